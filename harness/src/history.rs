@@ -1,0 +1,185 @@
+//! The history: every operation of the load and every event of the freeze
+//! window, on one clock.
+//!
+//! Times are host `CLOCK_MONOTONIC` nanoseconds, taken immediately before a
+//! request is sent and immediately after its answer is read, so that an
+//! operation took effect somewhere between the two.
+
+use serde::{Deserialize, Serialize};
+
+/// The `kind` in the header of `history.jsonl`.
+pub const KIND: &str = "history";
+
+/// Host `CLOCK_MONOTONIC`, nanoseconds.
+pub type Nanos = u64;
+
+/// One line of `history.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "e", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Entry {
+    /// What the load set up before its first operation. Written once, first.
+    Setup {
+        /// Number of writers; clients are numbered from 1.
+        writers: u32,
+        /// Number of accounts; accounts are numbered from 1.
+        accounts: u32,
+        /// The balance with which every account starts.
+        opening_balance: i64,
+        /// The non-transactional tables that follow each transfer, in order.
+        followers: Vec<String>,
+    },
+    /// A client is about to send an operation.
+    Invoke {
+        /// When, before sending.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The client's own count of transfers, from 1.
+        n: u32,
+        /// What is written.
+        op: Op,
+    },
+    /// The server acknowledged the operation in flight of this client.
+    Ok {
+        /// When, after reading the answer.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// For a transfer: the version that each account reached, in leg order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ver: Option<[u32; 2]>,
+    },
+    /// The server proved that the operation in flight was rolled back.
+    Fail {
+        /// When, after reading the answer.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// The server's error.
+        error: String,
+    },
+    /// The outcome of the operation in flight is not known: the connection was
+    /// lost or timed out.
+    Unknown {
+        /// When the client gave up.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// What happened to the connection.
+        error: String,
+    },
+    /// After an `Unknown`, the client read back its own data and learned the outcome.
+    Resolved {
+        /// When, after reading.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// Whether the operation is there.
+        present: bool,
+    },
+    /// The pipeline crossed a mark of the freeze window.
+    Mark {
+        /// When: before the call for a `*Call` or `*Begin`, after it for the rest.
+        t: Nanos,
+        /// Which mark.
+        mark: Mark,
+        /// The error's text for `FreezeErr` and `ThawErr`; the number of file
+        /// systems for `FreezeOk` and `ThawOk`.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+    },
+    /// A quiescence probe: one statement sent inside the window on a
+    /// connection opened before the freeze.
+    Probe {
+        /// When it was sent.
+        t: Nanos,
+        /// When it was answered, or given up.
+        end: Nanos,
+        /// Which statement.
+        kind: ProbeKind,
+        /// What came of it.
+        answer: ProbeAnswer,
+    },
+}
+
+/// An operation of the load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "k", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// One transaction: two ledger legs, two account updates, the client's counter.
+    Transfer {
+        /// A transfer of another client that this one had read as committed:
+        /// `[client, number]`; number 0 means none yet.
+        dep: [u32; 2],
+        /// `[account, amount]` of both legs; the amounts sum to 0.
+        legs: [(u32, i64); 2],
+        /// CRC-32 (IEEE) of the payload that both legs carry.
+        crc: u32,
+    },
+    /// One row with the same `(c, n)` in a non-transactional table, sent after
+    /// the transfer was acknowledged.
+    Follow {
+        /// The table.
+        table: String,
+        /// CRC-32 (IEEE) of the payload.
+        crc: u32,
+    },
+}
+
+/// The marks of the freeze window, in the order in which a trial crosses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// F0: the freeze is about to be asked for.
+    FreezeCall,
+    /// F1: the freeze was reported as successful.
+    FreezeOk,
+    /// The freeze failed or timed out.
+    FreezeErr,
+    /// S0: the snapshot is about to be asked for.
+    SnapBegin,
+    /// S1: the snapshot exists.
+    SnapEnd,
+    /// T0: the thaw is about to be asked for.
+    ThawCall,
+    /// T1: the thaw was reported as successful.
+    ThawOk,
+    /// The thaw failed or timed out.
+    ThawErr,
+}
+
+/// Which statement a quiescence probe sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    /// UPDATE of a MEMORY table, not binlogged: it never touches a disk, so
+    /// only a lock can refuse it. `FLUSH TABLES WITH READ LOCK` does,
+    /// `BACKUP STAGE BLOCK_COMMIT` does not.
+    Memory,
+    /// Autocommit UPDATE of an InnoDB table: refused by either lock, and hangs
+    /// when only the file system is frozen.
+    Transactional,
+}
+
+/// What came of a quiescence probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeAnswer {
+    /// The server executed the statement: nothing held it back.
+    Done,
+    /// Error 1205 (lock wait timeout): a lock is held.
+    Locked,
+    /// No answer within the client's limit: the statement is stuck below the
+    /// locks, as it is when only the file system is frozen.
+    Hung,
+    /// Another error: the probe says nothing.
+    Error,
+}

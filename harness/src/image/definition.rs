@@ -1,0 +1,1 @@
+//! Image definitions: one small TOML file a distribution under `images/`.

@@ -1,0 +1,143 @@
+//! The manifest of a built image: everything that a trial needs to know of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Database;
+
+/// `manifest.json` of a built image. File names are relative to its directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this format: 1.
+    pub schema: u32,
+    /// The definition's name: `bookworm-mariadb`.
+    pub name: String,
+    /// SHA-256 over everything that the build depended on, lowercase hex.
+    pub digest: String,
+    /// `debian`, `fedora`, ...
+    pub distro: String,
+    /// `bookworm`, `42`, ...
+    pub release: String,
+    /// The kernel, started directly.
+    pub kernel: PathBuf,
+    /// Its initrd.
+    pub initrd: PathBuf,
+    /// Kernel command line, without what the harness adds for its console.
+    pub cmdline: String,
+    /// The disks, in the order in which they are attached.
+    pub disks: Vec<Disk>,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// The guest agent.
+    pub agent: Agent,
+    /// The database server.
+    pub server: Server,
+    /// Versions of the packages that matter to a verdict.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// One disk of an image: a raw file holding a bare file system, never written after the build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Target name in the guest: `vda`.
+    pub target: String,
+    /// The raw file.
+    pub file: PathBuf,
+    /// `ext4`, `xfs`, `btrfs`.
+    pub fs: String,
+    /// Where the guest mounts it: `/`.
+    pub mount: PathBuf,
+}
+
+/// The guest agent of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The agent's systemd unit.
+    pub unit: String,
+    /// The path of the hook that the agent is told to run.
+    pub hook: PathBuf,
+    /// The file that tells the agent so; the packaged agent runs no hook without it.
+    pub enabled_by: PathBuf,
+}
+
+/// The database server of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Which server.
+    pub database: Database,
+    /// Its systemd unit.
+    pub unit: String,
+    /// Its data directory in the guest.
+    pub datadir: PathBuf,
+    /// Its TCP port in the guest.
+    pub port: u16,
+    /// The account of the load.
+    pub user: String,
+    /// File with that account's password, mode 0600.
+    pub password_file: PathBuf,
+}
+
+/// Why a built image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// There is none.
+    #[error("image `{name}` is not built: {} does not exist. Build it with `cargo xtask images build {name}`.", path.display())]
+    NotBuilt {
+        /// The image.
+        name: String,
+        /// Where its manifest should be.
+        path: PathBuf,
+    },
+    /// It is there, but not usable.
+    #[error("{}: {problem}. Build the image again with `cargo xtask images build {name}`.", path.display())]
+    Unusable {
+        /// The image.
+        name: String,
+        /// The manifest or the file it names.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Manifest {
+    /// Reads the manifest of image `name` under `images` (usually
+    /// `target/images`) and makes its paths absolute. Every file that it names
+    /// is checked to exist.
+    pub fn load(images: &Path, name: &str) -> Result<Self, ManifestError> {
+        let dir = images.join(name);
+        let path = dir.join("manifest.json");
+        let unusable = |path: &Path, problem: String| ManifestError::Unusable {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            problem,
+        };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ManifestError::NotBuilt { name: name.to_owned(), path });
+            }
+            Err(e) => return Err(unusable(&path, e.to_string())),
+        };
+        let mut manifest: Self = serde_json::from_str(&text).map_err(|e| unusable(&path, e.to_string()))?;
+        if manifest.schema != 1 {
+            return Err(unusable(&path, format!("schema {} is not 1", manifest.schema)));
+        }
+        let dir = dir.canonicalize().map_err(|e| unusable(&dir, e.to_string()))?;
+        let disks = manifest.disks.iter_mut().map(|disk| &mut disk.file);
+        let files = [&mut manifest.kernel, &mut manifest.initrd, &mut manifest.server.password_file];
+        for file in disks.chain(files) {
+            *file = dir.join(&*file);
+            if let Err(e) = std::fs::metadata(&*file) {
+                return Err(unusable(file, e.to_string()));
+            }
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,2 @@
+//! The trial process.
+fn main() {}
