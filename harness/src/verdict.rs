@@ -163,3 +163,12 @@ pub struct Verdict {
     /// Each expectation that was not met, as a sentence.
     pub unmet: Vec<String>,
 }
+
+/// What the pipeline saw beside its logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// A write was acknowledged after the thaw (or after a refused freeze).
+    pub writable: bool,
+    /// The agent says that nothing is frozen.
+    pub thawed: bool,
+}
