@@ -12,6 +12,9 @@ use crate::jsonl;
 /// The `kind` in the header of `events.jsonl`.
 pub const KIND: &str = "events";
 
+/// The event log's name in a trial directory.
+pub const FILE: &str = "events.jsonl";
+
 /// The stages of the pipeline, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

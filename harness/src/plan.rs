@@ -28,6 +28,8 @@ pub struct Plan {
     pub load: Load,
     /// Whether the guest is frozen around the snapshot.
     pub freeze: bool,
+    /// How the snapshot is taken.
+    pub snapshot: String,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// What must come out.
@@ -84,6 +86,17 @@ pub enum Accel {
     Tcg,
 }
 
+impl Accel {
+    /// How many times longer a guest may take than on hardware. TCG itself runs
+    /// guests some ten times slower, but hooks mostly wait for disks.
+    pub fn slowness(self) -> f64 {
+        match self {
+            Self::Kvm => 1.0,
+            Self::Tcg => 4.0,
+        }
+    }
+}
+
 impl std::fmt::Display for Accel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
@@ -127,14 +140,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Limits for this accelerator. TCG runs guests some ten times slower, and
-    /// the machines that need it are often busy besides.
+    /// Limits for this accelerator.
     pub fn for_accel(accel: Accel) -> Self {
-        let scale = match accel {
-            Accel::Kvm => 1,
-            Accel::Tcg => 4,
-        };
-        let seconds = |s: u64| Duration::from_secs(s * scale);
+        let seconds = |s: u64| Duration::from_secs(s).mul_f64(accel.slowness());
         Self {
             boot: seconds(60),
             server: seconds(30),

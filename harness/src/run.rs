@@ -106,6 +106,7 @@ impl RunOptions {
             },
             load: scenario.load.clone(),
             freeze: scenario.freeze,
+            snapshot: "external".to_owned(),
             faults: scenario.faults.clone(),
             expect: scenario.expectation(hook),
             seed: self.seed,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::image::Database;
-use crate::verdict::{Grade, Property};
+use crate::verdict::{self, Grade, Property};
 
 /// A scenario, as its file says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +58,16 @@ impl Hook {
             Self::Sample => "sample".to_owned(),
             Self::Freezeframe => "freezeframe".to_owned(),
             Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// The built-in hooks go by their names, a file by its path.
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            hook => f.write_str(&hook.name()),
         }
     }
 }
@@ -134,10 +144,9 @@ impl Expectation {
 
 impl std::fmt::Display for Expectation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let grades: Vec<_> = self.grade.iter().map(ToString::to_string).collect();
-        write!(f, "{}", grades.join(" or "))?;
+        write!(f, "{}", verdict::grades(&self.grade))?;
         if !self.findings.is_empty() {
-            let names: Vec<_> = self.findings.iter().map(|p| format!("{p:?}")).collect();
+            let names: Vec<_> = self.findings.iter().map(ToString::to_string).collect();
             write!(f, " with {}", names.join(", "))?;
         }
         if let Some(seconds) = self.within_s {

@@ -8,9 +8,6 @@ use virt::sys;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
 
-/// The name of the snapshot method in `verdict.json`.
-pub const METHOD: &str = "external";
-
 /// Creates an empty qcow2 overlay for each base, in `dir`, named
 /// `TARGET.SUFFIX.qcow2`. The bases are never written.
 pub fn overlays<'a>(

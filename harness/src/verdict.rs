@@ -2,8 +2,14 @@
 //! CI and scripts; `verdict.json` follows schema 1.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::events::Stage;
+use crate::judge::Judgement;
+use crate::plan::Plan;
 
 /// How good a backup turned out to be, best first; then the two that are not
 /// about a backup.
@@ -360,11 +366,102 @@ pub struct Verdict {
     pub unmet: Vec<String>,
 }
 
-/// What the pipeline saw beside its logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Facts {
-    /// A write was acknowledged after the thaw (or after a refused freeze).
-    pub writable: bool,
-    /// The agent says that nothing is frozen.
-    pub thawed: bool,
+/// Why a verdict cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct VerdictError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Verdict {
+    /// The verdict over a judged trial: its judgement held against what the
+    /// plan expected. `stages` is how long each stage took.
+    pub fn new(plan: &Plan, judgement: Judgement, stages: &[(Stage, Duration)]) -> Self {
+        let Judgement { grade, reason, findings, properties, counts, mut timings, resumed } = judgement;
+        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+        let took = |stage| stages.iter().find(|(s, _)| *s == stage).map(|(_, time)| millis(*time));
+        timings.boot = took(Stage::Boot);
+        timings.restore = took(Stage::Restore);
+        timings.total = Some(stages.iter().map(|(_, time)| millis(*time)).sum());
+
+        let mut unmet = Vec::new();
+        let expect = &plan.expect;
+        if !expect.grade.contains(&grade) {
+            unmet.push(format!("expected {}; came out {reason}", grades(&expect.grade)));
+        }
+        for property in &expect.findings {
+            if !findings.iter().any(|finding| finding.property == *property) {
+                unmet.push(format!("expected the finding `{property}` ({}), which did not show", property.id()));
+            }
+        }
+        if let Some(limit) = expect.within_s
+            && let Some(freeze) = timings.freeze
+            && freeze > limit * 1000.0 * plan.accel.slowness()
+        {
+            unmet.push(format!("the freeze took {:.1} s; expected within {limit} s", freeze / 1000.0));
+        }
+        if resumed == Some(false) {
+            unmet.push("no write was acknowledged after the window: the database was left blocked".to_owned());
+        }
+        let outcome = match grade {
+            Grade::Unknown => Outcome::Unknown,
+            _ if unmet.is_empty() => Outcome::Pass,
+            _ => Outcome::Fail,
+        };
+        Self { grade, reason, findings, properties, counts, timings_ms: timings, outcome, unmet, ..Self::blank(plan) }
+    }
+
+    /// The verdict over a trial that could not be judged.
+    pub fn unknown(plan: &Plan, reason: String) -> Self {
+        let reason = format!("unknown: {reason}");
+        Self { unmet: vec![reason.clone()], reason, ..Self::blank(plan) }
+    }
+
+    fn blank(plan: &Plan) -> Self {
+        Self {
+            schema: 1,
+            trial: plan.trial.clone(),
+            scenario: plan.scenario.clone(),
+            image: plan.image.name.clone(),
+            hook: plan.hook.to_string(),
+            snapshot: plan.snapshot.clone(),
+            accel: plan.accel.to_string(),
+            seed: plan.seed,
+            grade: Grade::Unknown,
+            reason: String::new(),
+            findings: Vec::new(),
+            properties: BTreeMap::new(),
+            timings_ms: Timings::default(),
+            counts: Counts::default(),
+            expected: plan.expect.to_string(),
+            outcome: Outcome::Unknown,
+            unmet: Vec::new(),
+        }
+    }
+
+    /// Reads `verdict.json` of a trial directory.
+    pub fn read(dir: &Path) -> Result<Self, VerdictError> {
+        let path = dir.join("verdict.json");
+        let failed = |problem: String| VerdictError { path: path.clone(), problem };
+        let json = std::fs::read(&path).map_err(|e| failed(e.to_string()))?;
+        serde_json::from_slice(&json).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Writes `verdict.json` into a trial directory, whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), VerdictError> {
+        let path = dir.join("verdict.json");
+        let new = dir.join("verdict.json.new");
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })
+    }
+}
+
+/// `crash-consistent or inconsistent`.
+pub(crate) fn grades(grades: &[Grade]) -> String {
+    let names: Vec<_> = grades.iter().map(ToString::to_string).collect();
+    names.join(" or ")
 }

@@ -65,6 +65,9 @@ pub struct Judgement {
     /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
     /// other stages are absent.
     pub timings: Timings,
+    /// Whether a transfer that was sent after the window was acknowledged;
+    /// `None` when the load did not go on for long enough to tell.
+    pub resumed: Option<bool>,
 }
 
 /// How a broken property shows.
@@ -131,7 +134,7 @@ pub fn judge(case: &Case) -> Judgement {
             evidence,
         })
         .collect();
-    Judgement { grade, reason, findings, properties, counts: counts(&view), timings: stall::timings(&view) }
+    Judgement { grade, reason, findings, properties, counts: counts(&view), timings: stall::timings(&view), resumed: stall::resumed(&view) }
 }
 
 /// Examines one property.

@@ -23,6 +23,13 @@ pub(super) fn timings(view: &View<'_>) -> Timings {
     }
 }
 
+/// Whether writes went on after the window.
+pub(super) fn resumed(view: &View<'_>) -> Option<bool> {
+    let marks = view.marks();
+    let since = marks.thaw_ok.or(marks.thaw_err).or(marks.freeze_err).or(marks.snap_end)?;
+    Some(view.transfers().any(|(_, _, transfer, _)| transfer.sent > since && transfer.is_acked()))
+}
+
 fn between(from: Option<Nanos>, to: Option<Nanos>) -> Option<f64> {
     Some(millis(from?, to?))
 }

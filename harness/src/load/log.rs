@@ -31,9 +31,10 @@ impl HistoryLog {
         Ok(t)
     }
 
-    /// Hands everything to the operating system.
-    pub fn flush(&self) -> Result<()> {
+    /// Appends the last line and hands everything to the operating system.
+    pub fn finish(&self) -> Result<()> {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.write(&Entry::End { t: clock::now() })?;
         Ok(writer.flush()?)
     }
 }

@@ -300,7 +300,7 @@ mod tests {
             self.guest.is_frozen().unwrap()
         }
         fn marks(&self) -> Vec<Mark> {
-            self.history.flush().unwrap();
+            self.history.finish().unwrap();
             jsonl::Reader::<Entry>::open(&self.dir.path().join("history.jsonl"), KIND)
                 .unwrap()
                 .filter_map(|entry| match entry.unwrap() {

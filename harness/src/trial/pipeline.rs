@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::progress::Progress;
+use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
-use crate::events::Stage;
+use crate::events::{self, Stage};
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history::Mark;
 use crate::host::Libvirt;
@@ -24,7 +25,6 @@ use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore;
 use crate::scenario::Point;
 use crate::snapshot;
-use crate::verdict::Facts;
 
 /// How long the load goes on after the thaw, so that a restored disk that kept
 /// being written would hold something from after the snapshot.
@@ -44,18 +44,16 @@ struct Trial<'a> {
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
-/// path must be short. The facts that no log holds are returned; an error is
-/// the sentence of the stage that failed.
-pub fn run(plan: &Plan, root: &Path) -> Result<Facts, String> {
+/// path must be short. An error is the sentence of the stage that failed.
+pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
     let mut progress =
-        Progress::create(&plan.dir.join("events.jsonl"), &plan.trial).map_err(|e| e.to_string())?;
+        Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
     pipeline(plan, root, &mut progress).map_err(|e| progress.failed(&e))
 }
 
-fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<Facts> {
+fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let mut facts = Facts::default();
     let (machine, drives, access) = progress.stage(Stage::Boot, |p| trial.boot(p))?;
     let load = progress.stage(Stage::Load, |_| trial.load(&machine, &access))?;
 
@@ -65,14 +63,14 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<Facts> 
         progress.stage(Stage::Snapshot, |_| trial.snapshot(&machine, &drives))?;
         true
     };
-    trial.afterwards(&machine, load, &mut facts)?;
-    trial.history.flush()?;
+    trial.afterwards(&machine, load)?;
+    trial.history.finish()?;
     trial.keep_logs(&machine, "source")?;
     machine.power_off()?;
     if snapshot {
         trial.restore_and_observe(progress, &drives)?;
     }
-    Ok(facts)
+    Ok(())
 }
 
 impl<'a> Trial<'a> {
@@ -180,9 +178,9 @@ impl<'a> Trial<'a> {
     }
 
     /// After the window: is the guest as it was before?
-    fn afterwards(&self, machine: &Machine, load: Load, facts: &mut Facts) -> Result<()> {
-        facts.writable = load.wait_for_write(crate::clock::now(), WRITABLE_WITHIN)?;
-        facts.thawed = !machine.agent().is_frozen()?;
+    fn afterwards(&self, machine: &Machine, load: Load) -> Result<()> {
+        // Whether one came is in the history; the judge looks there.
+        load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, machine)?;
         interrupt::pass(AFTERWARDS)?;
         load.stop(&self.runtime)
