@@ -1,3 +1,49 @@
-//! `cargo xtask`: the front door of Freezeframe.
+//! `cargo xtask`: the front door of Freezeframe. One module a task.
 
-fn main() {}
+mod error;
+mod host;
+mod images;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::Failure;
+
+/// Proves on real virtual machines whether a VM backup is application-consistent.
+///
+/// Exit codes: 0 every expectation was met; 1 some were not; 2 the question
+/// was wrong (usage, a bad file); 3 the harness could not tell (the host lacks
+/// something, a build failed). Results go to stdout, progress to stderr.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Setup(setup::Args),
+    Images(images::Args),
+}
+
+impl Task {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Setup(args) => setup::run(&args),
+            Self::Images(args) => images::run(args),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().task.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}

@@ -1,1 +1,475 @@
-//! Image definitions: one small TOML file a distribution under `images/`.
+//! Image definitions: one small TOML file a distribution under `images/`, and
+//! the layers (family, database) that it builds on.
+//!
+//! Files are checked whole before anything is built. Every error names the
+//! file and the line, and says what to write instead.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+
+use super::{Agent, Database};
+
+/// The smallest root disk that a server with its packages and some load fits on, MiB.
+const MIN_DISK_MIB: u64 = 1536;
+
+/// The least memory that a guest boots and serves with, MiB.
+const MIN_MEMORY_MIB: u64 = 384;
+
+/// `images/NAME.toml`: what an image shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// One line for `images list`.
+    pub summary: String,
+    /// How the image is built.
+    pub family: Family,
+    /// `debian`.
+    pub distro: String,
+    /// `bookworm`.
+    pub release: String,
+    /// Package mirror; without it the builder's own choice.
+    pub mirror: Option<String>,
+    /// The database server.
+    pub database: Database,
+    /// Packages beyond those of the layers.
+    pub packages: Vec<String>,
+    /// Units that never start, beyond those of the layers.
+    pub masks: Vec<Mask>,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// The disks; the first is the root.
+    pub disks: Vec<DiskLayout>,
+}
+
+/// A family of distributions that are built the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Debian and its derivatives, built with mmdebstrap.
+    Deb,
+}
+
+impl Family {
+    /// The name of its layer.
+    pub fn layer(self) -> &'static str {
+        match self {
+            Self::Deb => "deb",
+        }
+    }
+}
+
+/// One disk of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskLayout {
+    /// Target name in the guest: `vda`.
+    pub target: String,
+    /// Where the guest mounts it.
+    pub mount: PathBuf,
+    /// The file system: `ext4`.
+    pub fs: String,
+    /// Size, MiB.
+    pub size_mib: u64,
+}
+
+/// A systemd unit that never starts in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mask {
+    /// The unit.
+    pub unit: String,
+    /// Why a trial does not want it.
+    pub reason: String,
+}
+
+/// `images/layers/NAME/layer.toml`: what every image on this layer gets.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Packages to install.
+    pub packages: Vec<String>,
+    /// The kernel command line.
+    #[serde(default, rename = "argument")]
+    pub arguments: Vec<Argument>,
+    /// Units that never start.
+    #[serde(default, rename = "mask")]
+    pub masks: Vec<Mask>,
+    /// The guest agent, in the layer of a family.
+    pub agent: Option<Agent>,
+    /// The database server, in the layer of a database.
+    pub server: Option<ServerFacts>,
+}
+
+/// One argument of the kernel command line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Argument {
+    /// As the kernel reads it.
+    pub value: String,
+    /// What it is good for.
+    pub reason: String,
+}
+
+/// How to reach a database server in its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerFacts {
+    /// Its systemd unit.
+    pub unit: String,
+    /// Its data directory.
+    pub datadir: PathBuf,
+    /// Its TCP port.
+    pub port: u16,
+    /// The account of the load.
+    pub user: String,
+}
+
+/// Why a definition or a layer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// There is no such file.
+    #[error("there is no image `{name}`: {} does not exist. `cargo xtask images list` shows those that do.", path.display())]
+    Unknown {
+        /// The image.
+        name: String,
+        /// Where its definition should be.
+        path: PathBuf,
+    },
+    /// The file or directory could not be read.
+    #[error("cannot read {}: {source}.", path.display())]
+    Io {
+        /// What was read.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file does not say what it must.
+    #[error("{}:{line}: {problem}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong and what to write instead, in sentences.
+        problem: String,
+    },
+}
+
+impl Definition {
+    /// Reads and checks one definition.
+    pub fn parse(path: &Path) -> Result<Self, DefinitionError> {
+        let source = Source::read(path)?;
+        let raw: RawDefinition = source.parse()?;
+        let name = source.name().to_owned();
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
+            return Err(source.invalid(
+                0,
+                format!("`{name}` cannot name an image. Name the file with lowercase letters, digits and `-` only."),
+            ));
+        }
+        for word in [&raw.distro, &raw.release] {
+            source.check_word(word)?;
+        }
+        for package in &raw.packages {
+            source.check_package(package)?;
+        }
+        if let Some(mirror) = &raw.mirror
+            && !mirror.get_ref().contains("://")
+        {
+            return Err(source.invalid(mirror.span().start, "`mirror` must be a URL."));
+        }
+        if *raw.memory_mib.get_ref() < MIN_MEMORY_MIB {
+            return Err(source.invalid(
+                raw.memory_mib.span().start,
+                format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
+            ));
+        }
+        let disks = source.check_disks(raw.disks)?;
+        Ok(Self {
+            name,
+            summary: raw.summary,
+            family: raw.family,
+            distro: raw.distro.into_inner(),
+            release: raw.release.into_inner(),
+            mirror: raw.mirror.map(Spanned::into_inner),
+            database: raw.database,
+            packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
+            masks: raw.masks,
+            memory_mib: raw.memory_mib.into_inner(),
+            disks,
+        })
+    }
+
+    /// Reads the definition of image `name` under `images`.
+    pub fn named(images: &Path, name: &str) -> Result<Self, DefinitionError> {
+        let path = images.join(format!("{name}.toml"));
+        // A name is never a way out of `images`.
+        if name.contains('/') || !path.is_file() {
+            return Err(DefinitionError::Unknown { name: name.to_owned(), path });
+        }
+        Self::parse(&path)
+    }
+
+    /// Reads every definition under `images`, sorted by name.
+    pub fn list(images: &Path) -> Result<Vec<Self>, DefinitionError> {
+        let io = |source| DefinitionError::Io { path: images.to_owned(), source };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(images).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.iter().map(|path| Self::parse(path)).collect()
+    }
+}
+
+impl Layer {
+    /// Reads one layer.
+    pub fn parse(path: &Path) -> Result<Self, DefinitionError> {
+        Source::read(path)?.parse()
+    }
+}
+
+/// A definition as written, with the place of everything that is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDefinition {
+    summary: String,
+    family: Family,
+    distro: Spanned<String>,
+    release: Spanned<String>,
+    mirror: Option<Spanned<String>>,
+    database: Database,
+    #[serde(default)]
+    packages: Vec<Spanned<String>>,
+    #[serde(default, rename = "mask")]
+    masks: Vec<Mask>,
+    memory_mib: Spanned<u64>,
+    #[serde(rename = "disk")]
+    disks: Vec<RawDisk>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDisk {
+    target: Spanned<String>,
+    mount: Spanned<PathBuf>,
+    fs: Spanned<String>,
+    size_mib: Spanned<u64>,
+}
+
+/// A file with its text, so that errors can name lines.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, DefinitionError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Self { path: path.to_owned(), text }),
+            Err(source) => Err(DefinitionError::Io { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, DefinitionError> {
+        toml::from_str(&self.text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            self.invalid(at, format!("{}.", error.message()))
+        })
+    }
+
+    fn name(&self) -> &str {
+        self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+    }
+
+    /// An error about the byte at `at`.
+    fn invalid(&self, at: usize, problem: impl Into<String>) -> DefinitionError {
+        let before = self.text.as_bytes().get(..at).unwrap_or_default();
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        DefinitionError::Invalid { path: self.path.clone(), line, problem: problem.into() }
+    }
+
+    fn check_word(&self, word: &Spanned<String>) -> Result<(), DefinitionError> {
+        let text = word.get_ref();
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(plain) {
+            return Ok(());
+        }
+        Err(self.invalid(word.span().start, format!("`{text}` must be one plain word, such as `bookworm`.")))
+    }
+
+    fn check_package(&self, package: &Spanned<String>) -> Result<(), DefinitionError> {
+        let name = package.get_ref();
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"+._-".contains(&b);
+        if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(plain) {
+            return Ok(());
+        }
+        Err(self.invalid(package.span().start, format!("`{name}` is not a package name.")))
+    }
+
+    fn check_disks(&self, disks: Vec<RawDisk>) -> Result<Vec<DiskLayout>, DefinitionError> {
+        let mut layout = Vec::new();
+        for disk in disks {
+            if disk.mount.get_ref() != Path::new("/") {
+                return Err(self.invalid(
+                    disk.mount.span().start,
+                    "a disk beside the root is not supported yet. Keep one `[[disk]]` with `mount = \"/\"`.",
+                ));
+            }
+            if disk.fs.get_ref() != "ext4" {
+                let problem = match disk.fs.get_ref().as_str() {
+                    fs @ ("xfs" | "btrfs") => format!("`{fs}` is not supported yet. Use `ext4`."),
+                    fs => format!("`{fs}` is not a file system for a root disk. Use `ext4`."),
+                };
+                return Err(self.invalid(disk.fs.span().start, problem));
+            }
+            if *disk.size_mib.get_ref() < MIN_DISK_MIB {
+                return Err(self.invalid(
+                    disk.size_mib.span().start,
+                    format!(
+                        "the disk is too small for the packages and a load. Give at least {MIN_DISK_MIB}."
+                    ),
+                ));
+            }
+            if disk.target.get_ref() != "vda" {
+                return Err(self.invalid(
+                    disk.target.span().start,
+                    "the root disk must be `vda`: the kernel command line names it.",
+                ));
+            }
+            if !layout.is_empty() {
+                return Err(self.invalid(
+                    disk.target.span().start,
+                    "there are two root disks. Keep one `[[disk]]` with `mount = \"/\"`.",
+                ));
+            }
+            layout.push(DiskLayout {
+                target: disk.target.into_inner(),
+                mount: disk.mount.into_inner(),
+                fs: disk.fs.into_inner(),
+                size_mib: disk.size_mib.into_inner(),
+            });
+        }
+        if layout.is_empty() {
+            return Err(self.invalid(
+                0,
+                "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.",
+            ));
+        }
+        Ok(layout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"summary = "Test"
+family = "deb"
+distro = "debian"
+release = "bookworm"
+database = "mariadb"
+memory_mib = 512
+
+[[disk]]
+target = "vda"
+mount = "/"
+fs = "ext4"
+size_mib = 2048
+"#;
+
+    fn parse(text: &str) -> Result<Definition, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a-test.toml");
+        std::fs::write(&path, text).unwrap();
+        Definition::parse(&path)
+            .map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    fn images() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../images")
+    }
+
+    #[test]
+    fn a_definition_is_read_whole() {
+        let definition = parse(GOOD).unwrap();
+        assert_eq!(definition.name, "a-test");
+        assert_eq!(definition.family.layer(), "deb");
+        assert_eq!(definition.disks.len(), 1);
+        assert_eq!(definition.mirror, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line_and_what_to_write() {
+        let cases = [
+            (
+                ("memory_mib = 512", "memory_mb = 512"),
+                "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
+                 `mirror`, `database`, `packages`, `mask`, `memory_mib`, `disk`.",
+            ),
+            (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
+            (
+                ("\"mariadb\"", "\"oracle\""),
+                "a-test.toml:5: unknown variant `oracle`, expected `mariadb` or `mysql`.",
+            ),
+            (
+                ("2048", "64"),
+                "a-test.toml:12: the disk is too small for the packages and a load. Give at least 1536.",
+            ),
+            (("\"ext4\"", "\"xfs\""), "a-test.toml:11: `xfs` is not supported yet. Use `ext4`."),
+            (
+                ("\"/\"", "\"/srv\""),
+                "a-test.toml:10: a disk beside the root is not supported yet. Keep one `[[disk]]` with `mount = \"/\"`.",
+            ),
+            (
+                ("512", "64"),
+                "a-test.toml:6: `memory_mib` is too little to boot and serve. Give at least 384.",
+            ),
+            (
+                ("\"bookworm\"", "\"--verbose\""),
+                "a-test.toml:4: `--verbose` must be one plain word, such as `bookworm`.",
+            ),
+            (
+                ("memory_mib", "packages = [\"a,b\"]\nmemory_mib"),
+                "a-test.toml:6: `a,b` is not a package name.",
+            ),
+            (
+                ("memory_mib", "[[mask]]\nunit = \"a.timer\"\n[other]\nmemory_mib"),
+                "a-test.toml:6: missing field `reason`.",
+            ),
+        ];
+        for ((from, to), expected) in cases {
+            assert_eq!(parse(&GOOD.replacen(from, to, 1)).unwrap_err(), expected);
+        }
+        let two = format!("{GOOD}{}", &GOOD[GOOD.find("\n[[disk]]").unwrap()..]);
+        assert_eq!(
+            parse(&two).unwrap_err(),
+            "a-test.toml:15: there are two root disks. Keep one `[[disk]]` with `mount = \"/\"`."
+        );
+    }
+
+    #[test]
+    fn an_image_without_definition_is_named() {
+        for name in ["nothing", "../images/bookworm-mariadb"] {
+            let error = Definition::named(&images(), name).unwrap_err();
+            assert!(matches!(error, DefinitionError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_definitions_and_layers_of_this_repository_are_valid() {
+        let definitions = Definition::list(&images()).unwrap();
+        assert!(!definitions.is_empty());
+        for definition in definitions {
+            let family = images().join("layers").join(definition.family.layer()).join("layer.toml");
+            assert!(Layer::parse(&family).unwrap().agent.is_some());
+        }
+    }
+}

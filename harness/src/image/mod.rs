@@ -4,6 +4,7 @@
 mod definition;
 mod manifest;
 
+pub use definition::{Argument, Definition, DefinitionError, DiskLayout, Family, Layer, Mask, ServerFacts};
 pub use manifest::{Agent, Disk, Manifest, ManifestError, Server};
 
 use serde::{Deserialize, Serialize};
@@ -16,4 +17,14 @@ pub enum Database {
     Mariadb,
     /// MySQL server.
     Mysql,
+}
+
+impl Database {
+    /// Its name, as definitions and layers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mariadb => "mariadb",
+            Self::Mysql => "mysql",
+        }
+    }
 }

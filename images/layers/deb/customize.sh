@@ -1,0 +1,31 @@
+#!/bin/sh
+# Runs in the new guest's root when its packages are installed.
+set -eu
+
+hook=/usr/share/freezeframe/hook
+distro_hook=/usr/share/freezeframe/distro-hook
+
+# The hook as packaged stays at hand for trials that use it. Ours takes its
+# place: a conffile, so a later upgrade of the agent would keep ours.
+mkdir -p "$distro_hook"
+cp -a /etc/qemu/fsfreeze-hook /etc/qemu/fsfreeze-hook.d "$distro_hook"
+install -m 0755 "$hook/fsfreeze-hook" /etc/qemu/fsfreeze-hook
+for file in "$hook"/fsfreeze-hook.d/*; do
+    install -m 0755 "$file" /etc/qemu/fsfreeze-hook.d/
+done
+for file in "$hook"/*.conf; do
+    install -m 0644 "$file" /etc/qemu/
+done
+
+systemctl enable systemd-networkd.service
+ln -sf /usr/share/zoneinfo/UTC /etc/localtime
+# Empty, not absent: every guest makes its own at boot, and asks nothing.
+: >/etc/machine-id
+# No account has a password and nothing listens for logins.
+passwd --lock root
+
+# The kernel and initrd under names without a version, for the host.
+mkdir -p /run/freezeframe/boot
+cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
+cp /boot/initrd.img-* /run/freezeframe/boot/initrd.img
+dpkg-query --show --showformat '${Package} ${Version}\n' >/run/freezeframe/versions

@@ -1,0 +1,39 @@
+//! How a task fails, and the exit code that says so.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use freezeframe::image::DefinitionError;
+
+/// Why a task did not do what it was asked. The message is one or more
+/// sentences: what happened, and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The question was wrong: usage, a bad file.
+    #[error("{0}")]
+    Question(String),
+    /// The harness could not tell: the host lacks something, a build failed.
+    #[error("{0}")]
+    Infrastructure(String),
+}
+
+impl Failure {
+    /// 1, an expectation that was not met, is for tasks that have expectations.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Question(_) => ExitCode::from(2),
+            Self::Infrastructure(_) => ExitCode::from(3),
+        }
+    }
+
+    /// A file operation that failed: `action` as in "cannot create".
+    pub(crate) fn io(action: &str, path: &Path, source: &std::io::Error) -> Self {
+        Self::Infrastructure(format!("cannot {action} {}: {source}.", path.display()))
+    }
+}
+
+impl From<DefinitionError> for Failure {
+    fn from(error: DefinitionError) -> Self {
+        Self::Question(error.to_string())
+    }
+}

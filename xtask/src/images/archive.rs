@@ -1,0 +1,219 @@
+//! What a distribution would install today, asked of its package mirror.
+//!
+//! An image is built again when one of its packages has a new version, and not
+//! because the mirror published something else. So what counts is the list of
+//! packages that apt would install into an empty root, computed from signed
+//! indexes that are kept between builds and fetched again only when they changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use freezeframe::image::Definition;
+use sha2::{Digest, Sha256};
+
+use super::recipe::{Recipe, hex, sorted_entries};
+use super::store::Store;
+use crate::error::Failure;
+use crate::host;
+
+/// All images are for one architecture, whatever the host's.
+pub(super) const ARCHITECTURE: &str = "amd64";
+
+/// The indexes of one release.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    dir: PathBuf,
+    release: String,
+    mirror: Option<String>,
+}
+
+impl Archive {
+    /// Those that `definition` is built from.
+    pub(crate) fn new(store: &Store, definition: &Definition) -> Self {
+        let mut name = definition.release.clone();
+        if let Some(mirror) = &definition.mirror {
+            name = format!("{name}-{}", short_hash(mirror.as_bytes()));
+        }
+        Self {
+            dir: store.apt().join(name),
+            release: definition.release.clone(),
+            mirror: definition.mirror.clone(),
+        }
+    }
+
+    /// Name and version of every package that the image would hold, one a
+    /// line. Without a network, as of the last time that there was one.
+    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
+        self.prepare()?;
+        let mut update = self.apt_get()?;
+        update.arg("update");
+        if let Err(reason) = output(update) {
+            if self.state()?.is_none() {
+                return Err(Failure::Infrastructure(format!(
+                    "cannot read the package indexes of {}. Check the network, then try again. apt-get says:\n{reason}",
+                    self.release
+                )));
+            }
+            eprintln!(
+                "warning: cannot read the package indexes of {}; going by those of the last build",
+                self.release
+            );
+        }
+        if let Some(known) = self.known(recipe)? {
+            return Ok(known);
+        }
+        let mut install = self.apt_get()?;
+        install.args(["--simulate", "install", "?essential", "apt"]).args(recipe.packages());
+        let text = output(install).map_err(|reason| {
+            Failure::Infrastructure(format!(
+                "{} cannot install the packages of `{}`. Check their names. apt-get says:\n{reason}",
+                self.release, recipe.definition.name
+            ))
+        })?;
+        let packages = installed(&text);
+        if let Some(file) = self.resolution(recipe)? {
+            fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, &e))?;
+        }
+        Ok(packages)
+    }
+
+    /// The same, as far as it is known without asking anybody.
+    pub(crate) fn known(&self, recipe: &Recipe) -> Result<Option<String>, Failure> {
+        Ok(self.resolution(recipe)?.and_then(|file| fs::read_to_string(file).ok()))
+    }
+
+    /// Where the answer is kept for this recipe and these indexes.
+    fn resolution(&self, recipe: &Recipe) -> Result<Option<PathBuf>, Failure> {
+        let Some(state) = self.state()? else { return Ok(None) };
+        let question = format!("{state} {}", recipe.packages().join(" "));
+        Ok(Some(self.dir.join(format!("packages-{}", short_hash(question.as_bytes())))))
+    }
+
+    /// A hash over the signed indexes, if there are any.
+    fn state(&self) -> Result<Option<String>, Failure> {
+        let lists = self.dir.join("lists");
+        if !lists.is_dir() {
+            return Ok(None);
+        }
+        let mut hash = Sha256::new();
+        let mut found = false;
+        for file in sorted_entries(&lists)? {
+            let name = file.to_string_lossy();
+            if name.ends_with("_InRelease") || name.ends_with("_Release") {
+                hash.update(fs::read(&file).map_err(|e| Failure::io("read", &file, &e))?);
+                found = true;
+            }
+        }
+        Ok(found.then(|| hex(&hash.finalize())))
+    }
+
+    /// Makes a root for apt that knows the sources and nothing else.
+    fn prepare(&self) -> Result<(), Failure> {
+        let sources = self.dir.join("sources.list");
+        if sources.is_file() {
+            return Ok(());
+        }
+        for dir in ["lists/partial", "cache/archives/partial"] {
+            let dir = self.dir.join(dir);
+            fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+        }
+        for (name, text) in [("status", ""), ("apt.conf", &apt_conf(&self.dir))] {
+            let file = self.dir.join(name);
+            fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
+        }
+        // mmdebstrap knows the sources of a release; asked for nothing else,
+        // it writes them without touching the network.
+        let mut mmdebstrap = host::command("mmdebstrap")?;
+        mmdebstrap
+            .current_dir(&self.dir)
+            .arg(format!("--architectures={ARCHITECTURE}"))
+            .args(["--mode=root", "--variant=custom", "--format=null", "--skip=update"])
+            .arg("--setup-hook=download /etc/apt/sources.list sources.list")
+            .args([self.release.as_str(), "/dev/null"])
+            .args(&self.mirror);
+        if !host::is_root() {
+            mmdebstrap.arg("--mode=unshare");
+        }
+        output(mmdebstrap).map(drop).map_err(|reason| {
+            Failure::Infrastructure(format!(
+                "mmdebstrap cannot tell the package sources of {}. It says:\n{reason}",
+                self.release
+            ))
+        })
+    }
+
+    fn apt_get(&self) -> Result<Command, Failure> {
+        let mut apt_get = host::command("apt-get")?;
+        apt_get.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
+        Ok(apt_get)
+    }
+}
+
+/// Keeps apt away from the configuration and the state of the host.
+fn apt_conf(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"APT::Architecture "{ARCHITECTURE}";
+APT::Architectures "{ARCHITECTURE}";
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+Acquire::Languages "none";
+Acquire::http::Timeout "10";
+Acquire::https::Timeout "10";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::Etc::SourceList "{dir}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "{dir}";
+Dir::State::Lists "{dir}/lists";
+Dir::State::Status "{dir}/status";
+Dir::Cache "{dir}/cache";
+"#
+    )
+}
+
+/// What `apt-get --simulate install` says that it would install.
+fn installed(text: &str) -> String {
+    let mut packages: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.strip_prefix("Inst ")?.split(' ');
+            let name = words.next()?;
+            let version = words.find_map(|word| word.strip_prefix('('))?;
+            Some(format!("{name} {version}\n"))
+        })
+        .collect();
+    packages.sort();
+    packages.concat()
+}
+
+/// What a program prints, or why it failed.
+fn output(mut command: Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes)[..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_apt_prints() {
+        let text = "Reading package lists...\n\
+            Inst libc6 (2.36-9+deb12u13 Debian:12.13/oldstable [amd64]) []\n\
+            Inst base-files [12.4] (12.4+deb12u12 Debian:12.13/oldstable [amd64])\n\
+            Conf libc6 (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])\n";
+        assert_eq!(installed(text), "base-files 12.4+deb12u12\nlibc6 2.36-9+deb12u13\n");
+    }
+}

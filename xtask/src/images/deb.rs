@@ -1,0 +1,159 @@
+//! The root file system of the deb family, made with mmdebstrap.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::archive::ARCHITECTURE;
+use super::recipe::{Recipe, is_executable, sorted_entries};
+use super::run::Log;
+use crate::error::Failure;
+use crate::host;
+
+/// What only documents a package.
+const LEFT_OUT: [&str; 4] =
+    ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"];
+
+/// Where the scripts of the build run, and leave what the host wants. mmdebstrap empties `/run` at the end.
+const BUILD_DIR: &str = "run/freezeframe";
+
+/// Where the guest keeps the hook as it is in the repository.
+const HOOK_DIR: &str = "usr/share/freezeframe/hook";
+
+/// Writes `overlay.tar` under `scratch`: all that we add to the guest, with
+/// the modes and the owner that it has there.
+pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
+    let overlay = scratch.join("overlay");
+    for layer in &recipe.layers {
+        let guest = layer.dir.join("guest");
+        if guest.is_dir() {
+            copy_tree(&guest, &overlay)?;
+        }
+    }
+    copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
+
+    let units = overlay.join("etc/systemd/system");
+    create_dir(&units)?;
+    for mask in recipe.masks() {
+        let link = units.join(&mask.unit);
+        symlink("/dev/null", &link).map_err(|e| Failure::io("create", &link, &e))?;
+    }
+
+    let build = overlay.join(BUILD_DIR);
+    create_dir(&build)?;
+    for layer in &recipe.layers {
+        let script = layer.dir.join("customize.sh");
+        if script.is_file() {
+            copy_file(&script, &build.join(format!("customize-{}.sh", layer.name)))?;
+        }
+    }
+    write_secret(&build.join("load.secret"))?;
+    copy_secret(&build.join("load.secret"), &scratch.join("image/load.secret"))?;
+
+    let mut tar = host::command("tar")?;
+    tar.args(["--create", "--owner=0", "--group=0", "--numeric-owner", "--file"])
+        .arg(scratch.join("overlay.tar"))
+        .arg("--directory")
+        .arg(&overlay);
+    // By name, so that the root directory itself keeps what its package gave it.
+    tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
+    log.run(tar)
+}
+
+/// Installs the packages with the overlay under them, customizes the result,
+/// and leaves it in `rootfs` under `scratch`, with what the host wants in `freezeframe`.
+pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
+    let definition = &recipe.definition;
+    // Relative names: mmdebstrap splits the arguments of a hook at spaces.
+    let mut mmdebstrap = host::command("mmdebstrap")?;
+    mmdebstrap
+        .current_dir(scratch)
+        .arg("--variant=apt")
+        .arg(format!("--architectures={ARCHITECTURE}"))
+        .arg("--aptopt=APT::Install-Recommends \"false\"")
+        .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
+        .arg(format!("--include={}", recipe.packages().join(",")))
+        // Before the packages, so that their scripts see masks and configuration.
+        .arg("--essential-hook=tar-in overlay.tar /");
+    for layer in &recipe.layers {
+        if layer.dir.join("customize.sh").is_file() {
+            let script = format!("/{BUILD_DIR}/customize-{}.sh", layer.name);
+            mmdebstrap.arg(format!("--customize-hook=chroot \"$1\" sh {script}"));
+        }
+    }
+    mmdebstrap.arg(format!("--customize-hook=copy-out /{BUILD_DIR} ."));
+    if host::is_root() {
+        mmdebstrap.args(["--mode=root", "--format=directory", &definition.release, "rootfs"]);
+    } else {
+        mmdebstrap.args(["--mode=unshare", "--format=tar", &definition.release, "rootfs.tar"]);
+    }
+    mmdebstrap.args(&definition.mirror);
+    log.run(mmdebstrap)?;
+
+    if !host::is_root() {
+        let rootfs = scratch.join("rootfs");
+        create_dir(&rootfs)?;
+        // Device nodes need real root; a running guest makes its own.
+        let mut tar = host::as_namespace_root("tar")?;
+        tar.current_dir(scratch)
+            .args(["--extract", "--numeric-owner", "--preserve-permissions", "--exclude=./dev/*"])
+            .args(["--file", "rootfs.tar", "--directory", "rootfs"]);
+        log.run(tar)?;
+    }
+    Ok(())
+}
+
+/// Copies a tree over another. A checkout depends on the umask of its user, a guest does not.
+fn copy_tree(from: &Path, to: &Path) -> Result<(), Failure> {
+    create_dir(to)?;
+    for entry in sorted_entries(from)? {
+        let target = to.join(entry.file_name().unwrap_or_default());
+        if entry.is_dir() {
+            copy_tree(&entry, &target)?;
+        } else {
+            copy_file(&entry, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn create_dir(path: &Path) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    for dir in path.ancestors().take_while(|dir| !dir.exists()) {
+        missing.push(dir);
+    }
+    for dir in missing.into_iter().rev() {
+        fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
+        set_mode(dir, 0o755)?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::copy(from, to).map_err(|e| Failure::io("copy", from, &e))?;
+    set_mode(to, if is_executable(from)? { 0o755 } else { 0o644 })
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| Failure::io("change", path, &e))
+}
+
+/// Makes up a password: 160 random bits as hex.
+fn write_secret(path: &Path) -> Result<(), Failure> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 20];
+    File::open(source)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|e| Failure::io("read", source, &e))?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    file.as_mut()
+        .map_err(|e| std::io::Error::from(e.kind()))
+        .and_then(|file| file.write_all(super::recipe::hex(&bytes).as_bytes()))
+        .map_err(|e| Failure::io("write", path, &e))
+}
+
+/// `fs::copy` keeps the mode.
+fn copy_secret(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::copy(from, to).map(drop).map_err(|e| Failure::io("copy", from, &e))
+}
