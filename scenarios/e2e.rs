@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use freezeframe::host::accel;
-use freezeframe::image::{Definition, Manifest};
+use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
 use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
-use freezeframe::scenario::Scenario;
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -35,13 +34,7 @@ fn trials() -> Result<Vec<Trial>, String> {
         Some(dir) => RunOptions::read(Path::new(&dir))?,
         None => default_options(),
     };
-    let scenarios = Scenario::read_all(&options.scenarios).map_err(|e| e.to_string())?;
-    let definitions = workspace().join("images");
-    let database = |image: &str| {
-        let path = definitions.join(image).with_extension("toml");
-        Definition::read(&path).ok().map(|definition| definition.database)
-    };
-    let asked = options.trials(&scenarios, database);
+    let asked = options.trials()?;
     Ok(asked
         .into_iter()
         .map(|asked| {
@@ -92,7 +85,7 @@ fn default_options() -> RunOptions {
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),
-        hooks: workspace().join("images/hooks"),
+        definitions: workspace().join("images"),
         built: workspace().join("target/images"),
         dir: workspace().join(dir),
     }

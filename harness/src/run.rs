@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Database;
-use crate::image::Manifest;
+use crate::image::{Definition, Manifest};
 use crate::plan::{Accel, Keep, Limits, Plan};
 use crate::scenario::{Hook, Scenario};
 
@@ -39,8 +38,8 @@ pub struct RunOptions {
     pub keep: Keep,
     /// The scenarios' folder.
     pub scenarios: PathBuf,
-    /// The hooks' folder.
-    pub hooks: PathBuf,
+    /// The image definitions' folder, which also holds the hooks.
+    pub definitions: PathBuf,
     /// The built images' folder.
     pub built: PathBuf,
     /// The run's directory.
@@ -61,15 +60,16 @@ pub struct Asked {
 }
 
 impl RunOptions {
-    /// Every trial that is asked for: scenario by image by hook. `database`
-    /// tells which server an image carries.
-    pub fn trials(&self, scenarios: &[Scenario], database: impl Fn(&str) -> Option<Database>) -> Vec<Asked> {
+    /// Every trial that is asked for: scenario by image by hook.
+    ///
+    /// An error is a sentence about a scenario file, a definition or a name
+    /// that no definition has.
+    pub fn trials(&self) -> Result<Vec<Asked>, String> {
+        let scenarios = Scenario::read_all(&self.scenarios).map_err(|e| e.to_string())?;
         let mut trials = Vec::new();
-        for scenario in scenarios {
-            for image in &self.images {
-                if !database(image).is_some_and(|db| scenario.databases.contains(&db)) {
-                    continue;
-                }
+        for image in &self.images {
+            let database = Definition::named(&self.definitions, image).map_err(|e| e.to_string())?.database;
+            for scenario in scenarios.iter().filter(|scenario| scenario.databases.contains(&database)) {
                 for hook in self.hooks_of(scenario) {
                     let name = format!("{}::{image}::{}", scenario.name, hook.name());
                     if self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str())) {
@@ -78,7 +78,7 @@ impl RunOptions {
                 }
             }
         }
-        trials
+        Ok(trials)
     }
 
     /// A hook that the user names replaces those of the file, where hooks run at all.
@@ -101,7 +101,7 @@ impl RunOptions {
             hook: hook.clone(),
             install: match hook {
                 Hook::None | Hook::Distro | Hook::Freezeframe => None,
-                Hook::Sample => Some(self.hooks.join("sample/fsfreeze-hook")),
+                Hook::Sample => Some(self.definitions.join("hooks/sample/fsfreeze-hook")),
                 Hook::File(path) => Some(path.clone()),
             },
             load: scenario.load.clone(),

@@ -392,7 +392,10 @@ impl Verdict {
         }
         for property in &expect.findings {
             if !findings.iter().any(|finding| finding.property == *property) {
-                unmet.push(format!("expected the finding `{property}` ({}), which did not show", property.id()));
+                unmet.push(format!(
+                    "expected the finding `{property}` ({}), which did not show",
+                    property.id()
+                ));
             }
         }
         if let Some(limit) = expect.within_s
@@ -402,14 +405,25 @@ impl Verdict {
             unmet.push(format!("the freeze took {:.1} s; expected within {limit} s", freeze / 1000.0));
         }
         if resumed == Some(false) {
-            unmet.push("no write was acknowledged after the window: the database was left blocked".to_owned());
+            unmet
+                .push("no write was acknowledged after the window: the database was left blocked".to_owned());
         }
         let outcome = match grade {
             Grade::Unknown => Outcome::Unknown,
             _ if unmet.is_empty() => Outcome::Pass,
             _ => Outcome::Fail,
         };
-        Self { grade, reason, findings, properties, counts, timings_ms: timings, outcome, unmet, ..Self::blank(plan) }
+        Self {
+            grade,
+            reason,
+            findings,
+            properties,
+            counts,
+            timings_ms: timings,
+            outcome,
+            unmet,
+            ..Self::blank(plan)
+        }
     }
 
     /// The verdict over a trial that could not be judged.

@@ -134,7 +134,15 @@ pub fn judge(case: &Case) -> Judgement {
             evidence,
         })
         .collect();
-    Judgement { grade, reason, findings, properties, counts: counts(&view), timings: stall::timings(&view), resumed: stall::resumed(&view) }
+    Judgement {
+        grade,
+        reason,
+        findings,
+        properties,
+        counts: counts(&view),
+        timings: stall::timings(&view),
+        resumed: stall::resumed(&view),
+    }
 }
 
 /// Examines one property.

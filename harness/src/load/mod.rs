@@ -60,7 +60,7 @@ impl Load {
     ) -> Result<Self> {
         let tables = database::follower_tables(database);
         let followers: Vec<String> = tables.iter().map(|(table, _)| (*table).to_owned()).collect();
-        runtime.block_on(schema::create(access, load, tables))?;
+        runtime.block_on(schema::create(access, load.writers, tables))?;
         history.write(&Entry::Setup {
             writers: load.writers,
             accounts: ACCOUNTS,
@@ -109,7 +109,7 @@ impl Load {
     pub fn stop(mut self, runtime: &Runtime) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let limit = self.shared.statement_limit * 2;
-        let ended = runtime.block_on(tokio::time::timeout(limit, async {
+        let join_all = async {
             let mut first = Ok(());
             while let Some(ended) = self.tasks.join_next().await {
                 let ended =
@@ -117,7 +117,8 @@ impl Load {
                 first = first.and(ended);
             }
             first
-        }));
+        };
+        let ended = runtime.block_on(async { tokio::time::timeout(limit, join_all).await });
         ended.unwrap_or_else(|_| {
             Err(Error::Guest(format!("the load's writers did not end within {} s", limit.as_secs())))
         })

@@ -6,9 +6,8 @@
 
 use mysql_async::prelude::Queryable;
 
-use crate::database::{Access, profile_statements};
+use crate::database::Access;
 use crate::error::{Error, Result};
-use crate::scenario;
 
 /// Accounts are numbered 1 to this. Few enough that writers meet on them.
 pub const ACCOUNTS: u32 = 64;
@@ -16,8 +15,8 @@ pub const ACCOUNTS: u32 = 64;
 /// The balance with which every account starts.
 pub const OPENING_BALANCE: i64 = 1_000_000;
 
-/// Creates the tables on an empty schema and applies the profile.
-pub(super) async fn create(access: &Access, load: &scenario::Load, followers: &[(&str, &str)]) -> Result<()> {
+/// Creates the tables on an empty schema.
+pub(super) async fn create(access: &Access, writers: u32, followers: &[(&str, &str)]) -> Result<()> {
     let mut conn = access.connect().await.map_err(Error::sql("accept the load's connection"))?;
     let mut statements = vec![
         "CREATE TABLE cl (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB".to_owned(),
@@ -45,10 +44,9 @@ pub(super) async fn create(access: &Access, load: &scenario::Load, followers: &[
         ));
     }
     let rows = |count: u32, row: fn(u32) -> String| (1..=count).map(row).collect::<Vec<_>>().join(", ");
-    statements.push(format!("INSERT INTO cl VALUES {}", rows(load.writers, |c| format!("({c}, 0)"))));
+    statements.push(format!("INSERT INTO cl VALUES {}", rows(writers, |c| format!("({c}, 0)"))));
     let accounts = rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"));
     statements.push(format!("INSERT INTO acct VALUES {accounts}"));
-    statements.extend(profile_statements(load.profile).iter().map(|s| (*s).to_owned()));
     for statement in statements {
         let what: String = statement.chars().take(60).collect();
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;

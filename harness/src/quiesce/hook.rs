@@ -36,7 +36,7 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             return Ok(());
         }
     }
-    machine.restart_agent(&agent.unit, plan.limits.boot)
+    machine.restart_agent(&agent.unit, plan.limits.agent)
 }
 
 /// Where the images keep the hook files as the distribution packages them.

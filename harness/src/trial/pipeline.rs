@@ -120,6 +120,9 @@ impl<'a> Trial<'a> {
     /// Starts the load and lets it run its time.
     fn load(&self, machine: &Machine, access: &Access) -> Result<(Load, String)> {
         let Plan { image, load, seed, limits, .. } = self.plan;
+        // As root over the server's own socket: the load's account may not do this.
+        let profile = database::profile_statements(load.profile);
+        machine.agent().script("mysql", profile.as_bytes(), limits.agent)?;
         let running = Load::start(
             &self.runtime,
             access,

@@ -75,7 +75,14 @@ fn supervised(program: &Path, dir: &Path) -> io::Result<()> {
     let root = tempfile::Builder::new().prefix(ROOT_PREFIX).tempdir()?;
     fs::write(root.path().join(OWNER_FILE), format!("{}\n{}\n", process::getpid(), dir.display()))?;
 
-    let trial = Command::new(program).arg("run").arg(dir).arg(root.path()).stdin(Stdio::null()).spawn()?;
+    let trial = Command::new(program)
+        .arg("run")
+        .arg(dir)
+        .arg(root.path())
+        // libvirt's own log would go to the terminal.
+        .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", dir.join("libvirt.log").display()))
+        .stdin(Stdio::null())
+        .spawn()?;
     let trial = Pid::from_child(&trial);
     let ended = Arc::new(AtomicBool::new(false));
     let watched = Arc::clone(&ended);
