@@ -45,6 +45,7 @@ pub use case::Case;
 pub use read::{HISTORY, OBSERVATION, read};
 
 use crate::history::Entry;
+use crate::jsonl::Error;
 use crate::observation::Record;
 use crate::verdict::{Counts, Finding, Grade, Property, Status, Timings};
 use view::{Missing, View};
@@ -65,6 +66,25 @@ pub struct Judgement {
     /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
     /// other stages are absent.
     pub timings: Timings,
+}
+
+impl Judgement {
+    /// What is said about a trial whose logs could not be read: nothing.
+    pub fn unreadable(error: &Error) -> Self {
+        // Room for a path, and for what is wrong in it.
+        let why = tell::quote_up_to(600, &error.to_string());
+        Self {
+            grade: Grade::Unknown,
+            reason: format!("{}: {why}", Grade::Unknown),
+            findings: Vec::new(),
+            properties: Property::ALL
+                .into_iter()
+                .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
+                .collect(),
+            counts: Counts::default(),
+            timings: Timings::default(),
+        }
+    }
 }
 
 /// How a broken property shows.

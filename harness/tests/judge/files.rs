@@ -5,7 +5,7 @@ use std::path::Path;
 
 use freezeframe::history::{self, Entry};
 use freezeframe::jsonl::Writer;
-use freezeframe::judge::{HISTORY, OBSERVATION, judge, read};
+use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
 use freezeframe::observation::{self, Record};
 use freezeframe::verdict::Grade;
 use proptest::prelude::*;
@@ -87,7 +87,9 @@ fn the_reader_names_file_line_and_reason() {
             text.push('\n');
         }
         fs::write(dir.path().join(HISTORY), text).unwrap();
-        let error = read(dir.path()).unwrap_err().to_string();
+        let error = read(dir.path()).unwrap_err();
+        assert_eq!(Judgement::unreadable(&error).grade, Grade::Unknown);
+        let error = error.to_string();
         assert!(error.contains(&format!("{HISTORY}:{line}: ")), "{error} should name line {line}");
         assert!(error.contains(reason), "{error} should say {reason}");
     }

@@ -50,6 +50,13 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("row that nobody sent", Property::NoFuture, Inconsistent, unsent_row),
     ("counter of an unknown client", Property::NoFuture, Inconsistent, unknown_counter),
     ("what was read is lost", Property::CausalOrder, Inconsistent, lose_dependency),
+    (
+        "what was read is lost, never answered",
+        Property::CausalOrder,
+        Inconsistent,
+        lose_unanswered_dependency,
+    ),
+    ("late cut of one client only", Property::RealTimeOrder, Inconsistent, cut_twice),
     ("versions of two transfers swapped", Property::VersionOrder, Inconsistent, swap_versions),
     ("transfer inside the window", Property::WindowSilence, CrashConsistent, write_in_window),
     ("row inside the window", Property::WindowSilence, CrashConsistent, row_in_window),
@@ -92,29 +99,29 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
     ("no thaw", Unknown, "no thaw", |world| drop_marks(world, &[Mark::ThawCall, Mark::ThawOk])),
     ("thaw not answered", Unknown, "how the thaw ended", |world| drop_marks(world, &[Mark::ThawOk])),
     ("no probes", Unknown, "no probe", |world| {
-        world.history.retain(|entry| !matches!(entry, Entry::Probe { .. }))
+        world.history.retain(|entry| !matches!(entry, Entry::Probe { .. }));
     }),
     ("probe outside the window", Unknown, "no probe", late_probes),
     ("probe failed", Unknown, "do not tell", |world| answer(world, ProbeAnswer::Error, ProbeAnswer::Done)),
     ("server record missing", Unknown, "whether the server started", |world| {
-        drop_records(world, |record| matches!(record, Record::Server { .. }))
+        drop_records(world, |record| matches!(record, Record::Server { .. }));
     }),
     ("recovery log unreadable", Unknown, "not readable", |world| set_prepared(world, None)),
     ("index not compared", Unknown, "no index", |world| {
-        drop_records(world, |record| matches!(record, Record::Index { .. }))
+        drop_records(world, |record| matches!(record, Record::Index { .. }));
     }),
     ("memory rows not counted", Unknown, "MEMORY", |world| {
-        drop_records(world, |record| matches!(record, Record::MemoryRows { .. }))
+        drop_records(world, |record| matches!(record, Record::MemoryRows { .. }));
     }),
     ("table header not read", Unknown, "header of `nt`", |world| {
-        drop_records(world, |record| matches!(record, Record::MyisamHeader { table, .. } if table == "nt"))
+        drop_records(world, |record| matches!(record, Record::MyisamHeader { table, .. } if table == "nt"));
     }),
     ("table header unreadable", Unknown, "nt.MYI", header_unreadable),
     ("table not checked", Unknown, "was not checked", |world| {
-        drop_records(world, |record| matches!(record, Record::CheckTable { table, .. } if table == "nt"))
+        drop_records(world, |record| matches!(record, Record::CheckTable { table, .. } if table == "nt"));
     }),
     ("no file system read", Unknown, "raw snapshot", |world| {
-        drop_records(world, |record| matches!(record, Record::FileSystem { .. }))
+        drop_records(world, |record| matches!(record, Record::FileSystem { .. }));
     }),
     ("no row read", Unknown, "no row", |world| {
         drop_records(world, |record| {
@@ -122,7 +129,7 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
                 record,
                 Record::Leg { .. } | Record::Account { .. } | Record::Counter { .. } | Record::Follow { .. }
             )
-        })
+        });
     }),
 ];
 
@@ -172,7 +179,7 @@ fn every_measured_property_has_a_mutant() {
         match status {
             Status::Holds => assert!(covered, "{property} has no mutant"),
             Status::NotApplicable(why) => {
-                assert_eq!(why, "this harness does not measure it yet", "{property}")
+                assert_eq!(why, "this harness does not measure it yet", "{property}");
             }
             Status::Broken => panic!("{property} is broken in a right trial"),
         }
@@ -599,6 +606,28 @@ fn sent_under_freeze(world: &mut World) {
 fn write_in_window(world: &mut World) {
     let times = world.times;
     one_more(world, times.s0 + 1, Some(times.t0 - 1), false);
+}
+
+/// Client 2 had read a transfer of client 1 that was never answered and is missing.
+fn lose_unanswered_dependency(world: &mut World) {
+    let f1 = world.times.f1;
+    one_more(world, f1, None, false);
+    let [read, own] = [counters(world)[0] + 1, counters(world)[1] + 1];
+    settle(world, 2, f1);
+    let op = Op::Transfer { dep: [1, read], legs: [(1, -3), (2, 3)], crc: 79 };
+    send(world, 2, own, op.clone(), f1, None);
+    apply(world, 2, own, &op);
+}
+
+/// Client 1's last transfer is missing although client 2 sent a later one, as
+/// when two disks are cut at different instants.
+fn cut_twice(world: &mut World) {
+    let Times { f1, s0, .. } = world.times;
+    one_more(world, f1, Some(s0 + 1), false);
+    let own = counters(world)[1] + 1;
+    settle(world, 2, f1);
+    send(world, 2, own, transfer(), s0 + 2, None);
+    apply(world, 2, own, &transfer());
 }
 
 fn one_more_row(world: &mut World, sent: Nanos, acked: Option<Nanos>, there: bool) {
