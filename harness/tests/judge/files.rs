@@ -96,7 +96,7 @@ fn the_reader_names_file_line_and_reason() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_files_never_pass(seed in any::<u64>(), cut in any::<u16>(), junk in proptest::collection::vec(any::<u8>(), 1..80), second in any::<bool>()) {

@@ -186,6 +186,53 @@ fn every_measured_property_has_a_mutant() {
     }
 }
 
+/// What stands at the very edge of a rule, or may be there or not, is no defect.
+const LEGAL: &[(&str, Mutation)] = &[
+    ("sent as the freeze returned, there", |world| {
+        one_more(world, world.times.f1, Some(world.times.f1), true);
+    }),
+    ("acked late inside the window, there", |world| {
+        one_more(world, world.times.f1, Some(world.times.s0), true);
+    }),
+    ("acked as the thaw was called, not there", |world| {
+        one_more(world, world.times.f1, Some(world.times.t0), false);
+    }),
+    ("sent inside the window, acked after it", |world| {
+        one_more(world, world.times.s0, Some(world.times.t1), false);
+    }),
+    ("never answered, there", |world| one_more(world, world.times.f1, None, true)),
+    ("never answered, not there", |world| one_more(world, world.times.f1, None, false)),
+    ("row never answered, there", |world| one_more_row(world, world.times.f1, None, true)),
+    ("row never answered, not there", |world| one_more_row(world, world.times.f1, None, false)),
+    ("row acked after the thaw, not there", |world| {
+        one_more_row(world, world.times.s1, Some(world.times.t1), false);
+    }),
+    ("lock by the other kind of probe", |world| answer(world, ProbeAnswer::Hung, ProbeAnswer::Locked)),
+    ("thawed twice, the second in vain", |world| {
+        let t = world.times.t1 + 1;
+        let end = world.history.len() - 1;
+        let mark = |mark| Entry::Mark { t, mark, detail: String::new() };
+        world.history.splice(end..end, [mark(Mark::ThawCall), mark(Mark::ThawErr)]);
+    }),
+];
+
+#[test]
+fn what_is_legal_raises_no_finding() {
+    for (name, change) in LEGAL {
+        for seed in 1..=5 {
+            let mut world = World::new(&Shape::new(seed));
+            change(&mut world);
+            let judgement = world.judge();
+            assert_eq!(
+                judgement.grade, ApplicationConsistent,
+                "{name}, seed {seed}: {:#?}",
+                judgement.findings
+            );
+            assert!(judgement.findings.is_empty(), "{name}, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_broken_trial_is_never_a_pass() {
     println!("{:<40} reason", "trial");
