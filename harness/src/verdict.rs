@@ -479,3 +479,36 @@ pub(crate) fn grades(grades: &[Grade]) -> String {
     let names: Vec<_> = grades.iter().map(ToString::to_string).collect();
     names.join(" or ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_letters_and_claims_are_distinct_and_match_the_schema() {
+        for property in Property::ALL {
+            let json = serde_json::to_string(&property).unwrap();
+            assert_eq!(json, format!("\"{}\"", property.name()));
+            assert!(property.claim().ends_with('.'), "{property}");
+        }
+        for of in [Property::id, Property::name, Property::claim] {
+            assert_eq!(Property::ALL.map(of).into_iter().collect::<BTreeSet<_>>().len(), Property::ALL.len());
+        }
+    }
+
+    #[test]
+    fn a_status_is_written_as_one_string() {
+        let statuses = [
+            (Status::Holds, "\"holds\""),
+            (Status::Broken, "\"broken\""),
+            (Status::NotApplicable("no probe".into()), "\"not-applicable: no probe\""),
+        ];
+        for (status, json) in statuses {
+            assert_eq!(serde_json::to_string(&status).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Status>(json).unwrap(), status);
+        }
+        assert!(serde_json::from_str::<Status>("\"fine\"").is_err());
+    }
+}

@@ -45,6 +45,7 @@ pub use case::Case;
 pub use read::{HISTORY, OBSERVATION, read};
 
 use crate::history::Entry;
+use crate::jsonl::Error;
 use crate::observation::Record;
 use crate::verdict::{Counts, Finding, Grade, Property, Status, Timings};
 use view::{Missing, View};
@@ -68,6 +69,26 @@ pub struct Judgement {
     /// Whether a transfer that was sent after the window was acknowledged;
     /// `None` when the load did not go on for long enough to tell.
     pub resumed: Option<bool>,
+}
+
+impl Judgement {
+    /// What is said about a trial whose logs could not be read: nothing.
+    pub fn unreadable(error: &Error) -> Self {
+        // Room for a path, and for what is wrong in it.
+        let why = tell::quote_up_to(600, &error.to_string());
+        Self {
+            grade: Grade::Unknown,
+            reason: format!("{}: {why}", Grade::Unknown),
+            findings: Vec::new(),
+            properties: Property::ALL
+                .into_iter()
+                .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
+                .collect(),
+            counts: Counts::default(),
+            timings: Timings::default(),
+            resumed: None,
+        }
+    }
 }
 
 /// How a broken property shows.

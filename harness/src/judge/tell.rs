@@ -11,11 +11,23 @@ const MAX_LINES: usize = 12;
 /// The most characters of foreign text in one place.
 const MAX_QUOTE: usize = 160;
 
-/// Text from a guest or a log: control characters escaped, length bounded.
+/// Text from a guest or a log on one line: what does not print is escaped, and
+/// the length is bounded.
 pub(super) fn quote(text: &str) -> String {
-    let mut escaped = text.trim().escape_debug();
-    let mut quoted: String = escaped.by_ref().take(MAX_QUOTE).collect();
-    if escaped.next().is_some() {
+    quote_up_to(MAX_QUOTE, text)
+}
+
+/// The same with another bound.
+pub(super) fn quote_up_to(max: usize, text: &str) -> String {
+    let mut rest = text.trim().chars();
+    let mut quoted = String::new();
+    for c in rest.by_ref().take(max) {
+        match c {
+            '"' | '\'' => quoted.push(c),
+            _ => quoted.extend(c.escape_debug()),
+        }
+    }
+    if rest.next().is_some() {
         quoted.push('…');
     }
     quoted
@@ -136,5 +148,40 @@ impl Anchor {
             format!("acked {took:.1} ms later")
         };
         format!("client {c} row {} of `{}` (sent {sent}, {answer})", follow.n, quote(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_one_bounded_line() {
+        assert_eq!(quote(" it isn't\nclosed\u{1b}[2J\u{202e} "), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
+        let long = quote(&"x".repeat(100_000));
+        assert_eq!(long.chars().count(), MAX_QUOTE + 1);
+    }
+
+    #[test]
+    fn evidence_is_bounded_and_worded_only_when_shown() {
+        let mut worded = 0;
+        let mut evidence = Evidence::default();
+        for n in 0..100 {
+            evidence.add(|| {
+                worded += 1;
+                format!("line {n}")
+            });
+        }
+        let lines = evidence.into_lines();
+        assert_eq!((worded, lines.len()), (MAX_LINES, MAX_LINES + 1));
+        assert_eq!(lines.last().map(String::as_str), Some("and 88 more"));
+    }
+
+    #[test]
+    fn counts_are_plain_english() {
+        assert_eq!(
+            [count(1, "index"), count(2, "index"), count(0, "row")],
+            ["1 index", "2 indexes", "0 rows"]
+        );
     }
 }

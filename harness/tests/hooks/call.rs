@@ -44,7 +44,8 @@ impl Shell {
             Shell::Dash => Command::new(program("dash")),
             Shell::Busybox => {
                 std::fs::create_dir_all(&applets).expect("create the applet directory");
-                let installed = Command::new(program("busybox")).args(["--install", "-s"]).arg(&applets).status();
+                let installed =
+                    Command::new(program("busybox")).args(["--install", "-s"]).arg(&applets).status();
                 assert!(installed.expect("run busybox").success());
                 path.push(":");
                 path.push(&applets);
