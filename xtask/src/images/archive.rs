@@ -172,6 +172,9 @@ Dir::State "{dir}";
 Dir::State::Lists "{dir}/lists";
 Dir::State::Status "{dir}/status";
 Dir::Cache "{dir}/cache";
+Dir::Cache::srcpkgcache "";
+Dir::Cache::pkgcache "";
+Acquire::GzipIndexes "true";
 "#
     )
 }

@@ -1,10 +1,147 @@
-//! `cargo xtask setup`: placeholder
+//! `cargo xtask setup`: finds what the host lacks, and installs it.
+
+mod needs;
+mod plan;
+mod probe;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde::Serialize;
 
 use crate::error::Failure;
+use crate::host;
+use plan::{Action, Host, Manager, Plan, plan};
+use probe::Finding;
 
+/// Installs the host packages that the rest needs, or checks that they are there.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Only reports what is there and what is missing; changes nothing.
+    #[arg(long)]
+    check: bool,
+    /// Reports as JSON.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(crate) fn run(_: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let mut findings = probe::findings();
+    let host = probe::host(missing(&findings));
+    let plan = plan(&host);
+    if args.check {
+        report(&findings, &host, args.json)?;
+        return match &plan {
+            Plan::Nothing => Ok(()),
+            Plan::Act(_) => Err(lacking(&findings, "`cargo xtask setup` installs that")),
+            Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
+        };
+    }
+    if let Plan::Act(actions) = &plan {
+        for need in &host.missing {
+            let packages = need.packages.apt.join(" ");
+            eprintln!("missing: {} (package {packages}): {}", need.what, need.why);
+        }
+        for action in actions {
+            eprintln!("\n# {}\n{}", action.why(), action.command());
+            act(action, host.root)?;
+        }
+        findings = probe::findings();
+    }
+    report(&findings, &host, args.json)?;
+    match plan {
+        Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(&why, &commands))),
+        _ if missing(&findings).is_empty() => Ok(()),
+        _ => Err(lacking(
+            &findings,
+            "the packages are installed; so this distribution has it in another package",
+        )),
+    }
+}
+
+fn missing(findings: &[Finding]) -> Vec<&'static needs::Need> {
+    findings.iter().filter(|finding| finding.found.is_none()).map(|finding| finding.need).collect()
+}
+
+fn by_hand(why: &str, commands: &[String]) -> String {
+    std::iter::once(format!("{why}:")).chain(commands.iter().cloned()).collect::<Vec<_>>().join("\n")
+}
+
+fn lacking(findings: &[Finding], remedy: &str) -> Failure {
+    let names: Vec<_> = missing(findings).iter().map(|need| need.what).collect();
+    Failure::Infrastructure(format!("this host lacks {}; {remedy}", names.join(", ")))
+}
+
+/// One need, as reported.
+#[derive(Serialize)]
+struct Reported {
+    what: &'static str,
+    why: &'static str,
+    found: Option<PathBuf>,
+    looked_for: String,
+    packages: &'static [&'static str],
+}
+
+fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> {
+    let manager = host.manager.unwrap_or(Manager::Apt);
+    let needs: Vec<_> = findings
+        .iter()
+        .map(|finding| Reported {
+            what: finding.need.what,
+            why: finding.need.why,
+            found: finding.found.clone(),
+            looked_for: finding.need.probe.words(),
+            packages: manager.names(&finding.need.packages),
+        })
+        .collect();
+    if json {
+        let value =
+            serde_json::json!({ "package_manager": host.manager.map(Manager::program), "needs": needs });
+        let text = serde_json::to_string_pretty(&value)
+            .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
+        println!("{text}");
+        return Ok(());
+    }
+    for need in needs {
+        match need.found {
+            Some(path) => println!("found    {:<20} {}", need.what, path.display()),
+            None => println!("missing  {:<20} {} ({})", need.what, need.why, need.looked_for),
+        }
+    }
     Ok(())
+}
+
+fn act(action: &Action, root: bool) -> Result<(), Failure> {
+    match action {
+        Action::Write { path, text, .. } if root => {
+            std::fs::write(path, text).map_err(|e| Failure::io("write", path.as_ref(), &e))
+        }
+        Action::Write { path, text, .. } => {
+            succeed(&["sudo".to_owned(), "tee".to_owned(), (*path).to_owned()], text)
+        }
+        Action::Run { argv, .. } => succeed(argv, ""),
+    }
+}
+
+/// Runs a command whose output is progress, not a result.
+fn succeed(argv: &[String], input: &str) -> Result<(), Failure> {
+    let line = argv.join(" ");
+    let failed = |what: String| {
+        Failure::Infrastructure(format!(
+            "`{line}` {what}. Its output above says why; when that is mended, run `cargo xtask setup` again."
+        ))
+    };
+    let [program, args @ ..] = argv else { return Ok(()) };
+    let mut child = host::command(program)?
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(std::io::stderr())
+        .spawn()
+        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(|error| failed(format!("takes no input: {error}")))?;
+    }
+    let status = child.wait().map_err(|error| failed(format!("was lost: {error}")))?;
+    if status.success() { Ok(()) } else { Err(failed(format!("failed ({status})"))) }
 }

@@ -1,0 +1,214 @@
+//! What the host must have, and why.
+
+/// One thing that the host must have.
+#[derive(Debug)]
+pub(crate) struct Need {
+    pub(crate) what: &'static str,
+    pub(crate) why: &'static str,
+    pub(crate) probe: Probe,
+    pub(crate) packages: Packages,
+    /// Root does without it.
+    pub(crate) only_without_root: bool,
+}
+
+/// How a need is found: by the thing itself, never by what a package manager believes.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// A program on PATH, or where system programs are.
+    Program(&'static str),
+    /// The same, of at least this version.
+    ProgramSince { name: &'static str, version_flag: &'static str, least: (u32, u32) },
+    /// A file below one of the directories of libraries.
+    Library(&'static str),
+    /// One of these files.
+    File(&'static [&'static str]),
+}
+
+/// The packages that hold it, for each package manager; none where it is not packaged.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    pub(crate) apt: &'static [&'static str],
+    pub(crate) dnf: &'static [&'static str],
+    pub(crate) zypper: &'static [&'static str],
+    pub(crate) pacman: &'static [&'static str],
+}
+
+/// Everything, in the order in which it is reported.
+pub(crate) const NEEDS: &[Need] = &[
+    Need {
+        what: "qemu-system-x86_64",
+        why: "runs the guests",
+        probe: Probe::Program("qemu-system-x86_64"),
+        packages: Packages {
+            apt: &["qemu-system-x86"],
+            dnf: &["qemu-system-x86-core"],
+            zypper: &["qemu-x86"],
+            pacman: &["qemu-system-x86"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "qemu-img",
+        why: "makes the disks of a trial",
+        probe: Probe::Program("qemu-img"),
+        packages: Packages {
+            apt: &["qemu-utils"],
+            dnf: &["qemu-img"],
+            zypper: &["qemu-img"],
+            pacman: &["qemu-img"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "libvirt headers",
+        why: "the harness is built against libvirt's client library",
+        probe: Probe::Library("pkgconfig/libvirt.pc"),
+        packages: Packages {
+            apt: &["libvirt-dev"],
+            dnf: &["libvirt-devel"],
+            zypper: &["libvirt-devel"],
+            pacman: &["libvirt"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "libvirt QEMU driver",
+        why: "libvirt runs inside the harness, without a daemon",
+        probe: Probe::Library("libvirt/connection-driver/libvirt_driver_qemu.so"),
+        packages: Packages {
+            apt: &["libvirt-daemon-driver-qemu"],
+            dnf: &["libvirt-daemon-driver-qemu"],
+            zypper: &["libvirt-daemon-driver-qemu"],
+            pacman: &["libvirt"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "pkg-config",
+        why: "tells the compiler where libvirt is",
+        probe: Probe::Program("pkg-config"),
+        packages: Packages {
+            apt: &["pkg-config"],
+            dnf: &["pkgconf-pkg-config"],
+            zypper: &["pkgconf-pkg-config"],
+            pacman: &["pkgconf"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "C linker",
+        why: "links Rust programs",
+        probe: Probe::Program("cc"),
+        packages: Packages { apt: &["gcc", "libc6-dev"], dnf: &["gcc"], zypper: &["gcc"], pacman: &["gcc"] },
+        only_without_root: false,
+    },
+    Need {
+        what: "mmdebstrap",
+        why: "installs the packages of Debian guests",
+        probe: Probe::Program("mmdebstrap"),
+        packages: Packages {
+            apt: &["mmdebstrap"],
+            dnf: &["mmdebstrap"],
+            zypper: &["mmdebstrap"],
+            pacman: &[],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "apt-get",
+        why: "tells which packages of Debian guests have changed; mmdebstrap runs it too",
+        probe: Probe::Program("apt-get"),
+        packages: Packages { apt: &["apt"], dnf: &["apt"], zypper: &[], pacman: &["apt"] },
+        only_without_root: false,
+    },
+    Need {
+        what: "Debian archive keys",
+        why: "packages of Debian guests are verified with them",
+        probe: Probe::File(&[
+            "/usr/share/keyrings/debian-archive-keyring.gpg",
+            "/usr/share/keyrings/debian-archive-keyring.pgp",
+            "/etc/apt/trusted.gpg.d/debian-archive-keyring.gpg",
+        ]),
+        packages: Packages {
+            apt: &["debian-archive-keyring"],
+            dnf: &["debian-keyring"],
+            zypper: &[],
+            pacman: &["debian-archive-keyring"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "mke2fs",
+        why: "writes the disks of images from a directory",
+        probe: Probe::ProgramSince { name: "mke2fs", version_flag: "-V", least: (1, 43) },
+        packages: Packages {
+            apt: &["e2fsprogs"],
+            dnf: &["e2fsprogs"],
+            zypper: &["e2fsprogs"],
+            pacman: &["e2fsprogs"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "e2fsck",
+        why: "checks the disks of images and snapshots",
+        probe: Probe::Program("e2fsck"),
+        packages: Packages {
+            apt: &["e2fsprogs"],
+            dnf: &["e2fsprogs"],
+            zypper: &["e2fsprogs"],
+            pacman: &["e2fsprogs"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "newuidmap",
+        why: "lets mmdebstrap work without root",
+        probe: Probe::Program("newuidmap"),
+        packages: Packages {
+            apt: &["uidmap"],
+            dnf: &["shadow-utils"],
+            zypper: &["shadow"],
+            pacman: &["shadow"],
+        },
+        only_without_root: true,
+    },
+    Need {
+        what: "shellcheck",
+        why: "checks the hooks",
+        probe: Probe::Program("shellcheck"),
+        packages: Packages {
+            apt: &["shellcheck"],
+            dnf: &["ShellCheck"],
+            zypper: &["ShellCheck"],
+            pacman: &["shellcheck"],
+        },
+        only_without_root: false,
+    },
+    Need {
+        what: "busybox",
+        why: "is a second shell that the hooks are tested with",
+        probe: Probe::Program("busybox"),
+        packages: Packages {
+            apt: &["busybox"],
+            dnf: &["busybox"],
+            zypper: &["busybox"],
+            pacman: &["busybox"],
+        },
+        only_without_root: false,
+    },
+];
+
+impl Probe {
+    /// In words, for whoever installed it elsewhere.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Program(name) => format!("program `{name}`"),
+            Self::ProgramSince { name, least: (major, minor), .. } => {
+                format!("program `{name}`, version {major}.{minor} or later")
+            }
+            Self::Library(path) => format!("file `{path}` in a library directory"),
+            Self::File(paths) => format!("file `{}`", paths.join("` or `")),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! From what the host is to what must be done to it. Pure, so that it can be
+//! tested for hosts that are not there.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::needs::{Need, Packages};
+
+/// Where a source for backports is written.
+const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/freezeframe-backports.sources";
+
+/// Packages that must come from where `qemu-utils` came from: they share files.
+const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
+
+/// A package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manager {
+    Apt,
+    Dnf,
+    Zypper,
+    Pacman,
+}
+
+impl Manager {
+    /// A native one first: `apt-get` may be installed on any distribution.
+    pub(crate) const ALL: [Self; 4] = [Self::Dnf, Self::Zypper, Self::Pacman, Self::Apt];
+
+    /// The program.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Apt => "apt-get",
+            Self::Dnf => "dnf",
+            Self::Zypper => "zypper",
+            Self::Pacman => "pacman",
+        }
+    }
+
+    /// What this manager calls them.
+    pub(crate) fn names(self, packages: &Packages) -> &'static [&'static str] {
+        match self {
+            Self::Apt => packages.apt,
+            Self::Dnf => packages.dnf,
+            Self::Zypper => packages.zypper,
+            Self::Pacman => packages.pacman,
+        }
+    }
+
+    fn install(self) -> &'static [&'static str] {
+        match self {
+            Self::Apt => &[
+                "apt-get",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                "--option=DPkg::Lock::Timeout=120",
+            ],
+            Self::Dnf => &["dnf", "install", "--setopt=install_weak_deps=False"],
+            Self::Zypper => &["zypper", "install", "--no-recommends"],
+            Self::Pacman => &["pacman", "-S", "--needed"],
+        }
+    }
+}
+
+/// What a plan depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) manager: Option<Manager>,
+    pub(crate) root: bool,
+    pub(crate) sudo: bool,
+    pub(crate) apt: Apt,
+    pub(crate) missing: Vec<&'static Need>,
+}
+
+/// What apt knows.
+#[derive(Debug, Default)]
+pub(crate) struct Apt {
+    /// The release of the host: `bookworm`.
+    pub(crate) release: Option<String>,
+    /// The version of `qemu-utils`, where it is installed.
+    pub(crate) qemu_utils: Option<String>,
+    pub(crate) sources: Vec<Source>,
+}
+
+/// One of apt's sources.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) suite: String,
+    pub(crate) component: String,
+    pub(crate) uri: String,
+    /// The file with its key, if it names one.
+    pub(crate) signed_by: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nothing is missing.
+    Nothing,
+    /// These, one after the other.
+    Act(Vec<Action>),
+    /// The user must act: `why`, and what to type.
+    ByHand { why: String, commands: Vec<String> },
+}
+
+/// One step of a plan.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Writes a file, as root.
+    Write { path: &'static str, text: String, why: String },
+    /// Runs a command.
+    Run { argv: Vec<String>, why: String },
+}
+
+/// Plans what to do on `host`.
+pub(crate) fn plan(host: &Host) -> Plan {
+    if host.missing.is_empty() {
+        return Plan::Nothing;
+    }
+    match host.manager {
+        None => Plan::ByHand {
+            why: "this host has neither apt-get, dnf, zypper nor pacman: install what is missing by its own means"
+                .to_owned(),
+            commands: Vec::new(),
+        },
+        Some(Manager::Apt) => match apt_actions(host) {
+            Ok(actions) if host.root || host.sudo => Plan::Act(actions),
+            Ok(actions) => Plan::ByHand {
+                why: "this needs root, and there is no sudo. As root, run `cargo xtask setup`, or".to_owned(),
+                commands: actions.iter().map(Action::command).collect(),
+            },
+            Err(why) => Plan::ByHand { why, commands: Vec::new() },
+        },
+        Some(manager) => by_hand(manager, host),
+    }
+}
+
+fn by_hand(manager: Manager, host: &Host) -> Plan {
+    let mut why = format!(
+        "packages are installed for you with apt-get only; with {} it is one command",
+        manager.program()
+    );
+    let unpackaged = host.missing.iter().filter(|need| manager.names(&need.packages).is_empty());
+    let unpackaged: Vec<_> = unpackaged.map(|need| need.what).collect();
+    if !unpackaged.is_empty() {
+        let _ =
+            write!(why, ". Not packaged there, so to be installed by other means: {}", unpackaged.join(", "));
+    }
+    let packages = package_names(manager, &host.missing);
+    let commands = if packages.is_empty() {
+        Vec::new()
+    } else {
+        let words = manager.install().iter().copied().chain(packages);
+        vec![format!("sudo {}", words.collect::<Vec<_>>().join(" "))]
+    };
+    Plan::ByHand { why, commands }
+}
+
+fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
+    let run = |words: &[&str], packages: &[&str], why: String| {
+        let sudo = if host.root { &[][..] } else { &["sudo"] };
+        let argv = [sudo, &["env", "DEBIAN_FRONTEND=noninteractive"], words, packages].concat();
+        Action::Run { argv: argv.into_iter().map(str::to_owned).collect(), why }
+    };
+    let (qemu, others): (Vec<_>, Vec<_>) =
+        package_names(Manager::Apt, &host.missing).into_iter().partition(|name| QEMU_PACKAGES.contains(name));
+    let from_backports = host.apt.qemu_utils.as_deref().is_some_and(|version| version.contains("~bpo"));
+
+    let mut actions = Vec::new();
+    let mut backports = None;
+    if from_backports && !qemu.is_empty() {
+        let release = host.apt.release.as_deref().ok_or(
+            "qemu-utils is installed from backports, and /etc/os-release does not tell of which release. Install \
+             qemu-system-x86 of the same version by hand",
+        )?;
+        let suite = format!("{release}-backports");
+        if !host.apt.sources.iter().any(|source| source.suite == suite) {
+            actions.push(add_backports(&host.apt, release, &suite)?);
+        }
+        backports = Some(suite);
+    }
+    actions.push(run(&["apt-get", "update"], &[], "reads what the package sources offer".to_owned()));
+    let install = Manager::Apt.install();
+    match &backports {
+        Some(suite) => {
+            let from = ["--target-release", suite.as_str()];
+            let why = "from where the installed qemu-utils is from: the two must match".to_owned();
+            actions.push(run(&[install, &from].concat(), &qemu, why));
+            if !others.is_empty() {
+                actions.push(run(install, &others, "installs the rest".to_owned()));
+            }
+        }
+        None => {
+            actions.push(run(install, &[qemu, others].concat(), "installs what is missing".to_owned()));
+        }
+    }
+    Ok(actions)
+}
+
+/// A source for backports, made from the one that the host has for its release.
+fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<Action, String> {
+    let source =
+        apt.sources.iter().find(|source| source.suite == release && source.component == "main").ok_or_else(|| {
+            format!(
+                "qemu-utils is installed from backports, and no package source of this host is for {release} from \
+                 which the one for {suite} could be made. Add a source for {suite}, then run `cargo xtask setup` again"
+            )
+        })?;
+    let mut text = format!(
+        "# Written by `cargo xtask setup`: the installed qemu-utils is from here, and\n\
+         # qemu-system-x86 must be of the same version.\n\
+         Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n",
+        source.uri
+    );
+    if let Some(key) = &source.signed_by {
+        let _ = writeln!(text, "Signed-By: {key}");
+    }
+    Ok(Action::Write {
+        path: BACKPORTS_FILE,
+        text,
+        why: format!(
+            "qemu-utils {} is from {suite}, which is not among this host's package sources any more; address and key \
+             are those of its source for {release}",
+            apt.qemu_utils.as_deref().unwrap_or_default()
+        ),
+    })
+}
+
+/// The packages of `needs`, each once, in their order.
+fn package_names(manager: Manager, needs: &[&'static Need]) -> Vec<&'static str> {
+    let mut seen = BTreeSet::new();
+    let names = needs.iter().flat_map(|need| manager.names(&need.packages));
+    names.copied().filter(|name| seen.insert(*name)).collect()
+}
+
+impl Action {
+    /// As a line that can be typed.
+    pub(crate) fn command(&self) -> String {
+        match self {
+            Self::Write { path, text, .. } => format!("cat >{path} <<'END'\n{text}END"),
+            Self::Run { argv, .. } => argv.join(" "),
+        }
+    }
+
+    /// What it is good for.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Write { why, .. } | Self::Run { why, .. } => why,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::needs::NEEDS;
+    use super::*;
+
+    fn missing(names: &[&str]) -> Vec<&'static Need> {
+        NEEDS.iter().filter(|need| names.contains(&need.what)).collect()
+    }
+
+    fn text(plan: &Plan) -> String {
+        match plan {
+            Plan::Nothing => "nothing\n".to_owned(),
+            Plan::Act(actions) => {
+                actions.iter().map(|action| format!("# {}\n{}\n", action.why(), action.command())).collect()
+            }
+            Plan::ByHand { why, commands } => format!("# {why}\n{}\n", commands.join("\n")),
+        }
+    }
+
+    fn bookworm() -> Host {
+        let source = |suite: &str, component: &str| Source {
+            suite: suite.to_owned(),
+            component: component.to_owned(),
+            uri: "http://mirror.invalid/debian/".to_owned(),
+            signed_by: Some("/keys/debian.gpg".to_owned()),
+        };
+        Host {
+            manager: Some(Manager::Apt),
+            root: true,
+            sudo: false,
+            apt: Apt {
+                release: Some("bookworm".to_owned()),
+                qemu_utils: None,
+                sources: vec![source("bookworm", "main"), source("bookworm-updates", "main")],
+            },
+            missing: missing(&["qemu-system-x86_64", "qemu-img", "libvirt headers", "mke2fs", "e2fsck"]),
+        }
+    }
+
+    #[test]
+    fn nothing_missing_is_nothing_to_do() {
+        assert_eq!(plan(&Host { missing: Vec::new(), ..bookworm() }), Plan::Nothing);
+    }
+
+    #[test]
+    fn apt_installs_everything_at_once() {
+        assert_eq!(
+            text(&plan(&bookworm())),
+            "\
+# reads what the package sources offer
+env DEBIAN_FRONTEND=noninteractive apt-get update
+# installs what is missing
+env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+--option=DPkg::Lock::Timeout=120 qemu-system-x86 qemu-utils libvirt-dev e2fsprogs
+"
+        );
+    }
+
+    #[test]
+    fn sudo_is_used_where_it_is_needed_and_there() {
+        let user = Host { root: false, sudo: true, missing: missing(&["busybox"]), ..bookworm() };
+        assert_eq!(
+            text(&plan(&user)),
+            "\
+# reads what the package sources offer
+sudo env DEBIAN_FRONTEND=noninteractive apt-get update
+# installs what is missing
+sudo env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+--option=DPkg::Lock::Timeout=120 busybox
+"
+        );
+        let powerless = Host { sudo: false, ..user };
+        assert!(matches!(plan(&powerless), Plan::ByHand { commands, .. } if commands.len() == 2));
+    }
+
+    #[test]
+    fn qemu_comes_from_where_qemu_utils_came_from() {
+        let mut host = bookworm();
+        host.apt.qemu_utils = Some("1:10.0.2+ds-2+deb13u1~bpo12+1".to_owned());
+        host.missing = missing(&["qemu-system-x86_64", "libvirt headers"]);
+        assert_eq!(
+            text(&plan(&host)),
+            "\
+# qemu-utils 1:10.0.2+ds-2+deb13u1~bpo12+1 is from bookworm-backports, which is not among this host's package sources \
+any more; address and key are those of its source for bookworm
+cat >/etc/apt/sources.list.d/freezeframe-backports.sources <<'END'
+# Written by `cargo xtask setup`: the installed qemu-utils is from here, and
+# qemu-system-x86 must be of the same version.
+Types: deb
+URIs: http://mirror.invalid/debian/
+Suites: bookworm-backports
+Components: main
+Signed-By: /keys/debian.gpg
+END
+# reads what the package sources offer
+env DEBIAN_FRONTEND=noninteractive apt-get update
+# from where the installed qemu-utils is from: the two must match
+env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+--option=DPkg::Lock::Timeout=120 --target-release bookworm-backports qemu-system-x86
+# installs the rest
+env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+--option=DPkg::Lock::Timeout=120 libvirt-dev
+"
+        );
+    }
+
+    #[test]
+    fn a_source_for_backports_that_is_there_is_used() {
+        let mut host = bookworm();
+        host.apt.qemu_utils = Some("1:10.0.2~bpo12+1".to_owned());
+        host.apt.sources[1].suite = "bookworm-backports".to_owned();
+        let Plan::Act(actions) = plan(&host) else { panic!("no actions") };
+        assert!(!actions.iter().any(|action| matches!(action, Action::Write { .. })));
+        assert!(
+            actions
+                .iter()
+                .any(|action| action.command().contains("--target-release bookworm-backports qemu"))
+        );
+    }
+
+    #[test]
+    fn without_a_source_to_copy_the_user_is_asked() {
+        let mut host = bookworm();
+        host.apt.qemu_utils = Some("1:10.0.2~bpo12+1".to_owned());
+        host.apt.sources.clear();
+        assert!(
+            matches!(plan(&host), Plan::ByHand { why, .. } if why.contains("Add a source for bookworm-backports"))
+        );
+    }
+
+    #[test]
+    fn other_managers_get_their_exact_command() {
+        let host = Host { manager: Some(Manager::Dnf), ..bookworm() };
+        assert_eq!(
+            text(&plan(&host)),
+            "\
+# packages are installed for you with apt-get only; with dnf it is one command
+sudo dnf install --setopt=install_weak_deps=False qemu-system-x86-core qemu-img libvirt-devel e2fsprogs
+"
+        );
+        let host = Host {
+            manager: Some(Manager::Pacman),
+            missing: missing(&["mmdebstrap", "shellcheck"]),
+            ..bookworm()
+        };
+        assert_eq!(
+            text(&plan(&host)),
+            "\
+# packages are installed for you with apt-get only; with pacman it is one command. Not packaged there, so to be \
+installed by other means: mmdebstrap
+sudo pacman -S --needed shellcheck
+"
+        );
+        let unknown = Host { manager: None, ..bookworm() };
+        assert!(matches!(plan(&unknown), Plan::ByHand { commands, .. } if commands.is_empty()));
+    }
+
+    #[test]
+    fn every_need_has_a_package_for_apt() {
+        assert!(NEEDS.iter().all(|need| !need.packages.apt.is_empty()));
+    }
+}
