@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 
 use crate::error::{Error, Result};
@@ -12,6 +11,9 @@ use crate::scenario::Profile;
 
 /// The schema that the load works in.
 pub const SCHEMA: &str = "freezeframe";
+
+/// The most that a server that is up needs for its greeting, also under TCG.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How to reach a guest's server.
 #[derive(Clone)]
@@ -44,8 +46,27 @@ impl Access {
     }
 
     /// Opens one connection.
+    ///
+    /// QEMU's user network now and then loses one of several connections that
+    /// are opened at the same time; it then hangs for ever, so each attempt is bounded.
     pub async fn connect(&self) -> mysql_async::Result<Conn> {
-        Conn::new(self.opts.clone()).await
+        match tokio::time::timeout(CONNECT_LIMIT, Conn::new(self.opts.clone())).await {
+            Ok(connected) => connected,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// Opens one connection, with as many attempts as `limit` has room for.
+    pub async fn connect_patiently(&self, limit: Duration) -> mysql_async::Result<Conn> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            match self.connect().await {
+                Err(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// Connects as soon as the server answers SQL; the last error when it does
@@ -58,17 +79,11 @@ impl Access {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             alive()?;
-            // QEMU accepts the connection long before the server does, so only
-            // an answered query says that the server is there.
-            let attempt = tokio::time::timeout(Duration::from_secs(10), async {
-                let mut conn = self.connect().await?;
-                conn.query_drop("SELECT 1").await?;
-                Ok(conn)
-            });
-            let error = match attempt.await {
-                Ok(Ok(conn)) => return Ok(conn),
-                Ok(Err(error)) => error,
-                Err(_) => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+            // QEMU accepts the connection long before the server does; only the
+            // server's greeting says that it is there.
+            let error = match self.connect().await {
+                Ok(conn) => return Ok(conn),
+                Err(error) => error,
             };
             if tokio::time::Instant::now() > deadline {
                 return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(

@@ -18,7 +18,7 @@ pub const FILE: &str = "events.jsonl";
 /// The stages of the pipeline, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the pipeline's")]
+#[allow(missing_docs, reason = "the names are the pipeline's; `Resume` is the load after the thaw")]
 pub enum Stage {
     Prepare,
     Boot,
@@ -26,6 +26,7 @@ pub enum Stage {
     Freeze,
     Snapshot,
     Thaw,
+    Resume,
     Restore,
     Observe,
     Judge,
@@ -40,6 +41,7 @@ impl std::fmt::Display for Stage {
             Self::Freeze => "freeze",
             Self::Snapshot => "snapshot",
             Self::Thaw => "thaw",
+            Self::Resume => "resume",
             Self::Restore => "restore",
             Self::Observe => "observe",
             Self::Judge => "judge",

@@ -60,7 +60,7 @@ impl Load {
     ) -> Result<Self> {
         let tables = database::follower_tables(database);
         let followers: Vec<String> = tables.iter().map(|(table, _)| (*table).to_owned()).collect();
-        runtime.block_on(schema::create(access, load.writers, tables))?;
+        runtime.block_on(schema::create(access, statement_limit, load.writers, tables))?;
         history.write(&Entry::Setup {
             writers: load.writers,
             accounts: ACCOUNTS,

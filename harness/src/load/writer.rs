@@ -8,7 +8,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -20,9 +19,6 @@ use super::{ACCOUNTS, Shared};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::history::{Entry, Nanos, Op};
-
-/// How often a writer tries to reach a server that is gone before it gives up.
-const RECONNECTS: u32 = 20;
 
 /// The largest amount of one transfer.
 const MAX_AMOUNT: i64 = 1000;
@@ -47,7 +43,7 @@ enum Outcome<T> {
 
 /// Writes until told to stop, or until the server is gone for good.
 pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
-    let conn = shared.access.connect().await.map_err(Error::sql("accept a writer's connection"))?;
+    let conn = connect(&shared).await?;
     // One stream of numbers a client, so that the same seed replays the same
     // operations whatever the others do.
     let mut random = ChaCha8Rng::seed_from_u64(shared.seed);
@@ -61,6 +57,11 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn connect(shared: &Shared) -> Result<Conn> {
+    let connected = shared.access.connect_patiently(shared.statement_limit).await;
+    connected.map_err(Error::sql("accept a writer's connection"))
 }
 
 impl Writer {
@@ -166,22 +167,8 @@ impl Writer {
     }
 
     async fn reconnect(&mut self) -> Result<()> {
-        let mut attempt = 1;
-        loop {
-            let error = match timeout(self.shared.statement_limit, self.shared.access.connect()).await {
-                Ok(Ok(conn)) => {
-                    self.conn = conn;
-                    return Ok(());
-                }
-                Ok(Err(error)) => error,
-                Err(_) => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
-            };
-            if attempt == RECONNECTS || self.shared.stop.load(Ordering::Relaxed) {
-                return Err(Error::sql("take a writer back")(error));
-            }
-            attempt += 1;
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
+        self.conn = connect(&self.shared).await?;
+        Ok(())
     }
 
     fn payload(&mut self) -> (Vec<u8>, u32) {

@@ -40,9 +40,9 @@ pub struct Probes {
 impl Probes {
     /// Opens the connections. Must be done before the freeze: a frozen guest
     /// may not accept any.
-    pub fn connect(runtime: &Runtime, access: &Access) -> Result<Self> {
+    pub fn connect(runtime: &Runtime, access: &Access, limit: Duration) -> Result<Self> {
         let open = || async {
-            let mut conn = access.connect().await?;
+            let mut conn = access.connect_patiently(limit).await?;
             conn.query_drop(LOCK_WAIT).await?;
             Ok(conn)
         };

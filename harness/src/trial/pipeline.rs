@@ -55,17 +55,15 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
     let (machine, drives, access) = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let load = progress.stage(Stage::Load, |_| trial.load(&machine, &access))?;
-
-    let snapshot = if plan.freeze {
-        trial.quiesced_snapshot(progress, &machine, &access, &drives)?
-    } else {
-        progress.stage(Stage::Snapshot, |_| trial.snapshot(&machine, &drives))?;
-        true
-    };
-    trial.afterwards(&machine, load)?;
-    trial.history.finish()?;
-    trial.keep_logs(&machine, "source")?;
+    let snapshot = trial.make_backup(progress, &machine, &access, &drives);
+    if !matches!(snapshot, Err(Error::Interrupted)) {
+        let kept = trial.keep_logs(&machine, "source");
+        // Without a backup the logs are evidence of why, and may be missing themselves.
+        if snapshot.is_ok() {
+            kept?;
+        }
+    }
+    let snapshot = snapshot?;
     machine.power_off()?;
     if snapshot {
         trial.restore_and_observe(progress, &drives)?;
@@ -117,6 +115,26 @@ impl<'a> Trial<'a> {
         Ok(((machine, drives, access), String::new()))
     }
 
+    /// From the load's first write to its last. False when the freeze was
+    /// refused, so that there is no snapshot.
+    fn make_backup(
+        &self,
+        progress: &mut Progress,
+        machine: &Machine,
+        access: &Access,
+        drives: &[Drive],
+    ) -> Result<bool> {
+        let load = progress.stage(Stage::Load, |_| self.load(machine, access))?;
+        let snapshot = if self.plan.freeze {
+            self.quiesced_snapshot(progress, machine, access, drives)?
+        } else {
+            progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
+            true
+        };
+        progress.stage(Stage::Resume, |_| self.resume(machine, load))?;
+        Ok(snapshot)
+    }
+
     /// Starts the load and lets it run its time.
     fn load(&self, machine: &Machine, access: &Access) -> Result<(Load, String)> {
         let Plan { image, load, seed, limits, .. } = self.plan;
@@ -149,7 +167,7 @@ impl<'a> Trial<'a> {
         access: &Access,
         drives: &[Drive],
     ) -> Result<bool> {
-        let probes = Probes::connect(&self.runtime, access)?;
+        let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
                 Ok(window) => Ok((Some(window), String::new())),
@@ -180,13 +198,15 @@ impl<'a> Trial<'a> {
         Ok(((), String::new()))
     }
 
-    /// After the window: is the guest as it was before?
-    fn afterwards(&self, machine: &Machine, load: Load) -> Result<()> {
-        // Whether one came is in the history; the judge looks there.
+    /// Lets the load go on after the window, and ends it. Whether writes came
+    /// through is in the history; the judge looks there.
+    fn resume(&self, machine: &Machine, load: Load) -> Result<((), String)> {
         load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, machine)?;
         interrupt::pass(AFTERWARDS)?;
-        load.stop(&self.runtime)
+        load.stop(&self.runtime)?;
+        self.history.finish()?;
+        Ok(((), String::new()))
     }
 
     fn restore_and_observe(&self, progress: &mut Progress, drives: &[Drive]) -> Result<()> {

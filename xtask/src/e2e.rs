@@ -1,0 +1,239 @@
+//! `cargo xtask e2e`: the main job. Setup, images, trials, and a table of
+//! verdicts.
+
+mod hook;
+mod leftovers;
+mod table;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::ValueEnum;
+use freezeframe::plan::{Accel, Keep};
+use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
+use freezeframe::verdict::{Outcome, Verdict};
+use jiff::Zoned;
+
+use crate::error::Failure;
+use crate::{host, images, setup};
+
+/// The image that is used when none is named.
+const DEFAULT_IMAGE: &str = "bookworm-mariadb";
+
+/// Runs trials on real guests: prepares the host, builds the images, and
+/// grades a backup for each scenario, image and hook.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only trials whose name contains one of these, such as `no-hook`.
+    filters: Vec<String>,
+    /// The images to run on.
+    #[arg(long, value_name = "NAME", num_args = 1.., default_values = [DEFAULT_IMAGE])]
+    image: Vec<String>,
+    /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`, or
+    /// your own file, from which `application-consistent` is then expected.
+    #[arg(long, value_name = "HOOK|FILE")]
+    hook: Option<PathBuf>,
+    /// A running libvirt to use, such as qemu:///session, instead of the one
+    /// embedded in each trial.
+    #[arg(long, value_name = "URI")]
+    connect: Option<String>,
+    /// What executes the guests.
+    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
+    accel: AccelChoice,
+    /// How many trials run at once [default: one for every two processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Seed of the load; the same seed replays the same operations [default: random].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Keeps the disks of these trials; logs and verdicts always stay.
+    #[arg(long, value_enum)]
+    keep: Option<KeepChoice>,
+    /// Another folder of scenario files.
+    #[arg(long, value_name = "DIR")]
+    scenarios: Option<PathBuf>,
+    /// Prints the verdicts as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AccelChoice {
+    /// KVM where a probe has run instructions on it, otherwise TCG.
+    Auto,
+    /// Hardware virtualisation.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeepChoice {
+    /// Those that did not meet their expectation.
+    Failed,
+    /// All.
+    All,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    // Everything that can be wrong with the question is found before anything
+    // is installed, built or booted.
+    let json = args.json;
+    let jobs = args.jobs;
+    let options = options(args)?;
+    let asked = options.trials().map_err(Failure::Question)?;
+    if asked.is_empty() {
+        return Err(nothing_matches(&options));
+    }
+
+    setup::ensure()?;
+    images::ensure(&options.images)?;
+    let program = build_trials()?;
+    options.write().map_err(Failure::Infrastructure)?;
+    point_latest_at(&options.dir)?;
+
+    let count = asked.len();
+    eprintln!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
+    leftovers::adopt_orphans()?;
+    run_trials(&program, &options, jobs.unwrap_or_else(default_jobs))?;
+    let left = leftovers::remove(&options.dir);
+
+    let verdicts = verdicts(&options, &asked);
+    if json {
+        table::print_json(&verdicts)?;
+    } else {
+        table::print(&options.dir, &verdicts);
+    }
+    left?;
+    outcome(&verdicts)
+}
+
+fn options(args: Args) -> Result<RunOptions, Failure> {
+    let repository = host::repository();
+    let scenarios = match args.scenarios {
+        None => repository.join("scenarios"),
+        Some(dir) => dir
+            .canonicalize()
+            .map_err(|e| Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display())))?,
+    };
+    let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    Ok(RunOptions {
+        filters: args.filters,
+        images: args.image,
+        hook: args.hook.map(hook::resolve).transpose()?,
+        connect: args.connect,
+        accel: match args.accel {
+            AccelChoice::Auto => None,
+            AccelChoice::Kvm => Some(Accel::Kvm),
+            AccelChoice::Tcg => Some(Accel::Tcg),
+        },
+        seed: args.seed.unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
+        keep: match args.keep {
+            None => Keep::None,
+            Some(KeepChoice::Failed) => Keep::Failed,
+            Some(KeepChoice::All) => Keep::All,
+        },
+        scenarios,
+        definitions: repository.join("images"),
+        built: host::built_images(),
+        // A process number besides, so that two runs of one second do not meet.
+        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+    })
+}
+
+fn nothing_matches(options: &RunOptions) -> Failure {
+    let all = RunOptions { filters: vec![], ..options.clone() };
+    let names: Vec<_> = all.trials().unwrap_or_default().into_iter().map(|asked| format!("  {}", asked.name)).collect();
+    Failure::Question(format!(
+        "no trial matches {}. There are:\n{}",
+        options.filters.join(", "),
+        if names.is_empty() { "  none for these images".to_owned() } else { names.join("\n") }
+    ))
+}
+
+/// Builds the test binary with the trials. It links libvirt, which this
+/// program may not: setup must have run before.
+fn build_trials() -> Result<PathBuf, Failure> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let failed = |problem: String| Failure::Infrastructure(format!("the trials cannot be built: {problem}."));
+    let mut build = Command::new(cargo)
+        .args(["test", "--package", "scenarios", "--test", "e2e", "--no-run", "--message-format", "json-render-diagnostics"])
+        .current_dir(host::repository())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let mut program = None;
+    if let Some(stdout) = build.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let message: serde_json::Value =
+                serde_json::from_str(&line.map_err(|e| failed(e.to_string()))?).unwrap_or_default();
+            if message["target"]["name"] == "e2e"
+                && let Some(executable) = message["executable"].as_str()
+            {
+                program = Some(PathBuf::from(executable));
+            }
+        }
+    }
+    let status = build.wait().map_err(|e| failed(e.to_string()))?;
+    match program {
+        Some(program) if status.success() => Ok(program),
+        _ => Err(failed("the compiler's messages stand above".to_owned())),
+    }
+}
+
+/// `target/e2e/latest` leads to the newest run.
+fn point_latest_at(dir: &Path) -> Result<(), Failure> {
+    let latest = dir.with_file_name("latest");
+    let new = dir.with_file_name(format!(".latest-{}", std::process::id()));
+    let name = dir.file_name().unwrap_or_default();
+    std::os::unix::fs::symlink(name, &new)
+        .and_then(|()| std::fs::rename(&new, &latest))
+        .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
+}
+
+/// A guest has two processors.
+fn default_jobs() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
+}
+
+/// Runs the test binary. Its results are read from the verdicts, its own
+/// output is progress.
+fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
+    leftovers::ignore_ctrl_c();
+    Command::new(program)
+        .args(["--test-threads", &jobs.to_string()])
+        .env(RUN_DIR_VAR, &options.dir)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .map(drop)
+        .map_err(|e| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display())))
+}
+
+/// The verdict of each trial, in the order asked for; an error is why there is none.
+fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Result<Verdict, String>)> {
+    asked
+        .iter()
+        .map(|asked| {
+            let dir = options.trial_dir(&asked.name);
+            let verdict = Verdict::read(&dir).map_err(|e| e.to_string());
+            (asked.name.clone(), dir, verdict)
+        })
+        .collect()
+}
+
+fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<(), Failure> {
+    let count = |outcome| {
+        verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count()
+    };
+    let (failed, passed) = (count(Outcome::Fail), count(Outcome::Pass));
+    let unknown = verdicts.len() - failed - passed;
+    match (failed, unknown) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::Infrastructure(format!("{unknown} of {} trials could not be judged.", verdicts.len()))),
+        _ => Err(Failure::Expectation(format!("{failed} of {} trials did not meet their expectation.", verdicts.len()))),
+    }
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask judge`: judges a trial directory again, offline.
+
+use std::path::PathBuf;
+
+use freezeframe::events;
+use freezeframe::judge;
+use freezeframe::plan::Plan;
+use freezeframe::verdict::{Outcome, Verdict};
+
+use crate::error::Failure;
+
+/// Judges a trial directory again from its files alone, with no guest and no
+/// libvirt. Nothing is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The trial's directory, such as target/e2e/latest/NAME.
+    dir: PathBuf,
+    /// Prints the verdict as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
+    let plan = Plan::read(&args.dir).map_err(|e| question(&e))?;
+    let case = judge::read(&args.dir).map_err(|e| question(&e))?;
+    let stages = events::durations(&args.dir.join(events::FILE)).map_err(|e| question(&e))?;
+    let verdict = Verdict::new(&plan, judge::judge(&case), &stages);
+    if args.json {
+        let json = serde_json::to_string_pretty(&verdict)
+            .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
+        println!("{json}");
+    } else {
+        println!("{}", verdict.reason);
+        for finding in &verdict.findings {
+            println!("  {} {}: {}", finding.id, finding.property, finding.summary);
+            for line in &finding.evidence {
+                println!("      {line}");
+            }
+        }
+    }
+    match verdict.outcome {
+        Outcome::Pass => Ok(()),
+        Outcome::Fail => Err(Failure::Expectation(verdict.unmet.join("; "))),
+        Outcome::Unknown => Err(Failure::Infrastructure(verdict.reason)),
+    }
+}

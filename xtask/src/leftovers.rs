@@ -1,0 +1,182 @@
+//! What trials may leave behind when they are killed: processes, directories,
+//! disks. A supervisor above each trial normally sees to it; this finds what
+//! even it could not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use freezeframe::plan::{Keep, Plan};
+use freezeframe::run::{OWNER_FILE, ROOT_PREFIX};
+use rustix::process::{Pid, Signal};
+
+use crate::error::Failure;
+
+/// Something that a dead trial left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    /// A guest or a trial's process.
+    Process { pid: Pid, name: String },
+    /// libvirt's short-lived directory.
+    Root(PathBuf),
+    /// A trial's overlays.
+    Disks(PathBuf),
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process { pid, name } => write!(f, "process {name} (pid {pid})"),
+            Self::Root(dir) => write!(f, "directory {}", dir.display()),
+            Self::Disks(dir) => write!(f, "disks in {}", dir.display()),
+        }
+    }
+}
+
+impl Leftover {
+    /// Ends or removes it.
+    pub(crate) fn remove(&self) -> Result<(), Failure> {
+        match self {
+            // It may end by itself meanwhile, which is as good.
+            Self::Process { pid, .. } => match rustix::process::kill_process(*pid, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+                Err(e) => Err(Failure::Infrastructure(format!("cannot kill {self}: {e}."))),
+            },
+            Self::Root(dir) | Self::Disks(dir) => {
+                fs::remove_dir_all(dir).map_err(|e| Failure::io("remove", dir, &e))
+            }
+        }
+    }
+}
+
+/// A trial's short-lived directory, and whose it is.
+struct Root {
+    dir: PathBuf,
+    /// The supervisor's pid and the trial's directory.
+    owner: Option<(String, PathBuf)>,
+}
+
+/// What the dead trials of one run left, or of all runs under `runs`.
+pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
+    let mut left = Vec::new();
+    for root in roots()? {
+        match &root.owner {
+            Some((_, trial)) if !trial.starts_with(runs) => {}
+            Some((pid, trial)) if supervises(pid, trial) => {}
+            Some((_, trial)) => {
+                left.extend(processes_naming(trial)?);
+                left.push(Leftover::Root(root.dir));
+            }
+            // A supervisor writes its name in its first milliseconds.
+            None if older_than(&root.dir, Duration::from_secs(60)) => left.push(Leftover::Root(root.dir)),
+            None => {}
+        }
+    }
+    for trial in trials_under(runs)? {
+        let alive = roots()?.into_iter().any(|root| {
+            root.owner.is_some_and(|(pid, owned)| owned == trial && supervises(&pid, &trial))
+        });
+        if alive {
+            continue;
+        }
+        left.extend(processes_naming(&trial)?);
+        let disks = trial.join("disks");
+        if disks.exists() && Plan::read(&trial).map_or(true, |plan| plan.keep == Keep::None) {
+            left.push(Leftover::Disks(disks));
+        }
+    }
+    left.dedup();
+    Ok(left)
+}
+
+fn roots() -> Result<Vec<Root>, Failure> {
+    let temp = std::env::temp_dir();
+    let mut roots = Vec::new();
+    for dir in entries(&temp)? {
+        let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX));
+        if named && dir.is_dir() {
+            let owner = fs::read_to_string(dir.join(OWNER_FILE)).ok().and_then(|text| {
+                let (pid, trial) = text.split_once('\n')?;
+                Some((pid.to_owned(), PathBuf::from(trial.trim_end())))
+            });
+            roots.push(Root { dir, owner });
+        }
+    }
+    Ok(roots)
+}
+
+/// Whether this process is still the supervisor of that trial; pids are reused.
+fn supervises(pid: &str, trial: &Path) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("supervise") && line.contains(&*trial.to_string_lossy())
+    })
+}
+
+/// The trial directories of a run, or of every run below.
+fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut trials = Vec::new();
+    for dir in entries(runs)? {
+        if dir.is_symlink() || !dir.is_dir() {
+            continue;
+        }
+        if dir.join("plan.json").exists() {
+            trials.push(dir);
+        } else {
+            trials.extend(entries(&dir)?.into_iter().filter(|trial| trial.join("plan.json").exists()));
+        }
+    }
+    Ok(trials)
+}
+
+/// Processes with a trial's directory on their command line: its guests name
+/// their disks and consoles there, its own processes name the directory.
+fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
+    let needle = trial.to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for proc in entries(Path::new("/proc"))? {
+        let pid = proc.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        let words = fs::read(proc.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&words).into_owned();
+        let program = line.split('\0').next().unwrap_or_default();
+        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // An editor or a shell may name the directory as well.
+        let ours = name.starts_with("qemu-system") || name == "trial";
+        if ours && line.contains(&needle) {
+            found.push(Leftover::Process { pid, name });
+        }
+    }
+    Ok(found)
+}
+
+fn older_than(dir: &Path, age: Duration) -> bool {
+    let changed = fs::metadata(dir).and_then(|metadata| metadata.modified()).ok();
+    changed.and_then(|time| SystemTime::now().duration_since(time).ok()).is_some_and(|time| time > age)
+}
+
+/// The paths in a directory; none when it does not exist.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+        Err(e) => Err(Failure::io("look into", dir, &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_a_dead_trial_are_found() {
+        let runs = tempfile::tempdir().unwrap();
+        let trial = runs.path().join("run/trial");
+        fs::create_dir_all(trial.join("disks")).unwrap();
+        fs::write(trial.join("plan.json"), "{}").unwrap();
+        let left = find(runs.path()).unwrap();
+        assert_eq!(left, [Leftover::Disks(trial.join("disks"))]);
+        left[0].remove().unwrap();
+        assert_eq!(find(runs.path()).unwrap(), []);
+    }
+}
