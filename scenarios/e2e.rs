@@ -1,2 +1,97 @@
-//! The trials.
-fn main() {}
+//! The trials, as tests that `cargo test` and nextest can list, filter and run.
+//!
+//! `cargo xtask e2e` says what to run in a `run.json`, whose directory it names
+//! in `FREEZEFRAME_RUN`. Without that, every scenario runs on the default image.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use freezeframe::host::accel;
+use freezeframe::image::Manifest;
+use freezeframe::plan::Accel;
+use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
+use freezeframe::trial::supervise;
+use freezeframe::verdict::Outcome;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The program with the trial's processes.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_trial");
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    match trials() {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn trials() -> Result<Vec<Trial>, String> {
+    let options = match std::env::var_os(RUN_DIR_VAR) {
+        Some(dir) => RunOptions::read(Path::new(&dir))?,
+        None => default_options(),
+    };
+    let asked = options.trials()?;
+    Ok(asked
+        .into_iter()
+        .map(|asked| {
+            let options = options.clone();
+            Trial::test(asked.name.clone(), move || run(&options, &asked))
+        })
+        .collect())
+}
+
+fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
+    let image = Manifest::load(&options.built, &asked.image)?;
+    let plan = options.plan(asked, image, accelerator(options));
+    let verdict = supervise::run(Path::new(PROGRAM), &plan)?;
+    match verdict.outcome {
+        Outcome::Pass => Ok(()),
+        Outcome::Fail | Outcome::Unknown => {
+            Err(format!("{}\nevidence: {}", verdict.unmet.join("\n"), plan.dir.display()).into())
+        }
+    }
+}
+
+/// The accelerator, found and announced once in this process.
+fn accelerator(options: &RunOptions) -> Accel {
+    static FOUND: OnceLock<Accel> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        if let Some(accel) = options.accel {
+            return accel;
+        }
+        let probe = accel::probe(&workspace().join("target/e2e/.accel.json"));
+        if probe.accel == Accel::Tcg {
+            eprintln!(
+                "Guests run under TCG, QEMU's software emulation, with longer time limits: {}.",
+                probe.reason
+            );
+        }
+        probe.accel
+    })
+}
+
+fn default_options() -> RunOptions {
+    let dir = format!("target/e2e/by-hand-{}", std::process::id());
+    RunOptions {
+        filters: vec![],
+        images: vec!["bookworm-mariadb".to_owned()],
+        hook: None,
+        connect: None,
+        accel: None,
+        seed: 1,
+        keep: freezeframe::plan::Keep::None,
+        scenarios: workspace().join("scenarios"),
+        definitions: workspace().join("images"),
+        built: workspace().join("target/images"),
+        dir: workspace().join(dir),
+    }
+}
+
+fn workspace() -> PathBuf {
+    // This package is a direct child of the workspace.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}

@@ -34,7 +34,10 @@ pub enum Entry {
         t: Nanos,
         /// The client.
         c: u32,
-        /// The client's own count of transfers, from 1.
+        /// The client's own count of transfers, from 1, without gaps: a
+        /// transfer that was rolled back (`Fail`, or `Resolved` as not present)
+        /// gives its number to the next one. A follower row carries the number
+        /// of the transfer it follows.
         n: u32,
         /// What is written.
         op: Op,
@@ -51,7 +54,8 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ver: Option<[u32; 2]>,
     },
-    /// The server proved that the operation in flight was rolled back.
+    /// The server proved that the operation in flight was rolled back. (A row
+    /// of a non-transactional table cannot be: there it may or may not exist.)
     Fail {
         /// When, after reading the answer.
         t: Nanos,
@@ -74,7 +78,10 @@ pub enum Entry {
         /// What happened to the connection.
         error: String,
     },
-    /// After an `Unknown`, the client read back its own data and learned the outcome.
+    /// After an `Unknown`, the client read back its own data and learned the
+    /// outcome. The read must wait for the lost connection's transaction (lock
+    /// the row, or end that connection first), or it proves nothing. A client
+    /// sends no transfer while the outcome of its last one is open.
     Resolved {
         /// When, after reading.
         t: Nanos,
@@ -107,6 +114,12 @@ pub enum Entry {
         kind: ProbeKind,
         /// What came of it.
         answer: ProbeAnswer,
+    },
+    /// The load has stopped and the window is closed. Always the last line;
+    /// without it the run was interrupted and acknowledgements may be missing.
+    End {
+        /// When.
+        t: Nanos,
     },
 }
 

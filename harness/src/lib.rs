@@ -10,12 +10,40 @@
 //! guest need the `vm` feature (and libvirt's headers); the rest checks
 //! scenario files and judges trial directories anywhere.
 
+#[cfg(feature = "vm")]
+mod clock;
+#[cfg(feature = "vm")]
+pub mod error;
+#[cfg(feature = "vm")]
+pub mod interrupt;
 pub mod jsonl;
 
 pub mod image;
 pub mod plan;
+pub mod run;
 pub mod scenario;
 
+#[cfg(feature = "vm")]
+pub mod guest;
+#[cfg(feature = "vm")]
+pub mod host;
+
+#[cfg(feature = "vm")]
+pub mod database;
+#[cfg(feature = "vm")]
+pub mod load;
+#[cfg(feature = "vm")]
+pub mod observe;
+#[cfg(feature = "vm")]
+pub mod quiesce;
+#[cfg(feature = "vm")]
+pub mod restore;
+#[cfg(feature = "vm")]
+pub mod snapshot;
+#[cfg(feature = "vm")]
+pub mod trial;
+
+pub mod events;
 pub mod history;
 pub mod judge;
 pub mod observation;

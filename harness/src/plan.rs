@@ -1,1 +1,158 @@
-//! plan
+//! Plans: what was resolved. A plan names every file, number and limit that a
+//! trial needs; a trial needs nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::Manifest;
+use crate::scenario::{Expectation, Fault, Hook, Load};
+
+/// `plan.json` of a trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The trial's name: `core/no-hook::bookworm-mariadb::none`.
+    pub trial: String,
+    /// The scenario's name.
+    pub scenario: String,
+    /// The scenario's summary.
+    pub summary: String,
+    /// The image, its paths absolute.
+    pub image: Manifest,
+    /// The hook.
+    pub hook: Hook,
+    /// The file that replaces the image's hook, where one does.
+    pub install: Option<PathBuf>,
+    /// The load.
+    pub load: Load,
+    /// Whether the guest is frozen around the snapshot.
+    pub freeze: bool,
+    /// How the snapshot is taken.
+    pub snapshot: String,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What must come out.
+    pub expect: Expectation,
+    /// Seed of the load: the same seed gives the same operations.
+    pub seed: u64,
+    /// The accelerator.
+    pub accel: Accel,
+    /// A libvirt connection to use instead of the embedded driver.
+    pub connect: Option<String>,
+    /// The trial's directory.
+    pub dir: PathBuf,
+    /// The limits.
+    pub limits: Limits,
+    /// Whether disks stay in the trial's directory after its end.
+    pub keep: Keep,
+}
+
+impl Plan {
+    /// Reads `plan.json` of a trial directory.
+    pub fn read(dir: &Path) -> Result<Self, PlanError> {
+        let path = dir.join("plan.json");
+        let text =
+            std::fs::read(&path).map_err(|e| PlanError { path: path.clone(), problem: e.to_string() })?;
+        serde_json::from_slice(&text).map_err(|e| PlanError { path, problem: e.to_string() })
+    }
+
+    /// Creates the trial's directory and writes `plan.json`.
+    pub fn write(&self) -> Result<(), PlanError> {
+        let path = self.dir.join("plan.json");
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&self.dir)?;
+            std::fs::write(&path, serde_json::to_vec_pretty(self)?)
+        };
+        write().map_err(|e| PlanError { path: path.clone(), problem: e.to_string() })
+    }
+}
+
+/// Why a plan cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct PlanError {
+    path: PathBuf,
+    problem: String,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// Hardware virtualisation.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+impl Accel {
+    /// How many times longer a guest may take than on hardware. TCG itself runs
+    /// guests some ten times slower, but hooks mostly wait for disks.
+    pub fn slowness(self) -> f64 {
+        match self {
+            Self::Kvm => 1.0,
+            Self::Tcg => 4.0,
+        }
+    }
+}
+
+impl std::fmt::Display for Accel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// When the disks of a trial stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Never; logs and verdict always stay.
+    #[default]
+    None,
+    /// When the trial did not meet its expectation.
+    Failed,
+    /// Always.
+    All,
+}
+
+/// How long each thing may take. All are upper bounds of waits that end at
+/// once when their event comes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// From power-on to the agent's first sign of life.
+    pub boot: Duration,
+    /// From there to the server's first SQL answer.
+    pub server: Duration,
+    /// One agent command, other than freeze.
+    pub agent: Duration,
+    /// The freeze, hook included.
+    pub freeze: Duration,
+    /// The thaw, hook included.
+    pub thaw: Duration,
+    /// The longest freeze window; after it the guard thaws by itself.
+    pub hold: Duration,
+    /// One SQL statement of the load.
+    pub statement: Duration,
+}
+
+impl Limits {
+    /// Limits for this accelerator.
+    pub fn for_accel(accel: Accel) -> Self {
+        let seconds = |s: u64| Duration::from_secs(s).mul_f64(accel.slowness());
+        Self {
+            boot: seconds(60),
+            server: seconds(30),
+            agent: seconds(15),
+            // The measured worst honest freeze is 3.5 s, and callers in the
+            // field give up between 10 and 600 s.
+            freeze: seconds(30),
+            thaw: seconds(15),
+            hold: seconds(10),
+            statement: seconds(30),
+        }
+    }
+}

@@ -1,1 +1,430 @@
-//! scenario
+//! Scenarios: what was asked. One TOML file is one pass through the pipeline
+//! with its variations, faults and expectation.
+//!
+//! A file is checked whole before anything boots. Unknown keys, bad names and
+//! impossible combinations are errors with file, line and a hint.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::image::Database;
+use crate::verdict::{self, Grade, Property};
+
+/// A scenario, as its file says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// Its path under the scenarios' folder without `.toml`: `core/no-hook`.
+    pub name: String,
+    /// One sentence.
+    pub summary: String,
+    /// Rows of the failure catalogue that it covers.
+    pub covers: Vec<String>,
+    /// The databases on which it runs.
+    pub databases: Vec<Database>,
+    /// The load.
+    pub load: Load,
+    /// Whether the guest is frozen around the snapshot.
+    pub freeze: bool,
+    /// What goes wrong, and when.
+    pub faults: Vec<Fault>,
+    /// What must come out, for each hook that the scenario runs with, in the file's order.
+    pub expect: Vec<(Hook, Expectation)>,
+}
+
+/// What the agent runs at freeze and thaw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// No hook: the agent is not told of any.
+    None,
+    /// The hook and the agent's unit as the distribution packages them.
+    Distro,
+    /// Our rewriting of the recipe that vendor pages print, for comparison.
+    Sample,
+    /// The hook that this project ships.
+    Freezeframe,
+    /// A file that the user names; absolute.
+    File(PathBuf),
+}
+
+impl Hook {
+    /// The name used in trial names and verdicts: a file goes by its file name.
+    pub fn name(&self) -> String {
+        match self {
+            Self::None => "none".to_owned(),
+            Self::Distro => "distro".to_owned(),
+            Self::Sample => "sample".to_owned(),
+            Self::Freezeframe => "freezeframe".to_owned(),
+            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// The built-in hooks go by their names, a file by its path.
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            hook => f.write_str(&hook.name()),
+        }
+    }
+}
+
+/// The load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Its profile.
+    pub profile: Profile,
+    /// Concurrent writers, each with one operation in flight.
+    pub writers: u32,
+    /// Seconds of load before the freeze.
+    pub seconds: f64,
+}
+
+/// How durable the server's commits are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Every commit is on disk before it is acknowledged (the servers' default,
+    /// and `sync_binlog=1`).
+    Durable,
+    /// Commits reach the disk up to ten seconds later
+    /// (`innodb_flush_log_at_trx_commit=0`, `sync_binlog=0`).
+    Relaxed,
+}
+
+/// Something that goes wrong at a named point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When.
+    pub at: Point,
+    /// A line for the guest's shell, run as root. The stage waits until it
+    /// ends; what must go on behind it goes to the background with its output
+    /// redirected.
+    pub guest: String,
+}
+
+/// The points of the pipeline at which a fault can strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Point {
+    /// The first guest is up, the load has not started.
+    AfterBoot,
+    /// The load has run its time; the freeze comes next.
+    BeforeFreeze,
+    /// The thaw has returned.
+    AfterThaw,
+    /// The first guest is gone; the snapshot is about to boot.
+    BeforeRestore,
+}
+
+/// What must come out of a trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// The grades that are right.
+    pub grade: Vec<Grade>,
+    /// Properties that must be reported as broken.
+    #[serde(default)]
+    pub findings: Vec<Property>,
+    /// The freeze must return within this many seconds (on KVM; scaled under TCG).
+    #[serde(default)]
+    pub within_s: Option<f64>,
+}
+
+impl Expectation {
+    /// What is expected of a hook that the user names: the top grade.
+    pub fn top_grade() -> Self {
+        Self { grade: vec![Grade::ApplicationConsistent], findings: Vec::new(), within_s: None }
+    }
+}
+
+impl std::fmt::Display for Expectation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", verdict::grades(&self.grade))?;
+        if !self.findings.is_empty() {
+            let names: Vec<_> = self.findings.iter().map(ToString::to_string).collect();
+            write!(f, " with {}", names.join(", "))?;
+        }
+        if let Some(seconds) = self.within_s {
+            write!(f, ", frozen within {seconds} s")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a scenario file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// It says something that it may not.
+    #[error("{}:{line}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong, and a hint.
+        problem: String,
+    },
+}
+
+/// The file's literal shape. `Spanned` keeps the place of what is checked later.
+mod file {
+    use super::{Database, Deserialize, Expectation, Fault, Profile, Spanned};
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Scenario {
+        pub(super) summary: Spanned<String>,
+        #[serde(default)]
+        pub(super) covers: Vec<Spanned<String>>,
+        #[serde(default)]
+        pub(super) image: Image,
+        pub(super) load: Load,
+        #[serde(default)]
+        pub(super) quiesce: Quiesce,
+        #[serde(default)]
+        pub(super) fault: Vec<Spanned<Fault>>,
+        pub(super) expect: Spanned<Expect>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Image {
+        pub(super) database: Vec<Database>,
+    }
+
+    impl Default for Image {
+        fn default() -> Self {
+            Self { database: vec![Database::Mariadb, Database::Mysql] }
+        }
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Load {
+        pub(super) profile: Profile,
+        pub(super) writers: Spanned<u32>,
+        pub(super) seconds: Spanned<f64>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Quiesce {
+        pub(super) freeze: bool,
+    }
+
+    impl Default for Quiesce {
+        fn default() -> Self {
+            Self { freeze: true }
+        }
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Expect {
+        pub(super) none: Option<Spanned<Expectation>>,
+        pub(super) distro: Option<Spanned<Expectation>>,
+        pub(super) sample: Option<Spanned<Expectation>>,
+        pub(super) freezeframe: Option<Spanned<Expectation>>,
+    }
+}
+
+impl Scenario {
+    /// Reads and checks one scenario file; `root` is the scenarios' folder.
+    pub fn read(root: &Path, path: &Path) -> Result<Self, ScenarioError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
+        let name = path.strip_prefix(root).unwrap_or(path).with_extension("");
+        Self::parse(&name.to_string_lossy(), &text).map_err(|(offset, problem)| ScenarioError::Content {
+            path: path.to_owned(),
+            line: 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count(),
+            problem,
+        })
+    }
+
+    /// Reads every scenario under a folder, sorted by name.
+    pub fn read_all(root: &Path) -> Result<Vec<Self>, ScenarioError> {
+        let mut scenarios = Vec::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let read = |source| ScenarioError::Read { path: folder.clone(), source };
+            for entry in std::fs::read_dir(&folder).map_err(read)? {
+                let path = entry.map_err(read)?.path();
+                // The folder is also a Cargo package: its manifest and sources are not scenarios.
+                if path.is_dir() && path.file_name().is_some_and(|name| name != "src") {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "toml") && path.parent() != Some(root) {
+                    scenarios.push(Self::read(root, &path)?);
+                }
+            }
+        }
+        scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(scenarios)
+    }
+
+    /// Parses a file's text. An error is the byte offset of the trouble and what it is.
+    fn parse(name: &str, text: &str) -> Result<Self, (usize, String)> {
+        let file: file::Scenario = toml::from_str(text)
+            .map_err(|e| (e.span().map_or(0, |span| span.start), e.message().to_owned()))?;
+        let refuse = |span: std::ops::Range<usize>, problem: String| Err((span.start, problem));
+
+        if file.summary.get_ref().trim().is_empty() {
+            return refuse(
+                file.summary.span(),
+                "`summary` is empty; say in one sentence what happens".into(),
+            );
+        }
+        for row in &file.covers {
+            let id = row.get_ref();
+            let known = id.len() == 3
+                && id.starts_with(|c: char| c.is_ascii_uppercase())
+                && id[1..].bytes().all(|b| b.is_ascii_digit());
+            if !known {
+                let problem =
+                    format!("`{}` is no row of the failure catalogue; rows read like D01", id.escape_debug());
+                return refuse(row.span(), problem);
+            }
+        }
+        let writers = *file.load.writers.get_ref();
+        if !(1..=64).contains(&writers) {
+            return refuse(file.load.writers.span(), format!("`writers = {writers}`: choose 1 to 64"));
+        }
+        let seconds = *file.load.seconds.get_ref();
+        if !(0.5..=600.0).contains(&seconds) {
+            return refuse(file.load.seconds.span(), format!("`seconds = {seconds}`: choose 0.5 to 600"));
+        }
+        for fault in &file.fault {
+            if fault.get_ref().guest.trim().is_empty() {
+                return refuse(fault.span(), "`guest` is empty; give a line for the guest's shell".into());
+            }
+        }
+        let span = file.expect.span();
+        let expect = file.expect.into_inner();
+        let expect: Vec<_> = [
+            (Hook::None, expect.none),
+            (Hook::Distro, expect.distro),
+            (Hook::Sample, expect.sample),
+            (Hook::Freezeframe, expect.freezeframe),
+        ]
+        .into_iter()
+        .filter_map(|(hook, expectation)| expectation.map(|e| (hook, e)))
+        .collect();
+        if expect.is_empty() {
+            let hint = "`[expect]` names no hook; add `none`, `distro`, `sample` or `freezeframe`";
+            return refuse(span, hint.into());
+        }
+        for (hook, expectation) in &expect {
+            let span = expectation.span();
+            let expectation = expectation.get_ref();
+            if expectation.grade.is_empty() {
+                return refuse(span, format!("`{}` expects no grade; list at least one", hook.name()));
+            }
+            if expectation.grade.contains(&Grade::Unknown) {
+                let hint = "`unknown` means that the harness could not tell; it cannot be expected";
+                return refuse(span, hint.into());
+            }
+            if !file.quiesce.freeze {
+                if expectation.grade.contains(&Grade::ApplicationConsistent) {
+                    let hint = "without a freeze a backup cannot be `application-consistent`";
+                    return refuse(span, hint.into());
+                }
+                if *hook != Hook::None {
+                    let hint =
+                        format!("without a freeze no hook runs; expect `none` instead of `{}`", hook.name());
+                    return refuse(span, hint);
+                }
+            }
+            let only_top = expectation.grade == [Grade::ApplicationConsistent];
+            if only_top && !expectation.findings.is_empty() {
+                let hint = "an `application-consistent` backup has no findings; drop one or the other";
+                return refuse(span, hint.into());
+            }
+        }
+
+        Ok(Self {
+            name: name.to_owned(),
+            summary: file.summary.into_inner(),
+            covers: file.covers.into_iter().map(Spanned::into_inner).collect(),
+            databases: file.image.database,
+            load: Load { profile: file.load.profile, writers, seconds },
+            freeze: file.quiesce.freeze,
+            faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
+            expect: expect.into_iter().map(|(hook, e)| (hook, e.into_inner())).collect(),
+        })
+    }
+
+    /// What is expected with this hook: the file's word where it has one,
+    /// otherwise the top grade, because then the user named the hook.
+    pub fn expectation(&self, hook: &Hook) -> Expectation {
+        let listed = self.expect.iter().find(|(h, _)| h == hook);
+        listed.map_or_else(Expectation::top_grade, |(_, expectation)| expectation.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+summary = "A quiet day"
+covers = ["D01"]
+[load]
+profile = "durable"
+writers = 4
+seconds = 3
+[expect]
+freezeframe = { grade = ["application-consistent"] }
+none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-closed"] }
+"#;
+
+    fn refused(text: &str) -> (usize, String) {
+        let (offset, problem) = Scenario::parse("core/x", text).unwrap_err();
+        (1 + text[..offset].matches('\n').count(), problem)
+    }
+
+    #[test]
+    fn a_good_file_is_read() {
+        let scenario = Scenario::parse("core/quiet", GOOD).unwrap();
+        assert_eq!(scenario.name, "core/quiet");
+        assert!(scenario.freeze);
+        assert_eq!(scenario.expect.len(), 2);
+        assert_eq!(scenario.expectation(&Hook::Sample), Expectation::top_grade());
+        assert_eq!(scenario.expectation(&Hook::None).findings, [Property::TablesClosed]);
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_line_and_hint() {
+        let cases = [
+            ("summary = \"A quiet day\"", "summary = \" \"", 2, "one sentence"),
+            ("covers = [\"D01\"]", "covers = [\"D1\"]", 3, "D01"),
+            ("covers = [", "cover = [", 3, "unknown field `cover`"),
+            ("writers = 4", "writers = 0", 6, "1 to 64"),
+            ("writers = 4", "writers = -1", 6, "u32"),
+            ("seconds = 3", "seconds = 9999", 7, "0.5 to 600"),
+            ("\"durable\"", "\"careless\"", 5, "unknown variant"),
+            ("[\"application-consistent\"]", "[]", 9, "lists at least one|list at least one"),
+            ("[\"application-consistent\"]", "[\"unknown\"]", 9, "cannot be expected"),
+            ("[\"application-consistent\"]", "[\"perfect\"]", 9, "unknown variant `perfect`"),
+            ("[expect]", "[quiesce]\nfreeze = false\n[expect]", 11, "without a freeze"),
+            ("seconds = 3", "seconds = 3\n[[fault]]\nat = \"tea-time\"\nguest = \"true\"", 9, "tea-time"),
+        ];
+        for (from, to, line, hint) in cases {
+            assert!(GOOD.contains(from), "{from}");
+            let (at, problem) = refused(&GOOD.replacen(from, to, 1));
+            assert_eq!(at, line, "{to}: {problem}");
+            assert!(hint.split('|').any(|h| problem.contains(h)), "{to}: {problem}");
+        }
+    }
+}

@@ -2,8 +2,14 @@
 //! CI and scripts; `verdict.json` follows schema 1.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::events::Stage;
+use crate::judge::Judgement;
+use crate::plan::Plan;
 
 /// How good a backup turned out to be, best first; then the two that are not
 /// about a backup.
@@ -70,6 +76,203 @@ pub enum Property {
     OutsideFiles,
     DiskAgreement,
     FreshBoot,
+}
+
+impl Property {
+    /// Every property, in the order of its letter.
+    pub const ALL: [Self; 28] = [
+        Self::Starts,
+        Self::Checksums,
+        Self::Atomicity,
+        Self::Conservation,
+        Self::IndexAgreement,
+        Self::ClientPrefix,
+        Self::Durability,
+        Self::QuiescedDurability,
+        Self::NoFuture,
+        Self::NoFutureStrict,
+        Self::RealTimeOrder,
+        Self::CausalOrder,
+        Self::VersionOrder,
+        Self::WindowSilence,
+        Self::LockProbe,
+        Self::DiskSilence,
+        Self::LockIdentity,
+        Self::NonTransactionalDurability,
+        Self::TablesClosed,
+        Self::TableCheck,
+        Self::BinlogAgreement,
+        Self::RecordedPosition,
+        Self::RollForward,
+        Self::NoPreparedTransactions,
+        Self::FilesystemClean,
+        Self::OutsideFiles,
+        Self::DiskAgreement,
+        Self::FreshBoot,
+    ];
+
+    /// The letter of the judge's design: `D*`.
+    pub const fn id(self) -> &'static str {
+        self.described().0
+    }
+
+    /// The name that explains itself: `quiesced-durability`. Also how it is serialized.
+    pub const fn name(self) -> &'static str {
+        self.described().1
+    }
+
+    /// What holds when the property holds, in one sentence.
+    pub const fn claim(self) -> &'static str {
+        self.described().2
+    }
+
+    /// The best grade that a backup can have which breaks this property. A
+    /// finding may be worse than that, never better.
+    pub const fn ceiling(self) -> Grade {
+        match self {
+            Self::Starts | Self::Checksums | Self::IndexAgreement => Grade::Unusable,
+            Self::Atomicity
+            | Self::Conservation
+            | Self::ClientPrefix
+            | Self::Durability
+            | Self::NoFuture
+            | Self::RealTimeOrder
+            | Self::CausalOrder
+            | Self::VersionOrder
+            | Self::BinlogAgreement
+            | Self::RollForward
+            | Self::DiskAgreement => Grade::Inconsistent,
+            Self::QuiescedDurability
+            | Self::NoFutureStrict
+            | Self::WindowSilence
+            | Self::LockProbe
+            | Self::DiskSilence
+            | Self::LockIdentity
+            | Self::NonTransactionalDurability
+            | Self::TablesClosed
+            | Self::TableCheck
+            | Self::RecordedPosition
+            | Self::NoPreparedTransactions
+            | Self::FilesystemClean
+            | Self::OutsideFiles => Grade::CrashConsistent,
+            Self::FreshBoot => Grade::Unknown,
+        }
+    }
+
+    #[rustfmt::skip]
+    const fn described(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Starts => ("R0", "starts",
+                "The restored disks pass their file system checks and the server starts from them."),
+            Self::Checksums => ("R1", "checksums",
+                "Every restored row matches its own checksum and is the row that a client sent."),
+            Self::Atomicity => ("R2", "atomicity",
+                "Every transfer is there with both its legs or not at all, and none that was rolled back is there."),
+            Self::Conservation => ("R3", "conservation",
+                "No money appeared or vanished: every account's balance and version are exactly those of its legs."),
+            Self::IndexAgreement => ("R4", "index-agreement",
+                "Every secondary index holds the same rows as its table."),
+            Self::ClientPrefix => ("R5", "client-prefix",
+                "Every client's transfers are there from the first to the one its counter names, without a hole."),
+            Self::Durability => ("D", "durability",
+                "Every transfer acknowledged before the snapshot began is there."),
+            Self::QuiescedDurability => ("D*", "quiesced-durability",
+                "Every transfer acknowledged before the thaw was called is there."),
+            Self::NoFuture => ("F", "no-future",
+                "Nothing is there that was sent after the snapshot was complete, or that nobody sent."),
+            Self::NoFutureStrict => ("F*", "no-future-strict",
+                "Nothing is there that was sent after the freeze had returned."),
+            Self::RealTimeOrder => ("C1", "real-time-order",
+                "No transfer is missing that was acknowledged before one that is there was sent."),
+            Self::CausalOrder => ("C2", "causal-order",
+                "Every transfer that another had read as committed is there if that other is."),
+            Self::VersionOrder => ("C3", "version-order",
+                "The versions of every account that are there are the first of its history, without a gap."),
+            Self::WindowSilence => ("Q1", "window-silence",
+                "No write was both sent and acknowledged between the freeze's return and the call of the thaw."),
+            Self::LockProbe => ("Q2", "lock-probe",
+                "A write sent inside the window was refused by a lock of the server."),
+            Self::DiskSilence => ("Q3", "disk-silence",
+                "No disk was written between the freeze's return and the call of the thaw."),
+            Self::LockIdentity => ("Q4", "lock-identity",
+                "The thaw confirms that the lock taken at the freeze was held until then."),
+            Self::NonTransactionalDurability => ("N1", "non-transactional-durability",
+                "Every acknowledged row of the non-transactional tables is there, and none without its transfer."),
+            Self::TablesClosed => ("N2", "tables-closed",
+                "Every MyISAM table was flushed and closed on the disk before the snapshot was taken."),
+            Self::TableCheck => ("N3", "table-check",
+                "The server finds no fault in any table, with automatic repair off."),
+            Self::BinlogAgreement => ("B1", "binlog-agreement",
+                "The binary log and the tables hold the same transfers."),
+            Self::RecordedPosition => ("B2", "recorded-position",
+                "The recorded binary log position is the end of the log in the snapshot."),
+            Self::RollForward => ("B3", "roll-forward",
+                "Replaying the live binary log from the recorded position leads to the live data."),
+            Self::NoPreparedTransactions => ("L1", "no-prepared-transactions",
+                "Recovery found no transaction that was prepared but not committed in the engine's log."),
+            Self::FilesystemClean => ("L2", "filesystem-clean",
+                "The file systems on the raw snapshot have nothing left in their journals to replay."),
+            Self::OutsideFiles => ("X1", "outside-files",
+                "Files outside the database hold every record that was synced before the thaw, and end whole."),
+            Self::DiskAgreement => ("X2", "disk-agreement",
+                "All disks of the snapshot show one and the same instant."),
+            Self::FreshBoot => ("M", "fresh-boot",
+                "What was observed is a freshly booted guest and not the live one."),
+        }
+    }
+}
+
+impl std::fmt::Display for Property {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What became of one property. Serialized as `holds`, `broken` or
+/// `not-applicable: <why>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Status {
+    /// It was examined and holds.
+    Holds,
+    /// It was examined and is broken; a finding tells how.
+    Broken,
+    /// It could not be examined, and why.
+    NotApplicable(String),
+}
+
+const NOT_APPLICABLE: &str = "not-applicable: ";
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Holds => f.pad("holds"),
+            Self::Broken => f.pad("broken"),
+            Self::NotApplicable(why) => write!(f, "{NOT_APPLICABLE}{why}"),
+        }
+    }
+}
+
+impl From<Status> for String {
+    fn from(status: Status) -> Self {
+        status.to_string()
+    }
+}
+
+impl TryFrom<String> for Status {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match (text.as_str(), text.strip_prefix(NOT_APPLICABLE)) {
+            ("holds", _) => Ok(Self::Holds),
+            ("broken", _) => Ok(Self::Broken),
+            (_, Some(why)) => Ok(Self::NotApplicable(why.to_owned())),
+            _ => Err(format!(
+                "`{}` is not a property's status: `holds`, `broken` or `{NOT_APPLICABLE}<why>`",
+                text.escape_debug()
+            )),
+        }
+    }
 }
 
 /// One broken property.
@@ -149,9 +352,8 @@ pub struct Verdict {
     pub reason: String,
     /// Every broken property, the most telling first.
     pub findings: Vec<Finding>,
-    /// Every property that was examined or could not be: name to `holds`,
-    /// `broken` or `not-applicable: <why>`.
-    pub properties: BTreeMap<Property, String>,
+    /// Every property: its name to `holds`, `broken` or `not-applicable: <why>`.
+    pub properties: BTreeMap<Property, Status>,
     /// Milliseconds spent.
     pub timings_ms: Timings,
     /// Operations counted.
@@ -162,4 +364,151 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Each expectation that was not met, as a sentence.
     pub unmet: Vec<String>,
+}
+
+/// Why a verdict cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct VerdictError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Verdict {
+    /// The verdict over a judged trial: its judgement held against what the
+    /// plan expected. `stages` is how long each stage took.
+    pub fn new(plan: &Plan, judgement: Judgement, stages: &[(Stage, Duration)]) -> Self {
+        let Judgement { grade, reason, findings, properties, counts, mut timings, resumed } = judgement;
+        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+        let took = |stage| stages.iter().find(|(s, _)| *s == stage).map(|(_, time)| millis(*time));
+        timings.boot = took(Stage::Boot);
+        timings.restore = took(Stage::Restore);
+        timings.total = Some(stages.iter().map(|(_, time)| millis(*time)).sum());
+
+        let mut unmet = Vec::new();
+        let expect = &plan.expect;
+        if !expect.grade.contains(&grade) {
+            unmet.push(format!("expected {}; came out {reason}", grades(&expect.grade)));
+        }
+        for property in &expect.findings {
+            if !findings.iter().any(|finding| finding.property == *property) {
+                unmet.push(format!(
+                    "expected the finding `{property}` ({}), which did not show",
+                    property.id()
+                ));
+            }
+        }
+        if let Some(limit) = expect.within_s
+            && let Some(freeze) = timings.freeze
+            && freeze > limit * 1000.0 * plan.accel.slowness()
+        {
+            unmet.push(format!("the freeze took {:.1} s; expected within {limit} s", freeze / 1000.0));
+        }
+        if resumed == Some(false) {
+            unmet
+                .push("no write was acknowledged after the window: the database was left blocked".to_owned());
+        }
+        let outcome = match grade {
+            Grade::Unknown => Outcome::Unknown,
+            _ if unmet.is_empty() => Outcome::Pass,
+            _ => Outcome::Fail,
+        };
+        Self {
+            grade,
+            reason,
+            findings,
+            properties,
+            counts,
+            timings_ms: timings,
+            outcome,
+            unmet,
+            ..Self::blank(plan)
+        }
+    }
+
+    /// The verdict over a trial that could not be judged.
+    pub fn unknown(plan: &Plan, reason: String) -> Self {
+        let reason = format!("unknown: {reason}");
+        Self { unmet: vec![reason.clone()], reason, ..Self::blank(plan) }
+    }
+
+    fn blank(plan: &Plan) -> Self {
+        Self {
+            schema: 1,
+            trial: plan.trial.clone(),
+            scenario: plan.scenario.clone(),
+            image: plan.image.name.clone(),
+            hook: plan.hook.to_string(),
+            snapshot: plan.snapshot.clone(),
+            accel: plan.accel.to_string(),
+            seed: plan.seed,
+            grade: Grade::Unknown,
+            reason: String::new(),
+            findings: Vec::new(),
+            properties: BTreeMap::new(),
+            timings_ms: Timings::default(),
+            counts: Counts::default(),
+            expected: plan.expect.to_string(),
+            outcome: Outcome::Unknown,
+            unmet: Vec::new(),
+        }
+    }
+
+    /// Reads `verdict.json` of a trial directory.
+    pub fn read(dir: &Path) -> Result<Self, VerdictError> {
+        let path = dir.join("verdict.json");
+        let failed = |problem: String| VerdictError { path: path.clone(), problem };
+        let json = std::fs::read(&path).map_err(|e| failed(e.to_string()))?;
+        serde_json::from_slice(&json).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Writes `verdict.json` into a trial directory, whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), VerdictError> {
+        let path = dir.join("verdict.json");
+        let new = dir.join("verdict.json.new");
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })
+    }
+}
+
+/// `crash-consistent or inconsistent`.
+pub(crate) fn grades(grades: &[Grade]) -> String {
+    let names: Vec<_> = grades.iter().map(ToString::to_string).collect();
+    names.join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_letters_and_claims_are_distinct_and_match_the_schema() {
+        for property in Property::ALL {
+            let json = serde_json::to_string(&property).unwrap();
+            assert_eq!(json, format!("\"{}\"", property.name()));
+            assert!(property.claim().ends_with('.'), "{property}");
+        }
+        for of in [Property::id, Property::name, Property::claim] {
+            assert_eq!(Property::ALL.map(of).into_iter().collect::<BTreeSet<_>>().len(), Property::ALL.len());
+        }
+    }
+
+    #[test]
+    fn a_status_is_written_as_one_string() {
+        let statuses = [
+            (Status::Holds, "\"holds\""),
+            (Status::Broken, "\"broken\""),
+            (Status::NotApplicable("no probe".into()), "\"not-applicable: no probe\""),
+        ];
+        for (status, json) in statuses {
+            assert_eq!(serde_json::to_string(&status).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Status>(json).unwrap(), status);
+        }
+        assert!(serde_json::from_str::<Status>("\"fine\"").is_err());
+    }
 }

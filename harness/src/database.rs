@@ -1,0 +1,106 @@
+//! What differs between the database servers, in one place.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+
+use crate::error::{Error, Result};
+use crate::image::{Database, Server};
+use crate::scenario::Profile;
+
+/// The schema that the load works in.
+pub const SCHEMA: &str = "freezeframe";
+
+/// How to reach a guest's server.
+#[derive(Clone)]
+pub struct Access {
+    opts: Opts,
+}
+
+impl std::fmt::Debug for Access {
+    // Derived output would show the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Access({}:{})", self.opts.ip_or_hostname(), self.opts.tcp_port())
+    }
+}
+
+impl Access {
+    /// The load's account on the server behind this address.
+    pub fn new(address: SocketAddr, server: &Server) -> Result<Self> {
+        let password = std::fs::read_to_string(&server.password_file)
+            .map_err(Error::io("read", &server.password_file))?;
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(address.ip().to_string())
+            .tcp_port(address.port())
+            .user(Some(&server.user))
+            .pass(Some(password.trim_end()))
+            .db_name(Some(SCHEMA))
+            // The address stays the only way: no detour over the server's own socket.
+            .prefer_socket(false)
+            .into();
+        Ok(Self { opts })
+    }
+
+    /// Opens one connection.
+    pub async fn connect(&self) -> mysql_async::Result<Conn> {
+        Conn::new(self.opts.clone()).await
+    }
+
+    /// Connects as soon as the server answers SQL; the last error when it does
+    /// not within `limit`. `alive` is asked between the attempts.
+    pub async fn connect_within(
+        &self,
+        limit: Duration,
+        mut alive: impl FnMut() -> Result<()>,
+    ) -> Result<Conn> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            alive()?;
+            // QEMU accepts the connection long before the server does, so only
+            // an answered query says that the server is there.
+            let attempt = tokio::time::timeout(Duration::from_secs(10), async {
+                let mut conn = self.connect().await?;
+                conn.query_drop("SELECT 1").await?;
+                Ok(conn)
+            });
+            let error = match attempt.await {
+                Ok(Ok(conn)) => return Ok(conn),
+                Ok(Err(error)) => error,
+                Err(_) => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+            };
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(
+                    error,
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The non-transactional tables that follow each transfer: name and engine.
+pub fn follower_tables(database: Database) -> &'static [(&'static str, &'static str)] {
+    match database {
+        Database::Mariadb => &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0")],
+        Database::Mysql => &[("nt", "MyISAM")],
+    }
+}
+
+/// What the profile sets on the server before the load, as SQL for its root account.
+pub fn profile_statements(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Durable => {
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 1;
+             SET GLOBAL sync_binlog = 1;"
+        }
+        // The timeout widens the hole from one second to ten, so that what the
+        // freeze does not flush is really lost.
+        Profile::Relaxed => {
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 0;
+             SET GLOBAL innodb_flush_log_at_timeout = 10;
+             SET GLOBAL sync_binlog = 0;"
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Why a trial stopped before it could be judged.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything that touches a guest.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a trial stopped. The message says what was tried and what to look at;
+/// the trial adds the stage and the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libvirt refused.
+    #[error("libvirt cannot {action}: {source}")]
+    Libvirt {
+        /// What was asked of it.
+        action: String,
+        /// Its reason.
+        source: virt::error::Error,
+    },
+    /// The host's file system or a host program failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or program.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The database did not do as told.
+    #[error("the database refuses to {action}: {source}")]
+    Sql {
+        /// What was asked of it.
+        action: String,
+        /// Its reason.
+        source: mysql_async::Error,
+    },
+    /// A log could not be written or read.
+    #[error(transparent)]
+    Log(#[from] crate::jsonl::Error),
+    /// The guest did not behave; the text is a whole sentence with what to look at.
+    #[error("{0}")]
+    Guest(String),
+    /// Ctrl-C, or the supervisor's request to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    pub(crate) fn libvirt(action: impl Into<String>) -> impl FnOnce(virt::error::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Libvirt { action, source }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn sql(action: impl Into<String>) -> impl FnOnce(mysql_async::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Sql { action, source }
+    }
+}

@@ -1,0 +1,170 @@
+//! The domain's definition: what the guest is made of.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::plan::{Accel, Plan};
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name in libvirt, which also names the trial.
+    pub name: String,
+    /// The accelerator.
+    pub accel: Accel,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Kernel, initrd and command line, started directly.
+    pub kernel: PathBuf,
+    /// See `kernel`.
+    pub initrd: PathBuf,
+    /// See `kernel`.
+    pub cmdline: String,
+    /// The disks, in order.
+    pub drives: Vec<Drive>,
+    /// Where the serial console goes.
+    pub console: PathBuf,
+    /// The guest's port that a loopback port of the host is forwarded to.
+    pub forward: u16,
+}
+
+/// A qcow2 overlay attached as a virtio disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drive {
+    /// `vda`, `vdb`, ...
+    pub target: String,
+    /// The overlay.
+    pub file: PathBuf,
+}
+
+impl Spec {
+    /// The guest of a plan's image in one of its two roles, on these disks.
+    pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>) -> Self {
+        let Plan { image, accel, dir, .. } = plan;
+        let slug = dir.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        Self {
+            name: format!("freezeframe-{slug}-{role}"),
+            accel: *accel,
+            memory_mib: image.memory_mib,
+            kernel: image.kernel.clone(),
+            initrd: image.initrd.clone(),
+            cmdline: image.cmdline.clone(),
+            drives,
+            console: dir.join(if role == "source" {
+                "console.log".to_owned()
+            } else {
+                format!("{role}-console.log")
+            }),
+            forward: image.server.port,
+        }
+    }
+
+    /// The domain's XML.
+    ///
+    /// A kernel panic reboots at once (`panic=-1`), and a reboot destroys the
+    /// domain, so that libvirt's lifecycle event ends every wait. The network
+    /// is QEMU's user network with `restrict=on`, given on the command line
+    /// because libvirt's XML cannot ask for that: the guest reaches nothing, and
+    /// the host reaches one port.
+    /// See <https://libvirt.org/formatdomain.html> and qemu(1), `-netdev user`.
+    pub(crate) fn xml(&self) -> String {
+        let Self { accel, memory_mib, forward, .. } = self;
+        let domain_type = match accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "qemu",
+        };
+        let cpu = match accel {
+            Accel::Kvm => "<cpu mode='host-passthrough'/>",
+            // `max` costs 27 to 38% more under TCG than the machine's default model.
+            Accel::Tcg => "",
+        };
+        let name = escape(&self.name);
+        let kernel = escape(&self.kernel.to_string_lossy());
+        let initrd = escape(&self.initrd.to_string_lossy());
+        let cmdline = escape(&self.cmdline);
+        let console = escape(&self.console.to_string_lossy());
+        let mut drives = String::new();
+        for drive in &self.drives {
+            // `none` would be refused on file systems without O_DIRECT (tmpfs);
+            // the host does not crash in a trial, so its page cache is as good.
+            let _ = write!(
+                drives,
+                "<disk type='file' device='disk'>\
+                   <driver name='qemu' type='qcow2' cache='writeback' discard='unmap'/>\
+                   <source file='{}'/><target dev='{}' bus='virtio'/></disk>",
+                escape(&drive.file.to_string_lossy()),
+                escape(&drive.target)
+            );
+        }
+        format!(
+            "<domain type='{domain_type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+               <name>{name}</name>\
+               <memory unit='MiB'>{memory_mib}</memory><vcpu>2</vcpu>\
+               <os><type arch='x86_64' machine='q35'>hvm</type>\
+                 <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline></os>\
+               <features><acpi/></features>{cpu}\
+               <clock offset='utc'/>\
+               <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>\
+               <devices>\
+                 <emulator>/usr/bin/qemu-system-x86_64</emulator>{drives}\
+                 <controller type='usb' model='none'/>\
+                 <serial type='file'><source path='{console}'/><target port='0'/></serial>\
+                 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+                 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
+                 <memballoon model='none'/>\
+               </devices>\
+               <qemu:commandline>\
+                 <qemu:arg value='-netdev'/>\
+                 <qemu:arg value='user,id=sql,restrict=on,hostfwd=tcp:127.0.0.1:0-:{forward}'/>\
+                 <qemu:arg value='-device'/>\
+                 <qemu:arg value='virtio-net-pci,netdev=sql,bus=pcie.0,addr=0x1e'/>\
+               </qemu:commandline>\
+             </domain>"
+        )
+    }
+}
+
+/// Text for XML content and attributes in single quotes.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '\'' => escaped.push_str("&apos;"),
+            '"' => escaped.push_str("&quot;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// A path as one word for the guest's shell.
+pub(crate) fn escape_shell(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let spec = Spec {
+            name: "a'/><b>&".to_owned(),
+            accel: Accel::Tcg,
+            memory_mib: 512,
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: "root=\"x\"".to_owned(),
+            drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
+            console: "/c".into(),
+            forward: 3306,
+        };
+        let xml = spec.xml();
+        assert!(xml.contains("<name>a&apos;/&gt;&lt;b&gt;&amp;</name>"), "{xml}");
+        assert!(xml.contains("file='/o&apos;k.qcow2'"), "{xml}");
+        assert!(xml.contains("restrict=on"), "{xml}");
+    }
+}

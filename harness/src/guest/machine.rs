@@ -1,0 +1,166 @@
+//! A running guest, from power-on to its end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use virt::domain::Domain;
+use virt::sys;
+
+use super::agent::{Agent, Transcript};
+use super::console;
+use super::domain::Spec;
+use crate::error::{Error, Result};
+use crate::host::{Event, Events, Libvirt};
+use crate::interrupt;
+
+/// How many console lines an error shows.
+const CONSOLE_LINES: usize = 12;
+
+/// A running guest. Dropping it destroys the guest.
+#[derive(Debug)]
+pub struct Machine {
+    /// `source` or `restored`: which of the trial's two guests this is.
+    role: &'static str,
+    domain: Domain,
+    events: Events,
+    console: PathBuf,
+    agent: Agent,
+    stopped: bool,
+}
+
+impl Machine {
+    /// Powers the guest on. `agent_limit` bounds each later agent command.
+    pub fn power_on(
+        libvirt: &Libvirt,
+        spec: &Spec,
+        role: &'static str,
+        transcript: &Transcript,
+        agent_limit: Duration,
+    ) -> Result<Self> {
+        let (domain, events) = libvirt.start(&spec.xml())?;
+        let agent = Agent::new(domain.clone(), role.to_owned(), transcript.clone(), agent_limit);
+        Ok(Self { role, domain, events, console: spec.console.clone(), agent, stopped: false })
+    }
+
+    /// Waits until the agent has opened its channel. Ends at once when the
+    /// guest dies or its kernel panics.
+    pub fn wait_for_agent(&mut self, limit: Duration) -> Result<&Agent> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match interrupt::receive(&self.events, deadline)? {
+                Some(Event::AgentConnected) => return Ok(&self.agent),
+                Some(Event::AgentDisconnected) => {}
+                Some(Event::Stopped) => {
+                    self.stopped = true;
+                    return Err(self.trouble("stopped while it booted"));
+                }
+                None => {
+                    return Err(
+                        self.trouble(&format!("did not start its agent within {} s", limit.as_secs()))
+                    );
+                }
+            }
+        }
+    }
+
+    /// Fails when the guest has stopped since the last look.
+    pub fn check_alive(&mut self) -> Result<()> {
+        if self.events.try_iter().any(|event| event == Event::Stopped) {
+            self.stopped = true;
+        }
+        if self.stopped { Err(self.trouble("stopped unexpectedly")) } else { Ok(()) }
+    }
+
+    /// Restarts the agent's unit and waits until the new agent answers.
+    ///
+    /// Its channel's events cannot tell: QEMU emits at most one a second, so a
+    /// quick restart shows as nothing at all. The process id does.
+    pub fn restart_agent(&mut self, unit: &str, limit: Duration) -> Result<()> {
+        let pid = format!("systemctl show --property MainPID --value '{unit}'");
+        let before = self.agent.script(&pid, b"", limit)?;
+        // The answer may be lost with the agent that would give it.
+        let _ = self.agent.shell(&format!("systemctl restart --no-block '{unit}'"), b"", limit);
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            self.check_alive()?;
+            if self.agent.script(&pid, b"", limit).is_ok_and(|now| now != before) {
+                return Ok(());
+            }
+            interrupt::pass(Duration::from_millis(50))?;
+        }
+        Err(self.trouble(&format!("did not restart its agent within {} s", limit.as_secs())))
+    }
+
+    /// The agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The domain's definition as libvirt runs it.
+    pub fn xml(&self) -> Result<String> {
+        self.domain.xml_desc(0).map_err(Error::libvirt("show the domain's definition"))
+    }
+
+    /// The domain.
+    pub(crate) fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The loopback address that leads to the guest's database port. QEMU
+    /// chose a free port when it started.
+    pub fn sql_address(&self) -> Result<SocketAddr> {
+        let info = self
+            .domain
+            .qemu_monitor_command("info usernet", sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+            .map_err(Error::libvirt("ask QEMU for the forwarded port"))?;
+        let port = forwarded_port(&info)
+            .ok_or_else(|| Error::Guest(format!("QEMU forwards no port: {}", console::printable(&info))))?;
+        Ok((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// An error about this guest, with the end of its console.
+    pub(crate) fn trouble(&self, what: &str) -> Error {
+        Error::Guest(format!(
+            "the {} guest {what}. The end of its console ({}):\n{}",
+            self.role,
+            self.console.display(),
+            console::last_lines(&self.console, CONSOLE_LINES)
+        ))
+    }
+
+    /// Ends the guest as if its power were cut.
+    pub fn power_off(mut self) -> Result<()> {
+        self.stopped = true;
+        self.domain.destroy().map_err(Error::libvirt(format!("destroy the {} guest", self.role)))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.stopped {
+            // The trial's supervisor kills what libvirt could not.
+            let _ = self.domain.destroy();
+        }
+    }
+}
+
+/// The host port in QEMU's `info usernet`:
+/// `  TCP[HOST_FORWARD]  13       127.0.0.1 40123       10.0.2.15  3306     0     0`.
+fn forwarded_port(info: &str) -> Option<u16> {
+    let line = info.lines().find(|line| line.trim_start().starts_with("TCP[HOST_FORWARD]"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_read_from_the_monitor() {
+        let info = "Hub -1 (sql):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  \
+                    TCP[HOST_FORWARD]  12       127.0.0.1 36047       10.0.2.15  3306     0     0\r\n";
+        assert_eq!(forwarded_port(info), Some(36047));
+        assert_eq!(forwarded_port("nothing"), None);
+    }
+}

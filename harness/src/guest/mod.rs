@@ -1,0 +1,12 @@
+//! The guest: its domain definition, its life, its agent, its console.
+
+mod agent;
+mod console;
+mod domain;
+mod machine;
+
+pub use agent::{Agent, Exec, Transcript};
+pub(crate) use console::printable;
+pub use domain::{Drive, Spec};
+pub(crate) use domain::{escape, escape_shell};
+pub use machine::Machine;

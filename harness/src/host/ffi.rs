@@ -1,0 +1,132 @@
+//! The calls of libvirt's C API that the `virt` crate does not wrap, behind
+//! safe signatures. All `unsafe` code of the project stands here.
+#![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout and events have no safe wrapper")]
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys;
+
+use super::libvirt::Event;
+
+/// Freezes every file system of the guest through its agent, the hook first.
+/// Returns how many were frozen.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainFSFreeze>.
+pub(crate) fn fs_freeze(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: `domain` holds a live virDomainPtr; a null list means all mount points.
+    counted(unsafe { sys::virDomainFSFreeze(domain.as_ptr(), ptr::null_mut(), 0, 0) })
+}
+
+/// Thaws every file system of the guest, then runs the hook. Returns how many
+/// were thawed.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainFSThaw>.
+pub(crate) fn fs_thaw(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: as in `fs_freeze`.
+    counted(unsafe { sys::virDomainFSThaw(domain.as_ptr(), ptr::null_mut(), 0, 0) })
+}
+
+/// Bounds every later agent call of this domain, freeze and thaw included.
+/// libvirt's own default is to wait for ever.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainAgentSetResponseTimeout>.
+pub(crate) fn set_agent_timeout(domain: &Domain, timeout: Duration) -> Result<(), Error> {
+    let seconds = c_int::try_from(timeout.as_secs().max(1)).unwrap_or(c_int::MAX);
+    // SAFETY: `domain` holds a live virDomainPtr.
+    counted(unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
+}
+
+/// libvirt's convention: -1 is an error, whose text is kept per thread.
+fn counted(result: c_int) -> Result<u32, Error> {
+    u32::try_from(result).map_err(|_| Error::last_error())
+}
+
+/// Sends this domain's agent and lifecycle events into the channel until the
+/// connection closes.
+pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Event>) -> Result<(), Error> {
+    type AgentLifecycle =
+        unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
+    type Lifecycle =
+        unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+    // SAFETY: libvirt declares the callback with a generic type and calls it
+    // with the type that belongs to the event's id, which is the one cast from.
+    let (agent, lifecycle) = unsafe {
+        (
+            std::mem::transmute::<AgentLifecycle, unsafe extern "C" fn(_, _, *mut c_void)>(
+                on_agent_lifecycle,
+            ),
+            std::mem::transmute::<Lifecycle, unsafe extern "C" fn(_, _, *mut c_void)>(on_lifecycle),
+        )
+    };
+    for (id, callback) in
+        [(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, agent), (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle)]
+    {
+        let opaque = Box::into_raw(Box::new(events.clone())).cast();
+        // SAFETY: both pointers are live; `opaque` is owned by the registration
+        // from here on and freed by `free_sender` exactly once.
+        let registered = unsafe {
+            sys::virConnectDomainEventRegisterAny(
+                connect.as_ptr(),
+                domain.as_ptr(),
+                c_int::try_from(id).unwrap_or(c_int::MAX),
+                Some(callback),
+                opaque,
+                Some(free_sender),
+            )
+        };
+        if registered < 0 {
+            // SAFETY: a failed registration does not take `opaque`.
+            unsafe { free_sender(opaque) };
+            return Err(Error::last_error());
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn on_agent_lifecycle(
+    _connect: sys::virConnectPtr,
+    _domain: sys::virDomainPtr,
+    state: c_int,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    let connected = state == sys::VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED as c_int;
+    // SAFETY: `opaque` is the sender that `subscribe` registered.
+    unsafe { send(opaque, if connected { Event::AgentConnected } else { Event::AgentDisconnected }) };
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _connect: sys::virConnectPtr,
+    _domain: sys::virDomainPtr,
+    event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    let stopped = [sys::VIR_DOMAIN_EVENT_STOPPED, sys::VIR_DOMAIN_EVENT_CRASHED];
+    if stopped.iter().any(|s| *s as c_int == event) {
+        // SAFETY: `opaque` is the sender that `subscribe` registered.
+        unsafe { send(opaque, Event::Stopped) };
+    }
+    0
+}
+
+/// # Safety
+/// `opaque` must be a `Sender<Event>` that `subscribe` registered and libvirt has not freed.
+unsafe fn send(opaque: *mut c_void, event: Event) {
+    // SAFETY: by the caller's promise; callbacks come one after another from
+    // the thread that runs the event loop.
+    let events = unsafe { &*opaque.cast::<Sender<Event>>() };
+    // Nobody listens any more once the machine is dropped.
+    let _ = events.send(event);
+}
+
+unsafe extern "C" fn free_sender(opaque: *mut c_void) {
+    // SAFETY: `opaque` came from `Box::into_raw` in `subscribe`; libvirt calls this once.
+    drop(unsafe { Box::from_raw(opaque.cast::<Sender<Event>>()) });
+}

@@ -1,0 +1,108 @@
+//! The connection to libvirt: embedded in this process, or any other by its URI.
+
+use std::path::Path;
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, channel};
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::sys;
+
+use super::ffi;
+use crate::error::{Error, Result};
+
+/// What libvirt tells of a domain without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The guest agent opened its channel.
+    AgentConnected,
+    /// The guest agent closed its channel.
+    AgentDisconnected,
+    /// The guest is gone: shut down, crashed, or its kernel panicked.
+    Stopped,
+}
+
+/// The events of one domain, in the order in which they happened.
+pub type Events = Receiver<Event>;
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Libvirt {
+    connect: Connect,
+    embedded: bool,
+}
+
+/// What the embedded driver needs to run without virtlogd, security drivers,
+/// namespaces or control groups; see libvirt's comments in qemu.conf.
+const EMBEDDED_CONF: &str = r#"stdio_handler = "file"
+security_driver = "none"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = []
+cgroup_controllers = []
+"#;
+
+impl Libvirt {
+    /// Opens the embedded QEMU driver with its whole state under `root`.
+    ///
+    /// No daemon runs and no state is shared: two trials cannot meet. `root`
+    /// must be short, because sockets below it may not exceed 108 bytes.
+    pub fn embedded(root: &Path) -> Result<Self> {
+        let etc = root.join("etc");
+        let conf = etc.join("qemu.conf");
+        let mut text = EMBEDDED_CONF.to_owned();
+        if rustix::process::geteuid().is_root() {
+            text.push_str("user = \"root\"\ngroup = \"root\"\n");
+        }
+        std::fs::create_dir_all(&etc).map_err(Error::io("create", &etc))?;
+        std::fs::write(&conf, text).map_err(Error::io("write", &conf))?;
+        Self::open(&format!("qemu:///embed?root={}", root.display()), true)
+    }
+
+    /// Opens any other libvirt: `qemu:///session`, `qemu:///system`, `qemu+ssh://...`.
+    pub fn connect(uri: &str) -> Result<Self> {
+        Self::open(uri, false)
+    }
+
+    fn open(uri: &str, embedded: bool) -> Result<Self> {
+        run_event_loop().map_err(Error::libvirt("start its event loop"))?;
+        let connect = Connect::open(Some(uri)).map_err(Error::libvirt(format!("open {uri}")))?;
+        Ok(Self { connect, embedded })
+    }
+
+    /// Starts a transient domain. Where a daemon owns it, it dies with this
+    /// connection; the embedded driver cannot do that, and the supervisor of
+    /// the trial kills what is left.
+    pub(crate) fn start(&self, xml: &str) -> Result<(Domain, Events)> {
+        let flags = if self.embedded { 0 } else { sys::VIR_DOMAIN_START_AUTODESTROY };
+        // Paused first, so that no event is lost between start and subscription.
+        let domain = self
+            .connect
+            .create_domain_xml(xml, flags | sys::VIR_DOMAIN_START_PAUSED)
+            .map_err(Error::libvirt("start a guest"))?;
+        let (sender, events) = channel();
+        let subscribed = ffi::subscribe(&self.connect, &domain, &sender).and_then(|()| domain.resume());
+        if let Err(error) = subscribed {
+            // The first error is the one to report.
+            let _ = domain.destroy();
+            return Err(Error::libvirt("let a guest run")(error));
+        }
+        Ok((domain, events))
+    }
+}
+
+/// Starts the thread that delivers libvirt's events, once in a process and
+/// before the first connection.
+fn run_event_loop() -> std::result::Result<(), virt::error::Error> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        // libvirt would print each error to stderr besides returning it.
+        virt::error::clear_error_callback();
+        result = virt::event::event_register_default_impl();
+        if result.is_ok() {
+            std::thread::spawn(|| while virt::event::event_run_default_impl().is_ok() {});
+        }
+    });
+    result
+}

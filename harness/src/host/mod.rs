@@ -1,0 +1,8 @@
+//! The host: which accelerator works, and the connection to libvirt.
+
+pub mod accel;
+mod ffi;
+mod libvirt;
+
+pub(crate) use ffi::{fs_freeze, fs_thaw, set_agent_timeout};
+pub use libvirt::{Event, Events, Libvirt};

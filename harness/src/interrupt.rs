@@ -1,0 +1,61 @@
+//! The request to stop, made by a signal and honoured by every wait.
+//!
+//! A signal only raises a flag. The stage that runs returns
+//! [`Error::Interrupted`], and the guards on its stack put things right in
+//! their order: thaw first, then the guest ends.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How soon a wait notices the request. Waits end at once on their own event;
+/// this bounds only the reaction to a signal.
+const REACTION: Duration = Duration::from_millis(50);
+
+static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Lets SIGINT and SIGTERM request a stop instead of ending the process.
+pub fn listen() -> std::io::Result<()> {
+    let flag = REQUESTED.get_or_init(Arc::default);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(flag))?;
+    }
+    Ok(())
+}
+
+/// Fails when a stop was requested.
+pub(crate) fn check() -> Result<()> {
+    let requested = REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
+    if requested { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Waits for the next message, at most until `deadline`; `None` is the deadline.
+pub(crate) fn receive<T>(channel: &Receiver<T>, deadline: Instant) -> Result<Option<T>> {
+    loop {
+        check()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match channel.recv_timeout(left.min(REACTION)) {
+            Ok(message) => return Ok(Some(message)),
+            Err(RecvTimeoutError::Timeout) if left > REACTION => {}
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+/// Lets time pass, as the load's duration asks for.
+pub(crate) fn pass(time: Duration) -> Result<()> {
+    let deadline = Instant::now() + time;
+    loop {
+        check()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(REACTION));
+    }
+}

@@ -1,0 +1,450 @@
+//! Makes a [`Case`] from the records of the two logs, and refuses whatever no
+//! honest writer could have written.
+//!
+//! A log may be cut, reordered or hostile. Memory is bounded by the length of the
+//! logs: the numbers that a record names never decide what is allocated, except
+//! that the sizes which `Setup` claims are bounded by the constants below.
+
+use std::collections::HashSet;
+
+use super::case::{
+    Account, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header, Index, Leg, Marks, NEVER,
+    Observation, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
+};
+use crate::history::{Entry, Mark, Nanos, Op};
+use crate::observation::Record;
+
+/// The most writers a history may have.
+pub const MAX_WRITERS: u32 = 65_536;
+/// The most accounts a history may have.
+pub const MAX_ACCOUNTS: u32 = 1 << 20;
+/// The most non-transactional tables a history may have.
+pub const MAX_FOLLOWERS: usize = 64;
+
+/// Takes the records of both logs in order, history first.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    setup: Option<Setup>,
+    clients: Vec<Building>,
+    rolled_back: HashSet<SentLeg>,
+    marks: Marks,
+    last_mark: Option<(Mark, Nanos)>,
+    probes: Vec<Probe>,
+    ended: bool,
+    observation: Option<Observation>,
+}
+
+#[derive(Debug, Default)]
+struct Building {
+    client: Client,
+    state: State,
+    last: Nanos,
+}
+
+/// What a client is doing.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    /// Sent, not answered.
+    InFlight(Sent),
+    /// Answered with `Unknown`, not read back yet.
+    Unsure(Sent),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Transfer,
+    Follow(u8),
+}
+
+type Checked<T = ()> = Result<T, String>;
+
+impl Builder {
+    /// Takes the next record of the history.
+    pub(super) fn entry(&mut self, entry: Entry) -> Checked {
+        if self.ended {
+            return Err(
+                "a record after `end`; two histories were joined, or the lines are out of order".into()
+            );
+        }
+        if self.setup.is_none() && !matches!(entry, Entry::Setup { .. }) {
+            return Err(
+                "the first record must be `setup`; the lines are out of order, or the start is cut off"
+                    .into(),
+            );
+        }
+        match entry {
+            Entry::Setup { writers, accounts, opening_balance, followers } => {
+                self.set_up(Setup { writers, accounts, opening_balance, followers })
+            }
+            Entry::Invoke { t, c, n, op } => self.invoke(t, c, n, &op),
+            Entry::Ok { t, c, n, ver } => self.ok(t, c, n, ver),
+            Entry::Fail { t, c, n, error: _ } => self.fail(t, c, n),
+            Entry::Unknown { t, c, n, error: _ } => {
+                let (client, sent) = self.outcome("unknown", t, c, n)?;
+                client.state = State::Unsure(sent);
+                Ok(())
+            }
+            Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
+            Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
+            Entry::Probe { t, end, kind, answer } => {
+                if end < t {
+                    return Err(format!("the probe ends at {end}, before it is sent at {t}"));
+                }
+                self.probes.push(Probe { sent: t, end, kind, answer });
+                Ok(())
+            }
+            Entry::End { .. } => {
+                self.ended = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn set_up(&mut self, setup: Setup) -> Checked {
+        if self.setup.is_some() {
+            return Err("a second `setup`; a history has one, first".into());
+        }
+        if !(1..=MAX_WRITERS).contains(&setup.writers) {
+            return Err(format!("{} writers; from 1 to {MAX_WRITERS} can be judged", setup.writers));
+        }
+        if !(1..=MAX_ACCOUNTS).contains(&setup.accounts) {
+            return Err(format!("{} accounts; from 1 to {MAX_ACCOUNTS} can be judged", setup.accounts));
+        }
+        if setup.followers.len() > MAX_FOLLOWERS {
+            return Err(format!(
+                "{} follower tables; at most {MAX_FOLLOWERS} can be judged",
+                setup.followers.len()
+            ));
+        }
+        let mut names: Vec<_> = setup.followers.iter().collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("the follower table `{}` is named twice", super::tell::quote(twice[0])));
+        }
+        self.setup = Some(setup);
+        Ok(())
+    }
+
+    /// The client `c` at the time `t`, which must not be before its last time.
+    fn client(&mut self, t: Nanos, c: u32) -> Checked<&mut Building> {
+        let writers = self.setup.as_ref().map_or(0, |setup| setup.writers);
+        let at = slot(c)
+            .filter(|_| c <= writers)
+            .ok_or_else(|| format!("client {c}, but the setup names the clients 1 to {writers}"))?;
+        if t == NEVER {
+            return Err(format!("the time {t} is beyond any clock"));
+        }
+        if at >= self.clients.len() {
+            self.clients.resize_with(at + 1, Building::default);
+        }
+        let client = &mut self.clients[at];
+        if t < client.last {
+            return Err(format!(
+                "client {c} goes back in time, from {} to {t}; the lines are out of order, or a clock was set",
+                client.last
+            ));
+        }
+        client.last = t;
+        Ok(client)
+    }
+
+    /// The client whose operation in flight is answered, and what it had sent.
+    fn outcome(&mut self, what: &str, t: Nanos, c: u32, n: u32) -> Checked<(&mut Building, Sent)> {
+        let client = self.client(t, c)?;
+        let State::InFlight(sent) = client.state else {
+            return Err(format!("`{what}` for client {c}, which has no operation in flight"));
+        };
+        client.expect_number(what, c, n)?;
+        Ok((client, sent))
+    }
+
+    fn invoke(&mut self, t: Nanos, c: u32, n: u32, op: &Op) -> Checked {
+        match op {
+            Op::Transfer { dep, legs, crc } => {
+                let accounts = self.setup.as_ref().map_or(0, |setup| setup.accounts);
+                let [(from, minus), (to, plus)] = *legs;
+                for account in [from, to] {
+                    if !(1..=accounts).contains(&account) {
+                        return Err(format!(
+                            "account {account}, but the setup names the accounts 1 to {accounts}"
+                        ));
+                    }
+                }
+                if minus.checked_add(plus) != Some(0) {
+                    return Err(format!("the amounts {minus} and {plus} of a transfer must sum to 0"));
+                }
+                let transfer = Transfer {
+                    sent: t,
+                    acked: NEVER,
+                    dep: *dep,
+                    accounts: [from, to],
+                    amounts: [minus, plus],
+                    crc: *crc,
+                    versions: [0; 2],
+                };
+                self.client(t, c)?.send_transfer(c, n, transfer)
+            }
+            Op::Follow { table, crc } => {
+                let table = self.follower(table)?;
+                let follow = Follow { n, crc: *crc, sent: t, acked: NEVER };
+                self.client(t, c)?.send_follow(c, table, follow)
+            }
+        }
+    }
+
+    fn ok(&mut self, t: Nanos, c: u32, n: u32, ver: Option<[u32; 2]>) -> Checked {
+        let (client, sent) = self.outcome("ok", t, c, n)?;
+        client.acknowledge(sent, t, ver.unwrap_or_default());
+        Ok(())
+    }
+
+    fn fail(&mut self, t: Nanos, c: u32, n: u32) -> Checked {
+        let (client, sent) = self.outcome("fail", t, c, n)?;
+        client.state = State::Idle;
+        self.roll_back(c, n, sent);
+        Ok(())
+    }
+
+    fn resolved(&mut self, t: Nanos, c: u32, n: u32, present: bool) -> Checked {
+        let client = self.client(t, c)?;
+        let State::Unsure(sent) = client.state else {
+            return Err(format!("`resolved` for client {c}, whose last operation was not `unknown`"));
+        };
+        client.expect_number("resolved", c, n)?;
+        if present {
+            client.acknowledge(sent, t, [0; 2]);
+        } else {
+            client.state = State::Idle;
+            self.roll_back(c, n, sent);
+        }
+        Ok(())
+    }
+
+    /// Frees the number of a transfer that had no effect. A row of a
+    /// non-transactional table stays: nothing there rolls back.
+    fn roll_back(&mut self, c: u32, n: u32, sent: Sent) {
+        let client = slot(c).and_then(|at| self.clients.get_mut(at));
+        if let (Sent::Transfer, Some(client)) = (sent, client)
+            && let Some(attempt) = client.client.transfers.pop()
+        {
+            self.rolled_back.extend([0, 1].map(|leg| attempt.leg(c, n, leg)));
+        }
+    }
+
+    fn follower(&self, table: &str) -> Checked<u8> {
+        let followers = self.setup.as_ref().map_or(&[][..], |setup| &setup.followers);
+        followers.iter().position(|name| name == table).and_then(|at| u8::try_from(at).ok()).ok_or_else(
+            || format!("the table `{}` is not among the setup's followers", super::tell::quote(table)),
+        )
+    }
+
+    fn mark(&mut self, t: Nanos, mark: Mark, detail: String) -> Checked {
+        let last = self.last_mark.map(|(mark, _)| mark);
+        if !may_follow(last, mark) {
+            return Err(match last {
+                Some(last) => format!("the mark {mark:?} cannot come after {last:?}"),
+                None => format!("the mark {mark:?} cannot be the first"),
+            });
+        }
+        if let Some((last, before)) = self.last_mark
+            && t < before
+        {
+            return Err(format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}"));
+        }
+        self.last_mark = Some((mark, t));
+        let marks = &mut self.marks;
+        match mark {
+            Mark::FreezeCall => marks.freeze_call = Some(t),
+            Mark::FreezeOk => marks.freeze_ok = Some(t),
+            Mark::FreezeErr => {
+                marks.freeze_err = Some(t);
+                marks.freeze_detail = detail;
+            }
+            Mark::SnapBegin => marks.snap_begin = Some(t),
+            Mark::SnapEnd => marks.snap_end = Some(t),
+            // Later thaws are the guard making sure; only the first one ends
+            // the window and tells of the lock.
+            Mark::ThawCall => marks.thaw_call = marks.thaw_call.or(Some(t)),
+            Mark::ThawOk | Mark::ThawErr if marks.thaw_ok.or(marks.thaw_err).is_some() => {}
+            Mark::ThawOk => marks.thaw_ok = Some(t),
+            Mark::ThawErr => {
+                marks.thaw_err = Some(t);
+                marks.thaw_detail = detail;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the observation.
+    pub(super) fn observe(&mut self) {
+        self.observation = Some(Observation::default());
+    }
+
+    /// Takes the next record of the observation.
+    pub(super) fn record(&mut self, record: Record) -> Checked {
+        // Looked up before the observation is borrowed.
+        let follower = match &record {
+            Record::Follow { table, .. } => Some(self.follower(table)?),
+            _ => None,
+        };
+        let seen = self.observation.get_or_insert_default();
+        if seen.complete {
+            return Err(
+                "a record after `end`; two observations were joined, or the lines are out of order".into()
+            );
+        }
+        match record {
+            Record::FileSystem { disk, fs, dirty } => {
+                seen.filesystems.push(FileSystem { disk, kind: fs, dirty });
+            }
+            Record::Fsck { disk, clean, detail } => {
+                seen.checked_disks.push(CheckedDisk { disk, clean, detail });
+            }
+            Record::MyisamHeader { table, open_count } => seen.headers.push(Header { table, open_count }),
+            Record::Unreadable { path, detail } => seen.unreadable.push(Trouble { what: path, why: detail }),
+            Record::Server { started, detail, prepared, recovery: _ } => {
+                if seen.server.is_some() {
+                    return Err("a second `server` record; an observation is of one boot".into());
+                }
+                seen.server = Some(Server { started, detail, prepared });
+            }
+            Record::CheckTable { table, engine, clean, usable, messages } => {
+                seen.checks.push(CheckedTable { table, engine, clean, usable, messages });
+            }
+            Record::Index { table, index, primary, secondary } => {
+                seen.indexes.push(Index { table, index, primary, secondary });
+            }
+            Record::MemoryRows { rows } => {
+                if seen.memory_rows.is_some() {
+                    return Err("a second `memory_rows` record; an observation is of one boot".into());
+                }
+                seen.memory_rows = Some(rows);
+            }
+            Record::Counter { c, n } => seen.counters.push((c, n)),
+            Record::Account { id, balance, ver } => seen.accounts.push(Account { id, balance, version: ver }),
+            Record::Leg { c, n, leg, dep, acct, amt, ver, crc, sum } => {
+                seen.legs.push(Leg { c, n, leg, dep, account: acct, amount: amt, version: ver, crc, sum });
+            }
+            Record::Follow { table: _, c, n, crc, sum } => {
+                seen.rows.extend(follower.map(|table| Row { table, c, n, crc, sum }));
+            }
+            Record::TableError { table, error } => seen.cut_tables.push(Trouble { what: table, why: error }),
+            Record::End => seen.complete = true,
+        }
+        Ok(())
+    }
+
+    /// The case.
+    pub(super) fn finish(self) -> Case {
+        Case {
+            setup: self.setup.unwrap_or_default(),
+            clients: self.clients.into_iter().map(|building| building.client).collect(),
+            rolled_back: self.rolled_back,
+            marks: self.marks,
+            probes: self.probes,
+            complete: self.ended,
+            observation: self.observation,
+        }
+    }
+}
+
+impl Building {
+    /// The number of the last transfer; 0 before the first.
+    fn number(&self) -> u32 {
+        u32::try_from(self.client.transfers.len()).unwrap_or(u32::MAX)
+    }
+
+    fn expect_number(&self, what: &str, c: u32, n: u32) -> Checked {
+        let number = self.number();
+        if n == number {
+            return Ok(());
+        }
+        Err(format!("`{what}` for client {c} number {n}, but number {number} is the one it waits for"))
+    }
+
+    fn ready(&self, c: u32) -> Checked {
+        match self.state {
+            State::InFlight(_) => {
+                Err(format!("client {c} has two operations in flight; an answer is missing"))
+            }
+            State::Unsure(Sent::Transfer) => Err(format!(
+                "client {c} goes on without the outcome of its transfer {}; it must be `resolved` first",
+                self.number()
+            )),
+            State::Idle | State::Unsure(Sent::Follow(_)) => Ok(()),
+        }
+    }
+
+    fn send_transfer(&mut self, c: u32, n: u32, transfer: Transfer) -> Checked {
+        self.ready(c)?;
+        let next = self.number().saturating_add(1);
+        if n != next {
+            return Err(format!("client {c} sends transfer {n}, but {next} is its next; lines are missing"));
+        }
+        self.client.transfers.push(transfer);
+        self.state = State::InFlight(Sent::Transfer);
+        Ok(())
+    }
+
+    fn send_follow(&mut self, c: u32, table: u8, follow: Follow) -> Checked {
+        self.ready(c)?;
+        if follow.n != self.number() || !self.client.transfers.last().is_some_and(Transfer::is_acked) {
+            return Err(format!(
+                "client {c} sends a row after transfer {}, which is not its last acknowledged one",
+                follow.n
+            ));
+        }
+        let at = usize::from(table);
+        if at >= self.client.follows.len() {
+            self.client.follows.resize_with(at + 1, Vec::new);
+        }
+        let rows = &mut self.client.follows[at];
+        match rows.last() {
+            // Sent again after a failure that may have left it behind: one row, from the first sending on.
+            Some(before) if before.n == follow.n && before.acked == NEVER && before.crc == follow.crc => {}
+            Some(before) if before.n == follow.n => {
+                return Err(format!(
+                    "client {c} sends the row after transfer {} to one table twice",
+                    follow.n
+                ));
+            }
+            _ => rows.push(follow),
+        }
+        self.state = State::InFlight(Sent::Follow(table));
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, sent: Sent, t: Nanos, versions: [u32; 2]) {
+        self.state = State::Idle;
+        match sent {
+            Sent::Transfer => {
+                if let Some(transfer) = self.client.transfers.last_mut() {
+                    transfer.acked = t;
+                    transfer.versions = versions;
+                }
+            }
+            Sent::Follow(table) => {
+                let rows = self.client.follows.get_mut(usize::from(table));
+                if let Some(follow) = rows.and_then(|rows| rows.last_mut()) {
+                    follow.acked = t;
+                }
+            }
+        }
+    }
+}
+
+/// The order in which a trial crosses the marks. A snapshot may be taken
+/// without a freeze, or in spite of one that failed; a step may fail, and then
+/// the guest is thawed at once; a thaw may be asked for again.
+fn may_follow(last: Option<Mark>, next: Mark) -> bool {
+    match next {
+        Mark::FreezeCall => last.is_none(),
+        Mark::FreezeOk | Mark::FreezeErr => last == Some(Mark::FreezeCall),
+        Mark::SnapBegin => matches!(last, None | Some(Mark::FreezeOk | Mark::FreezeErr)),
+        Mark::SnapEnd => last == Some(Mark::SnapBegin),
+        Mark::ThawCall => !matches!(last, None | Some(Mark::FreezeCall | Mark::ThawCall)),
+        Mark::ThawOk | Mark::ThawErr => last == Some(Mark::ThawCall),
+    }
+}

@@ -1,0 +1,300 @@
+//! What a trial left behind, in the form in which it is judged.
+//!
+//! One compact struct per operation and per restored row, no strings among
+//! them: a million operations fit in well under 1 GiB. Only
+//! [`Builder`](super::build::Builder) makes a [`Case`], and it checks that the
+//! parts fit together.
+
+use std::collections::HashSet;
+
+use crate::history::{Nanos, ProbeAnswer, ProbeKind};
+
+/// The acknowledgement time of an operation whose outcome is not known: it may
+/// or may not have taken effect, and nothing is ordered after it.
+pub(super) const NEVER: Nanos = Nanos::MAX;
+
+/// The history of a trial and what its restored guest held, checked for form
+/// and ready to be judged.
+#[derive(Debug)]
+pub struct Case {
+    pub(super) setup: Setup,
+    /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
+    pub(super) clients: Vec<Client>,
+    /// The legs of attempts that the server's answer or the client's own reading
+    /// proved to be rolled back.
+    pub(super) rolled_back: HashSet<SentLeg>,
+    pub(super) marks: Marks,
+    pub(super) probes: Vec<Probe>,
+    /// The history has its last line.
+    pub(super) complete: bool,
+    pub(super) observation: Option<Observation>,
+}
+
+/// What the load set up.
+#[derive(Debug, Default)]
+pub(super) struct Setup {
+    pub(super) writers: u32,
+    pub(super) accounts: u32,
+    pub(super) opening_balance: i64,
+    pub(super) followers: Vec<String>,
+}
+
+/// What one client sent, in order.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// Transfer `n` is at `n - 1`. Rolled back attempts are not among them.
+    pub(super) transfers: Vec<Transfer>,
+    /// By follower table, each sorted by number.
+    pub(super) follows: Vec<Vec<Follow>>,
+}
+
+/// A transfer that was acknowledged or whose outcome is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when the outcome is not known.
+    pub(super) acked: Nanos,
+    pub(super) dep: [u32; 2],
+    pub(super) accounts: [u32; 2],
+    pub(super) amounts: [i64; 2],
+    pub(super) crc: u32,
+    /// The versions that the acknowledgement named; 0 when it named none.
+    pub(super) versions: [u32; 2],
+}
+
+/// What a client sent as one leg of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SentLeg {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    pub(super) leg: u8,
+    pub(super) dep: [u32; 2],
+    pub(super) account: u32,
+    pub(super) amount: i64,
+    pub(super) crc: u32,
+}
+
+/// A row sent to a non-transactional table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Follow {
+    pub(super) n: u32,
+    pub(super) crc: u32,
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when it failed or the outcome is not known: such a table
+    /// cannot roll back, so a failure proves nothing.
+    pub(super) acked: Nanos,
+}
+
+/// A quiescence probe.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Probe {
+    pub(super) sent: Nanos,
+    pub(super) end: Nanos,
+    pub(super) kind: ProbeKind,
+    pub(super) answer: ProbeAnswer,
+}
+
+/// When the trial crossed the marks of the freeze window.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// F0.
+    pub(super) freeze_call: Option<Nanos>,
+    /// F1.
+    pub(super) freeze_ok: Option<Nanos>,
+    pub(super) freeze_err: Option<Nanos>,
+    pub(super) freeze_detail: String,
+    /// S0.
+    pub(super) snap_begin: Option<Nanos>,
+    /// S1.
+    pub(super) snap_end: Option<Nanos>,
+    /// T0: the first call.
+    pub(super) thaw_call: Option<Nanos>,
+    /// T1, when the first call was answered with success.
+    pub(super) thaw_ok: Option<Nanos>,
+    /// When the first call was answered with a failure.
+    pub(super) thaw_err: Option<Nanos>,
+    pub(super) thaw_detail: String,
+}
+
+/// What the snapshot's disks and the restored server held.
+#[derive(Debug, Default)]
+pub(super) struct Observation {
+    /// It has its last line.
+    pub(super) complete: bool,
+    pub(super) server: Option<Server>,
+    pub(super) filesystems: Vec<FileSystem>,
+    pub(super) checked_disks: Vec<CheckedDisk>,
+    pub(super) headers: Vec<Header>,
+    pub(super) unreadable: Vec<Trouble>,
+    pub(super) checks: Vec<CheckedTable>,
+    pub(super) indexes: Vec<Index>,
+    pub(super) memory_rows: Option<u64>,
+    /// `(client, number)`.
+    pub(super) counters: Vec<(u32, u32)>,
+    pub(super) accounts: Vec<Account>,
+    pub(super) legs: Vec<Leg>,
+    pub(super) rows: Vec<Row>,
+    /// Tables that could not be read to their end.
+    pub(super) cut_tables: Vec<Trouble>,
+}
+
+/// Whether the restored server came up.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) started: bool,
+    pub(super) detail: String,
+    pub(super) prepared: Option<u64>,
+}
+
+/// A file system on a raw disk.
+#[derive(Debug)]
+pub(super) struct FileSystem {
+    pub(super) disk: String,
+    pub(super) kind: String,
+    pub(super) dirty: bool,
+}
+
+/// A disk on which a file system check ran.
+#[derive(Debug)]
+pub(super) struct CheckedDisk {
+    pub(super) disk: String,
+    pub(super) clean: bool,
+    pub(super) detail: String,
+}
+
+/// The header of a MyISAM index file.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) table: String,
+    pub(super) open_count: u16,
+}
+
+/// The outcome of `CHECK TABLE`.
+#[derive(Debug)]
+pub(super) struct CheckedTable {
+    pub(super) table: String,
+    pub(super) engine: String,
+    pub(super) clean: bool,
+    pub(super) usable: bool,
+    pub(super) messages: Vec<String>,
+}
+
+/// Rows and the XOR of a column, by the primary key and by a secondary index.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) table: String,
+    pub(super) index: String,
+    pub(super) primary: [u64; 2],
+    pub(super) secondary: [u64; 2],
+}
+
+/// A file or table that could not be read, and why.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) what: String,
+    pub(super) why: String,
+}
+
+/// A restored account.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account {
+    pub(super) id: u32,
+    pub(super) balance: i64,
+    pub(super) version: u32,
+}
+
+/// A restored leg of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leg {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    pub(super) leg: u8,
+    pub(super) dep: [u32; 2],
+    pub(super) account: u32,
+    pub(super) amount: i64,
+    pub(super) version: u32,
+    pub(super) crc: u32,
+    pub(super) sum: u32,
+}
+
+/// A restored row of a non-transactional table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// Its place among the followers.
+    pub(super) table: u8,
+    pub(super) c: u32,
+    pub(super) n: u32,
+    pub(super) crc: u32,
+    pub(super) sum: u32,
+}
+
+impl Transfer {
+    /// It was acknowledged.
+    pub(super) fn is_acked(&self) -> bool {
+        self.acked != NEVER
+    }
+
+    /// One of the two legs, as the transfer `n` of client `c` sent it. There is
+    /// no third.
+    pub(super) fn leg(&self, c: u32, n: u32, leg: u8) -> SentLeg {
+        let side = usize::from(leg & 1);
+        let (account, amount) = (self.accounts[side], self.amounts[side]);
+        SentLeg { c, n, leg, dep: self.dep, account, amount, crc: self.crc }
+    }
+}
+
+impl Leg {
+    /// What a client must have sent for this leg to be there.
+    pub(super) fn as_sent(&self) -> SentLeg {
+        let Self { c, n, leg, dep, account, amount, crc, .. } = *self;
+        SentLeg { c, n, leg, dep, account, amount, crc }
+    }
+}
+
+impl Client {
+    /// The row with this number that was sent to a follower table.
+    pub(super) fn follow(&self, table: u8, n: u32) -> Option<(usize, &Follow)> {
+        let rows = self.follows.get(usize::from(table))?;
+        let at = rows.binary_search_by_key(&n, |follow| follow.n).ok()?;
+        Some((at, &rows[at]))
+    }
+}
+
+impl Case {
+    /// Every transfer that was acknowledged or may have taken effect, as
+    /// `(client, number, transfer)`.
+    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &Transfer)> {
+        (1u32..).zip(&self.clients).flat_map(|(c, client)| {
+            (1u32..).zip(&client.transfers).map(move |(n, transfer)| (c, n, transfer))
+        })
+    }
+
+    /// Every row sent to a non-transactional table, as `(client, table, row)`.
+    pub(super) fn follows(&self) -> impl Iterator<Item = (u32, u8, &Follow)> {
+        (1u32..).zip(&self.clients).flat_map(|(c, client)| {
+            (0u8..)
+                .zip(&client.follows)
+                .flat_map(move |(table, rows)| rows.iter().map(move |row| (c, table, row)))
+        })
+    }
+
+    /// The client with this number, if it sent anything.
+    pub(super) fn client(&self, c: u32) -> Option<&Client> {
+        self.clients.get(slot(c)?)
+    }
+
+    /// The transfer with this number, unless it was never sent or always rolled back.
+    pub(super) fn transfer(&self, c: u32, n: u32) -> Option<&Transfer> {
+        self.client(c)?.transfers.get(slot(n)?)
+    }
+
+    /// The name of a follower table.
+    pub(super) fn follower(&self, table: u8) -> &str {
+        self.setup.followers.get(usize::from(table)).map_or("?", String::as_str)
+    }
+}
+
+/// Where the thing numbered `n`, counted from 1, stands in its vector.
+pub(super) fn slot(n: u32) -> Option<usize> {
+    usize::try_from(n.checked_sub(1)?).ok()
+}

@@ -1,0 +1,211 @@
+//! The judge: from what was sent and what was restored to a grade.
+//!
+//! The question is whether the restored state is the state of *one instant*,
+//! and whether that instant lies in the freeze window with nothing in flight.
+//! Transfers are uniquely keyed, append-only and carry the versions of the
+//! accounts they touched, so the order on every object is recorded instead of
+//! inferred (the idea of Elle, Kingsbury and Alvaro, VLDB 2020). A set of
+//! restored transfers is then the state of one instant exactly if it is closed
+//! under real-time, causal and version order, which takes one pass and no
+//! search.
+//!
+//! Everything but [`read`] is a pure function: no clock, no files, no order of
+//! hashing. One file holds a family of properties:
+//!
+//! | file | properties | asks |
+//! |---|---|---|
+//! | `boot` | R0, L1, L2, M | what the disks and the boot tell |
+//! | `rows` | R1 to R5 | are the rows right in themselves |
+//! | `cut` | D, D*, F, F* | is the cut where it must be |
+//! | `order` | C1, C2, C3 | is it the cut of one instant |
+//! | `quiet` | Q1, Q2, Q4 | was the guest quiet in the window |
+//! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
+//!
+//! A property that lacks an input says so and never passes; a grade needs the
+//! properties that it rests on (see `grade`).
+
+mod boot;
+mod build;
+mod case;
+mod cut;
+mod grade;
+mod order;
+mod quiet;
+mod read;
+mod rows;
+mod stall;
+mod tables;
+mod tell;
+mod view;
+
+use std::collections::BTreeMap;
+
+pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
+pub use case::Case;
+pub use read::{HISTORY, OBSERVATION, read};
+
+use crate::history::Entry;
+use crate::jsonl::Error;
+use crate::observation::Record;
+use crate::verdict::{Counts, Finding, Grade, Property, Status, Timings};
+use view::{Missing, View};
+
+/// What the judge says about a case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The grade.
+    pub grade: Grade,
+    /// Why this grade, in one line.
+    pub reason: String,
+    /// Every broken property, the most telling first.
+    pub findings: Vec<Finding>,
+    /// All properties.
+    pub properties: BTreeMap<Property, Status>,
+    /// Operations counted.
+    pub counts: Counts,
+    /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
+    /// other stages are absent.
+    pub timings: Timings,
+    /// Whether a transfer that was sent after the window was acknowledged;
+    /// `None` when the load did not go on for long enough to tell.
+    pub resumed: Option<bool>,
+}
+
+impl Judgement {
+    /// What is said about a trial whose logs could not be read: nothing.
+    pub fn unreadable(error: &Error) -> Self {
+        // Room for a path, and for what is wrong in it.
+        let why = tell::quote_up_to(600, &error.to_string());
+        Self {
+            grade: Grade::Unknown,
+            reason: format!("{}: {why}", Grade::Unknown),
+            findings: Vec::new(),
+            properties: Property::ALL
+                .into_iter()
+                .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
+                .collect(),
+            counts: Counts::default(),
+            timings: Timings::default(),
+            resumed: None,
+        }
+    }
+}
+
+/// How a broken property shows.
+#[derive(Debug)]
+struct Defect {
+    summary: String,
+    evidence: Vec<String>,
+    /// The best grade that a backup with this defect can have.
+    ceiling: Grade,
+}
+
+impl Defect {
+    fn new(property: Property, summary: impl Into<String>, evidence: Vec<String>) -> Self {
+        Self { summary: summary.into(), evidence, ceiling: property.ceiling() }
+    }
+}
+
+/// Holds (`None`), broken, or not to be examined.
+type Ruling = Result<Option<Defect>, Missing>;
+
+impl Case {
+    /// Makes a case from the records of both logs. The error names what no
+    /// honest log contains, with a hint.
+    pub fn new(
+        history: impl IntoIterator<Item = Entry>,
+        observation: Option<impl IntoIterator<Item = Record>>,
+    ) -> Result<Self, String> {
+        let mut builder = build::Builder::default();
+        history.into_iter().try_for_each(|entry| builder.entry(entry))?;
+        if let Some(records) = observation {
+            builder.observe();
+            records.into_iter().try_for_each(|record| builder.record(record))?;
+        }
+        Ok(builder.finish())
+    }
+}
+
+/// Judges a case.
+pub fn judge(case: &Case) -> Judgement {
+    let view = View::new(case);
+    let rulings: Vec<(Property, Ruling)> =
+        Property::ALL.into_iter().map(|property| (property, examine(property, &view))).collect();
+    let (grade, reason) = grade::grade(&view, &rulings);
+    let mut properties = BTreeMap::new();
+    let mut defects = Vec::new();
+    for (property, ruling) in rulings {
+        let status = match ruling {
+            Ok(None) => Status::Holds,
+            Ok(Some(defect)) => {
+                defects.push((property, defect));
+                Status::Broken
+            }
+            Err(Missing(why)) => Status::NotApplicable(why),
+        };
+        properties.insert(property, status);
+    }
+    defects.sort_by_key(|(property, defect)| grade::telling(*property, defect));
+    let findings = defects
+        .into_iter()
+        .map(|(property, Defect { summary, evidence, .. })| Finding {
+            property,
+            id: property.id().to_owned(),
+            summary,
+            evidence,
+        })
+        .collect();
+    Judgement {
+        grade,
+        reason,
+        findings,
+        properties,
+        counts: counts(&view),
+        timings: stall::timings(&view),
+        resumed: stall::resumed(&view),
+    }
+}
+
+/// Examines one property.
+fn examine(property: Property, view: &View<'_>) -> Ruling {
+    match property {
+        Property::Starts => boot::starts(view),
+        Property::Checksums => rows::checksums(view),
+        Property::Atomicity => rows::atomicity(view),
+        Property::Conservation => rows::conservation(view),
+        Property::IndexAgreement => rows::index_agreement(view),
+        Property::ClientPrefix => rows::client_prefix(view),
+        Property::Durability => cut::durability(view),
+        Property::QuiescedDurability => cut::quiesced_durability(view),
+        Property::NoFuture => cut::no_future(view),
+        Property::NoFutureStrict => cut::no_future_strict(view),
+        Property::RealTimeOrder => order::real_time_order(view),
+        Property::CausalOrder => order::causal_order(view),
+        Property::VersionOrder => order::version_order(view),
+        Property::WindowSilence => quiet::window_silence(view),
+        Property::LockProbe => quiet::lock_probe(view),
+        Property::LockIdentity => quiet::lock_identity(view),
+        Property::NonTransactionalDurability => tables::durability(view),
+        Property::TablesClosed => tables::closed(view),
+        Property::TableCheck => tables::check(view),
+        Property::NoPreparedTransactions => boot::no_prepared_transactions(view),
+        Property::FilesystemClean => boot::filesystem_clean(view),
+        Property::FreshBoot => boot::fresh_boot(view),
+        Property::DiskSilence
+        | Property::BinlogAgreement
+        | Property::RecordedPosition
+        | Property::RollForward
+        | Property::OutsideFiles
+        | Property::DiskAgreement => Err(Missing("this harness does not measure it yet".into())),
+    }
+}
+
+fn counts(view: &View<'_>) -> Counts {
+    let mut counts = Counts::default();
+    for (_, _, transfer, mask) in view.transfers() {
+        counts.acknowledged += u64::from(transfer.is_acked());
+        counts.unknown += u64::from(!transfer.is_acked());
+        counts.restored += u64::from(mask == 0b11);
+    }
+    counts
+}

@@ -1,0 +1,126 @@
+//! Whether the cut is that of one instant: C1, C2, C3.
+//!
+//! A set of transfers is the state of one instant exactly if whatever precedes
+//! one of its members is a member too, where "precedes" is real time (the
+//! answer of one was read before the other was sent), what a client had read,
+//! or the order of versions of an account.
+
+use super::tell::{Evidence, are, count, were};
+use super::view::{LEDGER, Missing, View};
+use super::{Defect, Ruling};
+use crate::verdict::Property;
+
+/// C1: no transfer is missing that was acknowledged before one that is there
+/// was sent.
+///
+/// Source: linearizability (Herlihy and Wing, 1990), asked of a cut instead of a
+/// run. Two running extrema decide it: the earliest acknowledgement among the
+/// missing, and the latest sending among those that are there. Needs the
+/// ledger.
+pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
+    view.read(&[LEDGER])?;
+    let latest =
+        view.transfers().filter(|(.., mask)| *mask != 0).max_by_key(|(_, _, transfer, _)| transfer.sent);
+    let Some((kept_c, kept_n, kept, _)) = latest else { return Ok(None) };
+    let anchor = view.anchor();
+    let mut missing = Evidence::default();
+    for (c, n, transfer, mask) in view.transfers() {
+        if mask != 0b11 && transfer.acked < kept.sent {
+            missing.add(|| format!("missing: {}", anchor.transfer(c, n, transfer)));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let n = missing.total();
+    let summary = format!(
+        "{} {} missing although a later one is there: the backup is not of one instant",
+        count(n, "acknowledged transfer"),
+        are(n)
+    );
+    let mut evidence = Evidence::default();
+    evidence.add(|| format!("there: {}", anchor.span(kept_c, kept_n, kept)));
+    evidence.append(missing);
+    Ok(Some(Defect::new(Property::RealTimeOrder, summary, evidence.into_lines())))
+}
+
+/// C2: whatever a transfer's client had read as committed is there with it.
+///
+/// Source: Lamport's happened-before. Each transfer stores another one that its
+/// client had read first, so the restored rows certify this without any clock,
+/// also across outcomes that are not known. Needs the ledger.
+pub(super) fn causal_order(view: &View<'_>) -> Ruling {
+    let seen = view.read(&[LEDGER])?;
+    let mut orphans = Evidence::default();
+    // What the row says counts; both legs say the same, and R1 tells if not.
+    for leg in seen.legs.iter().filter(|leg| leg.leg == 0 || !view.is_whole(leg.c, leg.n)) {
+        let [c, n] = leg.dep;
+        if n != 0 && !view.is_whole(c, n) {
+            orphans.add(|| {
+                format!(
+                    "client {} transfer {} had read client {c} transfer {n}, which is missing",
+                    leg.c, leg.n
+                )
+            });
+        }
+    }
+    if orphans.is_empty() {
+        return Ok(None);
+    }
+    let n = orphans.total();
+    let summary = format!("{} {} there without what it had read", count(n, "transfer"), are(n));
+    Ok(Some(Defect::new(Property::CausalOrder, summary, orphans.into_lines())))
+}
+
+/// C3: the versions of every account that are there are the first of its history.
+///
+/// Source: Elle's recoverable version order. An acknowledgement names the
+/// version that each account reached; one that is missing below a version that
+/// is there is a hole, and one that is there under another version was
+/// rewritten. Needs the ledger and acknowledgements that name versions.
+pub(super) fn version_order(view: &View<'_>) -> Ruling {
+    let seen = view.read(&[LEDGER])?;
+    let accounts = usize::try_from(view.case.setup.accounts).unwrap_or(0);
+    // The highest version of each account that is there; bounded by `MAX_ACCOUNTS`.
+    let mut reached = vec![0u32; accounts];
+    let mut evidence = Evidence::default();
+    for leg in &seen.legs {
+        if let Some(highest) = super::case::slot(leg.account).and_then(|at| reached.get_mut(at)) {
+            *highest = (*highest).max(leg.version);
+        }
+        let told = view
+            .case
+            .transfer(leg.c, leg.n)
+            .filter(|transfer| transfer.leg(leg.c, leg.n, leg.leg) == leg.as_sent())
+            .and_then(|transfer| transfer.versions.get(usize::from(leg.leg)).copied())
+            .unwrap_or(0);
+        if told != 0 && told != leg.version {
+            evidence.add(|| {
+                format!(
+                    "client {} transfer {}: account {} is at version {}, acknowledged as {told}",
+                    leg.c, leg.n, leg.account, leg.version
+                )
+            });
+        }
+    }
+    let mut any = false;
+    for (c, n, transfer, mask) in view.transfers() {
+        for (side, (account, version)) in transfer.accounts.into_iter().zip(transfer.versions).enumerate() {
+            any |= version != 0;
+            let highest = super::case::slot(account).and_then(|at| reached.get(at)).copied().unwrap_or(0);
+            if version != 0 && version < highest && mask & (1 << side) == 0 {
+                evidence.add(|| {
+                    format!(
+                        "account {account}: version {version} (client {c} transfer {n}) is missing below {highest}"
+                    )
+                });
+            }
+        }
+    }
+    if evidence.is_empty() {
+        return if any { Ok(None) } else { Err(Missing("no acknowledgement named a version".into())) };
+    }
+    let n = evidence.total();
+    let summary = format!("{} {} out of order in the accounts' histories", count(n, "version"), were(n));
+    Ok(Some(Defect::new(Property::VersionOrder, summary, evidence.into_lines())))
+}

@@ -1,0 +1,289 @@
+//! Whether the restored rows are right in themselves: R1 to R5.
+
+use super::case::{Account, Leg, Row};
+use super::tell::{Evidence, are, count, quote};
+use super::view::{ACCOUNTS, COUNTERS, LEDGER, Missing, View};
+use super::{Defect, Ruling};
+use crate::verdict::Property;
+
+fn leg_name(leg: &Leg) -> String {
+    format!("client {} transfer {} leg {}", leg.c, leg.n, leg.leg)
+}
+
+fn row_name(view: &View<'_>, row: &Row) -> String {
+    format!("client {} row {} of `{}`", row.c, row.n, quote(view.case.follower(row.table)))
+}
+
+/// R1: every row matches its own checksum and is the row that a client sent.
+///
+/// Source: end-to-end checksums; the payload's CRC-32 is computed before it is
+/// sent and again after it is read back. A row whose key is known but whose
+/// account, amount, dependency or checksum is not what was sent has been
+/// altered underneath the server, and counts here as well. Needs at least one
+/// row.
+pub(super) fn checksums(view: &View<'_>) -> Ruling {
+    let seen = view.read(&[])?;
+    let mut evidence = Evidence::default();
+    for cut in &seen.cut_tables {
+        // A non-transactional table may be broken and the rest usable: N3 tells.
+        if !view.case.setup.followers.contains(&cut.what) {
+            evidence.add(|| format!("the table `{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
+        }
+    }
+    let odd = &view.oddities;
+    for leg in &odd.torn_legs {
+        evidence.add(|| format!("{}: stored crc {:08x}, payload {:08x}", leg_name(leg), leg.crc, leg.sum));
+    }
+    for row in &odd.torn_rows {
+        evidence
+            .add(|| format!("{}: stored crc {:08x}, payload {:08x}", row_name(view, row), row.crc, row.sum));
+    }
+    for leg in &odd.altered_legs {
+        evidence.add(|| {
+            format!("{}: not as sent (account {}, amount {})", leg_name(leg), leg.account, leg.amount)
+        });
+    }
+    for row in &odd.altered_rows {
+        evidence.add(|| format!("{}: not as sent (crc {:08x})", row_name(view, row), row.crc));
+    }
+    if seen.legs.is_empty() && seen.rows.is_empty() && evidence.is_empty() {
+        return Err(Missing("no row carries a checksum".into()));
+    }
+    broken(Property::Checksums, evidence, |n| format!("{} damaged: not the data that was sent", row_are(n)))
+}
+
+fn row_are(n: u64) -> String {
+    format!("{} {}", count(n, "row"), are(n))
+}
+
+/// R2: every transfer is there with both legs or not at all, and none that was
+/// rolled back is there.
+///
+/// Source: atomicity of a transaction. Also broken by a leg that is there
+/// twice, by a leg number that no transfer has, and by the leg of an attempt
+/// that the server or the client's own reading proved to be rolled back. Needs
+/// the ledger.
+pub(super) fn atomicity(view: &View<'_>) -> Ruling {
+    view.read(&[LEDGER])?;
+    let anchor = view.anchor();
+    let odd = &view.oddities;
+    let mut halves = Evidence::default();
+    for (c, n, transfer, mask) in view.transfers() {
+        if mask == 0b01 || mask == 0b10 {
+            let there = mask >> 1;
+            halves.add(|| format!("{}: only leg {there} is there", anchor.transfer(c, n, transfer)));
+        }
+    }
+    let mut revived = Evidence::default();
+    for leg in &odd.revived_legs {
+        revived.add(|| format!("{}: rolled back, yet there", leg_name(leg)));
+    }
+    let mut doubled = Evidence::default();
+    for leg in &odd.doubled_legs {
+        doubled.add(|| format!("{}: there twice", leg_name(leg)));
+    }
+    for leg in &odd.extra_legs {
+        doubled.add(|| format!("{}: a transfer has the legs 0 and 1", leg_name(leg)));
+    }
+    let mut parts = Vec::new();
+    if !halves.is_empty() {
+        parts.push(format!("{} only half there", count(halves.total(), "transfer")));
+    }
+    if !revived.is_empty() {
+        parts.push(format!("{} rolled back yet present", count(revived.total(), "leg")));
+    }
+    if !doubled.is_empty() {
+        parts.push(format!("{} too many", count(doubled.total(), "leg")));
+    }
+    halves.append(revived);
+    halves.append(doubled);
+    broken(Property::Atomicity, halves, |_| parts.join(", "))
+}
+
+/// What the ledger says about one account.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    legs: u64,
+    amount: i128,
+    /// How many of its legs stand where versions from 1 up allow them to.
+    placed: u64,
+    /// Where this account's versions begin in the common table.
+    start: usize,
+}
+
+/// R3: balances and versions are exactly those of the legs.
+///
+/// Source: the bank test of Jepsen, made exact: every account's balance is its
+/// opening balance plus its legs, its version is the number of its legs, the
+/// legs' versions run from 1 without a gap, and all balances sum to what was
+/// there at first. Needs the ledger and the accounts.
+pub(super) fn conservation(view: &View<'_>) -> Ruling {
+    let seen = view.read(&[LEDGER, ACCOUNTS])?;
+    let setup = &view.case.setup;
+    let mut evidence = Evidence::default();
+
+    let (tallies, outside) = tally(setup.accounts, &seen.legs);
+    if outside > 0 {
+        evidence.add(|| format!("{} of accounts that do not exist", count(outside, "leg")));
+    }
+
+    let mut restored = vec![None::<&Account>; tallies.len()];
+    let mut total = 0i128;
+    for account in &seen.accounts {
+        total += i128::from(account.balance);
+        match super::case::slot(account.id).and_then(|at| restored.get_mut(at)) {
+            None => evidence.add(|| format!("account {}: never set up", account.id)),
+            Some(Some(_)) => evidence.add(|| format!("account {}: there twice", account.id)),
+            Some(place) => *place = Some(account),
+        }
+    }
+    for ((id, tally), account) in (1u32..).zip(&tallies).zip(&restored) {
+        let Some(account) = account else {
+            evidence.add(|| format!("account {id}: missing"));
+            continue;
+        };
+        let expected = i128::from(setup.opening_balance) + tally.amount;
+        if i128::from(account.balance) != expected {
+            evidence.add(|| format!("account {id}: balance {}, its legs say {expected}", account.balance));
+        }
+        if u64::from(account.version) != tally.legs {
+            evidence.add(|| {
+                format!("account {id}: version {}, but {}", account.version, count(tally.legs, "leg"))
+            });
+        }
+        if tally.placed != tally.legs {
+            let wrong = tally.legs - tally.placed;
+            evidence
+                .add(|| format!("account {id}: {wrong} of {} versions leave a gap or repeat", tally.legs));
+        }
+    }
+    let opening = i128::from(setup.opening_balance) * i128::from(setup.accounts);
+    let sum =
+        if total == opening { String::new() } else { format!("; the sum is {total} instead of {opening}") };
+    broken(Property::Conservation, evidence, |n| {
+        format!("{} between the accounts and the ledger{sum}", count(n, "contradiction"))
+    })
+}
+
+/// Sums up the legs by account, and counts those of accounts that do not exist.
+fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
+    // Bounded by `MAX_ACCOUNTS` when the history was read.
+    let mut tallies = vec![Tally::default(); usize::try_from(accounts).unwrap_or(0)];
+    let mut outside = 0;
+    for leg in legs {
+        match super::case::slot(leg.account).and_then(|at| tallies.get_mut(at)) {
+            Some(tally) => {
+                tally.legs += 1;
+                tally.amount += i128::from(leg.amount);
+            }
+            None => outside += 1,
+        }
+    }
+    let mut start = 0;
+    for tally in &mut tallies {
+        tally.start = start;
+        start += usize::try_from(tally.legs).unwrap_or(0);
+    }
+    // Versions 1..=legs each taken once: a gap, a repetition or a version
+    // beyond shows as a leg that found no free place.
+    let mut taken = vec![false; start];
+    for leg in legs {
+        let Some(tally) = super::case::slot(leg.account).and_then(|at| tallies.get_mut(at)) else { continue };
+        let place = super::case::slot(leg.version)
+            .filter(|_| u64::from(leg.version) <= tally.legs)
+            .and_then(|at| taken.get_mut(tally.start + at));
+        if let Some(taken) = place
+            && !*taken
+        {
+            *taken = true;
+            tally.placed += 1;
+        }
+    }
+    (tallies, outside)
+}
+
+/// R4: every secondary index holds the same rows as its table.
+///
+/// Source: InnoDB's change buffer and MyISAM's separate index file, both of
+/// which can lag behind the rows. The same count and XOR of a column are read
+/// once by the primary key and once by the index. Needs such a pair.
+pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
+    let seen = view.served()?;
+    if seen.indexes.is_empty() {
+        return Err(Missing("no index was compared with its table".into()));
+    }
+    let mut evidence = Evidence::default();
+    for index in seen.indexes.iter().filter(|index| index.primary != index.secondary) {
+        let [rows, _] = index.primary;
+        let [indexed, _] = index.secondary;
+        evidence.add(|| {
+            let (name, table) = (quote(&index.index), quote(&index.table));
+            if rows == indexed {
+                format!("index `{name}` of `{table}`: {rows} rows, but not the same ones")
+            } else {
+                format!("index `{name}` of `{table}`: {indexed} rows, the table has {rows}")
+            }
+        });
+    }
+    broken(Property::IndexAgreement, evidence, |n| format!("{} at odds with the table", count(n, "index")))
+}
+
+/// R5: every client's transfers are there from the first to the one that its
+/// counter names.
+///
+/// Source: numbers are dense, because a transfer that is rolled back gives its
+/// number to the next, and the counter is written in the same transaction; so
+/// the restored data certify themselves. Needs ledger and counters.
+pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
+    let seen = view.read(&[LEDGER, COUNTERS])?;
+    let mut counters = vec![None::<u32>; view.case.clients.len()];
+    let mut evidence = Evidence::default();
+    for &(c, n) in &seen.counters {
+        match super::case::slot(c).and_then(|at| counters.get_mut(at)) {
+            Some(Some(_)) => evidence.add(|| format!("client {c}: its counter is there twice")),
+            Some(place) => *place = Some(n),
+            // Strangers are told by F.
+            None if n != 0 && c <= view.case.setup.writers => {
+                evidence.add(|| format!("client {c}: its counter says {n}, it sent nothing"));
+            }
+            None => {}
+        }
+    }
+    for ((c, client), counter) in (1u32..).zip(&view.case.clients).zip(counters) {
+        let mut last = 0;
+        let mut holes = 0u64;
+        let mut first_hole = 0;
+        let mut missing = 0u64;
+        for (n, _) in (1u32..).zip(&client.transfers) {
+            if view.is_whole(c, n) {
+                holes = missing;
+            } else {
+                missing += 1;
+                first_hole = if first_hole == 0 { n } else { first_hole };
+            }
+            if view.has_trace(c, n) {
+                last = n;
+            }
+        }
+        if holes > 0 {
+            evidence
+                .add(|| format!("client {c}: {holes} missing before its last, the first is {first_hole}"));
+        }
+        let counter = counter.unwrap_or(0);
+        if counter != last {
+            evidence.add(|| format!("client {c}: its counter says {counter}, its last transfer is {last}"));
+        }
+    }
+    broken(Property::ClientPrefix, evidence, |n| {
+        let n = count(n, "client sequence");
+        format!("{n} broken: transfers missing in the middle, or a counter that names another number")
+    })
+}
+
+fn broken(property: Property, evidence: Evidence, summary: impl FnOnce(u64) -> String) -> Ruling {
+    if evidence.is_empty() {
+        return Ok(None);
+    }
+    let summary = summary(evidence.total());
+    Ok(Some(Defect::new(property, summary, evidence.into_lines())))
+}

@@ -1,0 +1,187 @@
+//! How the judge words what it found: bounded, escaped, with times that mean
+//! something to the reader.
+
+use std::fmt::Write as _;
+
+use super::case::{Follow, Transfer};
+use crate::history::Nanos;
+
+/// The most lines of evidence under a finding, before "and N more".
+const MAX_LINES: usize = 12;
+/// The most characters of foreign text in one place.
+const MAX_QUOTE: usize = 160;
+
+/// Text from a guest or a log on one line: what does not print is escaped, and
+/// the length is bounded.
+pub(super) fn quote(text: &str) -> String {
+    quote_up_to(MAX_QUOTE, text)
+}
+
+/// The same with another bound.
+pub(super) fn quote_up_to(max: usize, text: &str) -> String {
+    let mut rest = text.trim().chars();
+    let mut quoted = String::new();
+    for c in rest.by_ref().take(max) {
+        match c {
+            '"' | '\'' => quoted.push(c),
+            _ => quoted.extend(c.escape_debug()),
+        }
+    }
+    if rest.next().is_some() {
+        quoted.push('…');
+    }
+    quoted
+}
+
+/// `1 transfer`, `3 transfers`.
+pub(super) fn count(n: u64, what: &str) -> String {
+    let plural = match (n, what.ends_with('x')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{n} {what}{plural}")
+}
+
+/// `is` or `are`.
+pub(super) fn are(n: u64) -> &'static str {
+    if n == 1 { "is" } else { "are" }
+}
+
+/// `was` or `were`.
+pub(super) fn were(n: u64) -> &'static str {
+    if n == 1 { "was" } else { "were" }
+}
+
+/// From one time to a later one, in milliseconds.
+pub(super) fn millis(from: Nanos, to: Nanos) -> f64 {
+    to.saturating_sub(from) as f64 / 1e6
+}
+
+/// The lines under a finding: the first few in words, the rest counted.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    lines: Vec<String>,
+    total: u64,
+}
+
+impl Evidence {
+    /// Adds a line; it is worded only if it will be shown.
+    pub(super) fn add(&mut self, line: impl FnOnce() -> String) {
+        if self.lines.len() < MAX_LINES {
+            self.lines.push(line());
+        }
+        self.total += 1;
+    }
+
+    /// How many lines were added.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Adds the lines of another.
+    pub(super) fn append(&mut self, other: Self) {
+        let room = MAX_LINES.saturating_sub(self.lines.len());
+        self.lines.extend(other.lines.into_iter().take(room));
+        self.total += other.total;
+    }
+
+    /// The lines as shown.
+    pub(super) fn into_lines(mut self) -> Vec<String> {
+        let hidden = self.total.saturating_sub(self.lines.len() as u64);
+        if hidden > 0 {
+            self.lines.push(format!("and {hidden} more"));
+        }
+        self.lines
+    }
+}
+
+/// The moment to which evidence relates all times.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Anchor {
+    pub(super) at: Nanos,
+    pub(super) name: &'static str,
+}
+
+impl Anchor {
+    /// `12.3 ms before the freeze call`.
+    pub(super) fn when(&self, t: Nanos) -> String {
+        let distance = t.abs_diff(self.at) as f64 / 1e6;
+        let side = if t < self.at { "before" } else { "after" };
+        format!("{distance:.1} ms {side} {}", self.name)
+    }
+
+    /// `client 3 transfer 117 (acked 12.3 ms before the freeze call)`.
+    pub(super) fn transfer(&self, c: u32, n: u32, transfer: &Transfer) -> String {
+        let mut line = format!("client {c} transfer {n} (");
+        // Writing to a string cannot fail.
+        let _ = if transfer.is_acked() {
+            write!(line, "acked {})", self.when(transfer.acked))
+        } else {
+            write!(line, "sent {}, never answered)", self.when(transfer.sent))
+        };
+        line
+    }
+
+    /// The same for an operation whose beginning matters as well.
+    pub(super) fn span(&self, c: u32, n: u32, transfer: &Transfer) -> String {
+        let sent = self.when(transfer.sent);
+        if transfer.is_acked() {
+            let took = millis(transfer.sent, transfer.acked);
+            format!("client {c} transfer {n} (sent {sent}, acked {took:.1} ms later)")
+        } else {
+            format!("client {c} transfer {n} (sent {sent}, never answered)")
+        }
+    }
+
+    /// `client 3 row 117 of `nt` (sent 1.2 ms after the freeze call, acked 0.8 ms later)`.
+    pub(super) fn row(&self, c: u32, table: &str, follow: &Follow) -> String {
+        let sent = self.when(follow.sent);
+        let took = millis(follow.sent, follow.acked);
+        let answer = if follow.acked == super::case::NEVER {
+            "never acknowledged".to_owned()
+        } else {
+            format!("acked {took:.1} ms later")
+        };
+        format!("client {c} row {} of `{}` (sent {sent}, {answer})", follow.n, quote(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_one_bounded_line() {
+        assert_eq!(quote(" it isn't\nclosed\u{1b}[2J\u{202e} "), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
+        let long = quote(&"x".repeat(100_000));
+        assert_eq!(long.chars().count(), MAX_QUOTE + 1);
+    }
+
+    #[test]
+    fn evidence_is_bounded_and_worded_only_when_shown() {
+        let mut worded = 0;
+        let mut evidence = Evidence::default();
+        for n in 0..100 {
+            evidence.add(|| {
+                worded += 1;
+                format!("line {n}")
+            });
+        }
+        let lines = evidence.into_lines();
+        assert_eq!((worded, lines.len()), (MAX_LINES, MAX_LINES + 1));
+        assert_eq!(lines.last().map(String::as_str), Some("and 88 more"));
+    }
+
+    #[test]
+    fn counts_are_plain_english() {
+        assert_eq!(
+            [count(1, "index"), count(2, "index"), count(0, "row")],
+            ["1 index", "2 indexes", "0 rows"]
+        );
+    }
+}

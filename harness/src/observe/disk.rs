@@ -1,0 +1,138 @@
+//! What the snapshot's raw disks say, before any guest boots from them.
+//!
+//! Nothing here trusts the guest, its agent or its hook: the file system's
+//! journal and the header of a MyISAM index tell by themselves whether they
+//! were written out when the disk stopped.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use ext4_view::Ext4;
+
+use super::ObservationLog;
+use crate::database::SCHEMA;
+use crate::error::{Error, Result};
+use crate::guest::{Drive, printable};
+use crate::image::{Disk, Manifest};
+use crate::observation::Record;
+use crate::snapshot;
+
+/// Where ext4's superblock lies, and what is read of it. See the kernel's
+/// Documentation/filesystems/ext4/super.rst.
+mod superblock {
+    /// Byte offset of the superblock on the disk.
+    pub(super) const OFFSET: u64 = 1024;
+    /// `s_magic`, little endian at this offset in the superblock.
+    pub(super) const MAGIC_AT: u64 = 0x38;
+    pub(super) const MAGIC: u16 = 0xef53;
+    /// `s_feature_incompat`, little endian.
+    pub(super) const INCOMPAT_AT: u64 = 0x60;
+    /// `INCOMPAT_RECOVER`, printed by dumpe2fs as `needs_recovery`.
+    pub(super) const NEEDS_RECOVERY: u32 = 0x4;
+}
+
+/// `state.open_count`, big endian at this offset of a `.MYI` file. See
+/// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation.
+const MYI_OPEN_COUNT_AT: usize = 24;
+
+/// The most of a checker's output that is kept, lines.
+const FSCK_LINES: usize = 20;
+
+/// Examines every disk of the snapshot. `scratch` holds a raw copy meanwhile.
+pub fn disks(
+    image: &Manifest,
+    snapshot: &[Drive],
+    myisam_tables: &[&str],
+    scratch: &Path,
+    log: &mut ObservationLog,
+) -> Result<()> {
+    for (disk, drive) in image.disks.iter().zip(snapshot) {
+        let raw = snapshot::flatten(drive, scratch)?;
+        let examined = examine(disk, image, &raw, myisam_tables, log);
+        std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
+        examined?;
+    }
+    Ok(())
+}
+
+fn examine(
+    disk: &Disk,
+    image: &Manifest,
+    raw: &Path,
+    tables: &[&str],
+    log: &mut ObservationLog,
+) -> Result<()> {
+    let dirty = needs_recovery(raw).map_err(Error::io("read", raw))?;
+    let Some(dirty) = dirty else {
+        let detail = "the disk holds no ext4 superblock".to_owned();
+        log.write(&Record::Unreadable { path: format!("/dev/{}", disk.target), detail })?;
+        return Ok(());
+    };
+    log.write(&Record::FileSystem { disk: disk.target.clone(), fs: "ext4".to_owned(), dirty })?;
+
+    if let Ok(datadir) = image.server.datadir.strip_prefix(&disk.mount) {
+        for table in tables {
+            let path = Path::new("/").join(datadir).join(SCHEMA).join(format!("{table}.MYI"));
+            log.write(&match open_count(raw, &path) {
+                Ok(open_count) => Record::MyisamHeader { table: (*table).to_owned(), open_count },
+                Err(detail) => {
+                    Record::Unreadable { path: path.display().to_string(), detail: printable(&detail) }
+                }
+            })?;
+        }
+    }
+
+    // Last, because it writes: the journal is replayed on the scratch copy.
+    log.write(&fsck(disk, raw)?)?;
+    Ok(())
+}
+
+/// Whether the journal holds something to replay; `None` when this is no ext4.
+fn needs_recovery(raw: &Path) -> std::io::Result<Option<bool>> {
+    let file = File::open(raw)?;
+    let mut magic = [0; 2];
+    file.read_exact_at(&mut magic, superblock::OFFSET + superblock::MAGIC_AT)?;
+    if u16::from_le_bytes(magic) != superblock::MAGIC {
+        return Ok(None);
+    }
+    let mut incompat = [0; 4];
+    file.read_exact_at(&mut incompat, superblock::OFFSET + superblock::INCOMPAT_AT)?;
+    Ok(Some(u32::from_le_bytes(incompat) & superblock::NEEDS_RECOVERY != 0))
+}
+
+/// The open count of a MyISAM table, as a mount would see the file: the journal
+/// is taken into account in memory, nothing is written.
+fn open_count(raw: &Path, path: &Path) -> Result<u16, String> {
+    let fs = Ext4::load_from_path(raw).map_err(|e| e.to_string())?;
+    let path = path.to_str().ok_or("the path is not UTF-8")?;
+    let mut file = fs.open(path).map_err(|e| e.to_string())?;
+    let mut header = [0; MYI_OPEN_COUNT_AT + 2];
+    let mut filled = 0;
+    while filled < header.len() {
+        match file.read_bytes(&mut header[filled..]).map_err(|e| e.to_string())? {
+            0 => return Err(format!("the file ends after {filled} bytes")),
+            n => filled += n,
+        }
+    }
+    Ok(u16::from_be_bytes([header[MYI_OPEN_COUNT_AT], header[MYI_OPEN_COUNT_AT + 1]]))
+}
+
+/// Replays the journal, as a mount would, then checks without repairing.
+/// See e2fsck(8): 0 no errors, 1 errors corrected.
+fn fsck(disk: &Disk, raw: &Path) -> Result<Record> {
+    let run = |options: &[&str]| {
+        Command::new("e2fsck")
+            .args(options)
+            .arg(raw)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Error::io("run", Path::new("e2fsck")))
+    };
+    run(&["-p", "-E", "journal_only"])?;
+    let check = run(&["-f", "-n"])?;
+    let output = String::from_utf8_lossy(&check.stdout);
+    let lines: Vec<_> = output.lines().take(FSCK_LINES).map(printable).collect();
+    Ok(Record::Fsck { disk: disk.target.clone(), clean: check.status.success(), detail: lines.join("\n") })
+}

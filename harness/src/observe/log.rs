@@ -1,0 +1,57 @@
+//! What the restored server's own log says about recovery.
+
+/// The most lines kept.
+const LINES: usize = 20;
+
+/// What is looked for in a server's log of one boot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Recovery {
+    /// Transactions that recovery found prepared.
+    pub(super) prepared: u64,
+    /// The lines that tell of recovery.
+    pub(super) lines: Vec<String>,
+}
+
+/// Reads the log. MariaDB and MySQL report prepared transactions as
+/// `Starting recovery for XA transactions...` followed by
+/// `N transaction(s) in prepared state`, and MariaDB's binlog recovery as
+/// `Found N prepared transaction(s) in InnoDB`.
+pub(super) fn recovery(log: &str) -> Recovery {
+    let mut found = Recovery::default();
+    for line in log.lines() {
+        if let Some(count) = prepared(line) {
+            found.prepared = found.prepared.max(count);
+        }
+        let telling = ["recover", "prepared", "crash"];
+        let lower = line.to_lowercase();
+        if found.lines.len() < LINES && telling.iter().any(|word| lower.contains(word)) {
+            found.lines.push(crate::guest::printable(line));
+        }
+    }
+    found
+}
+
+/// The number in front of `prepared transaction` or `transaction(s) in prepared state`.
+fn prepared(line: &str) -> Option<u64> {
+    let at = line
+        .find(" prepared transaction")
+        .or_else(|| line.contains("in prepared state").then(|| line.find(" transaction")).flatten())?;
+    line[..at].rsplit(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepared_transactions_are_counted() {
+        let log = "2026 0 [Note] Starting table crash recovery...\n\
+                   2026 0 [Note] InnoDB: Transaction 57 in prepared state after recovery\n\
+                   2026 0 [Note] InnoDB: 3 transaction(s) in prepared state\n\
+                   2026 0 [Note] Found 2 prepared transaction(s) in InnoDB\n";
+        let found = recovery(log);
+        assert_eq!(found.prepared, 3);
+        assert_eq!(found.lines.len(), 4);
+        assert_eq!(recovery("InnoDB: Buffer pool(s) load completed").prepared, 0);
+    }
+}

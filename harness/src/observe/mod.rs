@@ -1,0 +1,29 @@
+//! Observe: everything that the snapshot's disks and the restored server hold,
+//! written down for the judge.
+
+mod disk;
+mod log;
+mod tables;
+
+pub use disk::disks;
+pub use tables::{server, server_failed};
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::jsonl;
+use crate::observation::{KIND, Record};
+
+/// Appends to `observation.jsonl`.
+pub type ObservationLog = jsonl::Writer<Record>;
+
+/// Creates the log.
+pub fn create(path: &Path) -> Result<ObservationLog> {
+    Ok(jsonl::Writer::create(path, KIND)?)
+}
+
+/// Marks the observation as complete.
+pub fn complete(mut log: ObservationLog) -> Result<()> {
+    log.write(&Record::End)?;
+    Ok(log.flush()?)
+}

@@ -1,0 +1,43 @@
+//! Puts the hook under test into the guest.
+
+use crate::error::{Error, Result};
+use crate::guest::{Machine, escape_shell};
+use crate::plan::Plan;
+use crate::scenario::Hook;
+
+/// Makes the agent run the plan's hook. The image holds the project's own hook
+/// and an agent that runs it, so that one needs nothing.
+pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
+    let agent = &plan.image.agent;
+    let limit = plan.limits.agent;
+    let hook = escape_shell(&agent.hook);
+    let enabled_by = escape_shell(&agent.enabled_by);
+    match &plan.hook {
+        Hook::Freezeframe => return Ok(()),
+        Hook::None => {
+            machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
+        }
+        Hook::Distro => {
+            let line = format!("rm -rf {enabled_by} {hook} {hook}.d && cp -a {PACKAGED}/. {hook}/..");
+            machine.agent().script(&line, b"", limit)?;
+        }
+        Hook::Sample | Hook::File(_) => {
+            let source = plan
+                .install
+                .as_ref()
+                .ok_or_else(|| Error::Guest("the plan names no file for its hook".to_owned()))?;
+            let content = std::fs::read(source).map_err(Error::io("read", source))?;
+            // The single file stands where the dispatcher was, as vendor pages
+            // tell people to install it; the agent is told of that path already.
+            let line = format!(
+                "cat > {hook}.new && chmod 755 {hook}.new && mv {hook}.new {hook} && rm -rf {hook}.d"
+            );
+            machine.agent().script(&line, &content, limit)?;
+            return Ok(());
+        }
+    }
+    machine.restart_agent(&agent.unit, plan.limits.agent)
+}
+
+/// Where the images keep the hook files as the distribution packages them.
+const PACKAGED: &str = "/usr/share/freezeframe/distro-hook";

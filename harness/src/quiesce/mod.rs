@@ -1,0 +1,10 @@
+//! Quiesce: the freeze window, its guard, and the probes that ask inside it
+//! whether the database really stands still.
+
+mod hook;
+mod probe;
+mod window;
+
+pub use hook::install_hook;
+pub use probe::Probes;
+pub use window::{FreezeWindow, OpenError, Quiesce};

@@ -1,0 +1,386 @@
+//! The freeze window: opened by a freeze, closed by a thaw, whatever happens.
+//!
+//! A guest that stays frozen is an outage, so the window thaws on every way
+//! out: when it is closed, when it is dropped by an error or a panic, and when
+//! it has been open for too long, from a thread of its own. It is armed before
+//! the freeze is asked for, because a freeze that timed out may still happen.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::guest::Agent;
+use crate::history::Mark;
+use crate::interrupt;
+use crate::load::HistoryLog;
+use crate::plan::Limits;
+
+/// What can be frozen and thawed: a guest through its agent.
+pub trait Quiesce: Send + Sync + 'static {
+    /// Freezes all file systems, the hook first; returns how many.
+    fn freeze(&self, timeout: Duration) -> Result<u32>;
+    /// Thaws all file systems, the hook last; returns how many.
+    fn thaw(&self, timeout: Duration) -> Result<u32>;
+    /// Whether something is frozen now.
+    fn is_frozen(&self) -> Result<bool>;
+}
+
+impl Quiesce for Agent {
+    fn freeze(&self, timeout: Duration) -> Result<u32> {
+        Agent::freeze(self, timeout)
+    }
+    fn thaw(&self, timeout: Duration) -> Result<u32> {
+        Agent::thaw(self, timeout)
+    }
+    fn is_frozen(&self) -> Result<bool> {
+        Agent::is_frozen(self)
+    }
+}
+
+/// An open freeze window.
+#[derive(Debug)]
+pub struct FreezeWindow {
+    shared: Arc<Shared>,
+}
+
+/// Why no window was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The freeze failed or timed out. The guest is thawed.
+    #[error("the freeze failed: {0}")]
+    Refused(Error),
+    /// The trial cannot go on.
+    #[error(transparent)]
+    Stopped(#[from] Error),
+}
+
+struct Shared {
+    guest: Box<dyn Quiesce>,
+    history: HistoryLog,
+    limits: Limits,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("limits", &self.limits)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Somebody thaws.
+    Closing,
+    Closed,
+    /// It was open for too long and thawed by itself.
+    Expired,
+}
+
+impl FreezeWindow {
+    /// Freezes the guest. On any error the guest is thawed before this returns.
+    pub fn open(guest: impl Quiesce, limits: Limits, history: &HistoryLog) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared {
+            guest: Box::new(guest),
+            history: history.clone(),
+            limits,
+            state: Mutex::new(State::Open),
+            changed: Condvar::new(),
+        });
+        let window = Self { shared: Arc::clone(&shared) };
+
+        history.mark(Mark::FreezeCall, "")?;
+        let (sender, answer) = mpsc::channel();
+        // In a thread of its own, so that Ctrl-C need not wait for a hook that hangs.
+        let freezer = Arc::clone(&shared);
+        thread::spawn(move || {
+            let frozen = freezer.guest.freeze(freezer.limits.freeze);
+            let marked = match &frozen {
+                Ok(count) => freezer.history.mark(Mark::FreezeOk, count.to_string()),
+                Err(e) => freezer.history.mark(Mark::FreezeErr, e.to_string()),
+            };
+            // Nobody listens when the trial was interrupted; the guard thaws.
+            let _ = sender.send(frozen.and_then(|count| marked.map(|_| count)));
+        });
+        // libvirt bounds the freeze; the slack is for libvirt itself.
+        let deadline = Instant::now() + limits.freeze + limits.agent;
+        match interrupt::receive(&answer, deadline)? {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(shared.refused(error)),
+            None => {
+                let seconds = limits.freeze.as_secs();
+                let text = format!("no answer within {seconds} s, and libvirt did not give up by itself");
+                history.mark(Mark::FreezeErr, text.clone())?;
+                return Err(shared.refused(Error::Guest(text)));
+            }
+        }
+        thread::spawn(move || shared.watch());
+        Ok(window)
+    }
+
+    /// Thaws the guest. An error is what the thaw reported, or that the window
+    /// had been open for too long; the guest is thawed all the same, unless
+    /// the error says otherwise.
+    pub fn close(self) -> Result<u32> {
+        if self.shared.claim() { self.shared.thaw() } else { Err(self.shared.expired()) }
+    }
+}
+
+impl Drop for FreezeWindow {
+    fn drop(&mut self) {
+        if self.shared.claim() {
+            // The error that led here is the one to report; the marks tell of this one.
+            let _ = self.shared.thaw();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the right to thaw; false when the window is closed already. Waits
+    /// while somebody else thaws.
+    fn claim(&self) -> bool {
+        let mut state = self
+            .changed
+            .wait_while(self.state(), |state| *state == State::Closing)
+            .unwrap_or_else(PoisonError::into_inner);
+        let open = *state == State::Open;
+        if open {
+            *state = State::Closing;
+        }
+        open
+    }
+
+    /// A freeze that failed needs no thaw, and gets none, when the agent says
+    /// that nothing is frozen: it handles one command after another, so no
+    /// freeze is still to come. Otherwise the window stays open, and is thawed
+    /// when it is dropped.
+    fn refused(&self, error: Error) -> OpenError {
+        if matches!(self.guest.is_frozen(), Ok(false)) {
+            self.finish(State::Closed);
+        }
+        OpenError::Refused(error)
+    }
+
+    fn finish(&self, state: State) {
+        *self.state() = state;
+        self.changed.notify_all();
+    }
+
+    fn thaw(&self) -> Result<u32> {
+        let result = self.thaw_until_thawed();
+        self.finish(State::Closed);
+        result
+    }
+
+    fn thaw_until_thawed(&self) -> Result<u32> {
+        self.history.mark(Mark::ThawCall, "")?;
+        let deadline = Instant::now() + self.limits.freeze + self.limits.thaw;
+        let first = match self.guest.thaw(self.limits.thaw) {
+            Ok(count) => {
+                self.history.mark(Mark::ThawOk, count.to_string())?;
+                return Ok(count);
+            }
+            Err(error) => error,
+        };
+        self.history.mark(Mark::ThawErr, first.to_string())?;
+        // The thaw hook may have failed after the file systems were thawed, or
+        // the agent may still be busy with a freeze that timed out.
+        while !matches!(self.guest.is_frozen(), Ok(false)) {
+            if Instant::now() > deadline {
+                return Err(Error::Guest(format!(
+                    "the guest may still be frozen; every thaw failed: {first}"
+                )));
+            }
+            if self.guest.thaw(self.limits.thaw).is_err() {
+                // An agent that is busy or gone answers at once; do not spin.
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Err(first)
+    }
+
+    /// Thaws when the window stays open for too long.
+    fn watch(&self) {
+        let (state, timeout) = self
+            .changed
+            .wait_timeout_while(self.state(), self.limits.hold, |state| *state == State::Open)
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        if timeout.timed_out() && self.claim() {
+            // The marks tell how it went; the pipeline learns it when it closes the window.
+            let _ = self.thaw_until_thawed();
+            self.finish(State::Expired);
+        }
+    }
+
+    fn expired(&self) -> Error {
+        let seconds = self.limits.hold.as_secs_f64();
+        Error::Guest(format!(
+            "the freeze window was open for more than {seconds} s, so its guard thawed the guest"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use super::*;
+    use crate::history::{Entry, KIND};
+    use crate::jsonl;
+    use crate::plan::Accel;
+
+    /// A guest without a machine: it counts, and fails on demand.
+    #[derive(Default)]
+    struct Stub {
+        frozen: AtomicBool,
+        thaws: AtomicU32,
+        freeze_fails: bool,
+        /// The freeze reports a failure, yet the guest is frozen afterwards.
+        freezes_late: bool,
+        thaw_failures: AtomicU32,
+    }
+
+    #[derive(Clone, Default)]
+    struct Guest(Arc<Stub>);
+
+    impl Quiesce for Guest {
+        fn freeze(&self, _: Duration) -> Result<u32> {
+            if self.0.freezes_late {
+                self.0.frozen.store(true, Ordering::SeqCst);
+            }
+            if self.0.freeze_fails {
+                return Err(Error::Guest("hook says no".to_owned()));
+            }
+            self.0.frozen.store(true, Ordering::SeqCst);
+            Ok(1)
+        }
+        fn thaw(&self, _: Duration) -> Result<u32> {
+            self.0.thaws.fetch_add(1, Ordering::SeqCst);
+            let left = self.0.thaw_failures.load(Ordering::SeqCst);
+            if left > 0 {
+                self.0.thaw_failures.store(left - 1, Ordering::SeqCst);
+                return Err(Error::Guest("agent busy".to_owned()));
+            }
+            self.0.frozen.store(false, Ordering::SeqCst);
+            Ok(1)
+        }
+        fn is_frozen(&self) -> Result<bool> {
+            Ok(self.0.frozen.load(Ordering::SeqCst))
+        }
+    }
+
+    struct Scene {
+        guest: Guest,
+        history: HistoryLog,
+        dir: tempfile::TempDir,
+        limits: Limits,
+    }
+
+    impl Scene {
+        fn new(stub: Stub) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
+            Self { guest: Guest(Arc::new(stub)), history, dir, limits: Limits::for_accel(Accel::Kvm) }
+        }
+        fn open(&self) -> Result<FreezeWindow, OpenError> {
+            FreezeWindow::open(self.guest.clone(), self.limits, &self.history)
+        }
+        fn frozen(&self) -> bool {
+            self.guest.is_frozen().unwrap()
+        }
+        fn marks(&self) -> Vec<Mark> {
+            self.history.finish().unwrap();
+            jsonl::Reader::<Entry>::open(&self.dir.path().join("history.jsonl"), KIND)
+                .unwrap()
+                .filter_map(|entry| match entry.unwrap() {
+                    Entry::Mark { mark, .. } => Some(mark),
+                    _ => None,
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn closing_thaws_once() {
+        let scene = Scene::new(Stub::default());
+        let window = scene.open().unwrap();
+        assert!(scene.frozen());
+        assert_eq!(window.close().unwrap(), 1);
+        assert!(!scene.frozen());
+        assert_eq!(scene.guest.0.thaws.load(Ordering::SeqCst), 1);
+        assert_eq!(scene.marks(), [Mark::FreezeCall, Mark::FreezeOk, Mark::ThawCall, Mark::ThawOk]);
+    }
+
+    #[test]
+    fn an_error_in_the_window_thaws() {
+        let scene = Scene::new(Stub::default());
+        let stage = || -> Result<(), OpenError> {
+            let _window = scene.open()?;
+            Err(OpenError::Stopped(Error::Interrupted))
+        };
+        assert!(stage().is_err());
+        assert!(!scene.frozen());
+    }
+
+    #[test]
+    fn a_panic_in_the_window_thaws() {
+        let scene = Scene::new(Stub::default());
+        let window = scene.open().unwrap();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _window = window;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert!(!scene.frozen());
+    }
+
+    #[test]
+    fn a_window_open_for_too_long_thaws_by_itself() {
+        let mut scene = Scene::new(Stub::default());
+        scene.limits.hold = Duration::from_millis(20);
+        let window = scene.open().unwrap();
+        let waited = Instant::now();
+        while scene.frozen() {
+            assert!(waited.elapsed() < Duration::from_secs(10), "the guard slept");
+            thread::yield_now();
+        }
+        let error = window.close().unwrap_err().to_string();
+        assert!(error.contains("guard thawed"), "{error}");
+        assert_eq!(scene.guest.0.thaws.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_refused_freeze_leaves_nothing_frozen() {
+        let scene = Scene::new(Stub { freeze_fails: true, ..Stub::default() });
+        assert!(matches!(scene.open(), Err(OpenError::Refused(_))));
+        assert!(!scene.frozen());
+        assert!(scene.marks().contains(&Mark::FreezeErr));
+    }
+
+    #[test]
+    fn a_freeze_that_fails_and_happens_all_the_same_is_thawed() {
+        let scene = Scene::new(Stub { freeze_fails: true, freezes_late: true, ..Stub::default() });
+        assert!(matches!(scene.open(), Err(OpenError::Refused(_))));
+        assert!(!scene.frozen());
+    }
+
+    #[test]
+    fn a_thaw_that_fails_is_tried_again_and_reported() {
+        let scene = Scene::new(Stub { thaw_failures: AtomicU32::new(2), ..Stub::default() });
+        let window = scene.open().unwrap();
+        assert!(window.close().is_err());
+        assert!(!scene.frozen());
+        assert_eq!(scene.marks().last(), Some(&Mark::ThawErr));
+    }
+}

@@ -1,0 +1,56 @@
+//! Restore: a new guest from the snapshot alone.
+
+use std::path::Path;
+
+use tokio::runtime::Runtime;
+
+use crate::database::Access;
+use crate::error::{Error, Result};
+use crate::guest::{Drive, Machine, Spec, Transcript};
+use crate::host::Libvirt;
+use crate::plan::Plan;
+use crate::snapshot;
+
+/// A restored guest whose server answers.
+#[derive(Debug)]
+pub struct Restored {
+    /// The guest.
+    pub machine: Machine,
+    /// A connection to its server.
+    pub conn: mysql_async::Conn,
+}
+
+/// Boots a guest from overlays over the snapshot's disks and waits until its
+/// server answers. The first guest must be gone: the two share a machine id.
+///
+/// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come
+/// up, which is a fact about the backup.
+pub fn boot(
+    libvirt: &Libvirt,
+    runtime: &Runtime,
+    plan: &Plan,
+    snapshot: &[Drive],
+    disks: &Path,
+    transcript: &Transcript,
+) -> Result<Restored> {
+    let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
+    let drives = snapshot::overlays(disks, "restored", bases)?;
+    let spec = Spec::of(plan, "restored", drives);
+    let mut machine = Machine::power_on(libvirt, &spec, "restored", transcript, plan.limits.agent)?;
+    machine.wait_for_agent(plan.limits.boot)?;
+    let access = Access::new(machine.sql_address()?, &plan.image.server)?;
+    let unit = &plan.image.server.unit;
+    let conn = runtime.block_on(access.connect_within(plan.limits.server, || {
+        machine.check_alive()?;
+        // `is-failed` exits 0 when the unit has failed; then waiting is in vain.
+        let state =
+            machine.agent().shell(&format!("systemctl is-failed '{unit}'"), b"", plan.limits.agent)?;
+        if state.code == Some(0) {
+            return Err(Error::Guest(format!(
+                "the server's unit {unit} failed to start in the restored guest"
+            )));
+        }
+        Ok(())
+    }))?;
+    Ok(Restored { machine, conn })
+}

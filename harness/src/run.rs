@@ -1,0 +1,153 @@
+//! Runs: which trials a command line asks for, and where they live.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::{Definition, Manifest};
+use crate::plan::{Accel, Keep, Limits, Plan};
+use crate::scenario::{Hook, Scenario};
+
+/// Names the run's directory to the test binary.
+pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
+
+/// How the short-lived directories of running trials begin, in the system's
+/// temporary directory.
+pub const ROOT_PREFIX: &str = "freezeframe-";
+
+/// In such a directory: the pid of its supervisor, and the trial's directory.
+pub const OWNER_FILE: &str = "owner";
+
+/// `run.json`: what the user asked for, paths absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunOptions {
+    /// Trials whose name contains any of these; all when empty.
+    pub filters: Vec<String>,
+    /// The images.
+    pub images: Vec<String>,
+    /// One hook for all trials, instead of those that the scenarios list.
+    pub hook: Option<Hook>,
+    /// A libvirt connection instead of the embedded driver.
+    pub connect: Option<String>,
+    /// The accelerator; `None` asks a probe.
+    pub accel: Option<Accel>,
+    /// The seed of every trial's load.
+    pub seed: u64,
+    /// When disks stay.
+    pub keep: Keep,
+    /// The scenarios' folder.
+    pub scenarios: PathBuf,
+    /// The image definitions' folder, which also holds the hooks.
+    pub definitions: PathBuf,
+    /// The built images' folder.
+    pub built: PathBuf,
+    /// The run's directory.
+    pub dir: PathBuf,
+}
+
+/// One trial that a run asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// `core/no-hook::bookworm-mariadb::none`.
+    pub name: String,
+    /// The scenario.
+    pub scenario: Scenario,
+    /// The image.
+    pub image: String,
+    /// The hook.
+    pub hook: Hook,
+}
+
+impl RunOptions {
+    /// Every trial that is asked for: scenario by image by hook.
+    ///
+    /// An error is a sentence about a scenario file, a definition or a name
+    /// that no definition has.
+    pub fn trials(&self) -> Result<Vec<Asked>, String> {
+        let scenarios = Scenario::read_all(&self.scenarios).map_err(|e| e.to_string())?;
+        let mut trials = Vec::new();
+        for image in &self.images {
+            let database = Definition::named(&self.definitions, image).map_err(|e| e.to_string())?.database;
+            for scenario in scenarios.iter().filter(|scenario| scenario.databases.contains(&database)) {
+                for hook in self.hooks_of(scenario) {
+                    let name = format!("{}::{image}::{}", scenario.name, hook.name());
+                    if self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str())) {
+                        trials.push(Asked { name, scenario: scenario.clone(), image: image.clone(), hook });
+                    }
+                }
+            }
+        }
+        Ok(trials)
+    }
+
+    /// A hook that the user names replaces those of the file, where hooks run at all.
+    fn hooks_of(&self, scenario: &Scenario) -> Vec<Hook> {
+        match &self.hook {
+            Some(hook) if scenario.freeze => vec![hook.clone()],
+            Some(_) => vec![],
+            None => scenario.expect.iter().map(|(hook, _)| hook.clone()).collect(),
+        }
+    }
+
+    /// Resolves one trial.
+    pub fn plan(&self, asked: &Asked, image: Manifest, accel: Accel) -> Plan {
+        let Asked { name, scenario, hook, .. } = asked;
+        Plan {
+            trial: name.clone(),
+            scenario: scenario.name.clone(),
+            summary: scenario.summary.clone(),
+            image,
+            hook: hook.clone(),
+            install: match hook {
+                Hook::None | Hook::Distro | Hook::Freezeframe => None,
+                Hook::Sample => Some(self.definitions.join("hooks/sample/fsfreeze-hook")),
+                Hook::File(path) => Some(path.clone()),
+            },
+            load: scenario.load.clone(),
+            freeze: scenario.freeze,
+            snapshot: "external".to_owned(),
+            faults: scenario.faults.clone(),
+            expect: scenario.expectation(hook),
+            seed: self.seed,
+            accel,
+            connect: self.connect.clone(),
+            dir: self.dir.join(slug(name)),
+            limits: Limits::for_accel(accel),
+            keep: self.keep,
+        }
+    }
+
+    /// Reads `run.json`.
+    pub fn read(dir: &Path) -> Result<Self, String> {
+        let path = dir.join("run.json");
+        let text = std::fs::read(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Creates the run's directory and writes `run.json`.
+    pub fn write(&self) -> Result<(), String> {
+        let path = self.dir.join("run.json");
+        let json = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(&self.dir)
+            .and_then(|()| std::fs::write(&path, json))
+            .map_err(|e| format!("cannot write {}: {e}", path.display()))
+    }
+}
+
+/// A trial's name as the name of its directory.
+fn slug(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    name.replace("::", ".").chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slug_is_a_plain_file_name() {
+        assert_eq!(slug("core/no-hook::bookworm-mariadb::none"), "core-no-hook.bookworm-mariadb.none");
+        assert_eq!(slug("a::b::../../etc/pass wd"), "a.b...-..-etc-pass-wd");
+    }
+}

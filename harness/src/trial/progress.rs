@@ -1,0 +1,72 @@
+//! Where a trial is: the event log, and a line on stderr for each stage.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::events::{Event, KIND, Stage, What};
+use crate::jsonl;
+
+/// Writes `events.jsonl` and tells the terminal.
+#[derive(Debug)]
+pub(super) struct Progress {
+    trial: String,
+    log: jsonl::Writer<Event>,
+    /// The stage that runs, for an error that ends it.
+    stage: Stage,
+}
+
+impl Progress {
+    pub(super) fn create(path: &Path, trial: &str) -> Result<Self> {
+        let log = jsonl::Writer::create(path, KIND)?;
+        Ok(Self { trial: trial.to_owned(), log, stage: Stage::Prepare })
+    }
+
+    /// Runs a stage and says how long it took. The stage's own words, if any,
+    /// follow the time.
+    pub(super) fn stage<T>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce(&mut Self) -> Result<(T, String)>,
+    ) -> Result<T> {
+        self.stage = stage;
+        let begin = self.event(stage, What::Begin, "")?;
+        let (value, detail) = work(self)?;
+        let end = self.event(stage, What::End, &detail)?;
+        let took = Duration::from_nanos(end - begin);
+        eprintln!(
+            "  {}: {stage} {}{}{detail}",
+            self.trial,
+            seconds(took),
+            if detail.is_empty() { "" } else { ", " }
+        );
+        Ok(value)
+    }
+
+    /// Writes down that the trial ended in the stage that ran last.
+    pub(super) fn failed(&mut self, error: &Error) -> String {
+        let text = format!("{} failed: {error}", self.stage);
+        // The verdict carries the same text.
+        let _ = self.event(self.stage, What::Failed, &error.to_string());
+        text
+    }
+
+    pub(super) fn note(&mut self, text: &str) -> Result<()> {
+        eprintln!("  {}: {text}", self.trial);
+        self.event(self.stage, What::Note, text).map(drop)
+    }
+
+    fn event(&mut self, stage: Stage, event: What, detail: &str) -> Result<u64> {
+        let t = clock::now();
+        self.log.write(&Event { t, stage, event, detail: detail.to_owned() })?;
+        self.log.flush()?;
+        Ok(t)
+    }
+}
+
+/// `0.093 s`, `12.4 s`.
+pub(super) fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1.0 { format!("{seconds:.3} s") } else { format!("{seconds:.1} s") }
+}

@@ -1,0 +1,171 @@
+//! The supervisor: a small process above each trial that cleans up after it,
+//! whatever end it comes to.
+//!
+//! Three processes share the work. The *test* process starts a supervisor and
+//! keeps the other end of a pipe to it. The *supervisor* leads a session of
+//! its own and is the reaper of everything below it; it starts the *trial*
+//! process, in which the embedded libvirt runs. libvirt daemonizes its QEMUs,
+//! so they become children of the supervisor when they are orphaned.
+//!
+//! - The trial dies: the supervisor kills what it left and removes its files.
+//! - The test process dies, even of SIGKILL: the pipe closes, the supervisor
+//!   asks the trial to stop (which thaws first) and then does the same.
+//! - The supervisor dies: the kernel sends SIGTERM to the trial, which thaws
+//!   and destroys its guests. `cargo xtask tidy` removes the files.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{self, Pid, Signal, WaitOptions};
+
+use crate::plan::{Keep, Plan};
+use crate::run::{OWNER_FILE, ROOT_PREFIX};
+use crate::verdict::{Outcome, Verdict};
+
+/// How long a trial that was asked to stop may take: it thaws its guest first.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Runs a planned trial under a supervisor and reads its verdict. `program` is
+/// the binary whose `supervise DIR` calls [`supervise`].
+pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, String> {
+    plan.write().map_err(|e| e.to_string())?;
+    let mut supervisor = Command::new(program)
+        .arg("supervise")
+        .arg(&plan.dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+    // The lifeline: its closing, for whatever reason, ends the trial. `wait`
+    // would close it too early if the child still owned it.
+    let lifeline = supervisor.stdin.take();
+    let status = supervisor.wait().map_err(|e| format!("cannot wait for the trial's supervisor: {e}"))?;
+    drop(lifeline);
+    Verdict::read(&plan.dir).or_else(|_| {
+        let reason = format!("the trial's process ended without a verdict ({status})");
+        let verdict = Verdict::unknown(plan, reason);
+        verdict.write(&plan.dir).map_err(|e| e.to_string())?;
+        Ok(verdict)
+    })
+}
+
+/// The supervisor process: runs `program run DIR ROOT` and cleans up after it.
+pub fn supervise(program: &Path, dir: &Path) -> ExitCode {
+    match supervised(program, dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cannot supervise the trial in {}: {e}", dir.display());
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn supervised(program: &Path, dir: &Path) -> io::Result<()> {
+    // Out of the test's process group: what kills that group must not kill the cleaner.
+    process::setsid()?;
+    process::set_child_subreaper(Some(process::getpid()))?;
+    // Sockets below libvirt's root may not exceed 108 bytes, so it is not in the trial's directory.
+    let root = tempfile::Builder::new().prefix(ROOT_PREFIX).tempdir()?;
+    fs::write(root.path().join(OWNER_FILE), format!("{}\n{}\n", process::getpid(), dir.display()))?;
+
+    let trial = Command::new(program)
+        .arg("run")
+        .arg(dir)
+        .arg(root.path())
+        // libvirt's own log would go to the terminal.
+        .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", dir.join("libvirt.log").display()))
+        .stdin(Stdio::null())
+        .spawn()?;
+    let trial = Pid::from_child(&trial);
+    let ended = Arc::new(AtomicBool::new(false));
+    let watched = Arc::clone(&ended);
+    thread::spawn(move || {
+        // Nothing is ever written to the lifeline; this returns when it closes.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, Duration::ZERO)] {
+            if !watched.load(Ordering::SeqCst) {
+                let _ = process::kill_process(trial, signal);
+                thread::sleep(patience);
+            }
+        }
+    });
+
+    // libvirt waits until its own orphans are reaped, so reap everybody.
+    while let Some((pid, _)) = wait_for_any()? {
+        if pid == trial {
+            break;
+        }
+    }
+    ended.store(true, Ordering::SeqCst);
+    kill_children()?;
+    remove_disks(dir);
+    root.close()
+}
+
+/// The next child that ended; `None` when there is none left.
+fn wait_for_any() -> io::Result<Option<(Pid, process::WaitStatus)>> {
+    loop {
+        match process::wait(WaitOptions::empty()) {
+            Ok(ended) => return Ok(ended),
+            Err(Errno::INTR) => {}
+            Err(Errno::CHILD) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Kills and reaps every child, and then those that it leaves to us in turn.
+fn kill_children() -> io::Result<()> {
+    loop {
+        for child in children_of(process::getpid())? {
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            eprintln!("  the trial left a process behind; killed {} (pid {child})", name.trim());
+            let _ = process::kill_process(child, Signal::KILL);
+        }
+        if wait_for_any()?.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The children of a process that still run.
+fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) =
+            entry?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
+        else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // proc_pid_stat(5): the fields after the command's closing parenthesis
+        // are the state and the parent.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let (state, ppid) = (fields.next(), fields.next());
+        if ppid == Some(parent.to_string().as_str()) && state != Some("Z") {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+fn remove_disks(dir: &Path) {
+    let keep = Plan::read(dir).map(|plan| plan.keep).unwrap_or_default();
+    let failed = Verdict::read(dir).map_or(true, |verdict| verdict.outcome != Outcome::Pass);
+    if keep == Keep::All || (keep == Keep::Failed && failed) {
+        return;
+    }
+    let disks = dir.join("disks");
+    if disks.exists()
+        && let Err(e) = fs::remove_dir_all(&disks)
+    {
+        eprintln!("cannot remove {}: {e}", disks.display());
+    }
+}

@@ -1,0 +1,16 @@
+//! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
+//! hooks, and the MariaDB/MySQL hook against a real MariaDB server. Each test runs under dash and
+//! under busybox sh with busybox's tools. No VM, and nothing on this machine is ever frozen.
+
+#[path = "hooks/call.rs"]
+mod call;
+#[path = "hooks/dispatcher.rs"]
+mod dispatcher;
+#[path = "hooks/mysql.rs"]
+mod mysql;
+#[path = "hooks/sample.rs"]
+mod sample;
+#[path = "hooks/scripts.rs"]
+mod scripts;
+#[path = "hooks/server.rs"]
+mod server;

@@ -1,0 +1,170 @@
+//! Calling a hook the way the agent does, and a few tools that all tests need.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here may take: what exceeds it hangs.
+const HANGS: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shell {
+    Dash,
+    Busybox,
+}
+
+/// One test a shell from one function.
+macro_rules! in_both_shells {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn dash() {
+                super::$name($crate::call::Shell::Dash);
+            }
+            #[test]
+            fn busybox() {
+                super::$name($crate::call::Shell::Busybox);
+            }
+        }
+    )*};
+}
+pub(crate) use in_both_shells;
+
+impl Shell {
+    /// The script under this shell, in the agent's environment: no HOME, hardly a PATH. `tools` comes
+    /// first in the PATH; with busybox, its applets follow.
+    pub(crate) fn script(self, script: &Path, tools: &Path) -> Command {
+        let applets = tools.join("applets");
+        let mut path = tools.as_os_str().to_owned();
+        let mut command = match self {
+            Shell::Dash => Command::new(program("dash")),
+            Shell::Busybox => {
+                std::fs::create_dir_all(&applets).expect("create the applet directory");
+                let installed =
+                    Command::new(program("busybox")).args(["--install", "-s"]).arg(&applets).status();
+                assert!(installed.expect("run busybox").success());
+                path.push(":");
+                path.push(&applets);
+                let mut busybox = Command::new(program("busybox"));
+                busybox.arg("sh");
+                busybox
+            }
+        };
+        command.arg(script).env_clear().env("PATH", path);
+        command
+    }
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The exit status; none when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    /// What it wrote to stdout and stderr.
+    pub(crate) output: String,
+    /// Until its output ended and it was gone.
+    pub(crate) took: Duration,
+}
+
+impl Outcome {
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    /// Exit status 1, with a line on stderr that holds the reason.
+    #[track_caller]
+    pub(crate) fn failed_with(self, reason: &str) -> Self {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        assert!(self.output.contains(reason), "expected {reason:?} in {self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        assert!(self.took < limit, "took longer than {limit:?}: {self:?}");
+        self
+    }
+}
+
+/// Runs a hook like agents from QEMU 9.1 on: stdout and stderr are one pipe, read to its end before the
+/// process is waited for. A background process that keeps the pipe open would hold the agent.
+pub(crate) fn call_as_agent(mut command: Command) -> Outcome {
+    let started = Instant::now();
+    let (mut reader, writer) = std::io::pipe().expect("make a pipe");
+    command.stdin(Stdio::null()).stdout(writer.try_clone().expect("clone the pipe")).stderr(writer);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    drop(command);
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut output = Vec::new();
+        let _ = reader.read_to_end(&mut output);
+        let _ = send.send(output);
+    });
+    let Ok(output) = receive.recv_timeout(HANGS) else {
+        let _ = child.kill();
+        panic!("the hook's output did not end within {HANGS:?}");
+    };
+    let status = child.wait().expect("wait for the hook");
+    Outcome {
+        code: status.code(),
+        signal: status.signal(),
+        output: String::from_utf8_lossy(&output).into_owned(),
+        took: started.elapsed(),
+    }
+}
+
+/// Waits for an event.
+#[track_caller]
+pub(crate) fn wait_until(event: &str, mut happened: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < HANGS, "waited {HANGS:?} in vain: {event}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The full path of a program that the tests need.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let administrators = ["/usr/sbin", "/usr/libexec"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(administrators)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
+}
+
+pub(crate) fn hooks_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/hooks")
+}
+
+/// Writes a file with this mode. Another process does it: a descriptor of ours, caught by a fork in
+/// another test's thread, would make the new program "busy" for a moment.
+pub(crate) fn install(path: &Path, mode: &str, text: &str) {
+    let mut install = Command::new("install")
+        .args(["-m", mode, "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("run install");
+    install.stdin.take().expect("its stdin").write_all(text.as_bytes()).expect("write the file");
+    assert!(install.wait().expect("wait for install").success());
+}
+
+pub(crate) fn send_signal(signal: &str, pid: u32) {
+    let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+    assert!(status.expect("run kill").success(), "kill -s {signal} {pid}");
+}
+
+/// Neither gone nor a zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+}

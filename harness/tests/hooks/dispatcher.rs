@@ -1,0 +1,256 @@
+//! The dispatcher, with made-up hooks.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::call::{Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, wait_until};
+
+in_both_shells!(
+    freezes_in_order_and_thaws_in_reverse,
+    a_failing_hook_rolls_back_and_its_text_reaches_the_agent,
+    a_hook_that_hangs_is_ended_at_its_deadline,
+    a_thaw_runs_every_hook_and_reports_the_failure,
+    leftovers_are_ignored,
+    what_others_may_write_is_refused,
+    hooks_are_found_through_a_link,
+    a_background_process_does_not_hold_the_agent,
+    works_without_a_place_to_write,
+    the_journal_gets_a_good_freeze_after_the_thaw,
+    a_journal_that_hangs_holds_up_nothing,
+    an_interrupted_freeze_is_rolled_back,
+    other_arguments_are_refused,
+);
+
+/// An installation in a directory of its own, with a `logger` that writes to a file.
+struct Installation {
+    dir: TempDir,
+    shell: Shell,
+    deadline: &'static str,
+}
+
+impl Installation {
+    fn new(shell: Shell) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let at = dir.path();
+        fs::copy(hooks_dir().join("freezeframe/fsfreeze-hook"), at.join("fsfreeze-hook")).expect("copy");
+        fs::create_dir(at.join("fsfreeze-hook.d")).expect("create the hook directory");
+        fs::create_dir(at.join("tools")).expect("create the tool directory");
+        let this = Self { dir, shell, deadline: "20" };
+        this.logger("cat >>JOURNAL");
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn logger(&self, body: &str) {
+        let body = body.replace("JOURNAL", &self.path("journal").to_string_lossy());
+        install(&self.path("tools/logger"), "755", &format!("#!/bin/sh\n{body}\n"));
+    }
+
+    /// A hook that notes its calls, and then does what `body` says. `$1` is the verb.
+    fn hook(&self, name: &str, body: &str) {
+        self.file(name, "755", body);
+    }
+
+    fn file(&self, name: &str, mode: &str, body: &str) {
+        let trace = self.path("trace");
+        let text = format!("#!/bin/sh\necho \"{name} $1\" >>{}\n{body}\n", trace.display());
+        install(&self.path("fsfreeze-hook.d").join(name), mode, &text);
+    }
+
+    fn command(&self, dispatcher: &Path, verb: &str) -> Command {
+        let mut command = self.shell.script(dispatcher, &self.path("tools"));
+        command.arg(verb).env("FSFREEZE_HOOK_RUN", self.path("run"));
+        command.env("FSFREEZE_HOOK_SECONDS", self.deadline);
+        command
+    }
+
+    fn call(&self, verb: &str) -> Outcome {
+        call_as_agent(self.command(&self.path("fsfreeze-hook"), verb))
+    }
+
+    /// The calls since the last time, as "hook verb".
+    fn trace(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("trace")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("trace"));
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn journal(&self) -> String {
+        fs::read_to_string(self.path("journal")).unwrap_or_default()
+    }
+}
+
+fn freezes_in_order_and_thaws_in_reverse(shell: Shell) {
+    let here = Installation::new(shell);
+    for name in ["30-c", "10-a", "20-b with a space"] {
+        here.hook(name, "");
+    }
+    here.call("freeze").succeeded();
+    assert_eq!(here.trace(), ["10-a freeze", "20-b with a space freeze", "30-c freeze"]);
+    here.call("thaw").succeeded();
+    assert_eq!(here.trace(), ["30-c thaw", "20-b with a space thaw", "10-a thaw"]);
+}
+
+fn a_failing_hook_rolls_back_and_its_text_reaches_the_agent(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "");
+    here.hook("20-b", "");
+    here.hook("30-c", "[ $1 = thaw ] || { echo 'no lock to be had' >&2; exit 7; }");
+    here.hook("40-d", "");
+    here.call("freeze").failed_with("30-c failed to freeze, exit status 7\nno lock to be had\n");
+    assert_eq!(
+        here.trace(),
+        ["10-a freeze", "20-b freeze", "30-c freeze", "30-c thaw", "20-b thaw", "10-a thaw"]
+    );
+}
+
+fn a_hook_that_hangs_is_ended_at_its_deadline(shell: Shell) {
+    let mut here = Installation::new(shell);
+    here.deadline = "1";
+    here.hook("10-a", "");
+    here.hook("20-hangs", "[ $1 = thaw ] || { trap '' TERM; exec sleep 30; }");
+    let outcome = here.call("freeze").failed_with("20-hangs did not finish its freeze within 1 s");
+    outcome.within(Duration::from_secs(5));
+    assert_eq!(here.trace(), ["10-a freeze", "20-hangs freeze", "20-hangs thaw", "10-a thaw"]);
+}
+
+fn a_thaw_runs_every_hook_and_reports_the_failure(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "");
+    here.hook("20-b", "[ $1 = freeze ] || { echo 'the lock is gone'; exit 1; }");
+    here.call("freeze").succeeded();
+    here.trace();
+    here.call("thaw").failed_with("the lock is gone");
+    assert_eq!(here.trace(), ["20-b thaw", "10-a thaw"]);
+}
+
+fn leftovers_are_ignored(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a.sh", "");
+    for leftover in [
+        "10-a.sh~",
+        "10-a.sh.bak",
+        "10-a.sh.orig",
+        "10-a.sh.rej",
+        "10-a.sh.swp",
+        "10-a.sh.dpkg-dist",
+        "10-a.sh.dpkg-old",
+        "10-a.sh.rpmsave",
+        "10-a.sh.rpmnew",
+        "mysql-flush.sh.sample",
+        ".hidden",
+        "#10-a.sh#",
+    ] {
+        here.hook(leftover, "");
+    }
+    here.file("20-off", "644", "");
+    fs::create_dir(here.path("fsfreeze-hook.d/30-directory")).unwrap();
+    let outcome = here.call("freeze").succeeded();
+    assert_eq!(here.trace(), ["10-a.sh freeze"]);
+    assert!(outcome.output.contains("20-off is not executable: not run"), "{outcome:?}");
+}
+
+fn what_others_may_write_is_refused(shell: Shell) {
+    for mode in ["775", "757"] {
+        let here = Installation::new(shell);
+        here.hook("10-a", "");
+        here.file("20-open", mode, "");
+        let outcome = here.call("freeze").failed_with("refused: others than root may write to ");
+        assert!(outcome.output.contains("20-open"), "{outcome:?}");
+        assert!(here.trace().is_empty());
+        here.call("thaw").failed_with("20-open was not run");
+        assert_eq!(here.trace(), ["10-a thaw"]);
+    }
+}
+
+fn hooks_are_found_through_a_link(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "");
+    let elsewhere = here.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink("../fsfreeze-hook", elsewhere.join("agent-hook")).unwrap();
+    call_as_agent(here.command(&elsewhere.join("agent-hook"), "freeze")).succeeded();
+    assert_eq!(here.trace(), ["10-a freeze"]);
+
+    // Hooks beside the link come first: that is where an administrator put them.
+    fs::create_dir(elsewhere.join("fsfreeze-hook.d")).unwrap();
+    call_as_agent(here.command(&elsewhere.join("agent-hook"), "freeze")).succeeded();
+    assert!(here.trace().is_empty());
+
+    fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();
+    here.call("freeze").failed_with("there is no directory");
+}
+
+fn a_background_process_does_not_hold_the_agent(shell: Shell) {
+    let here = Installation::new(shell);
+    let pid = here.path("pid");
+    here.hook("10-a", &format!("[ $1 = thaw ] || {{ sleep 30 & echo $! >{}; }}", pid.display()));
+    let outcome = here.call("freeze").succeeded().within(Duration::from_secs(5));
+    eprintln!("output ended and dispatcher gone after {:?}, the hook's process sleeps 30 s", outcome.took);
+    let pid = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    assert!(crate::call::is_running(pid));
+    crate::call::send_signal("KILL", pid);
+}
+
+fn works_without_a_place_to_write(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "echo some words");
+    for verb in ["freeze", "thaw"] {
+        let mut command = here.command(&here.path("fsfreeze-hook"), verb);
+        command.env("FSFREEZE_HOOK_RUN", "/proc/no/such/place");
+        call_as_agent(command).succeeded();
+    }
+    assert_eq!(here.trace(), ["10-a freeze", "10-a thaw"]);
+}
+
+fn the_journal_gets_a_good_freeze_after_the_thaw(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "echo words at $1");
+    here.call("freeze").succeeded();
+    assert_eq!(here.journal(), "", "the journal may lie on what is about to freeze");
+    here.call("thaw").succeeded();
+    wait_until("both in the journal", || here.journal() == "words at freeze\nwords at thaw\n");
+}
+
+fn a_journal_that_hangs_holds_up_nothing(shell: Shell) {
+    let here = Installation::new(shell);
+    here.logger("exec sleep 30");
+    here.hook("10-a", "echo words at $1");
+    here.call("freeze").succeeded();
+    here.call("thaw").succeeded().within(Duration::from_secs(2));
+}
+
+fn an_interrupted_freeze_is_rolled_back(shell: Shell) {
+    let here = Installation::new(shell);
+    let go = here.path("go");
+    here.hook("10-a", &format!("until [ -e {} ]; do sleep 0.02; done", go.display()));
+    here.hook("20-b", "");
+    let mut command = here.command(&here.path("fsfreeze-hook"), "freeze");
+    let mut child = command.spawn().unwrap();
+    wait_until("the hook runs", || here.path("trace").exists());
+    crate::call::send_signal("TERM", child.id());
+    fs::write(go, "").unwrap();
+    let started = Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "after {:?}", started.elapsed());
+    assert_eq!(here.trace(), ["10-a freeze", "10-a thaw"]);
+}
+
+fn other_arguments_are_refused(shell: Shell) {
+    let here = Installation::new(shell);
+    here.hook("10-a", "");
+    for wrong in ["", "status", "Freeze"] {
+        assert_eq!(here.call(wrong).code, Some(2));
+    }
+    let mut command = here.command(&here.path("fsfreeze-hook"), "freeze");
+    command.arg("more");
+    assert_eq!(call_as_agent(command).code, Some(2));
+    assert!(here.trace().is_empty());
+}

@@ -1,0 +1,45 @@
+//! Every script parses in both shells and passes shellcheck.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::call::{hooks_dir, program};
+
+fn scripts() -> [PathBuf; 3] {
+    ["freezeframe/fsfreeze-hook", "freezeframe/fsfreeze-hook.d/50-mysql", "sample/fsfreeze-hook"]
+        .map(|script| hooks_dir().join(script))
+}
+
+fn passes(checker: &str, args: &[&str]) {
+    for script in scripts() {
+        let output = Command::new(program(checker)).args(args).arg(&script).output().expect("run it");
+        assert!(output.status.success(), "{}\n{}", script.display(), String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn shellcheck_passes() {
+    passes("shellcheck", &["-s", "sh"]);
+}
+
+#[test]
+fn both_shells_parse() {
+    passes("dash", &["-n"]);
+    passes("busybox", &["sh", "-n"]);
+}
+
+#[test]
+fn the_settings_file_only_repeats_the_defaults() {
+    let settings = std::fs::read_to_string(hooks_dir().join("freezeframe/fsfreeze-db.conf")).unwrap();
+    let script = std::fs::read_to_string(&scripts()[1]).unwrap();
+    let defaults = script.replace("''", "").replace("$instance", "");
+    for setting in settings.lines().filter_map(|line| line.strip_prefix('#')) {
+        if setting.starts_with(|first: char| first.is_ascii_uppercase()) && setting.contains('=') {
+            assert!(
+                defaults.lines().any(|line| format!("{line} ").contains(&format!("{setting} "))),
+                "{setting}"
+            );
+        }
+    }
+    assert!(settings.lines().all(|line| line.is_empty() || line.starts_with('#')));
+}

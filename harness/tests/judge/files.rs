@@ -1,0 +1,163 @@
+//! Trial directories as they should not be: the reader names the line.
+
+use std::fs;
+use std::path::Path;
+
+use freezeframe::history::{self, Entry};
+use freezeframe::jsonl::Writer;
+use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
+use freezeframe::observation::{self, Record};
+use freezeframe::verdict::Grade;
+use proptest::prelude::*;
+
+use crate::world::{Shape, World};
+
+fn write(dir: &Path, world: &World) {
+    let mut out = Writer::<Entry>::create(&dir.join(HISTORY), history::KIND).unwrap();
+    world.history.iter().for_each(|entry| out.write(entry).unwrap());
+    out.flush().unwrap();
+    let mut out = Writer::<Record>::create(&dir.join(OBSERVATION), observation::KIND).unwrap();
+    world.image.iter().for_each(|record| out.write(record).unwrap());
+    out.flush().unwrap();
+}
+
+#[test]
+fn a_directory_is_judged_like_its_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(&Shape::new(1));
+    write(dir.path(), &world);
+    assert_eq!(judge(&read(dir.path()).unwrap()), world.judge());
+}
+
+#[test]
+fn a_trial_without_an_observation_is_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &World::new(&Shape::new(1)));
+    fs::remove_file(dir.path().join(OBSERVATION)).unwrap();
+    let judgement = judge(&read(dir.path()).unwrap());
+    assert_eq!(judgement.grade, Grade::Unknown);
+    assert!(judgement.reason.contains("before the snapshot was observed"), "{}", judgement.reason);
+}
+
+#[test]
+fn the_reader_names_file_line_and_reason() {
+    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"followers":["nt"]}"#;
+    let invoke = r#"{"e":"invoke","t":10,"c":1,"n":1,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
+    let ok = r#"{"e":"ok","t":11,"c":1,"n":1,"ver":[1,1]}"#;
+    let call = r#"{"e":"mark","t":12,"mark":"freeze_call"}"#;
+    let many_writers = setup.replace("\"writers\":2", "\"writers\":4000000000");
+    let stranger = invoke.replace("\"c\":1", "\"c\":3");
+    let nobody = invoke.replace("\"c\":1", "\"c\":0");
+    let gap = invoke.replace("\"n\":1", "\"n\":2");
+    let unbalanced = invoke.replace("[2,5]", "[2,9223372036854775807]");
+    let foreign = invoke.replace("[2,5]", "[5,5]");
+    let early = ok.replace("\"t\":11", "\"t\":9");
+    let snap = r#"{"e":"mark","t":12,"mark":"snap_end"}"#;
+    let early_mark = r#"{"e":"mark","t":11,"mark":"freeze_ok"}"#;
+    let unknown = r#"{"e":"unknown","t":11,"c":1,"n":1,"error":"2013"}"#;
+    let next = r#"{"e":"invoke","t":20,"c":1,"n":2,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
+    let follow = r#"{"e":"invoke","t":20,"c":1,"n":1,"op":{"k":"follow","table":"zz","crc":7}}"#;
+    let end = r#"{"e":"end","t":99}"#;
+    let cases: &[(&[&str], u64, &str)] = &[
+        (&[invoke], 2, "the first record must be `setup`"),
+        (&[setup, setup], 3, "second `setup`"),
+        (&[&many_writers], 2, "4000000000 writers"),
+        (&[setup, ok], 3, "no operation in flight"),
+        (&[setup, invoke, invoke], 4, "two operations in flight"),
+        (&[setup, &stranger], 3, "client 3"),
+        (&[setup, &nobody], 3, "client 0"),
+        (&[setup, &gap], 3, "1 is its next"),
+        (&[setup, &unbalanced], 3, "sum to 0"),
+        (&[setup, &foreign], 3, "account 5"),
+        (&[setup, invoke, &early], 4, "back in time"),
+        (&[setup, snap], 3, "SnapEnd cannot be the first"),
+        (&[setup, call, call], 4, "cannot come after FreezeCall"),
+        (&[setup, call, early_mark], 4, "earlier than"),
+        (&[setup, invoke, unknown, next], 5, "must be `resolved` first"),
+        (&[setup, invoke, ok, follow], 5, "`zz` is not among"),
+        (&[setup, end, call], 4, "after `end`"),
+        (&[setup, "{\"e\":\"nonsense\"}"], 3, "nonsense"),
+        (&[setup, "\u{7f}not json"], 3, ""),
+    ];
+    for (lines, line, reason) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let mut text = "{\"schema\":1,\"kind\":\"history\"}\n".to_owned();
+        for line in *lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        fs::write(dir.path().join(HISTORY), text).unwrap();
+        let error = read(dir.path()).unwrap_err();
+        assert_eq!(Judgement::unreadable(&error).grade, Grade::Unknown);
+        let error = error.to_string();
+        assert!(error.contains(&format!("{HISTORY}:{line}: ")), "{error} should name line {line}");
+        assert!(error.contains(reason), "{error} should say {reason}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_files_never_pass(seed in any::<u64>(), cut in any::<u16>(), junk in proptest::collection::vec(any::<u8>(), 1..80), second in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &World::new(&Shape { load_ms: 60, ..Shape::new(seed) }));
+        let path = dir.path().join(if second { OBSERVATION } else { HISTORY });
+        let mut bytes = fs::read(&path).unwrap();
+        let at = usize::from(cut) % bytes.len();
+        if cut % 2 == 0 {
+            bytes.truncate(at);
+        } else {
+            bytes.splice(at.., junk);
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok(case) = read(dir.path()) {
+            prop_assert_eq!(judge(&case).grade, Grade::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_history_cut_at_a_line_never_passes(seed in any::<u64>(), keep in any::<u16>()) {
+        let mut world = World::new(&Shape { load_ms: 60, ..Shape::new(seed) });
+        world.history.truncate(usize::from(keep) % world.history.len());
+        if let Ok(case) = world.case() {
+            prop_assert_eq!(judge(&case).grade, Grade::Unknown);
+        }
+    }
+
+    #[test]
+    fn an_observation_cut_at_a_line_never_passes(seed in any::<u64>(), keep in any::<u16>()) {
+        let mut world = World::new(&Shape { load_ms: 60, ..Shape::new(seed) });
+        world.image.truncate(usize::from(keep) % world.image.len());
+        prop_assert_eq!(world.judge().grade, Grade::Unknown);
+    }
+}
+
+/// Run with `cargo test --release -p freezeframe --test judge -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement: a million operations, for release builds"]
+fn a_million_operations_are_judged_in_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut per_operation = Vec::new();
+    for load_ms in [120_000, 1_200_000] {
+        let shape = Shape { writers: 8, accounts: 1_000, load_ms, losing: 0, ..Shape::new(1) };
+        write(dir.path(), &World::new(&shape));
+        let begin = std::time::Instant::now();
+        let case = read(dir.path()).unwrap();
+        let parsed = begin.elapsed();
+        let judgement = judge(&case);
+        let all = begin.elapsed();
+        assert_eq!(judgement.grade, Grade::ApplicationConsistent, "{}", judgement.reason);
+        // Each transfer is followed by two rows.
+        let operations = judgement.counts.acknowledged * 3;
+        println!("{operations} operations: read in {parsed:?}, judged in {:?}", all - parsed);
+        per_operation.push(all.as_secs_f64() / operations as f64);
+    }
+    let million = per_operation[1] * 1e6;
+    println!(
+        "a million: {million:.2} s; ten times the operations cost {:.1} times as much each",
+        per_operation[1] / per_operation[0]
+    );
+    assert!(million < 2.0);
+    assert!(per_operation[1] < 2.0 * per_operation[0], "not linear");
+}

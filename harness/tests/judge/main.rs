@@ -1,0 +1,9 @@
+//! The judge against trials that are right by construction, and against the
+//! same trials with one thing wrong.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
+
+mod files;
+mod mutants;
+mod random;
+mod world;

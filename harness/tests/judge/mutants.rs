@@ -1,0 +1,787 @@
+//! One thing wrong at a time: each must be found by the property that is there
+//! for it, and lead to the right grade. Run with `--nocapture` for the table.
+
+use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
+use freezeframe::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
+use freezeframe::observation::Record;
+use freezeframe::verdict::{Grade, Property, Status};
+
+use crate::world::{Shape, Times, World};
+
+type Mutation = fn(&mut World);
+
+/// The rows of the table: the mutant, the property that must be broken, the grade.
+const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
+    ("server does not start", Property::Starts, Unusable, server_down),
+    ("file system damaged", Property::Starts, Unusable, fsck_damage),
+    ("payload bit flipped", Property::Checksums, Unusable, flip_payload),
+    ("stored crc flipped with payload", Property::Checksums, Unusable, flip_both),
+    ("amount of a leg changed", Property::Checksums, Unusable, change_amount),
+    ("dependency of a leg changed", Property::Checksums, Unusable, change_dep),
+    ("payload of a MyISAM row flipped", Property::Checksums, Unusable, flip_row),
+    ("ledger unreadable", Property::Checksums, Unusable, ledger_unreadable),
+    ("one leg dropped", Property::Atomicity, Inconsistent, drop_leg),
+    ("one leg dropped (D*)", Property::QuiescedDurability, Inconsistent, drop_leg),
+    ("leg twice", Property::Atomicity, Inconsistent, double_leg),
+    ("leg twice (R3)", Property::Conservation, Inconsistent, double_leg),
+    ("third leg", Property::Atomicity, Inconsistent, third_leg),
+    ("rolled back, yet there", Property::Atomicity, Inconsistent, revive),
+    ("balance changed", Property::Conservation, Inconsistent, change_balance),
+    ("two balances changed, same sum", Property::Conservation, Inconsistent, shift_balances),
+    ("account version changed", Property::Conservation, Inconsistent, change_version),
+    ("account missing", Property::Conservation, Inconsistent, drop_account),
+    ("account twice", Property::Conservation, Inconsistent, double_account),
+    ("leg version repeated", Property::Conservation, Inconsistent, repeat_leg_version),
+    ("index row dropped", Property::IndexAgreement, Unusable, drop_index_row),
+    ("index row replaced", Property::IndexAgreement, Unusable, replace_index_row),
+    ("counter behind", Property::ClientPrefix, Inconsistent, counter_behind),
+    ("counter ahead", Property::ClientPrefix, Inconsistent, counter_ahead),
+    ("middle transfer lost (R5)", Property::ClientPrefix, Inconsistent, lose_middle),
+    ("middle transfer lost (C1)", Property::RealTimeOrder, Inconsistent, lose_middle),
+    ("middle transfer lost (C3)", Property::VersionOrder, Inconsistent, lose_middle),
+    ("middle transfer lost, rest mended", Property::Durability, Inconsistent, lose_middle_mended),
+    ("last acked before the snapshot lost", Property::Durability, Inconsistent, lose_last_before_snapshot),
+    ("acked inside the window lost", Property::QuiescedDurability, CrashConsistent, lose_acked_in_window),
+    ("sent after the snapshot, there", Property::NoFuture, Inconsistent, from_the_future),
+    ("sent after the freeze, there", Property::NoFutureStrict, CrashConsistent, sent_under_freeze),
+    ("row sent under the freeze, there", Property::NoFutureStrict, CrashConsistent, row_under_freeze),
+    ("transfer of an unknown client", Property::NoFuture, Inconsistent, unknown_client),
+    ("transfer that nobody sent", Property::NoFuture, Inconsistent, unsent_transfer),
+    ("row that nobody sent", Property::NoFuture, Inconsistent, unsent_row),
+    ("counter of an unknown client", Property::NoFuture, Inconsistent, unknown_counter),
+    ("what was read is lost", Property::CausalOrder, Inconsistent, lose_dependency),
+    (
+        "what was read is lost, never answered",
+        Property::CausalOrder,
+        Inconsistent,
+        lose_unanswered_dependency,
+    ),
+    ("late cut of one client only", Property::RealTimeOrder, Inconsistent, cut_twice),
+    ("versions of two transfers swapped", Property::VersionOrder, Inconsistent, swap_versions),
+    ("transfer inside the window", Property::WindowSilence, CrashConsistent, write_in_window),
+    ("row inside the window", Property::WindowSilence, CrashConsistent, row_in_window),
+    ("both probes executed", Property::LockProbe, CrashConsistent, probes_done),
+    ("only the file system frozen", Property::LockProbe, CrashConsistent, probe_hangs),
+    ("lock lost inside the window", Property::LockProbe, CrashConsistent, lock_lost),
+    ("thaw reports a lost lock", Property::LockIdentity, CrashConsistent, thaw_fails),
+    ("acked MyISAM row lost", Property::NonTransactionalDurability, Inconsistent, lose_row),
+    (
+        "MyISAM row acked in the window lost",
+        Property::NonTransactionalDurability,
+        CrashConsistent,
+        lose_late_row,
+    ),
+    (
+        "MyISAM row without its transfer",
+        Property::NonTransactionalDurability,
+        Inconsistent,
+        lose_middle_mended,
+    ),
+    ("MyISAM row twice", Property::NonTransactionalDurability, Inconsistent, double_row),
+    ("MyISAM table open", Property::TablesClosed, CrashConsistent, table_open),
+    ("table check warns", Property::TableCheck, CrashConsistent, check_warns),
+    ("MyISAM table crashed", Property::TableCheck, Inconsistent, check_crashed),
+    ("MyISAM table unreadable", Property::TableCheck, Inconsistent, follower_unreadable),
+    ("InnoDB table corrupt", Property::TableCheck, Unusable, ledger_corrupt),
+    ("prepared transactions", Property::NoPreparedTransactions, CrashConsistent, prepared),
+    ("journal dirty", Property::FilesystemClean, CrashConsistent, journal_dirty),
+    ("live guest observed", Property::FreshBoot, Unknown, live_guest),
+];
+
+/// Defects of the trial itself: the grade, and a word of the reason.
+const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
+    ("freeze refused", Refused, "lock wait timeout", refuse),
+    ("freeze failed, snapshot taken", CrashConsistent, "although the freeze failed", freeze_failed),
+    ("observation without end", Unknown, "breaks off", |world| world.image.truncate(world.image.len() - 1)),
+    ("history without end", Unknown, "breaks off", |world| world.history.truncate(world.history.len() - 1)),
+    ("no snapshot", Unknown, "no snapshot", |world| drop_marks(world, &[Mark::SnapBegin, Mark::SnapEnd])),
+    ("snapshot not completed", Unknown, "never completed", |world| drop_marks(world, &[Mark::SnapEnd])),
+    ("no thaw", Unknown, "no thaw", |world| drop_marks(world, &[Mark::ThawCall, Mark::ThawOk])),
+    ("thaw not answered", Unknown, "how the thaw ended", |world| drop_marks(world, &[Mark::ThawOk])),
+    ("no probes", Unknown, "no probe", |world| {
+        world.history.retain(|entry| !matches!(entry, Entry::Probe { .. }));
+    }),
+    ("probe outside the window", Unknown, "no probe", late_probes),
+    ("probe failed", Unknown, "do not tell", |world| answer(world, ProbeAnswer::Error, ProbeAnswer::Done)),
+    ("server record missing", Unknown, "whether the server started", |world| {
+        drop_records(world, |record| matches!(record, Record::Server { .. }));
+    }),
+    ("recovery log unreadable", Unknown, "not readable", |world| set_prepared(world, None)),
+    ("index not compared", Unknown, "no index", |world| {
+        drop_records(world, |record| matches!(record, Record::Index { .. }));
+    }),
+    ("memory rows not counted", Unknown, "MEMORY", |world| {
+        drop_records(world, |record| matches!(record, Record::MemoryRows { .. }));
+    }),
+    ("table header not read", Unknown, "header of `nt`", |world| {
+        drop_records(world, |record| matches!(record, Record::MyisamHeader { table, .. } if table == "nt"));
+    }),
+    ("table header unreadable", Unknown, "nt.MYI", header_unreadable),
+    ("table not checked", Unknown, "was not checked", |world| {
+        drop_records(world, |record| matches!(record, Record::CheckTable { table, .. } if table == "nt"));
+    }),
+    ("no file system read", Unknown, "raw snapshot", |world| {
+        drop_records(world, |record| matches!(record, Record::FileSystem { .. }));
+    }),
+    ("no row read", Unknown, "no row", |world| {
+        drop_records(world, |record| {
+            matches!(
+                record,
+                Record::Leg { .. } | Record::Account { .. } | Record::Counter { .. } | Record::Follow { .. }
+            )
+        });
+    }),
+];
+
+#[test]
+fn every_mutant_is_caught_by_its_property() {
+    let mut wrong = Vec::new();
+    println!("{:<40} {:<28} {:<22} others", "mutant", "property", "grade");
+    for (name, property, grade, mutate) in MUTANTS {
+        for seed in 1..=3 {
+            let mut world = World::new(&Shape::new(seed));
+            mutate(&mut world);
+            let judgement = world.judge();
+            let others: Vec<_> = judgement
+                .findings
+                .iter()
+                .filter(|finding| finding.property != *property)
+                .map(|finding| finding.id.as_str())
+                .collect();
+            if seed == 1 {
+                println!("{name:<40} {property:<28} {grade:<22} {}", others.join(" "));
+            }
+            let found = judgement.findings.iter().any(|finding| finding.property == *property);
+            if !found || judgement.grade != *grade {
+                wrong.push(format!(
+                    "{name}, seed {seed}: expected {property} and {grade}, got {} with {:?}",
+                    judgement.reason,
+                    judgement.findings.iter().map(|finding| &finding.id).collect::<Vec<_>>()
+                ));
+            }
+            assert!(judgement.reason.starts_with(&format!("{}: ", judgement.grade)));
+            assert!(!judgement.reason.contains('\n'));
+            for finding in &judgement.findings {
+                assert_eq!(judgement.properties[&finding.property], Status::Broken);
+                assert!(finding.evidence.len() <= 13, "{name}: {:#?}", finding.evidence);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_measured_property_has_a_mutant() {
+    let properties = World::new(&Shape::new(1)).judge().properties;
+    assert_eq!(properties.len(), Property::ALL.len());
+    for (property, status) in properties {
+        let covered = MUTANTS.iter().any(|(_, other, _, _)| *other == property);
+        match status {
+            Status::Holds => assert!(covered, "{property} has no mutant"),
+            Status::NotApplicable(why) => {
+                assert_eq!(why, "this harness does not measure it yet", "{property}");
+            }
+            Status::Broken => panic!("{property} is broken in a right trial"),
+        }
+    }
+}
+
+/// What stands at the very edge of a rule, or may be there or not, is no defect.
+const LEGAL: &[(&str, Mutation)] = &[
+    ("sent as the freeze returned, there", |world| {
+        one_more(world, world.times.f1, Some(world.times.f1), true);
+    }),
+    ("acked late inside the window, there", |world| {
+        one_more(world, world.times.f1, Some(world.times.s0), true);
+    }),
+    ("acked as the thaw was called, not there", |world| {
+        one_more(world, world.times.f1, Some(world.times.t0), false);
+    }),
+    ("sent inside the window, acked after it", |world| {
+        one_more(world, world.times.s0, Some(world.times.t1), false);
+    }),
+    ("never answered, there", |world| one_more(world, world.times.f1, None, true)),
+    ("never answered, not there", |world| one_more(world, world.times.f1, None, false)),
+    ("row never answered, there", |world| one_more_row(world, world.times.f1, None, true)),
+    ("row never answered, not there", |world| one_more_row(world, world.times.f1, None, false)),
+    ("row acked after the thaw, not there", |world| {
+        one_more_row(world, world.times.s1, Some(world.times.t1), false);
+    }),
+    ("lock by the other kind of probe", |world| answer(world, ProbeAnswer::Hung, ProbeAnswer::Locked)),
+    ("thawed twice, the second in vain", |world| {
+        let t = world.times.t1 + 1;
+        let end = world.history.len() - 1;
+        let mark = |mark| Entry::Mark { t, mark, detail: String::new() };
+        world.history.splice(end..end, [mark(Mark::ThawCall), mark(Mark::ThawErr)]);
+    }),
+];
+
+#[test]
+fn what_is_legal_raises_no_finding() {
+    for (name, change) in LEGAL {
+        for seed in 1..=5 {
+            let mut world = World::new(&Shape::new(seed));
+            change(&mut world);
+            let judgement = world.judge();
+            assert_eq!(
+                judgement.grade, ApplicationConsistent,
+                "{name}, seed {seed}: {:#?}",
+                judgement.findings
+            );
+            assert!(judgement.findings.is_empty(), "{name}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_trial_is_never_a_pass() {
+    println!("{:<40} reason", "trial");
+    for (name, grade, reason, mutate) in BROKEN_TRIALS {
+        let mut world = World::new(&Shape::new(1));
+        mutate(&mut world);
+        let judgement = world.judge();
+        println!("{name:<40} {}", judgement.reason);
+        assert_eq!(judgement.grade, *grade, "{name}: {}", judgement.reason);
+        assert!(judgement.reason.contains(reason), "{name}: {} should say {reason}", judgement.reason);
+    }
+}
+
+#[test]
+fn a_right_trial_is_application_consistent() {
+    let world = World::new(&Shape::new(1));
+    let judgement = world.judge();
+    println!("{}\n{:#?}\n{:?}", judgement.reason, judgement.timings, judgement.counts);
+    assert_eq!(judgement.grade, ApplicationConsistent, "{}", judgement.reason);
+    assert!(judgement.findings.is_empty());
+    let Times { f0, f1, s0, s1, t0, t1 } = world.times;
+    let millis = |from, to| Some((to - from) as f64 / 1e6);
+    assert_eq!(judgement.timings.freeze, millis(f0, f1));
+    assert_eq!(judgement.timings.snapshot, millis(s0, s1));
+    assert_eq!(judgement.timings.window, millis(f1, t0));
+    assert_eq!(judgement.timings.thaw, millis(t0, t1));
+    let held = (t0 - f1) as f64 / 1e6;
+    assert!(judgement.timings.write_stall.is_some_and(|stall| stall > held / 2.0));
+    assert!(judgement.counts.restored > 0 && judgement.counts.restored < judgement.counts.acknowledged);
+}
+
+#[test]
+fn a_snapshot_without_a_freeze_shows_in_the_window_and_on_the_disk() {
+    let mut world = World::new(&Shape { freeze: false, ..Shape::new(1) });
+    journal_dirty(&mut world);
+    let judgement = world.judge();
+    assert_eq!(judgement.grade, CrashConsistent, "{}", judgement.reason);
+    assert!(judgement.reason.contains("no freeze took place"), "{}", judgement.reason);
+    let found: Vec<_> = judgement.findings.iter().map(|finding| finding.id.as_str()).collect();
+    assert_eq!(found, ["Q1", "L2"]);
+}
+
+#[test]
+fn reasons_read_well() {
+    let say = |mutate: Mutation| {
+        let mut world = World::new(&Shape::new(1));
+        mutate(&mut world);
+        world.judge().reason
+    };
+    assert_eq!(
+        say(table_open),
+        "crash-consistent: the MyISAM table `ar` was still open when the disk stopped: no hook flushed it (N2)"
+    );
+    assert_eq!(
+        say(probe_hangs),
+        "crash-consistent: only the file system was frozen: no lock of the server was held (Q2)"
+    );
+    assert_eq!(
+        say(refuse),
+        "refused: the freeze failed and no backup was made: hook: 1205 lock wait timeout\\u{1b}[31m"
+    );
+}
+
+// The mutations.
+
+fn is_leg(record: &Record) -> bool {
+    matches!(record, Record::Leg { .. })
+}
+
+fn drop_records(world: &mut World, which: impl Fn(&Record) -> bool) {
+    world.image.retain(|record| !which(record));
+}
+
+/// The middle one of the records of a kind.
+fn middle(world: &mut World, which: impl Fn(&Record) -> bool) -> &mut Record {
+    let places: Vec<usize> = (0..world.image.len()).filter(|at| which(&world.image[*at])).collect();
+    &mut world.image[places[places.len() / 2]]
+}
+
+fn insert(world: &mut World, record: Record) {
+    let end = world.image.len() - 1;
+    world.image.insert(end, record);
+}
+
+/// A mutation of the middle record of a kind.
+macro_rules! mutate {
+    ($($name:ident: $kind:ident { $($field:ident $(: $value:pat)?),* } => $change:expr;)*) => {$(
+        fn $name(world: &mut World) {
+            #[allow(unused_variables, reason = "the pattern selects")]
+            let record = middle(world, |record| matches!(record, Record::$kind { $($field $(: $value)?,)* .. }));
+            let Record::$kind { $($field,)* .. } = record else { unreachable!("selected above") };
+            $change;
+        }
+    )*};
+}
+
+mutate! {
+    flip_payload: Leg { sum } => *sum ^= 1;
+    flip_both: Leg { crc, sum } => (*crc ^= 1, *sum ^= 1);
+    change_amount: Leg { amt } => *amt += 1;
+    change_dep: Leg { dep } => *dep = [9_999, 0];
+    flip_row: Follow { sum } => *sum ^= 1;
+    change_balance: Account { balance } => *balance += 1;
+    change_version: Account { ver } => *ver += 1;
+    repeat_leg_version: Leg { ver: 2.. } => *ver = 1;
+    drop_index_row: Index { secondary } => secondary[0] -= 1;
+    replace_index_row: Index { secondary } => secondary[1] ^= 1;
+    counter_behind: Counter { n: 1.. } => *n -= 1;
+    counter_ahead: Counter { n } => *n += 1;
+    table_open: MyisamHeader { open_count } => *open_count = 1;
+    journal_dirty: FileSystem { dirty } => *dirty = true;
+    live_guest: MemoryRows { rows } => *rows = 1;
+    fsck_damage: Fsck { clean } => *clean = false;
+}
+
+fn server_down(world: &mut World) {
+    let record = middle(world, |record| matches!(record, Record::Server { .. }));
+    *record = Record::Server { started: false, detail: "timed out".into(), prepared: None, recovery: vec![] };
+}
+
+fn set_prepared(world: &mut World, value: Option<u64>) {
+    if let Record::Server { prepared, .. } = middle(world, |record| matches!(record, Record::Server { .. })) {
+        *prepared = value;
+    }
+}
+
+fn prepared(world: &mut World) {
+    set_prepared(world, Some(2));
+}
+
+fn check(world: &mut World, name: &str, works: bool, message: &str) {
+    let record = middle(world, |record| matches!(record, Record::CheckTable { table, .. } if table == name));
+    if let Record::CheckTable { clean, usable, messages, .. } = record {
+        *clean = false;
+        *usable = works;
+        *messages = vec![message.into()];
+    }
+}
+
+fn check_warns(world: &mut World) {
+    check(world, "nt", true, "warning: 1 client is using or hasn't closed the table properly");
+}
+
+fn check_crashed(world: &mut World) {
+    check(world, "nt", false, "error: Table is marked as crashed");
+}
+
+fn ledger_corrupt(world: &mut World) {
+    check(world, "ledger", false, "error: Corrupt");
+}
+
+fn ledger_unreadable(world: &mut World) {
+    drop_records(world, is_leg);
+    insert(world, Record::TableError { table: "ledger".into(), error: "1034".into() });
+}
+
+fn follower_unreadable(world: &mut World) {
+    drop_records(world, |record| matches!(record, Record::Follow { table, .. } if table == "nt"));
+    insert(world, Record::TableError { table: "nt".into(), error: "145 crashed".into() });
+}
+
+fn header_unreadable(world: &mut World) {
+    drop_records(world, |record| matches!(record, Record::MyisamHeader { table, .. } if table == "nt"));
+    let path = "/var/lib/mysql/ff/nt.MYI".into();
+    insert(world, Record::Unreadable { path, detail: "not found".into() });
+}
+
+fn drop_leg(world: &mut World) {
+    let (c, n) = middle_transfer(world);
+    drop_records(
+        world,
+        |record| matches!(record, Record::Leg { c: a, n: b, leg: 1, .. } if (*a, *b) == (c, n)),
+    );
+}
+
+fn copy_of(world: &mut World, which: impl Fn(&Record) -> bool) -> Record {
+    middle(world, which).clone()
+}
+
+fn double_leg(world: &mut World) {
+    let leg = copy_of(world, is_leg);
+    insert(world, leg);
+}
+
+fn third_leg(world: &mut World) {
+    let mut copy = copy_of(world, is_leg);
+    if let Record::Leg { leg, .. } = &mut copy {
+        *leg = 2;
+    }
+    insert(world, copy);
+}
+
+fn double_row(world: &mut World) {
+    let row = copy_of(world, |record| matches!(record, Record::Follow { .. }));
+    insert(world, row);
+}
+
+fn double_account(world: &mut World) {
+    let account = copy_of(world, |record| matches!(record, Record::Account { .. }));
+    insert(world, account);
+}
+
+fn drop_account(world: &mut World) {
+    drop_records(world, |record| matches!(record, Record::Account { id: 3, .. }));
+}
+
+fn shift_balances(world: &mut World) {
+    for record in &mut world.image {
+        match record {
+            Record::Account { id: 1, balance, .. } => *balance += 5,
+            Record::Account { id: 2, balance, .. } => *balance -= 5,
+            _ => {}
+        }
+    }
+}
+
+/// The legs of an attempt that was rolled back, as if it had taken effect.
+fn revive(world: &mut World) {
+    let failed = world.history.iter().position(|entry| matches!(entry, Entry::Fail { .. })).unwrap();
+    let Entry::Fail { c, n, .. } = world.history[failed] else { unreachable!("selected above") };
+    let sent = world.history[..failed].iter().rev().find_map(|entry| match entry {
+        Entry::Invoke { c: a, n: b, op, .. } if (*a, *b) == (c, n) => Some(op.clone()),
+        _ => None,
+    });
+    apply(world, c, n, &sent.unwrap());
+}
+
+/// Inserts a transfer or a row into the image, as the server would.
+fn apply(world: &mut World, c: u32, n: u32, op: &Op) -> Option<[u32; 2]> {
+    match op {
+        Op::Transfer { dep, legs, crc } => {
+            let mut versions = [0; 2];
+            for (leg, (acct, amt)) in (0u8..).zip(legs) {
+                for record in &mut world.image {
+                    match record {
+                        Record::Account { id, balance, ver } if id == acct => {
+                            *balance += amt;
+                            *ver += 1;
+                            versions[usize::from(leg)] = *ver;
+                        }
+                        Record::Counter { c: client, n: number } if *client == c => *number = n,
+                        _ => {}
+                    }
+                }
+                let ver = versions[usize::from(leg)];
+                let (acct, amt, crc) = (*acct, *amt, *crc);
+                insert(world, Record::Leg { c, n, leg, dep: *dep, acct, amt, ver, crc, sum: crc });
+            }
+            Some(versions)
+        }
+        Op::Follow { table, crc } => {
+            insert(world, Record::Follow { table: table.clone(), c, n, crc: *crc, sum: *crc });
+            None
+        }
+    }
+}
+
+/// An acknowledged transfer from the middle of a client's sequence, whose
+/// accounts were changed again later.
+fn middle_transfer(world: &World) -> (u32, u32) {
+    let last = counters(world)[0];
+    (1, last / 2)
+}
+
+fn counters(world: &World) -> Vec<u32> {
+    let counters = world.image.iter().filter_map(|record| match record {
+        Record::Counter { n, .. } => Some(*n),
+        _ => None,
+    });
+    counters.collect()
+}
+
+fn of(record: &Record, c: u32, n: u32) -> bool {
+    matches!(record, Record::Leg { c: a, n: b, .. } if (*a, *b) == (c, n))
+}
+
+fn lose_middle(world: &mut World) {
+    let (c, n) = middle_transfer(world);
+    drop_records(world, |record| of(record, c, n));
+}
+
+/// Loses a transfer and mends accounts and versions, so that the image agrees with itself.
+fn lose_middle_mended(world: &mut World) {
+    let (c, n) = middle_transfer(world);
+    lose_mended(world, c, n);
+}
+
+fn lose_mended(world: &mut World, c: u32, n: u32) {
+    let lost: Vec<Record> = world.image.iter().filter(|record| of(record, c, n)).cloned().collect();
+    drop_records(world, |record| of(record, c, n));
+    for leg in lost {
+        let Record::Leg { acct: account, amt: amount, ver: version, .. } = leg else { continue };
+        for record in &mut world.image {
+            match record {
+                Record::Account { id, balance, ver } if *id == account => {
+                    *balance -= amount;
+                    *ver -= 1;
+                }
+                Record::Leg { acct, ver, .. } if *acct == account && *ver > version => *ver -= 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn lose_dependency(world: &mut World) {
+    let read = copy_of(world, |record| matches!(record, Record::Leg { dep: [_, 1..=u32::MAX], .. }));
+    let Record::Leg { dep: [c, n], .. } = read else { unreachable!("selected above") };
+    lose_mended(world, c, n);
+}
+
+fn swap_versions(world: &mut World) {
+    for record in &mut world.image {
+        if let Record::Leg { acct: 4, ver, .. } = record {
+            *ver = match *ver {
+                1 => 2,
+                2 => 1,
+                other => other,
+            };
+        }
+    }
+}
+
+fn client_of(entry: &Entry) -> Option<u32> {
+    match entry {
+        Entry::Invoke { c, .. }
+        | Entry::Ok { c, .. }
+        | Entry::Fail { c, .. }
+        | Entry::Unknown { c, .. }
+        | Entry::Resolved { c, .. } => Some(*c),
+        _ => None,
+    }
+}
+
+/// Makes a client stop: its history keeps only what is in the image, all
+/// acknowledged at `t` at the latest.
+fn settle(world: &mut World, client: u32, t: Nanos) {
+    let held = world.image.clone();
+    let there = |n: u32, op: &Op| {
+        held.iter().any(|record| match (record, op) {
+            (Record::Leg { c, n: b, crc, .. }, Op::Transfer { crc: sent, .. }) => {
+                (*c, *b) == (client, n) && crc == sent
+            }
+            (Record::Follow { c, n: b, crc, .. }, Op::Follow { crc: sent, .. }) => {
+                (*c, *b) == (client, n) && crc == sent
+            }
+            _ => false,
+        })
+    };
+    let (own, others): (Vec<_>, Vec<_>) =
+        world.history.drain(..).partition(|entry| client_of(entry) == Some(client));
+    world.history = others;
+    let mut kept = Vec::new();
+    for at in 0..own.len() {
+        let Entry::Invoke { n, op, .. } = &own[at] else { continue };
+        if !there(*n, op) {
+            continue;
+        }
+        let answered = own[at + 1..].iter().take_while(|entry| !matches!(entry, Entry::Invoke { .. }));
+        let (acked, ver) = answered
+            .filter_map(|entry| match entry {
+                Entry::Ok { t, ver, .. } => Some((*t, *ver)),
+                Entry::Resolved { t, .. } => Some((*t, None)),
+                _ => None,
+            })
+            .next()
+            .unwrap_or((t, None));
+        kept.push(own[at].clone());
+        kept.push(Entry::Ok { t: acked.min(t), c: client, n: *n, ver });
+    }
+    let end = world.history.len() - 1;
+    world.history.splice(end..end, kept);
+}
+
+/// Adds an operation of a client to the history.
+fn send(world: &mut World, c: u32, n: u32, op: Op, sent: Nanos, acked: Option<Nanos>) {
+    let end = world.history.len() - 1;
+    let answer = acked.map(|t| Entry::Ok { t, c, n, ver: None });
+    world.history.splice(end..end, [Entry::Invoke { t: sent, c, n, op }].into_iter().chain(answer));
+}
+
+fn transfer() -> Op {
+    Op::Transfer { dep: [0, 0], legs: [(1, -3), (2, 3)], crc: 77 }
+}
+
+fn row() -> Op {
+    Op::Follow { table: "nt".into(), crc: 78 }
+}
+
+/// Client 1 stops at the freeze and then sends one more transfer.
+fn one_more(world: &mut World, sent: Nanos, acked: Option<Nanos>, there: bool) {
+    settle(world, 1, world.times.f1);
+    let n = counters(world)[0] + 1;
+    send(world, 1, n, transfer(), sent, acked);
+    if there {
+        apply(world, 1, n, &transfer());
+    }
+}
+
+fn lose_last_before_snapshot(world: &mut World) {
+    let times = world.times;
+    one_more(world, times.f1, Some(times.s0 - 1), false);
+}
+
+fn lose_acked_in_window(world: &mut World) {
+    let times = world.times;
+    one_more(world, times.f1, Some(times.s0), false);
+}
+
+fn from_the_future(world: &mut World) {
+    one_more(world, world.times.s1 + 1, None, true);
+}
+
+fn sent_under_freeze(world: &mut World) {
+    one_more(world, world.times.f1 + 1, None, true);
+}
+
+fn write_in_window(world: &mut World) {
+    let times = world.times;
+    one_more(world, times.s0 + 1, Some(times.t0 - 1), false);
+}
+
+/// Client 2 had read a transfer of client 1 that was never answered and is missing.
+fn lose_unanswered_dependency(world: &mut World) {
+    let f1 = world.times.f1;
+    one_more(world, f1, None, false);
+    let [read, own] = [counters(world)[0] + 1, counters(world)[1] + 1];
+    settle(world, 2, f1);
+    let op = Op::Transfer { dep: [1, read], legs: [(1, -3), (2, 3)], crc: 79 };
+    send(world, 2, own, op.clone(), f1, None);
+    apply(world, 2, own, &op);
+}
+
+/// Client 1's last transfer is missing although client 2 sent a later one, as
+/// when two disks are cut at different instants.
+fn cut_twice(world: &mut World) {
+    let Times { f1, s0, .. } = world.times;
+    one_more(world, f1, Some(s0 + 1), false);
+    let own = counters(world)[1] + 1;
+    settle(world, 2, f1);
+    send(world, 2, own, transfer(), s0 + 2, None);
+    apply(world, 2, own, &transfer());
+}
+
+fn one_more_row(world: &mut World, sent: Nanos, acked: Option<Nanos>, there: bool) {
+    let times = world.times;
+    one_more(world, times.f1, Some(times.f1), true);
+    let n = counters(world)[0];
+    send(world, 1, n, row(), sent, acked);
+    if there {
+        apply(world, 1, n, &row());
+    }
+}
+
+fn row_under_freeze(world: &mut World) {
+    one_more_row(world, world.times.f1 + 1, None, true);
+}
+
+fn row_in_window(world: &mut World) {
+    let times = world.times;
+    one_more_row(world, times.f1 + 1, Some(times.t0 - 1), true);
+}
+
+fn lose_late_row(world: &mut World) {
+    let times = world.times;
+    one_more_row(world, times.f1, Some(times.t0 - 1), false);
+}
+
+fn lose_row(world: &mut World) {
+    let lost = copy_of(world, |record| matches!(record, Record::Follow { .. }));
+    drop_records(world, |record| *record == lost);
+}
+
+fn stray_leg(c: u32, n: u32) -> Record {
+    Record::Leg { c, n, leg: 0, dep: [0, 0], acct: 1, amt: 1, ver: 1, crc: 1, sum: 1 }
+}
+
+fn unknown_client(world: &mut World) {
+    insert(world, stray_leg(u32::MAX, 1));
+}
+
+fn unsent_transfer(world: &mut World) {
+    insert(world, stray_leg(1, u32::MAX));
+}
+
+fn unsent_row(world: &mut World) {
+    insert(world, Record::Follow { table: "nt".into(), c: 1, n: 1_000_000, crc: 1, sum: 1 });
+}
+
+fn unknown_counter(world: &mut World) {
+    insert(world, Record::Counter { c: 99, n: 1 });
+}
+
+fn answer(world: &mut World, transactional: ProbeAnswer, memory: ProbeAnswer) {
+    for entry in &mut world.history {
+        if let Entry::Probe { kind, answer, .. } = entry {
+            *answer = if *kind == ProbeKind::Memory { memory } else { transactional };
+        }
+    }
+}
+
+fn probes_done(world: &mut World) {
+    answer(world, ProbeAnswer::Done, ProbeAnswer::Done);
+}
+
+fn probe_hangs(world: &mut World) {
+    answer(world, ProbeAnswer::Hung, ProbeAnswer::Done);
+}
+
+fn lock_lost(world: &mut World) {
+    let (t, end) = (world.times.s1, world.times.t0);
+    let last = world.history.len() - 1;
+    let probe = Entry::Probe { t, end, kind: ProbeKind::Transactional, answer: ProbeAnswer::Done };
+    world.history.insert(last, probe);
+}
+
+fn late_probes(world: &mut World) {
+    let after = world.times.t1;
+    for entry in &mut world.history {
+        if let Entry::Probe { end, .. } = entry {
+            *end = after;
+        }
+    }
+}
+
+fn replace_mark(world: &mut World, from: Mark, to: Mark, because: &str) {
+    for entry in &mut world.history {
+        if let Entry::Mark { mark, detail, .. } = entry
+            && *mark == from
+        {
+            *mark = to;
+            *detail = because.into();
+        }
+    }
+}
+
+fn drop_marks(world: &mut World, marks: &[Mark]) {
+    world.history.retain(|entry| !matches!(entry, Entry::Mark { mark, .. } if marks.contains(mark)));
+}
+
+fn thaw_fails(world: &mut World) {
+    replace_mark(world, Mark::ThawOk, Mark::ThawErr, "lock was NOT held until thaw");
+}
+
+fn freeze_failed(world: &mut World) {
+    replace_mark(world, Mark::FreezeOk, Mark::FreezeErr, "hook: 1205 lock wait timeout\u{1b}[31m");
+}
+
+fn refuse(world: &mut World) {
+    freeze_failed(world);
+    drop_marks(world, &[Mark::SnapBegin, Mark::SnapEnd]);
+}

@@ -1,0 +1,157 @@
+//! Trials at random: a right one never raises a finding, and one thing wrong
+//! always does.
+
+use freezeframe::history::Entry;
+use freezeframe::judge::judge;
+use freezeframe::observation::Record;
+use freezeframe::verdict::{Grade, Status};
+use proptest::prelude::*;
+
+use crate::world::{Random, Shape, World};
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    (any::<u64>(), 1u32..9, 2u32..20, 1usize..3, 60u64..300, 0u64..30, 0u64..20).prop_map(
+        |(seed, writers, accounts, followers, load_ms, failing, losing)| Shape {
+            seed,
+            writers,
+            accounts,
+            followers: ["nt", "ar"].map(str::to_owned)[..followers].to_vec(),
+            load_ms,
+            failing,
+            losing,
+            freeze: true,
+            held: true,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_right_trial_has_no_finding(shape in shapes()) {
+        let world = World::new(&shape);
+        let judgement = world.judge();
+        prop_assert!(judgement.findings.is_empty(), "{:#?}", judgement.findings);
+        // With every client lost before the freeze, nothing can be proven.
+        let idle = judgement.grade == Grade::Unknown;
+        prop_assert!(idle || judgement.grade == Grade::ApplicationConsistent, "{}", judgement.reason);
+        prop_assert!(!idle || shape.losing > 0, "{}", judgement.reason);
+    }
+
+    #[test]
+    fn a_live_snapshot_is_never_more_than_crash_consistent(shape in shapes()) {
+        let judgement = World::new(&Shape { freeze: false, ..shape }).judge();
+        prop_assert!(
+            matches!(judgement.grade, Grade::CrashConsistent | Grade::Unknown),
+            "{}: {:#?}", judgement.reason, judgement.findings
+        );
+        // The cut itself is right: only what tells of the missing freeze may speak.
+        for finding in &judgement.findings {
+            prop_assert_eq!(finding.id.as_str(), "Q1");
+        }
+    }
+
+    #[test]
+    fn one_lost_row_is_never_missed(shape in shapes(), pick in any::<u64>()) {
+        let mut world = World::new(&shape);
+        let rows: Vec<usize> = (0..world.image.len())
+            .filter(|at| matches!(world.image[*at], Record::Leg { .. } | Record::Account { .. }))
+            .collect();
+        prop_assume!(!rows.is_empty());
+        world.image.remove(rows[(pick % rows.len() as u64) as usize]);
+        let judgement = world.judge();
+        prop_assert!(!judgement.findings.is_empty());
+        prop_assert!(judgement.grade >= Grade::Inconsistent, "{}", judgement.reason);
+    }
+
+    #[test]
+    fn one_changed_number_is_never_missed(shape in shapes(), pick in any::<u64>(), by in 1u32..1000) {
+        let mut world = World::new(&shape);
+        let rows: Vec<usize> = (0..world.image.len())
+            .filter(|at| matches!(world.image[*at], Record::Leg { .. } | Record::Account { .. } | Record::Counter { .. }))
+            .collect();
+        let random = &mut Random(pick);
+        let at = rows[random.below(rows.len() as u64) as usize];
+        match &mut world.image[at] {
+            Record::Counter { c, n } => *[c, n][random.below(2) as usize] ^= by,
+            Record::Account { id, balance, ver } => match random.below(3) {
+                0 => *id ^= by,
+                1 => *balance ^= i64::from(by),
+                _ => *ver ^= by,
+            },
+            Record::Leg { c, n, leg, dep: _, acct, amt, ver, crc, sum } => match random.below(8) {
+                0 => *c ^= by,
+                1 => *n ^= by,
+                2 => *leg ^= by as u8 | 1,
+                3 => *acct ^= by,
+                4 => *amt ^= i64::from(by),
+                5 => *ver ^= by,
+                6 => *crc ^= by,
+                _ => *sum ^= by,
+            },
+            _ => unreachable!("only these were picked"),
+        }
+        let judgement = world.judge();
+        prop_assert!(!judgement.findings.is_empty());
+        prop_assert!(judgement.grade >= Grade::Inconsistent, "{}", judgement.reason);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_held_is_never_missed(shape in shapes()) {
+        let world = World::new(&Shape { held: false, ..shape });
+        let judgement = world.judge();
+        let mut sent = std::collections::HashMap::new();
+        let writing = world.history.iter().any(|entry| match entry {
+            Entry::Invoke { t, c, .. } => {
+                sent.insert(*c, *t);
+                false
+            }
+            Entry::Ok { t, c, .. } => sent[c] > world.times.f1 && *t < world.times.t0,
+            _ => false,
+        });
+        prop_assert!(!judgement.findings.is_empty() || !writing, "{}", judgement.reason);
+    }
+
+    #[test]
+    fn hostile_numbers_do_not_break_the_judge(shape in shapes(), seed in any::<u64>()) {
+        let mut world = World::new(&shape);
+        let random = &mut Random(seed);
+        for _ in 0..20 {
+            let at = random.below(world.image.len() as u64) as usize;
+            let huge = [0, 1, u32::MAX, u32::MAX - 1, 1 << 31][random.below(5) as usize];
+            let wide = [i64::MIN, i64::MAX, -1, 0][random.below(4) as usize];
+            match &mut world.image[at] {
+                Record::Account { id, balance, ver } => {
+                    *balance = wide;
+                    *[id, ver][random.below(2) as usize] = huge;
+                }
+                Record::Leg { c, n, leg, acct, amt, ver, .. } => {
+                    *amt = wide;
+                    *leg = huge as u8;
+                    *[c, n, acct, ver][random.below(4) as usize] = huge;
+                }
+                Record::Follow { c, n, .. } | Record::Counter { c, n } => *[c, n][random.below(2) as usize] = huge,
+                Record::Index { primary, .. } => *primary = [u64::MAX; 2],
+                _ => {}
+            }
+        }
+        let judgement = world.judge();
+        let all_hold = judgement.properties.values().all(|status| !matches!(status, Status::Broken));
+        prop_assert_eq!(all_hold, judgement.findings.is_empty());
+    }
+
+    #[test]
+    fn swapped_lines_change_nothing_or_are_refused(shape in shapes(), seed in any::<u64>()) {
+        let mut world = World::new(&shape);
+        let random = &mut Random(seed);
+        let (a, b) = (random.below(world.history.len() as u64) as usize, random.below(world.history.len() as u64) as usize);
+        let before = world.judge();
+        world.history.swap(a, b);
+        // Lines of different clients may stand in any order; what is accepted
+        // must mean the same.
+        if let Ok(case) = world.case() {
+            prop_assert_eq!(judge(&case), before);
+        }
+    }
+}
