@@ -18,7 +18,7 @@ use crate::error::Failure;
 use crate::host;
 
 /// All images are for one architecture, whatever the host's.
-pub(super) const ARCHITECTURE: &str = "amd64";
+const ARCHITECTURE: &str = "amd64";
 
 /// The indexes of one release.
 #[derive(Debug)]
@@ -110,31 +110,26 @@ impl Archive {
 
     /// Makes a root for apt that knows the sources and nothing else.
     fn prepare(&self) -> Result<(), Failure> {
-        let sources = self.dir.join("sources.list");
-        if sources.is_file() {
-            return Ok(());
-        }
         for dir in ["lists/partial", "cache/archives/partial"] {
             let dir = self.dir.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
+        // Each time: the directory may have been copied from elsewhere.
         for (name, text) in [("status", ""), ("apt.conf", &apt_conf(&self.dir))] {
             let file = self.dir.join(name);
             fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
         }
+        if self.dir.join("sources.list").is_file() {
+            return Ok(());
+        }
         // mmdebstrap knows the sources of a release; asked for nothing else,
         // it writes them without touching the network.
-        let mut mmdebstrap = host::command("mmdebstrap")?;
+        let mut mmdebstrap = mmdebstrap(&self.dir)?;
         mmdebstrap
-            .current_dir(&self.dir)
-            .arg(format!("--architectures={ARCHITECTURE}"))
-            .args(["--mode=root", "--variant=custom", "--format=null", "--skip=update"])
+            .args(["--variant=custom", "--format=null", "--skip=update"])
             .arg("--setup-hook=download /etc/apt/sources.list sources.list")
             .args([self.release.as_str(), "/dev/null"])
             .args(&self.mirror);
-        if !host::is_root() {
-            mmdebstrap.arg("--mode=unshare");
-        }
         output(mmdebstrap).map(drop).map_err(|reason| {
             Failure::Infrastructure(format!(
                 "mmdebstrap cannot tell the package sources of {}. It says:\n{reason}",
@@ -148,6 +143,18 @@ impl Archive {
         apt_get.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
         Ok(apt_get)
     }
+}
+
+/// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
+/// that its hooks can use relative names: it splits their arguments at spaces.
+pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
+    let mut mmdebstrap = host::command("mmdebstrap")?;
+    mmdebstrap.current_dir(dir).arg(format!("--architectures={ARCHITECTURE}")).arg(if host::is_root() {
+        "--mode=root"
+    } else {
+        "--mode=unshare"
+    });
+    Ok(mmdebstrap)
 }
 
 /// Keeps apt away from the configuration and the state of the host.
