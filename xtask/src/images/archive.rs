@@ -148,13 +148,20 @@ impl Archive {
 /// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
 /// that its hooks can use relative names: it splits their arguments at spaces.
 pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
-    let mut mmdebstrap = host::command("mmdebstrap")?;
-    mmdebstrap.current_dir(dir).arg(format!("--architectures={ARCHITECTURE}")).arg(if host::is_root() {
-        "--mode=root"
+    let mmdebstrap = host::command("mmdebstrap")?;
+    let mut command = if host::is_root() {
+        // With root it mounts /proc and /sys of the guest. In a mount namespace
+        // of its own these end with it, even when it is killed.
+        let mut unshare = host::command("unshare")?;
+        unshare.args(["--mount", "--"]).arg(mmdebstrap.get_program()).arg("--mode=root");
+        unshare
     } else {
-        "--mode=unshare"
-    });
-    Ok(mmdebstrap)
+        let mut mmdebstrap = mmdebstrap;
+        mmdebstrap.arg("--mode=unshare");
+        mmdebstrap
+    };
+    command.current_dir(dir).arg(format!("--architectures={ARCHITECTURE}"));
+    Ok(command)
 }
 
 /// Keeps apt away from the configuration and the state of the host.
@@ -167,6 +174,7 @@ APT::Install-Recommends "false";
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
+Acquire::Retries "1";
 Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
 Dir::Etc::Main "/dev/null";
