@@ -24,8 +24,9 @@ ln -sf /usr/share/zoneinfo/UTC /etc/localtime
 # No account has a password and nothing listens for logins.
 passwd --lock root
 
-# The kernel and initrd under names without a version, for the host.
+# Kernel and initrd for the host, under names without a version.
 mkdir -p /run/freezeframe/boot
 cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
-cp /boot/initrd.img-* /run/freezeframe/boot/initrd.img
+# Unpacked here once, instead of at every boot by a guest that may have no KVM.
+gzip -dc /boot/initrd.img-* >/run/freezeframe/boot/initrd.img
 dpkg-query --show --showformat '${Package} ${Version}\n' >/run/freezeframe/versions

@@ -18,7 +18,7 @@ use crate::error::Failure;
 use crate::host;
 
 /// All images are for one architecture, whatever the host's.
-pub(super) const ARCHITECTURE: &str = "amd64";
+const ARCHITECTURE: &str = "amd64";
 
 /// The indexes of one release.
 #[derive(Debug)]
@@ -110,31 +110,26 @@ impl Archive {
 
     /// Makes a root for apt that knows the sources and nothing else.
     fn prepare(&self) -> Result<(), Failure> {
-        let sources = self.dir.join("sources.list");
-        if sources.is_file() {
-            return Ok(());
-        }
         for dir in ["lists/partial", "cache/archives/partial"] {
             let dir = self.dir.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
+        // Each time: the directory may have been copied from elsewhere.
         for (name, text) in [("status", ""), ("apt.conf", &apt_conf(&self.dir))] {
             let file = self.dir.join(name);
             fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
         }
+        if self.dir.join("sources.list").is_file() {
+            return Ok(());
+        }
         // mmdebstrap knows the sources of a release; asked for nothing else,
         // it writes them without touching the network.
-        let mut mmdebstrap = host::command("mmdebstrap")?;
+        let mut mmdebstrap = mmdebstrap(&self.dir)?;
         mmdebstrap
-            .current_dir(&self.dir)
-            .arg(format!("--architectures={ARCHITECTURE}"))
-            .args(["--mode=root", "--variant=custom", "--format=null", "--skip=update"])
+            .args(["--variant=custom", "--format=null", "--skip=update"])
             .arg("--setup-hook=download /etc/apt/sources.list sources.list")
             .args([self.release.as_str(), "/dev/null"])
             .args(&self.mirror);
-        if !host::is_root() {
-            mmdebstrap.arg("--mode=unshare");
-        }
         output(mmdebstrap).map(drop).map_err(|reason| {
             Failure::Infrastructure(format!(
                 "mmdebstrap cannot tell the package sources of {}. It says:\n{reason}",
@@ -150,6 +145,25 @@ impl Archive {
     }
 }
 
+/// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
+/// that its hooks can use relative names: it splits their arguments at spaces.
+pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
+    let mmdebstrap = host::command("mmdebstrap")?;
+    let mut command = if host::is_root() {
+        // With root it mounts /proc and /sys of the guest. In a mount namespace
+        // of its own these end with it, even when it is killed.
+        let mut unshare = host::command("unshare")?;
+        unshare.args(["--mount", "--"]).arg(mmdebstrap.get_program()).arg("--mode=root");
+        unshare
+    } else {
+        let mut mmdebstrap = mmdebstrap;
+        mmdebstrap.arg("--mode=unshare");
+        mmdebstrap
+    };
+    command.current_dir(dir).arg(format!("--architectures={ARCHITECTURE}"));
+    Ok(command)
+}
+
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {
     let dir = dir.display();
@@ -160,6 +174,7 @@ APT::Install-Recommends "false";
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
+Acquire::Retries "1";
 Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
 Dir::Etc::Main "/dev/null";

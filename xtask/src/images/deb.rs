@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::archive::ARCHITECTURE;
-use super::recipe::{Recipe, is_executable, sorted_entries};
+use super::archive::mmdebstrap;
+use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
 use crate::error::Failure;
 use crate::host;
@@ -48,8 +48,9 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
             copy_file(&script, &build.join(format!("customize-{}.sh", layer.name)))?;
         }
     }
-    write_secret(&build.join("load.secret"))?;
-    copy_secret(&build.join("load.secret"), &scratch.join("image/load.secret"))?;
+    let secret = make_secret()?;
+    write_secret(&build.join("load.secret"), &secret)?;
+    write_secret(&scratch.join("image/load.secret"), &secret)?;
 
     let mut tar = host::command("tar")?;
     tar.args(["--create", "--owner=0", "--group=0", "--numeric-owner", "--file"])
@@ -65,12 +66,9 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
 /// and leaves it in `rootfs` under `scratch`, with what the host wants in `freezeframe`.
 pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
     let definition = &recipe.definition;
-    // Relative names: mmdebstrap splits the arguments of a hook at spaces.
-    let mut mmdebstrap = host::command("mmdebstrap")?;
+    let mut mmdebstrap = mmdebstrap(scratch)?;
     mmdebstrap
-        .current_dir(scratch)
         .arg("--variant=apt")
-        .arg(format!("--architectures={ARCHITECTURE}"))
         .arg("--aptopt=APT::Install-Recommends \"false\"")
         .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
         .arg(format!("--include={}", recipe.packages().join(",")))
@@ -84,9 +82,9 @@ pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), 
     }
     mmdebstrap.arg(format!("--customize-hook=copy-out /{BUILD_DIR} ."));
     if host::is_root() {
-        mmdebstrap.args(["--mode=root", "--format=directory", &definition.release, "rootfs"]);
+        mmdebstrap.args(["--format=directory", &definition.release, "rootfs"]);
     } else {
-        mmdebstrap.args(["--mode=unshare", "--format=tar", &definition.release, "rootfs.tar"]);
+        mmdebstrap.args(["--format=tar", &definition.release, "rootfs.tar"]);
     }
     mmdebstrap.args(&definition.mirror);
     log.run(mmdebstrap)?;
@@ -140,20 +138,58 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
 }
 
 /// Makes up a password: 160 random bits as hex.
-fn write_secret(path: &Path) -> Result<(), Failure> {
+fn make_secret() -> Result<String, Failure> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 20];
     File::open(source)
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|e| Failure::io("read", source, &e))?;
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path);
-    file.as_mut()
-        .map_err(|e| std::io::Error::from(e.kind()))
-        .and_then(|file| file.write_all(super::recipe::hex(&bytes).as_bytes()))
+    Ok(hex(&bytes))
+}
+
+fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(secret.as_bytes()))
         .map_err(|e| Failure::io("write", path, &e))
 }
 
-/// `fs::copy` keeps the mode.
-fn copy_secret(from: &Path, to: &Path) -> Result<(), Failure> {
-    fs::copy(from, to).map(drop).map_err(|e| Failure::io("copy", from, &e))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_does_not_depend_on_the_umask_of_a_checkout() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("etc")).unwrap();
+        for (name, mode) in [("plain", 0o600), ("shared", 0o664), ("program", 0o700)] {
+            let file = from.join("etc").join(name);
+            fs::write(&file, name).unwrap();
+            set_mode(&file, mode).unwrap();
+        }
+        set_mode(&from.join("etc"), 0o700).unwrap();
+        copy_tree(&from, &to.join("deep")).unwrap();
+
+        let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(""), 0o755);
+        assert_eq!(mode("deep/etc"), 0o755);
+        assert_eq!(mode("deep/etc/plain"), 0o644);
+        assert_eq!(mode("deep/etc/shared"), 0o644);
+        assert_eq!(mode("deep/etc/program"), 0o755);
+    }
+
+    #[test]
+    fn secrets_differ_and_are_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("load.secret");
+        let secret = make_secret().unwrap();
+        assert_ne!(secret, make_secret().unwrap());
+        write_secret(&path, &secret).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(&path).unwrap(), secret);
+    }
 }

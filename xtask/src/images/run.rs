@@ -11,6 +11,7 @@ use crate::error::Failure;
 
 /// As much of a log as an error shows.
 const SHOWN_LINES: usize = 12;
+const SHOWN_COLUMNS: usize = 200;
 
 /// The log of one build, which also tells the user how far it is.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ impl Log {
         let text = fs::read(&self.path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+        let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].iter();
+        let shown: Vec<String> = shown.map(|line| line.chars().take(SHOWN_COLUMNS).collect()).collect();
+        shown.join("\n")
     }
 }
