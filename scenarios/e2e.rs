@@ -31,7 +31,12 @@ fn main() -> ExitCode {
 
 fn trials() -> Result<Vec<Trial>, String> {
     let options = match std::env::var_os(RUN_DIR_VAR) {
-        Some(dir) => RunOptions::read(Path::new(&dir))?,
+        Some(dir) => {
+            // When `cargo xtask e2e` dies, this process must not start further trials.
+            let signal = rustix::process::Signal::TERM;
+            rustix::process::set_parent_process_death_signal(Some(signal)).map_err(|e| e.to_string())?;
+            RunOptions::read(Path::new(&dir))?
+        }
         None => default_options(),
     };
     let asked = options.trials()?;

@@ -112,10 +112,15 @@ impl RunOptions {
             seed: self.seed,
             accel,
             connect: self.connect.clone(),
-            dir: self.dir.join(slug(name)),
+            dir: self.trial_dir(name),
             limits: Limits::for_accel(accel),
             keep: self.keep,
         }
+    }
+
+    /// Where a trial's files go.
+    pub fn trial_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(slug(name))
     }
 
     /// Reads `run.json`.

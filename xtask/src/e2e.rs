@@ -2,7 +2,7 @@
 //! verdicts.
 
 mod hook;
-mod leftovers;
+mod processes;
 mod table;
 
 use std::io::{BufRead, BufReader};
@@ -16,7 +16,7 @@ use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
 use crate::error::Failure;
-use crate::{host, images, setup};
+use crate::{host, images, leftovers, setup};
 
 /// The image that is used when none is named.
 const DEFAULT_IMAGE: &str = "bookworm-mariadb";
@@ -95,9 +95,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
     let count = asked.len();
     eprintln!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
-    leftovers::adopt_orphans()?;
     run_trials(&program, &options, jobs.unwrap_or_else(default_jobs))?;
-    let left = leftovers::remove(&options.dir);
+    let clean = check_for_leftovers(&options.dir);
 
     let verdicts = verdicts(&options, &asked);
     if json {
@@ -105,7 +104,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         table::print(&options.dir, &verdicts);
     }
-    left?;
+    clean?;
     outcome(&verdicts)
 }
 
@@ -113,9 +112,9 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
     let repository = host::repository();
     let scenarios = match args.scenarios {
         None => repository.join("scenarios"),
-        Some(dir) => dir
-            .canonicalize()
-            .map_err(|e| Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display())))?,
+        Some(dir) => dir.canonicalize().map_err(|e| {
+            Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
+        })?,
     };
     let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     Ok(RunOptions {
@@ -128,7 +127,9 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
             AccelChoice::Kvm => Some(Accel::Kvm),
             AccelChoice::Tcg => Some(Accel::Tcg),
         },
-        seed: args.seed.unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
+        seed: args
+            .seed
+            .unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
         keep: match args.keep {
             None => Keep::None,
             Some(KeepChoice::Failed) => Keep::Failed,
@@ -144,7 +145,8 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
 
 fn nothing_matches(options: &RunOptions) -> Failure {
     let all = RunOptions { filters: vec![], ..options.clone() };
-    let names: Vec<_> = all.trials().unwrap_or_default().into_iter().map(|asked| format!("  {}", asked.name)).collect();
+    let names: Vec<_> =
+        all.trials().unwrap_or_default().into_iter().map(|asked| format!("  {}", asked.name)).collect();
     Failure::Question(format!(
         "no trial matches {}. There are:\n{}",
         options.filters.join(", "),
@@ -158,7 +160,16 @@ fn build_trials() -> Result<PathBuf, Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let failed = |problem: String| Failure::Infrastructure(format!("the trials cannot be built: {problem}."));
     let mut build = Command::new(cargo)
-        .args(["test", "--package", "scenarios", "--test", "e2e", "--no-run", "--message-format", "json-render-diagnostics"])
+        .args([
+            "test",
+            "--package",
+            "scenarios",
+            "--test",
+            "e2e",
+            "--no-run",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .current_dir(host::repository())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -199,18 +210,35 @@ fn default_jobs() -> u16 {
     u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
 }
 
-/// Runs the test binary. Its results are read from the verdicts, its own
-/// output is progress.
+/// Runs the test binary, and waits until the last supervisor has cleaned up.
+/// Results are read from the verdicts; the binary's own output is progress.
 fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
-    leftovers::ignore_ctrl_c();
-    Command::new(program)
+    let failed =
+        |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
+    processes::outlive_ctrl_c().map_err(failed)?;
+    processes::adopt_orphans().map_err(failed)?;
+    let trials = Command::new(program)
         .args(["--test-threads", &jobs.to_string()])
         .env(RUN_DIR_VAR, &options.dir)
         .stdin(Stdio::null())
         .stdout(std::io::stderr())
-        .status()
-        .map(drop)
-        .map_err(|e| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display())))
+        .spawn()
+        .map_err(failed)?;
+    processes::wait_for_all(&trials).map_err(failed)
+}
+
+/// Nothing of a run may outlive it. What did is removed, and fails the run.
+fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
+    let left = leftovers::find(run)?;
+    for leftover in &left {
+        leftover.remove()?;
+    }
+    if left.is_empty() {
+        eprintln!("Nothing was left behind: no guest, no process, no overlay, no directory.");
+        return Ok(());
+    }
+    let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+    Err(Failure::Expectation(format!("the run left behind, and its end removed: {}.", names.join(", "))))
 }
 
 /// The verdict of each trial, in the order asked for; an error is why there is none.
@@ -226,14 +254,19 @@ fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Resu
 }
 
 fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<(), Failure> {
-    let count = |outcome| {
-        verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count()
-    };
+    let count =
+        |outcome| verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count();
     let (failed, passed) = (count(Outcome::Fail), count(Outcome::Pass));
     let unknown = verdicts.len() - failed - passed;
     match (failed, unknown) {
         (0, 0) => Ok(()),
-        (0, _) => Err(Failure::Infrastructure(format!("{unknown} of {} trials could not be judged.", verdicts.len()))),
-        _ => Err(Failure::Expectation(format!("{failed} of {} trials did not meet their expectation.", verdicts.len()))),
+        (0, _) => Err(Failure::Infrastructure(format!(
+            "{unknown} of {} trials could not be judged.",
+            verdicts.len()
+        ))),
+        _ => Err(Failure::Expectation(format!(
+            "{failed} of {} trials did not meet their expectation.",
+            verdicts.len()
+        ))),
     }
 }

@@ -9,6 +9,9 @@ use freezeframe::image::DefinitionError;
 /// sentences: what happened, and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    /// An expectation was not met.
+    #[error("{0}")]
+    Expectation(String),
     /// The question was wrong: usage, a bad file.
     #[error("{0}")]
     Question(String),
@@ -18,9 +21,9 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// 1, an expectation that was not met, is for tasks that have expectations.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
+            Self::Expectation(_) => ExitCode::from(1),
             Self::Question(_) => ExitCode::from(2),
             Self::Infrastructure(_) => ExitCode::from(3),
         }

@@ -73,9 +73,9 @@ pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
         }
     }
     for trial in trials_under(runs)? {
-        let alive = roots()?.into_iter().any(|root| {
-            root.owner.is_some_and(|(pid, owned)| owned == trial && supervises(&pid, &trial))
-        });
+        let alive = roots()?
+            .into_iter()
+            .any(|root| root.owner.is_some_and(|(pid, owned)| owned == trial && supervises(&pid, &trial)));
         if alive {
             continue;
         }

@@ -1,9 +1,14 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
+mod e2e;
 mod error;
 mod host;
 mod images;
+mod judge;
+mod leftovers;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -27,6 +32,10 @@ struct Cli {
 enum Task {
     Setup(setup::Args),
     Images(images::Args),
+    E2e(e2e::Args),
+    Test(test::Args),
+    Judge(judge::Args),
+    Tidy(tidy::Args),
 }
 
 impl Task {
@@ -34,6 +43,10 @@ impl Task {
         match self {
             Self::Setup(args) => setup::run(&args),
             Self::Images(args) => images::run(args),
+            Self::E2e(args) => e2e::run(args),
+            Self::Test(args) => test::run(&args),
+            Self::Judge(args) => judge::run(&args),
+            Self::Tidy(args) => tidy::run(&args),
         }
     }
 }

@@ -20,7 +20,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // nextest bounds each test's time; without it the same tests run all the same.
     if host::find_program("cargo-nextest").is_some() {
-        cargo.args(["nextest", "run"]).args(packages).args(["--features", "freezeframe/vm"]).args(&args.filters);
+        cargo
+            .args(["nextest", "run"])
+            .args(packages)
+            .args(["--features", "freezeframe/vm"])
+            .args(&args.filters);
     } else {
         cargo.arg("test").args(packages).args(["--features", "freezeframe/vm", "--"]).args(&args.filters);
     }

@@ -18,8 +18,14 @@ pub const ACCOUNTS: u32 = 64;
 pub const OPENING_BALANCE: i64 = 1_000_000;
 
 /// Creates the tables on an empty schema.
-pub(super) async fn create(access: &Access, limit: Duration, writers: u32, followers: &[(&str, &str)]) -> Result<()> {
-    let mut conn = access.connect_patiently(limit).await.map_err(Error::sql("accept the load's connection"))?;
+pub(super) async fn create(
+    access: &Access,
+    limit: Duration,
+    writers: u32,
+    followers: &[(&str, &str)],
+) -> Result<()> {
+    let mut conn =
+        access.connect_patiently(limit).await.map_err(Error::sql("accept the load's connection"))?;
     let mut statements = vec![
         "CREATE TABLE cl (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB".to_owned(),
         "CREATE TABLE acct (id INT UNSIGNED PRIMARY KEY, bal BIGINT NOT NULL, ver INT UNSIGNED NOT NULL) \

@@ -39,8 +39,9 @@ fn file(path: &Path) -> Result<PathBuf, String> {
     }
     rustix::fs::access(path, Access::READ_OK).map_err(|e| format!("cannot be read: {e}"))?;
     // Root may "execute" nothing without an x bit either, so this holds for everyone.
-    rustix::fs::access(path, Access::EXEC_OK)
-        .map_err(|_| format!("is not executable, and the agent would not run it; try `chmod +x {}`", path.display()))?;
+    rustix::fs::access(path, Access::EXEC_OK).map_err(|_| {
+        format!("is not executable, and the agent would not run it; try `chmod +x {}`", path.display())
+    })?;
     path.canonicalize().map_err(|e| format!("cannot be found: {e}"))
 }
 

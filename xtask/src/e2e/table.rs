@@ -15,7 +15,8 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     for (name, _, verdict) in rows {
         match verdict {
             Ok(verdict) => {
-                let seconds = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0));
+                let seconds =
+                    |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0));
                 let millis = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
                 println!(
                     "{name:width$}  {:7}  {:22}  {:>6}  {:>8}",

@@ -50,14 +50,18 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let definitions = host::repository().join("images");
     match args.command {
         Command::List { json } => list(Definition::list(&definitions)?, json),
-        Command::Build { names } if names.is_empty() => build(Definition::list(&definitions)?),
+        Command::Build { names } if names.is_empty() => build(Definition::list(&definitions)?, report),
         Command::Build { names } => {
             let chosen: Result<Vec<_>, _> =
                 names.iter().map(|name| Definition::named(&definitions, name)).collect();
-            build(chosen?)
+            build(chosen?, report)
         }
         Command::Clean { names } => Store::open(host::built_images())?.clean(&names),
     }
+}
+
+fn report(name: &str, outcome: &build::Outcome) {
+    println!("{name}: {outcome}");
 }
 
 /// One line of `images list`.
@@ -108,14 +112,20 @@ fn list(definitions: Vec<Definition>, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn build(definitions: Vec<Definition>) -> Result<(), Failure> {
+/// Builds what changed of these images, for a task that needs them.
+pub(crate) fn ensure(names: &[String]) -> Result<(), Failure> {
+    let definitions = host::repository().join("images");
+    let chosen: Result<Vec<_>, _> = names.iter().map(|name| Definition::named(&definitions, name)).collect();
+    build(chosen?, |_, _| {})
+}
+
+fn build(definitions: Vec<Definition>, tell: impl Fn(&str, &build::Outcome)) -> Result<(), Failure> {
     let store = Store::open(host::built_images())?;
     let locked = store.lock()?;
     for definition in definitions {
         let recipe = Recipe::load(&host::repository().join("images"), definition)?;
         let name = recipe.definition.name.clone();
-        let outcome = build::bring_up_to_date(&locked, &recipe)?;
-        println!("{name}: {outcome}");
+        tell(&name, &build::bring_up_to_date(&locked, &recipe)?);
     }
     Ok(())
 }

@@ -27,17 +27,33 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let mut findings = probe::findings();
-    let host = probe::host(missing(&findings));
-    let plan = plan(&host);
     if args.check {
+        let findings = probe::findings();
+        let host = probe::host(missing(&findings));
         report(&findings, &host, args.json)?;
-        return match &plan {
+        return match &plan(&host) {
             Plan::Nothing => Ok(()),
             Plan::Act(_) => Err(lacking(&findings, "`cargo xtask setup` installs that")),
             Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
         };
     }
+    let (findings, host, complete) = install()?;
+    report(&findings, &host, args.json)?;
+    complete
+}
+
+/// Installs what is missing, for a task that needs it. Says nothing when
+/// everything is there.
+pub(crate) fn ensure() -> Result<(), Failure> {
+    let (_, _, complete) = install()?;
+    complete
+}
+
+/// Installs what is missing. Returns what is there afterwards, and whether that is enough.
+fn install() -> Result<(Vec<Finding>, Host, Result<(), Failure>), Failure> {
+    let mut findings = probe::findings();
+    let host = probe::host(missing(&findings));
+    let plan = plan(&host);
     if let Plan::Act(actions) = &plan {
         for need in &host.missing {
             let packages = need.packages.apt.join(" ");
@@ -49,15 +65,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         findings = probe::findings();
     }
-    report(&findings, &host, args.json)?;
-    match plan {
+    let complete = match plan {
         Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(&why, &commands))),
         _ if missing(&findings).is_empty() => Ok(()),
         _ => Err(lacking(
             &findings,
             "the packages are installed; so this distribution has it in another package",
         )),
-    }
+    };
+    Ok((findings, host, complete))
 }
 
 fn missing(findings: &[Finding]) -> Vec<&'static needs::Need> {

@@ -1,0 +1,42 @@
+//! The processes of a run, from the first to the last that ends.
+
+use std::io;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{self, Pid, WaitOptions};
+
+/// How long supervisors may go on after the test binary: they thaw a guest first.
+const GRACE: Duration = Duration::from_secs(90);
+
+/// Ctrl-C ends the test binary, whose supervisors then clean up; this process
+/// stays to wait for them and to tell what came of it.
+pub(super) fn outlive_ctrl_c() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false))).map(drop)
+}
+
+/// Makes this process the parent of whatever loses its own, so that nothing of
+/// the run can escape it.
+pub(super) fn adopt_orphans() -> io::Result<()> {
+    Ok(process::set_child_subreaper(Some(process::getpid()))?)
+}
+
+/// Waits for the test binary, then for every orphan, at most for [`GRACE`].
+pub(super) fn wait_for_all(trials: &Child) -> io::Result<()> {
+    let trials = Pid::from_child(trials);
+    let mut deadline = None;
+    loop {
+        let options = if deadline.is_some() { WaitOptions::NOHANG } else { WaitOptions::empty() };
+        match process::wait(options) {
+            Ok(Some((pid, _))) if pid == trials => deadline = Some(Instant::now() + GRACE),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) if deadline.is_some_and(|deadline| Instant::now() > deadline) => return Ok(()),
+            Ok(None) => std::thread::sleep(Duration::from_millis(50)),
+            Err(Errno::CHILD) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
