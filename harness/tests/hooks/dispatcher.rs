@@ -136,8 +136,18 @@ fn leftovers_are_ignored(shell: Shell) {
     let here = Installation::new(shell);
     here.hook("10-a.sh", "");
     for leftover in [
-        "10-a.sh~", "10-a.sh.bak", "10-a.sh.orig", "10-a.sh.rej", "10-a.sh.swp", "10-a.sh.dpkg-dist",
-        "10-a.sh.dpkg-old", "10-a.sh.rpmsave", "10-a.sh.rpmnew", "mysql-flush.sh.sample", ".hidden", "#10-a.sh#",
+        "10-a.sh~",
+        "10-a.sh.bak",
+        "10-a.sh.orig",
+        "10-a.sh.rej",
+        "10-a.sh.swp",
+        "10-a.sh.dpkg-dist",
+        "10-a.sh.dpkg-old",
+        "10-a.sh.rpmsave",
+        "10-a.sh.rpmnew",
+        "mysql-flush.sh.sample",
+        ".hidden",
+        "#10-a.sh#",
     ] {
         here.hook(leftover, "");
     }
