@@ -128,6 +128,18 @@ impl Hook {
     }
 }
 
+impl Drop for Hook {
+    /// After a failed test, the client that still waits for a thaw.
+    fn drop(&mut self) {
+        let holder = fs::read_to_string(self.path("run/session/holder")).unwrap_or_default();
+        let Some(pid) = holder.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()) else { return };
+        let ours = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "mariadb");
+        if ours && is_running(pid) {
+            send_signal("KILL", pid);
+        }
+    }
+}
+
 fn locks_until_the_thaw_and_leaves_nothing(shell: Shell) {
     let server = Server::with_tables(&[]);
     let hook = Hook::new(shell, &server);
