@@ -54,7 +54,7 @@ pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
 fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let (machine, drives, access) = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    let Source { machine, drives, access } = progress.stage(Stage::Boot, |p| trial.boot(p))?;
     let snapshot = trial.make_backup(progress, &machine, &access, &drives);
     if !matches!(snapshot, Err(Error::Interrupted)) {
         let kept = trial.keep_logs(&machine, "source");
@@ -69,6 +69,13 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
         trial.restore_and_observe(progress, &drives)?;
     }
     Ok(())
+}
+
+/// The first guest, whose backup is made.
+struct Source {
+    machine: Machine,
+    drives: Vec<Drive>,
+    access: Access,
 }
 
 impl<'a> Trial<'a> {
@@ -97,7 +104,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Boots the first guest until its server answers, the hook in place.
-    fn boot(&self, progress: &mut Progress) -> Result<((Machine, Vec<Drive>, Access), String)> {
+    fn boot(&self, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.plan;
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
         let drives = snapshot::overlays(&self.disks, "source", bases)?;
@@ -112,7 +119,7 @@ impl<'a> Trial<'a> {
         drop(self.runtime.block_on(wait)?);
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok(((machine, drives, access), String::new()))
+        Ok((Source { machine, drives, access }, String::new()))
     }
 
     /// From the load's first write to its last. False when the freeze was
