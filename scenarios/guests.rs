@@ -1,4 +1,5 @@
-//! What is left of a trial that is killed in the middle of its freeze window.
+//! The harness itself on real guests: what a trial does when it is killed in
+//! the middle of its freeze window, or when its guest dies.
 //!
 //! These tests boot real guests: `cargo xtask images build` must have run.
 #![expect(clippy::unwrap_used, reason = "a failure of the test's own helpers fails the test")]
@@ -9,8 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use freezeframe::history::{self, Entry, Mark};
+use freezeframe::image::Manifest;
 use freezeframe::jsonl;
+use freezeframe::plan::{Accel, Keep};
 use freezeframe::run::{OWNER_FILE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
+use freezeframe::trial::supervise;
+use freezeframe::verdict::Grade;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
@@ -24,24 +29,29 @@ struct Run {
     dir: PathBuf,
 }
 
+/// One trial, in a run of its own.
+fn options(name: &str) -> RunOptions {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    RunOptions {
+        filters: vec![TRIAL.to_owned()],
+        images: vec!["bookworm-mariadb".to_owned()],
+        hook: None,
+        connect: None,
+        accel: None,
+        seed: 1,
+        keep: Keep::None,
+        scenarios: workspace.join("scenarios"),
+        definitions: workspace.join("images"),
+        built: workspace.join("target/images"),
+        dir: workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id())),
+    }
+}
+
 impl Run {
     fn start(name: &str) -> Self {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
-        let dir = workspace.join("target/e2e").join(format!("cleanup-{name}-{}", std::process::id()));
-        let options = RunOptions {
-            filters: vec![TRIAL.to_owned()],
-            images: vec!["bookworm-mariadb".to_owned()],
-            hook: None,
-            connect: None,
-            accel: None,
-            seed: 1,
-            keep: freezeframe::plan::Keep::None,
-            scenarios: workspace.join("scenarios"),
-            definitions: workspace.join("images"),
-            built: workspace.join("target/images"),
-            dir: dir.clone(),
-        };
+        let options = options(name);
         options.write().unwrap();
+        let dir = options.dir;
         let test = Command::new(e2e_program()).env(RUN_DIR_VAR, &dir).stdout(Stdio::null()).spawn().unwrap();
         Self { test, dir }
     }
@@ -162,4 +172,25 @@ fn sigkill_of_the_trial_itself_leaves_no_guest_behind() {
     });
     kill_process(trial.expect("the trial's process runs"), Signal::KILL).unwrap();
     run.wait_for_clean_end();
+}
+
+#[test]
+fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
+    let options = options("panic");
+    let asked = &options.trials().unwrap()[0];
+    let image = Manifest::load(&options.built, &asked.image).unwrap();
+    // Emulated, which works everywhere; that says nothing about the boot.
+    let mut plan = options.plan(asked, image, Accel::Tcg);
+    plan.image.cmdline.push_str(" init=/bin/false");
+
+    let begin = Instant::now();
+    let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();
+    let took = begin.elapsed();
+    fs::remove_dir_all(&options.dir).unwrap();
+
+    assert!(took < plan.limits.boot / 2, "{took:?}");
+    assert_eq!(verdict.grade, Grade::Unknown);
+    for words in ["boot failed", "the source guest stopped while it booted", "Kernel panic"] {
+        assert!(verdict.reason.contains(words), "{}", verdict.reason);
+    }
 }
