@@ -211,7 +211,7 @@ fn default_jobs() -> u16 {
 }
 
 /// Runs the test binary, and waits until the last supervisor has cleaned up.
-/// Results are read from the verdicts; the binary's own output is progress.
+/// Results are read from the verdicts; trials tell their progress on stderr.
 fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
@@ -221,7 +221,7 @@ fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Fai
         .args(["--test-threads", &jobs.to_string()])
         .env(RUN_DIR_VAR, &options.dir)
         .stdin(Stdio::null())
-        .stdout(std::io::stderr())
+        .stdout(Stdio::null())
         .spawn()
         .map_err(failed)?;
     processes::wait_for_all(&trials).map_err(failed)
