@@ -16,7 +16,7 @@ use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
 use crate::error::Failure;
-use crate::{host, images, leftovers, setup};
+use crate::{host, images, leftovers, report, setup};
 
 /// The image that is used when none is named.
 const DEFAULT_IMAGE: &str = "bookworm-mariadb";
@@ -91,6 +91,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     images::ensure(&options.images)?;
     let program = build_trials()?;
     options.write().map_err(Failure::Infrastructure)?;
+    report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
 
     let count = asked.len();
@@ -104,6 +105,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         table::print(&options.dir, &verdicts);
     }
+    report::at_end(&options.dir);
     clean?;
     outcome(&verdicts)
 }

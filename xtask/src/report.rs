@@ -30,8 +30,22 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Notes which trials a run asks for, before the first of them starts.
+pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
+    report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, &e))
+}
+
+/// Writes the page at the end of a run. It is for people: where it fails it
+/// says so, and the verdicts stand as they are.
+pub(crate) fn at_end(run: &Path) {
+    match write(&[run.to_owned()], None) {
+        Ok(page) => eprintln!("Report: {}", page.display()),
+        Err(failure) => eprintln!("The report could not be written: {failure}"),
+    }
+}
+
 /// Writes the page and says where it is.
-pub(crate) fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
+fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let question = |path: &Path, e: &std::io::Error| {
         Failure::Question(format!("cannot read the run {}: {e}.", path.display()))
     };

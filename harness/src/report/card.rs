@@ -56,7 +56,7 @@ fn said(verdict: &Verdict) -> Markup {
 }
 
 fn facts(trial: &Trial) -> Markup {
-    let mut facts: Vec<(&str, String)> = Vec::new();
+    let mut facts: Vec<(&str, String)> = trial.run.iter().map(|run| ("run", run.clone())).collect();
     if let Ok(verdict) = &trial.verdict {
         let counts = &verdict.counts;
         facts.push(("expected", verdict.expected.clone()));
@@ -74,12 +74,9 @@ fn facts(trial: &Trial) -> Markup {
     }
     if let Ok(plan) = &trial.plan {
         facts.push(("load", load(plan)));
-        facts.extend(
-            plan.faults
-                .iter()
-                .take(MAX_LINES)
-                .map(|fault| ("fault", format!("{:?}: {}", fault.at, fault.guest))),
-        );
+        for fault in plan.faults.iter().take(MAX_LINES) {
+            facts.push(("fault", format!("{}: {}", in_words(&fault.at), fault.guest)));
+        }
         facts.push(("image", format!("{} {}", plan.image.name, plan.image.digest.get(..12).unwrap_or("?"))));
     }
     html! {
@@ -92,8 +89,13 @@ fn facts(trial: &Trial) -> Markup {
 }
 
 fn load(plan: &Plan) -> String {
-    let profile = format!("{:?}", plan.load.profile).to_lowercase();
+    let profile = in_words(&plan.load.profile);
     format!("{profile}, {} for {} s", count(plan.load.writers as usize, "writer"), plan.load.seconds)
+}
+
+/// A plain enum's name as files spell it.
+fn in_words(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
 fn pictures(trial: &Trial, bars: usize) -> Markup {

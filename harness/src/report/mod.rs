@@ -42,6 +42,8 @@ pub struct Page {
 pub struct Trial {
     /// `core/no-hook::bookworm-mariadb::none`.
     pub name: String,
+    /// Its run, where a page shows several.
+    pub run: Option<String>,
     /// `plan.json`; an error is why it cannot be read.
     pub plan: Result<Plan, String>,
     /// `verdict.json`; an error is why there is none.

@@ -77,11 +77,13 @@ fn headline(page: &Page, title: &str) -> Markup {
 /// Scenario and hook against image, where there is more than one image.
 fn matrix(trials: &[Trial]) -> Markup {
     let mut images = BTreeSet::new();
-    let mut rows: BTreeMap<(&str, &str), BTreeMap<&str, (usize, &Trial)>> = BTreeMap::new();
+    let mut rows = BTreeSet::new();
+    let mut cells: BTreeMap<_, Vec<(usize, &Trial)>> = BTreeMap::new();
     for (trial, n) in trials.iter().zip(1..) {
         let (scenario, image, hook) = parts(&trial.name);
         images.insert(image);
-        rows.entry((scenario, hook)).or_default().insert(image, (n, trial));
+        rows.insert((scenario, hook));
+        cells.entry((scenario, hook, image)).or_default().push((n, trial));
     }
     if images.len() < 2 {
         return html! {};
@@ -90,12 +92,12 @@ fn matrix(trials: &[Trial]) -> Markup {
         div class="scroll" {
             table class="matrix" {
                 thead { tr { th { "scenario" } th { "hook" } @for image in &images { th { (clean(image, 100)) } } } }
-                @for ((scenario, hook), cells) in &rows {
+                @for (scenario, hook) in &rows {
                     tr {
                         th { (clean(scenario, 200)) } td { (clean(hook, 100)) }
                         @for image in &images {
                             td {
-                                @if let Some((n, trial)) = cells.get(image) {
+                                @for (n, trial) in cells.get(&(*scenario, *hook, *image)).into_iter().flatten() {
                                     a href=(format!("#{}", id(*n))) { (outcome(trial)) " " (grade(trial)) }
                                 }
                             }

@@ -51,7 +51,8 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
             .filter(|folder| *folder != repository.join("scenarios"));
         for dir in trial_dirs(run)? {
             let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            page.trials.push(trial(&dir, beside, repository, own.as_deref()));
+            let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
+            page.trials.push(Trial { run, ..trial(&dir, beside, repository, own.as_deref()) });
             found.insert(name);
         }
     }
@@ -87,6 +88,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>)
     list(dir, dir, beside, &mut files);
     Trial {
         name,
+        run: None,
         events: events(dir),
         window: window(dir),
         files,
@@ -101,6 +103,7 @@ fn left_nothing(name: &str) -> Trial {
     let why = || "the run asked for this trial, but it left no directory".to_owned();
     Trial {
         name: name.to_owned(),
+        run: None,
         plan: Err(why()),
         verdict: Err(why()),
         events: Partly::default(),
@@ -155,6 +158,7 @@ fn window(dir: &Path) -> Partly<Option<Window>> {
         builder.entry(&entry);
         true
     });
+    builder.end_of_history();
     let path = dir.join(OBSERVATION);
     let mut complete = false;
     // A trial that ended before the restore has none.
@@ -170,7 +174,7 @@ fn window(dir: &Path) -> Partly<Option<Window>> {
                 problems.push(problem);
             }
             Ok(()) if !complete => {
-                problems.push(format!("{OBSERVATION} has no end: the observer was interrupted"))
+                problems.push(format!("{OBSERVATION} has no end: the observer was interrupted"));
             }
             Ok(()) => {}
         }

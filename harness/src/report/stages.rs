@@ -65,7 +65,8 @@ pub(super) fn draw(spans: &[Span]) -> Markup {
     let between = (total - spans.iter().filter_map(Span::millis).sum::<f64>()).max(0.0);
     html! {
         div class="scroll" {
-            svg class="stages" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
+            // Its width follows the page's, its height does not.
+            svg class="stages" preserveAspectRatio="none" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
                 aria-label=(format!("Stages of the trial, {} in all", duration(total))) {
                 rect class="rest" width=(px(WIDTH)) height=(px(HEIGHT)) rx="4" {}
                 @for span in spans {

@@ -174,6 +174,14 @@ impl Builder {
         }
     }
 
+    /// Follows the last entry: what is still in flight has no known end.
+    pub(super) fn end_of_history(&mut self) {
+        let last = self.last;
+        for client in 1..=self.window.clients.1 {
+            self.ended(client, last, End::Unknown);
+        }
+    }
+
     pub(super) fn record(&mut self, record: &Record) {
         if let Record::Leg { c, n, leg, .. } = record
             && *leg < 2
@@ -185,10 +193,6 @@ impl Builder {
 
     /// The window; `observed` says whether all restored rows were seen.
     pub(super) fn finish(mut self, observed: bool) -> Window {
-        let last = self.last;
-        for client in 1..=self.window.clients.1 {
-            self.ended(client, last, End::Unknown);
-        }
         let mark = |wanted| self.window.marks.iter().find(|(mark, _)| *mark == wanted).map(|(_, t)| *t);
         let snapshot = mark(Mark::SnapBegin).filter(|_| observed);
         let complete = mark(Mark::SnapEnd);
@@ -289,6 +293,7 @@ mod tests {
         entries.iter().for_each(|entry| frame.entry(entry));
         let mut builder = frame.builder().unwrap();
         entries.iter().for_each(|entry| builder.entry(entry));
+        builder.end_of_history();
         records.iter().for_each(|record| builder.record(record));
         builder.finish(observed)
     }
