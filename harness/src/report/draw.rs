@@ -300,7 +300,7 @@ fn meaning(fate: Fate) -> &'static str {
         Fate::Future => "restored, though sent after the snapshot",
         Fate::Later => "not restored, being acknowledged after the snapshot began",
         Fate::Unknown => "not restored, and never answered",
-        Fate::NotObserved => "sent; not known whether they would be restored",
+        Fate::NotObserved => "without a complete observation to compare with",
         Fate::RolledBack => "rolled back by the server",
     }
 }
