@@ -71,7 +71,10 @@ pub(super) fn draw(window: &Window, most: usize) -> Markup {
             p class="note" { "The first " (window.clients.1) " of " (window.clients.0) " clients are shown." }
         }
         @if window.left_out > 0 {
-            p class="note" { (count(window.left_out, "operation")) " more were left out." }
+            p class="note bad" {
+                "Too many to draw: the picture lacks its last " (count(window.left_out, "operation"))
+                ", so that silence at its end means nothing."
+            }
         }
     }
 }

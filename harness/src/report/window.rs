@@ -12,7 +12,7 @@ const AROUND: Nanos = SECOND * 3 / 2;
 /// Clients that are shown.
 pub(super) const MAX_CLIENTS: u32 = 32;
 /// Transfers (and follower rows) that are kept.
-const MAX_KEPT: usize = 100_000;
+const MAX_KEPT: usize = 1_000_000;
 /// Marks and probes that are kept; an honest log has fewer than ten of each.
 const MAX_MARKS: usize = 24;
 
@@ -31,7 +31,7 @@ pub struct Window {
     pub(super) transfers: Vec<Transfer>,
     /// Their rows in non-transactional tables: client, from, to.
     pub(super) followers: Vec<(u32, Nanos, Nanos)>,
-    /// What was left out because there was too much of it.
+    /// Operations at the end that were left out because there were too many.
     pub(super) left_out: usize,
 }
 
@@ -252,8 +252,12 @@ impl Window {
 
     /// The longest time without an acknowledged transfer that touches the
     /// marks, and whether its ends are acknowledgements: where none comes
-    /// before or after, it ends where the picture does.
+    /// before or after, it ends where the picture does. `None` also when
+    /// operations were left out: their absence is no silence.
     pub(super) fn stall(&self) -> Option<(Nanos, Nanos, bool)> {
+        if self.left_out > 0 {
+            return None;
+        }
         let (from, to) = (self.marks.first()?.1, self.marks.last()?.1);
         let mut acks: Vec<Nanos> =
             self.transfers.iter().filter(|t| t.is_acknowledged()).map(|t| t.to).collect();
