@@ -23,7 +23,7 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
         true => format!("\u{1b}[{colour}m{text}\u{1b}[0m"),
         false => text.to_owned(),
     };
-    let head = ["outcome", "grade", "trial", "freeze", "stall", "total"];
+    let head = ["trial", "outcome", "grade", "total", "stall"];
     let cells: Vec<_> =
         [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
     let width = |column: usize| cells.iter().map(|row| row[column].0.chars().count()).max().unwrap_or(0);
@@ -53,11 +53,11 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     println!("\nEvidence of every trial: {}", run.display());
 }
 
-fn cells((name, _, verdict): &Row) -> [(String, &'static str); 6] {
+fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
     let name = (name.clone(), PLAIN);
     let Ok(verdict) = verdict else {
         let none = || ("-".to_owned(), PLAIN);
-        return [("none".to_owned(), YELLOW), none(), name, none(), none(), none()];
+        return [name, ("none".to_owned(), YELLOW), none(), none(), none()];
     };
     let (outcome, colour) = match verdict.outcome {
         Outcome::Pass => ("pass", GREEN),
@@ -69,11 +69,11 @@ fn cells((name, _, verdict): &Row) -> [(String, &'static str); 6] {
         Grade::Inconsistent | Grade::Unusable => RED,
         Grade::CrashConsistent | Grade::Refused | Grade::Unknown => YELLOW,
     };
-    let seconds = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{:.1} s", ms / 1000.0)), PLAIN);
+    let seconds = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0)), PLAIN);
     let millis = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms")), PLAIN);
     let times = &verdict.timings_ms;
-    let (freeze, stall, total) = (millis(times.freeze), millis(times.write_stall), seconds(times.total));
-    [(outcome.to_owned(), colour), (verdict.grade.to_string(), grade), name, freeze, stall, total]
+    let (total, stall) = (seconds(times.total), millis(times.write_stall));
+    [name, (outcome.to_owned(), colour), (verdict.grade.to_string(), grade), total, stall]
 }
 
 fn evidence(verdict: &Verdict) {
