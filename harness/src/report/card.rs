@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::text::{clean, count, duration, size};
 use super::{Trial, draw, page, stages};
 use crate::events::What;
+use crate::history::Mark;
 use crate::plan::Plan;
 use crate::verdict::{Finding, Property, Status, Verdict};
 
@@ -102,9 +103,10 @@ fn pictures(trial: &Trial, bars: usize) -> Markup {
     let spans = stages::spans(&trial.events.got);
     let told =
         trial.events.got.iter().filter(|event| event.event == What::Failed && !event.detail.is_empty());
+    let frozen = trial.window.got.as_ref().is_none_or(|window| window.mark(Mark::FreezeCall).is_some());
     html! {
         figure {
-            figcaption { "Around the freeze" }
+            figcaption { "Around the " (if frozen { "freeze" } else { "snapshot" }) }
             @match &trial.window.got {
                 Some(window) => { (draw::draw(window, bars)) }
                 None => { p class="note" { "No picture: the trial neither froze the guest nor took a snapshot." } }

@@ -44,7 +44,8 @@ pub(super) fn draw(window: &Window, most: usize) -> Markup {
                     @let y = top + LANE * f64::from(client - 1);
                     text class="lane" x=(px(LEFT - 10.0)) y=(px(y + 12.5)) text-anchor="end" { "client " (client) }
                 }
-                path class="follower" d=(followers(window, &scale, top)) {}
+                path class="follower" d=(followers(window, &scale, top, false)) {}
+                path class="lost" d=(followers(window, &scale, top, true)) {}
                 @for ((fate, client), bars) in lanes_of(window) {
                     @let y = lane(top, client);
                     @if merged {
@@ -136,11 +137,12 @@ fn joined(transfers: &[&Transfer], scale: &Scale, y: f64) -> String {
     boxes(merge(bars, GAP), y, BAR)
 }
 
-/// The rows in non-transactional tables: a thin line in each lane.
-fn followers(window: &Window, scale: &Scale, top: f64) -> String {
+/// The rows in non-transactional tables, either those that are lost or the
+/// others: a thin line in each lane.
+fn followers(window: &Window, scale: &Scale, top: f64, lost: bool) -> String {
     let mut lanes: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-    for (client, from, to) in &window.followers {
-        lanes.entry(*client).or_default().push((scale.x(*from), scale.x(*to)));
+    for row in window.followers.iter().filter(|row| (row.fate == Fate::Lost) == lost) {
+        lanes.entry(row.client).or_default().push(ends(row, scale));
     }
     let lines = lanes
         .into_iter()
@@ -273,13 +275,17 @@ fn legend(window: &Window) -> Markup {
     for transfer in &window.transfers {
         *fates.entry(transfer.fate).or_default() += 1;
     }
+    let lost_rows = window.followers.iter().filter(|row| row.fate == Fate::Lost).count();
     html! {
         ul class="legend" {
             @for (fate, n) in fates.iter().rev() {
                 li { span class=(format!("chip {}", class(*fate))) {} (n) " " (meaning(*fate)) }
             }
-            @if !window.followers.is_empty() {
-                li { span class="chip follower" {} "rows in non-transactional tables" }
+            @if lost_rows > 0 {
+                li { span class="chip lost line" {} (count(lost_rows, "row")) " in non-transactional tables lost" }
+            }
+            @if window.followers.len() > lost_rows {
+                li { span class="chip follower line" {} "rows in non-transactional tables" }
             }
         }
     }

@@ -15,6 +15,8 @@ pub(super) const MAX_CLIENTS: u32 = 32;
 const MAX_KEPT: usize = 1_000_000;
 /// Marks and probes that are kept; an honest log has fewer than ten of each.
 const MAX_MARKS: usize = 24;
+/// Non-transactional tables that are looked at.
+const MAX_TABLES: usize = 64;
 
 /// The time around the freeze window of one trial.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,8 +31,8 @@ pub struct Window {
     pub(super) clients: (u32, u32),
     /// The transfers of the clients shown that touch the range.
     pub(super) transfers: Vec<Transfer>,
-    /// Their rows in non-transactional tables: client, from, to.
-    pub(super) followers: Vec<(u32, Nanos, Nanos)>,
+    /// Their rows in non-transactional tables, each of which follows a transfer.
+    pub(super) followers: Vec<Transfer>,
     /// Operations at the end that were left out because there were too many.
     pub(super) left_out: usize,
 }
@@ -44,7 +46,7 @@ pub(super) struct Probe {
     pub(super) answer: ProbeAnswer,
 }
 
-/// One transfer, from invoke to its end.
+/// One transfer, or one row that follows it, from invoke to its end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Transfer {
     pub(super) client: u32,
@@ -52,8 +54,10 @@ pub(super) struct Transfer {
     pub(super) from: Nanos,
     pub(super) to: Nanos,
     end: End,
-    /// The ledger legs that were restored, as bits.
+    /// The ledger legs that were restored, as bits; all of them for a row that was.
     legs: u8,
+    /// The table of a row, by its place in the setup.
+    table: Option<usize>,
     pub(super) fate: Fate,
 }
 
@@ -97,12 +101,16 @@ pub(super) struct Frame {
     marks: Vec<(Mark, Nanos)>,
     probes: Vec<Probe>,
     writers: u32,
+    tables: Vec<String>,
 }
 
 impl Frame {
     pub(super) fn entry(&mut self, entry: &Entry) {
         match entry {
-            Entry::Setup { writers, .. } => self.writers = *writers,
+            Entry::Setup { writers, followers, .. } => {
+                self.writers = *writers;
+                self.tables = followers.iter().take(MAX_TABLES).cloned().collect();
+            }
             Entry::Mark { t, mark, .. } if self.marks.len() < MAX_MARKS => self.marks.push((*mark, *t)),
             Entry::Probe { t, end, kind, answer } if self.probes.len() < MAX_MARKS => {
                 self.probes.push(Probe { from: *t, to: *end, kind: *kind, answer: *answer });
@@ -126,6 +134,7 @@ impl Frame {
                 ..Window::default()
             },
             in_flight: vec![None; shown as usize],
+            tables: self.tables.into_iter().map(|table| (table, true)).collect(),
             places: HashMap::new(),
             last: 0,
         })
@@ -138,8 +147,10 @@ pub(super) struct Builder {
     window: Window,
     /// Of each client shown.
     in_flight: Vec<Option<InFlight>>,
-    /// Where a client's transfer is in the window.
-    places: HashMap<(u32, u32), usize>,
+    /// Non-transactional tables, and whether they could be read.
+    tables: Vec<(String, bool)>,
+    /// Where a client's transfer, or its row in a table, is in the window.
+    places: HashMap<(u32, u32, Option<usize>), usize>,
     last: Nanos,
 }
 
@@ -147,7 +158,7 @@ pub(super) struct Builder {
 struct InFlight {
     from: Nanos,
     number: u32,
-    transfer: bool,
+    table: Option<usize>,
 }
 
 impl Builder {
@@ -155,16 +166,22 @@ impl Builder {
         match entry {
             Entry::Invoke { t, c, n, op } => {
                 self.last = self.last.max(*t);
-                let transfer = matches!(op, Op::Transfer { .. });
+                let table = match op {
+                    Op::Transfer { .. } => None,
+                    Op::Follow { table, .. } => match self.table(table) {
+                        None => return,
+                        known => known,
+                    },
+                };
                 if let Some(slot) = self.slot(*c) {
-                    *slot = Some(InFlight { from: *t, number: *n, transfer });
+                    *slot = Some(InFlight { from: *t, number: *n, table });
                 }
             }
             Entry::Ok { t, c, .. } => self.ended(*c, *t, End::Acknowledged),
             Entry::Fail { t, c, .. } => self.ended(*c, *t, End::RolledBack),
             Entry::Unknown { t, c, .. } => self.ended(*c, *t, End::Unknown),
             Entry::Resolved { c, n, present, .. } => {
-                if let Some(place) = self.places.get(&(*c, *n)) {
+                if let Some(place) = self.places.get(&(*c, *n, None)) {
                     let end = if *present { End::Acknowledged } else { End::RolledBack };
                     self.window.transfers[*place].end = end;
                 }
@@ -183,11 +200,25 @@ impl Builder {
     }
 
     pub(super) fn record(&mut self, record: &Record) {
-        if let Record::Leg { c, n, leg, .. } = record
-            && *leg < 2
-            && let Some(place) = self.places.get(&(*c, *n))
-        {
-            self.window.transfers[*place].legs |= 1 << leg;
+        match record {
+            Record::Leg { c, n, leg, .. } if *leg < 2 => {
+                if let Some(place) = self.places.get(&(*c, *n, None)) {
+                    self.window.transfers[*place].legs |= 1 << leg;
+                }
+            }
+            Record::Follow { table, c, n, .. } => {
+                if let Some(table) = self.table(table)
+                    && let Some(place) = self.places.get(&(*c, *n, Some(table)))
+                {
+                    self.window.followers[*place].legs = 0b11;
+                }
+            }
+            Record::TableError { table, .. } => {
+                if let Some(table) = self.table(table) {
+                    self.tables[table].1 = false;
+                }
+            }
+            _ => {}
         }
     }
 
@@ -199,7 +230,15 @@ impl Builder {
         for transfer in &mut self.window.transfers {
             transfer.fate = fate(transfer, snapshot, complete);
         }
+        for row in &mut self.window.followers {
+            let readable = row.table.and_then(|table| self.tables.get(table)).is_some_and(|table| table.1);
+            row.fate = fate(row, snapshot.filter(|_| readable), complete);
+        }
         self.window
+    }
+
+    fn table(&self, name: &str) -> Option<usize> {
+        self.tables.iter().position(|(table, _)| table == name)
     }
 
     fn slot(&mut self, client: u32) -> Option<&mut Option<InFlight>> {
@@ -208,7 +247,7 @@ impl Builder {
 
     fn ended(&mut self, client: u32, to: Nanos, end: End) {
         self.last = self.last.max(to);
-        let Some(InFlight { from, number, transfer }) = self.slot(client).and_then(Option::take) else {
+        let Some(InFlight { from, number, table }) = self.slot(client).and_then(Option::take) else {
             return;
         };
         let window = &mut self.window;
@@ -217,12 +256,11 @@ impl Builder {
         }
         if window.transfers.len() + window.followers.len() >= MAX_KEPT {
             window.left_out += 1;
-        } else if transfer {
-            self.places.insert((client, number), window.transfers.len());
-            let fate = Fate::NotObserved;
-            window.transfers.push(Transfer { client, number, from, to, end, legs: 0, fate });
         } else {
-            window.followers.push((client, from, to));
+            let kept = if table.is_none() { &mut window.transfers } else { &mut window.followers };
+            self.places.insert((client, number, table), kept.len());
+            let fate = Fate::NotObserved;
+            kept.push(Transfer { client, number, from, to, end, legs: 0, table, fate });
         }
     }
 }
@@ -347,6 +385,34 @@ mod tests {
     fn a_restored_transfer_from_after_the_snapshot_is_from_the_future() {
         let window = window(&history(), &[leg(2, 2, 0), leg(2, 2, 1)], true);
         assert_eq!(window.transfers.last().unwrap().fate, Fate::Future);
+    }
+
+    #[test]
+    fn rows_of_tables_have_fates_of_their_own() {
+        let follow = |table: &str| Op::Follow { table: table.to_owned(), crc: 0 };
+        let mut entries = history();
+        let followers = vec!["nt".to_owned(), "bad".to_owned()];
+        entries[0] = Entry::Setup { writers: 2, accounts: 2, opening_balance: 1, followers };
+        for (t, n, table) in
+            [(T0 - 30, 1, "nt"), (T0 - 20, 2, "nt"), (T0 - 10, 1, "bad"), (T0 - 5, 1, "else")]
+        {
+            entries.insert(9, Entry::Ok { t: t + 2, c: 2, n, ver: None });
+            entries.insert(9, Entry::Invoke { t, c: 2, n, op: follow(table) });
+        }
+        let records = [
+            Record::Follow { table: "nt".to_owned(), c: 2, n: 1, crc: 0, sum: 0 },
+            Record::TableError { table: "bad".to_owned(), error: String::new() },
+        ];
+        let mut rows: Vec<_> = window(&entries, &records, true)
+            .followers
+            .iter()
+            .map(|row| (row.table, row.number, row.fate))
+            .collect();
+        rows.sort();
+        assert_eq!(
+            rows,
+            [(Some(0), 1, Fate::Restored), (Some(0), 2, Fate::Lost), (Some(1), 1, Fate::NotObserved)]
+        );
     }
 
     #[test]
