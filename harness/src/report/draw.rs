@@ -174,9 +174,9 @@ fn stalled(window: &Window, scale: &Scale, y: f64) -> Markup {
 
 fn probe_of(probe: &Probe, scale: &Scale, y: f64) -> Markup {
     let (a, b) = (scale.x(probe.from), scale.x(probe.to));
-    let (table, memory) = match probe.kind {
-        ProbeKind::Memory => ("MEMORY", true),
-        ProbeKind::Transactional => ("InnoDB", false),
+    let (what, memory) = match probe.kind {
+        ProbeKind::Memory => ("MEMORY table", true),
+        ProbeKind::Transactional => ("COMMIT", false),
     };
     let (class, answer) = match probe.answer {
         ProbeAnswer::Locked => ("locked", "a lock held it back"),
@@ -186,7 +186,7 @@ fn probe_of(probe: &Probe, scale: &Scale, y: f64) -> Markup {
         ProbeAnswer::Hung => ("hung", "hung below the locks"),
         ProbeAnswer::Error => ("error", "another error, which says nothing"),
     };
-    let label = format!("{table} table: {answer}");
+    let label = format!("{what}: {answer}");
     let width = LETTER * label.chars().count() as f64;
     let (x, anchor) = if b + 8.0 + width < scale.right() {
         (b + 8.0, "start")
