@@ -41,9 +41,11 @@ impl Spec {
     /// The guest of a plan's image in one of its two roles, on these disks.
     pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>) -> Self {
         let Plan { image, accel, dir, .. } = plan;
-        let slug = dir.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let last = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        // With the run in it, so that runs that share a libvirt do not meet.
+        let name = format!("freezeframe-{}-{}-{role}", last(dir.parent()), last(Some(dir.as_path())));
         Self {
-            name: format!("freezeframe-{slug}-{role}"),
+            name,
             accel: *accel,
             memory_mib: image.memory_mib,
             kernel: image.kernel.clone(),
