@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 /// The longest line a reader accepts, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
 
@@ -123,7 +125,7 @@ impl<T: DeserializeOwned> Reader<T> {
         if header.kind != kind || header.schema != SCHEMA {
             return Err(reader.problem(format!(
                 "this is a `{}` of schema {}; expected a `{kind}` of schema {SCHEMA}",
-                header.kind.escape_debug(),
+                text::quote(40, &header.kind),
                 header.schema
             )));
         }
@@ -151,7 +153,11 @@ impl<T: DeserializeOwned> Reader<T> {
     }
 
     fn parse<R: DeserializeOwned>(&self) -> Result<R, Error> {
-        serde_json::from_slice(&self.buffer).map_err(|e| self.problem(e.to_string()))
+        let text = std::str::from_utf8(&self.buffer).map_err(|e| {
+            self.problem(format!("byte {} is not UTF-8; the file is damaged", e.valid_up_to() + 1))
+        })?;
+        serde_json::from_str(text)
+            .map_err(|e| self.problem(format!("{} (column {})", text::json_problem(&e), e.column())))
     }
 }
 

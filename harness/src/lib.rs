@@ -17,6 +17,8 @@ pub mod error;
 #[cfg(feature = "vm")]
 pub mod interrupt;
 pub mod jsonl;
+mod tagged;
+mod text;
 
 pub mod image;
 pub mod plan;

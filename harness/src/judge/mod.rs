@@ -75,7 +75,7 @@ impl Judgement {
     /// What is said about a trial whose logs could not be read: nothing.
     pub fn unreadable(error: &Error) -> Self {
         // Room for a path, and for what is wrong in it.
-        let why = tell::quote_up_to(600, &error.to_string());
+        let why = crate::text::quote(600, &error.to_string());
         Self {
             grade: Grade::Unknown,
             reason: format!("{}: {why}", Grade::Unknown),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::case::{Follow, Transfer};
 use crate::history::Nanos;
+use crate::text;
 
 /// The most lines of evidence under a finding, before "and N more".
 const MAX_LINES: usize = 12;
@@ -14,23 +15,7 @@ const MAX_QUOTE: usize = 160;
 /// Text from a guest or a log on one line: what does not print is escaped, and
 /// the length is bounded.
 pub(super) fn quote(text: &str) -> String {
-    quote_up_to(MAX_QUOTE, text)
-}
-
-/// The same with another bound.
-pub(super) fn quote_up_to(max: usize, text: &str) -> String {
-    let mut rest = text.trim().chars();
-    let mut quoted = String::new();
-    for c in rest.by_ref().take(max) {
-        match c {
-            '"' | '\'' => quoted.push(c),
-            _ => quoted.extend(c.escape_debug()),
-        }
-    }
-    if rest.next().is_some() {
-        quoted.push('…');
-    }
-    quoted
+    text::quote(MAX_QUOTE, text)
 }
 
 /// `1 transfer`, `3 transfers`.
@@ -154,13 +139,6 @@ impl Anchor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_text_is_one_bounded_line() {
-        assert_eq!(quote(" it isn't\nclosed\u{1b}[2J\u{202e} "), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
-        let long = quote(&"x".repeat(100_000));
-        assert_eq!(long.chars().count(), MAX_QUOTE + 1);
-    }
 
     #[test]
     fn evidence_is_bounded_and_worded_only_when_shown() {
