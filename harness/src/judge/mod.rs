@@ -34,6 +34,7 @@ mod quiet;
 mod read;
 mod rows;
 mod stall;
+pub mod synthetic;
 mod tables;
 mod tell;
 mod view;

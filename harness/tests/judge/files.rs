@@ -132,32 +132,3 @@ proptest! {
         prop_assert_eq!(world.judge().grade, Grade::Unknown);
     }
 }
-
-/// Run with `cargo test --release -p freezeframe --test judge -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement: a million operations, for release builds"]
-fn a_million_operations_are_judged_in_two_seconds() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut per_operation = Vec::new();
-    for load_ms in [120_000, 1_200_000] {
-        let shape = Shape { writers: 8, accounts: 1_000, load_ms, losing: 0, ..Shape::new(1) };
-        write(dir.path(), &World::new(&shape));
-        let begin = std::time::Instant::now();
-        let case = read(dir.path()).unwrap();
-        let parsed = begin.elapsed();
-        let judgement = judge(&case);
-        let all = begin.elapsed();
-        assert_eq!(judgement.grade, Grade::ApplicationConsistent, "{}", judgement.reason);
-        // Each transfer is followed by two rows.
-        let operations = judgement.counts.acknowledged * 3;
-        println!("{operations} operations: read in {parsed:?}, judged in {:?}", all - parsed);
-        per_operation.push(all.as_secs_f64() / operations as f64);
-    }
-    let million = per_operation[1] * 1e6;
-    println!(
-        "a million: {million:.2} s; ten times the operations cost {:.1} times as much each",
-        per_operation[1] / per_operation[0]
-    );
-    assert!(million < 2.0);
-    assert!(per_operation[1] < 2.0 * per_operation[0], "not linear");
-}
