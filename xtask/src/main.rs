@@ -1,5 +1,6 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
+mod bench;
 mod e2e;
 mod error;
 mod host;
@@ -35,6 +36,7 @@ enum Task {
     E2e(e2e::Args),
     Test(test::Args),
     Judge(judge::Args),
+    Bench(bench::Args),
     Tidy(tidy::Args),
 }
 
@@ -46,6 +48,7 @@ impl Task {
             Self::E2e(args) => e2e::run(args),
             Self::Test(args) => test::run(&args),
             Self::Judge(args) => judge::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }
     }
