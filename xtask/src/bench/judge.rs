@@ -10,6 +10,7 @@ use freezeframe::judge;
 use freezeframe::judge::synthetic::{self, Files, Logs, Shape};
 use freezeframe::observation::Record;
 use freezeframe::verdict::Grade;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::median;
@@ -52,6 +53,8 @@ struct Measurement {
     judge_ms: f64,
     /// Both.
     total_ms: f64,
+    /// The processor's time in it, which other programs on the host do not stretch.
+    cpu_ms: f64,
     /// The most memory that the process ever held.
     peak_mib: f64,
 }
@@ -128,6 +131,7 @@ fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
         read_ms: of(|run| run.read_ms),
         judge_ms: of(|run| run.judge_ms),
         total_ms: of(|run| run.total_ms),
+        cpu_ms: of(|run| run.cpu_ms),
         peak_mib: of(|run| run.peak_mib),
     };
     Ok(Size { operations, mib: mib(bytes), median })
@@ -213,6 +217,7 @@ fn measure(dir: &Path) -> Result<Measurement, Failure> {
     let read = begin.elapsed();
     let judgement = judge::judge(&case);
     let total = begin.elapsed();
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
     if judgement.grade != Grade::ApplicationConsistent {
         return Err(Failure::Infrastructure(format!("a right trial was misjudged: {}.", judgement.reason)));
     }
@@ -221,6 +226,7 @@ fn measure(dir: &Path) -> Result<Measurement, Failure> {
         read_ms: millis(read),
         judge_ms: millis(total - read),
         total_ms: millis(total),
+        cpu_ms: cpu.tv_sec as f64 * 1e3 + cpu.tv_nsec as f64 / 1e6,
         peak_mib: peak_mib()?,
     })
 }
@@ -251,15 +257,12 @@ fn goals(sizes: &[Size]) -> Vec<Goal> {
 }
 
 fn print(report: &Report) {
-    println!(
-        "{:>10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}",
-        "operations", "logs", "read", "judge", "total", "peak"
-    );
+    let heads = ["logs", "read", "judge", "total", "processor", "peak"].map(|head| format!("{head:>9}"));
+    println!("operations  {}", heads.join("  "));
     for Size { operations, mib, median } in &report.sizes {
-        let Measurement { read_ms, judge_ms, total_ms, peak_mib } = median;
-        println!(
-            "{operations:>10}  {mib:>5.0} MiB  {read_ms:>6.0} ms  {judge_ms:>6.0} ms  {total_ms:>6.0} ms  {peak_mib:>5.0} MiB"
-        );
+        let Measurement { read_ms, judge_ms, total_ms, cpu_ms, peak_mib } = median;
+        let times = [read_ms, judge_ms, total_ms, cpu_ms].map(|ms| format!("{ms:>6.0} ms"));
+        println!("{operations:>10}  {mib:>5.0} MiB  {}  {peak_mib:>5.0} MiB", times.join("  "));
     }
     println!("Medians of {} runs, seed {}.", report.runs, report.seed);
     for Goal { name, limit, measured, met } in &report.goals {
