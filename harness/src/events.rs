@@ -64,6 +64,8 @@ pub struct Event {
     pub detail: String,
 }
 
+impl jsonl::Record for Event {}
+
 /// What happens to a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tagged::tagged;
+use crate::jsonl::{self, Scan};
 
 /// The `kind` in the header of `history.jsonl`.
 pub const KIND: &str = "history";
@@ -15,140 +15,183 @@ pub const KIND: &str = "history";
 /// Host `CLOCK_MONOTONIC`, nanoseconds.
 pub type Nanos = u64;
 
-tagged! {
-    /// One line of `history.jsonl`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum Entry by "e" {
-        /// What the load set up before its first operation. Written once, first.
-        Setup {
-            /// Number of writers; clients are numbered from 1.
-            writers: u32,
-            /// Number of accounts; accounts are numbered from 1.
-            accounts: u32,
-            /// The balance with which every account starts.
-            opening_balance: i64,
-            /// The non-transactional tables that follow each transfer, in order.
-            followers: Vec<String>,
-        },
-        /// A client is about to send an operation.
-        Invoke {
-            /// When, before sending.
-            t: Nanos,
-            /// The client.
-            c: u32,
-            /// The client's own count of transfers, from 1, without gaps: a
-            /// transfer that was rolled back (`Fail`, or `Resolved` as not present)
-            /// gives its number to the next one. A follower row carries the number
-            /// of the transfer it follows.
-            n: u32,
-            /// What is written.
-            op: Op,
-        },
-        /// The server acknowledged the operation in flight of this client.
-        Ok {
-            /// When, after reading the answer.
-            t: Nanos,
-            /// The client.
-            c: u32,
-            /// The transfer's number.
-            n: u32,
-            /// For a transfer: the version that each account reached, in leg order.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            ver: Option<[u32; 2]>,
-        },
-        /// The server proved that the operation in flight was rolled back. (A row
-        /// of a non-transactional table cannot be: there it may or may not exist.)
-        Fail {
-            /// When, after reading the answer.
-            t: Nanos,
-            /// The client.
-            c: u32,
-            /// The transfer's number.
-            n: u32,
-            /// The server's error.
-            error: String,
-        },
-        /// The outcome of the operation in flight is not known: the connection was
-        /// lost or timed out.
-        Unknown {
-            /// When the client gave up.
-            t: Nanos,
-            /// The client.
-            c: u32,
-            /// The transfer's number.
-            n: u32,
-            /// What happened to the connection.
-            error: String,
-        },
-        /// After an `Unknown`, the client read back its own data and learned the
-        /// outcome. The read must wait for the lost connection's transaction (lock
-        /// the row, or end that connection first), or it proves nothing. A client
-        /// sends no transfer while the outcome of its last one is open.
-        Resolved {
-            /// When, after reading.
-            t: Nanos,
-            /// The client.
-            c: u32,
-            /// The transfer's number.
-            n: u32,
-            /// Whether the operation is there.
-            present: bool,
-        },
-        /// The pipeline crossed a mark of the freeze window.
-        Mark {
-            /// When: before the call for a `*Call` or `*Begin`, after it for the rest.
-            t: Nanos,
-            /// Which mark.
-            mark: Mark,
-            /// The error's text for `FreezeErr` and `ThawErr`; the number of file
-            /// systems for `FreezeOk` and `ThawOk`.
-            #[serde(default, skip_serializing_if = "String::is_empty")]
-            detail: String,
-        },
-        /// A quiescence probe: one statement sent inside the window on a
-        /// connection opened before the freeze.
-        Probe {
-            /// When it was sent.
-            t: Nanos,
-            /// When it was answered, or given up.
-            end: Nanos,
-            /// Which statement.
-            kind: ProbeKind,
-            /// What came of it.
-            answer: ProbeAnswer,
-        },
-        /// The load has stopped and the window is closed. Always the last line;
-        /// without it the run was interrupted and acknowledgements may be missing.
-        End {
-            /// When.
-            t: Nanos,
-        },
+/// One line of `history.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "e", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Entry {
+    /// What the load set up before its first operation. Written once, first.
+    Setup {
+        /// Number of writers; clients are numbered from 1.
+        writers: u32,
+        /// Number of accounts; accounts are numbered from 1.
+        accounts: u32,
+        /// The balance with which every account starts.
+        opening_balance: i64,
+        /// The non-transactional tables that follow each transfer, in order.
+        followers: Vec<String>,
+    },
+    /// A client is about to send an operation.
+    Invoke {
+        /// When, before sending.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The client's own count of transfers, from 1, without gaps: a
+        /// transfer that was rolled back (`Fail`, or `Resolved` as not present)
+        /// gives its number to the next one. A follower row carries the number
+        /// of the transfer it follows.
+        n: u32,
+        /// What is written.
+        op: Op,
+    },
+    /// The server acknowledged the operation in flight of this client.
+    Ok {
+        /// When, after reading the answer.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// For a transfer: the version that each account reached, in leg order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ver: Option<[u32; 2]>,
+    },
+    /// The server proved that the operation in flight was rolled back. (A row
+    /// of a non-transactional table cannot be: there it may or may not exist.)
+    Fail {
+        /// When, after reading the answer.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// The server's error.
+        error: String,
+    },
+    /// The outcome of the operation in flight is not known: the connection was
+    /// lost or timed out.
+    Unknown {
+        /// When the client gave up.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// What happened to the connection.
+        error: String,
+    },
+    /// After an `Unknown`, the client read back its own data and learned the
+    /// outcome. The read must wait for the lost connection's transaction (lock
+    /// the row, or end that connection first), or it proves nothing. A client
+    /// sends no transfer while the outcome of its last one is open.
+    Resolved {
+        /// When, after reading.
+        t: Nanos,
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// Whether the operation is there.
+        present: bool,
+    },
+    /// The pipeline crossed a mark of the freeze window.
+    Mark {
+        /// When: before the call for a `*Call` or `*Begin`, after it for the rest.
+        t: Nanos,
+        /// Which mark.
+        mark: Mark,
+        /// The error's text for `FreezeErr` and `ThawErr`; the number of file
+        /// systems for `FreezeOk` and `ThawOk`.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+    },
+    /// A quiescence probe: one statement sent inside the window on a
+    /// connection opened before the freeze.
+    Probe {
+        /// When it was sent.
+        t: Nanos,
+        /// When it was answered, or given up.
+        end: Nanos,
+        /// Which statement.
+        kind: ProbeKind,
+        /// What came of it.
+        answer: ProbeAnswer,
+    },
+    /// The load has stopped and the window is closed. Always the last line;
+    /// without it the run was interrupted and acknowledgements may be missing.
+    End {
+        /// When.
+        t: Nanos,
+    },
+}
+
+/// An operation of the load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "k", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// One transaction: two ledger legs, two account updates, the client's counter.
+    Transfer {
+        /// A transfer of another client that this one had read as committed:
+        /// `[client, number]`; number 0 means none yet.
+        dep: [u32; 2],
+        /// `[account, amount]` of both legs; the amounts sum to 0.
+        legs: [(u32, i64); 2],
+        /// CRC-32 (IEEE) of the payload that both legs carry.
+        crc: u32,
+    },
+    /// One row with the same `(c, n)` in a non-transactional table, sent after
+    /// the transfer was acknowledged.
+    Follow {
+        /// The table.
+        table: String,
+        /// CRC-32 (IEEE) of the payload.
+        crc: u32,
+    },
+}
+
+impl jsonl::Record for Entry {
+    fn quick(line: &[u8]) -> Option<Self> {
+        let mut scan = Scan::new(line);
+        match scan.name(r#"{"e":""#)? {
+            "invoke" => {
+                let (t, c, n) = operation(&mut scan)?;
+                let op = match scan.name(r#","op":{"k":""#)? {
+                    "transfer" => transfer(&mut scan)?,
+                    "follow" => {
+                        let table = scan.name(r#","table":""#)?.to_owned();
+                        Op::Follow { table, crc: scan.unsigned(r#","crc":"#)? }
+                    }
+                    _ => return None,
+                };
+                scan.end("}}\n")?;
+                Some(Self::Invoke { t, c, n, op })
+            }
+            "ok" => {
+                let (t, c, n) = operation(&mut scan)?;
+                let ver = match scan.end("}\n") {
+                    Some(()) => None,
+                    None => {
+                        let ver = Some([scan.unsigned(r#","ver":["#)?, scan.unsigned(",")?]);
+                        scan.end("]}\n")?;
+                        ver
+                    }
+                };
+                Some(Self::Ok { t, c, n, ver })
+            }
+            _ => None,
+        }
     }
 }
 
-tagged! {
-    /// An operation of the load.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum Op by "k" {
-        /// One transaction: two ledger legs, two account updates, the client's counter.
-        Transfer {
-            /// A transfer of another client that this one had read as committed:
-            /// `[client, number]`; number 0 means none yet.
-            dep: [u32; 2],
-            /// `[account, amount]` of both legs; the amounts sum to 0.
-            legs: [(u32, i64); 2],
-            /// CRC-32 (IEEE) of the payload that both legs carry.
-            crc: u32,
-        },
-        /// One row with the same `(c, n)` in a non-transactional table, sent after
-        /// the transfer was acknowledged.
-        Follow {
-            /// The table.
-            table: String,
-            /// CRC-32 (IEEE) of the payload.
-            crc: u32,
-        },
-    }
+fn operation(scan: &mut Scan<'_>) -> Option<(Nanos, u32, u32)> {
+    Some((scan.unsigned(r#","t":"#)?, scan.unsigned(r#","c":"#)?, scan.unsigned(r#","n":"#)?))
+}
+
+fn transfer(scan: &mut Scan<'_>) -> Option<Op> {
+    let dep = [scan.unsigned(r#","dep":["#)?, scan.unsigned(",")?];
+    let from = (scan.unsigned(r#"],"legs":[["#)?, scan.signed(",")?);
+    let to = (scan.unsigned("],[")?, scan.signed(",")?);
+    Some(Op::Transfer { dep, legs: [from, to], crc: scan.unsigned(r#"]],"crc":"#)? })
 }
 
 /// The marks of the freeze window, in the order in which a trial crosses them.

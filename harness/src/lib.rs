@@ -17,7 +17,6 @@ pub mod error;
 #[cfg(feature = "vm")]
 pub mod interrupt;
 pub mod jsonl;
-mod tagged;
 mod text;
 
 pub mod image;

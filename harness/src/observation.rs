@@ -5,150 +5,178 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tagged::tagged;
+use crate::jsonl::{self, Scan};
 
 /// The `kind` in the header of `observation.jsonl`.
 pub const KIND: &str = "observation";
 
-tagged! {
-    /// One line of `observation.jsonl`.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum Record by "o" {
-        /// The raw file system on one disk of the snapshot, before any mount.
-        FileSystem {
-            /// The disk's target name: `vda`.
-            disk: String,
-            /// `ext4`, `xfs`, ...
-            fs: String,
-            /// The journal holds transactions to replay. ext4: the superblock's
-            /// `needs_recovery` feature.
-            dirty: bool,
-        },
-        /// The result of a file system check on a scratch copy, journal replayed.
-        Fsck {
-            /// The disk's target name.
-            disk: String,
-            /// Nothing wrong was found.
-            clean: bool,
-            /// What the checker printed, bounded.
-            detail: String,
-        },
-        /// The header of a MyISAM index file, read from the raw image.
-        MyisamHeader {
-            /// The table.
-            table: String,
-            /// How many times the table is open: 16 bits at offset 24 of the `.MYI`.
-            open_count: u16,
-        },
-        /// A file that should have been on the raw image could not be read.
-        Unreadable {
-            /// The path inside the guest.
-            path: String,
-            /// Why.
-            detail: String,
-        },
-        /// The restored guest came up, and its server answered (or did not).
-        Server {
-            /// The server answered SQL.
-            started: bool,
-            /// `VERSION()`, or why the server is not there.
-            detail: String,
-            /// Transactions found prepared when recovery ran; absent when the log
-            /// was not readable.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            prepared: Option<u64>,
-            /// Lines of the server's log that tell of recovery, bounded.
-            #[serde(default, skip_serializing_if = "Vec::is_empty")]
-            recovery: Vec<String>,
-        },
-        /// The outcome of `CHECK TABLE ... EXTENDED`, run with automatic repair off.
-        CheckTable {
-            /// The table.
-            table: String,
-            /// Its storage engine.
-            engine: String,
-            /// The server reported `OK` and neither warning nor error.
-            clean: bool,
-            /// The table can be used; false when it is reported as crashed or corrupt.
-            usable: bool,
-            /// The server's messages, bounded.
-            messages: Vec<String>,
-        },
-        /// Rows and the XOR of a column, once by the primary key, once by a secondary index.
-        Index {
-            /// The table.
-            table: String,
-            /// The secondary index.
-            index: String,
-            /// `[rows, xor]` by the primary key.
-            primary: [u64; 2],
-            /// `[rows, xor]` by the index.
-            secondary: [u64; 2],
-        },
-        /// Rows in the MEMORY table; 0 after a real restore.
-        MemoryRows {
-            /// How many.
-            rows: u64,
-        },
-        /// A client's counter (table `cl`).
-        Counter {
-            /// The client.
-            c: u32,
-            /// Its last transfer.
-            n: u32,
-        },
-        /// An account (table `acct`).
-        Account {
-            /// The account.
-            id: u32,
-            /// Its balance.
-            balance: i64,
-            /// Its version: the number of legs it has received.
-            ver: u32,
-        },
-        /// One leg of a transfer (table `ledger`).
-        Leg {
-            /// The client.
-            c: u32,
-            /// The transfer's number.
-            n: u32,
-            /// 0 or 1.
-            leg: u8,
-            /// The transfer read before: `[client, number]`.
-            dep: [u32; 2],
-            /// The account.
-            acct: u32,
-            /// The amount.
-            amt: i64,
-            /// The version that the account reached with this leg.
-            ver: u32,
-            /// The CRC-32 stored beside the payload.
-            crc: u32,
-            /// The CRC-32 of the payload as read back.
-            sum: u32,
-        },
-        /// One row of a non-transactional table.
-        Follow {
-            /// The table.
-            table: String,
-            /// The client.
-            c: u32,
-            /// The number of the transfer that it follows.
-            n: u32,
-            /// The CRC-32 stored beside the payload.
-            crc: u32,
-            /// The CRC-32 of the payload as read back.
-            sum: u32,
-        },
-        /// A table that could not be read to its end.
-        TableError {
-            /// The table.
-            table: String,
-            /// The server's error.
-            error: String,
-        },
-        /// The observation is complete. Always the last line; without it the
-        /// observer was interrupted and the file proves nothing.
-        End,
+/// One line of `observation.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "o", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Record {
+    /// The raw file system on one disk of the snapshot, before any mount.
+    FileSystem {
+        /// The disk's target name: `vda`.
+        disk: String,
+        /// `ext4`, `xfs`, ...
+        fs: String,
+        /// The journal holds transactions to replay. ext4: the superblock's
+        /// `needs_recovery` feature.
+        dirty: bool,
+    },
+    /// The result of a file system check on a scratch copy, journal replayed.
+    Fsck {
+        /// The disk's target name.
+        disk: String,
+        /// Nothing wrong was found.
+        clean: bool,
+        /// What the checker printed, bounded.
+        detail: String,
+    },
+    /// The header of a MyISAM index file, read from the raw image.
+    MyisamHeader {
+        /// The table.
+        table: String,
+        /// How many times the table is open: 16 bits at offset 24 of the `.MYI`.
+        open_count: u16,
+    },
+    /// A file that should have been on the raw image could not be read.
+    Unreadable {
+        /// The path inside the guest.
+        path: String,
+        /// Why.
+        detail: String,
+    },
+    /// The restored guest came up, and its server answered (or did not).
+    Server {
+        /// The server answered SQL.
+        started: bool,
+        /// `VERSION()`, or why the server is not there.
+        detail: String,
+        /// Transactions found prepared when recovery ran; absent when the log
+        /// was not readable.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prepared: Option<u64>,
+        /// Lines of the server's log that tell of recovery, bounded.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        recovery: Vec<String>,
+    },
+    /// The outcome of `CHECK TABLE ... EXTENDED`, run with automatic repair off.
+    CheckTable {
+        /// The table.
+        table: String,
+        /// Its storage engine.
+        engine: String,
+        /// The server reported `OK` and neither warning nor error.
+        clean: bool,
+        /// The table can be used; false when it is reported as crashed or corrupt.
+        usable: bool,
+        /// The server's messages, bounded.
+        messages: Vec<String>,
+    },
+    /// Rows and the XOR of a column, once by the primary key, once by a secondary index.
+    Index {
+        /// The table.
+        table: String,
+        /// The secondary index.
+        index: String,
+        /// `[rows, xor]` by the primary key.
+        primary: [u64; 2],
+        /// `[rows, xor]` by the index.
+        secondary: [u64; 2],
+    },
+    /// Rows in the MEMORY table; 0 after a real restore.
+    MemoryRows {
+        /// How many.
+        rows: u64,
+    },
+    /// A client's counter (table `cl`).
+    Counter {
+        /// The client.
+        c: u32,
+        /// Its last transfer.
+        n: u32,
+    },
+    /// An account (table `acct`).
+    Account {
+        /// The account.
+        id: u32,
+        /// Its balance.
+        balance: i64,
+        /// Its version: the number of legs it has received.
+        ver: u32,
+    },
+    /// One leg of a transfer (table `ledger`).
+    Leg {
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+        /// 0 or 1.
+        leg: u8,
+        /// The transfer read before: `[client, number]`.
+        dep: [u32; 2],
+        /// The account.
+        acct: u32,
+        /// The amount.
+        amt: i64,
+        /// The version that the account reached with this leg.
+        ver: u32,
+        /// The CRC-32 stored beside the payload.
+        crc: u32,
+        /// The CRC-32 of the payload as read back.
+        sum: u32,
+    },
+    /// One row of a non-transactional table.
+    Follow {
+        /// The table.
+        table: String,
+        /// The client.
+        c: u32,
+        /// The number of the transfer that it follows.
+        n: u32,
+        /// The CRC-32 stored beside the payload.
+        crc: u32,
+        /// The CRC-32 of the payload as read back.
+        sum: u32,
+    },
+    /// A table that could not be read to its end.
+    TableError {
+        /// The table.
+        table: String,
+        /// The server's error.
+        error: String,
+    },
+    /// The observation is complete. Always the last line; without it the
+    /// observer was interrupted and the file proves nothing.
+    End,
+}
+
+impl jsonl::Record for Record {
+    fn quick(line: &[u8]) -> Option<Self> {
+        let mut scan = Scan::new(line);
+        let record = match scan.name(r#"{"o":""#)? {
+            "leg" => Self::Leg {
+                c: scan.unsigned(r#","c":"#)?,
+                n: scan.unsigned(r#","n":"#)?,
+                leg: scan.unsigned(r#","leg":"#)?,
+                dep: [scan.unsigned(r#","dep":["#)?, scan.unsigned(",")?],
+                acct: scan.unsigned(r#"],"acct":"#)?,
+                amt: scan.signed(r#","amt":"#)?,
+                ver: scan.unsigned(r#","ver":"#)?,
+                crc: scan.unsigned(r#","crc":"#)?,
+                sum: scan.unsigned(r#","sum":"#)?,
+            },
+            "follow" => Self::Follow {
+                table: scan.name(r#","table":""#)?.to_owned(),
+                c: scan.unsigned(r#","c":"#)?,
+                n: scan.unsigned(r#","n":"#)?,
+                crc: scan.unsigned(r#","crc":"#)?,
+                sum: scan.unsigned(r#","sum":"#)?,
+            },
+            _ => return None,
+        };
+        scan.end("}\n")?;
+        Some(record)
     }
 }

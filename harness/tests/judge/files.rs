@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use freezeframe::history::{self, Entry};
-use freezeframe::jsonl::Writer;
+use freezeframe::jsonl::{self, Writer};
 use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
 use freezeframe::observation::{self, Record};
 use freezeframe::verdict::Grade;
 use proptest::prelude::*;
 
-use crate::world::{Shape, World};
+use crate::world::{Random, Shape, World};
 
 fn write(dir: &Path, world: &World) {
     let mut out = Writer::<Entry>::create(&dir.join(HISTORY), history::KIND).unwrap();
@@ -130,5 +130,64 @@ proptest! {
         let mut world = World::new(&Shape { load_ms: 60, ..Shape::new(seed) });
         world.image.truncate(usize::from(keep) % world.image.len());
         prop_assert_eq!(world.judge().grade, Grade::Unknown);
+    }
+}
+
+/// What the quick reader makes of a line is what serde makes of it.
+fn agree<T: jsonl::Record + PartialEq + std::fmt::Debug>(line: &[u8]) -> bool {
+    let quick = T::quick(line);
+    if let Some(record) = &quick {
+        assert_eq!(serde_json::from_slice::<T>(line).ok().as_ref(), Some(record));
+    }
+    quick.is_some()
+}
+
+fn line(record: &impl serde::Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(record).unwrap();
+    line.push(b'\n');
+    line
+}
+
+#[test]
+fn the_records_of_which_there_are_millions_are_read_quickly() {
+    let world = World::new(&Shape::new(1));
+    for entry in &world.history {
+        let quick = agree::<Entry>(&line(entry));
+        assert_eq!(quick, matches!(entry, Entry::Invoke { .. } | Entry::Ok { .. }), "{entry:?}");
+    }
+    for record in &world.image {
+        let quick = agree::<Record>(&line(record));
+        assert_eq!(quick, matches!(record, Record::Leg { .. } | Record::Follow { .. }), "{record:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_quick_reader_and_serde_agree(seed in any::<u64>(), changes in 1u64..4) {
+        const BYTES: &[u8] = b"0123456789-+.eE\"\\,:[]{} \n\0\x7f\xe9tcn";
+        let world = World::new(&Shape { load_ms: 20, ..Shape::new(seed) });
+        let random = &mut Random(seed);
+        let mut lines: Vec<Vec<u8>> = world.history.iter().map(line).collect();
+        lines.extend(world.image.iter().map(line));
+        for mut line in lines {
+            for _ in 0..changes {
+                let at = random.below(line.len() as u64) as usize;
+                let byte = BYTES[random.below(BYTES.len() as u64) as usize];
+                match random.below(4) {
+                    0 => line[at] = byte,
+                    1 => line.insert(at, byte),
+                    2 if line.len() > 1 => drop(line.remove(at)),
+                    _ => {
+                        let end = at + random.below((line.len() - at) as u64) as usize;
+                        let copy = line[at..end].to_vec();
+                        line.splice(end..end, copy);
+                    }
+                }
+            }
+            agree::<Entry>(&line);
+            agree::<Record>(&line);
+        }
     }
 }
