@@ -383,7 +383,7 @@ impl Verdict {
         let took = |stage| stages.iter().find(|(s, _)| *s == stage).map(|(_, time)| millis(*time));
         timings.boot = took(Stage::Boot);
         timings.restore = took(Stage::Restore);
-        timings.total = Some(stages.iter().map(|(_, time)| millis(*time)).sum());
+        timings.total = (!stages.is_empty()).then(|| stages.iter().map(|(_, time)| millis(*time)).sum());
 
         let mut unmet = Vec::new();
         let expect = &plan.expect;
