@@ -52,7 +52,8 @@ fn trials() -> Result<Vec<Trial>, String> {
 fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     let image = Manifest::load(&options.built, &asked.image)?;
     let plan = options.plan(asked, image, accelerator(options));
-    let verdict = supervise::run(Path::new(PROGRAM), &plan)?;
+    let verdict =
+        supervise::run(Path::new(PROGRAM), &plan).inspect_err(|e| eprintln!("{}: {e}", plan.trial))?;
     match verdict.outcome {
         Outcome::Pass => Ok(()),
         Outcome::Fail | Outcome::Unknown => {

@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// libvirt refused.
-    #[error("libvirt cannot {action}: {source}")]
+    #[error("libvirt cannot {action}: {}", source.message())]
     Libvirt {
         /// What was asked of it.
         action: String,

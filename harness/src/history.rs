@@ -224,8 +224,9 @@ pub enum ProbeKind {
     /// only a lock can refuse it. `FLUSH TABLES WITH READ LOCK` does,
     /// `BACKUP STAGE BLOCK_COMMIT` does not.
     Memory,
-    /// Autocommit UPDATE of an InnoDB table: refused by either lock, and hangs
-    /// when only the file system is frozen.
+    /// COMMIT of a transaction whose changes were made before the freeze:
+    /// either lock keeps it waiting, and it hangs in the write when only the
+    /// file system is frozen.
     Transactional,
 }
 
@@ -235,10 +236,12 @@ pub enum ProbeKind {
 pub enum ProbeAnswer {
     /// The server executed the statement: nothing held it back.
     Done,
-    /// Error 1205 (lock wait timeout): a lock is held.
+    /// A lock is held: the server refused with error 1205 (lock wait timeout),
+    /// or says of itself that the statement waits for a lock.
     Locked,
-    /// No answer within the client's limit: the statement is stuck below the
-    /// locks, as it is when only the file system is frozen.
+    /// No answer within the client's limit, and no lock that it would wait
+    /// for: the statement is stuck below the locks, as it is when only the
+    /// file system is frozen.
     Hung,
     /// Another error: the probe says nothing.
     Error,

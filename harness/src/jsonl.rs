@@ -106,6 +106,14 @@ impl<T: Serialize> Writer<T> {
     }
 }
 
+/// Opens a file that can be read to its end: opening a pipe could wait for ever.
+pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    File::open(path)
+}
+
 /// Reads a log record by record, so that memory stays flat.
 #[derive(Debug)]
 pub struct Reader<T> {
@@ -119,8 +127,11 @@ pub struct Reader<T> {
 impl<T: Record> Reader<T> {
     /// Opens a log and checks that its header names this kind and [`SCHEMA`].
     pub fn open(path: &Path, kind: &str) -> Result<Self, Error> {
-        let file =
-            File::open(path).map_err(|source| Error::Io { action: "open", path: path.to_owned(), source })?;
+        let file = open_regular(path).map_err(|source| Error::Io {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        })?;
         let mut reader = Self {
             path: path.to_owned(),
             input: BufReader::with_capacity(256 * 1024, file),

@@ -48,4 +48,5 @@ pub mod events;
 pub mod history;
 pub mod judge;
 pub mod observation;
+pub mod report;
 pub mod verdict;

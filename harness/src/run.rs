@@ -120,7 +120,7 @@ impl RunOptions {
 
     /// Where a trial's files go.
     pub fn trial_dir(&self, name: &str) -> PathBuf {
-        self.dir.join(slug(name))
+        self.dir.join(trial_dir_name(name))
     }
 
     /// Reads `run.json`.
@@ -141,7 +141,7 @@ impl RunOptions {
 }
 
 /// A trial's name as the name of its directory.
-fn slug(name: &str) -> String {
+pub fn trial_dir_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     name.replace("::", ".").chars().map(plain).collect()
 }
@@ -152,7 +152,10 @@ mod tests {
 
     #[test]
     fn a_slug_is_a_plain_file_name() {
-        assert_eq!(slug("core/no-hook::bookworm-mariadb::none"), "core-no-hook.bookworm-mariadb.none");
-        assert_eq!(slug("a::b::../../etc/pass wd"), "a.b...-..-etc-pass-wd");
+        assert_eq!(
+            trial_dir_name("core/no-hook::bookworm-mariadb::none"),
+            "core-no-hook.bookworm-mariadb.none"
+        );
+        assert_eq!(trial_dir_name("a::b::../../etc/pass wd"), "a.b...-..-etc-pass-wd");
     }
 }

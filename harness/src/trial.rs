@@ -43,6 +43,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::unknown(&plan, reason),
     };
+    eprintln!("  {}: {}", plan.trial, verdict.reason);
     verdict.write(dir).map_err(|e| e.to_string())
 }
 

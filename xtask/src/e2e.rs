@@ -16,7 +16,7 @@ use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
 use crate::error::Failure;
-use crate::{host, images, leftovers, setup};
+use crate::{host, images, leftovers, report, setup};
 
 /// The image that is used when none is named.
 const DEFAULT_IMAGE: &str = "bookworm-mariadb";
@@ -91,6 +91,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     images::ensure(&options.images)?;
     let program = build_trials()?;
     options.write().map_err(Failure::Infrastructure)?;
+    report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
 
     let count = asked.len();
@@ -104,6 +105,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         table::print(&options.dir, &verdicts);
     }
+    report::at_end(&options.dir);
     clean?;
     outcome(&verdicts)
 }
@@ -211,7 +213,7 @@ fn default_jobs() -> u16 {
 }
 
 /// Runs the test binary, and waits until the last supervisor has cleaned up.
-/// Results are read from the verdicts; the binary's own output is progress.
+/// Results are read from the verdicts; trials tell their progress on stderr.
 fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
@@ -221,7 +223,7 @@ fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Fai
         .args(["--test-threads", &jobs.to_string()])
         .env(RUN_DIR_VAR, &options.dir)
         .stdin(Stdio::null())
-        .stdout(std::io::stderr())
+        .stdout(Stdio::null())
         .spawn()
         .map_err(failed)?;
     processes::wait_for_all(&trials).map_err(failed)

@@ -7,6 +7,7 @@ mod host;
 mod images;
 mod judge;
 mod leftovers;
+mod report;
 mod setup;
 mod test;
 mod tidy;
@@ -36,6 +37,7 @@ enum Task {
     E2e(e2e::Args),
     Test(test::Args),
     Judge(judge::Args),
+    Report(report::Args),
     Bench(bench::Args),
     Tidy(tidy::Args),
 }
@@ -48,6 +50,7 @@ impl Task {
             Self::E2e(args) => e2e::run(args),
             Self::Test(args) => test::run(&args),
             Self::Judge(args) => judge::run(&args),
+            Self::Report(args) => report::run(args),
             Self::Bench(args) => bench::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }

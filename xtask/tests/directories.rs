@@ -134,6 +134,11 @@ fn missing_files_are_named() {
         let answer = judge(dir.path(), &[]);
         assert_eq!(answer.code, Some(if file == "events.jsonl" { 0 } else { 2 }), "{file}: {answer:?}");
         assert!(answer.stderr.contains(file), "{file}: {answer:?}");
+        // Nor is one that never ends.
+        fs::remove_dir(dir.path().join(file)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(file)).unwrap();
+        let answer = judge(dir.path(), &[]);
+        assert!(answer.stderr.contains("not a regular file"), "{file}: {answer:?}");
     }
     assert_eq!(judge(Path::new("/nonexistent"), &[]).code, Some(2));
 }

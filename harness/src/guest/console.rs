@@ -5,8 +5,9 @@ use std::path::Path;
 /// How much of the console's end is looked at, bytes.
 const TAIL: u64 = 16 * 1024;
 
-/// The last lines of a console log, control characters escaped.
-pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
+/// The telling lines of a console log, control characters escaped: those from a
+/// kernel panic on, because a trace of no interest follows it, or else the last.
+pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
     let tail = match tail(log) {
         Ok(bytes) if !bytes.is_empty() => bytes,
         Ok(_) => return "    (the console is empty)".to_owned(),
@@ -14,10 +15,10 @@ pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
     };
     let text = String::from_utf8_lossy(&tail);
     let all: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    let shown: Vec<_> = all[all.len().saturating_sub(lines)..]
-        .iter()
-        .map(|line| format!("    | {}", printable(line)))
-        .collect();
+    let last = all.len().saturating_sub(lines);
+    let first = all.iter().position(|line| line.contains("Kernel panic")).unwrap_or(last);
+    let shown: Vec<_> =
+        all.iter().skip(first).take(lines).map(|line| format!("    | {}", printable(line))).collect();
     shown.join("\n")
 }
 
@@ -37,4 +38,23 @@ fn tail(log: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_shown_rather_than_its_trace() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let trace = "RIP: 0033\n".repeat(40);
+        std::fs::write(log.path(), format!("booting\nKernel panic - not syncing: \x1b[1mno init\n{trace}"))
+            .unwrap();
+        let shown = telling_lines(log.path(), 3);
+        assert_eq!(shown.lines().count(), 3);
+        assert!(shown.starts_with("    | Kernel panic - not syncing: \\u{1b}[1mno init\n"), "{shown}");
+
+        std::fs::write(log.path(), "one\ntwo\nthree\nfour\n").unwrap();
+        assert_eq!(telling_lines(log.path(), 2), "    | three\n    | four");
+    }
 }

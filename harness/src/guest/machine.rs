@@ -119,13 +119,13 @@ impl Machine {
         Ok((Ipv4Addr::LOCALHOST, port).into())
     }
 
-    /// An error about this guest, with the end of its console.
+    /// An error about this guest, with what its console tells.
     pub(crate) fn trouble(&self, what: &str) -> Error {
         Error::Guest(format!(
-            "the {} guest {what}. The end of its console ({}):\n{}",
+            "the {} guest {what}. Its console ({}) says:\n{}",
             self.role,
             self.console.display(),
-            console::last_lines(&self.console, CONSOLE_LINES)
+            console::telling_lines(&self.console, CONSOLE_LINES)
         ))
     }
 

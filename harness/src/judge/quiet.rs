@@ -82,11 +82,12 @@ struct Answers {
 
 /// Q2: a write sent inside the window was refused by a lock of the server.
 ///
-/// Source: MySQL's error 1205. An UPDATE of a MEMORY table that is not
-/// binlogged touches no disk, so only `FLUSH TABLES WITH READ LOCK` refuses it;
-/// an InnoDB UPDATE is refused by that lock and by MariaDB's `BACKUP STAGE
-/// BLOCK_COMMIT`, and hangs when only the file system is frozen. One refusal
-/// proves a lock; a statement of the same kind that was executed disproves it.
+/// Source: MySQL's error 1205, and the thread states of its manual. An UPDATE
+/// of a MEMORY table that is not binlogged touches no disk, so only `FLUSH
+/// TABLES WITH READ LOCK` refuses it; a COMMIT waits for that lock and for
+/// MariaDB's `BACKUP STAGE BLOCK_COMMIT`, and hangs when only the file system
+/// is frozen. One refusal proves a lock; a statement of the same kind that was
+/// executed disproves it.
 /// Needs probes whose whole time lies in the window.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     let window = view.window()?;
@@ -98,9 +99,9 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
         if probe.sent < window.frozen || probe.end > window.thaw {
             continue;
         }
-        let (answers, name) = match probe.kind {
-            ProbeKind::Memory => (&mut memory, "MEMORY"),
-            ProbeKind::Transactional => (&mut transactional, "InnoDB"),
+        let (answers, statement) = match probe.kind {
+            ProbeKind::Memory => (&mut memory, "UPDATE of a MEMORY table"),
+            ProbeKind::Transactional => (&mut transactional, "COMMIT of a transaction"),
         };
         let answer = match probe.answer {
             ProbeAnswer::Done => {
@@ -109,7 +110,7 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
             }
             ProbeAnswer::Locked => {
                 answers.locked = true;
-                "was refused by a lock"
+                "was kept out by a lock"
             }
             ProbeAnswer::Hung => {
                 answers.hung = true;
@@ -117,7 +118,7 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
             }
             ProbeAnswer::Error => "failed for another reason",
         };
-        evidence.add(|| format!("UPDATE of a {name} table, sent {}, {answer}", anchor.when(probe.sent)));
+        evidence.add(|| format!("{statement}, sent {}, {answer}", anchor.when(probe.sent)));
     }
     let summary = match (memory, transactional) {
         (Answers { done: true, locked: true, .. }, _) | (_, Answers { done: true, locked: true, .. }) => {

@@ -104,23 +104,23 @@ impl Load {
         }
     }
 
-    /// Lets every writer finish its operation and ends. A writer that stopped
-    /// by itself, because its server was gone, is an error.
-    pub fn stop(mut self, runtime: &Runtime) -> Result<()> {
+    /// Lets every writer finish its operation and ends, at most within
+    /// `patience`: writers that hang by then, because the database is blocked,
+    /// are abandoned, and the history shows their operations without an
+    /// outcome. A writer that ended by itself is an error.
+    pub fn stop(mut self, runtime: &Runtime, patience: Duration) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let limit = self.shared.statement_limit * 2;
-        let join_all = async {
+        runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + patience;
             let mut first = Ok(());
-            while let Some(ended) = self.tasks.join_next().await {
+            while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 let ended =
                     ended.unwrap_or_else(|e| Err(Error::Guest(format!("a writer of the load ended: {e}"))));
                 first = first.and(ended);
             }
+            // Waits until the abandoned ones are gone: nobody writes to the history any more.
+            self.tasks.shutdown().await;
             first
-        };
-        let ended = runtime.block_on(async { tokio::time::timeout(limit, join_all).await });
-        ended.unwrap_or_else(|_| {
-            Err(Error::Guest(format!("the load's writers did not end within {} s", limit.as_secs())))
         })
     }
 }

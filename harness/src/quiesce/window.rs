@@ -100,7 +100,15 @@ impl FreezeWindow {
         // In a thread of its own, so that Ctrl-C need not wait for a hook that hangs.
         let freezer = Arc::clone(&shared);
         thread::spawn(move || {
-            let frozen = freezer.guest.freeze(freezer.limits.freeze);
+            let asked = Instant::now();
+            let frozen = freezer.guest.freeze(freezer.limits.freeze).map_err(|error| {
+                let waited = asked.elapsed();
+                // libvirt does not say in so many words that it gave up waiting.
+                if waited < freezer.limits.freeze {
+                    return error;
+                }
+                Error::Guest(format!("the agent gave no answer within {} s ({error})", waited.as_secs()))
+            });
             let marked = match &frozen {
                 Ok(count) => freezer.history.mark(Mark::FreezeOk, count.to_string()),
                 Err(e) => freezer.history.mark(Mark::FreezeErr, e.to_string()),
@@ -184,7 +192,7 @@ impl Shared {
 
     fn thaw_until_thawed(&self) -> Result<u32> {
         self.history.mark(Mark::ThawCall, "")?;
-        let deadline = Instant::now() + self.limits.freeze + self.limits.thaw;
+        let deadline = Instant::now() + self.limits.thaw * 2;
         let first = match self.guest.thaw(self.limits.thaw) {
             Ok(count) => {
                 self.history.mark(Mark::ThawOk, count.to_string())?;

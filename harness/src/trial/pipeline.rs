@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
@@ -25,6 +25,10 @@ use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore;
 use crate::scenario::Point;
 use crate::snapshot;
+
+/// How long the guest is held at the least: time for a lock that does not last
+/// to be lost, and for writes that should not come through to come.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// How long the load goes on after the thaw, so that a restored disk that kept
 /// being written would hold something from after the snapshot.
@@ -54,12 +58,12 @@ pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
 fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let (machine, drives, access) = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    let Source { machine, drives, access } = progress.stage(Stage::Boot, |p| trial.boot(p))?;
     let snapshot = trial.make_backup(progress, &machine, &access, &drives);
     if !matches!(snapshot, Err(Error::Interrupted)) {
         let kept = trial.keep_logs(&machine, "source");
-        // Without a backup the logs are evidence of why, and may be missing themselves.
-        if snapshot.is_ok() {
+        // After a failure the agent may be as stuck as the rest.
+        if matches!(snapshot, Ok(true)) {
             kept?;
         }
     }
@@ -69,6 +73,13 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
         trial.restore_and_observe(progress, &drives)?;
     }
     Ok(())
+}
+
+/// The first guest, whose backup is made.
+struct Source {
+    machine: Machine,
+    drives: Vec<Drive>,
+    access: Access,
 }
 
 impl<'a> Trial<'a> {
@@ -97,7 +108,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Boots the first guest until its server answers, the hook in place.
-    fn boot(&self, progress: &mut Progress) -> Result<((Machine, Vec<Drive>, Access), String)> {
+    fn boot(&self, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.plan;
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
         let drives = snapshot::overlays(&self.disks, "source", bases)?;
@@ -112,7 +123,7 @@ impl<'a> Trial<'a> {
         drop(self.runtime.block_on(wait)?);
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok(((machine, drives, access), String::new()))
+        Ok((Source { machine, drives, access }, String::new()))
     }
 
     /// From the load's first write to its last. False when the freeze was
@@ -176,12 +187,14 @@ impl<'a> Trial<'a> {
             }
         })?;
         let Some(window) = window else { return Ok(false) };
+        let frozen = Instant::now();
         let answers = probes.send(&self.runtime, &self.history);
         progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
         // The probes bound themselves; the window's guard bounds them once more.
         self.runtime
             .block_on(answers)
             .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
+        interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.
@@ -204,7 +217,7 @@ impl<'a> Trial<'a> {
         load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, machine)?;
         interrupt::pass(AFTERWARDS)?;
-        load.stop(&self.runtime)?;
+        load.stop(&self.runtime, self.plan.limits.agent)?;
         self.history.finish()?;
         Ok(((), String::new()))
     }

@@ -1,7 +1,6 @@
 //! Calling a hook the way the agent does, and a few tools that all tests need.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -64,7 +63,7 @@ impl Shell {
 pub(crate) struct Outcome {
     /// The exit status; none when a signal ended it.
     pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
+
     /// What it wrote to stdout and stderr.
     pub(crate) output: String,
     /// Until its output ended and it was gone.
@@ -114,7 +113,7 @@ pub(crate) fn call_as_agent(mut command: Command) -> Outcome {
     let status = child.wait().expect("wait for the hook");
     Outcome {
         code: status.code(),
-        signal: status.signal(),
+
         output: String::from_utf8_lossy(&output).into_owned(),
         took: started.elapsed(),
     }

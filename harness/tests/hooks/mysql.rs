@@ -1,1 +1,616 @@
+//! The MariaDB/MySQL hook against a real server.
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::call::{
+    Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, is_running, send_signal, wait_until,
+};
+use crate::server::Server;
+
+in_both_shells!(
+    locks_until_the_thaw_and_leaves_nothing,
+    locks_every_engine_by_ftwrl,
+    the_position_is_that_of_the_lock,
+    freeze_and_thaw_may_be_repeated,
+    a_lost_lock_is_reported,
+    no_login_is_refused,
+    a_password_stays_out_of_sight,
+    a_missing_privilege_is_refused,
+    a_client_told_to_ignore_errors_is_not_believed,
+    too_many_connections_are_refused,
+    a_missing_client_is_refused,
+    a_hung_server_is_refused,
+    no_server_is_no_failure,
+    one_of_two_servers_is_not_enough,
+    a_wrong_server_is_not_locked,
+    an_unwritable_position_is_refused,
+    an_unsafe_settings_file_is_refused,
+    relaxed_durability_is_made_up_for,
+    a_setting_left_raised_is_restored,
+    a_long_update_is_no_obstacle,
+    a_table_lock_is_waited_for_and_then_given_up,
+    ftwrl_does_not_queue_behind_a_long_statement,
+    a_killed_freeze_is_cleaned_up_by_the_thaw,
+    stale_state_is_no_obstacle,
+    the_server_releases_the_lock_when_no_thaw_comes,
+    thirty_cycles_under_load,
+    works_below_the_dispatcher,
+);
+
+/// The hook, set up for one server.
+struct Hook {
+    dir: TempDir,
+    shell: Shell,
+    settings: String,
+}
+
+impl Hook {
+    fn new(shell: Shell, server: &Server) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let at = dir.path().display();
+        let settings = format!(
+            "RUN={at}/run\nPOSITION={at}/lib/position\nDATADIR={}\nCLIENT_OPTS='{}'\n",
+            server.datadir().display(),
+            server.login()
+        );
+        let mut this = Self { dir, shell, settings: String::new() };
+        this.set(&settings);
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Adds lines to the settings, which override earlier ones.
+    fn set(&mut self, lines: &str) {
+        self.settings.push_str(lines);
+        self.settings.push('\n');
+        install(&self.path("settings"), "600", &self.settings);
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let script = hooks_dir().join("freezeframe/fsfreeze-hook.d/50-mysql");
+        let mut command = self.shell.script(&script, &self.path("tools"));
+        command.arg(verb).env("FSFREEZE_DB_CONF", self.path("settings"));
+        command
+    }
+
+    fn call(&self, verb: &str) -> Outcome {
+        call_as_agent(self.command(verb))
+    }
+
+    fn freeze(&self) -> Outcome {
+        self.call("freeze")
+    }
+
+    fn thaw(&self) -> Outcome {
+        self.call("thaw")
+    }
+
+    /// Of the client that holds the lock.
+    fn holder(&self) -> u32 {
+        let text = fs::read_to_string(self.path("run/session/holder")).expect("a session");
+        text.split(' ').next().expect("a process").parse().expect("a number")
+    }
+
+    fn connection(&self) -> String {
+        fs::read_to_string(self.path("run/session/conn")).expect("a session").trim().to_owned()
+    }
+
+    fn position(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.path("lib/position")).expect("a position");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+    }
+
+    /// A freeze that fails with this reason, in one line, and has locked nothing.
+    #[track_caller]
+    fn refuses(&self, server: &Server, reason: &str) -> Outcome {
+        let outcome = self.freeze().failed_with(reason);
+        assert_eq!(outcome.output.lines().count(), 1, "{outcome:?}");
+        assert!(server.takes_writes());
+        self.left_nothing();
+        outcome
+    }
+
+    #[track_caller]
+    fn left_nothing(&self) {
+        assert!(!self.path("run/session").exists());
+    }
+}
+
+impl Drop for Hook {
+    /// After a failed test, the client that still waits for a thaw.
+    fn drop(&mut self) {
+        let holder = fs::read_to_string(self.path("run/session/holder")).unwrap_or_default();
+        let Some(pid) = holder.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()) else { return };
+        let ours = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "mariadb");
+        if ours && is_running(pid) {
+            send_signal("KILL", pid);
+        }
+    }
+}
+
+fn locks_until_the_thaw_and_leaves_nothing(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    let freeze = hook.freeze().succeeded().within(Duration::from_secs(5));
+    assert!(!server.takes_writes());
+    hook.call("status").succeeded();
+    let holder = hook.holder();
+    assert!(is_running(holder));
+    let thaw = hook.thaw().succeeded().within(Duration::from_secs(5));
+    assert!(server.takes_writes());
+    assert!(!is_running(holder));
+    hook.left_nothing();
+    hook.call("status").failed_with("not locked");
+    assert_eq!(server.busy(), "");
+    let log = fs::read_to_string(server.datadir().with_file_name("server.log")).unwrap();
+    assert!(!log.contains("Aborted connection"), "{log}");
+    eprintln!("freeze {:?}, thaw {:?}", freeze.took, thaw.took);
+}
+
+fn locks_every_engine_by_ftwrl(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("METHOD=ftwrl");
+    hook.freeze().succeeded();
+    let mut writers: Vec<_> = ["inno", "isam", "memory"]
+        .map(|table| server.session(&format!("UPDATE t.{table} SET v=v+1 WHERE id=1; SELECT 'written';")))
+        .into();
+    wait_until("all writers wait", || {
+        server.busy().lines().filter(|line| line.starts_with("UPDATE")).count() == 3
+    });
+    hook.thaw().succeeded();
+    for writer in &mut writers {
+        assert_eq!(writer.answer().as_deref(), Some("written"));
+    }
+}
+
+fn the_position_is_that_of_the_lock(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    hook.freeze().succeeded();
+    let now = server.sql("SHOW MASTER STATUS");
+    let nonce = hook.position("nonce");
+    assert_eq!(
+        now.split('\t').take(2).collect::<Vec<_>>(),
+        [hook.position("binlog_file"), hook.position("binlog_pos")]
+    );
+    assert_eq!(hook.position("gtid"), server.sql("SELECT @@gtid_binlog_pos"));
+    assert!(hook.position("lsn").parse::<u64>().unwrap() <= server.status("INNODB_LSN_FLUSHED"));
+    hook.thaw().succeeded();
+    server.sql("UPDATE t.inno SET v=1");
+    hook.freeze().succeeded();
+    assert_ne!(hook.position("nonce"), nonce);
+    assert!(server.sql("SHOW MASTER STATUS").contains(&hook.position("binlog_pos")));
+    hook.thaw().succeeded();
+
+    let server = Server::with_tables(&["--skip-log-bin"]);
+    let hook = Hook::new(shell, &server);
+    hook.freeze().succeeded();
+    assert!(!fs::read_to_string(hook.path("lib/position")).unwrap().contains("binlog_"));
+    hook.thaw().succeeded();
+}
+
+fn freeze_and_thaw_may_be_repeated(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    hook.thaw().succeeded();
+    hook.freeze().succeeded();
+    let first = hook.holder();
+    hook.freeze().succeeded();
+    assert!(!is_running(first));
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+    assert!(server.takes_writes());
+    hook.thaw().succeeded();
+    hook.left_nothing();
+}
+
+fn a_lost_lock_is_reported(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    let lose: [&dyn Fn(); 2] = [&|| send_signal("KILL", hook.holder()), &|| {
+        drop(server.sql(&format!("KILL {}", hook.connection())));
+    }];
+    for lose in lose {
+        hook.freeze().succeeded();
+        lose();
+        wait_until("the lock is gone", || server.takes_writes());
+        hook.call("status").failed_with("not locked");
+        hook.thaw().failed_with("the lock was NOT held until thaw").within(Duration::from_secs(5));
+        hook.left_nothing();
+    }
+    hook.freeze().succeeded();
+    hook.thaw().succeeded();
+}
+
+fn no_login_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    server.sql("CREATE USER backup@localhost IDENTIFIED BY 'right'");
+    let mut hook = Hook::new(shell, &server);
+    let socket = server.socket();
+    for options in ["--user=nobody", "--user=backup", "--user=backup --password=wrong"] {
+        hook.set(&format!("CLIENT_OPTS='--no-defaults {options} --socket={}'", socket.display()));
+        hook.refuses(&server, "login failed: ERROR 1045");
+    }
+    hook.set("CLIENT_OPTS='--no-defaults --user=root --socket=/nowhere'");
+    hook.refuses(&server, "login failed: ERROR 2002");
+}
+
+fn a_password_stays_out_of_sight(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    server.sql(
+        "CREATE USER backup@localhost IDENTIFIED BY 'do-not-show'; GRANT ALL ON *.* TO backup@localhost",
+    );
+    let mut hook = Hook::new(shell, &server);
+    let options =
+        format!("[client]\nuser=backup\npassword=do-not-show\nsocket={}\n", server.socket().display());
+    install(&hook.path("login.cnf"), "600", &options);
+    hook.set(&format!("CLIENT_OPTS=--defaults-extra-file={}", hook.path("login.cnf").display()));
+    hook.freeze().succeeded();
+    assert!(!server.takes_writes());
+    for file in ["cmdline", "environ"] {
+        let text = fs::read(format!("/proc/{}/{file}", hook.holder())).unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains("do-not-show"));
+    }
+    hook.thaw().succeeded();
+}
+
+fn a_missing_privilege_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
+    let mut hook = Hook::new(shell, &server);
+    hook.set(&format!("CLIENT_OPTS='--no-defaults --user=backup --socket={}'", server.socket().display()));
+    hook.refuses(&server, "the lock was not granted: ERROR 1227");
+    // What the settings file names is enough.
+    server.sql("GRANT RELOAD, PROCESS, BINLOG MONITOR, CONNECTION ADMIN ON *.* TO backup@localhost");
+    hook.freeze().succeeded();
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+}
+
+fn a_client_told_to_ignore_errors_is_not_believed(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
+    let mut hook = Hook::new(shell, &server);
+    let options = format!("[client]\nuser=backup\nsocket={}\n[mysql]\nforce\n", server.socket().display());
+    install(&hook.path("login.cnf"), "600", &options);
+    hook.set(&format!("CLIENT_OPTS=--defaults-file={}", hook.path("login.cnf").display()));
+    hook.refuses(&server, "the lock was not granted: ERROR 1227");
+}
+
+fn too_many_connections_are_refused(shell: Shell) {
+    let server = Server::with_tables(&["--max-connections=10"]);
+    let hook = Hook::new(shell, &server);
+    // One more than the limit: the last place is for an administrator.
+    let crowd: Vec<_> = (0..11).map(|_| server.session("")).collect();
+    hook.freeze().failed_with("Too many connections");
+    drop(crowd);
+    wait_until("the crowd has left", || hook.freeze().code == Some(0));
+    hook.thaw().succeeded();
+}
+
+fn a_missing_client_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("CLIENT=no-such-client");
+    hook.refuses(&server, "there is no client program no-such-client");
+}
+
+fn a_hung_server_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    send_signal("STOP", server.pid());
+    let outcome =
+        hook.freeze().failed_with("login failed: no answer within 5 s").within(Duration::from_secs(10));
+    hook.left_nothing();
+    send_signal("CONT", server.pid());
+    wait_until("the server takes writes", || server.takes_writes());
+    eprintln!("given up after {:?}", outcome.took);
+
+    // A server that hangs in the window: the thaw must end, and tell.
+    hook.freeze().succeeded();
+    send_signal("STOP", server.pid());
+    hook.thaw().failed_with("NOT held until thaw").within(Duration::from_secs(15));
+    send_signal("CONT", server.pid());
+    wait_until("the server takes writes", || server.takes_writes());
+    hook.left_nothing();
+}
+
+fn no_server_is_no_failure(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    let empty = tempfile::tempdir().unwrap();
+    hook.set(&format!("DATADIR={}", empty.path().display()));
+    let outcome = hook.freeze().succeeded();
+    assert!(outcome.output.contains("no database server runs"), "{outcome:?}");
+    assert!(server.takes_writes());
+    hook.thaw().succeeded();
+
+    // A slip of the pen must not look like a server that is off.
+    hook.set("DATADIR=/no/such/directory");
+    hook.refuses(&server, "DATADIR=/no/such/directory does not exist");
+}
+
+fn one_of_two_servers_is_not_enough(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let _other = Server::start(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("DATADIR=");
+    hook.refuses(&server, "each needs a hook of its own");
+}
+
+fn a_wrong_server_is_not_locked(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let other = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set(&format!("CLIENT_OPTS='{}'", other.login()));
+    hook.refuses(&other, "logged in to the server in");
+}
+
+fn an_unwritable_position_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("POSITION=/proc/no/such/place");
+    hook.refuses(&server, "cannot write to /proc/no/such/place");
+    hook.set("POSITION=");
+    hook.freeze().succeeded();
+    hook.thaw().succeeded();
+}
+
+fn an_unsafe_settings_file_is_refused(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    install(&hook.path("settings"), "620", &hook.settings);
+    let mut command = hook.command("freeze");
+    command.env("FSFREEZE_DB_CONF", hook.path("settings"));
+    call_as_agent(command).failed_with("refused: others than root may write to");
+    assert!(server.takes_writes());
+}
+
+fn relaxed_durability_is_made_up_for(shell: Shell) {
+    for setting in ["0", "2"] {
+        let option = format!("--innodb-flush-log-at-trx-commit={setting}");
+        let server = Server::with_tables(&[&option, "--innodb-flush-log-at-timeout=2700"]);
+        let hook = Hook::new(shell, &server);
+        server.sql("INSERT INTO t.inno VALUES (100, 1)");
+        let committed = server.status("INNODB_LSN_CURRENT");
+        assert!(server.status("INNODB_LSN_FLUSHED") < committed, "the premise: not flushed");
+        hook.freeze().succeeded();
+        assert!(server.status("INNODB_LSN_FLUSHED") >= committed);
+        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
+        assert!(!hook.path("run/session/restore").exists());
+        hook.thaw().succeeded();
+        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
+    }
+}
+
+fn a_setting_left_raised_is_restored(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    // As if the hook had died between raising and restoring.
+    fs::create_dir_all(hook.path("run/session")).unwrap();
+    fs::write(hook.path("run/session/restore"), "SET GLOBAL innodb_flush_log_at_trx_commit=0;\n").unwrap();
+    send_signal("STOP", server.pid());
+    let outcome = hook.thaw().succeeded();
+    assert!(outcome.output.contains("left for the next call"), "{outcome:?}");
+    send_signal("CONT", server.pid());
+    hook.thaw().succeeded();
+    assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), "0");
+    hook.left_nothing();
+}
+
+fn a_long_update_is_no_obstacle(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
+    let outcome = hook.freeze().succeeded().within(Duration::from_secs(5));
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+    assert!(server.takes_writes());
+    drop(long);
+    eprintln!("locked beside a long UPDATE after {:?}", outcome.took);
+}
+
+fn a_table_lock_is_waited_for_and_then_given_up(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("LOCK_SECONDS=2");
+    for blocker in ["LOCK TABLES t.isam WRITE; DO SLEEP(300)", "UPDATE t.isam SET v=v+SLEEP(300)"] {
+        let blocker = server.running(blocker);
+        let outcome = hook.refuses(&server, "the lock was not granted: ERROR 1205");
+        assert!(outcome.took < Duration::from_secs(8), "{outcome:?}");
+        assert!(!server.busy().contains("BACKUP"), "no request is left behind");
+        server.sql(&format!("KILL {}", blocker.connection));
+        wait_until("the blocker is gone", || server.busy().is_empty());
+    }
+
+    // Released in time, the lock is got.
+    hook.set("LOCK_SECONDS=12");
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| hook.freeze());
+        wait_until("the hook waits", || server.busy().contains("BACKUP STAGE"));
+        server.sql(&format!("KILL {}", blocker.connection));
+        freeze.join().unwrap()
+    });
+    outcome.succeeded();
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+}
+
+fn ftwrl_does_not_queue_behind_a_long_statement(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("METHOD=ftwrl\nLOCK_SECONDS=2\nLONG_STATEMENT=1");
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
+    let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
+    wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 1);
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| hook.freeze());
+        while !freeze.is_finished() {
+            assert!(server.takes_writes(), "writers never wait");
+        }
+        freeze.join().unwrap()
+    });
+    outcome.failed_with("did not ask for the lock").within(Duration::from_secs(8));
+    hook.left_nothing();
+
+    // Not long yet: the lock is asked for, waited for and given up.
+    hook.set("LONG_STATEMENT=600");
+    hook.refuses(&server, "the lock was not granted: ERROR 1205").within(Duration::from_secs(8));
+    assert!(!server.busy().contains("FLUSH"));
+}
+
+fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    let mut freeze = hook.command("freeze").spawn().unwrap();
+    wait_until("the hook waits", || server.busy().contains("BACKUP STAGE"));
+    let holder = hook.holder();
+    freeze.kill().unwrap();
+    freeze.wait().unwrap();
+    let outcome = hook.thaw().succeeded();
+    assert!(outcome.output.contains("a freeze that did not finish"), "{outcome:?}");
+    wait_until("nothing waits", || !server.busy().contains("BACKUP STAGE"));
+    assert!(!is_running(holder));
+    hook.left_nothing();
+    drop(blocker);
+}
+
+fn stale_state_is_no_obstacle(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    // As after a crash: a number that now is another process, a connection that is nobody's.
+    let session = hook.path("run/session");
+    fs::create_dir_all(&session).unwrap();
+    fs::write(session.join("holder"), format!("{} 1\n", std::process::id())).unwrap();
+    fs::write(session.join("conn"), "4000000\n").unwrap();
+    fs::write(session.join("held"), "").unwrap();
+    fs::write(session.join("in"), "").unwrap();
+    hook.freeze().succeeded();
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+    hook.left_nothing();
+}
+
+fn the_server_releases_the_lock_when_no_thaw_comes(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("HOLD_SECONDS=2");
+    hook.freeze().succeeded();
+    let frozen = Instant::now();
+    send_signal("STOP", hook.holder());
+    assert!(!server.takes_writes());
+    wait_until("the server releases the lock", || server.takes_writes());
+    let held = frozen.elapsed();
+    assert!(held > Duration::from_millis(1500) && held < Duration::from_secs(10), "{held:?}");
+    hook.thaw().failed_with("the lock was NOT held until thaw");
+    hook.left_nothing();
+}
+
+fn thirty_cycles_under_load(shell: Shell) {
+    const HOLD: Duration = Duration::from_millis(100);
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    let acknowledged = Mutex::new(vec![]);
+    let stop = AtomicBool::new(false);
+    let mut windows = vec![];
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let (server, stop, acknowledged) = (&server, &stop, &acknowledged);
+            scope.spawn(move || {
+                let mut session = server.session("");
+                for n in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    // Rows in an order of their own, so that writers wait for each other's row locks.
+                    let (first, second) = ((n + writer) % 8 + 1, (n * 3 + writer) % 8 + 1);
+                    session.send(&format!(
+                        "BEGIN; UPDATE t.inno SET v=v+1 WHERE id={first};
+                         UPDATE t.isam SET v=v+1 WHERE id={second}; COMMIT; SELECT 1;"
+                    ));
+                    if session.answer().is_none() {
+                        session = server.session(""); // a deadlock ended the client
+                        continue;
+                    }
+                    acknowledged.lock().unwrap().push(Instant::now());
+                }
+            });
+        }
+        // The writers must end even when an assertion fails.
+        let cycles = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..30 {
+                let seen = acknowledged.lock().unwrap().len();
+                wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
+                let called = Instant::now();
+                hook.freeze().succeeded();
+                let frozen = Instant::now();
+                thread::sleep(HOLD);
+                let thawing = Instant::now();
+                hook.thaw().succeeded();
+                windows.push((called, frozen, thawing));
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = cycles {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let mut acknowledged = acknowledged.into_inner().unwrap();
+    acknowledged.sort();
+    // An answer that was sent before the lock may be read a moment after the hook returned.
+    let reading = Duration::from_millis(20);
+    let mut stalls = vec![];
+    for (called, frozen, thawing) in windows {
+        let within = acknowledged.iter().filter(|at| **at > frozen + reading && **at < thawing).count();
+        assert_eq!(within, 0, "writes acknowledged while frozen");
+        let around = acknowledged.windows(2).filter(|pair| pair[1] > called && pair[0] < thawing);
+        stalls.push(around.map(|pair| pair[1] - pair[0]).max().unwrap() - HOLD);
+    }
+    stalls.sort();
+    eprintln!(
+        "{} writes; stall beyond the hold: median {:?}, worst {:?}",
+        acknowledged.len(),
+        stalls[stalls.len() / 2],
+        stalls[stalls.len() - 1]
+    );
+    hook.left_nothing();
+}
+
+fn works_below_the_dispatcher(shell: Shell) {
+    let server = Server::with_tables(&[]);
+    let hook = Hook::new(shell, &server);
+    for directory in ["tools", "etc", "etc/fsfreeze-hook.d"] {
+        fs::create_dir(hook.path(directory)).unwrap();
+    }
+    install(&hook.path("tools/logger"), "755", "#!/bin/sh\nexec cat >/dev/null\n");
+    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql"] {
+        let text = fs::read_to_string(hooks_dir().join("freezeframe").join(script)).unwrap();
+        install(&hook.path("etc").join(script), "755", &text);
+    }
+    let call = |verb: &str| {
+        let mut command = shell.script(&hook.path("etc/fsfreeze-hook"), &hook.path("tools"));
+        command.arg(verb).env("FSFREEZE_HOOK_RUN", hook.path("dispatcher"));
+        command.env("FSFREEZE_DB_CONF", hook.path("settings"));
+        call_as_agent(command)
+    };
+    call("freeze").succeeded().within(Duration::from_secs(5));
+    assert!(!server.takes_writes());
+    send_signal("KILL", hook.holder());
+    call("thaw").failed_with("the lock was NOT held until thaw");
+    call("freeze").succeeded();
+    call("thaw").succeeded();
+    assert!(server.takes_writes());
+    hook.left_nothing();
+}

@@ -1,1 +1,217 @@
+//! A real MariaDB server in a temporary directory, and sessions with it.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::call::{is_running, program, wait_until};
+
+/// Has a root account without a password, and ends with this value.
+pub(crate) struct Server {
+    dir: TempDir,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let copied = Command::new("cp").arg("-a").arg(empty_datadir()).arg(dir.path().join("data")).status();
+        assert!(copied.expect("run cp").success());
+        let root = dir.path().to_owned();
+        let at = |name: &str| root.join(name).display().to_string();
+        let mut command = Command::new(program("mariadbd"));
+        command
+            .args(["--no-defaults", "--skip-networking", "--log-bin=binlog", "--server-id=1"])
+            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--key-buffer-size=1M"])
+            .arg(format!("--datadir={}", at("data")))
+            .arg(format!("--socket={}", at("socket")))
+            .arg(format!("--pid-file={}", at("pid")))
+            .arg(format!("--log-error={}", at("server.log")))
+            .args(as_root())
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = command.spawn().expect("start mariadbd");
+        let mut this = Self { dir, process };
+        wait_until("the server answers", || {
+            let ended = this.process.try_wait().expect("look after the server").is_some();
+            assert!(!ended, "the server ended: {}", fs::read_to_string(at("server.log")).unwrap_or_default());
+            this.query("SELECT 1").status.success()
+        });
+        this
+    }
+
+    /// With tables to write to: `inno`, `isam` and `memory`, each with the rows 1 to 8.
+    pub(crate) fn with_tables(options: &[&str]) -> Self {
+        let this = Self::start(options);
+        this.sql("CREATE DATABASE t");
+        for (table, engine) in [("inno", "InnoDB"), ("isam", "MyISAM"), ("memory", "MEMORY")] {
+            this.sql(&format!(
+                "CREATE TABLE t.{table} (id INT PRIMARY KEY, v BIGINT NOT NULL) ENGINE={engine}"
+            ));
+            this.sql(&format!(
+                "INSERT INTO t.{table} VALUES (1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0),(8,0)"
+            ));
+        }
+        this
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn datadir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// The options that log a client in to this server.
+    pub(crate) fn login(&self) -> String {
+        format!("--no-defaults --user=root --socket={}", self.socket().display())
+    }
+
+    fn client(&self) -> Command {
+        let mut command = Command::new(program("mariadb"));
+        command.args(self.login().split(' ')).args(["--batch", "--skip-column-names"]);
+        command
+    }
+
+    fn query(&self, statements: &str) -> Output {
+        self.client().args(["-e", statements]).stdin(Stdio::null()).output().expect("run the client")
+    }
+
+    /// What the statements return, which must succeed.
+    #[track_caller]
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        let output = self.query(statements);
+        assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Whether a write that does not wait for locks gets through; if not, a lock must be the reason.
+    #[track_caller]
+    pub(crate) fn takes_writes(&self) -> bool {
+        let output = self.query("SET SESSION lock_wait_timeout=0; UPDATE t.inno SET v=v+1 WHERE id=8");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || error.contains("ERROR 1205"), "{error}");
+        output.status.success()
+    }
+
+    pub(crate) fn status(&self, variable: &str) -> u64 {
+        let query = format!(
+            "SELECT variable_value FROM information_schema.global_status WHERE variable_name='{variable}'"
+        );
+        self.sql(&query).parse().expect("a number")
+    }
+
+    /// A session of its own that has sent these statements and does not wait for the answer.
+    pub(crate) fn session(&self, statements: &str) -> Session {
+        let mut process = self
+            .client()
+            .args(["--unbuffered", "--skip-reconnect"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start a client");
+        let mut input = process.stdin.take().expect("its stdin");
+        let answers = BufReader::new(process.stdout.take().expect("its stdout")).lines();
+        writeln!(input, "SELECT CONNECTION_ID();").expect("send");
+        let mut this = Session { process, input, answers, connection: String::new() };
+        this.connection = this.answer().expect("the session answers");
+        this.send(statements);
+        this
+    }
+
+    /// A session whose statement runs at the server now.
+    pub(crate) fn running(&self, statement: &str) -> Session {
+        let session = self.session(&format!("{statement};"));
+        let query = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist WHERE id={} AND state LIKE '%sleep%'",
+            session.connection
+        );
+        wait_until("the statement runs", || self.sql(&query) == "1");
+        session
+    }
+
+    /// The statements that are being executed, without this one.
+    pub(crate) fn busy(&self) -> String {
+        self.sql(
+            "SELECT info FROM information_schema.processlist
+             WHERE command='Query' AND id<>CONNECTION_ID() AND info IS NOT NULL",
+        )
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGKILL also ends a stopped process.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A client with one connection; ends, and its statement with it, when dropped.
+pub(crate) struct Session {
+    process: Child,
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    pub(crate) connection: String,
+}
+
+impl Session {
+    pub(crate) fn send(&mut self, statements: &str) {
+        writeln!(self.input, "{statements}").expect("send statements");
+    }
+
+    /// The next line of an answer; none when the client ended.
+    pub(crate) fn answer(&mut self) -> Option<String> {
+        self.answers.next().and_then(Result::ok)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        debug_assert!(!is_running(self.process.id()));
+    }
+}
+
+fn as_root() -> Option<&'static str> {
+    let uid = fs::metadata("/proc/self").expect("/proc").uid();
+    (uid == 0).then_some("--user=root")
+}
+
+/// An initialised data directory, made once and kept beside the build.
+fn empty_datadir() -> PathBuf {
+    let version = Command::new(program("mariadbd")).arg("--version").output().expect("run mariadbd");
+    let version: String = String::from_utf8_lossy(&version.stdout)
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
+        .collect();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("datadir-{version}"));
+    if !kept.is_dir() {
+        let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+        let output = Command::new(program("mariadb-install-db"))
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={}", new.path().join("data").display()))
+            .args(["--innodb-log-file-size=4M"])
+            .args(as_root())
+            .output()
+            .expect("run mariadb-install-db");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Of several at a time the first one stays.
+        let renamed = fs::rename(new.path().join("data"), &kept);
+        assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
+    }
+    kept
+}

@@ -25,6 +25,7 @@ pub(super) fn adopt_orphans() -> io::Result<()> {
 }
 
 /// Waits for the test binary, then for every orphan, at most for [`GRACE`].
+/// What is still there then is found by its command line.
 pub(super) fn wait_for_all(trials: &Child) -> io::Result<()> {
     let trials = Pid::from_child(trials);
     let mut deadline = None;

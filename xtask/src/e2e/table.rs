@@ -1,56 +1,91 @@
 //! What a run prints at its end.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use freezeframe::verdict::{Outcome, Verdict};
+use freezeframe::verdict::{Grade, Outcome, Verdict};
 
 use crate::error::Failure;
 
 type Row = (String, PathBuf, Result<Verdict, String>);
 
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const BOLD: &str = "1";
+const PLAIN: &str = "";
+
 /// A small table of trials and verdicts, and where the evidence lies.
 pub(super) fn print(run: &Path, rows: &[Row]) {
-    let width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0).max("trial".len());
-    println!("\n{:width$}  {:7}  {:22}  {:>6}  {:>8}", "trial", "outcome", "grade", "total", "stall");
-    for (name, _, verdict) in rows {
-        match verdict {
-            Ok(verdict) => {
-                let seconds =
-                    |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0));
-                let millis = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
-                println!(
-                    "{name:width$}  {:7}  {:22}  {:>6}  {:>8}",
-                    word(verdict.outcome),
-                    verdict.grade,
-                    seconds(verdict.timings_ms.total),
-                    millis(verdict.timings_ms.write_stall)
-                );
-            }
-            Err(_) => println!("{name:width$}  {:7}  {:22}  {:>6}  {:>8}", "none", "-", "-", "-"),
-        }
+    let coloured =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let paint = |text: &str, colour: &str| match coloured && !colour.is_empty() {
+        true => format!("\u{1b}[{colour}m{text}\u{1b}[0m"),
+        false => text.to_owned(),
+    };
+    let head = ["trial", "outcome", "grade", "total", "stall"];
+    let cells: Vec<_> =
+        [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
+    let width = |column: usize| cells.iter().map(|row| row[column].0.chars().count()).max().unwrap_or(0);
+    println!();
+    for row in &cells {
+        let line = row.iter().enumerate().map(|(column, (text, colour))| {
+            // Padded before it is painted: colours have no width.
+            let width = width(column);
+            paint(&if column < 3 { format!("{text:width$}") } else { format!("{text:>width$}") }, colour)
+        });
+        println!("{}", line.collect::<Vec<_>>().join("  "));
     }
     println!();
     for (name, dir, verdict) in rows {
+        println!("{}", paint(name, BOLD));
         match verdict {
             Ok(verdict) => {
-                println!("{name}\n  {}", verdict.reason);
+                println!("  {}", verdict.reason);
                 if verdict.outcome != Outcome::Pass {
-                    for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason) {
-                        println!("  not met: {unmet}");
-                    }
-                    for finding in &verdict.findings {
-                        println!("  {} {}: {}", finding.id, finding.property, finding.summary);
-                        for line in finding.evidence.iter().take(3) {
-                            println!("      {line}");
-                        }
-                    }
+                    evidence(verdict);
                     println!("  evidence: {}", dir.display());
                 }
             }
-            Err(problem) => println!("{name}\n  the trial left no verdict: {problem}"),
+            Err(problem) => println!("  the trial left no verdict: {problem}"),
         }
     }
     println!("\nEvidence of every trial: {}", run.display());
+}
+
+fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
+    let name = (name.clone(), PLAIN);
+    let Ok(verdict) = verdict else {
+        let none = || ("-".to_owned(), PLAIN);
+        return [name, ("none".to_owned(), YELLOW), none(), none(), none()];
+    };
+    let (outcome, colour) = match verdict.outcome {
+        Outcome::Pass => ("pass", GREEN),
+        Outcome::Fail => ("FAIL", RED),
+        Outcome::Unknown => ("unknown", YELLOW),
+    };
+    let grade = match verdict.grade {
+        Grade::ApplicationConsistent => GREEN,
+        Grade::Inconsistent | Grade::Unusable => RED,
+        Grade::CrashConsistent | Grade::Refused | Grade::Unknown => YELLOW,
+    };
+    let seconds = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0)), PLAIN);
+    let millis = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms")), PLAIN);
+    let times = &verdict.timings_ms;
+    let (total, stall) = (seconds(times.total), millis(times.write_stall));
+    [name, (outcome.to_owned(), colour), (verdict.grade.to_string(), grade), total, stall]
+}
+
+fn evidence(verdict: &Verdict) {
+    for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason) {
+        println!("  not met: {unmet}");
+    }
+    for finding in &verdict.findings {
+        println!("  {} {}: {}", finding.id, finding.property, finding.summary);
+        for line in finding.evidence.iter().take(3) {
+            println!("      {line}");
+        }
+    }
 }
 
 /// The verdicts as one JSON array.
@@ -60,12 +95,4 @@ pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
         .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
     println!("{json}");
     Ok(())
-}
-
-fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Pass => "pass",
-        Outcome::Fail => "FAIL",
-        Outcome::Unknown => "unknown",
-    }
 }

@@ -69,6 +69,8 @@ pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), 
     let mut mmdebstrap = mmdebstrap(scratch)?;
     mmdebstrap
         .arg("--variant=apt")
+        // A root that is thrown away when anything fails need not be synced file by file.
+        .arg("--dpkgopt=force-unsafe-io")
         .arg("--aptopt=APT::Install-Recommends \"false\"")
         .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
         .arg(format!("--include={}", recipe.packages().join(",")))

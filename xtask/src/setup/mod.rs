@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
         };
     }
-    let (findings, host, complete) = install()?;
+    let Installed { findings, host, complete } = install()?;
     report(&findings, &host, args.json)?;
     complete
 }
@@ -45,19 +45,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// Installs what is missing, for a task that needs it. Says nothing when
 /// everything is there.
 pub(crate) fn ensure() -> Result<(), Failure> {
-    let (_, _, complete) = install()?;
-    complete
+    install()?.complete
 }
 
-/// Installs what is missing. Returns what is there afterwards, and whether that is enough.
-fn install() -> Result<(Vec<Finding>, Host, Result<(), Failure>), Failure> {
+/// What is there after an installation.
+struct Installed {
+    findings: Vec<Finding>,
+    /// The host as it was before.
+    host: Host,
+    /// Whether it is enough.
+    complete: Result<(), Failure>,
+}
+
+/// Installs what is missing.
+fn install() -> Result<Installed, Failure> {
     let mut findings = probe::findings();
     let host = probe::host(missing(&findings));
     let plan = plan(&host);
     if let Plan::Act(actions) = &plan {
         for need in &host.missing {
-            let packages = need.packages.apt.join(" ");
-            eprintln!("missing: {} (package {packages}): {}", need.what, need.why);
+            eprintln!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
         }
         for action in actions {
             eprintln!("\n# {}\n{}", action.why(), action.command());
@@ -73,7 +80,7 @@ fn install() -> Result<(Vec<Finding>, Host, Result<(), Failure>), Failure> {
             "the packages are installed; so this distribution has it in another package",
         )),
     };
-    Ok((findings, host, complete))
+    Ok(Installed { findings, host, complete })
 }
 
 fn missing(findings: &[Finding]) -> Vec<&'static needs::Need> {

@@ -7,8 +7,17 @@ pub(crate) struct Need {
     pub(crate) why: &'static str,
     pub(crate) probe: Probe,
     pub(crate) packages: Packages,
+    pub(crate) who: Who,
+}
+
+/// Who needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    Everyone,
     /// Root does without it.
-    pub(crate) only_without_root: bool,
+    NotRoot,
+    /// Only root, and only where apt installs packages.
+    RootWithApt,
 }
 
 /// How a need is found: by the thing itself, never by what a package manager believes.
@@ -22,6 +31,8 @@ pub(crate) enum Probe {
     Library(&'static str),
     /// One of these files.
     File(&'static [&'static str]),
+    /// A system account, which is made when it is missing.
+    Account(&'static str),
 }
 
 /// The packages that hold it, for each package manager; none where it is not packaged.
@@ -45,7 +56,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["qemu-x86"],
             pacman: &["qemu-system-x86"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "qemu-img",
@@ -57,7 +68,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["qemu-img"],
             pacman: &["qemu-img"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "libvirt headers",
@@ -69,7 +80,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-devel"],
             pacman: &["libvirt"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "libvirt QEMU driver",
@@ -81,7 +92,26 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-daemon-driver-qemu"],
             pacman: &["libvirt"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
+    },
+    Need {
+        what: "libvirt storage driver",
+        why: "libvirt makes the overlay of a snapshot",
+        probe: Probe::Library("libvirt/storage-file/libvirt_storage_file_fs.so"),
+        packages: Packages {
+            apt: &["libvirt-daemon"],
+            dnf: &["libvirt-daemon-driver-storage-core"],
+            zypper: &["libvirt-daemon-driver-storage-core"],
+            pacman: &["libvirt"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "account libvirt-qemu",
+        why: "Debian's libvirt looks it up when root runs it; the full daemon's package would make it",
+        probe: Probe::Account("libvirt-qemu"),
+        packages: Packages { apt: &[], dnf: &[], zypper: &[], pacman: &[] },
+        who: Who::RootWithApt,
     },
     Need {
         what: "pkg-config",
@@ -93,14 +123,14 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["pkgconf-pkg-config"],
             pacman: &["pkgconf"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "C linker",
         why: "links Rust programs",
         probe: Probe::Program("cc"),
         packages: Packages { apt: &["gcc", "libc6-dev"], dnf: &["gcc"], zypper: &["gcc"], pacman: &["gcc"] },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "mmdebstrap",
@@ -112,14 +142,14 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["mmdebstrap"],
             pacman: &[],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "apt-get",
         why: "tells which packages of Debian guests have changed; mmdebstrap runs it too",
         probe: Probe::Program("apt-get"),
         packages: Packages { apt: &["apt"], dnf: &["apt"], zypper: &[], pacman: &["apt"] },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "Debian archive keys",
@@ -135,7 +165,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &[],
             pacman: &["debian-archive-keyring"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "mke2fs",
@@ -147,7 +177,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["e2fsprogs"],
             pacman: &["e2fsprogs"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "e2fsck",
@@ -159,7 +189,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["e2fsprogs"],
             pacman: &["e2fsprogs"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "newuidmap",
@@ -171,7 +201,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["shadow"],
             pacman: &["shadow"],
         },
-        only_without_root: true,
+        who: Who::NotRoot,
     },
     Need {
         what: "shellcheck",
@@ -183,7 +213,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["ShellCheck"],
             pacman: &["shellcheck"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
     },
     Need {
         what: "busybox",
@@ -195,9 +225,50 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["busybox"],
             pacman: &["busybox"],
         },
-        only_without_root: false,
+        who: Who::Everyone,
+    },
+    Need {
+        what: "mariadbd",
+        why: "the hook is tested against a real server, on a directory of its own",
+        probe: Probe::Program("mariadbd"),
+        packages: Packages {
+            apt: &["mariadb-server-core"],
+            dnf: &["mariadb-server"],
+            zypper: &["mariadb"],
+            pacman: &["mariadb"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "mariadb",
+        why: "the client with which the hook talks to that server",
+        probe: Probe::Program("mariadb"),
+        packages: Packages {
+            apt: &["mariadb-client-core"],
+            dnf: &["mariadb"],
+            zypper: &["mariadb-client"],
+            pacman: &["mariadb-clients"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "dash",
+        why: "the hooks are tested with it",
+        probe: Probe::Program("dash"),
+        packages: Packages { apt: &["dash"], dnf: &["dash"], zypper: &["dash"], pacman: &["dash"] },
+        who: Who::Everyone,
     },
 ];
+
+impl Need {
+    /// What brings it in, where apt installs packages.
+    pub(crate) fn remedy(&self) -> String {
+        match &self.probe {
+            Probe::Account(_) => "a system account".to_owned(),
+            _ => format!("package {}", self.packages.apt.join(" ")),
+        }
+    }
+}
 
 impl Probe {
     /// In words, for whoever installed it elsewhere.
@@ -209,6 +280,7 @@ impl Probe {
             }
             Self::Library(path) => format!("file `{path}` in a library directory"),
             Self::File(paths) => format!("file `{}`", paths.join("` or `")),
+            Self::Account(name) => format!("system account `{name}`"),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::needs::{Need, Packages};
+use super::needs::{Need, Packages, Probe};
 
 /// Where a source for backports is written.
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/freezeframe-backports.sources";
@@ -111,6 +111,18 @@ pub(crate) enum Action {
     Run { argv: Vec<String>, why: String },
 }
 
+/// As libvirt's own package makes its account; see useradd(8).
+const USERADD: &[&str] = &[
+    "useradd",
+    "--system",
+    "--user-group",
+    "--no-create-home",
+    "--home-dir",
+    "/nonexistent",
+    "--shell",
+    "/usr/sbin/nologin",
+];
+
 /// Plans what to do on `host`.
 pub(crate) fn plan(host: &Host) -> Plan {
     if host.missing.is_empty() {
@@ -178,19 +190,23 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
         }
         backports = Some(suite);
     }
-    actions.push(run(&["apt-get", "update"], &[], "reads what the package sources offer".to_owned()));
+    if !qemu.is_empty() || !others.is_empty() {
+        actions.push(run(&["apt-get", "update"], &[], "reads what the package sources offer".to_owned()));
+    }
     let install = Manager::Apt.install();
-    match &backports {
-        Some(suite) => {
-            let from = ["--target-release", suite.as_str()];
-            let why = "from where the installed qemu-utils is from: the two must match".to_owned();
-            actions.push(run(&[install, &from].concat(), &qemu, why));
-            if !others.is_empty() {
-                actions.push(run(install, &others, "installs the rest".to_owned()));
-            }
+    if let Some(suite) = &backports {
+        let from = ["--target-release", suite.as_str()];
+        let why = "from where the installed qemu-utils is from: the two must match".to_owned();
+        actions.push(run(&[install, &from].concat(), &qemu, why));
+        if !others.is_empty() {
+            actions.push(run(install, &others, "installs the rest".to_owned()));
         }
-        None => {
-            actions.push(run(install, &[qemu, others].concat(), "installs what is missing".to_owned()));
+    } else if !qemu.is_empty() || !others.is_empty() {
+        actions.push(run(install, &[qemu, others].concat(), "installs what is missing".to_owned()));
+    }
+    for need in &host.missing {
+        if let Probe::Account(name) = need.probe {
+            actions.push(run(USERADD, &[name], format!("makes the {}: {}", need.what, need.why)));
         }
     }
     Ok(actions)
@@ -407,7 +423,22 @@ sudo pacman -S --needed shellcheck
     }
 
     #[test]
-    fn every_need_has_a_package_for_apt() {
-        assert!(NEEDS.iter().all(|need| !need.packages.apt.is_empty()));
+    fn an_account_is_made_without_packages() {
+        let host = Host { missing: missing(&["account libvirt-qemu"]), ..bookworm() };
+        assert_eq!(
+            text(&plan(&host)),
+            "\
+# makes the account libvirt-qemu: Debian's libvirt looks it up when root runs it; the full daemon's package would \
+make it
+env DEBIAN_FRONTEND=noninteractive useradd --system --user-group --no-create-home --home-dir /nonexistent --shell \
+/usr/sbin/nologin libvirt-qemu
+"
+        );
+    }
+
+    #[test]
+    fn apt_can_bring_in_every_need() {
+        let by_apt = |need: &&Need| !need.packages.apt.is_empty() || matches!(need.probe, Probe::Account(_));
+        assert!(NEEDS.iter().all(|need| by_apt(&need)));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::needs::{NEEDS, Need, Probe};
+use super::needs::{NEEDS, Need, Probe, Who};
 use super::plan::{Apt, Host, Manager, Source};
 use crate::host::{self, find_program};
 
@@ -16,7 +16,11 @@ pub(super) struct Finding {
 
 /// Looks for everything that this user needs.
 pub(super) fn findings() -> Vec<Finding> {
-    let needed = NEEDS.iter().filter(|need| !(need.only_without_root && host::is_root()));
+    let needed = NEEDS.iter().filter(|need| match need.who {
+        Who::Everyone => true,
+        Who::NotRoot => !host::is_root(),
+        Who::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
+    });
     needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
 }
 
@@ -31,6 +35,8 @@ fn find(probe: &Probe) -> Option<PathBuf> {
             (version(&String::from_utf8_lossy(&text))? >= *least).then_some(program)
         }
         Probe::Library(path) => library_dirs().iter().map(|dir| dir.join(path)).find(|file| file.exists()),
+        // passwd(5) also lists what comes from elsewhere only through getent.
+        Probe::Account(name) => (!ask("getent", &["passwd", name]).is_empty()).then(|| "/etc/passwd".into()),
         Probe::File(paths) => paths.iter().map(PathBuf::from).find(|file| file.exists()),
     }
 }
@@ -53,12 +59,16 @@ fn library_dirs() -> Vec<PathBuf> {
 
 /// What a plan to install `missing` depends on.
 pub(super) fn host(missing: Vec<&'static Need>) -> Host {
-    let manager = Manager::ALL.into_iter().find(|manager| find_program(manager.program()).is_some());
+    let manager = manager();
     let apt = match manager {
         Some(Manager::Apt) => apt(),
         _ => Apt::default(),
     };
     Host { manager, root: host::is_root(), sudo: find_program("sudo").is_some(), apt, missing }
+}
+
+fn manager() -> Option<Manager> {
+    Manager::ALL.into_iter().find(|manager| find_program(manager.program()).is_some())
 }
 
 fn apt() -> Apt {

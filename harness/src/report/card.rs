@@ -1,0 +1,234 @@
+//! One trial on the page.
+
+use maud::{Markup, html};
+
+use super::text::{clean, count, duration, size};
+use super::{Trial, draw, page, stages};
+use crate::events::What;
+use crate::history::Mark;
+use crate::plan::Plan;
+use crate::verdict::{Finding, Property, Status, Verdict};
+
+/// Characters of one text that are shown.
+const MAX_TEXT: usize = 2_000;
+/// Findings of a trial, and lines of evidence of a finding, that are shown.
+const MAX_LINES: usize = 40;
+
+/// The section about one trial. `bars` is how many transfers may be drawn one by one.
+pub(super) fn card(trial: &Trial, id: &str, bars: usize) -> Markup {
+    html! {
+        section class="card" id=(id) {
+            (head(trial))
+            @match &trial.verdict {
+                Ok(verdict) => { (said(verdict)) }
+                Err(why) => { p class="reason" { "No verdict: " (clean(why, MAX_TEXT)) } }
+            }
+            @if let Err(why) = &trial.plan {
+                p class="note bad" { "No plan: " (clean(why, MAX_TEXT)) }
+            }
+            (facts(trial))
+            (pictures(trial, bars))
+            @if let Ok(verdict) = &trial.verdict { (findings(&verdict.findings)) (properties(verdict)) }
+            (files(trial))
+        }
+    }
+}
+
+fn head(trial: &Trial) -> Markup {
+    let (scenario, on) = page::names(trial);
+    html! {
+        header {
+            h3 { (clean(&scenario, MAX_TEXT)) @if !on.is_empty() { " " small { (clean(&on, MAX_TEXT)) } } }
+            div { (page::outcome(trial)) " " (page::grade(trial)) }
+        }
+        @if let Ok(plan) = &trial.plan { p class="summary" { (clean(&plan.summary, MAX_TEXT)) "." } }
+    }
+}
+
+fn said(verdict: &Verdict) -> Markup {
+    html! {
+        p class="reason" { (clean(&verdict.reason, MAX_TEXT)) }
+        @for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason).take(MAX_LINES) {
+            // The reason stands above already.
+            @let unmet = unmet.strip_suffix(&verdict.reason).map_or(&**unmet, |head| head.trim_end_matches("; came out "));
+            p class="note bad" { "Not met: " (clean(unmet, MAX_TEXT)) "." }
+        }
+    }
+}
+
+fn facts(trial: &Trial) -> Markup {
+    let mut facts: Vec<(&str, String)> = trial.run.iter().map(|run| ("run", run.clone())).collect();
+    if let Ok(verdict) = &trial.verdict {
+        let counts = &verdict.counts;
+        facts.push(("expected", verdict.expected.clone()));
+        facts.push((
+            "transfers",
+            format!(
+                "{} acknowledged, {} unknown, {} restored",
+                counts.acknowledged, counts.unknown, counts.restored
+            ),
+        ));
+        facts.push(("hook", verdict.hook.clone()));
+        facts.push(("snapshot", verdict.snapshot.clone()));
+        facts.push(("accelerator", verdict.accel.clone()));
+        facts.push(("seed", verdict.seed.to_string()));
+    }
+    if let Ok(plan) = &trial.plan {
+        facts.push(("load", load(plan)));
+        for fault in plan.faults.iter().take(MAX_LINES) {
+            facts.push(("fault", format!("{}: {}", in_words(&fault.at), fault.guest)));
+        }
+        facts.push(("image", format!("{} {}", plan.image.name, plan.image.digest.get(..12).unwrap_or("?"))));
+    }
+    html! {
+        dl class="facts" {
+            @for (name, value) in facts {
+                div { dt { (name) } dd { (clean(&value, MAX_TEXT)) } }
+            }
+        }
+    }
+}
+
+fn load(plan: &Plan) -> String {
+    let profile = in_words(&plan.load.profile);
+    format!("{profile}, {} for {} s", count(plan.load.writers as usize, "writer"), plan.load.seconds)
+}
+
+/// A plain enum's name as files spell it.
+fn in_words(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
+}
+
+fn pictures(trial: &Trial, bars: usize) -> Markup {
+    let spans = stages::spans(&trial.events.got);
+    let told =
+        trial.events.got.iter().filter(|event| event.event == What::Failed && !event.detail.is_empty());
+    let frozen = trial.window.got.as_ref().is_none_or(|window| window.mark(Mark::FreezeCall).is_some());
+    html! {
+        figure {
+            figcaption { "Around the " (if frozen { "freeze" } else { "snapshot" }) }
+            @match &trial.window.got {
+                Some(window) => { (draw::draw(window, bars)) }
+                None => { p class="note" { "No picture: the trial neither froze the guest nor took a snapshot." } }
+            }
+            (problems(&trial.window.problems))
+        }
+        figure {
+            figcaption { "The whole trial" }
+            @if spans.is_empty() { p class="note" { "No picture: the event log tells of no stage." } }
+            @else { (stages::draw(&spans)) }
+            @for event in told.take(MAX_LINES) {
+                p class="note bad" { (event.stage) " failed: " (clean(&event.detail, MAX_TEXT)) }
+            }
+            (problems(&trial.events.problems))
+        }
+    }
+}
+
+fn problems(problems: &[String]) -> Markup {
+    html! {
+        @for problem in problems.iter().take(MAX_LINES) {
+            p class="note bad" { "Not all could be read: " (clean(problem, MAX_TEXT)) }
+        }
+    }
+}
+
+fn findings(findings: &[Finding]) -> Markup {
+    html! {
+        @if !findings.is_empty() {
+            h4 { "Findings" }
+            ol class="findings" {
+                @for finding in findings.iter().take(MAX_LINES) {
+                    li {
+                        p {
+                            span class="id" title=(finding.property) { (finding.property.id()) }
+                            " " b { (finding.property) } " "
+                            (clean(&finding.summary, MAX_TEXT))
+                        }
+                        @if !finding.evidence.is_empty() {
+                            ul {
+                                @for line in finding.evidence.iter().take(MAX_LINES) {
+                                    li { (clean(line, MAX_TEXT)) }
+                                }
+                                (more(finding.evidence.len()))
+                            }
+                        }
+                    }
+                }
+                (more(findings.len()))
+            }
+        }
+    }
+}
+
+fn more(of: usize) -> Markup {
+    html! {
+        @if of > MAX_LINES { li { (of - MAX_LINES) " more in verdict.json" } }
+    }
+}
+
+fn properties(verdict: &Verdict) -> Markup {
+    let of = |wanted: fn(&Status) -> bool| verdict.properties.values().filter(|s| wanted(s)).count();
+    let holds = of(|status| *status == Status::Holds);
+    let broken = of(|status| *status == Status::Broken);
+    let other = verdict.properties.len() - holds - broken;
+    html! {
+        @if !verdict.properties.is_empty() {
+            details {
+                summary {
+                    b { "Properties" }
+                    " " (holds) " hold, " (broken) " broken, " (other) " not applicable"
+                }
+                table class="properties" {
+                    @for (property, status) in &verdict.properties { (row(*property, status)) }
+                }
+            }
+        }
+    }
+}
+
+fn row(property: Property, status: &Status) -> Markup {
+    let (class, word) = match status {
+        Status::Holds => ("holds", "holds"),
+        Status::Broken => ("broken", "broken"),
+        Status::NotApplicable(_) => ("absent", "not applicable"),
+    };
+    html! {
+        tr class=(class) {
+            td { span class="id" { (property.id()) } }
+            td { b { (property) } br; span class="claim" { (property.claim()) } }
+            td {
+                span class="status" { (word) }
+                @if let Status::NotApplicable(why) = status { br; span class="claim" { (clean(why, MAX_TEXT)) } }
+            }
+        }
+    }
+}
+
+fn files(trial: &Trial) -> Markup {
+    html! {
+        @if !trial.files.is_empty() {
+            h4 { "Files" }
+            ul class="files" {
+                @for file in &trial.files {
+                    li { a href=(file.href) { (clean(&file.name, 200)) } " " small { (size(file.size)) } }
+                }
+            }
+        }
+        @if trial.again.is_some() || trial.judge.is_some() {
+            h4 { "Again" }
+            dl class="again" {
+                @for (does, command) in [("run it", &trial.again), ("judge its files", &trial.judge)] {
+                    @if let Some(command) = command {
+                        dt { (does) } dd { code { (clean(command, MAX_TEXT)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The time that a stage took, where it ran.
+pub(super) fn time(ms: Option<f64>) -> String {
+    ms.map_or("\u{2013}".to_owned(), duration)
+}

@@ -1,0 +1,196 @@
+//! The harness itself on real guests: what a trial does when it is killed in
+//! the middle of its freeze window, or when its guest dies.
+//!
+//! These tests boot real guests: `cargo xtask images build` must have run.
+#![expect(clippy::unwrap_used, reason = "a failure of the test's own helpers fails the test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use freezeframe::history::{self, Entry, Mark};
+use freezeframe::image::Manifest;
+use freezeframe::jsonl;
+use freezeframe::plan::{Accel, Keep};
+use freezeframe::run::{OWNER_FILE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
+use freezeframe::trial::supervise;
+use freezeframe::verdict::Grade;
+use rustix::process::{Pid, Signal, kill_process};
+
+const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
+
+/// More than a boot under TCG and the thaw of a guest take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A run of one trial by the test binary, in a process group of its own.
+struct Run {
+    test: Child,
+    dir: PathBuf,
+}
+
+/// One trial, in a run of its own.
+fn options(name: &str) -> RunOptions {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    RunOptions {
+        filters: vec![TRIAL.to_owned()],
+        images: vec!["bookworm-mariadb".to_owned()],
+        hook: None,
+        connect: None,
+        accel: None,
+        seed: 1,
+        keep: Keep::None,
+        scenarios: workspace.join("scenarios"),
+        definitions: workspace.join("images"),
+        built: workspace.join("target/images"),
+        dir: workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id())),
+    }
+}
+
+impl Run {
+    fn start(name: &str) -> Self {
+        let options = options(name);
+        options.write().unwrap();
+        let dir = options.dir;
+        let test = Command::new(e2e_program()).env(RUN_DIR_VAR, &dir).stdout(Stdio::null()).spawn().unwrap();
+        Self { test, dir }
+    }
+
+    fn trial(&self) -> PathBuf {
+        self.dir.join("core-quiesced-snapshot.bookworm-mariadb.freezeframe")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.test), signal).unwrap();
+    }
+
+    /// The snapshot begins when the freeze has returned, and the thaw waits for
+    /// the probes' second.
+    fn wait_for_window(&self) {
+        let events = self.trial().join("events.jsonl");
+        wait("the freeze window", || {
+            fs::read_to_string(&events).is_ok_and(|text| text.contains(r#""stage":"snapshot""#))
+        });
+    }
+
+    /// The processes that name the trial's directory.
+    fn processes(&self) -> Vec<String> {
+        let needle = self.trial().to_string_lossy().into_owned();
+        let commands = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let line = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        commands.filter(|line| line.contains(&needle)).collect()
+    }
+
+    /// libvirt's short-lived directories of this trial.
+    fn roots(&self) -> Vec<PathBuf> {
+        let trial = self.trial().to_string_lossy().into_owned();
+        let entries =
+            fs::read_dir(std::env::temp_dir()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+        let ours = |dir: &PathBuf| {
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX))
+                && fs::read_to_string(dir.join(OWNER_FILE)).is_ok_and(|owner| owner.contains(&trial))
+        };
+        entries.filter(ours).collect()
+    }
+
+    fn wait_for_clean_end(&mut self) {
+        let _ = self.test.wait();
+        wait("the supervisor", || self.processes().is_empty() && self.roots().is_empty());
+        assert!(!self.trial().join("disks").exists(), "overlays are left");
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        let history = self.trial().join("history.jsonl");
+        let entries = jsonl::Reader::<Entry>::open(&history, history::KIND).unwrap();
+        let marks = entries.filter_map(|entry| match entry.unwrap() {
+            Entry::Mark { mark, .. } => Some(mark),
+            _ => None,
+        });
+        marks.collect()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.test.kill();
+        let _ = self.test.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn wait(what: &str, mut there: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !there() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The test binary with the trials, which cargo builds beside this one.
+fn e2e_program() -> PathBuf {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let newest = fs::read_dir(deps).unwrap().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_str()?.to_owned();
+        (name.starts_with("e2e-") && !name.contains('.'))
+            .then(|| Some((path.metadata().ok()?.modified().ok()?, path)))?
+    });
+    newest.max().expect("`cargo test --package scenarios` builds the trials as well").1
+}
+
+#[test]
+fn sigkill_in_the_window_leaves_no_guest_behind() {
+    let mut run = Run::start("sigkill");
+    run.wait_for_window();
+    assert!(run.processes().iter().any(|line| line.contains("qemu-system")), "there is a guest to lose");
+    run.signal(Signal::KILL);
+    run.wait_for_clean_end();
+    assert!(run.marks().contains(&Mark::ThawOk), "{:?}", run.marks());
+}
+
+#[test]
+fn ctrl_c_thaws_the_guest_before_it_ends() {
+    let mut run = Run::start("ctrl-c");
+    run.wait_for_window();
+    run.signal(Signal::INT);
+    run.wait_for_clean_end();
+    assert!(run.marks().contains(&Mark::ThawOk), "{:?}", run.marks());
+}
+
+#[test]
+fn sigkill_of_the_trial_itself_leaves_no_guest_behind() {
+    let mut run = Run::start("trial");
+    run.wait_for_window();
+    let needle = run.trial().to_string_lossy().into_owned();
+    let trial = fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let entry = entry.ok()?;
+        let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        (line.contains("\0run\0") && line.contains(&needle)).then_some(pid)
+    });
+    kill_process(trial.expect("the trial's process runs"), Signal::KILL).unwrap();
+    run.wait_for_clean_end();
+}
+
+#[test]
+fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
+    let options = options("panic");
+    let asked = &options.trials().unwrap()[0];
+    let image = Manifest::load(&options.built, &asked.image).unwrap();
+    // Emulated, which works everywhere; that says nothing about the boot.
+    let mut plan = options.plan(asked, image, Accel::Tcg);
+    plan.image.cmdline.push_str(" init=/bin/false");
+
+    let begin = Instant::now();
+    let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();
+    let took = begin.elapsed();
+    fs::remove_dir_all(&options.dir).unwrap();
+
+    assert!(took < plan.limits.boot / 2, "{took:?}");
+    assert_eq!(verdict.grade, Grade::Unknown);
+    for words in ["boot failed", "the source guest stopped while it booted", "Kernel panic"] {
+        assert!(verdict.reason.contains(words), "{}", verdict.reason);
+    }
+}

@@ -1,0 +1,71 @@
+//! `cargo xtask report`: a page about a run, for people.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use freezeframe::report;
+
+use crate::error::Failure;
+use crate::host;
+
+/// Writes a page about a run: what each trial came to, pictures of the freeze
+/// window, findings with evidence. It needs nothing but a browser.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The runs' directories; several make one page [default: the newest run].
+    #[arg(value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Where the page goes [default: index.html in the first run's directory].
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let mut runs = args.runs;
+    if runs.is_empty() {
+        runs.push(host::repository().join("target/e2e/latest"));
+    }
+    let page = write(&runs, args.output.as_deref())?;
+    println!("{}", page.display());
+    Ok(())
+}
+
+/// Notes which trials a run asks for, before the first of them starts.
+pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
+    report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, &e))
+}
+
+/// Writes the page at the end of a run. It is for people: where it fails it
+/// says so, and the verdicts stand as they are.
+pub(crate) fn at_end(run: &Path) {
+    match write(&[run.to_owned()], None) {
+        Ok(page) => eprintln!("Report: {}", page.display()),
+        Err(failure) => eprintln!("The report could not be written: {failure}"),
+    }
+}
+
+/// Writes the page and says where it is.
+fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
+    let question = |path: &Path, e: &std::io::Error| {
+        Failure::Question(format!("cannot read the run {}: {e}.", path.display()))
+    };
+    let runs = runs
+        .iter()
+        .map(|run| run.canonicalize().map_err(|e| question(run, &e)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let file = match (output, runs.first()) {
+        (Some(file), _) => std::path::absolute(file).map_err(|e| Failure::io("find", file, &e))?,
+        (None, Some(run)) => run.join("index.html"),
+        (None, None) => return Err(Failure::Question("no run is named.".to_owned())),
+    };
+    // Links on the page lead from here to the trials' files.
+    let beside = file.parent().unwrap_or(Path::new("/"));
+    let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, &e))?;
+    let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::Question)?;
+    // Whole or not at all: a browser may be looking.
+    let new = file.with_extension(format!("new-{}", std::process::id()));
+    fs::write(&new, report::render(&page))
+        .and_then(|()| fs::rename(&new, &file))
+        .map_err(|e| Failure::io("write", &file, &e))?;
+    Ok(file)
+}
