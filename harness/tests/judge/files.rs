@@ -30,6 +30,26 @@ fn a_directory_is_judged_like_its_records() {
 }
 
 #[test]
+fn evidence_beyond_a_screenful_is_kept_in_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(&Shape::new(1));
+    world.image.retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
+    let mut judgement = world.judge();
+    let shown = judgement.clone();
+    judgement.keep_details(dir.path()).unwrap();
+    let finding = judgement.findings.iter().find(|finding| finding.id == "D").unwrap();
+    assert_eq!(finding.evidence.len(), 13);
+    assert!(finding.evidence[12].ends_with(" more, all in findings/durability.txt"), "{finding:?}");
+    let file = fs::read_to_string(dir.path().join("findings/durability.txt")).unwrap();
+    assert!(finding.summary.starts_with(&format!("{} transfers ", file.lines().count())), "{finding:?}");
+    assert!(file.lines().zip(&finding.evidence[..12]).all(|(line, evidence)| line == evidence));
+    // What is a screenful needs no file.
+    let files = fs::read_dir(dir.path().join("findings")).unwrap().count();
+    assert_eq!(files, shown.details.len());
+    assert!(files < shown.findings.len());
+}
+
+#[test]
 fn a_trial_without_an_observation_is_unknown() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &World::new(&Shape::new(1)));
