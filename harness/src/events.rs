@@ -1,6 +1,7 @@
 //! The event log: which stage ran when. Progress on the terminal and the
 //! timeline of the report are readers of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Event {
     pub detail: String,
 }
 
+impl jsonl::Record for Event {}
+
 /// What happens to a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,16 +83,15 @@ pub enum What {
 
 /// Reads how long each stage of a trial took.
 pub fn durations(path: &Path) -> Result<Vec<(Stage, Duration)>, jsonl::Error> {
-    let mut begun: Vec<(Stage, Nanos)> = Vec::new();
+    let mut begun: BTreeMap<Stage, Nanos> = BTreeMap::new();
     let mut durations = Vec::new();
     for event in jsonl::Reader::<Event>::open(path, KIND)? {
         let event = event?;
         match event.event {
-            What::Begin => begun.push((event.stage, event.t)),
+            What::Begin => drop(begun.insert(event.stage, event.t)),
             What::End | What::Failed => {
-                if let Some(at) = begun.iter().rposition(|(stage, _)| *stage == event.stage) {
-                    let (stage, since) = begun.remove(at);
-                    durations.push((stage, Duration::from_nanos(event.t.saturating_sub(since))));
+                if let Some(since) = begun.remove(&event.stage) {
+                    durations.push((event.stage, Duration::from_nanos(event.t.saturating_sub(since))));
                 }
             }
             What::Note => {}

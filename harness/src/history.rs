@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::jsonl::{self, Scan};
+
 /// The `kind` in the header of `history.jsonl`.
 pub const KIND: &str = "history";
 
@@ -145,6 +147,51 @@ pub enum Op {
         /// CRC-32 (IEEE) of the payload.
         crc: u32,
     },
+}
+
+impl jsonl::Record for Entry {
+    fn quick(line: &[u8]) -> Option<Self> {
+        let mut scan = Scan::new(line);
+        match scan.name(r#"{"e":""#)? {
+            "invoke" => {
+                let (t, c, n) = operation(&mut scan)?;
+                let op = match scan.name(r#","op":{"k":""#)? {
+                    "transfer" => transfer(&mut scan)?,
+                    "follow" => {
+                        let table = scan.name(r#","table":""#)?.to_owned();
+                        Op::Follow { table, crc: scan.unsigned(r#","crc":"#)? }
+                    }
+                    _ => return None,
+                };
+                scan.end("}}\n")?;
+                Some(Self::Invoke { t, c, n, op })
+            }
+            "ok" => {
+                let (t, c, n) = operation(&mut scan)?;
+                let ver = match scan.end("}\n") {
+                    Some(()) => None,
+                    None => {
+                        let ver = Some([scan.unsigned(r#","ver":["#)?, scan.unsigned(",")?]);
+                        scan.end("]}\n")?;
+                        ver
+                    }
+                };
+                Some(Self::Ok { t, c, n, ver })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn operation(scan: &mut Scan<'_>) -> Option<(Nanos, u32, u32)> {
+    Some((scan.unsigned(r#","t":"#)?, scan.unsigned(r#","c":"#)?, scan.unsigned(r#","n":"#)?))
+}
+
+fn transfer(scan: &mut Scan<'_>) -> Option<Op> {
+    let dep = [scan.unsigned(r#","dep":["#)?, scan.unsigned(",")?];
+    let from = (scan.unsigned(r#"],"legs":[["#)?, scan.signed(",")?);
+    let to = (scan.unsigned("],[")?, scan.signed(",")?);
+    Some(Op::Transfer { dep, legs: [from, to], crc: scan.unsigned(r#"]],"crc":"#)? })
 }
 
 /// The marks of the freeze window, in the order in which a trial crosses them.

@@ -17,6 +17,7 @@ pub mod error;
 #[cfg(feature = "vm")]
 pub mod interrupt;
 pub mod jsonl;
+mod text;
 
 pub mod image;
 pub mod plan;

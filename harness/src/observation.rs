@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::jsonl::{self, Scan};
+
 /// The `kind` in the header of `observation.jsonl`.
 pub const KIND: &str = "observation";
 
@@ -148,4 +150,33 @@ pub enum Record {
     /// The observation is complete. Always the last line; without it the
     /// observer was interrupted and the file proves nothing.
     End,
+}
+
+impl jsonl::Record for Record {
+    fn quick(line: &[u8]) -> Option<Self> {
+        let mut scan = Scan::new(line);
+        let record = match scan.name(r#"{"o":""#)? {
+            "leg" => Self::Leg {
+                c: scan.unsigned(r#","c":"#)?,
+                n: scan.unsigned(r#","n":"#)?,
+                leg: scan.unsigned(r#","leg":"#)?,
+                dep: [scan.unsigned(r#","dep":["#)?, scan.unsigned(",")?],
+                acct: scan.unsigned(r#"],"acct":"#)?,
+                amt: scan.signed(r#","amt":"#)?,
+                ver: scan.unsigned(r#","ver":"#)?,
+                crc: scan.unsigned(r#","crc":"#)?,
+                sum: scan.unsigned(r#","sum":"#)?,
+            },
+            "follow" => Self::Follow {
+                table: scan.name(r#","table":""#)?.to_owned(),
+                c: scan.unsigned(r#","c":"#)?,
+                n: scan.unsigned(r#","n":"#)?,
+                crc: scan.unsigned(r#","crc":"#)?,
+                sum: scan.unsigned(r#","sum":"#)?,
+            },
+            _ => return None,
+        };
+        scan.end("}\n")?;
+        Some(record)
+    }
 }

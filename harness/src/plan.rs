@@ -1,13 +1,19 @@
 //! Plans: what was resolved. A plan names every file, number and limit that a
 //! trial needs; a trial needs nothing else.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::image::Manifest;
+use crate::jsonl::open_regular;
 use crate::scenario::{Expectation, Fault, Hook, Load};
+use crate::text;
+
+/// The longest `plan.json` that is read, bytes.
+const MAX_LEN: u64 = 1 << 20;
 
 /// `plan.json` of a trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,9 +58,20 @@ impl Plan {
     /// Reads `plan.json` of a trial directory.
     pub fn read(dir: &Path) -> Result<Self, PlanError> {
         let path = dir.join("plan.json");
-        let text =
-            std::fs::read(&path).map_err(|e| PlanError { path: path.clone(), problem: e.to_string() })?;
-        serde_json::from_slice(&text).map_err(|e| PlanError { path, problem: e.to_string() })
+        let mut json = Vec::new();
+        let read = open_regular(&path).and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut json));
+        let problem = match read {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                "there is no such file; is this the directory of a trial?".to_owned()
+            }
+            Err(e) => e.to_string(),
+            Ok(_) if json.len() as u64 > MAX_LEN => format!("the file is longer than {MAX_LEN} bytes"),
+            Ok(_) => match serde_json::from_slice(&json) {
+                Ok(plan) => return Ok(plan),
+                Err(e) => format!("line {}: {}", e.line(), text::json_problem(&e)),
+            },
+        };
+        Err(PlanError { path, problem })
     }
 
     /// Creates the trial's directory and writes `plan.json`.

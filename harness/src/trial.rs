@@ -50,5 +50,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
 fn judged(plan: &Plan) -> Result<Verdict, String> {
     let case = judge::read(&plan.dir).map_err(|e| e.to_string())?;
     let stages = events::durations(&plan.dir.join(events::FILE)).map_err(|e| e.to_string())?;
-    Ok(Verdict::new(plan, judge::judge(&case), &stages))
+    let mut judgement = judge::judge(&case);
+    judgement.keep_details(&plan.dir).map_err(|e| e.to_string())?;
+    Ok(Verdict::new(plan, judgement, &stages))
 }

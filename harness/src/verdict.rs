@@ -378,12 +378,13 @@ impl Verdict {
     /// The verdict over a judged trial: its judgement held against what the
     /// plan expected. `stages` is how long each stage took.
     pub fn new(plan: &Plan, judgement: Judgement, stages: &[(Stage, Duration)]) -> Self {
-        let Judgement { grade, reason, findings, properties, counts, mut timings, resumed } = judgement;
+        let Judgement { grade, reason, findings, details: _, properties, counts, mut timings, resumed } =
+            judgement;
         let millis = |time: Duration| time.as_secs_f64() * 1000.0;
         let took = |stage| stages.iter().find(|(s, _)| *s == stage).map(|(_, time)| millis(*time));
         timings.boot = took(Stage::Boot);
         timings.restore = took(Stage::Restore);
-        timings.total = Some(stages.iter().map(|(_, time)| millis(*time)).sum());
+        timings.total = (!stages.is_empty()).then(|| stages.iter().map(|(_, time)| millis(*time)).sum());
 
         let mut unmet = Vec::new();
         let expect = &plan.expect;

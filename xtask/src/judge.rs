@@ -1,6 +1,6 @@
 //! `cargo xtask judge`: judges a trial directory again, offline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use freezeframe::events;
 use freezeframe::judge;
@@ -10,7 +10,7 @@ use freezeframe::verdict::{Outcome, Verdict};
 use crate::error::Failure;
 
 /// Judges a trial directory again from its files alone, with no guest and no
-/// libvirt. Nothing is written.
+/// libvirt. Nothing is written, and an earlier verdict is not looked at.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The trial's directory, such as target/e2e/latest/NAME.
@@ -21,11 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
-    let plan = Plan::read(&args.dir).map_err(|e| question(&e))?;
-    let case = judge::read(&args.dir).map_err(|e| question(&e))?;
-    let stages = events::durations(&args.dir.join(events::FILE)).map_err(|e| question(&e))?;
-    let verdict = Verdict::new(&plan, judge::judge(&case), &stages);
+    let verdict = judged(&args.dir)?;
     if args.json {
         let json = serde_json::to_string_pretty(&verdict)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
@@ -44,4 +40,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Outcome::Fail => Err(Failure::Expectation(verdict.unmet.join("; "))),
         Outcome::Unknown => Err(Failure::Infrastructure(verdict.reason)),
     }
+}
+
+fn judged(dir: &Path) -> Result<Verdict, Failure> {
+    let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
+    let plan = Plan::read(dir).map_err(|e| question(&e))?;
+    let case = judge::read(dir).map_err(|e| question(&e))?;
+    // No property rests on how long the stages took.
+    let stages = events::durations(&dir.join(events::FILE)).unwrap_or_else(|e| {
+        eprintln!("warning: {e}; the verdict goes without the times of the stages");
+        Vec::new()
+    });
+    Ok(Verdict::new(&plan, judge::judge(&case), &stages))
 }

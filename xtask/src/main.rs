@@ -1,5 +1,6 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
+mod bench;
 mod e2e;
 mod error;
 mod host;
@@ -37,6 +38,7 @@ enum Task {
     Test(test::Args),
     Judge(judge::Args),
     Report(report::Args),
+    Bench(bench::Args),
     Tidy(tidy::Args),
 }
 
@@ -49,6 +51,7 @@ impl Task {
             Self::Test(args) => test::run(&args),
             Self::Judge(args) => judge::run(&args),
             Self::Report(args) => report::run(args),
+            Self::Bench(args) => bench::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }
     }

@@ -13,25 +13,41 @@ pub(crate) struct Args {
     filters: Vec<String>,
 }
 
+/// The test that plants one defect at a time and prints what caught each.
+const MUTATION_TABLE: &str = "mutants::the_mutation_table";
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure()?;
-    // The trials themselves are tests of the package `scenarios`, and need guests.
-    let packages = ["--workspace", "--exclude", "scenarios"];
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // nextest bounds each test's time; without it the same tests run all the same.
-    if host::find_program("cargo-nextest").is_some() {
-        cargo
-            .args(["nextest", "run"])
-            .args(packages)
-            .args(["--features", "freezeframe/vm"])
-            .args(&args.filters);
+    let mut tests = if host::find_program("cargo-nextest").is_some() {
+        cargo(&["nextest", "run"])
     } else {
-        cargo.arg("test").args(packages).args(["--features", "freezeframe/vm", "--"]).args(&args.filters);
+        let mut tests = cargo(&["test"]);
+        tests.arg("--");
+        tests
+    };
+    succeed(tests.args(&args.filters))?;
+    if args.filters.is_empty() {
+        // A test that passes is silent, but this one has something to show.
+        let table = ["--exact", MUTATION_TABLE, "--nocapture"];
+        succeed(cargo(&["test", "--quiet", "--test", "judge"]).arg("--").args(table))?;
     }
-    let status = cargo
+    Ok(())
+}
+
+/// A call of cargo for every package that needs no guest, all built the same way.
+fn cargo(task: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(task)
+        // The trials themselves are tests of the package `scenarios`, and need guests.
+        .args(["--workspace", "--exclude", "scenarios", "--features", "freezeframe/vm"])
         .current_dir(host::repository())
-        .stdin(Stdio::null())
-        .status()
-        .map_err(|e| Failure::Infrastructure(format!("cannot run cargo: {e}.")))?;
+        .stdin(Stdio::null());
+    cargo
+}
+
+fn succeed(cargo: &mut Command) -> Result<(), Failure> {
+    let status = cargo.status().map_err(|e| Failure::Infrastructure(format!("cannot run cargo: {e}.")))?;
     if status.success() { Ok(()) } else { Err(Failure::Expectation("some tests failed.".to_owned())) }
 }

@@ -9,8 +9,8 @@
 //! under real-time, causal and version order, which takes one pass and no
 //! search.
 //!
-//! Everything but [`read`] is a pure function: no clock, no files, no order of
-//! hashing. One file holds a family of properties:
+//! Everything but [`read`] and [`Judgement::keep_details`] is a pure function: no
+//! clock, no files, no order of hashing. One file holds a family of properties:
 //!
 //! | file | properties | asks |
 //! |---|---|---|
@@ -28,12 +28,14 @@ mod boot;
 mod build;
 mod case;
 mod cut;
+mod details;
 mod grade;
 mod order;
 mod quiet;
 mod read;
 mod rows;
 mod stall;
+pub mod synthetic;
 mod tables;
 mod tell;
 mod view;
@@ -59,6 +61,8 @@ pub struct Judgement {
     pub reason: String,
     /// Every broken property, the most telling first.
     pub findings: Vec<Finding>,
+    /// The whole evidence where it is more than a screenful.
+    pub details: BTreeMap<Property, Vec<String>>,
     /// All properties.
     pub properties: BTreeMap<Property, Status>,
     /// Operations counted.
@@ -75,11 +79,12 @@ impl Judgement {
     /// What is said about a trial whose logs could not be read: nothing.
     pub fn unreadable(error: &Error) -> Self {
         // Room for a path, and for what is wrong in it.
-        let why = tell::quote_up_to(600, &error.to_string());
+        let why = crate::text::quote(600, &error.to_string());
         Self {
             grade: Grade::Unknown,
             reason: format!("{}: {why}", Grade::Unknown),
             findings: Vec::new(),
+            details: BTreeMap::new(),
             properties: Property::ALL
                 .into_iter()
                 .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
@@ -95,14 +100,14 @@ impl Judgement {
 #[derive(Debug)]
 struct Defect {
     summary: String,
-    evidence: Vec<String>,
+    evidence: tell::Lines,
     /// The best grade that a backup with this defect can have.
     ceiling: Grade,
 }
 
 impl Defect {
-    fn new(property: Property, summary: impl Into<String>, evidence: Vec<String>) -> Self {
-        Self { summary: summary.into(), evidence, ceiling: property.ceiling() }
+    fn new(property: Property, summary: impl Into<String>, evidence: impl Into<tell::Lines>) -> Self {
+        Self { summary: summary.into(), evidence: evidence.into(), ceiling: property.ceiling() }
     }
 }
 
@@ -146,19 +151,18 @@ pub fn judge(case: &Case) -> Judgement {
         properties.insert(property, status);
     }
     defects.sort_by_key(|(property, defect)| grade::telling(*property, defect));
-    let findings = defects
-        .into_iter()
-        .map(|(property, Defect { summary, evidence, .. })| Finding {
-            property,
-            id: property.id().to_owned(),
-            summary,
-            evidence,
-        })
-        .collect();
+    let mut details = BTreeMap::new();
+    let mut findings = Vec::new();
+    for (property, Defect { summary, evidence, .. }) in defects {
+        let (evidence, all) = evidence.shown();
+        details.extend(all.map(|all| (property, all)));
+        findings.push(Finding { property, id: property.id().to_owned(), summary, evidence });
+    }
     Judgement {
         grade,
         reason,
         findings,
+        details,
         properties,
         counts: counts(&view),
         timings: stall::timings(&view),

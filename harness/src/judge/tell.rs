@@ -5,32 +5,19 @@ use std::fmt::Write as _;
 
 use super::case::{Follow, Transfer};
 use crate::history::Nanos;
+use crate::text;
 
 /// The most lines of evidence under a finding, before "and N more".
-const MAX_LINES: usize = 12;
+const MAX_SHOWN: usize = 12;
+/// The most lines that are put into words at all.
+const MAX_LINES: usize = 10_000;
 /// The most characters of foreign text in one place.
 const MAX_QUOTE: usize = 160;
 
 /// Text from a guest or a log on one line: what does not print is escaped, and
 /// the length is bounded.
 pub(super) fn quote(text: &str) -> String {
-    quote_up_to(MAX_QUOTE, text)
-}
-
-/// The same with another bound.
-pub(super) fn quote_up_to(max: usize, text: &str) -> String {
-    let mut rest = text.trim().chars();
-    let mut quoted = String::new();
-    for c in rest.by_ref().take(max) {
-        match c {
-            '"' | '\'' => quoted.push(c),
-            _ => quoted.extend(c.escape_debug()),
-        }
-    }
-    if rest.next().is_some() {
-        quoted.push('…');
-    }
-    quoted
+    text::quote(MAX_QUOTE, text)
 }
 
 /// `1 transfer`, `3 transfers`.
@@ -58,15 +45,43 @@ pub(super) fn millis(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e6
 }
 
-/// The lines under a finding: the first few in words, the rest counted.
+/// The lines under a finding: the first ones in words, the rest counted.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     lines: Vec<String>,
     total: u64,
 }
 
+/// Evidence that is complete.
+#[derive(Debug)]
+pub(super) struct Lines(Evidence);
+
+impl From<Vec<String>> for Lines {
+    fn from(lines: Vec<String>) -> Self {
+        Self(Evidence { total: lines.len() as u64, lines })
+    }
+}
+
+impl Lines {
+    /// A screenful of lines, and all of them where they are more than that.
+    pub(super) fn shown(self) -> (Vec<String>, Option<Vec<String>>) {
+        let Evidence { mut lines, total } = self.0;
+        if lines.len() <= MAX_SHOWN {
+            return (lines, None);
+        }
+        let more = |lines: &[String]| {
+            let hidden = total.saturating_sub(lines.len() as u64);
+            (hidden > 0).then(|| format!("and {hidden} more"))
+        };
+        let mut shown = lines[..MAX_SHOWN].to_vec();
+        shown.extend(more(&shown));
+        lines.extend(more(&lines));
+        (shown, Some(lines))
+    }
+}
+
 impl Evidence {
-    /// Adds a line; it is worded only if it will be shown.
+    /// Adds a line; it is worded only if it will be kept.
     pub(super) fn add(&mut self, line: impl FnOnce() -> String) {
         if self.lines.len() < MAX_LINES {
             self.lines.push(line());
@@ -90,13 +105,9 @@ impl Evidence {
         self.total += other.total;
     }
 
-    /// The lines as shown.
-    pub(super) fn into_lines(mut self) -> Vec<String> {
-        let hidden = self.total.saturating_sub(self.lines.len() as u64);
-        if hidden > 0 {
-            self.lines.push(format!("and {hidden} more"));
-        }
-        self.lines
+    /// The lines, none of which will follow.
+    pub(super) fn into_lines(self) -> Lines {
+        Lines(self)
     }
 }
 
@@ -156,25 +167,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_is_one_bounded_line() {
-        assert_eq!(quote(" it isn't\nclosed\u{1b}[2J\u{202e} "), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
-        let long = quote(&"x".repeat(100_000));
-        assert_eq!(long.chars().count(), MAX_QUOTE + 1);
-    }
-
-    #[test]
-    fn evidence_is_bounded_and_worded_only_when_shown() {
-        let mut worded = 0;
-        let mut evidence = Evidence::default();
-        for n in 0..100 {
-            evidence.add(|| {
-                worded += 1;
-                format!("line {n}")
-            });
-        }
-        let lines = evidence.into_lines();
-        assert_eq!((worded, lines.len()), (MAX_LINES, MAX_LINES + 1));
-        assert_eq!(lines.last().map(String::as_str), Some("and 88 more"));
+    fn evidence_is_bounded_and_worded_only_when_kept() {
+        let evidence = |lines: usize| {
+            let mut worded = 0;
+            let mut evidence = Evidence::default();
+            for n in 0..lines {
+                evidence.add(|| {
+                    worded += 1;
+                    format!("line {n}")
+                });
+            }
+            (worded, evidence.into_lines().shown())
+        };
+        assert_eq!(evidence(MAX_SHOWN).1.1, None);
+        let (_, (shown, all)) = evidence(100);
+        assert_eq!((shown.len(), all.map(|all| all.len())), (MAX_SHOWN + 1, Some(100)));
+        assert_eq!(shown.last().map(String::as_str), Some("and 88 more"));
+        let (worded, (_, all)) = evidence(MAX_LINES + 7);
+        assert_eq!(worded, MAX_LINES);
+        assert_eq!(all.unwrap().last().map(String::as_str), Some("and 7 more"));
     }
 
     #[test]

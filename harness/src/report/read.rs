@@ -11,7 +11,7 @@ use super::window::{Frame, Window};
 use super::{Link, Page, Partly, Trial};
 use crate::events::{self, Event};
 use crate::history::{self, Entry};
-use crate::jsonl::{Error, Reader};
+use crate::jsonl::{self, Error, Reader};
 use crate::judge::{HISTORY, OBSERVATION};
 use crate::observation::{self, Record};
 use crate::plan::Plan;
@@ -184,7 +184,7 @@ fn window(dir: &Path) -> Partly<Option<Window>> {
 
 /// Reads a log record by record until `take` has enough. The error is a
 /// sentence about what could not be read; the records before it were taken.
-fn each<T: DeserializeOwned>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bool) -> Result<(), String> {
+fn each<T: jsonl::Record>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bool) -> Result<(), String> {
     regular(path, u64::MAX)?;
     let problem = |error: Error| match error {
         Error::Io { action, source, .. } => format!("cannot {action} {}: {source}", name_of(path)),

@@ -1,8 +1,9 @@
 //! One thing wrong at a time: each must be found by the property that is there
-//! for it, and lead to the right grade. Run with `--nocapture` for the table.
+//! for it, and lead to the right grade. `cargo xtask test` shows the table.
 
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
 use freezeframe::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
+use freezeframe::judge::Judgement;
 use freezeframe::observation::Record;
 use freezeframe::verdict::{Grade, Property, Status};
 
@@ -133,41 +134,70 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
     }),
 ];
 
+/// How many worlds each mutant, and each right trial, is tried in.
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
+
 #[test]
-fn every_mutant_is_caught_by_its_property() {
+fn the_mutation_table() {
+    println!("{:<42} {:<33} {:<22} also", "planted", "caught by", "grade");
     let mut wrong = Vec::new();
-    println!("{:<40} {:<28} {:<22} others", "mutant", "property", "grade");
     for (name, property, grade, mutate) in MUTANTS {
-        for seed in 1..=3 {
+        let mut row = None;
+        for seed in SEEDS {
             let mut world = World::new(&Shape::new(seed));
             mutate(&mut world);
             let judgement = world.judge();
-            let others: Vec<_> = judgement
-                .findings
-                .iter()
-                .filter(|finding| finding.property != *property)
-                .map(|finding| finding.id.as_str())
-                .collect();
-            if seed == 1 {
-                println!("{name:<40} {property:<28} {grade:<22} {}", others.join(" "));
-            }
-            let found = judgement.findings.iter().any(|finding| finding.property == *property);
-            if !found || judgement.grade != *grade {
+            check_form(name, &judgement);
+            let (own, others): (Vec<_>, Vec<_>) =
+                judgement.findings.iter().partition(|finding| finding.property == *property);
+            if own.is_empty() || judgement.grade != *grade {
                 wrong.push(format!(
                     "{name}, seed {seed}: expected {property} and {grade}, got {} with {:?}",
                     judgement.reason,
                     judgement.findings.iter().map(|finding| &finding.id).collect::<Vec<_>>()
                 ));
+                row = Some("MISSED".to_owned());
             }
-            assert!(judgement.reason.starts_with(&format!("{}: ", judgement.grade)));
-            assert!(!judgement.reason.contains('\n'));
-            for finding in &judgement.findings {
-                assert_eq!(judgement.properties[&finding.property], Status::Broken);
-                assert!(finding.evidence.len() <= 13, "{name}: {:#?}", finding.evidence);
+            let others: Vec<_> = others.iter().map(|finding| finding.id.as_str()).collect();
+            row.get_or_insert_with(|| {
+                format!("{:<33} {grade:<22} {}", format!("{:<3} {property}", property.id()), others.join(" "))
+            });
+        }
+        println!("{name:<42} {}", row.unwrap_or_default().trim_end());
+    }
+    let mut alarms = Vec::new();
+    let right: [(&str, Mutation); 1] = [("nothing planted", |_| {})];
+    for (name, change) in right.iter().chain(LEGAL) {
+        for seed in SEEDS {
+            let mut world = World::new(&Shape::new(seed));
+            change(&mut world);
+            let judgement = world.judge();
+            if judgement.grade != ApplicationConsistent || !judgement.findings.is_empty() {
+                alarms.push(format!("{name}, seed {seed}: {}", judgement.reason));
             }
         }
+        println!("{name:<42} {:<33} {ApplicationConsistent}", "nothing");
     }
+    println!(
+        "{} defects planted, {} missed; {} right trials, {} false alarms; each with {} seeds.",
+        MUTANTS.len(),
+        wrong.len(),
+        right.len() + LEGAL.len(),
+        alarms.len(),
+        SEEDS.count()
+    );
+    wrong.append(&mut alarms);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What every judgement looks like, whatever it says.
+fn check_form(name: &str, judgement: &Judgement) {
+    assert!(judgement.reason.starts_with(&format!("{}: ", judgement.grade)));
+    assert!(!judgement.reason.contains('\n'));
+    for finding in &judgement.findings {
+        assert_eq!(judgement.properties[&finding.property], Status::Broken);
+        assert!(finding.evidence.len() <= 13, "{name}: {:#?}", finding.evidence);
+    }
 }
 
 #[test]

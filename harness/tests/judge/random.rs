@@ -17,6 +17,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             accounts,
             followers: ["nt", "ar"].map(str::to_owned)[..followers].to_vec(),
             load_ms,
+            freeze_at: 50,
             failing,
             losing,
             freeze: true,
