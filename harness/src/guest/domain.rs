@@ -1,5 +1,6 @@
 //! The domain's definition: what the guest is made of.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -41,9 +42,10 @@ impl Spec {
     /// The guest of a plan's image in one of its two roles, on these disks.
     pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>) -> Self {
         let Plan { image, accel, dir, .. } = plan;
-        let last = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-        // With the run in it, so that runs that share a libvirt do not meet.
-        let name = format!("freezeframe-{}-{}-{role}", last(dir.parent()), last(Some(dir.as_path())));
+        // The run and the trial, so that runs that share a libvirt do not meet.
+        let mut folders: Vec<_> = dir.iter().rev().take(2).map(OsStr::to_string_lossy).collect();
+        folders.reverse();
+        let name = format!("freezeframe-{}-{role}", folders.join("-"));
         Self {
             name,
             accel: *accel,
