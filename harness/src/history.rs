@@ -117,6 +117,18 @@ pub enum Entry {
         /// What came of it.
         answer: ProbeAnswer,
     },
+    /// How much the guest has written to one disk since it was powered on, as
+    /// QEMU counts it. Written when the freeze has returned and before the thaw.
+    BlockStats {
+        /// When.
+        t: Nanos,
+        /// The disk's target name: `vda`.
+        disk: String,
+        /// Write requests.
+        writes: u64,
+        /// Bytes written.
+        bytes: u64,
+    },
     /// The load has stopped and the window is closed. Always the last line;
     /// without it the run was interrupted and acknowledgements may be missing.
     End {

@@ -119,6 +119,13 @@ impl Machine {
         Ok((Ipv4Addr::LOCALHOST, port).into())
     }
 
+    /// Write requests and bytes that reached a disk since power-on.
+    pub fn written(&self, disk: &str) -> Result<(u64, u64)> {
+        let stats =
+            self.domain.block_stats(disk).map_err(Error::libvirt(format!("count the writes to {disk}")))?;
+        Ok((stats.wr_req.unsigned_abs(), stats.wr_bytes.unsigned_abs()))
+    }
+
     /// An error about this guest, with what its console tells.
     pub(crate) fn trouble(&self, what: &str) -> Error {
         Error::Guest(format!(

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 
 use super::case::{
-    Account, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header, Index, Leg, Marks, NEVER,
-    Observation, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
+    Account, BlockStats, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header, Index, Leg,
+    Marks, NEVER, Observation, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
 };
 use crate::history::{Entry, Mark, Nanos, Op};
 use crate::observation::Record;
@@ -30,6 +30,7 @@ pub(super) struct Builder {
     marks: Marks,
     last_mark: Option<(Mark, Nanos)>,
     probes: Vec<Probe>,
+    block_stats: Vec<BlockStats>,
     ended: bool,
     observation: Option<Observation>,
 }
@@ -93,6 +94,10 @@ impl Builder {
                     return Err(format!("the probe ends at {end}, before it is sent at {t}"));
                 }
                 self.probes.push(Probe { sent: t, end, kind, answer });
+                Ok(())
+            }
+            Entry::BlockStats { t, disk, writes, bytes } => {
+                self.block_stats.push(BlockStats { t, disk, writes, bytes });
                 Ok(())
             }
             Entry::End { .. } => {
@@ -344,6 +349,7 @@ impl Builder {
             rolled_back: self.rolled_back,
             marks: self.marks,
             probes: self.probes,
+            block_stats: self.block_stats,
             complete: self.ended,
             observation: self.observation,
         }

@@ -25,6 +25,7 @@ pub struct Case {
     pub(super) rolled_back: HashSet<SentLeg>,
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
+    pub(super) block_stats: Vec<BlockStats>,
     /// The history has its last line.
     pub(super) complete: bool,
     pub(super) observation: Option<Observation>,
@@ -92,6 +93,15 @@ pub(super) struct Probe {
     pub(super) end: Nanos,
     pub(super) kind: ProbeKind,
     pub(super) answer: ProbeAnswer,
+}
+
+/// What a guest had written to a disk by some moment.
+#[derive(Debug)]
+pub(super) struct BlockStats {
+    pub(super) t: Nanos,
+    pub(super) disk: String,
+    pub(super) writes: u64,
+    pub(super) bytes: u64,
 }
 
 /// When the trial crossed the marks of the freeze window.

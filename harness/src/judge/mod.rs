@@ -18,7 +18,7 @@
 //! | `rows` | R1 to R5 | are the rows right in themselves |
 //! | `cut` | D, D*, F, F* | is the cut where it must be |
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
-//! | `quiet` | Q1, Q2, Q4 | was the guest quiet in the window |
+//! | `quiet` | Q1 to Q4 | was the guest quiet in the window |
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
 //!
 //! A property that lacks an input says so and never passes; a grade needs the
@@ -195,8 +195,8 @@ fn examine(property: Property, view: &View<'_>) -> Ruling {
         Property::NoPreparedTransactions => boot::no_prepared_transactions(view),
         Property::FilesystemClean => boot::filesystem_clean(view),
         Property::FreshBoot => boot::fresh_boot(view),
-        Property::DiskSilence
-        | Property::BinlogAgreement
+        Property::DiskSilence => quiet::disk_silence(view),
+        Property::BinlogAgreement
         | Property::RecordedPosition
         | Property::RollForward
         | Property::OutsideFiles

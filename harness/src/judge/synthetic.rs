@@ -166,11 +166,14 @@ impl Times {
         let mut entries = vec![mark(s0, Mark::SnapBegin, ""), mark(s1, Mark::SnapEnd, "")];
         if shape.freeze {
             let probe = |kind, answer| Entry::Probe { t: f1 + 10, end: s0 - 10, kind, answer };
+            let written = |t, writes, bytes| Entry::BlockStats { t, disk: "vda".into(), writes, bytes };
             entries.extend([
                 mark(f0, Mark::FreezeCall, ""),
                 mark(f1, Mark::FreezeOk, "2"),
                 probe(ProbeKind::Transactional, ProbeAnswer::Locked),
                 probe(ProbeKind::Memory, ProbeAnswer::Done),
+                written(f1 + 5, 900, 14_000_000),
+                written(t0 - 5, 902, 14_008_192),
                 mark(t0, Mark::ThawCall, ""),
                 mark(t1, Mark::ThawOk, "2"),
             ]);
@@ -474,6 +477,7 @@ fn time(entry: &Entry) -> Nanos {
         | Entry::Resolved { t, .. }
         | Entry::Mark { t, .. }
         | Entry::Probe { t, .. }
+        | Entry::BlockStats { t, .. }
         | Entry::End { t } => *t,
     }
 }

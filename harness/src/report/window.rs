@@ -187,7 +187,7 @@ impl Builder {
                 }
             }
             Entry::End { t } => self.last = self.last.max(*t),
-            Entry::Setup { .. } | Entry::Mark { .. } | Entry::Probe { .. } => {}
+            Entry::Setup { .. } | Entry::Mark { .. } | Entry::Probe { .. } | Entry::BlockStats { .. } => {}
         }
     }
 

@@ -15,7 +15,7 @@ use crate::database::{self, Access};
 use crate::error::{Error, Result};
 use crate::events::{self, Stage};
 use crate::guest::{Drive, Machine, Spec, Transcript};
-use crate::history::Mark;
+use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
 use crate::interrupt;
 use crate::load::{HistoryLog, Load};
@@ -188,6 +188,7 @@ impl<'a> Trial<'a> {
         })?;
         let Some(window) = window else { return Ok(false) };
         let frozen = Instant::now();
+        self.count_writes(machine, drives)?;
         let answers = probes.send(&self.runtime, &self.history);
         progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
         // The probes bound themselves; the window's guard bounds them once more.
@@ -195,6 +196,7 @@ impl<'a> Trial<'a> {
             .block_on(answers)
             .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
         interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
+        self.count_writes(machine, drives)?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.
@@ -202,6 +204,16 @@ impl<'a> Trial<'a> {
             Ok(((), detail))
         })?;
         Ok(true)
+    }
+
+    /// What the guest has written so far, by QEMU's count.
+    fn count_writes(&self, machine: &Machine, drives: &[Drive]) -> Result<()> {
+        for Drive { target: disk, .. } in drives {
+            let (writes, bytes) = machine.written(disk)?;
+            let t = clock::now();
+            self.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
+        }
+        Ok(())
     }
 
     fn snapshot(&self, machine: &Machine, drives: &[Drive]) -> Result<((), String)> {

@@ -64,6 +64,8 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("both probes executed", Property::LockProbe, CrashConsistent, probes_done),
     ("only the file system frozen", Property::LockProbe, CrashConsistent, probe_hangs),
     ("lock lost inside the window", Property::LockProbe, CrashConsistent, lock_lost),
+    ("disk written to in the window", Property::DiskSilence, CrashConsistent, disk_is_loud),
+    ("write count goes backwards", Property::DiskSilence, CrashConsistent, count_goes_backwards),
     ("thaw reports a lost lock", Property::LockIdentity, CrashConsistent, thaw_fails),
     ("acked MyISAM row lost", Property::NonTransactionalDurability, Inconsistent, lose_row),
     (
@@ -770,6 +772,22 @@ fn probes_done(world: &mut World) {
 
 fn probe_hangs(world: &mut World) {
     answer(world, ProbeAnswer::Hung, ProbeAnswer::Done);
+}
+
+fn last_count(world: &mut World) -> (&mut u64, &mut u64) {
+    let counts = world.history.iter_mut().filter_map(|entry| match entry {
+        Entry::BlockStats { writes, bytes, .. } => Some((writes, bytes)),
+        _ => None,
+    });
+    counts.last().unwrap()
+}
+
+fn disk_is_loud(world: &mut World) {
+    *last_count(world).0 += 100;
+}
+
+fn count_goes_backwards(world: &mut World) {
+    *last_count(world).1 = 0;
 }
 
 fn lock_lost(world: &mut World) {
