@@ -149,9 +149,6 @@ impl<'a> Trial<'a> {
     /// Starts the load and lets it run its time.
     fn load(&self, machine: &Machine, access: &Access) -> Result<(Load, String)> {
         let Plan { image, load, seed, limits, .. } = self.plan;
-        // As root over the server's own socket: the load's account may not do this.
-        let profile = database::profile_statements(load.profile);
-        machine.agent().script("mysql", profile.as_bytes(), limits.agent)?;
         let running = Load::start(
             &self.runtime,
             access,
@@ -164,6 +161,10 @@ impl<'a> Trial<'a> {
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that.
         machine.agent().script("sync", b"", limits.agent)?;
+        // Only now, so that the tables themselves are safe whatever the profile;
+        // as root over the server's own socket, because the load's account may not.
+        let profile = database::profile_statements(load.profile);
+        machine.agent().script("mysql", profile.as_bytes(), limits.agent)?;
         interrupt::pass(Duration::from_secs_f64(load.seconds))?;
         self.strike(Point::BeforeFreeze, machine)?;
         let detail = format!("{} transfers acknowledged", running.acknowledged());
