@@ -231,7 +231,8 @@ async fn transact(
     while !results.is_empty() {
         versions.extend(results.collect::<u32>().await?);
     }
-    drop(results);
+    // An error of a later statement ends the loop without a word; only this tells it.
+    results.drop_result().await?;
     let &[low_version, high_version] = versions.as_slice() else {
         return Err(mysql_async::Error::Other("an account is missing".into()));
     };

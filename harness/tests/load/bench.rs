@@ -103,17 +103,14 @@ pub(crate) struct Run<'a> {
 
 impl Run<'_> {
     pub(crate) fn start(&self, seed: u64) -> Load {
+        self.start_impatiently(seed, STATEMENT_LIMIT)
+    }
+
+    /// With writers that give a statement up after this limit.
+    pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
         let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, seconds: 0.0 };
-        Load::start(
-            &self.client.runtime,
-            &self.client.access,
-            Database::Mariadb,
-            &load,
-            seed,
-            STATEMENT_LIMIT,
-            &self.history,
-        )
-        .unwrap()
+        let Client { runtime, access, .. } = self.client;
+        Load::start(runtime, access, Database::Mariadb, &load, seed, limit, &self.history).unwrap()
     }
 
     pub(crate) fn stop(&self, load: Load) {

@@ -1,5 +1,7 @@
 //! Runs of the load: undisturbed, and with everything failing that may fail in a trial.
 
+use std::time::Duration;
+
 use freezeframe::history::{Mark, Op};
 use freezeframe::judge::Judgement;
 use freezeframe::load::{ACCOUNTS, Load};
@@ -154,6 +156,32 @@ fn what_the_server_rolls_back_is_gone() {
     let (deadlocks, timeouts) = (failed("1213"), failed("1205"));
     eprintln!("rolled back: {deadlocks} in a deadlock, {timeouts} after a timeout");
     assert!(deadlocks > 0 && timeouts >= WRITERS as usize);
+}
+
+/// Longer than a writer waits for an answer, so that it cannot know whether its COMMIT went through
+/// after all; nor can the server say so while the old session may still commit.
+#[test]
+fn an_answer_that_comes_too_late_is_found_out() {
+    let (server, client) = serve(&[]);
+    let run = client.run("trial");
+    let mut holder = client.connect();
+    let load = run.start_impatiently(6, Duration::from_millis(500));
+    wait_for_transfers(&load, 50);
+    let asking = "SELECT COUNT(*) FROM information_schema.processlist
+                  WHERE info LIKE '%FROM cl%FOR UPDATE' AND time_ms > 400";
+    for _ in 0..3 {
+        client.runtime.block_on(hold_the_backup_lock(&mut holder)).unwrap();
+        wait_until("writers ask what became of it", || server.sql(asking) != "0");
+        client.runtime.block_on(holder.query_drop("BACKUP STAGE END")).unwrap();
+        wait_for_transfers(&load, 50);
+    }
+
+    let (story, judgement) = at_rest(&run, load);
+    assert_eq!(judgement.findings, []);
+    story.is_true_of_followers(&run.dir);
+    let (present, absent) = (story.count(Fate::There, true), story.count(Fate::Gone, true));
+    eprintln!("too late; unknown: {present} found present, {absent} absent");
+    assert!(present > 0);
 }
 
 #[test]
