@@ -11,7 +11,7 @@ mod call;
 mod probes;
 #[path = "load/runs.rs"]
 mod runs;
-#[allow(unused, reason = "shared with the tests of the hooks, which use more of it")]
+#[allow(dead_code, reason = "shared with the tests of the hooks, which use more of it")]
 #[path = "hooks/server.rs"]
 mod server;
 #[path = "load/story.rs"]

@@ -26,8 +26,8 @@ pub(crate) const WRITERS: u32 = 6;
 /// One statement of the load. Nothing here but a lock takes longer than milliseconds.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long writers may take to finish.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything here may take: what exceeds it hangs.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// What a trial has on the host's side: a way to the server, and a place for its logs.
 pub(crate) struct Client {
@@ -72,10 +72,17 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
 }
 
 impl Client {
+    /// Waits for what must come.
+    #[track_caller]
+    pub(crate) fn wait<T>(&self, event: impl Future<Output = T>) -> T {
+        // The timer belongs to the runtime, so it is made inside.
+        self.runtime.block_on(async { tokio::time::timeout(LIMIT, event).await }).expect("no answer in time")
+    }
+
     /// A new run, on an empty schema.
     pub(crate) fn run(&self, name: &str) -> Run<'_> {
         let empty = format!("DROP DATABASE {SCHEMA}; CREATE DATABASE {SCHEMA}");
-        self.runtime.block_on(self.connect().query_drop(empty)).unwrap();
+        self.wait(self.connect().query_drop(empty)).unwrap();
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
         Run { client: self, history: HistoryLog::create(&dir.join(HISTORY)).unwrap(), dir }
@@ -83,14 +90,14 @@ impl Client {
 
     /// A connection of the load's account.
     pub(crate) fn connect(&self) -> Conn {
-        self.runtime.block_on(self.access.connect_patiently(STATEMENT_LIMIT)).unwrap()
+        self.wait(self.access.connect_patiently(STATEMENT_LIMIT)).unwrap()
     }
 
     /// A connection of root, over the server's own socket.
     pub(crate) fn connect_as_root(&self, server: &Server) -> Conn {
         let socket = server.socket().display().to_string();
         let opts = OptsBuilder::default().user(Some("root")).socket(Some(socket)).db_name(Some(SCHEMA));
-        self.runtime.block_on(Conn::new(opts)).unwrap()
+        self.wait(Conn::new(opts)).unwrap()
     }
 }
 
@@ -114,7 +121,7 @@ impl Run<'_> {
     }
 
     pub(crate) fn stop(&self, load: Load) {
-        load.stop(&self.client.runtime, PATIENCE).unwrap();
+        load.stop(&self.client.runtime, LIMIT).unwrap();
     }
 
     /// Writes down what the tables hold now, as a trial does with a restored server's.
@@ -125,7 +132,7 @@ impl Run<'_> {
         out.write(&server).unwrap();
         let mut conn = self.client.connect();
         let tables = observe::tables(&mut conn, follower_tables(Database::Mariadb), &mut out);
-        self.client.runtime.block_on(tables).unwrap();
+        self.client.wait(tables).unwrap();
         observe::complete(out).unwrap();
     }
 }
@@ -137,7 +144,8 @@ pub(crate) fn wait_for_transfers(load: &Load, more: u64) {
     wait_until("transfers are acknowledged", || load.acknowledged() >= enough);
 }
 
-/// The port may be taken again before the server has it, but the kernel hands out another one first.
+/// A port that was free a moment ago. The kernel chooses among thousands at random, so nobody else is
+/// likely to be given it before the server has it.
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).unwrap()
 }

@@ -1,7 +1,5 @@
 //! The quiescence probes against locks that are held, not held and lost.
 
-use std::time::Duration;
-
 use freezeframe::history::{self, Entry, ProbeAnswer, ProbeKind};
 use freezeframe::jsonl::Reader;
 use freezeframe::judge::HISTORY;
@@ -10,12 +8,9 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinHandle;
 
-use crate::bench::{Client, Run, serve};
+use crate::bench::{Client, LIMIT, Run, serve};
 use crate::call::{send_signal, wait_until};
 use crate::server::Server;
-
-/// Longer than anything here takes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// What MariaDB's backup tools hold.
 pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result<()> {
@@ -59,7 +54,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn answers(self, waiting: JoinHandle<freezeframe::error::Result<()>>) -> (ProbeAnswer, ProbeAnswer) {
-        self.client.runtime.block_on(waiting).unwrap().unwrap();
+        self.client.wait(waiting).unwrap().unwrap();
         self.run.history.finish().unwrap();
         let answer = |asked| {
             let entries = Reader::<Entry>::open(&self.run.dir.join(HISTORY), history::KIND).unwrap();
@@ -100,14 +95,14 @@ fn probes_tell_what_holds_writes_back() {
 
     let ready = Ready::new(&client, "backup-lock");
     let mut holder = client.connect();
-    client.runtime.block_on(hold_the_backup_lock(&mut holder)).unwrap();
+    client.wait(hold_the_backup_lock(&mut holder)).unwrap();
     assert_eq!(ready.ask(), (ProbeAnswer::Done, ProbeAnswer::Locked));
-    client.runtime.block_on(holder.query_drop("BACKUP STAGE END")).unwrap();
+    client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
 
     let ready = Ready::new(&client, "global-read-lock");
-    client.runtime.block_on(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
+    client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
     assert_eq!(ready.ask(), (ProbeAnswer::Locked, ProbeAnswer::Locked));
-    client.runtime.block_on(holder.query_drop("UNLOCK TABLES")).unwrap();
+    client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
 
     let ready = Ready::new(&client, "stopped");
     let stopped = Stopped::new(&server);
@@ -125,12 +120,12 @@ fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
     let (server, client) = serve(&[]);
     let ready = Ready::new(&client, "lost");
     let mut holder = client.connect();
-    client.runtime.block_on(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
+    client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
     let (waiting, asked) = ready.send();
     let waits = "SELECT COUNT(*) FROM information_schema.processlist
                  WHERE info LIKE 'UPDATE probe %' AND state LIKE 'Waiting for %lock'";
     wait_until("the update waits", || server.sql(waits) == "1");
-    client.runtime.block_on(holder.query_drop("UNLOCK TABLES")).unwrap();
+    client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
     let (memory, transactional) = asked.answers(waiting);
     assert_eq!(memory, ProbeAnswer::Done);
     assert!(matches!(transactional, ProbeAnswer::Locked | ProbeAnswer::Done), "{transactional:?}");
