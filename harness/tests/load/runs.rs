@@ -168,10 +168,10 @@ fn an_answer_that_comes_too_late_is_found_out() {
     let run = client.run("trial");
     let mut root = client.connect_as_root(&server);
     let mut holder = client.connect();
-    let load = run.start_impatiently(6, Duration::from_millis(500));
+    let load = run.start_impatiently(6, Duration::from_millis(200));
     let asks = "info LIKE '%FROM cl%FOR UPDATE'";
     let is_asked =
-        format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {asks} AND time_ms > 400");
+        format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {asks} AND time_ms > 100");
     for _ in 0..3 {
         wait_for_transfers(&load, 50);
         client.wait(hold_the_backup_lock(&mut holder)).unwrap();
@@ -181,7 +181,8 @@ fn an_answer_that_comes_too_late_is_found_out() {
         client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     }
 
-    // Told to stop, they do so without an answer.
+    // Told to stop, they do so without an answer. The server may end the COMMIT of a client that is
+    // gone before the lock is released, so some may get one.
     wait_for_transfers(&load, 50);
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
     wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
@@ -195,7 +196,7 @@ fn an_answer_that_comes_too_late_is_found_out() {
     story.is_true_of_followers(&run.dir);
     let [present, absent, open] = [Fate::There, Fate::Gone, Fate::Open].map(|fate| story.count(fate, true));
     eprintln!("too late; unknown: {present} found present, {absent} absent, {open} never found out");
-    assert!(present > 0 && open > 0);
+    assert!(present + absent + open >= WRITERS as usize, "too few outcomes were unknown to prove anything");
 }
 
 #[test]
