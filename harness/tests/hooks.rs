@@ -13,5 +13,6 @@ mod mysql;
 mod sample;
 #[path = "hooks/scripts.rs"]
 mod scripts;
+#[allow(dead_code, reason = "shared with the tests of the load, which use more of it")]
 #[path = "hooks/server.rs"]
 mod server;

@@ -6,7 +6,8 @@ use crate::error::Failure;
 use crate::{host, setup};
 
 /// Runs every test that needs no guest: units, the judge against planted
-/// defects, the hooks against real servers, scenario and image files.
+/// defects, the hooks and the load against real servers, scenario and image
+/// files.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only tests whose name contains one of these.

@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{ACCOUNTS, Shared};
 use crate::clock;
@@ -25,6 +26,9 @@ const MAX_AMOUNT: i64 = 1000;
 
 /// Bytes of payload in each row.
 const PAYLOAD: std::ops::RangeInclusive<usize> = 32..=256;
+
+/// The pause before an outcome is asked for again.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
 
 struct Writer {
     shared: Arc<Shared>,
@@ -99,15 +103,27 @@ impl Writer {
             }
             Outcome::Unknown(error) => {
                 self.log(&Entry::Unknown { t, c, n, error })?;
-                self.reconnect().await?;
-                // The locking read waits until an old session that may still
-                // commit has done so or is gone: its transaction holds this row.
-                let sql = format!("SELECT seq FROM cl WHERE c = {c} FOR UPDATE");
-                let seq: Option<u32> =
-                    self.conn.query_first(sql).await.map_err(Error::sql("tell a writer its own counter"))?;
-                let present = seq.is_some_and(|seq| seq >= n);
+                let Some(present) = self.resolve(n).await? else { return Ok(false) };
                 self.log(&Entry::Resolved { t: clock::now(), c, n, present })?;
                 Ok(present)
+            }
+        }
+    }
+
+    /// Reads back whether a transfer is there; `None` when the load was told to
+    /// stop before the server said so.
+    async fn resolve(&mut self, n: u32) -> Result<Option<bool>> {
+        // The locking read waits until an old session that may still commit has
+        // done so or is gone: its transaction holds this row.
+        let sql = format!("SELECT seq FROM cl WHERE c = {} FOR UPDATE", self.client);
+        loop {
+            self.reconnect().await?;
+            match timeout(self.shared.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
+                Ok(Ok(seq)) => return Ok(Some(seq.is_some_and(|seq| seq >= n))),
+                // What broke the last connection may break this one too, and an
+                // old session may keep the row for longer than the server waits.
+                Ok(Err(_)) | Err(_) if self.shared.stop.load(Ordering::Relaxed) => return Ok(None),
+                Ok(Err(_)) | Err(_) => sleep(RESOLVE_AGAIN).await,
             }
         }
     }
@@ -215,7 +231,8 @@ async fn transact(
     while !results.is_empty() {
         versions.extend(results.collect::<u32>().await?);
     }
-    drop(results);
+    // An error of a later statement ends the loop without a word; only this tells it.
+    results.drop_result().await?;
     let &[low_version, high_version] = versions.as_slice() else {
         return Err(mysql_async::Error::Other("an account is missing".into()));
     };

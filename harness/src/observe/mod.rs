@@ -6,7 +6,7 @@ mod log;
 mod tables;
 
 pub use disk::disks;
-pub use tables::{server, server_failed};
+pub use tables::{server, server_failed, tables};
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ const MESSAGES: usize = 10;
 /// The most of the server's log that is read, bytes.
 const LOG_LIMIT: u32 = 256 * 1024;
 
-/// Observes a server that answers.
+/// Observes a server that answers: its log, then its tables.
 pub async fn server(
     conn: &mut Conn,
     agent: &Agent,
@@ -34,7 +34,11 @@ pub async fn server(
         prepared: Some(recovery.prepared),
         recovery: recovery.lines,
     })?;
+    tables(conn, followers, out).await
+}
 
+/// Observes every table of the load.
+pub async fn tables(conn: &mut Conn, followers: &[(&str, &str)], out: &mut ObservationLog) -> Result<()> {
     let memory: Option<u64> =
         conn.query_first("SELECT COUNT(*) FROM probe").await.map_err(Error::sql("read the MEMORY table"))?;
     out.write(&Record::MemoryRows { rows: memory.unwrap_or(0) })?;

@@ -13,6 +13,7 @@ use crate::call::{is_running, program, wait_until};
 /// Has a root account without a password, and ends with this value.
 pub(crate) struct Server {
     dir: TempDir,
+    command: Command,
     process: Child,
 }
 
@@ -37,13 +38,26 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let process = command.spawn().expect("start mariadbd");
-        let mut this = Self { dir, process };
-        wait_until("the server answers", || {
-            let ended = this.process.try_wait().expect("look after the server").is_some();
-            assert!(!ended, "the server ended: {}", fs::read_to_string(at("server.log")).unwrap_or_default());
-            this.query("SELECT 1").status.success()
-        });
+        let mut this = Self { dir, command, process };
+        this.wait_until_it_answers();
         this
+    }
+
+    /// Ends the server without any warning and starts it again on what it left.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.process.kill().expect("kill the server");
+        self.process.wait().expect("wait for the server");
+        self.process = self.command.spawn().expect("start mariadbd");
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let log = self.dir.path().join("server.log");
+        wait_until("the server answers", || {
+            let ended = self.process.try_wait().expect("look after the server").is_some();
+            assert!(!ended, "the server ended: {}", fs::read_to_string(&log).unwrap_or_default());
+            self.query("SELECT 1").status.success()
+        });
     }
 
     /// With tables to write to: `inno`, `isam` and `memory`, each with the rows 1 to 8.

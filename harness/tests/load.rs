@@ -1,0 +1,18 @@
+//! The load against a real MariaDB server, without a guest: what the history claims is what the
+//! tables hold, also when connections, locks or the server itself fail.
+#![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
+
+#[path = "load/bench.rs"]
+mod bench;
+#[allow(unused, reason = "shared with the tests of the hooks, which use more of it")]
+#[path = "hooks/call.rs"]
+mod call;
+#[path = "load/probes.rs"]
+mod probes;
+#[path = "load/runs.rs"]
+mod runs;
+#[allow(dead_code, reason = "shared with the tests of the hooks, which use more of it")]
+#[path = "hooks/server.rs"]
+mod server;
+#[path = "load/story.rs"]
+mod story;

@@ -1,0 +1,288 @@
+//! Runs of the load: undisturbed, and with everything failing that may fail in a trial.
+
+use std::time::Duration;
+
+use freezeframe::history::{Mark, Op};
+use freezeframe::judge::Judgement;
+use freezeframe::load::{ACCOUNTS, Load};
+use freezeframe::quiesce::Probes;
+use freezeframe::verdict::{Finding, Property, Status};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+
+use crate::bench::{LIMIT, Run, WRITERS, serve, wait_for_transfers};
+use crate::call::wait_until;
+use crate::probes::hold_the_backup_lock;
+use crate::story::{Fate, Story, judge_without_boot};
+
+/// Error 1094, ER_NO_SUCH_THREAD.
+const NO_SUCH_THREAD: u16 = 1094;
+
+/// What a copy of one instant has, whatever was acknowledged before it.
+const ONE_INSTANT: [Property; 10] = [
+    Property::Checksums,
+    Property::Atomicity,
+    Property::Conservation,
+    Property::IndexAgreement,
+    Property::ClientPrefix,
+    Property::Durability,
+    Property::NoFuture,
+    Property::RealTimeOrder,
+    Property::CausalOrder,
+    Property::VersionOrder,
+];
+
+#[test]
+fn a_copy_under_the_lock_is_what_was_acknowledged() {
+    let (_server, client) = serve(&[]);
+    let run = client.run("trial");
+    let load = run.start(1);
+    wait_for_transfers(&load, 200);
+    let probes = Probes::connect(&client.runtime, &client.access, LIMIT).unwrap();
+    let mut holder = client.connect();
+
+    run.history.mark(Mark::FreezeCall, "").unwrap();
+    client.wait(hold_the_backup_lock(&mut holder)).unwrap();
+    run.history.mark(Mark::FreezeOk, "1").unwrap();
+    let answers = probes.send(&client.runtime, &run.history);
+    run.history.mark(Mark::SnapBegin, "").unwrap();
+    run.observe();
+    run.history.mark(Mark::SnapEnd, "").unwrap();
+    client.wait(answers).unwrap().unwrap();
+    run.history.mark(Mark::ThawCall, "").unwrap();
+    client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
+    let thawed = run.history.mark(Mark::ThawOk, "1").unwrap();
+    assert!(load.wait_for_write(thawed, LIMIT).unwrap());
+    run.stop(load);
+    run.history.finish().unwrap();
+
+    let judgement = judge_without_boot(&run.dir);
+    holds(&judgement, &ONE_INSTANT);
+    holds(
+        &judgement,
+        &[
+            Property::QuiescedDurability,
+            Property::NoFutureStrict,
+            Property::WindowSilence,
+            Property::LockProbe,
+            Property::LockIdentity,
+            Property::NonTransactionalDurability,
+            Property::TableCheck,
+        ],
+    );
+    assert_eq!(judgement.findings, []);
+    assert_eq!(judgement.resumed, Some(true));
+
+    let story = Story::read(&run.dir);
+    let everything = story.transfers().count();
+    assert_eq!(story.count(Fate::There, false), everything, "nothing disturbs an undisturbed run");
+    // The same load looked at once more, at rest: nothing but what was acknowledged.
+    run.observe();
+    story.is_true_of_transfers(&run.dir);
+    story.is_true_of_followers(&run.dir);
+}
+
+#[test]
+fn what_a_killed_connection_leaves_is_found_out() {
+    const TRANSFERS: u64 = 1500;
+    let (server, client) = serve(&[]);
+    let run = client.run("trial");
+    let mut root = client.connect_as_root(&server);
+    let load = run.start(2);
+    let mut kills = 0;
+    while load.acknowledged() < TRANSFERS {
+        wait_for_transfers(&load, 5);
+        // A COMMIT that is cut off may be executed all the same; what comes before it is not.
+        let which = if kills % 2 == 0 { "info = 'COMMIT'" } else { "command = 'Sleep'" };
+        kills += u64::from(client.wait(kill_a_writer(&mut root, which)).unwrap());
+    }
+    let (story, judgement) = at_rest(&run, load);
+    assert_eq!(judgement.findings, []);
+    story.is_true_of_followers(&run.dir);
+    let (present, absent) = (story.count(Fate::There, true), story.count(Fate::Gone, true));
+    eprintln!("{kills} connections killed; unknown: {present} found present, {absent} absent");
+    assert!(present + absent >= 10, "too few outcomes were unknown to prove anything");
+    assert!(present > 0 && absent > 0);
+}
+
+#[test]
+fn what_the_server_rolls_back_is_gone() {
+    let (server, client) = serve(&["--innodb-lock-wait-timeout=1", "--lock-wait-timeout=1"]);
+    server.sql(
+        "SET GLOBAL innodb_monitor_enable='lock_timeouts'; SET GLOBAL innodb_monitor_enable='lock_deadlocks'",
+    );
+    let metric = |name: &str| -> u64 {
+        let query = format!("SELECT count FROM information_schema.innodb_metrics WHERE name='{name}'");
+        server.sql(&query).parse().unwrap()
+    };
+    let run = client.run("trial");
+    let mut root = client.connect_as_root(&server);
+    let load = run.start(3);
+    let mut send = |statement: &str| client.wait(root.query_drop(statement));
+    wait_for_transfers(&load, 50);
+
+    // Against the order of the load; it changes more rows, so that mostly a writer is the victim.
+    wait_until("deadlocks", || {
+        // This side may be the victim as well.
+        let half = ACCOUNTS / 2;
+        let _ = send(&format!(
+            "BEGIN; UPDATE acct SET bal = bal + 1 WHERE id > {half};
+             UPDATE acct SET bal = bal + 1 WHERE id <= {half}; ROLLBACK"
+        ));
+        metric("lock_deadlocks") >= 10
+    });
+    send("ROLLBACK").unwrap();
+    wait_for_transfers(&load, 50);
+
+    let timeouts = metric("lock_timeouts");
+    send("BEGIN; SELECT COUNT(*) FROM acct FOR UPDATE").unwrap();
+    wait_until("waits for rows end", || metric("lock_timeouts") >= timeouts + u64::from(WRITERS));
+    send("ROLLBACK").unwrap();
+    wait_for_transfers(&load, 50);
+
+    // A COMMIT that waits for the backup lock in vain. Whoever waits for a row may be behind it.
+    let others = || metric("lock_timeouts") + metric("lock_deadlocks");
+    let (rollbacks, before) = (server.status("COM_ROLLBACK"), others());
+    client.wait(hold_the_backup_lock(&mut root)).unwrap();
+    wait_until("a COMMIT is refused", || server.status("COM_ROLLBACK") - rollbacks > others() - before);
+    client.wait(root.query_drop("BACKUP STAGE END")).unwrap();
+    wait_for_transfers(&load, 50);
+
+    let (story, judgement) = at_rest(&run, load);
+    assert_eq!(judgement.findings, []);
+    story.is_true_of_followers(&run.dir);
+    let failed = |code: &str| {
+        let with = |error: &Option<String>| error.as_ref().is_some_and(|error| error.contains(code));
+        story.transfers().filter(|sent| sent.fate == Fate::Gone && !sent.unknown && with(&sent.error)).count()
+    };
+    let (deadlocks, timeouts) = (failed("1213"), failed("1205"));
+    eprintln!("rolled back: {deadlocks} in a deadlock, {timeouts} after a timeout");
+    assert!(deadlocks > 0 && timeouts >= WRITERS as usize);
+}
+
+/// Longer than a writer waits for an answer, so that it cannot know whether its COMMIT went through
+/// after all; nor can the server say so while the old session may still commit.
+#[test]
+fn an_answer_that_comes_too_late_is_found_out() {
+    let (server, client) = serve(&[]);
+    let run = client.run("trial");
+    let mut root = client.connect_as_root(&server);
+    let mut holder = client.connect();
+    let load = run.start_impatiently(6, Duration::from_millis(200));
+    let asks = "info LIKE '%FROM cl%FOR UPDATE'";
+    let is_asked =
+        format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {asks} AND time_ms > 100");
+    for _ in 0..3 {
+        wait_for_transfers(&load, 50);
+        client.wait(hold_the_backup_lock(&mut holder)).unwrap();
+        // The question gets lost as well, and is asked again.
+        wait_until("a writer that asks is killed", || client.wait(kill_a_writer(&mut root, asks)).unwrap());
+        wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
+        client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
+    }
+
+    // Told to stop, they do so without an answer. The server may end the COMMIT of a client that is
+    // gone before the lock is released, so some may get one.
+    wait_for_transfers(&load, 50);
+    client.wait(hold_the_backup_lock(&mut holder)).unwrap();
+    wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
+    run.stop(load);
+    client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
+    let others = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'freezeframe' AND id <> ";
+    wait_until("the writers' sessions end", || server.sql(&format!("{others}{}", holder.id())) == "0");
+
+    let (story, judgement) = look_at(&run);
+    assert_eq!(judgement.findings, []);
+    story.is_true_of_followers(&run.dir);
+    let [present, absent, open] = [Fate::There, Fate::Gone, Fate::Open].map(|fate| story.count(fate, true));
+    eprintln!("too late; unknown: {present} found present, {absent} absent, {open} never found out");
+    assert!(present + absent + open >= WRITERS as usize, "too few outcomes were unknown to prove anything");
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_server() {
+    let (mut server, client) = serve(&[]);
+    let run = client.run("trial");
+    let load = run.start(4);
+    for _ in 0..2 {
+        wait_for_transfers(&load, 150);
+        server.crash_and_restart();
+    }
+    wait_for_transfers(&load, 150);
+
+    let (story, judgement) = at_rest(&run, load);
+    // Nothing protects these rows from a server that dies.
+    let tables = [Property::NonTransactionalDurability, Property::TableCheck];
+    let others = judgement.findings.iter().filter(|finding| !tables.contains(&finding.property));
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<&Finding>::new());
+    let (present, absent) = (story.count(Fate::There, true), story.count(Fate::Gone, true));
+    eprintln!("server killed twice; unknown: {present} found present, {absent} absent");
+    assert!(present + absent > 0);
+}
+
+/// The same seed, the same operations: what differs is only how far each client comes, and what it
+/// had read of others.
+#[test]
+fn a_seed_repeats_its_operations() {
+    let (_server, client) = serve(&[]);
+    let sent = |name: &str, seed: u64| -> Vec<Vec<(u32, Op)>> {
+        let run = client.run(name);
+        let load = run.start(seed);
+        wait_for_transfers(&load, 150);
+        run.stop(load);
+        run.history.finish().unwrap();
+        let story = Story::read(&run.dir);
+        (1..=WRITERS).map(|client| story.undisturbed(client)).collect()
+    };
+    let (first, again, other) = (sent("first", 7), sent("again", 7), sent("other", 8));
+    for (first, again) in first.iter().zip(&again) {
+        let both = first.len().min(again.len());
+        assert!(both >= 15, "a client sent next to nothing");
+        assert_eq!(first[..both], again[..both]);
+    }
+    let all: Vec<_> = first.iter().chain(&other).map(|sent| &sent[0]).collect();
+    let alike = (0..all.len()).flat_map(|a| (0..a).map(move |b| (a, b))).find(|&(a, b)| all[a] == all[b]);
+    assert_eq!(alike, None, "every client and every seed goes its own way");
+}
+
+/// Ends a run and looks at what it left: one instant, and just what the history claims.
+#[track_caller]
+fn at_rest(run: &Run<'_>, load: Load) -> (Story, Judgement) {
+    run.stop(load);
+    look_at(run)
+}
+
+/// Looks at what a run that has ended left.
+#[track_caller]
+fn look_at(run: &Run<'_>) -> (Story, Judgement) {
+    run.history.mark(Mark::SnapBegin, "").unwrap();
+    run.observe();
+    run.history.mark(Mark::SnapEnd, "").unwrap();
+    run.history.finish().unwrap();
+    let story = Story::read(&run.dir);
+    story.is_true_of_transfers(&run.dir);
+    let judgement = judge_without_boot(&run.dir);
+    holds(&judgement, &ONE_INSTANT);
+    (story, judgement)
+}
+
+#[track_caller]
+fn holds(judgement: &Judgement, properties: &[Property]) {
+    for property in properties {
+        assert_eq!(judgement.properties[property], Status::Holds, "{property}: {:?}", judgement.findings);
+    }
+}
+
+/// Kills one of the load's connections of which this is true. False when there was none.
+async fn kill_a_writer(root: &mut Conn, condition: &str) -> mysql_async::Result<bool> {
+    let query = format!(
+        "SELECT id FROM information_schema.processlist
+         WHERE user = 'freezeframe' AND {condition} ORDER BY RAND() LIMIT 1"
+    );
+    let Some(id) = root.query_first::<u64, _>(query).await? else { return Ok(false) };
+    match root.query_drop(format!("KILL CONNECTION {id}")).await {
+        Ok(()) => Ok(true),
+        Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(false),
+        Err(error) => Err(error),
+    }
+}
