@@ -77,7 +77,11 @@ impl Story {
                 Entry::Resolved { c, n, present, .. } => {
                     (c, n, if present { Fate::There } else { Fate::Gone }, None)
                 }
-                Entry::Setup { .. } | Entry::Mark { .. } | Entry::Probe { .. } | Entry::End { .. } => {
+                Entry::Setup { .. }
+                | Entry::Mark { .. }
+                | Entry::Probe { .. }
+                | Entry::BlockStats { .. }
+                | Entry::End { .. } => {
                     continue;
                 }
             };
