@@ -22,6 +22,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("make a directory");
         let copied = Command::new("cp").arg("-a").arg(empty_datadir()).arg(dir.path().join("data")).status();
         assert!(copied.expect("run cp").success());
+        fs::create_dir(dir.path().join("tmp")).expect("make a directory");
         let root = dir.path().to_owned();
         let at = |name: &str| root.join(name).display().to_string();
         let mut command = Command::new(program("mariadbd"));
@@ -29,6 +30,8 @@ impl Server {
             .args(["--no-defaults", "--skip-networking", "--log-bin=binlog", "--server-id=1"])
             .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--key-buffer-size=1M"])
             .arg(format!("--datadir={}", at("data")))
+            // A server removes what it takes for leftovers there when it starts: not those of others.
+            .arg(format!("--tmpdir={}", at("tmp")))
             .arg(format!("--socket={}", at("socket")))
             .arg(format!("--pid-file={}", at("pid")))
             .arg(format!("--log-error={}", at("server.log")))

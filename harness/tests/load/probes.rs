@@ -1,5 +1,7 @@
 //! The quiescence probes against locks that are held, not held and lost.
 
+use std::fs;
+
 use freezeframe::history::{self, Entry, ProbeAnswer, ProbeKind};
 use freezeframe::jsonl::Reader;
 use freezeframe::judge::HISTORY;
@@ -76,7 +78,16 @@ struct Stopped<'a>(&'a Server);
 impl<'a> Stopped<'a> {
     fn new(server: &'a Server) -> Self {
         send_signal("STOP", server.pid());
-        Self(server)
+        let this = Self(server);
+        // The signal reaches one thread after the other, and one that still runs still answers.
+        wait_until("every thread stands still", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+            threads.filter_map(Result::ok).all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
+            })
+        });
+        this
     }
 }
 
