@@ -44,6 +44,7 @@ pub mod snapshot;
 #[cfg(feature = "vm")]
 pub mod trial;
 
+pub mod binlog;
 pub mod events;
 pub mod history;
 pub mod judge;

@@ -10,6 +10,9 @@ use crate::jsonl::{self, Scan};
 /// The `kind` in the header of `observation.jsonl`.
 pub const KIND: &str = "observation";
 
+/// Where a hook leaves the position of the binary log, inside the guest.
+pub const POSITION_FILE: &str = "/var/lib/fsfreeze-db/position";
+
 /// One line of `observation.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "o", rename_all = "snake_case", deny_unknown_fields)]
@@ -46,6 +49,37 @@ pub enum Record {
         path: String,
         /// Why.
         detail: String,
+    },
+    /// A transfer that a binary log on the raw image holds, committed.
+    BinlogTransfer {
+        /// The client.
+        c: u32,
+        /// The transfer's number.
+        n: u32,
+    },
+    /// Where the binary logs on the raw image end. Absent when the server keeps none.
+    BinlogEnd {
+        /// The last log of the index, without its directory.
+        file: String,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The binary logs, or one of them, could not be read to their end.
+    BinlogError {
+        /// The log or the index, without its directory.
+        file: String,
+        /// Why.
+        error: String,
+    },
+    /// The position that the hook recorded on the raw image. Absent when none did.
+    Position {
+        /// The binary log, without its directory.
+        file: String,
+        /// The byte in it at which the next event begins.
+        pos: u64,
+        /// The GTIDs committed, as the server wrote them.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        gtid: String,
     },
     /// The restored guest came up, and its server answered (or did not).
     Server {
@@ -174,6 +208,9 @@ impl jsonl::Record for Record {
                 crc: scan.unsigned(r#","crc":"#)?,
                 sum: scan.unsigned(r#","sum":"#)?,
             },
+            "binlog_transfer" => {
+                Self::BinlogTransfer { c: scan.unsigned(r#","c":"#)?, n: scan.unsigned(r#","n":"#)? }
+            }
             _ => return None,
         };
         scan.end("}\n")?;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use super::case::{
     Account, BlockStats, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header, Index, Leg,
-    Marks, NEVER, Observation, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
+    Marks, NEVER, Observation, Place, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
 };
 use crate::history::{Entry, Mark, Nanos, Op};
 use crate::observation::Record;
@@ -309,6 +309,18 @@ impl Builder {
             }
             Record::MyisamHeader { table, open_count } => seen.headers.push(Header { table, open_count }),
             Record::Unreadable { path, detail } => seen.unreadable.push(Trouble { what: path, why: detail }),
+            Record::BinlogTransfer { c, n } => seen.logged.push((c, n)),
+            Record::BinlogEnd { file, size } => {
+                if seen.log_end.replace(Place { file, byte: size }).is_some() {
+                    return Err("a second `binlog_end` record; a snapshot has one last log".into());
+                }
+            }
+            Record::BinlogError { file, error } => seen.cut_logs.push(Trouble { what: file, why: error }),
+            Record::Position { file, pos, gtid: _ } => {
+                if seen.position.replace(Place { file, byte: pos }).is_some() {
+                    return Err("a second `position` record; a hook leaves one".into());
+                }
+            }
             Record::Server { started, detail, prepared, recovery: _ } => {
                 if seen.server.is_some() {
                     return Err("a second `server` record; an observation is of one boot".into());

@@ -136,6 +136,14 @@ pub(super) struct Observation {
     pub(super) checked_disks: Vec<CheckedDisk>,
     pub(super) headers: Vec<Header>,
     pub(super) unreadable: Vec<Trouble>,
+    /// Transfers committed in the binary logs, as `(client, number)`.
+    pub(super) logged: Vec<(u32, u32)>,
+    /// The end of the last binary log.
+    pub(super) log_end: Option<Place>,
+    /// Binary logs that could not be read to their end.
+    pub(super) cut_logs: Vec<Trouble>,
+    /// The recorded position.
+    pub(super) position: Option<Place>,
     pub(super) checks: Vec<CheckedTable>,
     pub(super) indexes: Vec<Index>,
     pub(super) memory_rows: Option<u64>,
@@ -177,6 +185,13 @@ pub(super) struct CheckedDisk {
 pub(super) struct Header {
     pub(super) table: String,
     pub(super) open_count: u16,
+}
+
+/// A place in the binary logs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) file: String,
+    pub(super) byte: u64,
 }
 
 /// The outcome of `CHECK TABLE`.

@@ -20,10 +20,12 @@
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
 //! | `quiet` | Q1 to Q4 | was the guest quiet in the window |
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
+//! | `binlog` | B1, B2 | does the binary log agree with the tables |
 //!
 //! A property that lacks an input says so and never passes; a grade needs the
 //! properties that it rests on (see `grade`).
 
+mod binlog;
 mod boot;
 mod build;
 mod case;
@@ -192,15 +194,15 @@ fn examine(property: Property, view: &View<'_>) -> Ruling {
         Property::NonTransactionalDurability => tables::durability(view),
         Property::TablesClosed => tables::closed(view),
         Property::TableCheck => tables::check(view),
+        Property::BinlogAgreement => binlog::agreement(view),
+        Property::RecordedPosition => binlog::recorded_position(view),
         Property::NoPreparedTransactions => boot::no_prepared_transactions(view),
         Property::FilesystemClean => boot::filesystem_clean(view),
         Property::FreshBoot => boot::fresh_boot(view),
         Property::DiskSilence => quiet::disk_silence(view),
-        Property::BinlogAgreement
-        | Property::RecordedPosition
-        | Property::RollForward
-        | Property::OutsideFiles
-        | Property::DiskAgreement => Err(Missing("this harness does not measure it yet".into())),
+        Property::RollForward | Property::OutsideFiles | Property::DiskAgreement => {
+            Err(Missing("this harness does not measure it yet".into()))
+        }
     }
 }
 

@@ -372,6 +372,7 @@ struct Database {
     version: Vec<u32>,
     counter: Vec<u32>,
     legs: u64,
+    transfers: u64,
 }
 
 impl Database {
@@ -381,6 +382,7 @@ impl Database {
             version: vec![0; shape.accounts as usize],
             counter: vec![0; shape.writers as usize],
             legs: 0,
+            transfers: 0,
         }
     }
 
@@ -410,6 +412,8 @@ impl Database {
                     versions[usize::from(leg)] = ver;
                     row(Record::Leg { c, n, leg, dep, acct, amt, ver, crc, sum: crc })?;
                 }
+                self.transfers += 1;
+                row(Record::BinlogTransfer { c, n })?;
                 Ok(Some(versions))
             }
             Op::Follow { table, crc } => {
@@ -436,6 +440,12 @@ impl Database {
         image.extend(
             shape.followers.iter().map(|table| Record::MyisamHeader { table: table.clone(), open_count: 0 }),
         );
+        let (file, size) = ("binlog.000002".to_owned(), 400 + 700 * self.transfers);
+        if shape.freeze && shape.held {
+            let gtid = format!("0-1-{}", self.transfers);
+            image.push(Record::Position { file: file.clone(), pos: size, gtid });
+        }
+        image.push(Record::BinlogEnd { file, size });
         image.push(Record::Server {
             started: true,
             detail: "11.8.6-MariaDB".into(),

@@ -6,6 +6,7 @@ use super::case::CheckedTable;
 use super::tell::{Evidence, count, quote, were};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
+use crate::observation::POSITION_FILE;
 use crate::verdict::{Grade, Property};
 
 /// N1: every acknowledged row is there, and none without its transfer.
@@ -99,7 +100,7 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         };
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
-    if let Some(file) = seen.unreadable.first() {
+    if let Some(file) = seen.unreadable.iter().find(|file| file.what != POSITION_FILE) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Missing(format!("`{path}` could not be read from the raw snapshot: {why}")));
     }

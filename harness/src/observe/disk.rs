@@ -6,17 +6,17 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ext4_view::Ext4;
 
-use super::ObservationLog;
+use super::{ObservationLog, binlog};
 use crate::database::SCHEMA;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, printable};
 use crate::image::{Disk, Manifest};
-use crate::observation::Record;
+use crate::observation::{POSITION_FILE, Record};
 use crate::snapshot;
 
 /// Where ext4's superblock lies, and what is read of it. See the kernel's
@@ -84,9 +84,33 @@ fn examine(
         }
     }
 
+    let logs = in_file_system(image, disk, &image.server.datadir);
+    let position = in_file_system(image, disk, Path::new(POSITION_FILE));
+    if logs.is_some() || position.is_some() {
+        match Ext4::load_from_path(raw) {
+            Ok(fs) => {
+                logs.map_or(Ok(()), |datadir| binlog::logs(&fs, &datadir, log))?;
+                position.map_or(Ok(()), |path| binlog::recorded(&fs, &path, log))?;
+            }
+            Err(error) => {
+                let file = format!("/dev/{}", disk.target);
+                log.write(&Record::BinlogError { file, error: printable(&error.to_string()) })?;
+            }
+        }
+    }
+
     // Last, because it writes: the journal is replayed on the scratch copy.
     log.write(&fsck(disk, raw)?)?;
     Ok(())
+}
+
+/// A path of the guest as seen from the root of this disk's file system; `None`
+/// when it lies on another disk.
+fn in_file_system(image: &Manifest, disk: &Disk, path: &Path) -> Option<PathBuf> {
+    let holders = image.disks.iter().filter(|disk| path.starts_with(&disk.mount));
+    let nearest = holders.max_by_key(|disk| disk.mount.components().count())?;
+    let inside = path.strip_prefix(&disk.mount).ok().filter(|_| nearest.target == disk.target)?;
+    Some(Path::new("/").join(inside))
 }
 
 /// Whether the journal holds something to replay; `None` when this is no ext4.

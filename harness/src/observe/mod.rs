@@ -1,6 +1,7 @@
 //! Observe: everything that the snapshot's disks and the restored server hold,
 //! written down for the judge.
 
+mod binlog;
 mod disk;
 mod log;
 mod tables;

@@ -4,7 +4,7 @@
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
 use freezeframe::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
 use freezeframe::judge::Judgement;
-use freezeframe::observation::Record;
+use freezeframe::observation::{POSITION_FILE, Record};
 use freezeframe::verdict::{Grade, Property, Status};
 
 use crate::world::{Shape, Times, World};
@@ -86,6 +86,12 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("MyISAM table crashed", Property::TableCheck, Inconsistent, check_crashed),
     ("MyISAM table unreadable", Property::TableCheck, Inconsistent, follower_unreadable),
     ("InnoDB table corrupt", Property::TableCheck, Unusable, ledger_corrupt),
+    ("binlog event missing", Property::BinlogAgreement, Inconsistent, drop_logged),
+    ("one binlog event too many", Property::BinlogAgreement, Inconsistent, log_one_more),
+    ("binlog event twice", Property::BinlogAgreement, Inconsistent, log_twice),
+    ("position one event early", Property::RecordedPosition, CrashConsistent, position_early),
+    ("position one event late", Property::RecordedPosition, CrashConsistent, position_late),
+    ("position in an older file", Property::RecordedPosition, CrashConsistent, position_rotated),
     ("prepared transactions", Property::NoPreparedTransactions, CrashConsistent, prepared),
     ("journal dirty", Property::FilesystemClean, CrashConsistent, journal_dirty),
     ("live guest observed", Property::FreshBoot, Unknown, live_guest),
@@ -239,6 +245,25 @@ const LEGAL: &[(&str, Mutation)] = &[
     ("row acked after the thaw, not there", |world| {
         one_more_row(world, world.times.s1, Some(world.times.t1), false);
     }),
+    ("no hook recorded a position", |world| {
+        drop_records(world, |record| matches!(record, Record::Position { .. }));
+    }),
+    ("recorded position not readable", |world| {
+        drop_records(world, |record| matches!(record, Record::Position { .. }));
+        insert(world, Record::Unreadable { path: POSITION_FILE.into(), detail: "no number".into() });
+    }),
+    ("server without a binary log", |world| {
+        drop_records(world, |record| {
+            matches!(
+                record,
+                Record::BinlogEnd { .. } | Record::BinlogTransfer { .. } | Record::Position { .. }
+            )
+        });
+    }),
+    ("binary log not readable", |world| {
+        drop_records(world, is_logged);
+        insert(world, Record::BinlogError { file: "binlog.000001".into(), error: "it is encrypted".into() });
+    }),
     ("lock by the other kind of probe", |world| answer(world, ProbeAnswer::Hung, ProbeAnswer::Locked)),
     ("thawed twice, the second in vain", |world| {
         let t = world.times.t1 + 1;
@@ -377,6 +402,9 @@ mutate! {
     table_open: MyisamHeader { open_count } => *open_count = 1;
     journal_dirty: FileSystem { dirty } => *dirty = true;
     live_guest: MemoryRows { rows } => *rows = 1;
+    position_early: Position { pos } => *pos -= 700;
+    position_late: Position { pos } => *pos += 700;
+    position_rotated: Position { file } => *file = "binlog.000001".into();
     fsck_damage: Fsck { clean } => *clean = false;
 }
 
@@ -430,6 +458,25 @@ fn header_unreadable(world: &mut World) {
     drop_records(world, |record| matches!(record, Record::MyisamHeader { table, .. } if table == "nt"));
     let path = "/var/lib/mysql/ff/nt.MYI".into();
     insert(world, Record::Unreadable { path, detail: "not found".into() });
+}
+
+fn is_logged(record: &Record) -> bool {
+    matches!(record, Record::BinlogTransfer { .. })
+}
+
+fn drop_logged(world: &mut World) {
+    let lost = copy_of(world, is_logged);
+    drop_records(world, |record| *record == lost);
+}
+
+fn log_one_more(world: &mut World) {
+    let n = counters(world)[0] + 1;
+    insert(world, Record::BinlogTransfer { c: 1, n });
+}
+
+fn log_twice(world: &mut World) {
+    let logged = copy_of(world, is_logged);
+    insert(world, logged);
 }
 
 fn drop_leg(world: &mut World) {
@@ -513,6 +560,7 @@ fn apply(world: &mut World, c: u32, n: u32, op: &Op) -> Option<[u32; 2]> {
                 let (acct, amt, crc) = (*acct, *amt, *crc);
                 insert(world, Record::Leg { c, n, leg, dep: *dep, acct, amt, ver, crc, sum: crc });
             }
+            insert(world, Record::BinlogTransfer { c, n });
             Some(versions)
         }
         Op::Follow { table, crc } => {
@@ -546,7 +594,7 @@ fn lose_middle(world: &mut World) {
     drop_records(world, |record| of(record, c, n));
 }
 
-/// Loses a transfer and mends accounts and versions, so that the image agrees with itself.
+/// Loses a transfer and mends accounts, versions and binary log, so that the image agrees with itself.
 fn lose_middle_mended(world: &mut World) {
     let (c, n) = middle_transfer(world);
     lose_mended(world, c, n);
@@ -554,7 +602,7 @@ fn lose_middle_mended(world: &mut World) {
 
 fn lose_mended(world: &mut World, c: u32, n: u32) {
     let lost: Vec<Record> = world.image.iter().filter(|record| of(record, c, n)).cloned().collect();
-    drop_records(world, |record| of(record, c, n));
+    drop_records(world, |record| of(record, c, n) || *record == Record::BinlogTransfer { c, n });
     for leg in lost {
         let Record::Leg { acct: account, amt: amount, ver: version, .. } = leg else { continue };
         for record in &mut world.image {

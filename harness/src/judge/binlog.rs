@@ -1,0 +1,166 @@
+//! Whether the binary log, the second witness of what was committed, agrees
+//! with the tables and with the recorded position: B1, B2.
+
+use std::cmp::Ordering;
+
+use super::case::{Observation, Place};
+use super::tell::{Evidence, are, count, quote};
+use super::view::{LEDGER, Missing, View};
+use super::{Defect, Ruling};
+use crate::observation::POSITION_FILE;
+use crate::verdict::Property;
+
+/// A transfer, as `(client, number)`.
+type Key = (u32, u32);
+
+/// B1: the binary logs and the restored tables hold the same transfers.
+///
+/// Source: the two-phase commit between engine and binary log. Recovery commits
+/// what the log has and rolls back what it has not, so that both agree after
+/// any cut of one instant that kept what the server had flushed. Where they
+/// disagree, rolling forward from this backup loses or repeats transfers. Needs
+/// the logs of the raw image, read to their end, and the ledger.
+pub(super) fn agreement(view: &View<'_>) -> Ruling {
+    let (seen, _) = logs(view)?;
+    if let Some(log) = seen.cut_logs.first() {
+        let (file, why) = (quote(&log.what), quote(&log.why));
+        return Err(Missing(format!("`{file}` could not be read to its end: {why}")));
+    }
+    view.read(&[LEDGER])?;
+    let mut stored: Vec<Key> = seen.legs.iter().map(|leg| (leg.c, leg.n)).collect();
+    stored.sort_unstable();
+    stored.dedup();
+    let mut logged = seen.logged.clone();
+    logged.sort_unstable();
+
+    let anchor = view.anchor();
+    let name = |(c, n): Key| match view.case.transfer(c, n) {
+        Some(transfer) => anchor.transfer(c, n, transfer),
+        None => format!("client {c} transfer {n} (nobody sent it)"),
+    };
+    let (mut unlogged, mut unstored, mut twice) =
+        (Evidence::default(), Evidence::default(), Evidence::default());
+    for pair in logged.chunk_by(PartialEq::eq).filter(|same| same.len() > 1) {
+        twice.add(|| format!("{}: in the log {}", name(pair[0]), count(pair.len() as u64, "time")));
+    }
+    logged.dedup();
+    for (key, side) in differences(&stored, &logged) {
+        match side {
+            Side::Tables => unlogged.add(|| format!("{}: in the tables, not in the log", name(key))),
+            Side::Log => unstored.add(|| format!("{}: in the log, not in the tables", name(key))),
+        }
+    }
+
+    let mut parts = Vec::new();
+    for (evidence, what) in [
+        (&unlogged, "in the tables and not in the binary log"),
+        (&unstored, "in the binary log and not in the tables"),
+        (&twice, "in the binary log more than once"),
+    ] {
+        let n = evidence.total();
+        if n > 0 {
+            parts.push(format!("{} {} {what}", count(n, "transfer"), are(n)));
+        }
+    }
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    unlogged.append(unstored);
+    unlogged.append(twice);
+    Ok(Some(Defect::new(Property::BinlogAgreement, parts.join(", "), unlogged.into_lines())))
+}
+
+/// B2: the position that the hook recorded is the end of the last binary log.
+///
+/// Source: the hook asks the server for the position under its lock, so nothing
+/// may follow it in the image. A log that goes on shows that the position was
+/// taken before the lock, or that the lock did not hold. Needs a freeze that
+/// succeeded and a recorded position; a hook owes none.
+pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
+    let (seen, end) = logs(view)?;
+    // What an earlier or a failed freeze left behind says nothing about this one.
+    view.frozen()?;
+    let Some(recorded) = &seen.position else {
+        return Err(Missing(match seen.unreadable.iter().find(|file| file.what == POSITION_FILE) {
+            Some(file) => format!("the recorded position is not readable: {}", quote(&file.why)),
+            None => "no hook recorded a position".into(),
+        }));
+    };
+    if recorded == end {
+        return Ok(None);
+    }
+    let summary = if recorded.file == end.file {
+        match recorded.byte.cmp(&end.byte) {
+            Ordering::Less => {
+                format!("the binary log goes on for {} after the recorded position", bytes(end, recorded))
+            }
+            _ => format!("the binary log ends {} before the recorded position", bytes(recorded, end)),
+        }
+    } else {
+        "the recorded position is not in the last binary log".to_owned()
+    };
+    let evidence = vec![format!("recorded: {}", place(recorded)), format!("the log ends at: {}", place(end))];
+    Ok(Some(Defect::new(Property::RecordedPosition, summary, evidence)))
+}
+
+/// What was observed, and the end of its binary logs, if there are any.
+fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a Place), Missing> {
+    let seen = view.observed()?;
+    match (&seen.log_end, seen.cut_logs.first()) {
+        (Some(end), _) => Ok((seen, end)),
+        (None, Some(log)) => {
+            let (file, why) = (quote(&log.what), quote(&log.why));
+            Err(Missing(format!("`{file}` could not be read: {why}")))
+        }
+        (None, None) => Err(Missing("the server keeps no binary log".into())),
+    }
+}
+
+fn bytes(later: &Place, earlier: &Place) -> String {
+    count(later.byte.saturating_sub(earlier.byte), "byte")
+}
+
+fn place(place: &Place) -> String {
+    format!("`{}` byte {}", quote(&place.file), place.byte)
+}
+
+/// Who holds what the other does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Tables,
+    Log,
+}
+
+/// What only one of two sorted lists holds, in order.
+fn differences(tables: &[Key], log: &[Key]) -> Vec<(Key, Side)> {
+    let (mut tables, mut log) = (tables.iter().copied().peekable(), log.iter().copied().peekable());
+    let mut found = Vec::new();
+    loop {
+        let (next, side) = match (tables.peek(), log.peek()) {
+            (None, None) => return found,
+            (Some(a), Some(b)) if a == b => {
+                tables.next();
+                log.next();
+                continue;
+            }
+            (Some(a), Some(b)) if a > b => (log.next(), Side::Log),
+            (Some(_), _) => (tables.next(), Side::Tables),
+            (None, Some(_)) => (log.next(), Side::Log),
+        };
+        found.extend(next.map(|key| (key, side)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_name_their_side() {
+        let found = differences(&[(1, 1), (1, 2), (3, 1)], &[(1, 2), (2, 1), (4, 1)]);
+        let expected =
+            [((1, 1), Side::Tables), ((2, 1), Side::Log), ((3, 1), Side::Tables), ((4, 1), Side::Log)];
+        assert_eq!(found, expected);
+        assert_eq!(differences(&[], &[]), []);
+    }
+}

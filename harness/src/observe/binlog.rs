@@ -1,0 +1,222 @@
+//! The binary logs on the raw image, and the position that a hook recorded.
+//!
+//! Read as a mount would see them, the journal taken into account, and before
+//! any server starts: a server would go on in a new log.
+
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use ext4_view::Ext4;
+
+use super::ObservationLog;
+use crate::binlog::{Log, Position, index, position};
+use crate::database::SCHEMA;
+use crate::error::Result;
+use crate::guest::printable;
+use crate::observation::{POSITION_FILE, Record};
+
+/// The table whose rows are the legs of transfers.
+const LEDGER: &str = "ledger";
+
+/// The longest index or position file, bytes, and the most logs that are read
+/// together. A trial writes a few MiB.
+const MAX_TEXT: u64 = 1 << 20;
+const MAX_LOGS: u64 = 4 << 30;
+
+/// Why something on the image was not read, in words.
+type Why = String;
+
+/// Writes down what the binary logs hold and where they end. `datadir` is seen
+/// from the file system's own root.
+pub(super) fn logs(fs: &Ext4, datadir: &Path, log: &mut ObservationLog) -> Result<()> {
+    let names = match index_name(fs, datadir) {
+        // No server without an index keeps a binary log.
+        Ok(None) => return Ok(()),
+        Ok(Some(name)) => read_text(fs, &datadir.join(&name)).map_err(|why| (name, why)),
+        Err(why) => Err(("binary log index".to_owned(), why)),
+    };
+    let names: Vec<String> = match &names {
+        Ok(text) => index(text).map(str::to_owned).collect(),
+        Err((name, why)) => return failed(name, why, log),
+    };
+    let Some(last) = names.last() else { return Ok(()) };
+    let mut room = MAX_LOGS;
+    for name in &names {
+        let path = datadir.join(name);
+        let read = match size(fs, &path) {
+            Ok(size) if size > room => Err(format!("the binary logs are longer than {MAX_LOGS} bytes")),
+            Ok(size) => {
+                room -= size;
+                if name == last {
+                    log.write(&Record::BinlogEnd { file: printable(name), size })?;
+                }
+                transfers(fs, &path, log)?
+            }
+            Err(why) => Err(why),
+        };
+        match read {
+            // A crash may tear the log that is being written.
+            Ok(Some(at)) if name != last => failed(name, &format!("it is damaged at byte {at}"), log)?,
+            Ok(_) => {}
+            Err(why) => failed(name, &why, log)?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes down the recorded position, if there is one. `path` is the
+/// [`POSITION_FILE`] seen from the file system's own root.
+pub(super) fn recorded(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<()> {
+    let exists = guest_path(path).and_then(|path| fs.exists(path).map_err(|e| e.to_string()));
+    let read = match exists {
+        Ok(false) => return Ok(()),
+        Ok(true) => read_text(fs, path).and_then(|text| position(&text)),
+        Err(why) => Err(why),
+    };
+    match read {
+        Ok(None) => {}
+        Ok(Some(Position { file, pos, gtid })) => {
+            log.write(&Record::Position { file: printable(&file), pos, gtid: printable(&gtid) })?;
+        }
+        Err(why) => {
+            let path = POSITION_FILE.to_owned();
+            log.write(&Record::Unreadable { path, detail: printable(&why) })?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(file: &str, why: &str, log: &mut ObservationLog) -> Result<()> {
+    Ok(log.write(&Record::BinlogError { file: printable(file), error: printable(why) })?)
+}
+
+/// The one index of binary logs in the directory; a replica's relay logs have
+/// one as well.
+fn index_name(fs: &Ext4, datadir: &Path) -> Result<Option<String>, Why> {
+    let mut found = None;
+    for entry in fs.read_dir(guest_path(datadir)?).map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.file_name();
+        let Ok(name) = name.as_str() else { continue };
+        if !name.ends_with(".index") || name.contains("relay") {
+            continue;
+        }
+        if let Some(other) = found.replace(name.to_owned()) {
+            return Err(format!("there are two, {other} and {name}"));
+        }
+    }
+    Ok(found)
+}
+
+/// Writes down the transfers of one log; where it is torn, if it is.
+fn transfers(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<Result<Option<u64>, Why>> {
+    let opened = guest_path(path)
+        .and_then(|path| fs.open(path).map_err(|e| e.to_string()))
+        .and_then(|file| Log::open(BufReader::new(file), SCHEMA, LEDGER).map_err(|e| e.to_string()));
+    let mut input = match opened {
+        Ok(input) => input,
+        Err(why) => return Ok(Err(why)),
+    };
+    loop {
+        match input.next_transaction() {
+            Ok(Some(transaction)) => {
+                for &(c, n) in transaction {
+                    log.write(&Record::BinlogTransfer { c, n })?;
+                }
+            }
+            Ok(None) => return Ok(Ok(input.torn_at())),
+            Err(problem) => return Ok(Err(problem.to_string())),
+        }
+    }
+}
+
+fn read_text(fs: &Ext4, path: &Path) -> Result<String, Why> {
+    let file = fs.open(guest_path(path)?).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    file.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > MAX_TEXT { Err(format!("it is longer than {MAX_TEXT} bytes")) } else { Ok(text) }
+}
+
+fn size(fs: &Ext4, path: &Path) -> Result<u64, Why> {
+    Ok(fs.metadata(guest_path(path)?).map_err(|e| e.to_string())?.len())
+}
+
+fn guest_path(path: &Path) -> Result<&str, Why> {
+    path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+    use crate::jsonl::Reader;
+    use crate::observation::KIND;
+
+    /// What is written down about a file system with these files in `/data`,
+    /// and this position.
+    fn observed(files: &[(&str, &[u8])], position: Option<&str>) -> Vec<Record> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("data")).unwrap();
+        for (name, content) in files {
+            fs::write(root.join("data").join(name), content).unwrap();
+        }
+        if let Some(position) = position {
+            fs::write(root.join("position"), position).unwrap();
+        }
+        let image = dir.path().join("image");
+        fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-q").arg("-d").arg(&root).arg(&image).status();
+        assert!(made.unwrap().success());
+        let ext4 = Ext4::load_from_path(&image).unwrap();
+        let path = dir.path().join("observation.jsonl");
+        let mut log = super::super::create(&path).unwrap();
+        logs(&ext4, Path::new("/data"), &mut log).unwrap();
+        recorded(&ext4, Path::new("/position"), &mut log).unwrap();
+        log.flush().unwrap();
+        Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn without_an_index_there_is_no_log() {
+        assert_eq!(observed(&[("relay-bin.index", b"./relay-bin.000001\n")], None), []);
+        assert_eq!(observed(&[("binlog.index", b"")], Some("nonce\t1\n")), []);
+    }
+
+    #[test]
+    fn the_end_and_the_position_are_found() {
+        let files: [(&str, &[u8]); 3] = [
+            ("binlog.index", b"/srv/binlog.000001\n./binlog.000002\n"),
+            ("binlog.000001", b"\xfebin"),
+            ("binlog.000002", b"\xfebintorn"),
+        ];
+        let position = "gtid\t0-1-7\nbinlog_file\tbinlog.000002\nbinlog_pos\t8\n";
+        let file = "binlog.000002".to_owned();
+        let expected = [
+            Record::BinlogEnd { file: file.clone(), size: 8 },
+            Record::Position { file, pos: 8, gtid: "0-1-7".into() },
+        ];
+        assert_eq!(observed(&files, Some(position)), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let told = |files: &[(&str, &[u8])]| match observed(files, None).as_slice() {
+            [.., Record::BinlogError { file, error }] => format!("{file}: {error}"),
+            other => panic!("{other:?}"),
+        };
+        assert!(told(&[("binlog.index", b"binlog.000001\n")]).starts_with("binlog.000001: "));
+        assert!(told(&[("a.index", b""), ("b.index", b"")]).contains("there are two"));
+        let torn: [(&str, &[u8]); 2] = [("b.index", b"b.000001\nb.000002\n"), ("b.000001", b"\xfebin?")];
+        assert!(told(&torn).starts_with("b.000002: "));
+        let garbage: [(&str, &[u8]); 2] = [("b.index", b"b.000001\n"), ("b.000001", b"garbage")];
+        assert_eq!(told(&garbage), "b.000001: it is no binary log of version 4");
+        let unreadable = observed(&[], Some("binlog_file\tbinlog.000002\nbinlog_pos\tx\n"));
+        assert!(
+            matches!(&unreadable[..], [Record::Unreadable { path, .. }] if path == POSITION_FILE),
+            "{unreadable:?}"
+        );
+    }
+}
