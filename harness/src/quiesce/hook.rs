@@ -1,5 +1,7 @@
 //! Puts the hook under test into the guest.
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 use crate::guest::{Machine, escape_shell};
 use crate::plan::Plan;
@@ -18,7 +20,8 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
         }
         Hook::Distro => {
-            let line = format!("rm -rf {enabled_by} {hook} {hook}.d && cp -a {PACKAGED}/. {hook}/..");
+            let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
+            let line = format!("rm -rf {enabled_by} {hook} {hook}.d && cp -a {PACKAGED}/. {folder}");
             machine.agent().script(&line, b"", limit)?;
         }
         Hook::Sample | Hook::File(_) => {
