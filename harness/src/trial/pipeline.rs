@@ -58,16 +58,17 @@ pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
 fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let Source { machine, drives, access } = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let snapshot = trial.make_backup(progress, &machine, &access, &drives);
+    let source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    let snapshot = trial.make_backup(progress, &source);
     if !matches!(snapshot, Err(Error::Interrupted)) {
-        let kept = trial.keep_logs(&machine, "source");
+        let kept = trial.keep_logs(&source.machine, "source");
         // After a failure the agent may be as stuck as the rest.
         if matches!(snapshot, Ok(true)) {
             kept?;
         }
     }
     let snapshot = snapshot?;
+    let Source { machine, drives, .. } = source;
     machine.power_off()?;
     if snapshot {
         trial.restore_and_observe(progress, &drives)?;
@@ -128,16 +129,11 @@ impl<'a> Trial<'a> {
 
     /// From the load's first write to its last. False when the freeze was
     /// refused, so that there is no snapshot.
-    fn make_backup(
-        &self,
-        progress: &mut Progress,
-        machine: &Machine,
-        access: &Access,
-        drives: &[Drive],
-    ) -> Result<bool> {
+    fn make_backup(&self, progress: &mut Progress, source: &Source) -> Result<bool> {
+        let Source { machine, drives, access } = source;
         let load = progress.stage(Stage::Load, |_| self.load(machine, access))?;
         let snapshot = if self.plan.freeze {
-            self.quiesced_snapshot(progress, machine, access, drives)?
+            self.quiesced_snapshot(progress, source)?
         } else {
             progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
             true
@@ -172,13 +168,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Freeze, snapshot, thaw. False when the freeze was refused.
-    fn quiesced_snapshot(
-        &self,
-        progress: &mut Progress,
-        machine: &Machine,
-        access: &Access,
-        drives: &[Drive],
-    ) -> Result<bool> {
+    fn quiesced_snapshot(&self, progress: &mut Progress, source: &Source) -> Result<bool> {
+        let Source { machine, drives, access } = source;
         let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
