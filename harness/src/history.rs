@@ -129,6 +129,56 @@ pub enum Entry {
         /// Bytes written.
         bytes: u64,
     },
+    /// A heartbeat: one record that a writer in the guest, which knows nothing
+    /// of the database, appended to a file of its own on one disk and synced.
+    /// Written when it is answered, or when the load ends without an answer.
+    /// The heartbeats of a disk are numbered from 1 without gaps, one in flight.
+    Heartbeat {
+        /// When it was asked for.
+        t: Nanos,
+        /// When the guest had synced it; absent when it did not say so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<Nanos>,
+        /// The disk's target name: `vda`.
+        disk: String,
+        /// The record's number.
+        n: u32,
+    },
+    /// One step of the client that changes the schema; see [`ddl_tables`]. A
+    /// step that fails is sent again until it is done. Written when it is done,
+    /// or when the load ends before that.
+    SchemaChange {
+        /// When it was first sent.
+        t: Nanos,
+        /// When it was known to be done; absent when that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<Nanos>,
+        /// The step, from 1 without gaps.
+        n: u32,
+    },
+    /// One statement of the bulk writer (profile `bulk`): many rows in one
+    /// INSERT into the MyISAM table `bulk`. Written when it is answered, or
+    /// when the load ends without an answer.
+    Bulk {
+        /// When it was sent.
+        t: Nanos,
+        /// When it was acknowledged; absent when it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<Nanos>,
+        /// The statement, from 1 without gaps.
+        n: u32,
+        /// The rows that it inserts.
+        rows: u64,
+    },
+    /// Another cycle of freeze, snapshot and thaw begins under the same load.
+    /// The marks, probes and block counts from here to the next `Cycle` are its
+    /// own. The first cycle has no such line.
+    Cycle {
+        /// When.
+        t: Nanos,
+        /// The cycle, from 2 without gaps.
+        n: u32,
+    },
     /// The load has stopped and the window is closed. Always the last line;
     /// without it the run was interrupted and acknowledgements may be missing.
     End {
@@ -159,6 +209,22 @@ pub enum Op {
         /// CRC-32 (IEEE) of the payload.
         crc: u32,
     },
+}
+
+/// The tables `ddl_*` that exist after `steps` schema changes, sorted. No two
+/// neighbouring states are alike, so the tables tell how many steps they hold:
+/// one table is left from before, then over and over the next is created and
+/// renamed, and the one before it dropped.
+pub fn ddl_tables(steps: u32) -> Vec<String> {
+    let (k, phase) = (steps / 3, steps % 3);
+    let (done, next) = (format!("ddl_{k}_renamed"), format!("ddl_{}", k + 1));
+    let mut tables = match phase {
+        0 => vec![done],
+        1 => vec![done, next],
+        _ => vec![done, format!("{next}_renamed")],
+    };
+    tables.sort();
+    tables
 }
 
 impl jsonl::Record for Entry {

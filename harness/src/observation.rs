@@ -81,6 +81,18 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         gtid: String,
     },
+    /// The heartbeats in the file of one disk, read from the raw image. Absent
+    /// when the file is not there.
+    Heartbeats {
+        /// The disk's target name.
+        disk: String,
+        /// Records 1 to this follow each other from the start of the file.
+        count: u32,
+        /// What comes after them and is no next record, bounded; empty when
+        /// nothing does.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        rest: String,
+    },
     /// The restored guest came up, and its server answered (or did not).
     Server {
         /// The server answered SQL.
@@ -174,6 +186,48 @@ pub enum Record {
         /// The CRC-32 of the payload as read back.
         sum: u32,
     },
+    /// The tables `ddl_*` that the server knows, sorted.
+    DdlTables {
+        /// Their names.
+        tables: Vec<String>,
+    },
+    /// The rows of one statement of the bulk writer (table `bulk`).
+    Bulk {
+        /// The statement.
+        n: u32,
+        /// Its rows that are there.
+        rows: u64,
+        /// Of these, the rows whose payload does not match the checksum beside it.
+        torn: u64,
+    },
+    /// The GTIDs that a server had committed.
+    Gtid {
+        /// Which server, and when.
+        of: State,
+        /// `gtid_binlog_pos` of MariaDB, `gtid_executed` of MySQL.
+        gtid: String,
+    },
+    /// One table of the load as a whole. The MEMORY tables are left out: they
+    /// are not in the binary log.
+    Table {
+        /// Of which server, and when.
+        of: State,
+        /// The table.
+        table: String,
+        /// `COUNT(*)`.
+        rows: u64,
+        /// `CHECKSUM TABLE ... EXTENDED`; absent when the server could not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checksum: Option<u64>,
+    },
+    /// The binary logs of the source were replayed on the restored server, from
+    /// the recorded position to their end. Absent when that was not tried.
+    RollForward {
+        /// Everything was applied.
+        applied: bool,
+        /// What the client said, bounded; the reason when it was not applied.
+        detail: String,
+    },
     /// A table that could not be read to its end.
     TableError {
         /// The table.
@@ -184,6 +238,18 @@ pub enum Record {
     /// The observation is complete. Always the last line; without it the
     /// observer was interrupted and the file proves nothing.
     End,
+}
+
+/// A server at a moment: whose state a record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The source, when the load had stopped: what a roll-forward must reach.
+    Live,
+    /// The restored server, before anything was done to it.
+    Restored,
+    /// The restored server after the roll-forward.
+    RolledForward,
 }
 
 impl jsonl::Record for Record {

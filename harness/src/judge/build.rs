@@ -100,6 +100,11 @@ impl Builder {
                 self.block_stats.push(BlockStats { t, disk, writes, bytes });
                 Ok(())
             }
+            // Taken up with the properties that read them.
+            Entry::Heartbeat { .. }
+            | Entry::SchemaChange { .. }
+            | Entry::Bulk { .. }
+            | Entry::Cycle { .. } => Ok(()),
             Entry::End { .. } => {
                 self.ended = true;
                 Ok(())
@@ -347,6 +352,13 @@ impl Builder {
             Record::Follow { table: _, c, n, crc, sum } => {
                 seen.rows.extend(follower.map(|table| Row { table, c, n, crc, sum }));
             }
+            // Taken up with the properties that read them.
+            Record::Heartbeats { .. }
+            | Record::DdlTables { .. }
+            | Record::Bulk { .. }
+            | Record::Gtid { .. }
+            | Record::Table { .. }
+            | Record::RollForward { .. } => {}
             Record::TableError { table, error } => seen.cut_tables.push(Trouble { what: table, why: error }),
             Record::End => seen.complete = true,
         }

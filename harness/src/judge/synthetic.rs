@@ -488,6 +488,10 @@ fn time(entry: &Entry) -> Nanos {
         | Entry::Mark { t, .. }
         | Entry::Probe { t, .. }
         | Entry::BlockStats { t, .. }
+        | Entry::Heartbeat { t, .. }
+        | Entry::SchemaChange { t, .. }
+        | Entry::Bulk { t, .. }
+        | Entry::Cycle { t, .. }
         | Entry::End { t } => *t,
     }
 }

@@ -187,7 +187,14 @@ impl Builder {
                 }
             }
             Entry::End { t } => self.last = self.last.max(*t),
-            Entry::Setup { .. } | Entry::Mark { .. } | Entry::Probe { .. } | Entry::BlockStats { .. } => {}
+            Entry::Setup { .. }
+            | Entry::Mark { .. }
+            | Entry::Probe { .. }
+            | Entry::BlockStats { .. }
+            | Entry::Heartbeat { .. }
+            | Entry::SchemaChange { .. }
+            | Entry::Bulk { .. }
+            | Entry::Cycle { .. } => {}
         }
     }
 
