@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use freezeframe::host::accel;
 use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
-use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -84,7 +84,8 @@ fn default_options() -> RunOptions {
     let dir = format!("target/e2e/by-hand-{}", std::process::id());
     RunOptions {
         filters: vec![],
-        images: vec!["bookworm-mariadb".to_owned()],
+        images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        every_image: false,
         hook: None,
         connect: None,
         accel: None,

@@ -35,6 +35,7 @@ fn options(name: &str) -> RunOptions {
     RunOptions {
         filters: vec![TRIAL.to_owned()],
         images: vec!["bookworm-mariadb".to_owned()],
+        every_image: true,
         hook: None,
         connect: None,
         accel: None,

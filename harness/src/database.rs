@@ -12,6 +12,9 @@ use crate::scenario::Profile;
 /// The schema that the load works in.
 pub const SCHEMA: &str = "freezeframe";
 
+/// The table of the bulk writer.
+pub const BULK: &str = "bulk";
+
 /// The most that a server that is up needs for its greeting, also under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -96,17 +99,32 @@ impl Access {
 }
 
 /// The non-transactional tables that follow each transfer: name and engine.
-pub fn follower_tables(database: Database) -> &'static [(&'static str, &'static str)] {
-    match database {
-        Database::Mariadb => &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0")],
-        Database::Mysql => &[("nt", "MyISAM")],
+pub fn follower_tables(database: Database, profile: Profile) -> &'static [(&'static str, &'static str)] {
+    match (profile, database) {
+        (Profile::InnodbOnly, _) => &[],
+        (Profile::MixedEngines, Database::Mariadb) => {
+            &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0"), ("art", "Aria TRANSACTIONAL=1")]
+        }
+        (_, Database::Mariadb) => &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0")],
+        (_, Database::Mysql) => &[("nt", "MyISAM")],
     }
+}
+
+/// The MyISAM tables of a load.
+pub fn myisam_tables(database: Database, profile: Profile) -> Vec<&'static str> {
+    let followers = follower_tables(database, profile).iter();
+    let mut tables: Vec<_> =
+        followers.filter(|(_, engine)| *engine == "MyISAM").map(|(table, _)| *table).collect();
+    if profile == Profile::Bulk {
+        tables.push(BULK);
+    }
+    tables
 }
 
 /// What the profile sets on the server before the load, as SQL for its root account.
 pub fn profile_statements(profile: Profile) -> &'static str {
     match profile {
-        Profile::Durable => {
+        Profile::Durable | Profile::InnodbOnly | Profile::MixedEngines | Profile::Bulk => {
             "SET GLOBAL innodb_flush_log_at_trx_commit = 1;
              SET GLOBAL sync_binlog = 1;"
         }

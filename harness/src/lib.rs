@@ -40,6 +40,8 @@ pub mod quiesce;
 #[cfg(feature = "vm")]
 pub mod restore;
 #[cfg(feature = "vm")]
+pub mod roll_forward;
+#[cfg(feature = "vm")]
 pub mod snapshot;
 #[cfg(feature = "vm")]
 pub mod trial;

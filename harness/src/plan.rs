@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Manifest;
 use crate::jsonl::open_regular;
-use crate::scenario::{Expectation, Fault, Hook, Load};
+use crate::scenario::{Expectation, Fault, Hook, Load, Snapshot};
 use crate::text;
 
 /// The longest `plan.json` that is read, bytes.
@@ -34,8 +34,8 @@ pub struct Plan {
     pub load: Load,
     /// Whether the guest is frozen around the snapshot.
     pub freeze: bool,
-    /// How the snapshot is taken.
-    pub snapshot: String,
+    /// How snapshots are taken.
+    pub snapshot: Snapshot,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// What must come out.

@@ -23,6 +23,8 @@ pub struct Restored {
 /// Boots a guest from overlays over the snapshot's disks and waits until its
 /// server answers. The first guest must be gone: the two share a machine id.
 ///
+/// `exchange` is attached as one more disk.
+///
 /// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come
 /// up, which is a fact about the backup.
 pub fn boot(
@@ -30,12 +32,13 @@ pub fn boot(
     runtime: &Runtime,
     plan: &Plan,
     snapshot: &[Drive],
+    exchange: Option<&Path>,
     disks: &Path,
     transcript: &Transcript,
 ) -> Result<Restored> {
     let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
     let drives = snapshot::overlays(disks, "restored", bases)?;
-    let spec = Spec::of(plan, "restored", drives);
+    let spec = Spec { exchange: exchange.map(Path::to_owned), ..Spec::of(plan, "restored", drives) };
     let mut machine = Machine::power_on(libvirt, &spec, "restored", transcript, plan.limits.agent)?;
     machine.wait_for_agent(plan.limits.boot)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;

@@ -15,6 +15,10 @@ pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
 /// temporary directory.
 pub const ROOT_PREFIX: &str = "freezeframe-";
 
+/// The images that are used when none is named: each scenario runs on the
+/// first that suits it.
+pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-split"];
+
 /// In such a directory: the pid of its supervisor, and the trial's directory.
 pub const OWNER_FILE: &str = "owner";
 
@@ -26,6 +30,8 @@ pub struct RunOptions {
     pub filters: Vec<String>,
     /// The images.
     pub images: Vec<String>,
+    /// Whether each scenario runs on every image that suits it, or on the first one.
+    pub every_image: bool,
     /// One hook for all trials, instead of those that the scenarios list.
     pub hook: Option<Hook>,
     /// A libvirt connection instead of the embedded driver.
@@ -66,19 +72,26 @@ impl RunOptions {
     /// that no definition has.
     pub fn trials(&self) -> Result<Vec<Asked>, String> {
         let scenarios = Scenario::read_all(&self.scenarios).map_err(|e| e.to_string())?;
+        let named = |name: &String| Definition::named(&self.definitions, name).map_err(|e| e.to_string());
+        let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
-        for image in &self.images {
-            let database = Definition::named(&self.definitions, image).map_err(|e| e.to_string())?.database;
-            for scenario in scenarios.iter().filter(|scenario| scenario.databases.contains(&database)) {
-                for hook in self.hooks_of(scenario) {
-                    let name = format!("{}::{image}::{}", scenario.name, hook.name());
-                    if self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f.as_str())) {
-                        trials.push(Asked { name, scenario: scenario.clone(), image: image.clone(), hook });
+        for scenario in scenarios {
+            let suitable = images.iter().filter(|image| scenario.suits(image));
+            for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
+                for hook in self.hooks_of(&scenario) {
+                    let name = format!("{}::{}::{}", scenario.name, image.name, hook.name());
+                    if self.is_wanted(&name) {
+                        let (scenario, image) = (scenario.clone(), image.name.clone());
+                        trials.push(Asked { name, scenario, image, hook });
                     }
                 }
             }
         }
         Ok(trials)
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
     }
 
     /// A hook that the user names replaces those of the file, where hooks run at all.
@@ -106,7 +119,7 @@ impl RunOptions {
             },
             load: scenario.load.clone(),
             freeze: scenario.freeze,
-            snapshot: "external".to_owned(),
+            snapshot: scenario.snapshot,
             faults: scenario.faults.clone(),
             expect: scenario.expectation(hook),
             seed: self.seed,

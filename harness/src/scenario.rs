@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::image::Database;
+use crate::image::{Database, Definition};
 use crate::verdict::{self, Grade, Property};
 
 /// A scenario, as its file says it.
@@ -23,14 +23,61 @@ pub struct Scenario {
     pub covers: Vec<String>,
     /// The databases on which it runs.
     pub databases: Vec<Database>,
+    /// The layout of disks that it needs; any without it.
+    pub disks: Option<Disks>,
     /// The load.
     pub load: Load,
+    /// How snapshots are taken.
+    pub snapshot: Snapshot,
     /// Whether the guest is frozen around the snapshot.
     pub freeze: bool,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
     /// What must come out, for each hook that the scenario runs with, in the file's order.
     pub expect: Vec<(Hook, Expectation)>,
+}
+
+/// How an image's data is spread over disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disks {
+    /// Everything on one.
+    One,
+    /// Data directory and binary logs on two.
+    Split,
+}
+
+/// How snapshots are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Milliseconds between one disk and the next; 0 takes all disks in one
+    /// atomic transaction.
+    #[serde(default)]
+    pub apart_ms: u64,
+    /// How many times the guest is frozen, snapshotted and thawed under one load.
+    #[serde(default = "once")]
+    pub cycles: u32,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { apart_ms: 0, cycles: once() }
+    }
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// As a verdict names it: `external`, or `external, disks 300 ms apart`.
+impl std::fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.apart_ms {
+            0 => f.write_str("external"),
+            apart => write!(f, "external, disks {apart} ms apart"),
+        }
+    }
 }
 
 /// What the agent runs at freeze and thaw.
@@ -83,13 +130,22 @@ pub struct Load {
     pub seconds: f64,
 }
 
-/// How durable the server's commits are.
+/// What the load writes, and how durable the server's commits are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// Every commit is on disk before it is acknowledged (the servers' default,
-    /// and `sync_binlog=1`).
+    /// and `sync_binlog=1`). A MyISAM table and, on MariaDB, an Aria table
+    /// follow the transactions.
     Durable,
+    /// As `durable`, with transactional tables only.
+    InnodbOnly,
+    /// As `durable`, with a table of every other engine that the server has for
+    /// rows on disk.
+    MixedEngines,
+    /// As `durable`, with one more writer whose statements insert thousands of
+    /// rows each into a MyISAM table.
+    Bulk,
     /// Commits reach the disk up to ten seconds later
     /// (`innodb_flush_log_at_trx_commit=0`, `sync_binlog=0`).
     Relaxed,
@@ -181,7 +237,7 @@ pub enum ScenarioError {
 
 /// The file's literal shape. `Spanned` keeps the place of what is checked later.
 mod file {
-    use super::{Database, Deserialize, Expectation, Fault, Profile, Spanned};
+    use super::{Database, Deserialize, Disks, Expectation, Fault, Profile, Snapshot, Spanned};
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -193,6 +249,8 @@ mod file {
         pub(super) image: Image,
         pub(super) load: Load,
         #[serde(default)]
+        pub(super) snapshot: Option<Spanned<Snapshot>>,
+        #[serde(default)]
         pub(super) quiesce: Quiesce,
         #[serde(default)]
         pub(super) fault: Vec<Spanned<Fault>>,
@@ -202,13 +260,20 @@ mod file {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     pub(super) struct Image {
+        #[serde(default = "any_database")]
         pub(super) database: Vec<Database>,
+        #[serde(default)]
+        pub(super) disks: Option<Disks>,
     }
 
     impl Default for Image {
         fn default() -> Self {
-            Self { database: vec![Database::Mariadb, Database::Mysql] }
+            Self { database: any_database(), disks: None }
         }
+    }
+
+    fn any_database() -> Vec<Database> {
+        vec![Database::Mariadb, Database::Mysql]
     }
 
     #[derive(Deserialize)]
@@ -310,6 +375,24 @@ impl Scenario {
                 return refuse(fault.span(), "`guest` is empty; give a line for the guest's shell".into());
             }
         }
+        let snapshot = match file.snapshot {
+            None => Snapshot::default(),
+            Some(written) => {
+                let span = written.span();
+                let snapshot = written.into_inner();
+                if snapshot.apart_ms > 10_000 {
+                    return refuse(span, format!("`apart_ms = {}`: choose 0 to 10000", snapshot.apart_ms));
+                }
+                if snapshot.apart_ms > 0 && file.image.disks != Some(Disks::Split) {
+                    let hint = "`apart_ms` needs more than one disk; add `disks = \"split\"` under `[image]`";
+                    return refuse(span, hint.into());
+                }
+                if !(1..=1000).contains(&snapshot.cycles) {
+                    return refuse(span, format!("`cycles = {}`: choose 1 to 1000", snapshot.cycles));
+                }
+                snapshot
+            }
+        };
         let span = file.expect.span();
         let expect = file.expect.into_inner();
         let expect: Vec<_> = [
@@ -358,11 +441,19 @@ impl Scenario {
             summary: file.summary.into_inner(),
             covers: file.covers.into_iter().map(Spanned::into_inner).collect(),
             databases: file.image.database,
+            disks: file.image.disks,
+            snapshot,
             load: Load { profile: file.load.profile, writers, seconds },
             freeze: file.quiesce.freeze,
             faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
             expect: expect.into_iter().map(|(hook, e)| (hook, e.into_inner())).collect(),
         })
+    }
+
+    /// Whether it runs on this image.
+    pub fn suits(&self, image: &Definition) -> bool {
+        let disks = if image.disks.len() > 1 { Disks::Split } else { Disks::One };
+        self.databases.contains(&image.database) && self.disks.is_none_or(|needed| needed == disks)
     }
 
     /// What is expected with this hook: the file's word where it has one,

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use virt::sys;
 
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
+use crate::interrupt;
 
 /// Creates an empty qcow2 overlay for each base, in `dir`, named
 /// `TARGET.SUFFIX.qcow2`. The bases are never written.
@@ -24,20 +26,49 @@ pub fn overlays<'a>(
         .collect()
 }
 
-/// Takes an atomic, disk-only, external snapshot of all disks. From then on the
-/// guest writes to new overlays in `dir`; the files of `drives` stay as they
-/// were at that instant.
+/// Takes an atomic, disk-only, external snapshot of all disks, or one of each
+/// disk with a pause between them. From then on the guest writes to the new
+/// overlays in `dir` that are returned; the files of `drives` stay as they were
+/// at that instant.
 ///
 /// See <https://libvirt.org/formatsnapshot.html>.
-pub fn take(machine: &Machine, drives: &[Drive], dir: &Path) -> Result<()> {
-    let disks: String = drives
+pub fn take(
+    machine: &Machine,
+    drives: &[Drive],
+    dir: &Path,
+    cycle: u32,
+    apart: Duration,
+) -> Result<Vec<Drive>> {
+    let overlay = |drive: &Drive| Drive {
+        target: drive.target.clone(),
+        file: dir.join(format!("{}.live-{cycle}.qcow2", drive.target)),
+    };
+    let live: Vec<_> = drives.iter().map(overlay).collect();
+    if apart.is_zero() {
+        switch(machine, &live, |_| true)?;
+        return Ok(live);
+    }
+    for (at, drive) in live.iter().enumerate() {
+        if at > 0 {
+            interrupt::pass(apart)?;
+        }
+        switch(machine, &live, |other| other == drive)?;
+    }
+    Ok(live)
+}
+
+/// Lets the guest write to these overlays from now on, those of them that are chosen.
+fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) -> Result<()> {
+    let disks: String = live
         .iter()
         .map(|drive| {
-            let live = dir.join(format!("{}.live.qcow2", drive.target));
+            let target = crate::guest::escape(&drive.target);
+            if !chosen(drive) {
+                return format!("<disk name='{target}' snapshot='no'/>");
+            }
+            let file = crate::guest::escape(&drive.file.to_string_lossy());
             format!(
-                "<disk name='{}' snapshot='external'><driver type='qcow2'/><source file='{}'/></disk>",
-                crate::guest::escape(&drive.target),
-                crate::guest::escape(&live.to_string_lossy())
+                "<disk name='{target}' snapshot='external'><driver type='qcow2'/><source file='{file}'/></disk>"
             )
         })
         .collect();

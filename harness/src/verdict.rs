@@ -440,7 +440,7 @@ impl Verdict {
             scenario: plan.scenario.clone(),
             image: plan.image.name.clone(),
             hook: plan.hook.to_string(),
-            snapshot: plan.snapshot.clone(),
+            snapshot: plan.snapshot.to_string(),
             accel: plan.accel.to_string(),
             seed: plan.seed,
             grade: Grade::Unknown,

@@ -49,7 +49,7 @@ fn plan(trial: &Path) -> serde_json::Value {
             "release": "12", "kernel": "/k", "initrd": "/i", "cmdline": "", "disks": [], "memory_mib": 1,
             "agent": { "unit": "agent", "hook": "/hook", "enabled_by": "/conf" },
             "server": {
-                "database": "mariadb", "unit": "mariadb", "datadir": "/d", "port": 1, "user": "u",
+                "database": "mariadb", "unit": "mariadb", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",
                 "password_file": "/p"
             },
             "versions": {}

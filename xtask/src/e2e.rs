@@ -11,24 +11,24 @@ use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
 use freezeframe::plan::{Accel, Keep};
-use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
 use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
 use crate::error::Failure;
 use crate::{host, images, leftovers, report, setup};
 
-/// The image that is used when none is named.
-const DEFAULT_IMAGE: &str = "bookworm-mariadb";
+/// The scenarios that run when nothing is said.
+const CORE: &str = "core/";
 
 /// Runs trials on real guests: prepares the host, builds the images, and
 /// grades a backup for each scenario, image and hook.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only trials whose name contains one of these, such as `no-hook`.
+    /// Only trials whose name contains one of these, such as `no-hook` [default: `core/`].
     filters: Vec<String>,
-    /// The images to run on.
-    #[arg(long, value_name = "NAME", num_args = 1.., default_values = [DEFAULT_IMAGE])]
+    /// The images to run on [default: for each scenario one that suits it].
+    #[arg(long, value_name = "NAME", num_args = 1..)]
     image: Vec<String>,
     /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`, or
     /// your own file, from which `application-consistent` is then expected.
@@ -88,7 +88,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
 
     setup::ensure()?;
-    images::ensure(&options.images)?;
+    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
+    needed.sort();
+    needed.dedup();
+    images::ensure(&needed)?;
     let program = build_trials()?;
     options.write().map_err(Failure::Infrastructure)?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
@@ -112,7 +115,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 fn options(args: Args) -> Result<RunOptions, Failure> {
     let repository = host::repository();
-    let scenarios = match args.scenarios {
+    let scenarios = match &args.scenarios {
         None => repository.join("scenarios"),
         Some(dir) => dir.canonicalize().map_err(|e| {
             Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
@@ -120,8 +123,12 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
     };
     let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     Ok(RunOptions {
-        filters: args.filters,
-        images: args.image,
+        filters: match (args.filters.as_slice(), &args.scenarios) {
+            ([], None) => vec![CORE.to_owned()],
+            _ => args.filters,
+        },
+        every_image: !args.image.is_empty(),
+        images: if args.image.is_empty() { DEFAULT_IMAGES.map(str::to_owned).to_vec() } else { args.image },
         hook: args.hook.map(hook::resolve).transpose()?,
         connect: args.connect,
         accel: match args.accel {

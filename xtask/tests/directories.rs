@@ -41,7 +41,7 @@ fn plan(dir: &Path, seed: u64) -> Value {
             "memory_mib": 512,
             "agent": { "unit": "u", "hook": "/h", "enabled_by": "/e" },
             "server": {
-                "database": "mariadb", "unit": "u", "datadir": "/v", "port": 3306, "user": "u",
+                "database": "mariadb", "unit": "u", "datadir": "/v", "binlogs": "/v", "port": 3306, "user": "u",
                 "password_file": "/p",
             },
             "versions": {},

@@ -23,11 +23,23 @@ pub struct Spec {
     pub cmdline: String,
     /// The disks, in order.
     pub drives: Vec<Drive>,
+    /// A raw file attached as one more disk, through which files pass between
+    /// guests and host; no snapshot takes it.
+    pub exchange: Option<PathBuf>,
     /// Where the serial console goes.
     pub console: PathBuf,
+    /// The directory for the sockets of the heartbeat channels, one for each
+    /// drive; no channels without it. Its path must be short.
+    pub heartbeats: Option<PathBuf>,
     /// The guest's port that a loopback port of the host is forwarded to.
     pub forward: u16,
 }
+
+/// What the names of heartbeat channels begin with; the drive's target follows.
+pub(crate) const HEARTBEAT: &str = "freezeframe.heartbeat.";
+
+/// The serial number of the exchange disk, by which the guest finds it.
+pub(crate) const EXCHANGE: &str = "freezeframe";
 
 /// A qcow2 overlay attached as a virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +66,8 @@ impl Spec {
             initrd: image.initrd.clone(),
             cmdline: image.cmdline.clone(),
             drives,
+            exchange: None,
+            heartbeats: None,
             console: dir.join(if role == "source" {
                 "console.log".to_owned()
             } else {
@@ -61,6 +75,17 @@ impl Spec {
             }),
             forward: image.server.port,
         }
+    }
+
+    /// The sockets of the heartbeat channels, by drive.
+    pub(crate) fn heartbeat_sockets(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let drives = self.drives.iter().map(|drive| drive.target.clone());
+        self.heartbeats.iter().flat_map(move |dir| {
+            drives.clone().map(|target| {
+                let socket = dir.join(format!("heartbeat-{target}"));
+                (target, socket)
+            })
+        })
     }
 
     /// The domain's XML.
@@ -100,6 +125,24 @@ impl Spec {
                 escape(&drive.target)
             );
         }
+        if let Some(file) = &self.exchange {
+            let _ = write!(
+                drives,
+                "<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='raw'/>\
+                   <source file='{}'/><target dev='vdz' bus='virtio'/><serial>{EXCHANGE}</serial></disk>",
+                escape(&file.to_string_lossy())
+            );
+        }
+        let mut channels = String::new();
+        for (target, socket) in self.heartbeat_sockets() {
+            let _ = write!(
+                channels,
+                "<channel type='unix'><source mode='bind' path='{}'/>\
+                   <target type='virtio' name='{HEARTBEAT}{}'/></channel>",
+                escape(&socket.to_string_lossy()),
+                escape(&target)
+            );
+        }
         format!(
             "<domain type='{domain_type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
                <name>{name}</name>\
@@ -113,7 +156,7 @@ impl Spec {
                  <emulator>/usr/bin/qemu-system-x86_64</emulator>{drives}\
                  <controller type='usb' model='none'/>\
                  <serial type='file'><source path='{console}'/><target port='0'/></serial>\
-                 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+                 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>{channels}\
                  <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
                  <memballoon model='none'/>\
                </devices>\
@@ -163,6 +206,8 @@ mod tests {
             initrd: "/i".into(),
             cmdline: "root=\"x\"".to_owned(),
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
+            exchange: None,
+            heartbeats: None,
             console: "/c".into(),
             forward: 3306,
         };

@@ -4,7 +4,7 @@
 //! Files are checked whole before anything is built. Every error names the
 //! file and the line, and says what to write instead.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,9 @@ use super::{Agent, Database};
 
 /// The smallest root disk that a server with its packages and some load fits on, MiB.
 const MIN_DISK_MIB: u64 = 1536;
+
+/// The smallest disk beside the root: the file system's own journal and some logs, MiB.
+const MIN_DATA_DISK_MIB: u64 = 128;
 
 /// The least memory that a guest boots and serves with, MiB.
 const MIN_MEMORY_MIB: u64 = 384;
@@ -121,6 +124,8 @@ pub struct ServerFacts {
     pub unit: String,
     /// Its data directory.
     pub datadir: PathBuf,
+    /// The directory of its binary logs.
+    pub binlogs: PathBuf,
     /// Its TCP port.
     pub port: u16,
     /// The account of the load.
@@ -315,43 +320,56 @@ impl Source {
     }
 
     fn check_disks(&self, disks: Vec<RawDisk>) -> Result<Vec<DiskLayout>, DefinitionError> {
-        let mut layout = Vec::new();
-        for disk in disks {
-            if disk.mount.get_ref() != Path::new("/") {
-                return Err(self.invalid(
-                    disk.mount.span().start,
-                    "a disk beside the root is not supported yet. Keep one `[[disk]]` with `mount = \"/\"`.",
-                ));
+        let mut layout: Vec<DiskLayout> = Vec::new();
+        for (disk, letter) in disks.into_iter().zip('a'..='z') {
+            let target = format!("vd{letter}");
+            let root = layout.is_empty();
+            let refuse = |at: std::ops::Range<usize>, problem: String| Err(self.invalid(at.start, problem));
+            if *disk.target.get_ref() != target {
+                return refuse(
+                    disk.target.span(),
+                    format!("disks are named in order; this one must be `{target}`."),
+                );
+            }
+            let mount = disk.mount.get_ref();
+            if root && mount != Path::new("/") {
+                return refuse(
+                    disk.mount.span(),
+                    "the first disk is the root: write `mount = \"/\"`.".into(),
+                );
+            }
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+            if !mount.is_absolute()
+                || mount.components().any(|part| part == Component::ParentDir)
+                || !mount.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
+            {
+                return refuse(
+                    disk.mount.span(),
+                    "`mount` must be an absolute path of letters, digits and `._-`.".into(),
+                );
+            }
+            if layout.iter().any(|other| other.mount == *mount) {
+                return refuse(
+                    disk.mount.span(),
+                    format!("two disks are mounted at {}. Give each a place of its own.", mount.display()),
+                );
             }
             if disk.fs.get_ref() != "ext4" {
                 let problem = match disk.fs.get_ref().as_str() {
                     fs @ ("xfs" | "btrfs") => format!("`{fs}` is not supported yet. Use `ext4`."),
-                    fs => format!("`{fs}` is not a file system for a root disk. Use `ext4`."),
+                    fs => format!("`{fs}` is not a file system for a disk. Use `ext4`."),
                 };
-                return Err(self.invalid(disk.fs.span().start, problem));
+                return refuse(disk.fs.span(), problem);
             }
-            if *disk.size_mib.get_ref() < MIN_DISK_MIB {
-                return Err(self.invalid(
-                    disk.size_mib.span().start,
-                    format!(
-                        "the disk is too small for the packages and a load. Give at least {MIN_DISK_MIB}."
-                    ),
-                ));
-            }
-            if disk.target.get_ref() != "vda" {
-                return Err(self.invalid(
-                    disk.target.span().start,
-                    "the root disk must be `vda`: the kernel command line names it.",
-                ));
-            }
-            if !layout.is_empty() {
-                return Err(self.invalid(
-                    disk.target.span().start,
-                    "there are two root disks. Keep one `[[disk]]` with `mount = \"/\"`.",
-                ));
+            let least = if root { MIN_DISK_MIB } else { MIN_DATA_DISK_MIB };
+            if *disk.size_mib.get_ref() < least {
+                return refuse(
+                    disk.size_mib.span(),
+                    format!("the disk is too small. Give at least {least}."),
+                );
             }
             layout.push(DiskLayout {
-                target: disk.target.into_inner(),
+                target,
                 mount: disk.mount.into_inner(),
                 fs: disk.fs.into_inner(),
                 size_mib: disk.size_mib.into_inner(),
@@ -419,15 +437,9 @@ size_mib = 2048
                 ("\"mariadb\"", "\"oracle\""),
                 "a-test.toml:5: unknown variant `oracle`, expected `mariadb` or `mysql`.",
             ),
-            (
-                ("2048", "64"),
-                "a-test.toml:12: the disk is too small for the packages and a load. Give at least 1536.",
-            ),
+            (("2048", "64"), "a-test.toml:12: the disk is too small. Give at least 1536."),
             (("\"ext4\"", "\"xfs\""), "a-test.toml:11: `xfs` is not supported yet. Use `ext4`."),
-            (
-                ("\"/\"", "\"/srv\""),
-                "a-test.toml:10: a disk beside the root is not supported yet. Keep one `[[disk]]` with `mount = \"/\"`.",
-            ),
+            (("\"/\"", "\"/srv\""), "a-test.toml:10: the first disk is the root: write `mount = \"/\"`."),
             (
                 ("512", "64"),
                 "a-test.toml:6: `memory_mib` is too little to boot and serve. Give at least 384.",
@@ -448,11 +460,27 @@ size_mib = 2048
         for ((from, to), expected) in cases {
             assert_eq!(parse(&GOOD.replacen(from, to, 1)).unwrap_err(), expected);
         }
-        let two = format!("{GOOD}{}", &GOOD[GOOD.find("\n[[disk]]").unwrap()..]);
-        assert_eq!(
-            parse(&two).unwrap_err(),
-            "a-test.toml:15: there are two root disks. Keep one `[[disk]]` with `mount = \"/\"`."
-        );
+    }
+
+    #[test]
+    fn disks_beside_the_root_are_checked() {
+        let second = |target: &str, mount: &str, size: u64| {
+            let disk = format!(
+                "[[disk]]\ntarget = \"{target}\"\nmount = \"{mount}\"\nfs = \"ext4\"\nsize_mib = {size}\n"
+            );
+            parse(&format!("{GOOD}{disk}"))
+        };
+        let disks = second("vdb", "/srv/logs", 256).unwrap().disks;
+        assert_eq!(disks[1].mount, Path::new("/srv/logs"));
+        for (target, mount, size, expected) in [
+            ("vda", "/srv", 256, "14: disks are named in order; this one must be `vdb`."),
+            ("vdb", "/", 256, "15: two disks are mounted at /. Give each a place of its own."),
+            ("vdb", "/srv/../etc", 256, "15: `mount` must be an absolute path of letters, digits and `._-`."),
+            ("vdb", "srv", 256, "15: `mount` must be an absolute path of letters, digits and `._-`."),
+            ("vdb", "/srv", 64, "17: the disk is too small. Give at least 128."),
+        ] {
+            assert_eq!(second(target, mount, size).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
     }
 
     #[test]

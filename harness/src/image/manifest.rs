@@ -75,6 +75,8 @@ pub struct Server {
     pub unit: String,
     /// Its data directory in the guest.
     pub datadir: PathBuf,
+    /// The directory of its binary logs in the guest.
+    pub binlogs: PathBuf,
     /// Its TCP port in the guest.
     pub port: u16,
     /// The account of the load.

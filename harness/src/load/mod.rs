@@ -1,6 +1,9 @@
 //! The load: writers on the host, each with one connection and one operation
 //! in flight, that write down everything they do.
 
+mod bulk;
+mod ddl;
+pub mod heartbeat;
 mod log;
 mod schema;
 mod writer;
@@ -13,15 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use mysql_async::Conn;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
 use crate::history::{Entry, Nanos};
 use crate::image::Database;
 use crate::interrupt;
-use crate::scenario;
+use crate::scenario::{self, Profile};
 
 /// What all writers share.
 #[derive(Debug)]
@@ -37,6 +42,43 @@ struct Shared {
     acknowledged: AtomicU64,
     /// Told the invoke time of each acknowledged transfer.
     acks: Sender<Nanos>,
+}
+
+/// An operation that is written down once, when its outcome is known or
+/// nobody waits for it any more.
+struct Pending<F: Fn(Nanos, Option<Nanos>) -> Entry> {
+    history: HistoryLog,
+    sent: Nanos,
+    entry: F,
+    written: bool,
+}
+
+impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Pending<F> {
+    /// Sent now; `entry` makes the record from this time and that of the answer.
+    fn new(history: &HistoryLog, sent: Nanos, entry: F) -> Self {
+        Self { history: history.clone(), sent, entry, written: false }
+    }
+
+    /// Acknowledged now.
+    fn done(mut self) -> Result<()> {
+        self.written = true;
+        self.history.write(&(self.entry)(self.sent, Some(clock::now())))
+    }
+}
+
+/// Also when the task that waits is abandoned: the operation may have taken effect.
+impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Drop for Pending<F> {
+    fn drop(&mut self) {
+        if !self.written {
+            // A full disk shows at the next entry.
+            let _ = self.history.write(&(self.entry)(self.sent, None));
+        }
+    }
+}
+
+async fn connect(shared: &Shared) -> Result<Conn> {
+    let connected = shared.access.connect_patiently(shared.statement_limit).await;
+    connected.map_err(Error::sql("accept a connection of the load"))
 }
 
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
@@ -57,10 +99,11 @@ impl Load {
         seed: u64,
         statement_limit: Duration,
         history: &HistoryLog,
+        heartbeats: impl IntoIterator<Item = heartbeat::Channel>,
     ) -> Result<Self> {
-        let tables = database::follower_tables(database);
+        let tables = database::follower_tables(database, load.profile);
         let followers: Vec<String> = tables.iter().map(|(table, _)| (*table).to_owned()).collect();
-        runtime.block_on(schema::create(access, statement_limit, load.writers, tables))?;
+        runtime.block_on(schema::create(access, statement_limit, load, tables))?;
         history.write(&Entry::Setup {
             writers: load.writers,
             accounts: ACCOUNTS,
@@ -82,6 +125,13 @@ impl Load {
         let mut tasks = JoinSet::new();
         for client in 1..=load.writers {
             tasks.spawn_on(writer::run(Arc::clone(&shared), client), runtime.handle());
+        }
+        tasks.spawn_on(ddl::run(Arc::clone(&shared)), runtime.handle());
+        if load.profile == Profile::Bulk {
+            tasks.spawn_on(bulk::run(Arc::clone(&shared)), runtime.handle());
+        }
+        for channel in heartbeats {
+            tasks.spawn_on(heartbeat::run(Arc::clone(&shared), channel), runtime.handle());
         }
         Ok(Self { shared, tasks, acks })
     }

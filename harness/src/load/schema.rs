@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 
-use crate::database::Access;
+use super::bulk::SIDE;
+use crate::database::{Access, BULK};
 use crate::error::{Error, Result};
+use crate::history::ddl_tables;
+use crate::scenario::{Load, Profile};
 
 /// Accounts are numbered 1 to this. Few enough that writers meet on them.
 pub const ACCOUNTS: u32 = 64;
@@ -21,7 +24,7 @@ pub const OPENING_BALANCE: i64 = 1_000_000;
 pub(super) async fn create(
     access: &Access,
     limit: Duration,
-    writers: u32,
+    load: &Load,
     followers: &[(&str, &str)],
 ) -> Result<()> {
     let mut conn =
@@ -45,6 +48,11 @@ pub(super) async fn create(
         "INSERT INTO probe VALUES (1, 0)".to_owned(),
         "INSERT INTO probe_tx VALUES (1, 0)".to_owned(),
     ];
+    statements.extend(
+        ddl_tables(0)
+            .into_iter()
+            .map(|table| format!("CREATE TABLE {table} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB")),
+    );
     for (table, engine) in followers {
         statements.push(format!(
             "CREATE TABLE {table} (c INT UNSIGNED, seq INT UNSIGNED, crc INT UNSIGNED NOT NULL, \
@@ -52,9 +60,18 @@ pub(super) async fn create(
         ));
     }
     let rows = |count: u32, row: fn(u32) -> String| (1..=count).map(row).collect::<Vec<_>>().join(", ");
-    statements.push(format!("INSERT INTO cl VALUES {}", rows(writers, |c| format!("({c}, 0)"))));
+    statements.push(format!("INSERT INTO cl VALUES {}", rows(load.writers, |c| format!("({c}, 0)"))));
     let accounts = rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"));
     statements.push(format!("INSERT INTO acct VALUES {accounts}"));
+    if load.profile == Profile::Bulk {
+        statements.push(format!(
+            "CREATE TABLE {BULK} (n INT UNSIGNED, i INT UNSIGNED, pay CHAR(32) NOT NULL, \
+             crc INT UNSIGNED NOT NULL, PRIMARY KEY (n, i)) ENGINE=MyISAM"
+        ));
+        statements.push("CREATE TABLE bulk_side (i INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB".to_owned());
+        let side = (0..SIDE).map(|i| format!("({i})")).collect::<Vec<_>>().join(", ");
+        statements.push(format!("INSERT INTO bulk_side VALUES {side}"));
+    }
     for statement in statements {
         let what: String = statement.chars().take(60).collect();
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;

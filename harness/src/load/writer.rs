@@ -16,9 +16,9 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
-use super::{ACCOUNTS, Shared};
+use super::{ACCOUNTS, Shared, connect};
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::history::{Entry, Nanos, Op};
 
 /// The largest amount of one transfer.
@@ -61,11 +61,6 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-async fn connect(shared: &Shared) -> Result<Conn> {
-    let connected = shared.access.connect_patiently(shared.statement_limit).await;
-    connected.map_err(Error::sql("accept a writer's connection"))
 }
 
 impl Writer {

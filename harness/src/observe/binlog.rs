@@ -26,13 +26,13 @@ const MAX_LOGS: u64 = 4 << 30;
 /// Why something on the image was not read, in words.
 type Why = String;
 
-/// Writes down what the binary logs hold and where they end. `datadir` is seen
+/// Writes down what the binary logs hold and where they end. `dir` is seen
 /// from the file system's own root.
-pub(super) fn logs(fs: &Ext4, datadir: &Path, log: &mut ObservationLog) -> Result<()> {
-    let names = match index_name(fs, datadir) {
+pub(super) fn logs(fs: &Ext4, dir: &Path, log: &mut ObservationLog) -> Result<()> {
+    let names = match index_name(fs, dir) {
         // No server without an index keeps a binary log.
         Ok(None) => return Ok(()),
-        Ok(Some(name)) => read_text(fs, &datadir.join(&name)).map_err(|why| (name, why)),
+        Ok(Some(name)) => read_text(fs, &dir.join(&name)).map_err(|why| (name, why)),
         Err(why) => Err(("binary log index".to_owned(), why)),
     };
     let names: Vec<String> = match &names {
@@ -42,7 +42,7 @@ pub(super) fn logs(fs: &Ext4, datadir: &Path, log: &mut ObservationLog) -> Resul
     let Some(last) = names.last() else { return Ok(()) };
     let mut room = MAX_LOGS;
     for name in &names {
-        let path = datadir.join(name);
+        let path = dir.join(name);
         let read = match size(fs, &path) {
             Ok(size) if size > room => Err(format!("the binary logs are longer than {MAX_LOGS} bytes")),
             Ok(size) => {
@@ -64,26 +64,29 @@ pub(super) fn logs(fs: &Ext4, datadir: &Path, log: &mut ObservationLog) -> Resul
     Ok(())
 }
 
-/// Writes down the recorded position, if there is one. `path` is the
+/// Writes down the recorded position, if there is one, and returns it. `path` is the
 /// [`POSITION_FILE`] seen from the file system's own root.
-pub(super) fn recorded(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<()> {
+pub(super) fn recorded(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<Option<Position>> {
     let exists = guest_path(path).and_then(|path| fs.exists(path).map_err(|e| e.to_string()));
     let read = match exists {
-        Ok(false) => return Ok(()),
+        Ok(false) => return Ok(None),
         Ok(true) => read_text(fs, path).and_then(|text| position(&text)),
         Err(why) => Err(why),
     };
     match read {
-        Ok(None) => {}
-        Ok(Some(Position { file, pos, gtid })) => {
-            log.write(&Record::Position { file: printable(&file), pos, gtid: printable(&gtid) })?;
+        Ok(recorded) => {
+            if let Some(Position { file, pos, gtid }) = &recorded {
+                let (file, gtid) = (printable(file), printable(gtid));
+                log.write(&Record::Position { file, pos: *pos, gtid })?;
+            }
+            return Ok(recorded);
         }
         Err(why) => {
             let path = POSITION_FILE.to_owned();
             log.write(&Record::Unreadable { path, detail: printable(&why) })?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn failed(file: &str, why: &str, log: &mut ObservationLog) -> Result<()> {
@@ -92,9 +95,9 @@ fn failed(file: &str, why: &str, log: &mut ObservationLog) -> Result<()> {
 
 /// The one index of binary logs in the directory; a replica's relay logs have
 /// one as well.
-fn index_name(fs: &Ext4, datadir: &Path) -> Result<Option<String>, Why> {
+fn index_name(fs: &Ext4, dir: &Path) -> Result<Option<String>, Why> {
     let mut found = None;
-    for entry in fs.read_dir(guest_path(datadir)?).map_err(|e| e.to_string())? {
+    for entry in fs.read_dir(guest_path(dir)?).map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
         let name = entry.file_name();
         let Ok(name) = name.as_str() else { continue };

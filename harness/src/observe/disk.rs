@@ -5,6 +5,7 @@
 //! were written out when the disk stopped.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +13,12 @@ use std::process::{Command, Stdio};
 use ext4_view::Ext4;
 
 use super::{ObservationLog, binlog};
+use crate::binlog::Position;
 use crate::database::SCHEMA;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, printable};
 use crate::image::{Disk, Manifest};
+use crate::load::heartbeat;
 use crate::observation::{POSITION_FILE, Record};
 use crate::snapshot;
 
@@ -37,24 +40,30 @@ mod superblock {
 /// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation.
 const MYI_OPEN_COUNT_AT: usize = 24;
 
+/// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
+const MAX_HEARTBEATS: u64 = 64 << 20;
+const MAX_REST: usize = 64;
+
 /// The most of a checker's output that is kept, lines.
 const FSCK_LINES: usize = 20;
 
-/// Examines every disk of the snapshot. `scratch` holds a raw copy meanwhile.
+/// Examines every disk of the snapshot, and returns the position that a hook
+/// recorded on them. `scratch` holds a raw copy meanwhile.
 pub fn disks(
     image: &Manifest,
     snapshot: &[Drive],
     myisam_tables: &[&str],
     scratch: &Path,
     log: &mut ObservationLog,
-) -> Result<()> {
+) -> Result<Option<Position>> {
+    let mut position = None;
     for (disk, drive) in image.disks.iter().zip(snapshot) {
         let raw = snapshot::flatten(drive, scratch)?;
         let examined = examine(disk, image, &raw, myisam_tables, log);
         std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
-        examined?;
+        position = position.or(examined?);
     }
-    Ok(())
+    Ok(position)
 }
 
 fn examine(
@@ -63,18 +72,18 @@ fn examine(
     raw: &Path,
     tables: &[&str],
     log: &mut ObservationLog,
-) -> Result<()> {
+) -> Result<Option<Position>> {
     let dirty = needs_recovery(raw).map_err(Error::io("read", raw))?;
     let Some(dirty) = dirty else {
         let detail = "the disk holds no ext4 superblock".to_owned();
         log.write(&Record::Unreadable { path: format!("/dev/{}", disk.target), detail })?;
-        return Ok(());
+        return Ok(None);
     };
     log.write(&Record::FileSystem { disk: disk.target.clone(), fs: "ext4".to_owned(), dirty })?;
 
-    if let Ok(datadir) = image.server.datadir.strip_prefix(&disk.mount) {
+    if let Some(datadir) = in_file_system(image, disk, &image.server.datadir) {
         for table in tables {
-            let path = Path::new("/").join(datadir).join(SCHEMA).join(format!("{table}.MYI"));
+            let path = datadir.join(SCHEMA).join(format!("{table}.MYI"));
             log.write(&match open_count(raw, &path) {
                 Ok(open_count) => Record::MyisamHeader { table: (*table).to_owned(), open_count },
                 Err(detail) => {
@@ -84,24 +93,67 @@ fn examine(
         }
     }
 
-    let logs = in_file_system(image, disk, &image.server.datadir);
+    let logs = in_file_system(image, disk, &image.server.binlogs);
     let position = in_file_system(image, disk, Path::new(POSITION_FILE));
-    if logs.is_some() || position.is_some() {
-        match Ext4::load_from_path(raw) {
-            Ok(fs) => {
-                logs.map_or(Ok(()), |datadir| binlog::logs(&fs, &datadir, log))?;
-                position.map_or(Ok(()), |path| binlog::recorded(&fs, &path, log))?;
-            }
-            Err(error) => {
+    let mut recorded = None;
+    match Ext4::load_from_path(raw) {
+        Ok(fs) => {
+            heartbeats(&fs, disk, log)?;
+            logs.map_or(Ok(()), |dir| binlog::logs(&fs, &dir, log))?;
+            recorded = position.map_or(Ok(None), |path| binlog::recorded(&fs, &path, log))?;
+        }
+        Err(error) => {
+            let (path, detail) = (format!("/dev/{}", disk.target), printable(&error.to_string()));
+            log.write(&Record::Unreadable { path, detail: detail.clone() })?;
+            if logs.is_some() {
                 let file = format!("/dev/{}", disk.target);
-                log.write(&Record::BinlogError { file, error: printable(&error.to_string()) })?;
+                log.write(&Record::BinlogError { file, error: detail })?;
             }
         }
     }
 
     // Last, because it writes: the journal is replayed on the scratch copy.
     log.write(&fsck(disk, raw)?)?;
-    Ok(())
+    Ok(recorded)
+}
+
+/// Writes down the heartbeats of a disk, if there are any.
+fn heartbeats(fs: &Ext4, disk: &Disk, log: &mut ObservationLog) -> Result<()> {
+    let path = heartbeat::file(Path::new("/"));
+    let path = path.to_str().unwrap_or_default();
+    let read = || -> Result<Option<Vec<u8>>, String> {
+        if !fs.exists(path).map_err(|e| e.to_string())? {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let file = fs.open(path).map_err(|e| e.to_string())?;
+        file.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(Some(bytes))
+    };
+    let target = disk.target.clone();
+    Ok(match read() {
+        Ok(None) => (),
+        Ok(Some(bytes)) => {
+            let (count, rest) = parse_heartbeats(&bytes);
+            log.write(&Record::Heartbeats { disk: target, count, rest })?;
+        }
+        Err(error) => {
+            let path = heartbeat::file(&disk.mount).display().to_string();
+            log.write(&Record::Unreadable { path, detail: printable(&error) })?;
+        }
+    })
+}
+
+/// How many records follow each other from the first, and what follows them.
+fn parse_heartbeats(bytes: &[u8]) -> (u32, String) {
+    let mut rest = bytes;
+    let mut count = 0;
+    while let Some(after) = rest.strip_prefix(format!("{:08}\n", count + 1).as_bytes()) {
+        count += 1;
+        rest = after;
+    }
+    let shown = &rest[..rest.len().min(MAX_REST)];
+    (count, printable(&String::from_utf8_lossy(shown)))
 }
 
 /// A path of the guest as seen from the root of this disk's file system; `None`

@@ -7,7 +7,7 @@ mod log;
 mod tables;
 
 pub use disk::disks;
-pub use tables::{server, server_failed, tables};
+pub use tables::{memory, server, server_failed, state, tables};
 
 use std::path::Path;
 

@@ -5,10 +5,12 @@ use mysql_async::{Conn, Row};
 use std::time::Duration;
 
 use super::{ObservationLog, log};
+use crate::database::{BULK, follower_tables};
 use crate::error::{Error, Result};
 use crate::guest::{Agent, printable};
-use crate::image::Server;
-use crate::observation::Record;
+use crate::image::{Database, Server};
+use crate::observation::{Record, State};
+use crate::scenario::Profile;
 
 /// The most messages of one CHECK TABLE that are kept.
 const MESSAGES: usize = 10;
@@ -21,7 +23,7 @@ pub async fn server(
     conn: &mut Conn,
     agent: &Agent,
     server: &Server,
-    followers: &[(&str, &str)],
+    profile: Profile,
     limit: Duration,
     out: &mut ObservationLog,
 ) -> Result<()> {
@@ -34,17 +36,68 @@ pub async fn server(
         prepared: Some(recovery.prepared),
         recovery: recovery.lines,
     })?;
-    tables(conn, followers, out).await
+    let gtid = gtid(conn, server.database).await?;
+    out.write(&Record::Gtid { of: State::Restored, gtid })?;
+    tables(conn, server.database, profile, out).await
 }
 
-/// Observes every table of the load.
-pub async fn tables(conn: &mut Conn, followers: &[(&str, &str)], out: &mut ObservationLog) -> Result<()> {
+/// Counts the rows of the MEMORY table. Last of all: the first look at it since
+/// the server's start makes the server write to its binary log.
+pub async fn memory(conn: &mut Conn, out: &mut ObservationLog) -> Result<()> {
     let memory: Option<u64> =
         conn.query_first("SELECT COUNT(*) FROM probe").await.map_err(Error::sql("read the MEMORY table"))?;
-    out.write(&Record::MemoryRows { rows: memory.unwrap_or(0) })?;
+    Ok(out.write(&Record::MemoryRows { rows: memory.unwrap_or(0) })?)
+}
 
+/// Every table of the load as a whole, and the GTIDs, of a server at this moment.
+pub async fn state(conn: &mut Conn, database: Database, of: State) -> Result<Vec<Record>> {
+    let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
+    let tables: Vec<String> = conn
+        .query(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() \
+             AND table_type = 'BASE TABLE' AND engine <> 'MEMORY' ORDER BY table_name",
+        )
+        .await
+        .map_err(Error::sql("list its tables"))?;
+    for table in tables {
+        let named = format!("`{}`", table.replace('`', "``"));
+        let rows: Option<u64> = conn
+            .query_first(format!("SELECT COUNT(*) FROM {named}"))
+            .await
+            .map_err(Error::sql(format!("count the rows of {named}")))?;
+        // The columns are `Table, Checksum`; see the MySQL manual, "CHECKSUM TABLE Statement".
+        let checksum: Option<(String, Option<u64>)> = conn
+            .query_first(format!("CHECKSUM TABLE {named} EXTENDED"))
+            .await
+            .map_err(Error::sql(format!("sum up {named}")))?;
+        let checksum = checksum.and_then(|(_, checksum)| checksum);
+        records.push(Record::Table { of, table: printable(&table), rows: rows.unwrap_or(0), checksum });
+    }
+    Ok(records)
+}
+
+/// The GTIDs that a server has committed.
+async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
+    let variable = match database {
+        Database::Mariadb => "@@gtid_binlog_pos",
+        Database::Mysql => "@@gtid_executed",
+    };
+    let gtid: Option<String> =
+        conn.query_first(format!("SELECT {variable}")).await.map_err(Error::sql("tell its GTIDs"))?;
+    Ok(printable(&gtid.unwrap_or_default()))
+}
+
+/// Observes every table of the load but the one in memory.
+pub async fn tables(
+    conn: &mut Conn,
+    database: Database,
+    profile: Profile,
+    out: &mut ObservationLog,
+) -> Result<()> {
+    let followers = follower_tables(database, profile);
     let transactional = ["cl", "acct", "ledger"].map(|table| (table, "InnoDB"));
-    for (table, engine) in transactional.iter().chain(followers) {
+    let bulk = (profile == Profile::Bulk).then_some((BULK, "MyISAM"));
+    for (table, engine) in transactional.iter().chain(followers).chain(&bulk) {
         out.write(&check_table(conn, table, engine).await)?;
     }
     for (table, index, column) in [("ledger", "rnd", "rnd"), ("ledger", "acct", "acct")] {
@@ -87,6 +140,17 @@ pub async fn tables(conn: &mut Conn, followers: &[(&str, &str)], out: &mut Obser
             sum: crc32fast::hash(&pay),
         })
         .await?;
+    }
+    let ddl = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() \
+               AND table_name LIKE 'ddl\\_%' ORDER BY table_name";
+    match conn.query(ddl).await {
+        Ok(tables) => out.write(&Record::DdlTables { tables })?,
+        Err(error) => out.write(&table_error("information_schema.tables", &error))?,
+    }
+    if bulk.is_some() {
+        let sql = format!("SELECT n, COUNT(*), SUM(crc <> CRC32(pay)) FROM {BULK} GROUP BY n ORDER BY n");
+        let record = |(n, rows, torn)| Record::Bulk { n, rows, torn };
+        rows(conn, out, BULK, &sql, record).await?;
     }
     Ok(())
 }

@@ -18,11 +18,14 @@ use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
 use crate::interrupt;
-use crate::load::{HistoryLog, Load};
+use crate::judge;
+use crate::load::{HistoryLog, Load, heartbeat};
+use crate::observation::{Record, State};
 use crate::observe;
 use crate::plan::Plan;
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore;
+use crate::roll_forward;
 use crate::scenario::Point;
 use crate::snapshot;
 
@@ -45,6 +48,10 @@ struct Trial<'a> {
     history: HistoryLog,
     transcript: Transcript,
     disks: PathBuf,
+    /// A short-lived directory with a short path.
+    root: PathBuf,
+    /// The exchange disk, where a freeze may leave a position to roll forward from.
+    exchange: Option<PathBuf>,
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
@@ -59,19 +66,18 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
     let source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let snapshot = trial.make_backup(progress, &source);
-    if !matches!(snapshot, Err(Error::Interrupted)) {
+    let backup = trial.make_backup(progress, &source);
+    if !matches!(backup, Err(Error::Interrupted)) {
         let kept = trial.keep_logs(&source.machine, "source");
         // After a failure the agent may be as stuck as the rest.
-        if matches!(snapshot, Ok(true)) {
+        if backup.as_ref().is_ok_and(|backup| !backup.snapshots.is_empty()) {
             kept?;
         }
     }
-    let snapshot = snapshot?;
-    let Source { machine, drives, .. } = source;
-    machine.power_off()?;
-    if snapshot {
-        trial.restore_and_observe(progress, &drives)?;
+    let backup = backup?;
+    source.machine.power_off()?;
+    for snapshot in &backup.snapshots {
+        trial.restore_and_observe(progress, snapshot, &backup.live)?;
     }
     Ok(())
 }
@@ -81,6 +87,21 @@ struct Source {
     machine: Machine,
     drives: Vec<Drive>,
     access: Access,
+    heartbeats: Vec<heartbeat::Channel>,
+}
+
+/// What the first guest leaves behind.
+struct Backup {
+    /// One for each freeze that was not refused.
+    snapshots: Vec<Snapshot>,
+    /// What a roll-forward must reach; empty when there can be none.
+    live: Vec<Record>,
+}
+
+/// The disks as they were at one moment.
+struct Snapshot {
+    cycle: u32,
+    drives: Vec<Drive>,
 }
 
 impl<'a> Trial<'a> {
@@ -98,8 +119,16 @@ impl<'a> Trial<'a> {
             .enable_all()
             .build()
             .map_err(Error::io("start", Path::new("tokio")))?;
+        let exchange = disks.join("exchange.raw");
+        if plan.freeze {
+            fs::File::create(&exchange)
+                .and_then(|file| file.set_len(roll_forward::EXCHANGE_BYTES))
+                .map_err(Error::io("create", &exchange))?;
+        }
         Ok(Self {
             plan,
+            root: root.to_owned(),
+            exchange: plan.freeze.then_some(exchange),
             runtime,
             libvirt,
             history: HistoryLog::create(&plan.dir.join("history.jsonl"))?,
@@ -113,7 +142,11 @@ impl<'a> Trial<'a> {
         let Plan { image, limits, .. } = self.plan;
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
         let drives = snapshot::overlays(&self.disks, "source", bases)?;
-        let spec = Spec::of(self.plan, "source", drives.clone());
+        let spec = Spec {
+            exchange: self.exchange.clone(),
+            heartbeats: Some(self.root.clone()),
+            ..Spec::of(self.plan, "source", drives.clone())
+        };
         let mut machine = Machine::power_on(&self.libvirt, &spec, "source", &self.transcript, limits.agent)?;
         let xml = self.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
@@ -122,29 +155,42 @@ impl<'a> Trial<'a> {
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let wait = access.connect_within(limits.server, || machine.check_alive());
         drop(self.runtime.block_on(wait)?);
+        heartbeat::prepare(&machine, image, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok((Source { machine, drives, access }, String::new()))
+        let heartbeats = spec.heartbeat_sockets().collect();
+        Ok((Source { machine, drives, access, heartbeats }, String::new()))
     }
 
-    /// From the load's first write to its last. False when the freeze was
-    /// refused, so that there is no snapshot.
-    fn make_backup(&self, progress: &mut Progress, source: &Source) -> Result<bool> {
-        let Source { machine, drives, access } = source;
-        let load = progress.stage(Stage::Load, |_| self.load(machine, access))?;
-        let snapshot = if self.plan.freeze {
-            self.quiesced_snapshot(progress, source)?
-        } else {
-            progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
-            true
-        };
-        progress.stage(Stage::Resume, |_| self.resume(machine, load))?;
-        Ok(snapshot)
+    /// From the load's first write to its last.
+    fn make_backup(&self, progress: &mut Progress, source: &Source) -> Result<Backup> {
+        let load = progress.stage(Stage::Load, |_| self.load(source))?;
+        let mut snapshots = Vec::new();
+        let mut drives = source.drives.clone();
+        for cycle in 1..=self.plan.snapshot.cycles {
+            if cycle > 1 {
+                self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
+            }
+            let taken = if self.plan.freeze {
+                self.quiesced_snapshot(progress, source, &drives, cycle)?
+            } else {
+                Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &drives, cycle))?)
+            };
+            if let Some(live) = taken {
+                snapshots.push(Snapshot { cycle, drives: std::mem::replace(&mut drives, live) });
+            }
+            progress.stage(Stage::Resume, |_| self.resume(source, &load))?;
+        }
+        load.stop(&self.runtime, self.plan.limits.agent)?;
+        self.history.finish()?;
+        let live = if self.plan.freeze && !snapshots.is_empty() { self.live_state(source)? } else { vec![] };
+        Ok(Backup { snapshots, live })
     }
 
     /// Starts the load and lets it run its time.
-    fn load(&self, machine: &Machine, access: &Access) -> Result<(Load, String)> {
+    fn load(&self, source: &Source) -> Result<(Load, String)> {
         let Plan { image, load, seed, limits, .. } = self.plan;
+        let Source { machine, access, heartbeats, .. } = source;
         let running = Load::start(
             &self.runtime,
             access,
@@ -153,6 +199,7 @@ impl<'a> Trial<'a> {
             *seed,
             limits.statement,
             &self.history,
+            heartbeats.iter().cloned(),
         )?;
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that.
@@ -167,9 +214,16 @@ impl<'a> Trial<'a> {
         Ok((running, detail))
     }
 
-    /// Freeze, snapshot, thaw. False when the freeze was refused.
-    fn quiesced_snapshot(&self, progress: &mut Progress, source: &Source) -> Result<bool> {
-        let Source { machine, drives, access } = source;
+    /// Freeze, snapshot, thaw. The disks that the guest writes to from then on;
+    /// `None` when the freeze was refused.
+    fn quiesced_snapshot(
+        &self,
+        progress: &mut Progress,
+        source: &Source,
+        drives: &[Drive],
+        cycle: u32,
+    ) -> Result<Option<Vec<Drive>>> {
+        let Source { machine, access, .. } = source;
         let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
@@ -178,11 +232,11 @@ impl<'a> Trial<'a> {
                 Err(OpenError::Stopped(error)) => Err(error),
             }
         })?;
-        let Some(window) = window else { return Ok(false) };
+        let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
         let answers = probes.send(&self.runtime, &self.history);
-        progress.stage(Stage::Snapshot, |_| self.snapshot(machine, drives))?;
+        let live = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle))?;
         // The probes bound themselves; the window's guard bounds them once more.
         self.runtime
             .block_on(answers)
@@ -195,7 +249,7 @@ impl<'a> Trial<'a> {
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             Ok(((), detail))
         })?;
-        Ok(true)
+        Ok(Some(live))
     }
 
     /// What the guest has written so far, by QEMU's count.
@@ -208,44 +262,64 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    fn snapshot(&self, machine: &Machine, drives: &[Drive]) -> Result<((), String)> {
+    /// Takes the snapshot; the disks that the guest writes to from then on.
+    fn snapshot(&self, source: &Source, drives: &[Drive], cycle: u32) -> Result<(Vec<Drive>, String)> {
+        let apart = Duration::from_millis(self.plan.snapshot.apart_ms);
         self.history.mark(Mark::SnapBegin, "")?;
-        snapshot::take(machine, drives, &self.disks)?;
+        let live = snapshot::take(&source.machine, drives, &self.disks, cycle, apart)?;
         self.history.mark(Mark::SnapEnd, "")?;
-        Ok(((), String::new()))
+        Ok((live, String::new()))
     }
 
-    /// Lets the load go on after the window, and ends it. Whether writes came
-    /// through is in the history; the judge looks there.
-    fn resume(&self, machine: &Machine, load: Load) -> Result<((), String)> {
+    /// Lets the load go on after the window. Whether writes came through is in
+    /// the history; the judge looks there.
+    fn resume(&self, source: &Source, load: &Load) -> Result<((), String)> {
         load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
-        self.strike(Point::AfterThaw, machine)?;
+        self.strike(Point::AfterThaw, &source.machine)?;
         interrupt::pass(AFTERWARDS)?;
-        load.stop(&self.runtime, self.plan.limits.agent)?;
-        self.history.finish()?;
         Ok(((), String::new()))
     }
 
-    fn restore_and_observe(&self, progress: &mut Progress, drives: &[Drive]) -> Result<()> {
+    /// Keeps the binary logs of the source and what its tables hold now that
+    /// the load has stopped. Nothing when its hook recorded no position.
+    fn live_state(&self, source: &Source) -> Result<Vec<Record>> {
         let Plan { image, limits, .. } = self.plan;
-        let followers = database::follower_tables(image.server.database);
-        let myisam: Vec<_> =
-            followers.iter().filter(|(_, engine)| *engine == "MyISAM").map(|(table, _)| *table).collect();
-        let mut observation = observe::create(&self.plan.dir.join("observation.jsonl"))?;
-        let restored = progress.stage(Stage::Restore, |_| {
-            observe::disks(image, drives, &myisam, &self.disks, &mut observation)?;
-            match restore::boot(
+        if !roll_forward::keep_logs(&source.machine, &image.server, limits.agent)? {
+            return Ok(vec![]);
+        }
+        self.runtime.block_on(async {
+            let connected = source.access.connect_patiently(limits.statement).await;
+            let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
+            observe::state(&mut conn, image.server.database, State::Live).await
+        })
+    }
+
+    fn restore_and_observe(
+        &self,
+        progress: &mut Progress,
+        snapshot: &Snapshot,
+        live: &[Record],
+    ) -> Result<()> {
+        let Plan { image, load, limits, .. } = self.plan;
+        let myisam = database::myisam_tables(image.server.database, load.profile);
+        let dir = self.cycle_dir(snapshot.cycle)?;
+        let mut out = observe::create(&dir.join(judge::OBSERVATION))?;
+        let (position, restored) = progress.stage(Stage::Restore, |_| {
+            let position = observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out)?;
+            let booted = restore::boot(
                 &self.libvirt,
                 &self.runtime,
                 self.plan,
-                drives,
+                &snapshot.drives,
+                self.exchange.as_deref(),
                 &self.disks,
                 &self.transcript,
-            ) {
-                Ok(restored) => Ok((Some(restored), String::new())),
+            );
+            match booted {
+                Ok(restored) => Ok(((position, Some(restored)), String::new())),
                 Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
-                    observe::server_failed(&error.to_string(), &mut observation)?;
-                    Ok((None, "the snapshot does not come up".to_owned()))
+                    observe::server_failed(&error.to_string(), &mut out)?;
+                    Ok(((None, None), "the snapshot does not come up".to_owned()))
                 }
                 Err(error) => Err(error),
             }
@@ -256,16 +330,33 @@ impl<'a> Trial<'a> {
                     &mut conn,
                     machine.agent(),
                     &image.server,
-                    followers,
+                    load.profile,
                     limits.agent,
-                    &mut observation,
+                    &mut out,
                 ))?;
+                if let Some(position) = position.filter(|_| !live.is_empty()) {
+                    live.iter().try_for_each(|record| out.write(record))?;
+                    out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
+                    let reached = observe::state(&mut conn, image.server.database, State::RolledForward);
+                    self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
+                }
+                self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
                 self.keep_logs(&machine, "restored")?;
                 machine.power_off()?;
             }
-            observe::complete(observation)?;
+            observe::complete(out)?;
             Ok(((), String::new()))
         })
+    }
+
+    /// Where the observation of a cycle goes: a trial of one cycle has it beside its history.
+    fn cycle_dir(&self, cycle: u32) -> Result<PathBuf> {
+        if self.plan.snapshot.cycles == 1 {
+            return Ok(self.plan.dir.clone());
+        }
+        let dir = self.plan.dir.join("cycles").join(format!("{cycle:03}"));
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(dir)
     }
 
     /// Runs the faults of this point.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use freezeframe::database::{Access, SCHEMA, follower_tables};
+use freezeframe::database::{Access, SCHEMA};
 use freezeframe::image::{Database, Server as ServerFacts};
 use freezeframe::judge::{HISTORY, OBSERVATION};
 use freezeframe::load::{HistoryLog, Load};
@@ -62,6 +62,7 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
         database: Database::Mariadb,
         unit: String::new(),
         datadir: server.datadir(),
+        binlogs: server.datadir(),
         port: address.port(),
         user: "freezeframe".to_owned(),
         password_file,
@@ -117,7 +118,7 @@ impl Run<'_> {
     pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
         let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, seconds: 0.0 };
         let Client { runtime, access, .. } = self.client;
-        Load::start(runtime, access, Database::Mariadb, &load, seed, limit, &self.history).unwrap()
+        Load::start(runtime, access, Database::Mariadb, &load, seed, limit, &self.history, []).unwrap()
     }
 
     pub(crate) fn stop(&self, load: Load) {
@@ -131,8 +132,9 @@ impl Run<'_> {
             Record::Server { started: true, detail: String::new(), prepared: None, recovery: vec![] };
         out.write(&server).unwrap();
         let mut conn = self.client.connect();
-        let tables = observe::tables(&mut conn, follower_tables(Database::Mariadb), &mut out);
+        let tables = observe::tables(&mut conn, Database::Mariadb, Profile::Durable, &mut out);
         self.client.wait(tables).unwrap();
+        self.client.wait(observe::memory(&mut conn, &mut out)).unwrap();
         observe::complete(out).unwrap();
     }
 }

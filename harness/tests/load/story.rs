@@ -81,6 +81,10 @@ impl Story {
                 | Entry::Mark { .. }
                 | Entry::Probe { .. }
                 | Entry::BlockStats { .. }
+                | Entry::Heartbeat { .. }
+                | Entry::SchemaChange { .. }
+                | Entry::Bulk { .. }
+                | Entry::Cycle { .. }
                 | Entry::End { .. } => {
                     continue;
                 }

@@ -3,6 +3,8 @@
 # the load and its account.
 set -eu
 
+install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog
+
 secret=$(cat /run/freezeframe/load.secret)
 
 # The bootstrap mode reads statements from its standard input, opens no socket

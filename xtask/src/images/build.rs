@@ -71,7 +71,7 @@ fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<
             deb::install(recipe, path, log)
         }
     })?;
-    log.stage("write the disk", || write_disk(recipe, scratch, log))?;
+    log.stage("write the disks", || write_disks(recipe, scratch, log))?;
     let left = path.join("freezeframe");
     for file in ["vmlinuz", "initrd.img"] {
         let target = scratch.image().join(file);
@@ -95,13 +95,22 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_disk(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
-    for disk in &recipe.definition.disks {
+fn write_disks(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+    let rootfs = scratch.path().join("rootfs");
+    // The deepest mount first, so that each disk takes what is under its mount
+    // and no other disk's. What is left is the root.
+    let mut disks: Vec<_> = recipe.definition.disks.iter().collect();
+    disks.sort_by_key(|disk| std::cmp::Reverse(disk.mount.components().count()));
+    for disk in disks {
+        let inside = disk.mount.strip_prefix("/").unwrap_or(&disk.mount);
+        let tree = rootfs.join(inside);
         let file = scratch.image().join(disk_file(&disk.mount));
         let mut mke2fs = host::as_namespace_root("mke2fs")?;
         mke2fs
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES, "-d"])
-            .arg(scratch.path().join("rootfs"))
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES])
+            // mke2fs takes over the owner of everything but the root directory itself.
+            .args(["-E", &format!("root_owner={}", owner(&tree)?), "-d"])
+            .arg(&tree)
             .arg(&file)
             .arg(format!("{}M", disk.size_mib));
         log.run(mke2fs)?;
@@ -109,14 +118,35 @@ fn write_disk(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(), Failu
         e2fsck.arg("-fn").arg(&file);
         log.run(e2fsck)?;
         read_only(&file)?;
+        if tree != rootfs {
+            // The mount point stays.
+            let mut find = host::as_namespace_root("find")?;
+            find.arg(&tree).args(["-mindepth", "1", "-delete"]);
+            log.run(find)?;
+        }
     }
     Ok(())
 }
 
+/// The owner of a directory as `UID:GID`, seen from where the disks are made.
+fn owner(dir: &Path) -> Result<String, Failure> {
+    let mut stat = host::as_namespace_root("stat")?;
+    let output = stat.args(["--format", "%u:%g"]).arg(dir).output();
+    let output = output.map_err(|e| Failure::io("look at", dir, &e))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(Failure::Question(format!(
+        "a disk is to be mounted at {}, where the packages and layers put no directory. Name one that they do.",
+        dir.display()
+    )))
+}
+
+/// `root.raw`, `srv-logs.raw`.
 fn disk_file(mount: &Path) -> String {
-    match mount.file_name() {
-        Some(name) => format!("{}.raw", name.to_string_lossy()),
-        None => "root.raw".to_owned(),
+    match mount.to_string_lossy().trim_matches('/') {
+        "" => "root.raw".to_owned(),
+        place => format!("{}.raw", place.replace('/', "-")),
     }
 }
 
@@ -152,6 +182,7 @@ fn write_manifest(recipe: &Recipe, digest: &str, versions: &Path, path: &Path) -
             database: definition.database,
             unit: recipe.server.unit.clone(),
             datadir: recipe.server.datadir.clone(),
+            binlogs: recipe.server.binlogs.clone(),
             port: recipe.server.port,
             user: recipe.server.user.clone(),
             password_file: "load.secret".into(),

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use freezeframe::image::DiskLayout;
+
 use super::archive::mmdebstrap;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
@@ -33,6 +35,8 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
     }
     copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
 
+    add_mounts(&recipe.definition.disks, &overlay.join("etc/fstab"))?;
+
     let units = overlay.join("etc/systemd/system");
     create_dir(&units)?;
     for mask in recipe.masks() {
@@ -60,6 +64,20 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
     // By name, so that the root directory itself keeps what its package gave it.
     tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
     log.run(tar)
+}
+
+/// Adds the disks beside the root to the guest's table of file systems.
+fn add_mounts(disks: &[DiskLayout], fstab: &Path) -> Result<(), Failure> {
+    let lines: String = disks
+        .iter()
+        .skip(1)
+        .map(|disk| format!("/dev/{} {} {} defaults 0 0\n", disk.target, disk.mount.display(), disk.fs))
+        .collect();
+    File::options()
+        .append(true)
+        .open(fstab)
+        .and_then(|mut file| file.write_all(lines.as_bytes()))
+        .map_err(|e| Failure::io("write", fstab, &e))
 }
 
 /// Installs the packages with the overlay under them, customizes the result,

@@ -298,7 +298,7 @@ mod tests {
                 "kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw",
                 "disks": [{{"target": "vda", "file": "root.raw", "fs": "ext4", "mount": "/"}}],
                 "memory_mib": 512, "agent": {{"unit": "u", "hook": "/h", "enabled_by": "/e"}},
-                "server": {{"database": "mariadb", "unit": "s", "datadir": "/d", "port": 1, "user": "u",
+                "server": {{"database": "mariadb", "unit": "s", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",
                             "password_file": "load.secret"}}, "versions": {{}}}}"#
         );
         fs::write(scratch.image().join("manifest.json"), manifest).unwrap();

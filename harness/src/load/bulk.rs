@@ -1,0 +1,51 @@
+//! The bulk writer: statements that insert thousands of rows each into a MyISAM
+//! table, which nothing but a lock keeps whole.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use tokio::time::{sleep, timeout};
+
+use super::{Pending, Shared, connect};
+use crate::clock;
+use crate::database::BULK;
+use crate::error::Result;
+use crate::history::Entry;
+
+/// The rows of the table that a statement multiplies by itself.
+pub(super) const SIDE: u64 = 64;
+
+/// The pause between two statements: the transfers want the server as well.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Sends statement after statement until told to stop. A statement without an
+/// answer has its number used up: its rows may be there.
+pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
+    let mut conn = connect(&shared).await?;
+    for n in 1.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        // The rows come from the server itself, so that the statement is long and its text short.
+        let statement = format!(
+            "INSERT INTO {BULK} SELECT {n}, i, pay, CRC32(pay) FROM \
+             (SELECT a.i * {SIDE} + b.i AS i, MD5(CONCAT({n}, ' ', a.i, ' ', b.i)) AS pay \
+              FROM bulk_side a CROSS JOIN bulk_side b) AS made"
+        );
+        let rows = SIDE * SIDE;
+        let pending =
+            Pending::new(&shared.history, clock::now(), move |t, end| Entry::Bulk { t, end, n, rows });
+        match timeout(shared.statement_limit, conn.query_drop(statement)).await {
+            Ok(Ok(())) => pending.done()?,
+            // A failed statement on a non-transactional table proves nothing about its rows.
+            Ok(Err(_)) | Err(_) => {
+                drop(pending);
+                conn = connect(&shared).await?;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}

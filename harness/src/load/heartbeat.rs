@@ -1,0 +1,85 @@
+//! Heartbeats: a file on each of the guest's disks that grows by one synced
+//! record after the other, whatever the database does. What they hold tells
+//! which instant of each disk a snapshot shows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+use super::{Pending, Shared};
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::guest::{HEARTBEAT, Machine, escape_shell};
+use crate::history::Entry;
+use crate::image::Manifest;
+
+/// The pause between a record and the next: they shall cost the guest little.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The guest's side. A shell can sync a file only by way of a program; two
+/// process starts a record are the price of running in every guest.
+const SCRIPT: &str = r#"exec 3<>"$1"
+while read -r n <&3; do
+    printf '%08d\n' "$n" | dd of="$2" oflag=append conv=notrunc,fsync status=none && echo "$n" >&3
+done
+"#;
+
+/// The heartbeats of one disk: its target, and the socket of its channel.
+pub type Channel = (String, PathBuf);
+
+/// Where the heartbeats of the disk mounted at `mount` lie.
+pub fn file(mount: &Path) -> PathBuf {
+    mount.join(".freezeframe-heartbeats")
+}
+
+/// Starts the guest's side on every disk, outside the agent's unit, so that
+/// neither ends with the other.
+pub fn prepare(machine: &Machine, image: &Manifest, limit: Duration) -> Result<()> {
+    let mut line = "cat > /run/freezeframe-heartbeats && chmod 600 /run/freezeframe-heartbeats".to_owned();
+    for disk in &image.disks {
+        let target = &disk.target;
+        line.push_str(&format!(
+            " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{target} \
+             sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{target} {}",
+            escape_shell(&file(&disk.mount))
+        ));
+    }
+    machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;
+    Ok(())
+}
+
+/// Asks for record after record until told to stop.
+pub(super) async fn run(shared: Arc<Shared>, (disk, socket): Channel) -> Result<()> {
+    let failed = |e| Error::io("talk to the guest through", &socket)(e);
+    let mut stream = BufReader::new(UnixStream::connect(&socket).await.map_err(failed)?);
+    let mut answer = String::new();
+    for n in 1u32.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = disk.clone();
+        let pending = Pending::new(&shared.history, clock::now(), move |t, end| Entry::Heartbeat {
+            t,
+            end,
+            disk: name.clone(),
+            n,
+        });
+        stream.write_all(format!("{n}\n").as_bytes()).await.map_err(failed)?;
+        answer.clear();
+        stream.read_line(&mut answer).await.map_err(failed)?;
+        if answer.trim() != n.to_string() {
+            let words = crate::guest::printable(answer.trim());
+            return Err(Error::Guest(format!(
+                "the heartbeats of disk {disk} ended: the guest answered `{words}` to record {n}"
+            )));
+        }
+        pending.done()?;
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}

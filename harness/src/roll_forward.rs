@@ -1,0 +1,56 @@
+//! Roll-forward: what an operator does with a restored backup and the binary
+//! logs that were written since.
+//!
+//! The source's logs reach the restored guest on the exchange disk, as a bare
+//! tar archive; the server's own tools replay them there. See the MySQL manual,
+//! "Point-in-Time Recovery Using Event Positions".
+
+use std::time::Duration;
+
+use crate::binlog::Position;
+use crate::error::Result;
+use crate::guest::{EXCHANGE, Machine, escape_shell, printable};
+use crate::image::Server;
+use crate::observation::{POSITION_FILE, Record};
+
+/// The size of the exchange disk, bytes; the file is sparse.
+pub const EXCHANGE_BYTES: u64 = 4 << 30;
+
+/// The most of the client's words that is kept, bytes.
+const DETAIL: usize = 2000;
+
+/// Puts the source's binary logs on the exchange disk. False when its hook
+/// recorded no position: then there is nothing to roll forward from.
+pub fn keep_logs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
+    let line = format!(
+        "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
+         tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
+        escape_shell(&server.binlogs)
+    );
+    Ok(machine.agent().script(&line, b"", limit)?.is_empty())
+}
+
+/// Replays the logs on the exchange disk from this position to their end.
+pub fn replay(machine: &Machine, position: &Position, limit: Duration) -> Result<Record> {
+    let input = format!("{}\n{}\n", position.file, position.pos);
+    let done = machine.agent().shell(REPLAY, input.as_bytes(), limit)?;
+    let words = String::from_utf8_lossy(&done.stderr);
+    let words: String = words.chars().take(DETAIL).collect();
+    Ok(Record::RollForward { applied: done.code == Some(0), detail: printable(words.trim()) })
+}
+
+/// As the manual has it, with a file between the two programs, because a pipe
+/// would hide the first one's failure.
+const REPLAY: &str = r#"set -e
+read -r file; read -r position
+mkdir -p /var/tmp/freezeframe-binlogs
+cd /var/tmp/freezeframe-binlogs
+tar -xf /dev/disk/by-id/virtio-freezeframe
+logs=$(awk -v first="$file" '{ sub(".*/", ""); if ($0 == first) on = 1; if (on) print }' ./*.index)
+[ "$logs" ] || { echo "the source has no log $file any more" >&2; exit 1; }
+tool=$(command -v mariadb-binlog || command -v mysqlbinlog)
+client=$(command -v mariadb || command -v mysql)
+# One word each: names of logs have no spaces.
+$tool --start-position="$position" $logs >replay.sql
+$client <replay.sql
+"#;
