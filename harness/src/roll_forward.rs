@@ -16,8 +16,8 @@ use crate::observation::{POSITION_FILE, Record};
 /// The size of the exchange disk, bytes; the file is sparse.
 pub const EXCHANGE_BYTES: u64 = 4 << 30;
 
-/// The most of the client's words that is kept, bytes.
-const DETAIL: usize = 2000;
+/// How much of the client's last words is kept, bytes.
+const DETAIL: usize = 1000;
 
 /// Puts the source's binary logs on the exchange disk. False when its hook
 /// recorded no position: then there is nothing to roll forward from.
@@ -35,8 +35,10 @@ pub fn replay(machine: &Machine, position: &Position, limit: Duration) -> Result
     let input = format!("{}\n{}\n", position.file, position.pos);
     let done = machine.agent().shell(REPLAY, input.as_bytes(), limit)?;
     let words = String::from_utf8_lossy(&done.stderr);
-    let words: String = words.chars().take(DETAIL).collect();
-    Ok(Record::RollForward { applied: done.code == Some(0), detail: printable(words.trim()) })
+    // The client shows the statement first, which may be long, and the error last.
+    let cut = (0..=words.len().saturating_sub(DETAIL)).rev().find(|at| words.is_char_boundary(*at));
+    let detail = printable(words[cut.unwrap_or(0)..].trim());
+    Ok(Record::RollForward { applied: done.code == Some(0), detail })
 }
 
 /// As the manual has it, with a file between the two programs, because a pipe

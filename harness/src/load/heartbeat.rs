@@ -2,13 +2,13 @@
 //! record after the other, whatever the database does. What they hold tells
 //! which instant of each disk a snapshot shows.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use super::{Pending, Shared};
@@ -29,17 +29,29 @@ while read -r n <&3; do
 done
 "#;
 
-/// The heartbeats of one disk: its target, and the socket of its channel.
-pub type Channel = (String, PathBuf);
+/// The heartbeats of one disk: its target, and the way to their writer.
+pub type Channel = (String, UnixStream);
 
 /// Where the heartbeats of the disk mounted at `mount` lie.
 pub fn file(mount: &Path) -> PathBuf {
     mount.join(".freezeframe-heartbeats")
 }
 
-/// Starts the guest's side on every disk, outside the agent's unit, so that
-/// neither ends with the other.
-pub fn prepare(machine: &Machine, image: &Manifest, limit: Duration) -> Result<()> {
+/// Connects to the sockets, by disk, and starts the guest's side on every disk:
+/// outside the agent's unit, so that neither ends with the other.
+pub fn prepare(
+    machine: &Machine,
+    image: &Manifest,
+    sockets: impl Iterator<Item = (String, PathBuf)>,
+    limit: Duration,
+) -> Result<Vec<Channel>> {
+    // First, because to the guest a channel without a peer is at its end.
+    let channels = sockets
+        .map(|(disk, socket)| match UnixStream::connect(&socket) {
+            Ok(stream) => Ok((disk, stream)),
+            Err(e) => Err(Error::io("connect to", &socket)(e)),
+        })
+        .collect::<Result<_>>()?;
     let mut line = "cat > /run/freezeframe-heartbeats && chmod 600 /run/freezeframe-heartbeats".to_owned();
     for disk in &image.disks {
         let target = &disk.target;
@@ -50,13 +62,15 @@ pub fn prepare(machine: &Machine, image: &Manifest, limit: Duration) -> Result<(
         ));
     }
     machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;
-    Ok(())
+    Ok(channels)
 }
 
 /// Asks for record after record until told to stop.
-pub(super) async fn run(shared: Arc<Shared>, (disk, socket): Channel) -> Result<()> {
-    let failed = |e| Error::io("talk to the guest through", &socket)(e);
-    let mut stream = BufReader::new(UnixStream::connect(&socket).await.map_err(failed)?);
+pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<()> {
+    let failed =
+        |e| Error::io("talk to the guest through", Path::new(&format!("the heartbeat channel of {disk}")))(e);
+    stream.set_nonblocking(true).map_err(failed)?;
+    let mut stream = BufReader::new(tokio::net::UnixStream::from_std(stream).map_err(failed)?);
     let mut answer = String::new();
     for n in 1u32.. {
         if shared.stop.load(Ordering::Relaxed) {

@@ -65,8 +65,8 @@ pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
 fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let backup = trial.make_backup(progress, &source);
+    let mut source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    let backup = trial.make_backup(progress, &mut source);
     if !matches!(backup, Err(Error::Interrupted)) {
         let kept = trial.keep_logs(&source.machine, "source");
         // After a failure the agent may be as stuck as the rest.
@@ -155,15 +155,14 @@ impl<'a> Trial<'a> {
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let wait = access.connect_within(limits.server, || machine.check_alive());
         drop(self.runtime.block_on(wait)?);
-        heartbeat::prepare(&machine, image, limits.agent)?;
+        let heartbeats = heartbeat::prepare(&machine, image, spec.heartbeat_sockets(), limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        let heartbeats = spec.heartbeat_sockets().collect();
         Ok((Source { machine, drives, access, heartbeats }, String::new()))
     }
 
     /// From the load's first write to its last.
-    fn make_backup(&self, progress: &mut Progress, source: &Source) -> Result<Backup> {
+    fn make_backup(&self, progress: &mut Progress, source: &mut Source) -> Result<Backup> {
         let load = progress.stage(Stage::Load, |_| self.load(source))?;
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
@@ -188,9 +187,9 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts the load and lets it run its time.
-    fn load(&self, source: &Source) -> Result<(Load, String)> {
+    fn load(&self, source: &mut Source) -> Result<(Load, String)> {
         let Plan { image, load, seed, limits, .. } = self.plan;
-        let Source { machine, access, heartbeats, .. } = source;
+        let Source { machine, access, .. } = source;
         let running = Load::start(
             &self.runtime,
             access,
@@ -199,7 +198,7 @@ impl<'a> Trial<'a> {
             *seed,
             limits.statement,
             &self.history,
-            heartbeats.iter().cloned(),
+            std::mem::take(&mut source.heartbeats),
         )?;
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that.
