@@ -81,7 +81,7 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         gtid: String,
     },
-    /// The heartbeats in the file of one disk, read from the raw image. Absent
+    /// The heartbeats in the file of one disk, read from the raw image; none
     /// when the file is not there.
     Heartbeats {
         /// The disk's target name.

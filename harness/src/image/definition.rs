@@ -36,6 +36,8 @@ pub struct Definition {
     pub release: String,
     /// Package mirror; without it the builder's own choice.
     pub mirror: Option<String>,
+    /// Whether packages come with the release's security updates.
+    pub security_updates: bool,
     /// The database server.
     pub database: Database,
     /// Packages beyond those of the layers.
@@ -201,6 +203,7 @@ impl Definition {
             distro: raw.distro.into_inner(),
             release: raw.release.into_inner(),
             mirror: raw.mirror.map(Spanned::into_inner),
+            security_updates: raw.security_updates,
             database: raw.database,
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
@@ -250,6 +253,8 @@ struct RawDefinition {
     distro: Spanned<String>,
     release: Spanned<String>,
     mirror: Option<Spanned<String>>,
+    #[serde(default = "wanted")]
+    security_updates: bool,
     database: Database,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
@@ -258,6 +263,10 @@ struct RawDefinition {
     memory_mib: Spanned<u64>,
     #[serde(rename = "disk")]
     disks: Vec<RawDisk>,
+}
+
+fn wanted() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -430,7 +439,7 @@ size_mib = 2048
             (
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
-                 `mirror`, `database`, `packages`, `mask`, `memory_mib`, `disk`.",
+                 `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `disk`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (

@@ -1,13 +1,14 @@
 //! Whether the binary log, the second witness of what was committed, agrees
-//! with the tables and with the recorded position: B1, B2.
+//! with the tables and with the recorded position: B1, B2, B3.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use super::case::{Observation, Place};
 use super::tell::{Evidence, are, count, quote};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
-use crate::observation::POSITION_FILE;
+use crate::observation::{POSITION_FILE, State};
 use crate::verdict::Property;
 
 /// A transfer, as `(client, number)`.
@@ -70,7 +71,8 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::BinlogAgreement, parts.join(", "), unlogged.into_lines())))
 }
 
-/// B2: the position that the hook recorded is the end of the last binary log.
+/// B2: the position that the hook recorded is the end of the last binary log,
+/// and the GTIDs beside it are those that the restored server has.
 ///
 /// Source: the hook asks the server for the position under its lock, so nothing
 /// may follow it in the image. A log that goes on shows that the position was
@@ -87,7 +89,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
         }));
     };
     if recorded == end {
-        return Ok(None);
+        return Ok(gtids_differ(seen));
     }
     let summary = if recorded.file == end.file {
         match recorded.byte.cmp(&end.byte) {
@@ -101,6 +103,107 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     };
     let evidence = vec![format!("recorded: {}", place(recorded)), format!("the log ends at: {}", place(end))];
     Ok(Some(Defect::new(Property::RecordedPosition, summary, evidence)))
+}
+
+/// The GTIDs beside the position are those of the restored server: B2's other half.
+fn gtids_differ(seen: &Observation) -> Option<Defect> {
+    let restored = seen.gtids.get(&State::Restored).filter(|_| !seen.position_gtid.is_empty())?;
+    if gtids(restored) == gtids(&seen.position_gtid) {
+        return None;
+    }
+    let evidence = vec![
+        format!("recorded: {}", quote(&seen.position_gtid)),
+        format!("the restored server has: {}", quote(restored)),
+    ];
+    let summary = "the recorded GTIDs are not those of the restored server";
+    Some(Defect::new(Property::RecordedPosition, summary, evidence))
+}
+
+/// A set of GTIDs as it is compared: servers break it into lines at their liking.
+fn gtids(text: &str) -> BTreeSet<String> {
+    // A log has line breaks escaped.
+    let text = text.replace("\\n", "");
+    text.split(',')
+        .map(|gtid| gtid.split_whitespace().collect())
+        .filter(|gtid: &String| !gtid.is_empty())
+        .collect()
+}
+
+/// B3: replaying the source's binary logs from the recorded position leads to
+/// exactly what the source held at their end.
+///
+/// Source: point-in-time recovery, the reason why a position is recorded at
+/// all. A position too early repeats a change, one too late skips it. Rows and
+/// checksum of every table decide, MyISAM included, and the GTIDs; and the
+/// source's ledger must hold the transfers that the history says, so that two
+/// empty servers never agree. Needs a freeze that succeeded and the replay.
+pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
+    let seen = view.served()?;
+    view.frozen()?;
+    let Some(replay) = &seen.roll_forward else {
+        return Err(Missing("nothing was rolled forward: no hook recorded a position".into()));
+    };
+    let broken = |summary: String, evidence: Evidence| {
+        Ok(Some(Defect::new(Property::RollForward, summary, evidence.into_lines())))
+    };
+    if !replay.applied {
+        let mut evidence = Evidence::default();
+        evidence.add(|| quote_end(&replay.detail));
+        return broken(
+            "the source's binary logs cannot be applied from the recorded position".into(),
+            evidence,
+        );
+    }
+    let (Some(live), Some(reached)) = (seen.tables.get(&State::Live), seen.tables.get(&State::RolledForward))
+    else {
+        return Err(Missing("the tables to compare after the roll-forward were not read".into()));
+    };
+    let mut different = Evidence::default();
+    let mut unsure = None;
+    for table in live.keys().chain(reached.keys()).collect::<BTreeSet<_>>() {
+        let name = quote(table);
+        match (live.get(table), reached.get(table)) {
+            (Some((rows, _)), Some((other, _))) if rows != other => {
+                different.add(|| format!("`{name}`: {other} rows, the source has {rows}"));
+            }
+            (Some((_, Some(sum))), Some((_, Some(other)))) if sum != other => {
+                different.add(|| format!("`{name}`: other content (checksum {other}, the source {sum})"));
+            }
+            (Some((_, Some(_))), Some((_, Some(_)))) => {}
+            (Some(_), Some(_)) => unsure = Some(name),
+            (Some(_), None) => different.add(|| format!("`{name}`: missing, the source has it")),
+            (None, _) => different.add(|| format!("`{name}`: the source has no such table")),
+        }
+    }
+    let gtid = |state| seen.gtids.get(&state).map(String::as_str);
+    if let (Some(live), Some(reached)) = (gtid(State::Live), gtid(State::RolledForward))
+        && gtids(live) != gtids(reached)
+    {
+        different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
+    }
+    let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.is_acked()).count() as u64;
+    let sent = view.transfers().count() as u64;
+    let legs = live.get(LEDGER).map_or(0, |(rows, _)| *rows);
+    if !(2 * acked..=2 * sent).contains(&legs) {
+        different.add(|| format!("the source's ledger has {legs} legs, {acked} transfers were acknowledged"));
+    }
+    if !different.is_empty() {
+        let n = different.total();
+        return broken(
+            format!("the roll-forward ends elsewhere than the source: {}", count(n, "difference")),
+            different,
+        );
+    }
+    match unsure {
+        Some(name) => Err(Missing(format!("the server gave no checksum of `{name}`"))),
+        None => Ok(None),
+    }
+}
+
+/// The end of what a program said, where its error is.
+fn quote_end(text: &str) -> String {
+    let from = text.char_indices().rev().nth(120).map_or(0, |(at, _)| at);
+    format!("the client says: ...{}", quote(&text[from..]))
 }
 
 /// What was observed, and the end of its binary logs, if there are any.

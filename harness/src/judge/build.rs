@@ -5,11 +5,12 @@
 //! logs: the numbers that a record names never decide what is allocated, except
 //! that the sizes which `Setup` claims are bounded by the constants below.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    Account, BlockStats, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header, Index, Leg,
-    Marks, NEVER, Observation, Place, Probe, Row, SentLeg, Server, Setup, Transfer, Trouble, slot,
+    Account, BlockStats, Bulk, BulkRows, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header,
+    Heartbeats, Index, Leg, Marks, NEVER, Observation, Place, Probe, RollForward, Row, SentLeg, Server,
+    Setup, Span, Transfer, Trouble, slot,
 };
 use crate::history::{Entry, Mark, Nanos, Op};
 use crate::observation::Record;
@@ -21,6 +22,9 @@ pub const MAX_ACCOUNTS: u32 = 1 << 20;
 /// The most non-transactional tables a history may have.
 pub const MAX_FOLLOWERS: usize = 64;
 
+/// The most disks with heartbeats that a history may have.
+pub(super) const MAX_DISKS: usize = 64;
+
 /// Takes the records of both logs in order, history first.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
@@ -31,6 +35,12 @@ pub(super) struct Builder {
     last_mark: Option<(Mark, Nanos)>,
     probes: Vec<Probe>,
     block_stats: Vec<BlockStats>,
+    heartbeats: BTreeMap<String, Vec<Span>>,
+    schema_changes: Vec<Span>,
+    bulk: Vec<Bulk>,
+    /// The cycle that is judged, and the one whose records come; both less 1.
+    wanted: u32,
+    cycle: u32,
     ended: bool,
     observation: Option<Observation>,
 }
@@ -62,6 +72,16 @@ enum Sent {
 type Checked<T = ()> = Result<T, String>;
 
 impl Builder {
+    /// For one cycle of a trial, counted from 1.
+    pub(super) fn for_cycle(cycle: u32) -> Self {
+        Self { wanted: cycle.saturating_sub(1), ..Self::default() }
+    }
+
+    /// The cycles that the history had so far.
+    pub(super) fn cycles(&self) -> u32 {
+        self.cycle + 1
+    }
+
     /// Takes the next record of the history.
     pub(super) fn entry(&mut self, entry: Entry) -> Checked {
         if self.ended {
@@ -93,23 +113,51 @@ impl Builder {
                 if end < t {
                     return Err(format!("the probe ends at {end}, before it is sent at {t}"));
                 }
-                self.probes.push(Probe { sent: t, end, kind, answer });
+                if self.cycle == self.wanted {
+                    self.probes.push(Probe { sent: t, end, kind, answer });
+                }
                 Ok(())
             }
             Entry::BlockStats { t, disk, writes, bytes } => {
-                self.block_stats.push(BlockStats { t, disk, writes, bytes });
+                if self.cycle == self.wanted {
+                    self.block_stats.push(BlockStats { t, disk, writes, bytes });
+                }
                 Ok(())
             }
-            // Taken up with the properties that read them.
-            Entry::Heartbeat { .. }
-            | Entry::SchemaChange { .. }
-            | Entry::Bulk { .. }
-            | Entry::Cycle { .. } => Ok(()),
+            Entry::Heartbeat { t, end, disk, n } => {
+                if !self.heartbeats.contains_key(&disk) && self.heartbeats.len() == MAX_DISKS {
+                    return Err(format!("heartbeats of more than {MAX_DISKS} disks"));
+                }
+                let what = format!("heartbeat of disk `{}`", super::tell::quote(&disk));
+                append(self.heartbeats.entry(disk).or_default(), |span| span, &what, n, span(t, end, &what)?)
+            }
+            Entry::SchemaChange { t, end, n } => {
+                let what = "schema change";
+                append(&mut self.schema_changes, |span| span, what, n, span(t, end, what)?)
+            }
+            Entry::Bulk { t, end, n, rows } => {
+                let what = "bulk statement";
+                let bulk = Bulk { span: span(t, end, what)?, rows };
+                append(&mut self.bulk, |bulk| &bulk.span, what, n, bulk)
+            }
+            Entry::Cycle { t, n } => self.next_cycle(t, n),
             Entry::End { .. } => {
                 self.ended = true;
                 Ok(())
             }
         }
+    }
+
+    fn next_cycle(&mut self, t: Nanos, n: u32) -> Checked {
+        if n.checked_sub(2) != Some(self.cycle) {
+            return Err(format!("cycle {n} after cycle {}; lines are missing", self.cycle + 1));
+        }
+        if self.last_mark.is_some_and(|(_, last)| t < last) {
+            return Err(format!("cycle {n} begins before the one before it ends"));
+        }
+        self.cycle += 1;
+        self.last_mark = None;
+        Ok(())
     }
 
     fn set_up(&mut self, setup: Setup) -> Checked {
@@ -264,6 +312,9 @@ impl Builder {
             return Err(format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}"));
         }
         self.last_mark = Some((mark, t));
+        if self.cycle != self.wanted {
+            return Ok(());
+        }
         let marks = &mut self.marks;
         match mark {
             Mark::FreezeCall => marks.freeze_call = Some(t),
@@ -321,7 +372,8 @@ impl Builder {
                 }
             }
             Record::BinlogError { file, error } => seen.cut_logs.push(Trouble { what: file, why: error }),
-            Record::Position { file, pos, gtid: _ } => {
+            Record::Position { file, pos, gtid } => {
+                seen.position_gtid = gtid;
                 if seen.position.replace(Place { file, byte: pos }).is_some() {
                     return Err("a second `position` record; a hook leaves one".into());
                 }
@@ -352,13 +404,40 @@ impl Builder {
             Record::Follow { table: _, c, n, crc, sum } => {
                 seen.rows.extend(follower.map(|table| Row { table, c, n, crc, sum }));
             }
-            // Taken up with the properties that read them.
-            Record::Heartbeats { .. }
-            | Record::DdlTables { .. }
-            | Record::Bulk { .. }
-            | Record::Gtid { .. }
-            | Record::Table { .. }
-            | Record::RollForward { .. } => {}
+            Record::Heartbeats { disk, count, rest } => {
+                let name = super::tell::quote(&disk);
+                if seen.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
+                    return Err(format!("a second `heartbeats` record of disk `{name}`; it has one file"));
+                }
+            }
+            Record::DdlTables { tables } => {
+                if seen.ddl_tables.replace(tables).is_some() {
+                    return Err("a second `ddl_tables` record; an observation is of one boot".into());
+                }
+            }
+            Record::Bulk { n, rows, torn } => {
+                if seen.bulk.insert(n, BulkRows { rows, torn }).is_some() {
+                    return Err(format!(
+                        "a second `bulk` record of statement {n}; its rows are counted once"
+                    ));
+                }
+            }
+            Record::Gtid { of, gtid } => {
+                if seen.gtids.insert(of, gtid).is_some() {
+                    return Err("a second `gtid` record of the same server and moment".into());
+                }
+            }
+            Record::Table { of, table, rows, checksum } => {
+                let name = super::tell::quote(&table);
+                if seen.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
+                    return Err(format!("a second `table` record of `{name}` of the same server and moment"));
+                }
+            }
+            Record::RollForward { applied, detail } => {
+                if seen.roll_forward.replace(RollForward { applied, detail }).is_some() {
+                    return Err("a second `roll_forward` record; it is tried once".into());
+                }
+            }
             Record::TableError { table, error } => seen.cut_tables.push(Trouble { what: table, why: error }),
             Record::End => seen.complete = true,
         }
@@ -374,10 +453,41 @@ impl Builder {
             marks: self.marks,
             probes: self.probes,
             block_stats: self.block_stats,
+            heartbeats: self.heartbeats,
+            schema_changes: self.schema_changes,
+            bulk: self.bulk,
             complete: self.ended,
             observation: self.observation,
         }
     }
+}
+
+/// The times of an operation that is written down once.
+fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Checked<Span> {
+    if t == NEVER || end == Some(NEVER) {
+        return Err(format!("the time of a {what} is beyond any clock"));
+    }
+    if end.is_some_and(|end| end < t) {
+        return Err(format!("a {what} is done before it is sent at {t}"));
+    }
+    Ok(Span { sent: t, acked: end.unwrap_or(NEVER) })
+}
+
+/// Adds the operation `n` of a sequence that has one in flight.
+fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new: T) -> Checked {
+    let next = all.len() + 1;
+    if usize::try_from(n).ok() != Some(next) {
+        return Err(format!("the {what} is number {n}, but {next} is the next; lines are missing"));
+    }
+    if let Some(last) = all.last().map(&of) {
+        // What was never answered may have been followed by the next.
+        let free = if last.acked == NEVER { last.sent } else { last.acked };
+        if of(&new).sent < free {
+            return Err(format!("the {what} {n} goes back in time; the lines are out of order"));
+        }
+    }
+    all.push(new);
+    Ok(())
 }
 
 impl Building {

@@ -5,9 +5,10 @@
 //! [`Builder`](super::build::Builder) makes a [`Case`], and it checks that the
 //! parts fit together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::history::{Nanos, ProbeAnswer, ProbeKind};
+use crate::observation::State;
 
 /// The acknowledgement time of an operation whose outcome is not known: it may
 /// or may not have taken effect, and nothing is ordered after it.
@@ -26,6 +27,12 @@ pub struct Case {
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
+    /// By disk; record `n` is at `n - 1`.
+    pub(super) heartbeats: BTreeMap<String, Vec<Span>>,
+    /// Step `n` is at `n - 1`.
+    pub(super) schema_changes: Vec<Span>,
+    /// Statement `n` is at `n - 1`.
+    pub(super) bulk: Vec<Bulk>,
     /// The history has its last line.
     pub(super) complete: bool,
     pub(super) observation: Option<Observation>,
@@ -86,6 +93,21 @@ pub(super) struct Follow {
     pub(super) acked: Nanos,
 }
 
+/// When an operation was sent and acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when the outcome is not known.
+    pub(super) acked: Nanos,
+}
+
+/// A statement of the bulk writer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bulk {
+    pub(super) span: Span,
+    pub(super) rows: u64,
+}
+
 /// A quiescence probe.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Probe {
@@ -142,8 +164,16 @@ pub(super) struct Observation {
     pub(super) log_end: Option<Place>,
     /// Binary logs that could not be read to their end.
     pub(super) cut_logs: Vec<Trouble>,
-    /// The recorded position.
+    /// The recorded position, and the GTIDs beside it.
     pub(super) position: Option<Place>,
+    pub(super) position_gtid: String,
+    pub(super) gtids: BTreeMap<State, String>,
+    /// Rows and checksum of every table of a server.
+    pub(super) tables: BTreeMap<State, BTreeMap<String, (u64, Option<u64>)>>,
+    pub(super) roll_forward: Option<RollForward>,
+    pub(super) heartbeats: BTreeMap<String, Heartbeats>,
+    pub(super) ddl_tables: Option<Vec<String>>,
+    pub(super) bulk: BTreeMap<u32, BulkRows>,
     pub(super) checks: Vec<CheckedTable>,
     pub(super) indexes: Vec<Index>,
     pub(super) memory_rows: Option<u64>,
@@ -154,6 +184,29 @@ pub(super) struct Observation {
     pub(super) rows: Vec<Row>,
     /// Tables that could not be read to their end.
     pub(super) cut_tables: Vec<Trouble>,
+}
+
+/// What became of replaying the source's binary logs.
+#[derive(Debug)]
+pub(super) struct RollForward {
+    pub(super) applied: bool,
+    pub(super) detail: String,
+}
+
+/// The heartbeats in the file of a disk.
+#[derive(Debug)]
+pub(super) struct Heartbeats {
+    /// Records 1 to this are there.
+    pub(super) count: u32,
+    /// What follows them.
+    pub(super) rest: String,
+}
+
+/// The rows of a bulk statement that are there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BulkRows {
+    pub(super) rows: u64,
+    pub(super) torn: u64,
 }
 
 /// Whether the restored server came up.
@@ -253,6 +306,13 @@ pub(super) struct Row {
     pub(super) sum: u32,
 }
 
+impl Span {
+    /// It was acknowledged before this time.
+    pub(super) fn acked_before(&self, time: Nanos) -> bool {
+        self.acked < time
+    }
+}
+
 impl Transfer {
     /// It was acknowledged.
     pub(super) fn is_acked(&self) -> bool {
@@ -311,6 +371,11 @@ impl Case {
     /// The transfer with this number, unless it was never sent or always rolled back.
     pub(super) fn transfer(&self, c: u32, n: u32) -> Option<&Transfer> {
         self.client(c)?.transfers.get(slot(n)?)
+    }
+
+    /// The bulk statement with this number, if it was sent.
+    pub(super) fn bulk_statement(&self, n: u32) -> Option<&Bulk> {
+        self.bulk.get(slot(n)?)
     }
 
     /// The name of a follower table.

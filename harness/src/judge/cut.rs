@@ -1,21 +1,22 @@
 //! Whether the cut through the history lies where it must: D, D*, F, F*.
 
+use super::schema::Steps;
 use super::tell::{Evidence, count, quote, were};
 use super::view::{LEDGER, View};
 use super::{Defect, Ruling};
 use crate::history::Nanos;
 use crate::verdict::Property;
 
-/// D: every transfer acknowledged before the snapshot began is there.
+/// D: every transfer and every change of the schema that was acknowledged
+/// before the snapshot began is there.
 ///
 /// Source: durability of an acknowledged commit. A transfer with a leg missing
 /// is not there. Needs S0 and the ledger.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
-    Ok(lost(view, begin).map(|lost| {
-        let n = lost.total();
-        let summary = format!("{} acknowledged before the snapshot {} lost", count(n, "transfer"), were(n));
+    Ok(lost(view, begin).map(|(what, n, lost)| {
+        let summary = format!("{what} acknowledged before the snapshot {} lost", were(n));
         Defect::new(Property::Durability, summary, lost.into_lines())
     }))
 }
@@ -28,16 +29,15 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
 pub(super) fn quiesced_durability(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let thaw = view.window()?.thaw;
-    Ok(lost(view, thaw).map(|lost| {
-        let n = lost.total();
-        let summary =
-            format!("{} acknowledged before the thaw {} not in the backup", count(n, "transfer"), were(n));
+    Ok(lost(view, thaw).map(|(what, n, lost)| {
+        let summary = format!("{what} acknowledged before the thaw {} not in the backup", were(n));
         Defect::new(Property::QuiescedDurability, summary, lost.into_lines())
     }))
 }
 
-/// The transfers acknowledged before a time that are not there.
-fn lost(view: &View<'_>, before: Nanos) -> Option<Evidence> {
+/// The transfers and schema changes acknowledged before a time that are not
+/// there: how many in words and as a number, and each.
+fn lost(view: &View<'_>, before: Nanos) -> Option<(String, u64, Evidence)> {
     let anchor = view.anchor();
     let mut lost = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
@@ -45,7 +45,16 @@ fn lost(view: &View<'_>, before: Nanos) -> Option<Evidence> {
             lost.add(|| anchor.transfer(c, n, transfer));
         }
     }
-    (!lost.is_empty()).then_some(lost)
+    let steps = Steps::of(view).map(|steps| steps.lost(before)).unwrap_or_default();
+    let (transfers, changes) = (lost.total(), steps.total());
+    let what = match (transfers, changes) {
+        (0, 0) => return None,
+        (n, 0) => count(n, "transfer"),
+        (0, n) => count(n, "schema change"),
+        (n, m) => format!("{} and {}", count(n, "transfer"), count(m, "schema change")),
+    };
+    lost.append(steps);
+    Some((what, transfers + changes, lost))
 }
 
 /// F: nothing is there that was sent after the snapshot was complete, or that
@@ -65,6 +74,9 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
     for row in &view.oddities.stray_rows {
         let table = quote(view.case.follower(row.table));
         stray.add(|| format!("client {} row {} of `{table}`: nobody sent it", row.c, row.n));
+    }
+    for n in seen.bulk.keys().filter(|n| view.case.bulk_statement(**n).is_none()) {
+        stray.add(|| format!("rows of bulk statement {n}: nobody sent it"));
     }
     for &(c, n) in seen.counters.iter().filter(|(c, _)| !(1..=view.case.setup.writers).contains(c)) {
         stray.add(|| format!("a counter of client {c}, at {n}: there is no such client"));
@@ -114,5 +126,11 @@ fn sent_after(view: &View<'_>, after: Nanos) -> Evidence {
             late.add(|| anchor.row(c, view.case.follower(table), follow));
         }
     }
+    for (n, bulk, held) in view.bulk() {
+        if bulk.span.sent > after && held.rows > 0 {
+            late.add(|| format!("bulk statement {n} (sent {})", anchor.when(bulk.span.sent)));
+        }
+    }
+    late.append(Steps::of(view).map(|steps| steps.sent_after(after)).unwrap_or_default());
     late
 }

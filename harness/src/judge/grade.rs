@@ -26,6 +26,9 @@ const CRASH_CONSISTENT: [Property; 12] = [
 /// The same of the non-transactional tables, where the load has any.
 const CRASH_CONSISTENT_TABLES: [Property; 2] = [Property::NonTransactionalDurability, Property::TableCheck];
 
+/// What only a load with non-transactional tables can show.
+const OF_OTHER_TABLES: [Property; 2] = [Property::NonTransactionalDurability, Property::TablesClosed];
+
 /// What must have been examined besides before it is called application-consistent.
 const APPLICATION_CONSISTENT: [Property; 10] = [
     Property::QuiescedDurability,
@@ -125,7 +128,9 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
     let needed = CRASH_CONSISTENT
         .iter()
         .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| tables))
-        .chain(APPLICATION_CONSISTENT.iter().filter(|_| best == Grade::ApplicationConsistent));
+        .chain(APPLICATION_CONSISTENT.iter().filter(|_| best == Grade::ApplicationConsistent))
+        // A load of transactional tables alone has nothing to show for these.
+        .filter(|property| tables || !OF_OTHER_TABLES.contains(property));
     for property in needed {
         let ruling = rulings.iter().find(|(other, _)| other == property).map(|(_, ruling)| ruling);
         if let Some(Err(Missing(why))) = ruling {

@@ -20,7 +20,8 @@
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
 //! | `quiet` | Q1 to Q4 | was the guest quiet in the window |
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
-//! | `binlog` | B1, B2 | does the binary log agree with the tables |
+//! | `binlog` | B1, B2, B3 | does the binary log agree with the tables |
+//! | `disks` | X1, X2 | do the disks agree with each other |
 //!
 //! A property that lacks an input says so and never passes; a grade needs the
 //! properties that it rests on (see `grade`).
@@ -31,11 +32,13 @@ mod build;
 mod case;
 mod cut;
 mod details;
+mod disks;
 mod grade;
 mod order;
 mod quiet;
 mod read;
 mod rows;
+mod schema;
 mod stall;
 pub mod synthetic;
 mod tables;
@@ -46,7 +49,7 @@ use std::collections::BTreeMap;
 
 pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
-pub use read::{HISTORY, OBSERVATION, read};
+pub use read::{HISTORY, OBSERVATION, cycle_dir, cycles, read, read_cycle};
 
 use crate::history::Entry;
 use crate::jsonl::Error;
@@ -200,9 +203,9 @@ fn examine(property: Property, view: &View<'_>) -> Ruling {
         Property::FilesystemClean => boot::filesystem_clean(view),
         Property::FreshBoot => boot::fresh_boot(view),
         Property::DiskSilence => quiet::disk_silence(view),
-        Property::RollForward | Property::OutsideFiles | Property::DiskAgreement => {
-            Err(Missing("this harness does not measure it yet".into()))
-        }
+        Property::RollForward => binlog::roll_forward(view),
+        Property::OutsideFiles => disks::outside_files(view),
+        Property::DiskAgreement => disks::agreement(view),
     }
 }
 

@@ -5,13 +5,14 @@
 //! answer of one was read before the other was sent), what a client had read,
 //! or the order of versions of an account.
 
+use super::schema::Steps;
 use super::tell::{Evidence, are, count, were};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
 use crate::verdict::Property;
 
-/// C1: no transfer is missing that was acknowledged before one that is there
-/// was sent.
+/// C1: no transfer and no change of the schema is missing that was acknowledged
+/// before one that is there was sent.
 ///
 /// Source: linearizability (Herlihy and Wing, 1990), asked of a cut instead of a
 /// run. Two running extrema decide it: the earliest acknowledgement among the
@@ -21,25 +22,36 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let latest =
         view.transfers().filter(|(.., mask)| *mask != 0).max_by_key(|(_, _, transfer, _)| transfer.sent);
-    let Some((kept_c, kept_n, kept, _)) = latest else { return Ok(None) };
     let anchor = view.anchor();
+    let steps = Steps::of(view);
+    let step_sent = steps.as_ref().and_then(Steps::last_sent);
+    let (sent, there) = match latest {
+        Some((c, n, kept, _)) if step_sent.is_none_or(|step| step <= kept.sent) => {
+            (kept.sent, anchor.span(c, n, kept))
+        }
+        _ => match step_sent {
+            Some(sent) => (sent, format!("a schema change (sent {})", anchor.when(sent))),
+            None => return Ok(None),
+        },
+    };
     let mut missing = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
-        if mask != 0b11 && transfer.acked < kept.sent {
+        if mask != 0b11 && transfer.acked < sent {
             missing.add(|| format!("missing: {}", anchor.transfer(c, n, transfer)));
         }
     }
+    missing.append(steps.map(|steps| steps.lost(sent)).unwrap_or_default());
     if missing.is_empty() {
         return Ok(None);
     }
     let n = missing.total();
     let summary = format!(
         "{} {} missing although a later one is there: the backup is not of one instant",
-        count(n, "acknowledged transfer"),
+        count(n, "acknowledged operation"),
         are(n)
     );
     let mut evidence = Evidence::default();
-    evidence.add(|| format!("there: {}", anchor.span(kept_c, kept_n, kept)));
+    evidence.add(|| format!("there: {there}"));
     evidence.append(missing);
     Ok(Some(Defect::new(Property::RealTimeOrder, summary, evidence.into_lines())))
 }

@@ -2,7 +2,7 @@
 
 use super::case::{Account, Leg, Row};
 use super::tell::{Evidence, are, count, quote};
-use super::view::{ACCOUNTS, COUNTERS, LEDGER, Missing, View};
+use super::view::{ACCOUNTS, COUNTERS, Freeze, LEDGER, Missing, View};
 use super::{Defect, Ruling};
 use crate::verdict::Property;
 
@@ -26,7 +26,7 @@ pub(super) fn checksums(view: &View<'_>) -> Ruling {
     let mut evidence = Evidence::default();
     for cut in &seen.cut_tables {
         // A non-transactional table may be broken and the rest usable: N3 tells.
-        if !view.case.setup.followers.contains(&cut.what) {
+        if !view.is_non_transactional(&cut.what) {
             evidence.add(|| format!("the table `{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
         }
     }
@@ -46,6 +46,9 @@ pub(super) fn checksums(view: &View<'_>) -> Ruling {
     for row in &odd.altered_rows {
         evidence.add(|| format!("{}: not as sent (crc {:08x})", row_name(view, row), row.crc));
     }
+    for (n, held) in seen.bulk.iter().filter(|(_, held)| held.torn > 0) {
+        evidence.add(|| format!("bulk statement {n}: {} of {} rows damaged", held.torn, held.rows));
+    }
     if seen.legs.is_empty() && seen.rows.is_empty() && evidence.is_empty() {
         return Err(Missing("no row carries a checksum".into()));
     }
@@ -61,8 +64,9 @@ fn row_are(n: u64) -> String {
 ///
 /// Source: atomicity of a transaction. Also broken by a leg that is there
 /// twice, by a leg number that no transfer has, and by the leg of an attempt
-/// that the server or the client's own reading proved to be rolled back. Needs
-/// the ledger.
+/// that the server or the client's own reading proved to be rolled back. A
+/// statement on a MyISAM table is no transaction, but a lock waits for its end:
+/// after a freeze that succeeded it is whole as well. Needs the ledger.
 pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let anchor = view.anchor();
@@ -85,7 +89,18 @@ pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     for leg in &odd.extra_legs {
         doubled.add(|| format!("{}: a transfer has the legs 0 and 1", leg_name(leg)));
     }
+    let mut cut = Evidence::default();
+    for (n, bulk, held) in view.bulk() {
+        let whole = held.rows == 0 || held.rows == bulk.rows;
+        if held.rows > bulk.rows || (!whole && view.freeze() == Freeze::Done) {
+            let (held, sent) = (held.rows, bulk.rows);
+            cut.add(|| format!("bulk statement {n}: {held} of its {sent} rows are there"));
+        }
+    }
     let mut parts = Vec::new();
+    if !cut.is_empty() {
+        parts.push(format!("{} not whole", count(cut.total(), "bulk statement")));
+    }
     if !halves.is_empty() {
         parts.push(format!("{} only half there", count(halves.total(), "transfer")));
     }
@@ -97,6 +112,7 @@ pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     }
     halves.append(revived);
     halves.append(doubled);
+    halves.append(cut);
     broken(Property::Atomicity, halves, |_| parts.join(", "))
 }
 
@@ -233,7 +249,8 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
 ///
 /// Source: numbers are dense, because a transfer that is rolled back gives its
 /// number to the next, and the counter is written in the same transaction; so
-/// the restored data certify themselves. Needs ledger and counters.
+/// the restored data certify themselves. The client that changes the schema has
+/// the tables for a counter. Needs ledger and counters.
 pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER, COUNTERS])?;
     let mut counters = vec![None::<u32>; view.case.clients.len()];
@@ -274,7 +291,14 @@ pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
             evidence.add(|| format!("client {c}: its counter says {counter}, its last transfer is {last}"));
         }
     }
+    let impossible = super::schema::impossible(view);
+    if let Some(line) = &impossible {
+        evidence.add(|| line.clone());
+    }
     broken(Property::ClientPrefix, evidence, |n| {
+        if let (1, Some(line)) = (n, impossible) {
+            return line;
+        }
         let n = count(n, "client sequence");
         format!("{n} broken: transfers missing in the middle, or a counter that names another number")
     })

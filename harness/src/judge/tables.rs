@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::case::CheckedTable;
+use super::case::{CheckedTable, Trouble};
 use super::tell::{Evidence, count, quote, were};
-use super::view::{LEDGER, Missing, View};
+use super::view::{BULK, LEDGER, Missing, View};
 use super::{Defect, Ruling};
-use crate::observation::POSITION_FILE;
 use crate::verdict::{Grade, Property};
 
 /// N1: every acknowledged row is there, and none without its transfer.
@@ -37,6 +36,20 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
             late.add(|| format!("lost: {}", anchor.row(c, name, follow)));
         }
     }
+    for (n, bulk, held) in view.bulk().filter(|_| !view.is_cut(BULK)) {
+        any |= bulk.span.acked_before(begin);
+        if held.rows < bulk.rows {
+            let line = || {
+                let acked = anchor.when(bulk.span.acked);
+                format!("lost: {} rows of bulk statement {n} (acked {acked})", bulk.rows - held.rows)
+            };
+            if bulk.span.acked_before(begin) {
+                lost.add(line);
+            } else if bulk.span.acked_before(owed_until) {
+                late.add(line);
+            }
+        }
+    }
     for row in seen.rows.iter().filter(|row| !view.is_whole(row.c, row.n)) {
         let name = quote(view.case.follower(row.table));
         orphans
@@ -65,7 +78,9 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         }
         return Ok(Some(defect));
     }
-    if let Some(cut) = view.case.setup.followers.iter().find(|name| view.is_cut(name)) {
+    let followers = view.case.setup.followers.iter().map(String::as_str);
+    let mut tables = followers.chain((!view.case.bulk.is_empty()).then_some(BULK));
+    if let Some(cut) = tables.find(|name| view.is_cut(name)) {
         return Err(Missing(format!("the table `{}` could not be read to its end", quote(cut))));
     }
     if !any {
@@ -100,7 +115,8 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         };
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
-    if let Some(file) = seen.unreadable.iter().find(|file| file.what != POSITION_FILE) {
+    let hides = |file: &&Trouble| file.what.ends_with(".MYI") || file.what.starts_with("/dev/");
+    if let Some(file) = seen.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Missing(format!("`{path}` could not be read from the raw snapshot: {why}")));
     }
@@ -117,13 +133,9 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
 
 /// The follower tables that the server says are MyISAM.
 fn myisam<'a>(view: &'a View<'_>, checks: &'a [CheckedTable]) -> impl Iterator<Item = &'a CheckedTable> {
-    checks
-        .iter()
-        .filter(|check| check.engine.eq_ignore_ascii_case("myisam") && is_follower(view, &check.table))
-}
-
-fn is_follower(view: &View<'_>, table: &str) -> bool {
-    view.case.setup.followers.iter().any(|name| name == table)
+    checks.iter().filter(|check| {
+        check.engine.eq_ignore_ascii_case("myisam") && view.is_non_transactional(&check.table)
+    })
 }
 
 /// N3: the server finds no fault in any table.
@@ -140,14 +152,15 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
     for check in &seen.checks {
         let line = || format!("`{}` ({}): {}", quote(&check.table), quote(&check.engine), messages(check));
         if !check.usable {
-            let worst = if is_follower(view, &check.table) { Grade::Inconsistent } else { Grade::Unusable };
+            let worst =
+                if view.is_non_transactional(&check.table) { Grade::Inconsistent } else { Grade::Unusable };
             ceiling = ceiling.max(worst);
             crashed.add(line);
         } else if !check.clean {
             warned.add(line);
         }
     }
-    for cut in seen.cut_tables.iter().filter(|cut| is_follower(view, &cut.what)) {
+    for cut in seen.cut_tables.iter().filter(|cut| view.is_non_transactional(&cut.what)) {
         ceiling = ceiling.max(Grade::Inconsistent);
         crashed.add(|| format!("`{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{Case, Client, Leg, Marks, Observation, Row, Transfer, slot};
+use super::case::{Bulk, BulkRows, Case, Client, Leg, Marks, Observation, Row, Transfer, slot};
 use super::tell::{Anchor, quote};
 use crate::history::Nanos;
 
@@ -13,6 +13,8 @@ use crate::history::Nanos;
 pub(super) const LEDGER: &str = "ledger";
 pub(super) const ACCOUNTS: &str = "acct";
 pub(super) const COUNTERS: &str = "cl";
+/// The table of the bulk writer, which is not.
+pub(super) const BULK: &str = "bulk";
 
 /// Why a property could not be examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +182,21 @@ impl<'a> View<'a> {
         self.case.follows().zip(there).map(|((c, table, follow), there)| (c, table, follow, *there))
     }
 
+    /// The bulk statements that were sent, with what is there of them.
+    pub(super) fn bulk(&self) -> impl Iterator<Item = (u32, &'a Bulk, BulkRows)> {
+        let held = self.case.observation.as_ref().map(|seen| &seen.bulk);
+        (1u32..).zip(&self.case.bulk).map(move |(n, bulk)| {
+            let rows = held.and_then(|held| held.get(&n)).copied();
+            (n, bulk, rows.unwrap_or(BulkRows { rows: 0, torn: 0 }))
+        })
+    }
+
+    /// Whether a table is one that no transaction protects.
+    pub(super) fn is_non_transactional(&self, table: &str) -> bool {
+        self.case.setup.followers.iter().any(|name| name == table)
+            || (table == BULK && !self.case.bulk.is_empty())
+    }
+
     pub(super) fn marks(&self) -> &'a Marks {
         &self.case.marks
     }
@@ -252,7 +269,9 @@ impl<'a> View<'a> {
         if let Some(table) = tables.iter().find(|table| self.is_cut(table)) {
             return Err(Missing(format!("the table `{}` could not be read to its end", quote(table))));
         }
-        if seen.legs.is_empty() && seen.accounts.is_empty() && seen.counters.is_empty() {
+        // An index that was counted shows that there really is nothing.
+        let counted = seen.indexes.iter().any(|index| index.table == LEDGER && index.primary[0] == 0);
+        if seen.legs.is_empty() && seen.accounts.is_empty() && seen.counters.is_empty() && !counted {
             return Err(Missing("the observation holds no row of the load's tables".into()));
         }
         Ok(seen)

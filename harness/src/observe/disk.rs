@@ -117,7 +117,7 @@ fn examine(
     Ok(recorded)
 }
 
-/// Writes down the heartbeats of a disk, if there are any.
+/// Writes down the heartbeats of a disk; none when their file is not there.
 fn heartbeats(fs: &Ext4, disk: &Disk, log: &mut ObservationLog) -> Result<()> {
     let path = heartbeat::file(Path::new("/"));
     let path = path.to_str().unwrap_or_default();
@@ -132,9 +132,8 @@ fn heartbeats(fs: &Ext4, disk: &Disk, log: &mut ObservationLog) -> Result<()> {
     };
     let target = disk.target.clone();
     Ok(match read() {
-        Ok(None) => (),
-        Ok(Some(bytes)) => {
-            let (count, rest) = parse_heartbeats(&bytes);
+        Ok(bytes) => {
+            let (count, rest) = parse_heartbeats(&bytes.unwrap_or_default());
             log.write(&Record::Heartbeats { disk: target, count, rest })?;
         }
         Err(error) => {

@@ -28,5 +28,11 @@ passwd --lock root
 mkdir -p /run/freezeframe/boot
 cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
 # Unpacked here once, instead of at every boot by a guest that may have no KVM.
-gzip -dc /boot/initrd.img-* >/run/freezeframe/boot/initrd.img
+# From Debian 13 on it begins with the modules, which are not packed a second time.
+initrd=$(echo /boot/initrd.img-*)
+if gzip -t "$initrd" 2>/dev/null; then
+    gzip -dc "$initrd" >/run/freezeframe/boot/initrd.img
+else
+    cp "$initrd" /run/freezeframe/boot/initrd.img
+fi
 dpkg-query --show --showformat '${Package} ${Version}\n' >/run/freezeframe/versions

@@ -26,12 +26,16 @@ pub(crate) struct Archive {
     dir: PathBuf,
     release: String,
     mirror: Option<String>,
+    security_updates: bool,
 }
 
 impl Archive {
     /// Those that `definition` is built from.
     pub(crate) fn new(store: &Store, definition: &Definition) -> Self {
         let mut name = definition.release.clone();
+        if !definition.security_updates {
+            name.push_str("-released");
+        }
         if let Some(mirror) = &definition.mirror {
             name = format!("{name}-{}", short_hash(mirror.as_bytes()));
         }
@@ -39,6 +43,7 @@ impl Archive {
             dir: store.apt().join(name),
             release: definition.release.clone(),
             mirror: definition.mirror.clone(),
+            security_updates: definition.security_updates,
         }
     }
 
@@ -115,7 +120,7 @@ impl Archive {
             fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
         // Each time: the directory may have been copied from elsewhere.
-        for (name, text) in [("status", ""), ("apt.conf", &apt_conf(&self.dir))] {
+        for (name, text) in [("status", ""), ("apt.conf", &self.apt_conf())] {
             let file = self.dir.join(name);
             fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
         }
@@ -136,6 +141,14 @@ impl Archive {
                 self.release
             ))
         })
+    }
+
+    fn apt_conf(&self) -> String {
+        let mut conf = apt_conf(&self.dir);
+        if !self.security_updates {
+            conf.push_str(&format!("{};\n", prefer_released(&self.release)));
+        }
+        conf
     }
 
     fn apt_get(&self) -> Result<Command, Failure> {
@@ -164,6 +177,16 @@ pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
     Ok(command)
 }
 
+/// Makes apt prefer what a release held when it came out to its security updates.
+pub(super) fn prefer_released(release: &str) -> String {
+    format!("APT::Default-Release \"{release}\"")
+}
+
+/// Takes indexes that are signed, but past their date: a mirror of an unstable
+/// release may stand still for weeks, and a guest that reaches nothing is safe
+/// with old packages.
+pub(super) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
+
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {
     let dir = dir.display();
@@ -174,6 +197,7 @@ APT::Install-Recommends "false";
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
+{TAKE_EXPIRED};
 Acquire::Retries "1";
 Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use freezeframe::image::DiskLayout;
 
-use super::archive::mmdebstrap;
+use super::archive::{TAKE_EXPIRED, mmdebstrap, prefer_released};
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
 use crate::error::Failure;
@@ -89,11 +89,15 @@ pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), 
         .arg("--variant=apt")
         // A root that is thrown away when anything fails need not be synced file by file.
         .arg("--dpkgopt=force-unsafe-io")
+        .arg(format!("--aptopt={TAKE_EXPIRED}"))
         .arg("--aptopt=APT::Install-Recommends \"false\"")
         .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
         .arg(format!("--include={}", recipe.packages().join(",")))
         // Before the packages, so that their scripts see masks and configuration.
         .arg("--essential-hook=tar-in overlay.tar /");
+    if !definition.security_updates {
+        mmdebstrap.arg(format!("--aptopt={}", prefer_released(&definition.release)));
+    }
     for layer in &recipe.layers {
         if layer.dir.join("customize.sh").is_file() {
             let script = format!("/{BUILD_DIR}/customize-{}.sh", layer.name);

@@ -1,0 +1,154 @@
+//! Whether the disks agree with what was synced to them, and with each other:
+//! X1, X2.
+//!
+//! Each disk holds a file of heartbeats that no database touches. Which of them
+//! a snapshot holds tells the instant at which that disk stopped.
+
+use std::collections::BTreeMap;
+
+use super::case::{Heartbeats, NEVER, Span};
+use super::tell::{Anchor, Evidence, count, quote, were};
+use super::view::{Freeze, Missing, View};
+use super::{Defect, Ruling};
+use crate::history::Nanos;
+use crate::verdict::Property;
+
+/// X1: every heartbeat that was synced before the thaw was called is there, none
+/// from after the freeze, and nothing torn.
+///
+/// Source: fsync(2), on a file outside the database, so that a disk that the
+/// freeze or the snapshot skipped shows. Without a freeze, what was synced
+/// before the snapshot began is owed, nothing from after its end may be there,
+/// and a torn last record that was never acknowledged is no fault. Needs
+/// heartbeats, and the file of a disk that had them.
+pub(super) fn outside_files(view: &View<'_>) -> Ruling {
+    let pairs = heartbeats(view)?;
+    let snapshot = view.snapshot()?;
+    let frozen = view.freeze() == Freeze::Done;
+    let (owed_until, nothing_after) = match view.window() {
+        Ok(window) => (window.thaw, window.frozen),
+        Err(_) => (snapshot.begin, snapshot.end),
+    };
+    let anchor = view.anchor();
+    let (mut lost, mut late, mut torn) = (Evidence::default(), Evidence::default(), Evidence::default());
+    for (disk, (sent, held)) in pairs {
+        let disk = quote(disk);
+        for (n, span) in (1u32..).zip(sent) {
+            let there = n <= held.count;
+            if !there && span.acked_before(owed_until) {
+                lost.add(|| format!("disk {disk} record {n}: lost, synced {}", anchor.when(span.acked)));
+            } else if there && span.sent > nothing_after {
+                late.add(|| format!("disk {disk} record {n}: there, sent {}", anchor.when(span.sent)));
+            }
+        }
+        if usize::try_from(held.count).is_ok_and(|count| count > sent.len()) {
+            let asked = sent.len();
+            late.add(|| format!("disk {disk}: {} records are there, {asked} were asked for", held.count));
+        }
+        // A record in the making when the power goes may be there in part.
+        let unanswered = sent.get(usize::try_from(held.count).unwrap_or(usize::MAX));
+        let legal = !frozen && unanswered.is_some_and(|span| !span.acked_before(owed_until));
+        if !held.rest.is_empty() && !legal {
+            torn.add(|| format!("disk {disk}: after record {} comes `{}`", held.count, quote(&held.rest)));
+        }
+    }
+    let mut parts = Vec::new();
+    if !lost.is_empty() {
+        parts.push(format!(
+            "{} to files outside the database {} lost",
+            count(lost.total(), "synced write"),
+            were(lost.total())
+        ));
+    }
+    if !late.is_empty() {
+        parts.push(format!(
+            "{} to files outside the database {} from after the freeze",
+            count(late.total(), "write"),
+            were(late.total())
+        ));
+    }
+    if !torn.is_empty() {
+        parts.push(format!(
+            "{} outside the database {} torn",
+            count(torn.total(), "file"),
+            were(torn.total())
+        ));
+    }
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    lost.append(late);
+    lost.append(torn);
+    Ok(Some(Defect::new(Property::OutsideFiles, parts.join(", "), lost.into_lines())))
+}
+
+/// X2: there is an instant at which every disk may have stopped.
+///
+/// Source: a disk stopped after the last heartbeat that it holds was sent, and
+/// before the first that it lacks was acknowledged. Intervals on a line that
+/// meet in pairs meet in a point (Helly), so the latest beginning and the
+/// earliest end decide. Needs heartbeats on two disks.
+pub(super) fn agreement(view: &View<'_>) -> Ruling {
+    let pairs = heartbeats(view)?;
+    if pairs.len() < 2 {
+        return Err(Missing("fewer than two disks hold heartbeats, so there is nothing to compare".into()));
+    }
+    let cuts: Vec<(&str, Cut)> =
+        pairs.into_iter().map(|(disk, (sent, held))| (disk, Cut::of(sent, held))).collect();
+    let latest = cuts.iter().max_by_key(|(_, cut)| cut.after);
+    let earliest = cuts.iter().min_by_key(|(_, cut)| cut.before);
+    let (Some((late, after)), Some((early, before))) = (latest, earliest) else { return Ok(None) };
+    if after.after <= before.before {
+        return Ok(None);
+    }
+    let apart = (after.after - before.before) as f64 / 1e6;
+    let summary = format!(
+        "the disks {} and {} are at least {apart:.1} ms apart: the snapshot is not of one instant",
+        quote(early),
+        quote(late)
+    );
+    let anchor = view.anchor();
+    let lines: Vec<_> = cuts.iter().map(|(disk, cut)| cut.tell(disk, &anchor)).collect();
+    Ok(Some(Defect::new(Property::DiskAgreement, summary, lines)))
+}
+
+/// When a disk may have stopped.
+struct Cut {
+    after: Nanos,
+    before: Nanos,
+}
+
+impl Cut {
+    fn of(sent: &[Span], held: &Heartbeats) -> Self {
+        let there = usize::try_from(held.count).unwrap_or(usize::MAX).min(sent.len());
+        let (kept, lacked) = sent.split_at(there);
+        Self {
+            after: kept.iter().map(|span| span.sent).max().unwrap_or(0),
+            before: lacked.iter().map(|span| span.acked).min().unwrap_or(NEVER),
+        }
+    }
+
+    fn tell(&self, disk: &str, anchor: &Anchor) -> String {
+        let after = if self.after == 0 { "any time".to_owned() } else { anchor.when(self.after) };
+        let before = if self.before == NEVER { "any time".to_owned() } else { anchor.when(self.before) };
+        format!("disk {} stopped between {after} and {before}", quote(disk))
+    }
+}
+
+/// What was sent to each disk, and what it holds.
+type Pairs<'a> = BTreeMap<&'a str, (&'a [Span], &'a Heartbeats)>;
+
+fn heartbeats<'a>(view: &View<'a>) -> Result<Pairs<'a>, Missing> {
+    let seen = view.observed()?;
+    if view.case.heartbeats.is_empty() {
+        return Err(Missing("the load wrote no heartbeats".into()));
+    }
+    let mut pairs = Pairs::new();
+    for (disk, sent) in &view.case.heartbeats {
+        match seen.heartbeats.get(disk) {
+            Some(held) => pairs.insert(disk, (sent, held)),
+            None => return Err(Missing(format!("the heartbeats of disk {} were not read", quote(disk)))),
+        };
+    }
+    Ok(pairs)
+}

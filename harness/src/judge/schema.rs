@@ -1,0 +1,81 @@
+//! The steps of the client that changes the schema, laid beside the tables that
+//! are there. D, D*, F, F*, C1 and R5 count them among the operations.
+
+use super::case::Span;
+use super::tell::{Anchor, Evidence, quote};
+use super::view::View;
+use crate::history::{Nanos, ddl_tables};
+
+/// The most tables that evidence names.
+const NAMED: usize = 8;
+
+/// The schema changes of a case.
+pub(super) struct Steps<'a> {
+    sent: &'a [Span],
+    /// How many of them the tables hold; `None` when no number of them leaves
+    /// these tables.
+    held: Option<usize>,
+    anchor: Anchor,
+}
+
+impl<'a> Steps<'a> {
+    /// `None` when the load changed no schema, or the tables were not listed.
+    pub(super) fn of(view: &View<'a>) -> Option<Self> {
+        let sent = view.case.schema_changes.as_slice();
+        let tables = view.observed().ok()?.ddl_tables.as_ref().filter(|_| !sent.is_empty())?;
+        let mut tables = tables.clone();
+        tables.sort();
+        // Later steps than were sent are looked for as well: they come from nowhere.
+        let held = (0..=sent.len() + 1)
+            .find(|steps| u32::try_from(*steps).is_ok_and(|steps| ddl_tables(steps) == tables));
+        Some(Self { sent, held, anchor: view.anchor() })
+    }
+
+    /// The steps acknowledged before a time that are not there.
+    pub(super) fn lost(&self, before: Nanos) -> Evidence {
+        let held = self.held.unwrap_or(usize::MAX);
+        self.tell("lost", |at, step| at >= held && step.acked_before(before))
+    }
+
+    /// The steps sent after a time that are there.
+    pub(super) fn sent_after(&self, after: Nanos) -> Evidence {
+        let held = self.held.unwrap_or(0);
+        let mut late = self.tell("there", |at, step| at < held && step.sent > after);
+        if held > self.sent.len() {
+            late.add(|| format!("schema change {held}: there, and nobody sent it"));
+        }
+        late
+    }
+
+    /// When the last step that is there was sent.
+    pub(super) fn last_sent(&self) -> Option<Nanos> {
+        let last = self.held?.min(self.sent.len()).checked_sub(1)?;
+        self.sent.get(last).map(|step| step.sent)
+    }
+
+    fn tell(&self, what: &str, chosen: impl Fn(usize, &Span) -> bool) -> Evidence {
+        let mut evidence = Evidence::default();
+        for (at, step) in self.sent.iter().enumerate().filter(|(at, step)| chosen(*at, step)) {
+            evidence.add(|| {
+                let sent = self.anchor.when(step.sent);
+                format!("schema change {} (sent {sent}): {what}", at + 1)
+            });
+        }
+        evidence
+    }
+}
+
+/// What is wrong with the tables when no number of steps leaves them.
+pub(super) fn impossible(view: &View<'_>) -> Option<String> {
+    let steps = Steps::of(view)?;
+    if steps.held.is_some() {
+        return None;
+    }
+    let tables = view.observed().ok()?.ddl_tables.as_ref()?;
+    let names: Vec<_> = tables.iter().take(NAMED).map(|table| quote(table)).collect();
+    let more = if tables.len() > NAMED { ", ..." } else { "" };
+    Some(format!(
+        "the tables `ddl_*` are [{}{more}], which no number of schema changes leaves",
+        names.join(", ")
+    ))
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Runs in the new guest's root when its packages are installed: the database of
+# the load and its account.
+set -eu
+
+install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog
+install -d -o mysql -g mysql -m 0755 /run/mysqld
+# Only now: the package's own script starts the server before the logs have a place.
+ln -s /usr/share/freezeframe/mysql.cnf /etc/mysql/mysql.conf.d/99-freezeframe.cnf
+
+# MySQL has no bootstrap mode: it starts once, runs these statements and stops.
+# The password is in a file for the server alone, and on no command line.
+statements=/run/freezeframe/init.sql
+(umask 077 && cat >$statements) <<SQL
+CREATE DATABASE freezeframe;
+CREATE USER 'freezeframe'@'%' IDENTIFIED BY '$(cat /run/freezeframe/load.secret)';
+GRANT ALL PRIVILEGES ON freezeframe.* TO 'freezeframe'@'%';
+GRANT RELOAD, PROCESS, REPLICATION CLIENT, CONNECTION_ADMIN, SESSION_VARIABLES_ADMIN ON *.* TO 'freezeframe'@'%';
+SHUTDOWN;
+SQL
+chown mysql $statements
+mysqld --user=mysql --skip-networking --skip-log-bin --init-file=$statements
+rm $statements
