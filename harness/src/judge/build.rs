@@ -119,6 +119,12 @@ impl Builder {
                 Ok(())
             }
             Entry::BlockStats { t, disk, writes, bytes } => {
+                if self.block_stats.iter().any(|stats| stats.disk == disk && stats.t > t) {
+                    let disk = super::tell::quote(&disk);
+                    return Err(format!(
+                        "the write count of disk `{disk}` goes back in time; the lines are out of order"
+                    ));
+                }
                 if self.cycle == self.wanted {
                     self.block_stats.push(BlockStats { t, disk, writes, bytes });
                 }

@@ -11,7 +11,7 @@ use super::tell::{Anchor, Evidence, count, quote, were};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
 use crate::history::Nanos;
-use crate::verdict::Property;
+use crate::verdict::{Grade, Property};
 
 /// X1: every heartbeat that was synced before the thaw was called is there, none
 /// from after the freeze, and nothing torn.
@@ -31,17 +31,22 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     };
     let anchor = view.anchor();
     let (mut lost, mut late, mut torn) = (Evidence::default(), Evidence::default(), Evidence::default());
+    // Inside the window it only shows that a file system was not frozen.
+    let mut grave = false;
     for (disk, (sent, held)) in pairs {
         let disk = quote(disk);
         for (n, span) in (1u32..).zip(sent) {
             let there = n <= held.count;
             if !there && span.acked_before(owed_until) {
+                grave |= span.acked_before(snapshot.begin);
                 lost.add(|| format!("disk {disk} record {n}: lost, synced {}", anchor.when(span.acked)));
             } else if there && span.sent > nothing_after {
+                grave |= span.sent > snapshot.end;
                 late.add(|| format!("disk {disk} record {n}: there, sent {}", anchor.when(span.sent)));
             }
         }
         if usize::try_from(held.count).is_ok_and(|count| count > sent.len()) {
+            grave = true;
             let asked = sent.len();
             late.add(|| format!("disk {disk}: {} records are there, {asked} were asked for", held.count));
         }
@@ -79,7 +84,11 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     }
     lost.append(late);
     lost.append(torn);
-    Ok(Some(Defect::new(Property::OutsideFiles, parts.join(", "), lost.into_lines())))
+    let mut defect = Defect::new(Property::OutsideFiles, parts.join(", "), lost.into_lines());
+    if grave {
+        defect.ceiling = Grade::Inconsistent;
+    }
+    Ok(Some(defect))
 }
 
 /// X2: there is an instant at which every disk may have stopped.

@@ -126,7 +126,16 @@ impl Case {
         history: impl IntoIterator<Item = Entry>,
         observation: Option<impl IntoIterator<Item = Record>>,
     ) -> Result<Self, String> {
-        let mut builder = build::Builder::default();
+        Self::of_cycle(1, history, observation)
+    }
+
+    /// The same of one cycle of a trial that has several, counted from 1.
+    pub fn of_cycle(
+        cycle: u32,
+        history: impl IntoIterator<Item = Entry>,
+        observation: Option<impl IntoIterator<Item = Record>>,
+    ) -> Result<Self, String> {
+        let mut builder = build::Builder::for_cycle(cycle);
         history.into_iter().try_for_each(|entry| builder.entry(entry))?;
         if let Some(records) = observation {
             builder.observe();

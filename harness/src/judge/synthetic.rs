@@ -8,14 +8,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{HISTORY, OBSERVATION};
-use crate::history::{self, Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
+use crate::history::{self, Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind, ddl_tables};
 use crate::jsonl::{self, Writer};
-use crate::observation::{self, Record};
+use crate::observation::{self, Record, State};
 
 const MS: Nanos = 1_000_000;
 
 /// The balance with which every account starts.
 const OPENING: i64 = 1_000;
+
+/// The rows of a bulk statement.
+const BULK_ROWS: u64 = 64;
 
 /// What kind of trial to make.
 #[derive(Debug, Clone)]
@@ -216,6 +219,29 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     };
     times.entries(shape).into_iter().for_each(|entry| see(&mut seen, entry));
 
+    // What runs beside the clients: a disk stops when it is frozen, the rest when the lock is taken.
+    let frozen = if shape.freeze { random.between(lock, times.f1) } else { live };
+    for disk in ["vda", "vdb"] {
+        let beats = Side::run(random, [start, load_ends], shape.freeze.then_some([frozen, t0]), 20 * MS);
+        let count = Side::before(&beats, frozen);
+        logs.record(Record::Heartbeats { disk: disk.into(), count, rest: String::new() })?;
+        for Side { n, sent: t, answered, .. } in beats {
+            see(&mut seen, Entry::Heartbeat { t, end: Some(answered), disk: disk.into(), n });
+        }
+    }
+    let steps = Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 30 * MS);
+    logs.record(Record::DdlTables { tables: ddl_tables(Side::before(&steps, cut)) })?;
+    for Side { n, sent: t, answered, .. } in steps {
+        see(&mut seen, Entry::SchemaChange { t, end: Some(answered), n });
+    }
+    let statements = Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 40 * MS);
+    for n in 1..=Side::before(&statements, cut) {
+        logs.record(Record::Bulk { n, rows: BULK_ROWS, torn: 0 })?;
+    }
+    for Side { n, sent: t, answered, .. } in statements {
+        see(&mut seen, Entry::Bulk { t, end: Some(answered), n, rows: BULK_ROWS });
+    }
+
     let mut image_is_made = false;
     // In the order in which operations take effect.
     while let Some((at, mut pending)) = take_earliest(&mut clients) {
@@ -258,9 +284,51 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     if !image_is_made {
         db.image(shape, logs)?;
     }
+    if locked {
+        db.roll_forward(logs)?;
+    }
     logs.record(Record::End)?;
     logs.entry(Entry::End { t: last })?;
     Ok(times)
+}
+
+/// An operation of what runs beside the clients, one after the other.
+#[derive(Debug)]
+struct Side {
+    n: u32,
+    sent: Nanos,
+    effect: Nanos,
+    answered: Nanos,
+}
+
+impl Side {
+    /// Operations over a span of time, `pace` apart, none of which takes effect while it is held.
+    fn run(
+        random: &mut Random,
+        [start, end]: [Nanos; 2],
+        held: Option<[Nanos; 2]>,
+        pace: Nanos,
+    ) -> Vec<Self> {
+        let mut sent = start + random.below(pace);
+        let mut all = Vec::new();
+        while sent < end {
+            let mut effect = sent + random.between(MS / 10, 3 * MS);
+            if let Some([from, until]) = held
+                && (from..until).contains(&effect)
+            {
+                effect = until + 1 + random.below(3 * MS);
+            }
+            let answered = effect + random.between(MS / 10, MS);
+            all.push(Self { n: client_number(all.len()), sent, effect, answered });
+            sent = answered + 1 + random.below(pace);
+        }
+        all
+    }
+
+    /// How many took effect before a time.
+    fn before(all: &[Self], time: Nanos) -> u32 {
+        all.iter().filter(|side| side.effect < time).map(|side| side.n).max().unwrap_or(0)
+    }
 }
 
 /// An operation on its way: when it is sent, takes effect and is answered.
@@ -423,6 +491,18 @@ impl Database {
         }
     }
 
+    /// What a replay of the source's logs leads to: the same as the source holds.
+    fn roll_forward<L: Logs>(&self, logs: &mut L) -> Result<(), L::Error> {
+        for of in [State::Live, State::RolledForward] {
+            logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
+            for (table, rows) in [("ledger", self.legs), ("acct", self.balance.len() as u64)] {
+                let checksum = Some(rows.wrapping_mul(0x9e37_79b9));
+                logs.record(Record::Table { of, table: table.into(), rows, checksum })?;
+            }
+        }
+        logs.record(Record::RollForward { applied: true, detail: String::new() })
+    }
+
     /// What a restored guest would hold besides the rows, were the disk cut now.
     fn image<L: Logs>(&self, shape: &Shape, logs: &mut L) -> Result<(), L::Error> {
         let check = |table: &str, engine: &str| Record::CheckTable {
@@ -446,6 +526,7 @@ impl Database {
             image.push(Record::Position { file: file.clone(), pos: size, gtid });
         }
         image.push(Record::BinlogEnd { file, size });
+        image.push(Record::Gtid { of: State::Restored, gtid: format!("0-1-{}", self.transfers) });
         image.push(Record::Server {
             started: true,
             detail: "11.8.6-MariaDB".into(),

@@ -12,6 +12,8 @@ pub(crate) struct World {
     pub(crate) history: Vec<Entry>,
     pub(crate) image: Vec<Record>,
     pub(crate) times: Times,
+    /// The cycle that is judged.
+    pub(crate) cycle: u32,
 }
 
 #[derive(Default)]
@@ -39,11 +41,11 @@ impl World {
         let mut logs = Memory::default();
         let Ok(times) = make(shape, &mut logs);
         let Memory { history, image } = logs;
-        Self { history, image, times }
+        Self { history, image, times, cycle: 1 }
     }
 
     pub(crate) fn case(&self) -> Result<Case, String> {
-        Case::new(self.history.clone(), Some(self.image.clone()))
+        Case::of_cycle(self.cycle, self.history.clone(), Some(self.image.clone()))
     }
 
     pub(crate) fn judge(&self) -> Judgement {
