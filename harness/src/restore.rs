@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::host::Libvirt;
 use crate::plan::Plan;
@@ -25,7 +25,7 @@ pub struct Restored {
 ///
 /// `exchange` is attached as one more disk.
 ///
-/// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come
+/// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come
 /// up, which is a fact about the backup.
 pub fn boot(
     libvirt: &Libvirt,
@@ -43,17 +43,8 @@ pub fn boot(
     machine.wait_for_agent(plan.limits.boot)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;
     let unit = &plan.image.server.unit;
-    let conn = runtime.block_on(access.connect_within(plan.limits.server, || {
-        machine.check_alive()?;
-        // `is-failed` exits 0 when the unit has failed; then waiting is in vain.
-        let state =
-            machine.agent().shell(&format!("systemctl is-failed '{unit}'"), b"", plan.limits.agent)?;
-        if state.code == Some(0) {
-            return Err(Error::Guest(format!(
-                "the server's unit {unit} failed to start in the restored guest"
-            )));
-        }
-        Ok(())
-    }))?;
+    let conn = runtime.block_on(
+        access.connect_within(plan.limits.server, || machine.check_unit(unit, plan.limits.agent)),
+    )?;
     Ok(Restored { machine, conn })
 }

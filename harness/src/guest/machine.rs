@@ -72,6 +72,18 @@ impl Machine {
         if self.stopped { Err(self.trouble("stopped unexpectedly")) } else { Ok(()) }
     }
 
+    /// Fails when the guest has stopped, or one of its units has failed: then
+    /// waiting for what it serves is in vain.
+    pub fn check_unit(&mut self, unit: &str, limit: Duration) -> Result<()> {
+        self.check_alive()?;
+        // See systemctl(1): exit code 0 when the unit has failed.
+        let state = self.agent.shell(&format!("systemctl is-failed '{unit}'"), b"", limit)?;
+        if state.code == Some(0) {
+            return Err(Error::Guest(format!("the unit {unit} failed to start in the {} guest", self.role)));
+        }
+        Ok(())
+    }
+
     /// Restarts the agent's unit and waits until the new agent answers.
     ///
     /// Its channel's events cannot tell: QEMU emits at most one a second, so a

@@ -124,8 +124,6 @@ pub struct Argument {
 pub struct ServerFacts {
     /// Its systemd unit.
     pub unit: String,
-    /// Its data directory.
-    pub datadir: PathBuf,
     /// The directory of its binary logs.
     pub binlogs: PathBuf,
     /// Its TCP port.

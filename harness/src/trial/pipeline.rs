@@ -153,8 +153,13 @@ impl<'a> Trial<'a> {
         machine.wait_for_agent(limits.boot)?;
         quiesce::install_hook(&mut machine, self.plan)?;
         let access = Access::new(machine.sql_address()?, &image.server)?;
-        let wait = access.connect_within(limits.server, || machine.check_alive());
-        drop(self.runtime.block_on(wait)?);
+        let unit = &image.server.unit;
+        let wait = access.connect_within(limits.server, || machine.check_unit(unit, limits.agent));
+        if let Err(error) = self.runtime.block_on(wait) {
+            // Why it does not serve is in the guest's journal.
+            let _ = self.keep_logs(&machine, "source");
+            return Err(error);
+        }
         let heartbeats = heartbeat::prepare(&machine, image, spec.heartbeat_sockets(), limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;

@@ -18,3 +18,6 @@ GRANT ALL PRIVILEGES ON freezeframe.* TO 'freezeframe'@'%';
 GRANT BINLOG ADMIN, BINLOG MONITOR, CONNECTION ADMIN, PROCESS, RELOAD ON *.* TO 'freezeframe'@'%';
 ALTER USER root@localhost IDENTIFIED VIA unix_socket;
 SQL
+
+# Where the data lie is the package's choice, and not the same in every release.
+mariadbd --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2 }' >/run/freezeframe/datadir

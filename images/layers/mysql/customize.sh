@@ -6,7 +6,8 @@ set -eu
 install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog
 install -d -o mysql -g mysql -m 0755 /run/mysqld
 # Only now: the package's own script starts the server before the logs have a place.
-ln -s /usr/share/freezeframe/mysql.cnf /etc/mysql/mysql.conf.d/99-freezeframe.cnf
+# At the end of the main file, because those of a directory come in any order.
+echo '!include /usr/share/freezeframe/mysql.cnf' >>/etc/mysql/my.cnf
 
 # MySQL has no bootstrap mode: it starts once, runs these statements and stops.
 # The password is in a file for the server alone, and on no command line.
@@ -21,3 +22,6 @@ SQL
 chown mysql $statements
 mysqld --user=mysql --skip-networking --skip-log-bin --init-file=$statements
 rm $statements
+
+# Where the data lie is the package's choice, and not the same in every release.
+mysqld --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2 }' >/run/freezeframe/datadir

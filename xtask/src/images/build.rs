@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Disk, Family, Manifest, Server};
@@ -78,7 +78,7 @@ fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<
         fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
         read_only(&target)?;
     }
-    write_manifest(recipe, digest, &left.join("versions"), &scratch.image().join("manifest.json"))
+    write_manifest(recipe, digest, &left, &scratch.image().join("manifest.json"))
 }
 
 fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
@@ -155,7 +155,8 @@ fn read_only(path: &Path) -> Result<(), Failure> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, &e))
 }
 
-fn write_manifest(recipe: &Recipe, digest: &str, versions: &Path, path: &Path) -> Result<(), Failure> {
+/// `left` is what the customizing scripts left for the host.
+fn write_manifest(recipe: &Recipe, digest: &str, left: &Path, path: &Path) -> Result<(), Failure> {
     let definition = &recipe.definition;
     let manifest = Manifest {
         schema: 1,
@@ -181,17 +182,31 @@ fn write_manifest(recipe: &Recipe, digest: &str, versions: &Path, path: &Path) -
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),
-            datadir: recipe.server.datadir.clone(),
+            datadir: read_datadir(&left.join("datadir"))?,
             binlogs: recipe.server.binlogs.clone(),
             port: recipe.server.port,
             user: recipe.server.user.clone(),
             password_file: "load.secret".into(),
         },
-        versions: read_versions(recipe, versions)?,
+        versions: read_versions(recipe, &left.join("versions"))?,
     };
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
     fs::write(path, text + "\n").map_err(|e| Failure::io("write", path, &e))
+}
+
+/// The data directory that the server says it has.
+fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
+    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, &e))?;
+    let datadir: PathBuf = Path::new(text.trim()).components().collect();
+    if datadir.is_absolute() {
+        return Ok(datadir);
+    }
+    Err(Failure::Infrastructure(format!(
+        "the server names no data directory: {} holds `{}`.",
+        file.display(),
+        text.trim()
+    )))
 }
 
 /// The versions of the packages that the recipe asks for by name.

@@ -158,7 +158,8 @@ mod tests {
 
     const LAYER: &str = "packages = [\"z\", \"a\"]\n[[argument]]\nvalue = \"rw\"\nreason = \"r\"\n\
         [agent]\nunit = \"u\"\nhook = \"/h\"\nenabled_by = \"/e\"\n";
-    const SERVER: &str = "packages = [\"a\", \"m\"]\n[server]\nunit = \"s\"\ndatadir = \"/d\"\nbinlogs = \"/l\"\nport = 1\nuser = \"u\"\n";
+    const SERVER: &str =
+        "packages = [\"a\", \"m\"]\n[server]\nunit = \"s\"\nbinlogs = \"/l\"\nport = 1\nuser = \"u\"\n";
     const DEFINITION: &str = "summary = \"s\"\nfamily = \"deb\"\ndistro = \"d\"\nrelease = \"r\"\n\
         database = \"mariadb\"\nmemory_mib = 512\npackages = [\"b\"]\n\
         [[disk]]\ntarget = \"vda\"\nmount = \"/\"\nfs = \"ext4\"\nsize_mib = 2048\n";
