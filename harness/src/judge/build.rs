@@ -33,8 +33,12 @@ pub(super) struct Builder {
     rolled_back: HashSet<SentLeg>,
     marks: Marks,
     last_mark: Option<(Mark, Nanos)>,
+    /// When the last mark was crossed, or the cycle began.
+    since: Nanos,
     probes: Vec<Probe>,
     block_stats: Vec<BlockStats>,
+    /// When each disk's writes were last counted.
+    last_count: BTreeMap<String, Nanos>,
     heartbeats: BTreeMap<String, Vec<Span>>,
     schema_changes: Vec<Span>,
     bulk: Vec<Bulk>,
@@ -119,12 +123,14 @@ impl Builder {
                 Ok(())
             }
             Entry::BlockStats { t, disk, writes, bytes } => {
-                if self.block_stats.iter().any(|stats| stats.disk == disk && stats.t > t) {
+                let last = self.last_count.entry(disk.clone()).or_insert(t);
+                if t < *last {
                     let disk = super::tell::quote(&disk);
                     return Err(format!(
                         "the write count of disk `{disk}` goes back in time; the lines are out of order"
                     ));
                 }
+                *last = t;
                 if self.cycle == self.wanted {
                     self.block_stats.push(BlockStats { t, disk, writes, bytes });
                 }
@@ -158,11 +164,12 @@ impl Builder {
         if n.checked_sub(2) != Some(self.cycle) {
             return Err(format!("cycle {n} after cycle {}; lines are missing", self.cycle + 1));
         }
-        if self.last_mark.is_some_and(|(_, last)| t < last) {
+        if t < self.since {
             return Err(format!("cycle {n} begins before the one before it ends"));
         }
         self.cycle += 1;
         self.last_mark = None;
+        self.since = t;
         Ok(())
     }
 
@@ -312,12 +319,16 @@ impl Builder {
                 None => format!("the mark {mark:?} cannot be the first"),
             });
         }
-        if let Some((last, before)) = self.last_mark
-            && t < before
-        {
-            return Err(format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}"));
+        if t < self.since {
+            return Err(match self.last_mark {
+                Some((last, before)) => {
+                    format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}")
+                }
+                None => format!("the mark {mark:?} at {t} is earlier than its cycle, at {}", self.since),
+            });
         }
         self.last_mark = Some((mark, t));
+        self.since = t;
         if self.cycle != self.wanted {
             return Ok(());
         }

@@ -306,6 +306,13 @@ pub(super) struct Row {
     pub(super) sum: u32,
 }
 
+impl Bulk {
+    /// It was executed to its end, and only part of its rows are there.
+    pub(super) fn is_torn(&self, held: BulkRows) -> bool {
+        self.span.acked != NEVER && 0 < held.rows && held.rows < self.rows
+    }
+}
+
 impl Span {
     /// It was acknowledged before this time.
     pub(super) fn acked_before(&self, time: Nanos) -> bool {
