@@ -1,0 +1,113 @@
+//! Trials of several cycles: one history, an observation of each.
+
+use std::fs;
+use std::path::Path;
+
+use freezeframe::history::{self, Entry};
+use freezeframe::jsonl::Writer;
+use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, cycle_dir, cycles, judge, read, read_cycle};
+use freezeframe::observation::{self, Record};
+use freezeframe::verdict::{Grade, Property};
+use proptest::prelude::*;
+
+use crate::world::{Shape, World};
+
+/// One load, snapshotted twice. With nothing frozen the snapshots do not change
+/// the load, so that two trials of one seed are alike but for them.
+struct Two {
+    history: Vec<Entry>,
+    images: [Vec<Record>; 2],
+}
+
+impl Two {
+    fn new(seed: u64) -> Self {
+        let [first, second] =
+            [30, 80].map(|freeze_at| World::new(&Shape { freeze: false, freeze_at, ..Shape::new(seed) }));
+        let of_cycle = |entry: &Entry| matches!(entry, Entry::Mark { .. });
+        let marks: Vec<Entry> = second.history.iter().filter(|entry| of_cycle(entry)).cloned().collect();
+        let load = |world: &World| -> Vec<Entry> {
+            let of_load = |entry: &&Entry| !of_cycle(entry) && !matches!(entry, Entry::End { .. });
+            world.history.iter().filter(of_load).cloned().collect()
+        };
+        assert!(load(&first) == load(&second));
+        let mut history = first.history;
+        let end = history.len() - 1;
+        let begin = Entry::Cycle { t: second.times.s0 - 1, n: 2 };
+        history.splice(end..end, [begin].into_iter().chain(marks));
+        Self { history, images: [first.image, second.image] }
+    }
+
+    /// Judges a cycle by the observation of one.
+    fn judge(&self, cycle: u32, image: usize) -> Judgement {
+        let image = self.images[image - 1].clone();
+        judge(&Case::of_cycle(cycle, self.history.clone(), Some(image)).unwrap())
+    }
+
+    fn write(&self, dir: &Path) {
+        let mut out = Writer::<Entry>::create(&dir.join(HISTORY), history::KIND).unwrap();
+        self.history.iter().for_each(|entry| out.write(entry).unwrap());
+        out.flush().unwrap();
+        for (cycle, image) in (1..).zip(&self.images) {
+            let dir = cycle_dir(dir, cycle);
+            fs::create_dir_all(&dir).unwrap();
+            let mut out = Writer::<Record>::create(&dir.join(OBSERVATION), observation::KIND).unwrap();
+            image.iter().for_each(|record| out.write(record).unwrap());
+            out.flush().unwrap();
+        }
+    }
+}
+
+fn found(judgement: &Judgement) -> Vec<&str> {
+    judgement.findings.iter().map(|finding| finding.id.as_str()).collect()
+}
+
+fn breaks(judgement: &Judgement, properties: &[Property]) -> bool {
+    properties.iter().all(|property| judgement.findings.iter().any(|finding| finding.property == *property))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_cycle_is_right_by_its_own_observation_and_wrong_by_the_others(seed in any::<u64>()) {
+        let two = Two::new(seed);
+        for cycle in [1, 2] {
+            let judgement = two.judge(cycle, cycle as usize);
+            prop_assert_eq!(judgement.grade, Grade::CrashConsistent, "{}", &judgement.reason);
+            prop_assert!(found(&judgement).iter().all(|id| *id == "Q1"), "{:?}", found(&judgement));
+        }
+        let late = two.judge(2, 1);
+        prop_assert_eq!(late.grade, Grade::Inconsistent);
+        prop_assert!(breaks(&late, &[Property::Durability, Property::OutsideFiles]), "{:?}", found(&late));
+        let early = two.judge(1, 2);
+        prop_assert_eq!(early.grade, Grade::Inconsistent);
+        prop_assert!(breaks(&early, &[Property::NoFuture, Property::OutsideFiles]), "{:?}", found(&early));
+    }
+}
+
+#[test]
+fn the_cycles_of_a_directory_are_judged_like_their_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = Two::new(1);
+    two.write(dir.path());
+    assert_eq!(cycles(dir.path()).unwrap(), 2);
+    for cycle in [1, 2] {
+        assert_eq!(judge(&read_cycle(dir.path(), cycle).unwrap()), two.judge(cycle, cycle as usize));
+    }
+    // Times are those of the cycle's own marks.
+    let [first, second] = [1, 2].map(|cycle| two.judge(cycle, cycle as usize).timings);
+    assert_ne!(first.write_stall, second.write_stall);
+    // There is no third, and nothing beside the history.
+    for case in [read_cycle(dir.path(), 3), read(dir.path())] {
+        assert_eq!(judge(&case.unwrap()).grade, Grade::Unknown);
+    }
+}
+
+#[test]
+fn a_cycle_without_an_observation_is_unknown_and_the_other_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    Two::new(1).write(dir.path());
+    fs::remove_file(cycle_dir(dir.path(), 1).join(OBSERVATION)).unwrap();
+    let grade = |cycle| judge(&read_cycle(dir.path(), cycle).unwrap()).grade;
+    assert_eq!([grade(1), grade(2)], [Grade::Unknown, Grade::CrashConsistent]);
+}
