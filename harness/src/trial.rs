@@ -10,7 +10,6 @@ use std::process::ExitCode;
 
 use crate::events;
 use crate::interrupt;
-use crate::judge;
 use crate::plan::Plan;
 use crate::verdict::Verdict;
 
@@ -48,9 +47,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
 }
 
 fn judged(plan: &Plan) -> Result<Verdict, String> {
-    let case = judge::read(&plan.dir).map_err(|e| e.to_string())?;
     let stages = events::durations(&plan.dir.join(events::FILE)).map_err(|e| e.to_string())?;
-    let mut judgement = judge::judge(&case);
-    judgement.keep_details(&plan.dir).map_err(|e| e.to_string())?;
-    Ok(Verdict::new(plan, judgement, &stages))
+    let (verdict, _) = Verdict::over(plan, &plan.dir, &stages, true).map_err(|e| e.to_string())?;
+    Ok(verdict)
 }

@@ -1,6 +1,7 @@
 //! The verdict: a grade with its findings. This is the contract with users,
 //! CI and scripts; `verdict.json` follows schema 1.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Stage;
-use crate::judge::Judgement;
+use crate::jsonl;
+use crate::judge::{self, Case, Judgement};
 use crate::plan::Plan;
 
 /// How good a backup turned out to be, best first; then the two that are not
@@ -425,6 +427,81 @@ impl Verdict {
             unmet,
             ..Self::blank(plan)
         }
+    }
+
+    /// Judges a trial directory: the verdict, and that of each cycle where there
+    /// are several. What is to stay beside them goes to `keep`: the evidence that
+    /// is more than a screenful, and the verdicts of the cycles.
+    ///
+    /// An error names the file and line that no honest writer could have written.
+    pub fn over(
+        plan: &Plan,
+        dir: &Path,
+        stages: &[(Stage, Duration)],
+        keep: bool,
+    ) -> Result<(Self, Vec<Self>), jsonl::Error> {
+        let verdict = |case: Case, dir: &Path| {
+            let mut judgement = judge::judge(&case);
+            if keep {
+                judgement.keep_details(dir)?;
+            }
+            Ok(Self::new(plan, judgement, stages))
+        };
+        let cycles = judge::cycles(dir)?;
+        if cycles == 1 {
+            return Ok((verdict(judge::read(dir)?, dir)?, Vec::new()));
+        }
+        let mut verdicts = Vec::new();
+        for cycle in 1..=cycles {
+            // One at a time: a history may be long.
+            let dir_of_cycle = judge::cycle_dir(dir, cycle);
+            let verdict = verdict(judge::read_cycle(dir, cycle)?, &dir_of_cycle)?;
+            if keep {
+                // A cycle whose freeze was refused has left nothing there.
+                let create =
+                    |source| jsonl::Error::Io { action: "create", path: dir_of_cycle.clone(), source };
+                std::fs::create_dir_all(&dir_of_cycle).map_err(create)?;
+                verdict.write(&dir_of_cycle).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
+                    action: "write",
+                    path,
+                    source: std::io::Error::other(problem),
+                })?;
+            }
+            verdicts.push(verdict);
+        }
+        Ok((Self::worst_of(plan, &verdicts), verdicts))
+    }
+
+    /// The verdict over a trial of several cycles: that of its worst one, which it names.
+    fn worst_of(plan: &Plan, cycles: &[Self]) -> Self {
+        let rank = |verdict: &Self| {
+            let outcome = match verdict.outcome {
+                Outcome::Pass => 0,
+                Outcome::Unknown => 1,
+                Outcome::Fail => 2,
+            };
+            (outcome, verdict.grade)
+        };
+        let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(rank(verdict))) else {
+            return Self::unknown(plan, "the trial has no cycle".to_owned());
+        };
+        let mut of_grade: BTreeMap<Grade, usize> = BTreeMap::new();
+        for verdict in cycles {
+            *of_grade.entry(verdict.grade).or_default() += 1;
+        }
+        let counts: Vec<_> = of_grade.iter().map(|(grade, count)| format!("{count} {grade}")).collect();
+        let why = worst.reason.strip_prefix(&format!("{}: ", worst.grade)).unwrap_or(&worst.reason);
+        let mut verdict = worst.clone();
+        verdict.reason =
+            format!("{}: of {} cycles {}; cycle {n}: {why}", worst.grade, cycles.len(), counts.join(", "));
+        for finding in &mut verdict.findings {
+            finding.summary = format!("cycle {n}: {}", finding.summary);
+        }
+        verdict.unmet = (1..)
+            .zip(cycles)
+            .flat_map(|(n, verdict)| verdict.unmet.iter().map(move |unmet| format!("cycle {n}: {unmet}")))
+            .collect();
+        verdict
     }
 
     /// The verdict over a trial that could not be judged.

@@ -56,7 +56,7 @@ fn plan(trial: &Path) -> serde_json::Value {
         },
         "hook": { "file": "/my hooks/mine" }, "install": "/my hooks/mine",
         "load": { "profile": "durable", "writers": 2, "seconds": 4.0 },
-        "freeze": true, "snapshot": "external", "faults": [],
+        "freeze": true, "snapshot": {"apart_ms": 0, "cycles": 1}, "faults": [],
         "expect": { "grade": ["application-consistent"] },
         "seed": 4242, "accel": "tcg", "connect": null, "dir": trial,
         "limits": serde_json::Map::from_iter(limits), "keep": "none"

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use freezeframe::events;
-use freezeframe::judge;
 use freezeframe::plan::Plan;
 use freezeframe::verdict::{Outcome, Verdict};
 
@@ -21,12 +20,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let verdict = judged(&args.dir)?;
+    let (verdict, cycles) = judged(&args.dir)?;
     if args.json {
         let json = serde_json::to_string_pretty(&verdict)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
         println!("{json}");
     } else {
+        for (n, cycle) in (1..).zip(&cycles) {
+            println!("cycle {n}: {}", cycle.reason);
+        }
         println!("{}", verdict.reason);
         for finding in &verdict.findings {
             println!("  {} {}: {}", finding.id, finding.property, finding.summary);
@@ -42,14 +44,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn judged(dir: &Path) -> Result<Verdict, Failure> {
+/// The verdict, and that of each cycle where there are several.
+fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
     let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
     let plan = Plan::read(dir).map_err(|e| question(&e))?;
-    let case = judge::read(dir).map_err(|e| question(&e))?;
     // No property rests on how long the stages took.
     let stages = events::durations(&dir.join(events::FILE)).unwrap_or_else(|e| {
         eprintln!("warning: {e}; the verdict goes without the times of the stages");
         Vec::new()
     });
-    Ok(Verdict::new(&plan, judge::judge(&case), &stages))
+    Verdict::over(&plan, dir, &stages, false).map_err(|e| question(&e))
 }

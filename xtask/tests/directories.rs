@@ -48,7 +48,7 @@ fn plan(dir: &Path, seed: u64) -> Value {
         },
         "hook": "freezeframe", "install": null,
         "load": { "profile": "durable", "writers": 5, "seconds": 1.0 },
-        "freeze": true, "snapshot": "external", "faults": [],
+        "freeze": true, "snapshot": {"apart_ms": 0, "cycles": 1}, "faults": [],
         "expect": { "grade": ["application-consistent"] },
         "seed": seed, "accel": "tcg", "connect": null, "dir": dir,
         "limits": {

@@ -90,7 +90,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Creates the schema and starts the writers.
+    /// Creates the schema and starts the writers, and the heartbeats on these channels.
+    #[expect(clippy::too_many_arguments, reason = "a load is made of these, in one place")]
     pub fn start(
         runtime: &Runtime,
         access: &Access,

@@ -131,16 +131,17 @@ fn heartbeats(fs: &Ext4, disk: &Disk, log: &mut ObservationLog) -> Result<()> {
         Ok(Some(bytes))
     };
     let target = disk.target.clone();
-    Ok(match read() {
+    let record = match read() {
         Ok(bytes) => {
             let (count, rest) = parse_heartbeats(&bytes.unwrap_or_default());
-            log.write(&Record::Heartbeats { disk: target, count, rest })?;
+            Record::Heartbeats { disk: target, count, rest }
         }
         Err(error) => {
             let path = heartbeat::file(&disk.mount).display().to_string();
-            log.write(&Record::Unreadable { path, detail: printable(&error) })?;
+            Record::Unreadable { path, detail: printable(&error) }
         }
-    })
+    };
+    Ok(log.write(&record)?)
 }
 
 /// How many records follow each other from the first, and what follows them.

@@ -353,7 +353,7 @@ impl<'a> Trial<'a> {
         if self.plan.snapshot.cycles == 1 {
             return Ok(self.plan.dir.clone());
         }
-        let dir = self.plan.dir.join("cycles").join(format!("{cycle:03}"));
+        let dir = judge::cycle_dir(&self.plan.dir, cycle);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         Ok(dir)
     }
