@@ -440,10 +440,10 @@ impl Verdict {
         stages: &[(Stage, Duration)],
         keep: bool,
     ) -> Result<(Self, Vec<Self>), jsonl::Error> {
-        let verdict = |case: Case, dir: &Path| {
+        let verdict = |case: Case, place: &Path| {
             let mut judgement = judge::judge(&case);
             if keep {
-                judgement.keep_details(dir)?;
+                judgement.keep_details(dir, place)?;
             }
             Ok(Self::new(plan, judgement, stages))
         };
@@ -480,7 +480,12 @@ impl Verdict {
                 Outcome::Unknown => 1,
                 Outcome::Fail => 2,
             };
-            (outcome, verdict.grade)
+            // A refusal makes no backup: it hides none that is worse than the best.
+            let grade = match verdict.grade {
+                Grade::Refused => (Grade::ApplicationConsistent, true),
+                grade => (grade, false),
+            };
+            (outcome, grade)
         };
         let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(rank(verdict))) else {
             return Self::unknown(plan, "the trial has no cycle".to_owned());

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use freezeframe::history::{self, Entry};
+use freezeframe::history::{self, Entry, Mark};
 use freezeframe::jsonl::Writer;
 use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, cycle_dir, cycles, judge, read, read_cycle};
 use freezeframe::observation::{self, Record};
-use freezeframe::verdict::{Grade, Property};
+use freezeframe::plan::Plan;
+use freezeframe::verdict::{Grade, Outcome, Property, Verdict};
 use proptest::prelude::*;
 
 use crate::world::{Shape, World};
@@ -110,4 +111,75 @@ fn a_cycle_without_an_observation_is_unknown_and_the_other_is_not() {
     fs::remove_file(cycle_dir(dir.path(), 1).join(OBSERVATION)).unwrap();
     let grade = |cycle| judge(&read_cycle(dir.path(), cycle).unwrap()).grade;
     assert_eq!([grade(1), grade(2)], [Grade::Unknown, Grade::CrashConsistent]);
+}
+
+/// The plan that the documentation shows, with these grades expected.
+fn plan(grades: &[Grade]) -> Plan {
+    let doc = include_str!("../../../docs/formats.md");
+    let (_, section) = doc.split_once("\n## `plan.json`\n").unwrap();
+    let example = section.split("```").nth(1).unwrap().strip_prefix("json").unwrap();
+    let mut plan: Plan = serde_json::from_str(example).unwrap();
+    plan.expect.grade = grades.to_vec();
+    plan
+}
+
+#[test]
+fn the_verdict_is_that_of_the_worst_cycle() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut two = Two::new(1);
+    two.images[1].retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
+    two.write(dir.path());
+    let expected = plan(&[Grade::CrashConsistent]);
+    let (verdict, cycles) = Verdict::over(&expected, dir.path(), &[], true).unwrap();
+    assert_eq!(cycles.iter().map(|cycle| cycle.outcome).collect::<Vec<_>>(), [Outcome::Pass, Outcome::Fail]);
+    assert_eq!((verdict.grade, verdict.outcome), (Grade::Inconsistent, Outcome::Fail));
+    let counted = "inconsistent: of 2 cycles 1 crash-consistent, 1 inconsistent; cycle 2: ";
+    assert!(verdict.reason.starts_with(counted), "{}", verdict.reason);
+    assert!(verdict.findings.iter().all(|finding| finding.summary.starts_with("cycle 2: ")));
+    for (cycle, judged) in (1..).zip(cycles) {
+        assert_eq!(Verdict::read(&cycle_dir(dir.path(), cycle)).unwrap(), judged);
+    }
+    // Evidence in files is found from the trial's directory.
+    let files: Vec<&str> = verdict
+        .findings
+        .iter()
+        .filter_map(|finding| Some(finding.evidence.last()?.split_once(", all in ")?.1))
+        .collect();
+    assert!(!files.is_empty());
+    for file in files {
+        assert!(file.starts_with("cycles/002/findings/") && dir.path().join(file).is_file(), "{file}");
+    }
+    // Judged again, nothing is written.
+    fs::remove_file(cycle_dir(dir.path(), 1).join("verdict.json")).unwrap();
+    assert_eq!(Verdict::over(&expected, dir.path(), &[], false).unwrap().0.grade, Grade::Inconsistent);
+    assert!(!cycle_dir(dir.path(), 1).join("verdict.json").exists());
+}
+
+#[test]
+fn a_refused_cycle_hides_no_bad_backup() {
+    let refuse = |two: &mut Two| {
+        // The first cycle's freeze fails, and nothing is snapshotted.
+        let begin = two.history.iter().position(|entry| matches!(entry, Entry::Cycle { .. })).unwrap();
+        let mut marks = [Mark::FreezeCall, Mark::FreezeErr].into_iter();
+        let first = two.history[..begin].iter_mut().filter_map(|entry| match entry {
+            Entry::Mark { mark, .. } => Some(mark),
+            _ => None,
+        });
+        first.zip(&mut marks).for_each(|(mark, other)| *mark = other);
+    };
+    let grades = [Grade::Refused, Grade::CrashConsistent, Grade::Inconsistent];
+    for (lose, expected) in [(false, Grade::CrashConsistent), (true, Grade::Inconsistent)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut two = Two::new(1);
+        refuse(&mut two);
+        if lose {
+            two.images[1].retain(|record| !matches!(record, Record::Leg { c: 1, .. }));
+        }
+        two.write(dir.path());
+        fs::remove_dir_all(cycle_dir(dir.path(), 1)).unwrap();
+        let (verdict, cycles) = Verdict::over(&plan(&grades), dir.path(), &[], true).unwrap();
+        assert_eq!(cycles[0].grade, Grade::Refused, "{}", cycles[0].reason);
+        assert_eq!(verdict.grade, expected, "{}", verdict.reason);
+        assert!(verdict.reason.contains("1 refused"), "{}", verdict.reason);
+    }
 }

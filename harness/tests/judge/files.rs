@@ -36,7 +36,7 @@ fn evidence_beyond_a_screenful_is_kept_in_files() {
     world.image.retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
     let mut judgement = world.judge();
     let shown = judgement.clone();
-    judgement.keep_details(dir.path()).unwrap();
+    judgement.keep_details(dir.path(), dir.path()).unwrap();
     let finding = judgement.findings.iter().find(|finding| finding.id == "D").unwrap();
     assert_eq!(finding.evidence.len(), 13);
     assert!(finding.evidence[12].ends_with(" more, all in findings/durability.txt"), "{finding:?}");
