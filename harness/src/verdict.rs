@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::Stage;
 use crate::jsonl;
-use crate::judge::{self, Case, Judgement};
+use crate::judge::{self, Judgement};
 use crate::plan::Plan;
 
 /// How good a backup turned out to be, best first; then the two that are not
@@ -440,28 +440,23 @@ impl Verdict {
         stages: &[(Stage, Duration)],
         keep: bool,
     ) -> Result<(Self, Vec<Self>), jsonl::Error> {
-        let verdict = |case: Case, place: &Path| {
-            let mut judgement = judge::judge(&case);
-            if keep {
-                judgement.keep_details(dir, place)?;
-            }
-            Ok(Self::new(plan, judgement, stages))
-        };
-        let cycles = judge::cycles(dir)?;
-        if cycles == 1 {
-            return Ok((verdict(judge::read(dir)?, dir)?, Vec::new()));
-        }
+        let mut trial = judge::Trial::open(dir)?;
         let mut verdicts = Vec::new();
-        for cycle in 1..=cycles {
-            // One at a time: a history may be long.
-            let dir_of_cycle = judge::cycle_dir(dir, cycle);
-            let verdict = verdict(judge::read_cycle(dir, cycle)?, &dir_of_cycle)?;
+        for cycle in 1..=trial.cycles() {
+            let place = trial.place(cycle);
+            let mut judgement = judge::judge(trial.cycle(cycle)?);
+            if keep {
+                judgement.keep_details(dir, &place)?;
+            }
+            let verdict = Self::new(plan, judgement, stages);
+            if trial.cycles() == 1 {
+                return Ok((verdict, Vec::new()));
+            }
             if keep {
                 // A cycle whose freeze was refused has left nothing there.
-                let create =
-                    |source| jsonl::Error::Io { action: "create", path: dir_of_cycle.clone(), source };
-                std::fs::create_dir_all(&dir_of_cycle).map_err(create)?;
-                verdict.write(&dir_of_cycle).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
+                let create = |source| jsonl::Error::Io { action: "create", path: place.clone(), source };
+                std::fs::create_dir_all(&place).map_err(create)?;
+                verdict.write(&place).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
                     action: "write",
                     path,
                     source: std::io::Error::other(problem),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::jsonl::Writer;
-use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, cycle_dir, cycles, judge, read, read_cycle};
+use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, Trial, cycle_dir, judge, read};
 use freezeframe::observation::{self, Record};
 use freezeframe::plan::Plan;
 use freezeframe::verdict::{Grade, Outcome, Property, Verdict};
@@ -91,17 +91,18 @@ fn the_cycles_of_a_directory_are_judged_like_their_records() {
     let dir = tempfile::tempdir().unwrap();
     let two = Two::new(1);
     two.write(dir.path());
-    assert_eq!(cycles(dir.path()).unwrap(), 2);
-    for cycle in [1, 2] {
-        assert_eq!(judge(&read_cycle(dir.path(), cycle).unwrap()), two.judge(cycle, cycle as usize));
+    let mut trial = Trial::open(dir.path()).unwrap();
+    assert_eq!(trial.cycles(), 2);
+    // In any order, and again.
+    for cycle in [2, 1, 2] {
+        assert_eq!(judge(trial.cycle(cycle).unwrap()), two.judge(cycle, cycle as usize));
     }
     // Times are those of the cycle's own marks.
     let [first, second] = [1, 2].map(|cycle| two.judge(cycle, cycle as usize).timings);
     assert_ne!(first.write_stall, second.write_stall);
-    // There is no third, and nothing beside the history.
-    for case in [read_cycle(dir.path(), 3), read(dir.path())] {
-        assert_eq!(judge(&case.unwrap()).grade, Grade::Unknown);
-    }
+    // There is no third.
+    assert_eq!(judge(trial.cycle(3).unwrap()).grade, Grade::Unknown);
+    assert_eq!(judge(&read(dir.path()).unwrap()), two.judge(1, 1));
 }
 
 #[test]
@@ -109,8 +110,10 @@ fn a_cycle_without_an_observation_is_unknown_and_the_other_is_not() {
     let dir = tempfile::tempdir().unwrap();
     Two::new(1).write(dir.path());
     fs::remove_file(cycle_dir(dir.path(), 1).join(OBSERVATION)).unwrap();
-    let grade = |cycle| judge(&read_cycle(dir.path(), cycle).unwrap()).grade;
-    assert_eq!([grade(1), grade(2)], [Grade::Unknown, Grade::CrashConsistent]);
+    let mut trial = Trial::open(dir.path()).unwrap();
+    // Nothing of one cycle is left when another is read.
+    let grades = [2, 1].map(|cycle| judge(trial.cycle(cycle).unwrap()).grade);
+    assert_eq!(grades, [Grade::CrashConsistent, Grade::Unknown]);
 }
 
 /// The plan that the documentation shows, with these grades expected.
@@ -182,4 +185,19 @@ fn a_refused_cycle_hides_no_bad_backup() {
         assert_eq!(verdict.grade, expected, "{}", verdict.reason);
         assert!(verdict.reason.contains("1 refused"), "{}", verdict.reason);
     }
+}
+
+#[test]
+fn endless_cycles_are_refused() {
+    let two = Two::new(1);
+    let end = two.history.len() - 1;
+    let t = two.history.iter().filter_map(|entry| match entry {
+        Entry::Mark { t, .. } => Some(*t),
+        _ => None,
+    });
+    let t = t.max().unwrap();
+    let mut history = two.history;
+    history.splice(end..end, (3..2_000).map(|n| Entry::Cycle { t, n }));
+    let none = None::<Vec<Record>>;
+    assert!(Case::of_cycle(1, history, none).unwrap_err().contains("more than 1000 cycles"));
 }
