@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::Stage;
 use crate::jsonl;
-use crate::judge::{self, Case, Judgement};
+use crate::judge::{self, Judgement};
 use crate::plan::Plan;
 
 /// How good a backup turned out to be, best first; then the two that are not
@@ -169,23 +169,23 @@ impl Property {
             Self::Checksums => ("R1", "checksums",
                 "Every restored row matches its own checksum and is the row that a client sent."),
             Self::Atomicity => ("R2", "atomicity",
-                "Every transfer is there with both its legs or not at all, and none that was rolled back is there."),
+                "Every transfer and every bulk statement is there whole or not at all, and nothing that was rolled back is there."),
             Self::Conservation => ("R3", "conservation",
                 "No money appeared or vanished: every account's balance and version are exactly those of its legs."),
             Self::IndexAgreement => ("R4", "index-agreement",
                 "Every secondary index holds the same rows as its table."),
             Self::ClientPrefix => ("R5", "client-prefix",
-                "Every client's transfers are there from the first to the one its counter names, without a hole."),
+                "Every client's transfers are there from the first to the one its counter names, without a hole, and so are the changes of the schema."),
             Self::Durability => ("D", "durability",
-                "Every transfer acknowledged before the snapshot began is there."),
+                "Every transfer and schema change acknowledged before the snapshot began is there."),
             Self::QuiescedDurability => ("D*", "quiesced-durability",
-                "Every transfer acknowledged before the thaw was called is there."),
+                "Every transfer and schema change acknowledged before the thaw was called is there."),
             Self::NoFuture => ("F", "no-future",
                 "Nothing is there that was sent after the snapshot was complete, or that nobody sent."),
             Self::NoFutureStrict => ("F*", "no-future-strict",
                 "Nothing is there that was sent after the freeze had returned."),
             Self::RealTimeOrder => ("C1", "real-time-order",
-                "No transfer is missing that was acknowledged before one that is there was sent."),
+                "No transfer or schema change is missing that was acknowledged before one that is there was sent."),
             Self::CausalOrder => ("C2", "causal-order",
                 "Every transfer that another had read as committed is there if that other is."),
             Self::VersionOrder => ("C3", "version-order",
@@ -207,7 +207,7 @@ impl Property {
             Self::BinlogAgreement => ("B1", "binlog-agreement",
                 "The binary log and the tables hold the same transfers."),
             Self::RecordedPosition => ("B2", "recorded-position",
-                "The recorded binary log position is the end of the log in the snapshot."),
+                "The recorded binary log position is the end of the log in the snapshot, and the recorded GTIDs are those of the restored server."),
             Self::RollForward => ("B3", "roll-forward",
                 "Replaying the live binary log from the recorded position leads to the live data."),
             Self::NoPreparedTransactions => ("L1", "no-prepared-transactions",
@@ -215,7 +215,7 @@ impl Property {
             Self::FilesystemClean => ("L2", "filesystem-clean",
                 "The file systems on the raw snapshot have nothing left in their journals to replay."),
             Self::OutsideFiles => ("X1", "outside-files",
-                "Files outside the database hold every record that was synced before the thaw, and end whole."),
+                "Files outside the database hold every record that was synced before the thaw, none that was asked for after the freeze, and end whole."),
             Self::DiskAgreement => ("X2", "disk-agreement",
                 "All disks of the snapshot show one and the same instant."),
             Self::FreshBoot => ("M", "fresh-boot",
@@ -440,28 +440,23 @@ impl Verdict {
         stages: &[(Stage, Duration)],
         keep: bool,
     ) -> Result<(Self, Vec<Self>), jsonl::Error> {
-        let verdict = |case: Case, dir: &Path| {
-            let mut judgement = judge::judge(&case);
-            if keep {
-                judgement.keep_details(dir)?;
-            }
-            Ok(Self::new(plan, judgement, stages))
-        };
-        let cycles = judge::cycles(dir)?;
-        if cycles == 1 {
-            return Ok((verdict(judge::read(dir)?, dir)?, Vec::new()));
-        }
+        let mut trial = judge::Trial::open(dir)?;
         let mut verdicts = Vec::new();
-        for cycle in 1..=cycles {
-            // One at a time: a history may be long.
-            let dir_of_cycle = judge::cycle_dir(dir, cycle);
-            let verdict = verdict(judge::read_cycle(dir, cycle)?, &dir_of_cycle)?;
+        for cycle in 1..=trial.cycles() {
+            let place = trial.place(cycle);
+            let mut judgement = judge::judge(trial.cycle(cycle)?);
+            if keep {
+                judgement.keep_details(dir, &place)?;
+            }
+            let verdict = Self::new(plan, judgement, stages);
+            if trial.cycles() == 1 {
+                return Ok((verdict, Vec::new()));
+            }
             if keep {
                 // A cycle whose freeze was refused has left nothing there.
-                let create =
-                    |source| jsonl::Error::Io { action: "create", path: dir_of_cycle.clone(), source };
-                std::fs::create_dir_all(&dir_of_cycle).map_err(create)?;
-                verdict.write(&dir_of_cycle).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
+                let create = |source| jsonl::Error::Io { action: "create", path: place.clone(), source };
+                std::fs::create_dir_all(&place).map_err(create)?;
+                verdict.write(&place).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
                     action: "write",
                     path,
                     source: std::io::Error::other(problem),
@@ -480,7 +475,12 @@ impl Verdict {
                 Outcome::Unknown => 1,
                 Outcome::Fail => 2,
             };
-            (outcome, verdict.grade)
+            // A refusal makes no backup: it hides none that is worse than the best.
+            let grade = match verdict.grade {
+                Grade::Refused => (Grade::ApplicationConsistent, true),
+                grade => (grade, false),
+            };
+            (outcome, grade)
         };
         let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(rank(verdict))) else {
             return Self::unknown(plan, "the trial has no cycle".to_owned());

@@ -1,5 +1,5 @@
-//! Makes a [`Case`] from the records of the two logs, and refuses whatever no
-//! honest writer could have written.
+//! Makes a [`Case`] from the records of the history, and refuses whatever no
+//! honest writer could have written. `seen` does so with the observation.
 //!
 //! A log may be cut, reordered or hostile. Memory is bounded by the length of the
 //! logs: the numbers that a record names never decide what is allocated, except
@@ -8,12 +8,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    Account, BlockStats, Bulk, BulkRows, Case, CheckedDisk, CheckedTable, Client, FileSystem, Follow, Header,
-    Heartbeats, Index, Leg, Marks, NEVER, Observation, Place, Probe, RollForward, Row, SentLeg, Server,
-    Setup, Span, Transfer, Trouble, slot,
+    BlockStats, Bulk, Case, Client, Cycle, Follow, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
 };
 use crate::history::{Entry, Mark, Nanos, Op};
-use crate::observation::Record;
 
 /// The most writers a history may have.
 pub const MAX_WRITERS: u32 = 65_536;
@@ -23,26 +20,28 @@ pub const MAX_ACCOUNTS: u32 = 1 << 20;
 pub const MAX_FOLLOWERS: usize = 64;
 
 /// The most disks with heartbeats that a history may have.
-pub(super) const MAX_DISKS: usize = 64;
+const MAX_DISKS: usize = 64;
+/// The most cycles that a history may have.
+const MAX_CYCLES: usize = 1000;
 
-/// Takes the records of both logs in order, history first.
+/// Takes the records of the history in order.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     setup: Option<Setup>,
     clients: Vec<Building>,
     rolled_back: HashSet<SentLeg>,
-    marks: Marks,
+    /// The cycle whose records come, and those before it.
+    cycle: Cycle,
+    earlier: Vec<Cycle>,
     last_mark: Option<(Mark, Nanos)>,
-    probes: Vec<Probe>,
-    block_stats: Vec<BlockStats>,
+    /// When the last mark was crossed, or the cycle began.
+    since: Nanos,
+    /// When each disk's writes were last counted.
+    last_count: BTreeMap<String, Nanos>,
     heartbeats: BTreeMap<String, Vec<Span>>,
     schema_changes: Vec<Span>,
     bulk: Vec<Bulk>,
-    /// The cycle that is judged, and the one whose records come; both less 1.
-    wanted: u32,
-    cycle: u32,
     ended: bool,
-    observation: Option<Observation>,
 }
 
 #[derive(Debug, Default)]
@@ -69,19 +68,9 @@ enum Sent {
     Follow(u8),
 }
 
-type Checked<T = ()> = Result<T, String>;
+pub(super) type Checked<T = ()> = Result<T, String>;
 
 impl Builder {
-    /// For one cycle of a trial, counted from 1.
-    pub(super) fn for_cycle(cycle: u32) -> Self {
-        Self { wanted: cycle.saturating_sub(1), ..Self::default() }
-    }
-
-    /// The cycles that the history had so far.
-    pub(super) fn cycles(&self) -> u32 {
-        self.cycle + 1
-    }
-
     /// Takes the next record of the history.
     pub(super) fn entry(&mut self, entry: Entry) -> Checked {
         if self.ended {
@@ -113,21 +102,19 @@ impl Builder {
                 if end < t {
                     return Err(format!("the probe ends at {end}, before it is sent at {t}"));
                 }
-                if self.cycle == self.wanted {
-                    self.probes.push(Probe { sent: t, end, kind, answer });
-                }
+                self.cycle.probes.push(Probe { sent: t, end, kind, answer });
                 Ok(())
             }
             Entry::BlockStats { t, disk, writes, bytes } => {
-                if self.block_stats.iter().any(|stats| stats.disk == disk && stats.t > t) {
+                let last = self.last_count.entry(disk.clone()).or_insert(t);
+                if t < *last {
                     let disk = super::tell::quote(&disk);
                     return Err(format!(
                         "the write count of disk `{disk}` goes back in time; the lines are out of order"
                     ));
                 }
-                if self.cycle == self.wanted {
-                    self.block_stats.push(BlockStats { t, disk, writes, bytes });
-                }
+                *last = t;
+                self.cycle.block_stats.push(BlockStats { t, disk, writes, bytes });
                 Ok(())
             }
             Entry::Heartbeat { t, end, disk, n } => {
@@ -155,14 +142,19 @@ impl Builder {
     }
 
     fn next_cycle(&mut self, t: Nanos, n: u32) -> Checked {
-        if n.checked_sub(2) != Some(self.cycle) {
-            return Err(format!("cycle {n} after cycle {}; lines are missing", self.cycle + 1));
+        let last = self.earlier.len() + 1;
+        if usize::try_from(n).ok() != Some(last + 1) {
+            return Err(format!("cycle {n} after cycle {last}; lines are missing"));
         }
-        if self.last_mark.is_some_and(|(_, last)| t < last) {
+        if last == MAX_CYCLES {
+            return Err(format!("more than {MAX_CYCLES} cycles; each is judged against the whole load"));
+        }
+        if t < self.since {
             return Err(format!("cycle {n} begins before the one before it ends"));
         }
-        self.cycle += 1;
+        self.earlier.push(std::mem::take(&mut self.cycle));
         self.last_mark = None;
+        self.since = t;
         Ok(())
     }
 
@@ -251,7 +243,7 @@ impl Builder {
                 self.client(t, c)?.send_transfer(c, n, transfer)
             }
             Op::Follow { table, crc } => {
-                let table = self.follower(table)?;
+                let table = self.setup.as_ref().map_or(Ok(0), |setup| setup.follower(table))?;
                 let follow = Follow { n, crc: *crc, sent: t, acked: NEVER };
                 self.client(t, c)?.send_follow(c, table, follow)
             }
@@ -297,13 +289,6 @@ impl Builder {
         }
     }
 
-    fn follower(&self, table: &str) -> Checked<u8> {
-        let followers = self.setup.as_ref().map_or(&[][..], |setup| &setup.followers);
-        followers.iter().position(|name| name == table).and_then(|at| u8::try_from(at).ok()).ok_or_else(
-            || format!("the table `{}` is not among the setup's followers", super::tell::quote(table)),
-        )
-    }
-
     fn mark(&mut self, t: Nanos, mark: Mark, detail: String) -> Checked {
         let last = self.last_mark.map(|(mark, _)| mark);
         if !may_follow(last, mark) {
@@ -312,16 +297,17 @@ impl Builder {
                 None => format!("the mark {mark:?} cannot be the first"),
             });
         }
-        if let Some((last, before)) = self.last_mark
-            && t < before
-        {
-            return Err(format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}"));
+        if t < self.since {
+            return Err(match self.last_mark {
+                Some((last, before)) => {
+                    format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}")
+                }
+                None => format!("the mark {mark:?} at {t} is earlier than its cycle, at {}", self.since),
+            });
         }
         self.last_mark = Some((mark, t));
-        if self.cycle != self.wanted {
-            return Ok(());
-        }
-        let marks = &mut self.marks;
+        self.since = t;
+        let marks = &mut self.cycle.marks;
         match mark {
             Mark::FreezeCall => marks.freeze_call = Some(t),
             Mark::FreezeOk => marks.freeze_ok = Some(t),
@@ -344,127 +330,22 @@ impl Builder {
         Ok(())
     }
 
-    /// Begins the observation.
-    pub(super) fn observe(&mut self) {
-        self.observation = Some(Observation::default());
-    }
-
-    /// Takes the next record of the observation.
-    pub(super) fn record(&mut self, record: Record) -> Checked {
-        // Looked up before the observation is borrowed.
-        let follower = match &record {
-            Record::Follow { table, .. } => Some(self.follower(table)?),
-            _ => None,
-        };
-        let seen = self.observation.get_or_insert_default();
-        if seen.complete {
-            return Err(
-                "a record after `end`; two observations were joined, or the lines are out of order".into()
-            );
-        }
-        match record {
-            Record::FileSystem { disk, fs, dirty } => {
-                seen.filesystems.push(FileSystem { disk, kind: fs, dirty });
-            }
-            Record::Fsck { disk, clean, detail } => {
-                seen.checked_disks.push(CheckedDisk { disk, clean, detail });
-            }
-            Record::MyisamHeader { table, open_count } => seen.headers.push(Header { table, open_count }),
-            Record::Unreadable { path, detail } => seen.unreadable.push(Trouble { what: path, why: detail }),
-            Record::BinlogTransfer { c, n } => seen.logged.push((c, n)),
-            Record::BinlogEnd { file, size } => {
-                if seen.log_end.replace(Place { file, byte: size }).is_some() {
-                    return Err("a second `binlog_end` record; a snapshot has one last log".into());
-                }
-            }
-            Record::BinlogError { file, error } => seen.cut_logs.push(Trouble { what: file, why: error }),
-            Record::Position { file, pos, gtid } => {
-                seen.position_gtid = gtid;
-                if seen.position.replace(Place { file, byte: pos }).is_some() {
-                    return Err("a second `position` record; a hook leaves one".into());
-                }
-            }
-            Record::Server { started, detail, prepared, recovery: _ } => {
-                if seen.server.is_some() {
-                    return Err("a second `server` record; an observation is of one boot".into());
-                }
-                seen.server = Some(Server { started, detail, prepared });
-            }
-            Record::CheckTable { table, engine, clean, usable, messages } => {
-                seen.checks.push(CheckedTable { table, engine, clean, usable, messages });
-            }
-            Record::Index { table, index, primary, secondary } => {
-                seen.indexes.push(Index { table, index, primary, secondary });
-            }
-            Record::MemoryRows { rows } => {
-                if seen.memory_rows.is_some() {
-                    return Err("a second `memory_rows` record; an observation is of one boot".into());
-                }
-                seen.memory_rows = Some(rows);
-            }
-            Record::Counter { c, n } => seen.counters.push((c, n)),
-            Record::Account { id, balance, ver } => seen.accounts.push(Account { id, balance, version: ver }),
-            Record::Leg { c, n, leg, dep, acct, amt, ver, crc, sum } => {
-                seen.legs.push(Leg { c, n, leg, dep, account: acct, amount: amt, version: ver, crc, sum });
-            }
-            Record::Follow { table: _, c, n, crc, sum } => {
-                seen.rows.extend(follower.map(|table| Row { table, c, n, crc, sum }));
-            }
-            Record::Heartbeats { disk, count, rest } => {
-                let name = super::tell::quote(&disk);
-                if seen.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
-                    return Err(format!("a second `heartbeats` record of disk `{name}`; it has one file"));
-                }
-            }
-            Record::DdlTables { tables } => {
-                if seen.ddl_tables.replace(tables).is_some() {
-                    return Err("a second `ddl_tables` record; an observation is of one boot".into());
-                }
-            }
-            Record::Bulk { n, rows, torn } => {
-                if seen.bulk.insert(n, BulkRows { rows, torn }).is_some() {
-                    return Err(format!(
-                        "a second `bulk` record of statement {n}; its rows are counted once"
-                    ));
-                }
-            }
-            Record::Gtid { of, gtid } => {
-                if seen.gtids.insert(of, gtid).is_some() {
-                    return Err("a second `gtid` record of the same server and moment".into());
-                }
-            }
-            Record::Table { of, table, rows, checksum } => {
-                let name = super::tell::quote(&table);
-                if seen.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
-                    return Err(format!("a second `table` record of `{name}` of the same server and moment"));
-                }
-            }
-            Record::RollForward { applied, detail } => {
-                if seen.roll_forward.replace(RollForward { applied, detail }).is_some() {
-                    return Err("a second `roll_forward` record; it is tried once".into());
-                }
-            }
-            Record::TableError { table, error } => seen.cut_tables.push(Trouble { what: table, why: error }),
-            Record::End => seen.complete = true,
-        }
-        Ok(())
-    }
-
-    /// The case.
-    pub(super) fn finish(self) -> Case {
-        Case {
+    /// The case, of which no cycle is chosen yet, and its cycles: always one or more.
+    pub(super) fn finish(self) -> (Case, Vec<Cycle>) {
+        let mut cycles = self.earlier;
+        cycles.push(self.cycle);
+        let case = Case {
             setup: self.setup.unwrap_or_default(),
             clients: self.clients.into_iter().map(|building| building.client).collect(),
             rolled_back: self.rolled_back,
-            marks: self.marks,
-            probes: self.probes,
-            block_stats: self.block_stats,
+            cycle: Cycle::default(),
             heartbeats: self.heartbeats,
             schema_changes: self.schema_changes,
             bulk: self.bulk,
             complete: self.ended,
-            observation: self.observation,
-        }
+            observation: None,
+        };
+        (case, cycles)
     }
 }
 

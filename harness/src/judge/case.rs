@@ -2,8 +2,8 @@
 //!
 //! One compact struct per operation and per restored row, no strings among
 //! them: a million operations fit in well under 1 GiB. Only
-//! [`Builder`](super::build::Builder) makes a [`Case`], and it checks that the
-//! parts fit together.
+//! [`Builder`](super::build::Builder) makes a [`Case`], and checks that the parts
+//! fit together.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,9 +24,8 @@ pub struct Case {
     /// The legs of attempts that the server's answer or the client's own reading
     /// proved to be rolled back.
     pub(super) rolled_back: HashSet<SentLeg>,
-    pub(super) marks: Marks,
-    pub(super) probes: Vec<Probe>,
-    pub(super) block_stats: Vec<BlockStats>,
+    /// The cycle that is judged, of which the observation is.
+    pub(super) cycle: Cycle,
     /// By disk; record `n` is at `n - 1`.
     pub(super) heartbeats: BTreeMap<String, Vec<Span>>,
     /// Step `n` is at `n - 1`.
@@ -118,7 +117,7 @@ pub(super) struct Probe {
 }
 
 /// What a guest had written to a disk by some moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct BlockStats {
     pub(super) t: Nanos,
     pub(super) disk: String,
@@ -126,8 +125,16 @@ pub(super) struct BlockStats {
     pub(super) bytes: u64,
 }
 
+/// What belongs to one cycle of freeze, snapshot and thaw alone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cycle {
+    pub(super) marks: Marks,
+    pub(super) probes: Vec<Probe>,
+    pub(super) block_stats: Vec<BlockStats>,
+}
+
 /// When the trial crossed the marks of the freeze window.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Marks {
     /// F0.
     pub(super) freeze_call: Option<Nanos>,
@@ -306,6 +313,13 @@ pub(super) struct Row {
     pub(super) sum: u32,
 }
 
+impl Bulk {
+    /// It was executed to its end, and only part of its rows are there.
+    pub(super) fn is_torn(&self, held: BulkRows) -> bool {
+        self.span.acked != NEVER && 0 < held.rows && held.rows < self.rows
+    }
+}
+
 impl Span {
     /// It was acknowledged before this time.
     pub(super) fn acked_before(&self, time: Nanos) -> bool {
@@ -361,6 +375,12 @@ impl Case {
                 .zip(&client.follows)
                 .flat_map(move |(table, rows)| rows.iter().map(move |row| (c, table, row)))
         })
+    }
+
+    /// Turns to another cycle, counted from 1; one that never was has no marks.
+    pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
+        self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
+        self.observation = None;
     }
 
     /// The client with this number, if it sent anything.

@@ -10,10 +10,12 @@ use crate::jsonl::Error;
 const FOLDER: &str = "findings";
 
 impl Judgement {
-    /// Writes the evidence of which a finding shows only the beginning into the
-    /// trial's directory, and names the file in the finding's last line.
-    pub fn keep_details(&mut self, dir: &Path) -> Result<(), Error> {
+    /// Writes the evidence of which a finding shows only the beginning into
+    /// `dir`, the trial's directory or that of one of its cycles, and names the
+    /// file in the finding's last line as seen from the trial's.
+    pub fn keep_details(&mut self, trial: &Path, dir: &Path) -> Result<(), Error> {
         let folder = dir.join(FOLDER);
+        let shown = folder.strip_prefix(trial).unwrap_or(&folder).display();
         for (property, lines) in &self.details {
             let name = format!("{property}.txt");
             let path = folder.join(&name);
@@ -23,7 +25,7 @@ impl Judgement {
                 .map_err(|source| Error::Io { action: "write", path, source })?;
             let finding = self.findings.iter_mut().find(|finding| finding.property == *property);
             if let Some(last) = finding.and_then(|finding| finding.evidence.last_mut()) {
-                *last = format!("{last}, all in {FOLDER}/{name}");
+                *last = format!("{last}, all in {shown}/{name}");
             }
         }
         Ok(())

@@ -4,8 +4,6 @@
 //! Each disk holds a file of heartbeats that no database touches. Which of them
 //! a snapshot holds tells the instant at which that disk stopped.
 
-use std::collections::BTreeMap;
-
 use super::case::{Heartbeats, NEVER, Span};
 use super::tell::{Anchor, Evidence, count, quote, were};
 use super::view::{Freeze, Missing, View};
@@ -20,9 +18,10 @@ use crate::verdict::{Grade, Property};
 /// freeze or the snapshot skipped shows. Without a freeze, what was synced
 /// before the snapshot began is owed, nothing from after its end may be there,
 /// and a torn last record that was never acknowledged is no fault. Needs
-/// heartbeats, and the file of a disk that had them.
+/// heartbeats, and the file of every disk that had them; what one file shows
+/// counts without the others.
 pub(super) fn outside_files(view: &View<'_>) -> Ruling {
-    let pairs = heartbeats(view)?;
+    let (disks, unread) = heartbeats(view)?;
     let snapshot = view.snapshot()?;
     let frozen = view.freeze() == Freeze::Done;
     let (owed_until, nothing_after) = match view.window() {
@@ -33,8 +32,8 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     let (mut lost, mut late, mut torn) = (Evidence::default(), Evidence::default(), Evidence::default());
     // Inside the window it only shows that a file system was not frozen.
     let mut grave = false;
-    for (disk, (sent, held)) in pairs {
-        let disk = quote(disk);
+    for Disk { name, sent, held } in disks {
+        let disk = quote(name);
         for (n, span) in (1u32..).zip(sent) {
             let there = n <= held.count;
             if !there && span.acked_before(owed_until) {
@@ -80,7 +79,7 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
         ));
     }
     if parts.is_empty() {
-        return Ok(None);
+        return unread.map_or(Ok(None), Err);
     }
     lost.append(late);
     lost.append(torn);
@@ -96,19 +95,22 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
 /// Source: a disk stopped after the last heartbeat that it holds was sent, and
 /// before the first that it lacks was acknowledged. Intervals on a line that
 /// meet in pairs meet in a point (Helly), so the latest beginning and the
-/// earliest end decide. Needs heartbeats on two disks.
+/// earliest end decide. The database is no such witness: with relaxed
+/// durability it may lack what its disk had time to take. Needs heartbeats on
+/// two disks.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
-    let pairs = heartbeats(view)?;
-    if pairs.len() < 2 {
-        return Err(Missing("fewer than two disks hold heartbeats, so there is nothing to compare".into()));
-    }
+    let (disks, unread) = heartbeats(view)?;
+    let sent_to = |disk: &&Disk<'_>| !disk.sent.is_empty();
     let cuts: Vec<(&str, Cut)> =
-        pairs.into_iter().map(|(disk, (sent, held))| (disk, Cut::of(sent, held))).collect();
+        disks.iter().filter(sent_to).map(|disk| (disk.name, Cut::of(disk))).collect();
+    if let (0 | 1, None) = (cuts.len(), &unread) {
+        return Err(Missing("only one disk had heartbeats, so there is nothing to compare".into()));
+    }
     let latest = cuts.iter().max_by_key(|(_, cut)| cut.after);
     let earliest = cuts.iter().min_by_key(|(_, cut)| cut.before);
     let (Some((late, after)), Some((early, before))) = (latest, earliest) else { return Ok(None) };
     if after.after <= before.before {
-        return Ok(None);
+        return unread.map_or(Ok(None), Err);
     }
     let apart = (after.after - before.before) as f64 / 1e6;
     let summary = format!(
@@ -128,9 +130,9 @@ struct Cut {
 }
 
 impl Cut {
-    fn of(sent: &[Span], held: &Heartbeats) -> Self {
-        let there = usize::try_from(held.count).unwrap_or(usize::MAX).min(sent.len());
-        let (kept, lacked) = sent.split_at(there);
+    fn of(disk: &Disk<'_>) -> Self {
+        let there = usize::try_from(disk.held.count).unwrap_or(usize::MAX).min(disk.sent.len());
+        let (kept, lacked) = disk.sent.split_at(there);
         Self {
             after: kept.iter().map(|span| span.sent).max().unwrap_or(0),
             before: lacked.iter().map(|span| span.acked).min().unwrap_or(NEVER),
@@ -144,20 +146,22 @@ impl Cut {
     }
 }
 
-/// What was sent to each disk, and what it holds.
-type Pairs<'a> = BTreeMap<&'a str, (&'a [Span], &'a Heartbeats)>;
+/// What was sent to a disk, and what it holds.
+struct Disk<'a> {
+    name: &'a str,
+    sent: &'a [Span],
+    held: &'a Heartbeats,
+}
 
-fn heartbeats<'a>(view: &View<'a>) -> Result<Pairs<'a>, Missing> {
+/// The disks whose heartbeats were read, and why another's were not.
+fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Missing>), Missing> {
     let seen = view.observed()?;
     if view.case.heartbeats.is_empty() {
         return Err(Missing("the load wrote no heartbeats".into()));
     }
-    let mut pairs = Pairs::new();
-    for (disk, sent) in &view.case.heartbeats {
-        match seen.heartbeats.get(disk) {
-            Some(held) => pairs.insert(disk, (sent, held)),
-            None => return Err(Missing(format!("the heartbeats of disk {} were not read", quote(disk)))),
-        };
-    }
-    Ok(pairs)
+    let sent = |name| view.case.heartbeats.get(name).map_or(&[][..], Vec::as_slice);
+    let disks = seen.heartbeats.iter().map(|(name, held)| Disk { name, sent: sent(name), held }).collect();
+    let unread = view.case.heartbeats.keys().find(|name| !seen.heartbeats.contains_key(*name));
+    let unread = unread.map(|name| Missing(format!("the heartbeats of disk {} were not read", quote(name))));
+    Ok((disks, unread))
 }

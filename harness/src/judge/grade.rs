@@ -124,7 +124,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
         Freeze::Done => proven,
         Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
     };
-    let tables = !view.case.setup.followers.is_empty();
+    let tables = !view.case.setup.followers.is_empty() || !view.case.bulk.is_empty();
     let needed = CRASH_CONSISTENT
         .iter()
         .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| tables))

@@ -39,6 +39,7 @@ mod quiet;
 mod read;
 mod rows;
 mod schema;
+mod seen;
 mod stall;
 pub mod synthetic;
 mod tables;
@@ -49,7 +50,7 @@ use std::collections::BTreeMap;
 
 pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
-pub use read::{HISTORY, OBSERVATION, cycle_dir, cycles, read, read_cycle};
+pub use read::{HISTORY, OBSERVATION, Trial, cycle_dir, read};
 
 use crate::history::Entry;
 use crate::jsonl::Error;
@@ -135,13 +136,15 @@ impl Case {
         history: impl IntoIterator<Item = Entry>,
         observation: Option<impl IntoIterator<Item = Record>>,
     ) -> Result<Self, String> {
-        let mut builder = build::Builder::for_cycle(cycle);
+        let mut builder = build::Builder::default();
         history.into_iter().try_for_each(|entry| builder.entry(entry))?;
+        let (mut case, cycles) = builder.finish();
+        case.choose(&cycles, cycle);
         if let Some(records) = observation {
-            builder.observe();
-            records.into_iter().try_for_each(|record| builder.record(record))?;
+            case.observe();
+            records.into_iter().try_for_each(|record| case.record(record))?;
         }
-        Ok(builder.finish())
+        Ok(case)
     }
 }
 

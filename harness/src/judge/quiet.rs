@@ -89,7 +89,7 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let mut first_of: BTreeMap<&str, &BlockStats> = BTreeMap::new();
     let mut loud = Evidence::default();
     let mut compared = false;
-    for stats in view.case.block_stats.iter().filter(|stats| inside(stats.t)) {
+    for stats in view.case.cycle.block_stats.iter().filter(|stats| inside(stats.t)) {
         let first = *first_of.entry(&stats.disk).or_insert(stats);
         compared |= stats.t > first.t;
         // A count that goes backwards is none: it cannot show silence.
@@ -131,7 +131,7 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     let anchor = view.anchor();
     let (mut memory, mut transactional) = (Answers::default(), Answers::default());
     let mut evidence = Evidence::default();
-    for probe in &view.case.probes {
+    for probe in &view.case.cycle.probes {
         // One that reaches beyond the window may have been answered by the thaw.
         if probe.sent < window.frozen || probe.end > window.thaw {
             continue;

@@ -1,9 +1,10 @@
 //! Reads a trial directory: the judge's only contact with files.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::build::Builder;
-use super::case::Case;
+use super::case::{Case, Cycle};
 use crate::history::{self, Entry};
 use crate::jsonl::{Error, Reader};
 use crate::observation::{self, Record};
@@ -14,29 +15,13 @@ pub const HISTORY: &str = "history.jsonl";
 pub const OBSERVATION: &str = "observation.jsonl";
 
 /// Reads the history of a trial, and its observation if the trial came that far.
+/// Of a trial of several cycles, this is the first.
 ///
 /// An error names the file and line that no honest writer could have written.
-///
-/// Of a trial of several cycles, this is the first one without what it left in
-/// its folder; see [`read_cycle`].
 pub fn read(dir: &Path) -> Result<Case, Error> {
-    let mut builder = Builder::default();
-    history(dir, &mut builder)?;
-    with_observation(builder, &dir.join(OBSERVATION))
-}
-
-/// How many cycles of freeze, snapshot and thaw the trial went through.
-pub fn cycles(dir: &Path) -> Result<u32, Error> {
-    let mut builder = Builder::default();
-    history(dir, &mut builder)?;
-    Ok(builder.cycles())
-}
-
-/// Reads one cycle of a trial that has several.
-pub fn read_cycle(dir: &Path, cycle: u32) -> Result<Case, Error> {
-    let mut builder = Builder::for_cycle(cycle);
-    history(dir, &mut builder)?;
-    with_observation(builder, &cycle_dir(dir, cycle).join(OBSERVATION))
+    let mut trial = Trial::open(dir)?;
+    trial.cycle(1)?;
+    Ok(trial.case)
 }
 
 /// Where a cycle of a trial that has several keeps its observation and verdict.
@@ -44,25 +29,55 @@ pub fn cycle_dir(dir: &Path, cycle: u32) -> PathBuf {
     dir.join("cycles").join(format!("{cycle:03}"))
 }
 
-fn history(dir: &Path, builder: &mut Builder) -> Result<(), Error> {
-    let mut reader = Reader::<Entry>::open(&dir.join(HISTORY), history::KIND)?;
-    while let Some(entry) = reader.next() {
-        builder.entry(entry?).map_err(|problem| reader.problem(problem))?;
-    }
-    Ok(())
+/// A trial directory whose history is read. Its cycles share the load, and one
+/// observation at a time is in memory.
+#[derive(Debug)]
+pub struct Trial {
+    dir: PathBuf,
+    case: Case,
+    cycles: Vec<Cycle>,
 }
 
-fn with_observation(mut builder: Builder, path: &Path) -> Result<Case, Error> {
-    match Reader::<Record>::open(path, observation::KIND) {
-        Ok(mut reader) => {
-            builder.observe();
-            while let Some(record) = reader.next() {
-                builder.record(record?).map_err(|problem| reader.problem(problem))?;
-            }
+impl Trial {
+    /// Reads the history.
+    ///
+    /// An error names the line that no honest writer could have written.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let mut builder = Builder::default();
+        let mut reader = Reader::<Entry>::open(&dir.join(HISTORY), history::KIND)?;
+        while let Some(entry) = reader.next() {
+            builder.entry(entry?).map_err(|problem| reader.problem(problem))?;
         }
-        // A trial that ended before the restore has none.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+        let (case, cycles) = builder.finish();
+        Ok(Self { dir: dir.to_owned(), case, cycles })
     }
-    Ok(builder.finish())
+
+    /// How many cycles of freeze, snapshot and thaw the trial went through; at least one.
+    pub fn cycles(&self) -> u32 {
+        u32::try_from(self.cycles.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where a cycle has its observation: the only one beside the history.
+    pub fn place(&self, cycle: u32) -> PathBuf {
+        if self.cycles.len() == 1 { self.dir.clone() } else { cycle_dir(&self.dir, cycle) }
+    }
+
+    /// A cycle, counted from 1, with its observation if the trial came that far.
+    ///
+    /// An error names the file and line that no honest writer could have written.
+    pub fn cycle(&mut self, cycle: u32) -> Result<&Case, Error> {
+        self.case.choose(&self.cycles, cycle);
+        match Reader::<Record>::open(&self.place(cycle).join(OBSERVATION), observation::KIND) {
+            Ok(mut reader) => {
+                self.case.observe();
+                while let Some(record) = reader.next() {
+                    self.case.record(record?).map_err(|problem| reader.problem(problem))?;
+                }
+            }
+            // A trial that ended before the restore has none.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(&self.case)
+    }
 }

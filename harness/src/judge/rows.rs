@@ -66,7 +66,9 @@ fn row_are(n: u64) -> String {
 /// twice, by a leg number that no transfer has, and by the leg of an attempt
 /// that the server or the client's own reading proved to be rolled back. A
 /// statement on a MyISAM table is no transaction, but a lock waits for its end:
-/// after a freeze that succeeded it is whole as well. Needs the ledger.
+/// after a freeze that succeeded it is whole as well, unless it was never
+/// acknowledged, because one that is killed leaves part of its rows. Needs the
+/// ledger.
 pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let anchor = view.anchor();
@@ -91,8 +93,7 @@ pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     }
     let mut cut = Evidence::default();
     for (n, bulk, held) in view.bulk() {
-        let whole = held.rows == 0 || held.rows == bulk.rows;
-        if held.rows > bulk.rows || (!whole && view.freeze() == Freeze::Done) {
+        if held.rows > bulk.rows || (bulk.is_torn(held) && view.freeze() == Freeze::Done) {
             let (held, sent) = (held.rows, bulk.rows);
             cut.add(|| format!("bulk statement {n}: {held} of its {sent} rows are there"));
         }
@@ -250,7 +251,8 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
 /// Source: numbers are dense, because a transfer that is rolled back gives its
 /// number to the next, and the counter is written in the same transaction; so
 /// the restored data certify themselves. The client that changes the schema has
-/// the tables for a counter. Needs ledger and counters.
+/// the tables for a counter. Needs ledger and counters, and the list of those
+/// tables where the schema was changed.
 pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER, COUNTERS])?;
     let mut counters = vec![None::<u32>; view.case.clients.len()];
@@ -294,6 +296,9 @@ pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
     let impossible = super::schema::impossible(view);
     if let Some(line) = &impossible {
         evidence.add(|| line.clone());
+    }
+    if evidence.is_empty() && seen.ddl_tables.is_none() && !view.case.schema_changes.is_empty() {
+        return Err(Missing("the tables `ddl_*` were not listed".into()));
     }
     broken(Property::ClientPrefix, evidence, |n| {
         if let (1, Some(line)) = (n, impossible) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::case::{CheckedTable, Trouble};
 use super::tell::{Evidence, count, quote, were};
-use super::view::{BULK, LEDGER, Missing, View};
+use super::view::{BULK, Freeze, LEDGER, Missing, View};
 use super::{Defect, Ruling};
 use crate::verdict::{Grade, Property};
 
@@ -14,8 +14,9 @@ use crate::verdict::{Grade, Property};
 /// order between engines: the client sends the row only after its transfer was
 /// acknowledged. A row lost that was acknowledged inside the window tells of a
 /// missing lock; one acknowledged before the snapshot, or a row whose transfer
-/// is missing, makes the backup inconsistent. Needs the rows and an
-/// acknowledgement before the snapshot.
+/// is missing, makes the backup inconsistent. So does, where no freeze waited
+/// for its end, part of a statement. Needs the rows and an acknowledgement
+/// before the snapshot.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
@@ -23,6 +24,7 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     let owed_until = view.window().map_or(begin, |window| window.thaw);
     let anchor = view.anchor();
     let (mut lost, mut late, mut orphans) = (Evidence::default(), Evidence::default(), Evidence::default());
+    let mut torn = Evidence::default();
     let mut any = false;
     for (c, table, follow, there) in view.follows() {
         let name = view.case.follower(table);
@@ -47,6 +49,9 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
                 lost.add(line);
             } else if bulk.span.acked_before(owed_until) {
                 late.add(line);
+            } else if bulk.is_torn(held) && view.freeze() != Freeze::Done {
+                let (held, sent) = (held.rows, bulk.rows);
+                torn.add(|| format!("bulk statement {n}: {held} of its {sent} rows are there"));
             }
         }
     }
@@ -59,7 +64,7 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         let name = quote(view.case.follower(row.table));
         orphans.add(|| format!("client {} row {} of `{name}`: there twice", row.c, row.n));
     }
-    let grave = !lost.is_empty() || !orphans.is_empty();
+    let grave = !lost.is_empty() || !orphans.is_empty() || !torn.is_empty();
     let mut parts = Vec::new();
     if lost.total() + late.total() > 0 {
         let n = lost.total() + late.total();
@@ -68,8 +73,12 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     if !orphans.is_empty() {
         parts.push(format!("{} without a transfer", count(orphans.total(), "row")));
     }
+    if !torn.is_empty() {
+        parts.push(format!("{} only in part there", count(torn.total(), "statement")));
+    }
     lost.append(late);
     lost.append(orphans);
+    lost.append(torn);
     if !lost.is_empty() {
         let mut defect =
             Defect::new(Property::NonTransactionalDurability, parts.join(", "), lost.into_lines());

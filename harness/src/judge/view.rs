@@ -198,7 +198,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn marks(&self) -> &'a Marks {
-        &self.case.marks
+        &self.case.cycle.marks
     }
 
     /// How the freeze went.

@@ -36,7 +36,7 @@ fn evidence_beyond_a_screenful_is_kept_in_files() {
     world.image.retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
     let mut judgement = world.judge();
     let shown = judgement.clone();
-    judgement.keep_details(dir.path()).unwrap();
+    judgement.keep_details(dir.path(), dir.path()).unwrap();
     let finding = judgement.findings.iter().find(|finding| finding.id == "D").unwrap();
     assert_eq!(finding.evidence.len(), 13);
     assert!(finding.evidence[12].ends_with(" more, all in findings/durability.txt"), "{finding:?}");
@@ -78,6 +78,24 @@ fn the_reader_names_file_line_and_reason() {
     let next = r#"{"e":"invoke","t":20,"c":1,"n":2,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
     let follow = r#"{"e":"invoke","t":20,"c":1,"n":1,"op":{"k":"follow","table":"zz","crc":7}}"#;
     let end = r#"{"e":"end","t":99}"#;
+    let beat = r#"{"e":"heartbeat","t":20,"end":30,"disk":"vda","n":1}"#;
+    let far_beat = beat.replace("\"n\":1", "\"n\":4000000000");
+    let no_beat = beat.replace("\"n\":1", "\"n\":0");
+    let next_beat = beat.replace("\"n\":1", "\"n\":2");
+    let backwards = beat.replace("\"end\":30", "\"end\":19");
+    let endless = beat.replace("\"t\":20,\"end\":30", "\"t\":18446744073709551615");
+    let step = r#"{"e":"schema_change","t":20,"n":1}"#;
+    let early_step = r#"{"e":"schema_change","t":19,"n":2}"#;
+    let far_step = r#"{"e":"schema_change","t":20,"n":3}"#;
+    let bulk = r#"{"e":"bulk","t":20,"end":21,"n":1,"rows":18446744073709551615}"#;
+    let far_bulk = bulk.replace("\"n\":1", "\"n\":3");
+    let cycle = r#"{"e":"cycle","t":15,"n":2}"#;
+    let first_cycle = cycle.replace("\"n\":2", "\"n\":1");
+    let far_cycle = cycle.replace("\"n\":2", "\"n\":3");
+    let early_cycle = cycle.replace("\"t\":15", "\"t\":11");
+    let third_cycle = r#"{"e":"cycle","t":14,"n":3}"#;
+    let written = r#"{"e":"block_stats","t":20,"disk":"vda","writes":1,"bytes":1}"#;
+    let early_written = written.replace("\"t\":20", "\"t\":19");
     let cases: &[(&[&str], u64, &str)] = &[
         (&[invoke], 2, "the first record must be `setup`"),
         (&[setup, setup], 3, "second `setup`"),
@@ -96,6 +114,21 @@ fn the_reader_names_file_line_and_reason() {
         (&[setup, invoke, unknown, next], 5, "must be `resolved` first"),
         (&[setup, invoke, ok, follow], 5, "`zz` is not among"),
         (&[setup, end, call], 4, "after `end`"),
+        (&[setup, &far_beat], 3, "1 is the next"),
+        (&[setup, &no_beat], 3, "1 is the next"),
+        (&[setup, beat, &next_beat], 4, "back in time"),
+        (&[setup, &backwards], 3, "before it is sent"),
+        (&[setup, &endless], 3, "beyond any clock"),
+        (&[setup, step, early_step], 4, "back in time"),
+        (&[setup, step, far_step], 4, "2 is the next"),
+        (&[setup, bulk, &far_bulk], 4, "2 is the next"),
+        (&[setup, &first_cycle], 3, "cycle 1 after cycle 1"),
+        (&[setup, &far_cycle], 3, "cycle 3 after cycle 1"),
+        (&[setup, cycle, cycle], 4, "cycle 2 after cycle 2"),
+        (&[setup, call, &early_cycle], 4, "before the one before it ends"),
+        (&[setup, cycle, third_cycle], 4, "before the one before it ends"),
+        (&[setup, cycle, call], 4, "earlier than its cycle"),
+        (&[setup, written, &early_written], 4, "back in time"),
         (&[setup, "{\"e\":\"nonsense\"}"], 3, "nonsense"),
         (&[setup, "\u{7f}not json"], 3, ""),
     ];
@@ -112,6 +145,29 @@ fn the_reader_names_file_line_and_reason() {
         let error = error.to_string();
         assert!(error.contains(&format!("{HISTORY}:{line}: ")), "{error} should name line {line}");
         assert!(error.contains(reason), "{error} should say {reason}");
+    }
+}
+
+#[test]
+fn what_an_observation_says_once_is_refused_the_second_time() {
+    let records = [
+        r#"{"o":"heartbeats","disk":"vda","count":1}"#,
+        r#"{"o":"ddl_tables","tables":[]}"#,
+        r#"{"o":"bulk","n":1,"rows":1,"torn":0}"#,
+        r#"{"o":"gtid","of":"live","gtid":"0-1-1"}"#,
+        r#"{"o":"table","of":"rolled_forward","table":"ledger","rows":1}"#,
+        r#"{"o":"roll_forward","applied":true,"detail":""}"#,
+        r#"{"o":"position","file":"b","pos":1}"#,
+        r#"{"o":"binlog_end","file":"b","size":1}"#,
+        r#"{"o":"memory_rows","rows":0}"#,
+    ];
+    for record in records {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &World::new(&Shape { load_ms: 20, ..Shape::new(1) }));
+        let header = "{\"schema\":1,\"kind\":\"observation\"}";
+        fs::write(dir.path().join(OBSERVATION), format!("{header}\n{record}\n{record}\n")).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{OBSERVATION}:3: a second `")), "{record}: {error}");
     }
 }
 
