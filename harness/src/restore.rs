@@ -18,6 +18,8 @@ pub struct Restored {
     pub machine: Machine,
     /// A connection to its server.
     pub conn: mysql_async::Conn,
+    /// How often it hung before its kernel said a word.
+    pub stalled: u32,
 }
 
 /// Boots a guest from overlays over the snapshot's disks and waits until its
@@ -39,12 +41,12 @@ pub fn boot(
     let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
     let drives = snapshot::overlays(disks, "restored", bases)?;
     let spec = Spec { exchange: exchange.map(Path::to_owned), ..Spec::of(plan, "restored", drives) };
-    let mut machine = Machine::power_on(libvirt, &spec, "restored", transcript, plan.limits.agent)?;
-    machine.wait_for_agent(plan.limits.boot)?;
+    let (mut machine, stalled) =
+        Machine::boot(libvirt, &spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;
     let unit = &plan.image.server.unit;
     let conn = runtime.block_on(
         access.connect_within(plan.limits.server, || machine.check_unit(unit, plan.limits.agent)),
     )?;
-    Ok(Restored { machine, conn })
+    Ok(Restored { machine, conn, stalled })
 }

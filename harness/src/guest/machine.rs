@@ -17,6 +17,13 @@ use crate::interrupt;
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
 
+/// How often a guest is powered on that hangs before its first word.
+const ATTEMPTS: u32 = 3;
+
+/// The part of a boot's time within which the kernel's first word must come. It
+/// takes a tenth of the time that a boot takes.
+const FIRST_WORD: u32 = 4;
+
 /// A running guest. Dropping it destroys the guest.
 #[derive(Debug)]
 pub struct Machine {
@@ -30,8 +37,33 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Powers the guest on. `agent_limit` bounds each later agent command.
-    pub fn power_on(
+    /// Powers the guest on and waits until the agent has opened its channel.
+    /// `agent_limit` bounds each later agent command. Ends at once when the guest
+    /// dies or its kernel panics.
+    ///
+    /// A guest that hangs before its kernel says a word is powered on again, a
+    /// few times: under emulation on a busy host that was seen in one boot of a
+    /// few hundred. How often is returned as well.
+    pub fn boot(
+        libvirt: &Libvirt,
+        spec: &Spec,
+        role: &'static str,
+        transcript: &Transcript,
+        boot_limit: Duration,
+        agent_limit: Duration,
+    ) -> Result<(Self, u32)> {
+        for stalled in 0..ATTEMPTS {
+            let mut machine = Self::power_on(libvirt, spec, role, transcript, agent_limit)?;
+            match machine.wait_for_agent(boot_limit) {
+                Ok(()) => return Ok((machine, stalled)),
+                Err(Error::Stalled(..)) => machine.power_off()?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Stalled(role, ATTEMPTS))
+    }
+
+    fn power_on(
         libvirt: &Libvirt,
         spec: &Spec,
         role: &'static str,
@@ -43,17 +75,22 @@ impl Machine {
         Ok(Self { role, domain, events, console: spec.console.clone(), agent, stopped: false })
     }
 
-    /// Waits until the agent has opened its channel. Ends at once when the
-    /// guest dies or its kernel panics.
-    pub fn wait_for_agent(&mut self, limit: Duration) -> Result<&Agent> {
+    fn wait_for_agent(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
+        let mut patience = Instant::now() + limit / FIRST_WORD;
         loop {
-            match interrupt::receive(&self.events, deadline)? {
-                Some(Event::AgentConnected) => return Ok(&self.agent),
+            match interrupt::receive(&self.events, patience)? {
+                Some(Event::AgentConnected) => return Ok(()),
                 Some(Event::AgentDisconnected) => {}
                 Some(Event::Stopped) => {
                     self.stopped = true;
                     return Err(self.trouble("stopped while it booted"));
+                }
+                None if patience < deadline => {
+                    if std::fs::metadata(&self.console).is_ok_and(|console| console.len() == 0) {
+                        return Err(Error::Stalled(self.role, 1));
+                    }
+                    patience = deadline;
                 }
                 None => {
                     return Err(

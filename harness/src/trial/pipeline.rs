@@ -147,10 +147,11 @@ impl<'a> Trial<'a> {
             heartbeats: Some(self.root.clone()),
             ..Spec::of(self.plan, "source", drives.clone())
         };
-        let mut machine = Machine::power_on(&self.libvirt, &spec, "source", &self.transcript, limits.agent)?;
+        let (mut machine, stalled) =
+            Machine::boot(&self.libvirt, &spec, "source", &self.transcript, limits.boot, limits.agent)?;
+        note_stalls(progress, stalled)?;
         let xml = self.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
-        machine.wait_for_agent(limits.boot)?;
         quiesce::install_hook(&mut machine, self.plan)?;
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
@@ -308,7 +309,7 @@ impl<'a> Trial<'a> {
         let myisam = database::myisam_tables(image.server.database, load.profile);
         let dir = self.cycle_dir(snapshot.cycle)?;
         let mut out = observe::create(&dir.join(judge::OBSERVATION))?;
-        let (position, restored) = progress.stage(Stage::Restore, |_| {
+        let (position, restored) = progress.stage(Stage::Restore, |progress| {
             let position = observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out)?;
             let booted = restore::boot(
                 &self.libvirt,
@@ -320,7 +321,10 @@ impl<'a> Trial<'a> {
                 &self.transcript,
             );
             match booted {
-                Ok(restored) => Ok(((position, Some(restored)), String::new())),
+                Ok(restored) => {
+                    note_stalls(progress, restored.stalled)?;
+                    Ok(((position, Some(restored)), String::new()))
+                }
                 Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
                     observe::server_failed(&error.to_string(), &mut out)?;
                     Ok(((None, None), "the snapshot does not come up".to_owned()))
@@ -329,7 +333,7 @@ impl<'a> Trial<'a> {
             }
         })?;
         progress.stage(Stage::Observe, |_| {
-            if let Some(restore::Restored { machine, mut conn }) = restored {
+            if let Some(restore::Restored { machine, mut conn, .. }) = restored {
                 self.runtime.block_on(observe::server(
                     &mut conn,
                     machine.agent(),
@@ -378,5 +382,15 @@ impl<'a> Trial<'a> {
         let journal = machine.agent().script(line, b"", self.plan.limits.agent)?;
         let path = self.plan.dir.join("guest").join(format!("{guest}-journal.log"));
         fs::write(&path, journal).map_err(Error::io("write", &path))
+    }
+}
+
+/// Tells of boots that had to be tried again.
+fn note_stalls(progress: &mut Progress, stalled: u32) -> Result<()> {
+    match stalled {
+        0 => Ok(()),
+        n => {
+            progress.note(&format!("hung {n} times before its kernel said a word, and was powered on again"))
+        }
     }
 }
