@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
+use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep};
 use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
 use freezeframe::verdict::{Outcome, Verdict};
@@ -30,6 +31,10 @@ pub(crate) struct Args {
     /// The images to run on [default: for each scenario one that suits it].
     #[arg(long, value_name = "NAME", num_args = 1..)]
     image: Vec<String>,
+    /// A set of images and scenarios: `core` runs the core scenarios on every
+    /// distribution with all on one disk, `full` every scenario on every image.
+    #[arg(long, value_enum, conflicts_with = "image")]
+    matrix: Option<Matrix>,
     /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`, or
     /// your own file, from which `application-consistent` is then expected.
     #[arg(long, value_name = "HOOK|FILE")]
@@ -56,6 +61,14 @@ pub(crate) struct Args {
     /// Prints the verdicts as JSON instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Matrix {
+    /// The core scenarios on every distribution.
+    Core,
+    /// Every scenario on every image that suits it.
+    Full,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,14 +134,19 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
             Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
         })?,
     };
+    let images = match (args.matrix, args.image.is_empty()) {
+        (Some(matrix), _) => matrix_images(matrix, &repository.join("images"))?,
+        (None, true) => DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        (None, false) => args.image.clone(),
+    };
     let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
-            ([], None) => vec![CORE.to_owned()],
+            ([], None) if args.matrix != Some(Matrix::Full) => vec![CORE.to_owned()],
             _ => args.filters,
         },
-        every_image: !args.image.is_empty(),
-        images: if args.image.is_empty() { DEFAULT_IMAGES.map(str::to_owned).to_vec() } else { args.image },
+        every_image: args.matrix.is_some() || !args.image.is_empty(),
+        images,
         hook: args.hook.map(hook::resolve).transpose()?,
         connect: args.connect,
         accel: match args.accel {
@@ -150,6 +168,13 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         // A process number besides, so that two runs of one second do not meet.
         dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
     })
+}
+
+/// The names of a matrix's images.
+fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Failure> {
+    let all = Definition::list(definitions)?;
+    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.disks.len() == 1);
+    Ok(chosen.map(|image| image.name).collect())
 }
 
 fn nothing_matches(options: &RunOptions) -> Failure {
