@@ -23,6 +23,8 @@ pub struct Scenario {
     pub covers: Vec<String>,
     /// The databases on which it runs.
     pub databases: Vec<Database>,
+    /// The releases on which it runs; any when empty.
+    pub releases: Vec<String>,
     /// The layout of disks that it needs; any without it.
     pub disks: Option<Disks>,
     /// The load.
@@ -68,6 +70,10 @@ impl Default for Snapshot {
 
 fn once() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// As a verdict names it: `external`, or `external, disks 300 ms apart`.
@@ -189,12 +195,21 @@ pub struct Expectation {
     /// The freeze must return within this many seconds (on KVM; scaled under TCG).
     #[serde(default)]
     pub within_s: Option<f64>,
+    /// Writes must go on after the window. False allows a hook or an agent to
+    /// leave the database blocked.
+    #[serde(default = "yes")]
+    pub writable: bool,
 }
 
 impl Expectation {
     /// What is expected of a hook that the user names: the top grade.
     pub fn top_grade() -> Self {
-        Self { grade: vec![Grade::ApplicationConsistent], findings: Vec::new(), within_s: None }
+        Self {
+            grade: vec![Grade::ApplicationConsistent],
+            findings: Vec::new(),
+            within_s: None,
+            writable: yes(),
+        }
     }
 }
 
@@ -207,6 +222,9 @@ impl std::fmt::Display for Expectation {
         }
         if let Some(seconds) = self.within_s {
             write!(f, ", frozen within {seconds} s")?;
+        }
+        if !self.writable {
+            write!(f, ", writable afterwards or not")?;
         }
         Ok(())
     }
@@ -263,12 +281,14 @@ mod file {
         #[serde(default = "any_database")]
         pub(super) database: Vec<Database>,
         #[serde(default)]
+        pub(super) release: Vec<String>,
+        #[serde(default)]
         pub(super) disks: Option<Disks>,
     }
 
     impl Default for Image {
         fn default() -> Self {
-            Self { database: any_database(), disks: None }
+            Self { database: any_database(), release: vec![], disks: None }
         }
     }
 
@@ -441,6 +461,7 @@ impl Scenario {
             summary: file.summary.into_inner(),
             covers: file.covers.into_iter().map(Spanned::into_inner).collect(),
             databases: file.image.database,
+            releases: file.image.release,
             disks: file.image.disks,
             snapshot,
             load: Load { profile: file.load.profile, writers, seconds },
@@ -453,7 +474,8 @@ impl Scenario {
     /// Whether it runs on this image.
     pub fn suits(&self, image: &Definition) -> bool {
         let disks = if image.disks.len() > 1 { Disks::Split } else { Disks::One };
-        self.databases.contains(&image.database) && self.disks.is_none_or(|needed| needed == disks)
+        let release = self.releases.is_empty() || self.releases.contains(&image.release);
+        release && self.databases.contains(&image.database) && self.disks.is_none_or(|needed| needed == disks)
     }
 
     /// What is expected with this hook: the file's word where it has one,
