@@ -3,6 +3,7 @@
 mod bench;
 mod e2e;
 mod error;
+mod hooks;
 mod host;
 mod images;
 mod judge;
@@ -39,6 +40,7 @@ enum Task {
     Judge(judge::Args),
     Report(report::Args),
     Bench(bench::Args),
+    Hooks(hooks::Args),
     Tidy(tidy::Args),
 }
 
@@ -52,6 +54,7 @@ impl Task {
             Self::Judge(args) => judge::run(&args),
             Self::Report(args) => report::run(args),
             Self::Bench(args) => bench::run(&args),
+            Self::Hooks(args) => hooks::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }
     }

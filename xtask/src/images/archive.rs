@@ -160,7 +160,7 @@ impl Archive {
 
 /// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
 /// that its hooks can use relative names: it splits their arguments at spaces.
-pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
+pub(crate) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
     let mmdebstrap = host::command("mmdebstrap")?;
     let mut command = if host::is_root() {
         // With root it mounts /proc and /sys of the guest. In a mount namespace

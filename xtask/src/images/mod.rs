@@ -16,6 +16,8 @@ use serde::Serialize;
 use crate::error::Failure;
 use crate::host;
 use archive::Archive;
+#[cfg(test)]
+pub(crate) use archive::mmdebstrap;
 use recipe::Recipe;
 use store::{State, Store};
 

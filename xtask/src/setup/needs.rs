@@ -252,6 +252,25 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Everyone,
     },
     Need {
+        what: "dpkg-deb",
+        why: "makes the .deb of the hooks",
+        probe: Probe::Program("dpkg-deb"),
+        packages: Packages { apt: &["dpkg"], dnf: &["dpkg"], zypper: &["dpkg"], pacman: &["dpkg"] },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "rpmbuild",
+        why: "makes the .rpm of the hooks",
+        probe: Probe::Program("rpmbuild"),
+        packages: Packages {
+            apt: &["rpm"],
+            dnf: &["rpm-build"],
+            zypper: &["rpm-build"],
+            pacman: &["rpm-tools"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
         what: "dash",
         why: "the hooks are tested with it",
         probe: Probe::Program("dash"),
