@@ -1,6 +1,7 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
 mod bench;
+mod cargo;
 mod e2e;
 mod error;
 mod hooks;

@@ -10,12 +10,12 @@ use crate::call::{Shell, hooks_dir, install, send_signal, wait_until};
 use crate::server::Server;
 
 /// The sample, with login and fifo moved to a server and directory of the test's own.
-struct Sample {
+pub(crate) struct Sample {
     dir: TempDir,
 }
 
 impl Sample {
-    fn new(login: &str) -> Self {
+    pub(crate) fn new(login: &str) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let mut text = fs::read_to_string(hooks_dir().join("sample/fsfreeze-hook")).expect("the sample");
         let client = crate::call::program("mariadb").display().to_string();
@@ -31,11 +31,11 @@ impl Sample {
         Self { dir }
     }
 
-    fn fifo(&self) -> PathBuf {
+    pub(crate) fn fifo(&self) -> PathBuf {
         self.dir.path().join("fifo")
     }
 
-    fn command(&self, verb: &str) -> Command {
+    pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Shell::Dash.script(&self.dir.path().join("hook"), self.dir.path());
         // It trusts the PATH that it finds.
         command.arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");

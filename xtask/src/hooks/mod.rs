@@ -9,6 +9,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use freezeframe::run::PACKAGE;
+
 use crate::error::Failure;
 use crate::{host, setup};
 
@@ -55,7 +57,7 @@ pub(crate) fn build_deb() -> Result<(), Failure> {
 
 /// Where the .deb is, once it is built.
 pub(crate) fn deb_path() -> PathBuf {
-    packages_dir().join(deb::file_name(VERSION))
+    packages_dir().join(PACKAGE)
 }
 
 fn packages_dir() -> PathBuf {
