@@ -319,3 +319,46 @@ fn the_rpm_comes_and_goes_on_suse() {
     assert!(!said.contains("stays"), "{said}");
     assert_eq!(leads_to, "/usr/libexec/fsfreeze-hooks/agent-suse.conf");
 }
+
+/// The words of every message in a script, without what it puts in.
+fn messages(script: &str) -> Vec<String> {
+    let calls = ["die \"", "tell \"", "note \"", "why=\""];
+    let texts = calls.iter().flat_map(|call| script.split(call).skip(1));
+    let mut words = Vec::new();
+    for text in texts {
+        let text = text.split('"').next().unwrap();
+        words.push(text.split('$').next().unwrap());
+        for after in text.split('$').skip(1) {
+            words.push(match after.strip_prefix(['{', '(']) {
+                Some(inner) => inner.split_once(['}', ')']).map_or("", |(_, rest)| rest),
+                // The brace is that of an expansion around this one.
+                None => after
+                    .trim_start_matches(|c: char| c.is_alphanumeric() || c == '_')
+                    .trim_start_matches('}'),
+            });
+        }
+    }
+    words.into_iter().map(|word| word.trim().to_owned()).filter(|word| word.len() >= 8).collect()
+}
+
+#[test]
+fn the_page_tells_what_to_do_about_every_message() {
+    let page = fs::read_to_string(host::repository().join("docs/hooks.md")).unwrap();
+    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql"] {
+        let script = host::repository().join("images/hooks/freezeframe").join(script);
+        let messages = messages(&fs::read_to_string(&script).unwrap());
+        assert!(messages.len() >= 7, "{messages:?}");
+        let unknown: Vec<_> = messages.iter().filter(|message| !page.contains(message.as_str())).collect();
+        assert!(
+            unknown.is_empty(),
+            "{} says what docs/hooks.md does not explain: {unknown:?}",
+            script.display()
+        );
+    }
+}
+
+#[test]
+fn messages_are_found_without_what_they_hold() {
+    let script = r#"die "servers run in $server_dir and in ${dir:-x}: each needs one"; why="cannot look: $(answer LONG) s""#;
+    assert_eq!(messages(script), ["servers run in", ": each needs one", "cannot look:"]);
+}
