@@ -305,6 +305,56 @@ fn the_rpm_comes_and_goes_on_rhel() {
 }
 
 #[test]
+fn an_rpm_upgrade_keeps_what_was_edited() {
+    let out = out();
+    let root = rpm_root(RHEL, "");
+    let upgrade = |version: &str| {
+        let package = rpm::build(version, out.path()).unwrap();
+        root.rpm(&["--nodeps", "--upgrade", package.to_str().unwrap()]);
+    };
+    upgrade("1.0");
+    root.sh("echo HOLD_SECONDS=30 >>/etc/qemu/fsfreeze-db.conf; mkdir /var/lib/fsfreeze-db");
+    upgrade("1.1");
+    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf; test -d /var/lib/fsfreeze-db");
+    root.rpm(&["--nodeps", "--erase", "fsfreeze-hooks"]);
+    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf.rpmsave");
+}
+
+/// The commands that follow these words in docs/hooks.md.
+fn commands_after(words: &str) -> String {
+    let page = fs::read_to_string(host::repository().join("docs/hooks.md")).unwrap();
+    let (_, rest) = page.split_once(words).unwrap();
+    let (_, rest) = rest.split_once("```sh\n").unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_page_installs_by_hand() {
+    // What no such root has.
+    let stubs = "systemctl() { :; }; restorecon() { :; }; setsebool() { :; }; cd /tmp/freezeframe";
+    let by_hand = |root: &Root, words: &str| {
+        let from = host::repository().join("images/hooks/freezeframe");
+        let copied = Command::new("cp").arg("-r").arg(from).arg(root.dir.path().join("tmp")).status();
+        assert!(copied.unwrap().success());
+        root.sh(&format!("{stubs}\n{}", commands_after(words)));
+    };
+    let finds_its_hooks = |root: &Root, hook: &str| {
+        let said = root.sh(&format!("{hook} freeze; cat /run/fsfreeze-hook/log"));
+        assert!(said.contains("no database server runs"), "{said}");
+    };
+
+    let debian = Root::new();
+    by_hand(&debian, "Debian, Ubuntu, openSUSE:");
+    let hook = debian.sh("qemu-ga --dump-conf | sed -n s/^fsfreeze-hook=//p");
+    finds_its_hooks(&debian, hook.trim());
+
+    let rhel = rpm_root(RHEL, "BLACKLIST_RPC=x\nFSFREEZE_HOOK_PATHNAME=/etc/qemu-ga/fsfreeze-hook\n");
+    by_hand(&rhel, "Fedora, RHEL family (unverified here):");
+    let hook = rhel.sh("sed -n s/^FSFREEZE_HOOK_PATHNAME=//p /etc/sysconfig/qemu-ga");
+    finds_its_hooks(&rhel, hook.trim());
+}
+
+#[test]
 fn the_rpm_leaves_another_hook_in_charge_on_rhel() {
     let root = rpm_root(RHEL, "FSFREEZE_HOOK_PATHNAME=/opt/mine\n");
     let (said, leads_to) = rpm_comes_and_goes(&root);
