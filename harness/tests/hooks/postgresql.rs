@@ -569,7 +569,8 @@ fn unsafe_settings_are_refused(shell: Shell) {
 
 fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
     let cluster = Cluster::start(&[]);
-    let hook = Hook::new(shell, &cluster);
+    let mut hook = Hook::new(shell, &cluster);
+    hook.set("START_SECONDS=600"); // so that the server will not give up by itself
     let paused = Paused::one(cluster.process("checkpointer"));
     let mut freeze = hook.command("freeze").spawn().unwrap();
     wait_until("the hook waits", || waits_for_checkpoint(&cluster));
