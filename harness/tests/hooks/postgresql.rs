@@ -165,16 +165,33 @@ fn backup_mode_lasts_until_the_thaw_and_leaves_nothing(shell: Shell) {
 fn a_check_tells_whether_a_freeze_would_work(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let mut hook = Hook::new(shell, &cluster);
-    hook.call("check").succeeded();
+    let outcome = hook.call("check").succeeded();
+    assert!(outcome.output.contains("backup mode and position are fine"), "{outcome:?}");
     assert!(!hook.path("run/check").exists());
+    assert!(!hook.path("lib/position").exists(), "no backup was made at this position");
     hook.left_nothing(&cluster);
+
+    // What a freeze holds is left alone, whatever the check comes upon.
     hook.freeze().succeeded();
     hook.call("check").failed_with("a freeze holds backup mode now");
+    hook.set("CLIENT=no-such-client");
+    hook.call("check").failed_with("a freeze holds backup mode now");
+    let other = Cluster::start(&[]);
+    let settings = hook.settings.clone();
+    hook.set("CLIENT=\nDATADIR=");
+    hook.call("check").failed_with("each needs a hook of its own");
+    drop(other);
+    hook.settings = settings;
+    hook.set("CLIENT=");
+    hook.call("status").succeeded();
+    assert!(cluster.in_backup_mode());
     hook.thaw().succeeded();
+
+    // What would fail a freeze fails the check, in the same words.
     hook.set("CONNECTION=user=nobody-known");
-    hook.call("check").failed_with("login failed");
-    hook.left_nothing(&cluster);
-    assert_eq!(hook.call("thirst").code, Some(2));
+    hook.call("check").failed_with("login failed: psql: error:");
+    assert!(!hook.path("run/check").exists());
+    assert_eq!(hook.call("chill").code, Some(2));
 }
 
 fn the_position_is_that_of_the_flush(shell: Shell) {
@@ -453,8 +470,7 @@ fn a_hung_server_is_refused(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let hook = Hook::new(shell, &cluster);
     let paused = cluster.pause();
-    let outcome =
-        hook.freeze().failed_with("timeout expired").within(Duration::from_secs(12));
+    let outcome = hook.freeze().failed_with("timeout expired").within(Duration::from_secs(12));
     drop(paused);
     hook.left_nothing(&cluster);
     eprintln!("given up after {:?}", outcome.took);
