@@ -28,6 +28,8 @@ in_both_shells!(
     no_login_is_refused,
     a_password_stays_out_of_sight,
     a_missing_privilege_is_refused,
+    a_server_without_backup_mode_is_refused,
+    the_sites_own_settings_do_not_matter,
     too_many_connections_are_refused,
     a_missing_client_is_refused,
     a_hung_server_is_refused,
@@ -438,6 +440,36 @@ fn a_missing_privilege_is_refused(shell: Shell) {
     hook.freeze().succeeded();
     assert!(cluster.in_backup_mode());
     hook.thaw().succeeded();
+}
+
+fn a_server_without_backup_mode_is_refused(shell: Shell) {
+    let cluster = Cluster::start(&["wal_level=minimal", "max_wal_senders=0"]);
+    let hook = Hook::new(shell, &cluster);
+    hook.refuses(&cluster, "ERROR:  WAL level not sufficient for making an online backup");
+}
+
+fn the_sites_own_settings_do_not_matter(shell: Shell) {
+    let cluster = Cluster::start(&[]);
+    let hook = Hook::new(shell, &cluster);
+    cluster.sql("CREATE FUNCTION public.pg_backend_pid() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    for setting in [
+        "search_path = public, pg_catalog",
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = serializable",
+        "idle_in_transaction_session_timeout = 500",
+        "synchronous_commit = off",
+        "client_min_messages = debug1",
+    ] {
+        cluster.sql(&format!("ALTER SYSTEM SET {setting}"));
+    }
+    cluster.sql("SELECT pg_reload_conf()");
+    wait_until("they are in force", || cluster.sql("SELECT pg_backend_pid()") == "1");
+    hook.freeze().succeeded();
+    thread::sleep(Duration::from_secs(1)); // longer than the site lets a transaction idle
+    let holds_back = format!("SELECT backend_xmin FROM pg_stat_activity WHERE pid = {}", hook.backend());
+    assert_eq!(cluster.sql(&holds_back), "", "no vacuum waits for this transaction");
+    hook.thaw().succeeded();
+    assert!(!cluster.log().contains("aborting backup"));
 }
 
 fn too_many_connections_are_refused(shell: Shell) {
