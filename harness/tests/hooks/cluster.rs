@@ -270,7 +270,7 @@ pub(crate) fn as_owner(program: &Path) -> Command {
 
 /// The packages' own user for root; everybody else is it himself.
 fn owner() -> Option<(u32, u32)> {
-    if fs::metadata("/proc/self").expect("/proc").uid() != 0 {
+    if uid() != 0 {
         return None;
     }
     let id = |which: &str| {
@@ -279,6 +279,10 @@ fn owner() -> Option<(u32, u32)> {
         text.trim().parse().expect("the account postgres, which comes with the server's package")
     };
     Some((id("-u"), id("-g")))
+}
+
+fn uid() -> u32 {
+    fs::metadata("/proc/self").expect("/proc").uid()
 }
 
 pub(crate) fn give_away(path: &Path) {
@@ -306,7 +310,7 @@ fn empty_data() -> PathBuf {
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
         .collect();
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{version}"));
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{version}-{}", uid()));
     if !kept.is_dir() {
         // Where the server's user may go, which need not be true of the build.
         let made = new_directory();
