@@ -22,7 +22,7 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
         Hook::Distro | Hook::Package => {
             let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
             let line = format!(
-                "rm -rf {enabled_by} {hook} {hook}.d {folder}/fsfreeze-db.conf && cp -a {PACKAGED}/. {folder}"
+                "rm -rf {enabled_by} {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}"
             );
             machine.agent().script(&line, b"", limit)?;
         }

@@ -38,6 +38,8 @@ impl Root {
             tar.arg("--exclude=./dev/*");
         }
         printed(tar.arg("--directory").arg(this.dir.path()));
+        // All of /proc that the dispatcher needs; so no hook finds a server of the host.
+        this.sh("echo '1.00 1.00' >/proc/uptime");
         this
     }
 
@@ -137,6 +139,8 @@ drwxr-xr-x root/root /etc/qemu/
 -rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
 drwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/
 -rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/50-mysql
+-rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/50-postgresql
+-rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
 drwxr-xr-x root/root /usr/
 drwxr-xr-x root/root /usr/lib/
 drwxr-xr-x root/root /usr/lib/fsfreeze-hooks/
@@ -158,7 +162,9 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks/
     assert_eq!(field("Version").trim(), "1.0");
     assert_eq!(field("Architecture").trim(), "all");
     let conffiles = printed(Command::new("dpkg-deb").arg("--info").arg(&deb).arg("conffiles"));
-    assert_eq!(conffiles, "/etc/qemu/fsfreeze-hook.d/50-mysql\n/etc/qemu/fsfreeze-db.conf\n");
+    let expected = "/etc/qemu/fsfreeze-hook.d/50-mysql\n/etc/qemu/fsfreeze-hook.d/50-postgresql\n\
+        /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
+    assert_eq!(conffiles, expected);
 }
 
 #[test]
@@ -171,7 +177,9 @@ drwxr-xr-x root/root /etc/qemu
 drwxr-xr-x root/root /etc/qemu-ga
 drwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d
 -rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/50-mysql
+-rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/50-postgresql
 -rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
+-rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
 -rw-r--r-- root/root /etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf
 drwxr-xr-x root/root /usr/lib/systemd/system/qemu-guest-agent.service.d
 -rw-r--r-- root/root /usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf
@@ -188,7 +196,9 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks
     assert_eq!(contents(&query(&["-qplv"]), &[2, 3]), expected);
     assert_eq!(query(&["-qp", "--queryformat", "%{VERSION}-%{RELEASE}.%{ARCH}"]), "1.0-1.noarch");
     let config = query(&["-qp", "--configfiles"]);
-    assert_eq!(config, "/etc/qemu-ga/fsfreeze-hook.d/50-mysql\n/etc/qemu/fsfreeze-db.conf\n");
+    let expected = "/etc/qemu-ga/fsfreeze-hook.d/50-mysql\n/etc/qemu-ga/fsfreeze-hook.d/50-postgresql\n\
+        /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
+    assert_eq!(config, expected);
 }
 
 #[test]
@@ -211,7 +221,12 @@ fn the_scripts_pass_shellcheck() {
 
 #[test]
 fn the_deb_comes_and_goes_without_a_trace() {
-    const CONFFILES: [&str; 2] = ["/etc/qemu/fsfreeze-db.conf", "/etc/qemu/fsfreeze-hook.d/50-mysql"];
+    const CONFFILES: [&str; 4] = [
+        "/etc/qemu/fsfreeze-db.conf",
+        "/etc/qemu/fsfreeze-hook.d/50-mysql",
+        "/etc/qemu/fsfreeze-hook.d/50-postgresql",
+        "/etc/qemu/fsfreeze-postgresql.conf",
+    ];
     let out = out();
     let deb = deb::build("1.0", out.path()).unwrap();
     let newer = deb::build("1.1", out.path()).unwrap();
@@ -237,7 +252,7 @@ fn the_deb_comes_and_goes_without_a_trace() {
     // What is left is configured again by an installation, with the edits.
     root.dpkg("-i /tmp/package.deb", &newer);
     root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf");
-    root.sh("mkdir /var/lib/fsfreeze-db /var/lib/fsfreeze-db@two; dpkg --purge fsfreeze-hooks");
+    root.sh("mkdir /var/lib/fsfreeze-db /var/lib/fsfreeze-db@two /var/lib/fsfreeze-postgresql; dpkg --purge fsfreeze-hooks");
     assert_eq!(root.added_since(&before), [] as [&str; 0]);
 }
 
@@ -374,9 +389,9 @@ fn the_rpm_comes_and_goes_on_suse() {
 fn messages(script: &str) -> Vec<String> {
     let calls = ["die \"", "tell \"", "note \"", "why=\""];
     let texts = calls.iter().flat_map(|call| script.split(call).skip(1));
+    let texts: Vec<_> = texts.map(|text| text.split('"').next().unwrap().replace('\\', "")).collect();
     let mut words = Vec::new();
-    for text in texts {
-        let text = text.split('"').next().unwrap();
+    for text in &texts {
         words.push(text.split('$').next().unwrap());
         for after in text.split('$').skip(1) {
             words.push(match after.strip_prefix(['{', '(']) {
@@ -394,7 +409,7 @@ fn messages(script: &str) -> Vec<String> {
 #[test]
 fn the_page_tells_what_to_do_about_every_message() {
     let page = fs::read_to_string(host::repository().join("docs/hooks.md")).unwrap();
-    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql"] {
+    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql", "fsfreeze-hook.d/50-postgresql"] {
         let script = host::repository().join("images/hooks/freezeframe").join(script);
         let messages = messages(&fs::read_to_string(&script).unwrap());
         assert!(messages.len() >= 7, "{messages:?}");
