@@ -1,5 +1,5 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, and the MariaDB/MySQL hook against a real MariaDB server. Each test runs under dash and
+//! hooks, the MariaDB/MySQL hook against a real MariaDB server, the PostgreSQL hook against a real one. Each test runs under dash and
 //! under busybox sh with busybox's tools. No VM, and nothing on this machine is ever frozen.
 //! With the same server, the reader of the binary logs that a hook's position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
@@ -8,10 +8,14 @@
 mod binlog;
 #[path = "hooks/call.rs"]
 mod call;
+#[path = "hooks/cluster.rs"]
+mod cluster;
 #[path = "hooks/dispatcher.rs"]
 mod dispatcher;
 #[path = "hooks/mysql.rs"]
 mod mysql;
+#[path = "hooks/postgresql.rs"]
+mod postgresql;
 #[path = "hooks/sample.rs"]
 mod sample;
 #[path = "hooks/scripts.rs"]

@@ -29,7 +29,9 @@ pub(crate) enum Probe {
     Program(&'static str),
     /// The same under one of several names.
     AnyProgram(&'static [&'static str]),
-    /// The same, of at least this version.
+    /// The same, or below a directory for each version, as Debian has it.
+    ProgramOfVersions { name: &'static str, dir: &'static str },
+    /// A program on PATH or where system programs are, of at least this version.
     ProgramSince { name: &'static str, version_flag: &'static str, least: (u32, u32) },
     /// A file below one of the directories of libraries.
     Library(&'static str),
@@ -299,6 +301,18 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Everyone,
     },
     Need {
+        what: "PostgreSQL server",
+        why: "its hook is tested against a real server, on a directory of its own",
+        probe: Probe::ProgramOfVersions { name: "postgres", dir: "/usr/lib/postgresql" },
+        packages: Packages {
+            apt: &["postgresql"],
+            dnf: &["postgresql-server", "postgresql-contrib"],
+            zypper: &["postgresql-server", "postgresql-contrib"],
+            pacman: &["postgresql"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
         what: "dash",
         why: "the hooks are tested with it",
         probe: Probe::Program("dash"),
@@ -323,6 +337,9 @@ impl Probe {
         match self {
             Self::Program(name) => format!("program `{name}`"),
             Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),
+            Self::ProgramOfVersions { name, dir } => {
+                format!("program `{name}`, or `{dir}/VERSION/bin/{name}`")
+            }
             Self::ProgramSince { name, least: (major, minor), .. } => {
                 format!("program `{name}`, version {major}.{minor} or later")
             }

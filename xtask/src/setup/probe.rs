@@ -29,6 +29,13 @@ fn find(probe: &Probe) -> Option<PathBuf> {
     match probe {
         Probe::Program(name) => find_program(name),
         Probe::AnyProgram(names) => names.iter().find_map(|name| find_program(name)),
+        Probe::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
+            let versions = std::fs::read_dir(dir).ok()?;
+            versions
+                .flatten()
+                .map(|version| version.path().join("bin").join(name))
+                .find(|file| file.is_file())
+        }),
         Probe::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
             let output = Command::new(&program).arg(version_flag).stdin(Stdio::null()).output().ok()?;
