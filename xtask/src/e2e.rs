@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", num_args = 1..)]
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
-    /// distribution with all on one disk, `full` every scenario on every image.
+    /// distribution with all on one ext4 disk, `full` every scenario on every image.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
     /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`,
@@ -179,7 +179,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
 /// The names of a matrix's images.
 fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Failure> {
     let all = Definition::list(definitions)?;
-    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.disks.len() == 1);
+    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.is_plain());
     Ok(chosen.map(|image| image.name).collect())
 }
 

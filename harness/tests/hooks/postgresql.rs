@@ -59,7 +59,7 @@ struct Hook {
 impl Hook {
     fn new(shell: Shell, cluster: &Cluster) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
-        let script = hooks_dir().join("freezeframe/fsfreeze-hook.d/50-postgresql");
+        let script = hooks_dir().join("freezeframe/fsfreeze-hook.d/40-postgresql");
         let at = dir.path().display().to_string();
         let mut this = Self { dir, shell, script, settings: String::new() };
         this.set(&format!("RUN={at}/run\nPOSITION={at}/lib/position\nDATADIR={}", cluster.data().display()));
@@ -575,7 +575,7 @@ fn two_servers_have_a_hook_each(shell: Shell) {
     let (one, two) = (Cluster::start(&[]), Cluster::start(&[]));
     let first = Hook::new(shell, &one);
     let mut second = Hook::new(shell, &two);
-    let link = second.path("51-postgresql@two");
+    let link = second.path("41-postgresql@two");
     symlink(fs::canonicalize(&second.script).unwrap(), &link).unwrap();
     second.script = link;
     first.freeze().succeeded();
@@ -739,7 +739,7 @@ fn works_below_the_dispatcher(shell: Shell) {
         fs::create_dir(hook.path(directory)).unwrap();
     }
     install(&hook.path("tools/logger"), "755", "#!/bin/sh\nexec cat >/dev/null\n");
-    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-postgresql"] {
+    for script in ["fsfreeze-hook", "fsfreeze-hook.d/40-postgresql"] {
         let text = fs::read_to_string(hooks_dir().join("freezeframe").join(script)).unwrap();
         install(&hook.path("etc").join(script), "755", &text);
     }

@@ -9,7 +9,7 @@ fn scripts() -> [PathBuf; 4] {
     [
         "freezeframe/fsfreeze-hook",
         "freezeframe/fsfreeze-hook.d/50-mysql",
-        "freezeframe/fsfreeze-hook.d/50-postgresql",
+        "freezeframe/fsfreeze-hook.d/40-postgresql",
         "sample/fsfreeze-hook",
     ]
     .map(|script| hooks_dir().join(script))
@@ -36,7 +36,7 @@ fn both_shells_parse() {
 #[test]
 fn the_settings_files_only_repeat_the_defaults() {
     only_repeats_the_defaults("fsfreeze-db.conf", "50-mysql");
-    only_repeats_the_defaults("fsfreeze-postgresql.conf", "50-postgresql");
+    only_repeats_the_defaults("fsfreeze-postgresql.conf", "40-postgresql");
 }
 
 fn only_repeats_the_defaults(settings: &str, script: &str) {

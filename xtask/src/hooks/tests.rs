@@ -138,8 +138,8 @@ drwxr-xr-x root/root /etc/
 drwxr-xr-x root/root /etc/qemu/
 -rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
 drwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/
+-rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/40-postgresql
 -rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/50-mysql
--rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/50-postgresql
 -rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
 drwxr-xr-x root/root /usr/
 drwxr-xr-x root/root /usr/lib/
@@ -162,7 +162,7 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks/
     assert_eq!(field("Version").trim(), "1.0");
     assert_eq!(field("Architecture").trim(), "all");
     let conffiles = printed(Command::new("dpkg-deb").arg("--info").arg(&deb).arg("conffiles"));
-    let expected = "/etc/qemu/fsfreeze-hook.d/50-mysql\n/etc/qemu/fsfreeze-hook.d/50-postgresql\n\
+    let expected = "/etc/qemu/fsfreeze-hook.d/40-postgresql\n/etc/qemu/fsfreeze-hook.d/50-mysql\n\
         /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
     assert_eq!(conffiles, expected);
 }
@@ -176,8 +176,8 @@ fn the_rpm_holds_this() {
 drwxr-xr-x root/root /etc/qemu
 drwxr-xr-x root/root /etc/qemu-ga
 drwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d
+-rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/40-postgresql
 -rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/50-mysql
--rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/50-postgresql
 -rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
 -rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
 -rw-r--r-- root/root /etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf
@@ -196,7 +196,7 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks
     assert_eq!(contents(&query(&["-qplv"]), &[2, 3]), expected);
     assert_eq!(query(&["-qp", "--queryformat", "%{VERSION}-%{RELEASE}.%{ARCH}"]), "1.0-1.noarch");
     let config = query(&["-qp", "--configfiles"]);
-    let expected = "/etc/qemu-ga/fsfreeze-hook.d/50-mysql\n/etc/qemu-ga/fsfreeze-hook.d/50-postgresql\n\
+    let expected = "/etc/qemu-ga/fsfreeze-hook.d/40-postgresql\n/etc/qemu-ga/fsfreeze-hook.d/50-mysql\n\
         /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
     assert_eq!(config, expected);
 }
@@ -223,8 +223,8 @@ fn the_scripts_pass_shellcheck() {
 fn the_deb_comes_and_goes_without_a_trace() {
     const CONFFILES: [&str; 4] = [
         "/etc/qemu/fsfreeze-db.conf",
+        "/etc/qemu/fsfreeze-hook.d/40-postgresql",
         "/etc/qemu/fsfreeze-hook.d/50-mysql",
-        "/etc/qemu/fsfreeze-hook.d/50-postgresql",
         "/etc/qemu/fsfreeze-postgresql.conf",
     ];
     let out = out();
@@ -409,7 +409,7 @@ fn messages(script: &str) -> Vec<String> {
 #[test]
 fn the_page_tells_what_to_do_about_every_message() {
     let page = fs::read_to_string(host::repository().join("docs/hooks.md")).unwrap();
-    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql", "fsfreeze-hook.d/50-postgresql"] {
+    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql", "fsfreeze-hook.d/40-postgresql"] {
         let script = host::repository().join("images/hooks/freezeframe").join(script);
         let messages = messages(&fs::read_to_string(&script).unwrap());
         assert!(messages.len() >= 7, "{messages:?}");

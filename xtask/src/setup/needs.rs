@@ -16,6 +16,8 @@ pub(crate) enum Who {
     Everyone,
     /// Root does without it.
     NotRoot,
+    /// Only root has a use for it.
+    Root,
     /// Only root, and only where apt installs packages.
     RootWithApt,
 }
@@ -25,6 +27,8 @@ pub(crate) enum Who {
 pub(crate) enum Probe {
     /// A program on PATH, or where system programs are.
     Program(&'static str),
+    /// The same under one of several names.
+    AnyProgram(&'static [&'static str]),
     /// The same, or below a directory for each version, as Debian has it.
     ProgramOfVersions { name: &'static str, dir: &'static str },
     /// A program on PATH or where system programs are, of at least this version.
@@ -194,6 +198,49 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Everyone,
     },
     Need {
+        what: "xfsprogs",
+        why: "writes and checks disks with XFS",
+        probe: Probe::Program("xfs_logprint"),
+        packages: Packages {
+            apt: &["xfsprogs"],
+            dnf: &["xfsprogs"],
+            zypper: &["xfsprogs"],
+            pacman: &["xfsprogs"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "btrfs-progs",
+        why: "writes and checks disks with btrfs",
+        probe: Probe::Program("btrfs"),
+        packages: Packages {
+            apt: &["btrfs-progs"],
+            dnf: &["btrfs-progs"],
+            zypper: &["btrfsprogs"],
+            pacman: &["btrfs-progs"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "grub-fstest",
+        why: "reads files from snapshots with XFS and btrfs, without a mount",
+        probe: Probe::AnyProgram(&["grub-fstest", "grub2-fstest"]),
+        packages: Packages {
+            apt: &["grub-common"],
+            dnf: &["grub2-tools-extra"],
+            zypper: &["grub2"],
+            pacman: &["grub"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "lvm",
+        why: "writes disks with volume groups, which takes root",
+        probe: Probe::Program("lvm"),
+        packages: Packages { apt: &["lvm2"], dnf: &["lvm2"], zypper: &["lvm2"], pacman: &["lvm2"] },
+        who: Who::Root,
+    },
+    Need {
         what: "newuidmap",
         why: "lets mmdebstrap work without root",
         probe: Probe::Program("newuidmap"),
@@ -308,6 +355,7 @@ impl Probe {
     pub(crate) fn words(&self) -> String {
         match self {
             Self::Program(name) => format!("program `{name}`"),
+            Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),
             Self::ProgramOfVersions { name, dir } => {
                 format!("program `{name}`, or `{dir}/VERSION/bin/{name}`")
             }
