@@ -173,7 +173,7 @@ impl<'a> Trial<'a> {
             Ok(None) => {}
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
-                progress.note(&format!("booted, because no saved memory could be used: {error}"))?
+                progress.note(&format!("booted, because no saved memory could be used: {error}"))?;
             }
         }
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
