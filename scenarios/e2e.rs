@@ -89,6 +89,7 @@ fn default_options() -> RunOptions {
         hook: None,
         connect: None,
         accel: None,
+        cold: false,
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::Manifest;
 use freezeframe::jsonl;
-use freezeframe::plan::{Accel, Keep};
+use freezeframe::plan::{Accel, Keep, Start};
 use freezeframe::run::{OWNER_FILE, PACKAGE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Grade;
@@ -39,6 +39,7 @@ fn options(name: &str) -> RunOptions {
         hook: None,
         connect: None,
         accel: None,
+        cold: false,
         seed: 1,
         keep: Keep::None,
         scenarios: workspace.join("scenarios"),
@@ -183,6 +184,7 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
     let image = Manifest::load(&options.built, &asked.image).unwrap();
     // Emulated, which works everywhere; that says nothing about the boot.
     let mut plan = options.plan(asked, image, Accel::Tcg);
+    plan.start = Start::Cold;
     plan.image.cmdline.push_str(" init=/bin/false");
 
     let begin = Instant::now();

@@ -45,6 +45,8 @@ pub mod roll_forward;
 pub mod snapshot;
 #[cfg(feature = "vm")]
 pub mod trial;
+#[cfg(feature = "vm")]
+pub mod warm;
 
 pub mod binlog;
 pub mod events;

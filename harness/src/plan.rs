@@ -44,6 +44,8 @@ pub struct Plan {
     pub seed: u64,
     /// The accelerator.
     pub accel: Accel,
+    /// How the first guest starts.
+    pub start: Start,
     /// A libvirt connection to use instead of the embedded driver.
     pub connect: Option<String>,
     /// The trial's directory.
@@ -121,6 +123,18 @@ impl std::fmt::Display for Accel {
             Self::Tcg => "tcg",
         })
     }
+}
+
+/// How the first guest of a trial starts. The second one, from the snapshot,
+/// always boots, because a restore must be real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// From the memory of an earlier boot of the same image, saved when its
+    /// server answered; by a boot where that cannot be.
+    Warm,
+    /// By a boot.
+    Cold,
 }
 
 /// When the disks of a trial stay.

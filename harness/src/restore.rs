@@ -25,7 +25,7 @@ pub struct Restored {
 /// Boots a guest from overlays over the snapshot's disks and waits until its
 /// server answers. The first guest must be gone: the two share a machine id.
 ///
-/// `exchange` is attached as one more disk.
+/// `exchange` is attached as one more disk, as it was to the first guest.
 ///
 /// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come
 /// up, which is a fact about the backup.
@@ -34,13 +34,13 @@ pub fn boot(
     runtime: &Runtime,
     plan: &Plan,
     snapshot: &[Drive],
-    exchange: Option<&Path>,
+    exchange: &Path,
     disks: &Path,
     transcript: &Transcript,
 ) -> Result<Restored> {
     let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
     let drives = snapshot::overlays(disks, "restored", bases)?;
-    let spec = Spec { exchange: exchange.map(Path::to_owned), ..Spec::of(plan, "restored", drives) };
+    let spec = Spec { exchange: Some(exchange.to_owned()), ..Spec::of(plan, "restored", drives) };
     let (mut machine, stalled) =
         Machine::boot(libvirt, &spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;

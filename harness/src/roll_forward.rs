@@ -5,19 +5,26 @@
 //! tar archive; the server's own tools replay them there. See the MySQL manual,
 //! "Point-in-Time Recovery Using Event Positions".
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::binlog::Position;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::{EXCHANGE, Machine, escape_shell, printable};
 use crate::image::Server;
 use crate::observation::{POSITION_FILE, Record};
 
 /// The size of the exchange disk, bytes; the file is sparse.
-pub const EXCHANGE_BYTES: u64 = 4 << 30;
+const EXCHANGE_BYTES: u64 = 4 << 30;
 
 /// How much of the client's last words is kept, bytes.
 const DETAIL: usize = 1000;
+
+/// Creates an empty exchange disk.
+pub fn exchange(file: &Path) -> Result<()> {
+    File::create(file).and_then(|file| file.set_len(EXCHANGE_BYTES)).map_err(Error::io("create", file))
+}
 
 /// Puts the source's binary logs on the exchange disk. False when its hook
 /// recorded no position: then there is nothing to roll forward from.

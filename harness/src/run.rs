@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Definition, Manifest};
-use crate::plan::{Accel, Keep, Limits, Plan};
+use crate::plan::{Accel, Keep, Limits, Plan, Start};
 use crate::scenario::{Hook, Scenario};
 
 /// Names the run's directory to the test binary.
@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub connect: Option<String>,
     /// The accelerator; `None` asks a probe.
     pub accel: Option<Accel>,
+    /// Whether every guest boots, instead of starting from saved memory.
+    pub cold: bool,
     /// The seed of every trial's load.
     pub seed: u64,
     /// When disks stay.
@@ -130,6 +132,8 @@ impl RunOptions {
             expect: scenario.expectation(hook),
             seed: self.seed,
             accel,
+            // A saved domain keeps its name, and a libvirt that is shared can have it only once.
+            start: if self.cold || self.connect.is_some() { Start::Cold } else { Start::Warm },
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
             limits: Limits::for_accel(accel),

@@ -20,11 +20,16 @@ pub fn overlays<'a>(
 ) -> Result<Vec<Drive>> {
     bases
         .map(|(target, base, format)| {
-            let file = dir.join(format!("{target}.{suffix}.qcow2"));
-            qemu_img(&["create", "-q", "-f", "qcow2", "-F", format, "-b"], &[base, &file])?;
-            Ok(Drive { target: target.to_owned(), file })
+            let drive = overlay(dir, target, suffix);
+            qemu_img(&["create", "-q", "-f", "qcow2", "-F", format, "-b"], &[base, &drive.file])?;
+            Ok(drive)
         })
         .collect()
+}
+
+/// The overlay of one disk, there or not.
+pub(crate) fn overlay(dir: &Path, target: &str, suffix: &str) -> Drive {
+    Drive { target: target.to_owned(), file: dir.join(format!("{target}.{suffix}.qcow2")) }
 }
 
 /// Takes an atomic, disk-only, external snapshot of all disks, or one of each
@@ -40,11 +45,8 @@ pub fn take(
     cycle: u32,
     apart: Duration,
 ) -> Result<Vec<Drive>> {
-    let overlay = |drive: &Drive| Drive {
-        target: drive.target.clone(),
-        file: dir.join(format!("{}.live-{cycle}.qcow2", drive.target)),
-    };
-    let live: Vec<_> = drives.iter().map(overlay).collect();
+    let suffix = format!("live-{cycle}");
+    let live: Vec<_> = drives.iter().map(|drive| overlay(dir, &drive.target, &suffix)).collect();
     if apart.is_zero() {
         switch(machine, &live, |_| true)?;
         return Ok(live);

@@ -47,6 +47,10 @@ pub(crate) struct Args {
     /// What executes the guests.
     #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
     accel: AccelChoice,
+    /// Boots every guest, instead of starting the first one of a trial from the
+    /// memory that was saved at an earlier boot of its image.
+    #[arg(long)]
+    cold: bool,
     /// How many trials run at once [default: one for every two processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -159,6 +163,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
             AccelChoice::Kvm => Some(Accel::Kvm),
             AccelChoice::Tcg => Some(Accel::Tcg),
         },
+        cold: args.cold,
         seed: args
             .seed
             .unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),

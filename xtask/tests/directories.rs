@@ -50,7 +50,7 @@ fn plan(dir: &Path, seed: u64) -> Value {
         "load": { "profile": "durable", "writers": 5, "seconds": 1.0 },
         "freeze": true, "snapshot": {"apart_ms": 0, "cycles": 1}, "faults": [],
         "expect": { "grade": ["application-consistent"] },
-        "seed": seed, "accel": "tcg", "connect": null, "dir": dir,
+        "seed": seed, "accel": "tcg", "start": "cold", "connect": null, "dir": dir,
         "limits": {
             "boot": limit, "server": limit, "agent": limit, "freeze": limit, "thaw": limit, "hold": limit,
             "statement": limit,

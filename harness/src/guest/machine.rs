@@ -11,7 +11,7 @@ use super::agent::{Agent, Transcript};
 use super::console;
 use super::domain::{Spec, escape_shell};
 use crate::error::{Error, Result};
-use crate::host::{Event, Events, Libvirt};
+use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
 
 /// How many console lines an error shows.
@@ -72,6 +72,36 @@ impl Machine {
         Err(Error::Stalled(role, ATTEMPTS))
     }
 
+    /// Starts a guest from saved memory and waits until its agent answers.
+    pub(crate) fn restore(
+        libvirt: &Libvirt,
+        memory: &Path,
+        xml: &str,
+        name: &str,
+        spec: &Spec,
+        transcript: &Transcript,
+        agent_limit: Duration,
+    ) -> Result<Self> {
+        let (domain, events) = libvirt.restore(memory, xml, name)?;
+        let machine = Self::new(domain, events, spec, "source", transcript, agent_limit);
+        // The agent never went away, so that no event says that it is there.
+        let deadline = Instant::now() + agent_limit;
+        while let Err(error) = machine.agent.is_frozen() {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            interrupt::pass(Duration::from_millis(20))?;
+        }
+        Ok(machine)
+    }
+
+    /// Saves the guest with its memory to a file. It ends with that.
+    pub(crate) fn save(mut self, file: &Path) -> Result<()> {
+        host::save(&self.domain, file).map_err(Error::libvirt(format!("save the {} guest", self.role)))?;
+        self.stopped = true;
+        Ok(())
+    }
+
     fn power_on(
         libvirt: &Libvirt,
         spec: &Spec,
@@ -80,8 +110,19 @@ impl Machine {
         agent_limit: Duration,
     ) -> Result<Self> {
         let (domain, events) = libvirt.start(&spec.xml())?;
+        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+    }
+
+    fn new(
+        domain: Domain,
+        events: Events,
+        spec: &Spec,
+        role: &'static str,
+        transcript: &Transcript,
+        agent_limit: Duration,
+    ) -> Self {
         let agent = Agent::new(domain.clone(), role.to_owned(), transcript.clone(), agent_limit);
-        Ok(Self { role, domain, events, console: spec.console.clone(), agent, asked: None, stopped: false })
+        Self { role, domain, events, console: spec.console.clone(), agent, asked: None, stopped: false }
     }
 
     fn wait_for_agent(&mut self, limit: Duration) -> Result<()> {

@@ -1,8 +1,9 @@
 //! The calls of libvirt's C API that the `virt` crate does not wrap, behind
 //! safe signatures. All `unsafe` code of the project stands here.
-#![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout and events have no safe wrapper")]
+#![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout, save and events have no safe wrapper")]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
+use std::path::Path;
 use std::ptr;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -40,6 +41,15 @@ pub(crate) fn set_agent_timeout(domain: &Domain, timeout: Duration) -> Result<()
     let seconds = c_int::try_from(timeout.as_secs().max(1)).unwrap_or(c_int::MAX);
     // SAFETY: `domain` holds a live virDomainPtr.
     counted(unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
+}
+
+/// Saves a domain with its memory to a file, and ends it.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainSave>.
+pub(crate) fn save(domain: &Domain, file: &Path) -> Result<(), Error> {
+    let file = CString::new(file.as_os_str().as_encoded_bytes())?;
+    // SAFETY: `domain` holds a live virDomainPtr, `file` a string that outlives the call.
+    counted(unsafe { sys::virDomainSave(domain.as_ptr(), file.as_ptr()) }).map(drop)
 }
 
 /// libvirt's convention: -1 is an error, whose text is kept per thread.

@@ -80,6 +80,29 @@ impl Libvirt {
             .connect
             .create_domain_xml(xml, flags | sys::VIR_DOMAIN_START_PAUSED)
             .map_err(Error::libvirt("start a guest"))?;
+        self.resume(domain)
+    }
+
+    /// Starts a domain from its saved memory, with another definition of the
+    /// same machine. `name` is its name in both.
+    pub(crate) fn restore(&self, memory: &Path, xml: &str, name: &str) -> Result<(Domain, Events)> {
+        let failed = || Error::libvirt("start a guest from its saved memory");
+        self.connect
+            .restore_domain_flags(&memory.to_string_lossy(), Some(xml), sys::VIR_DOMAIN_SAVE_PAUSED)
+            .map_err(failed())?;
+        self.resume(self.connect.lookup_domain_by_name(name).map_err(failed())?)
+    }
+
+    /// The definition in a saved domain.
+    pub(crate) fn saved_xml(&self, memory: &Path) -> Result<String> {
+        let flags = sys::VIR_DOMAIN_SAVE_IMAGE_XML_SECURE;
+        self.connect
+            .save_image_xml_desc(&memory.to_string_lossy(), flags)
+            .map_err(Error::libvirt("read a saved guest"))
+    }
+
+    /// Lets a paused domain run, and tells what becomes of it.
+    fn resume(&self, domain: Domain) -> Result<(Domain, Events)> {
         let (sender, events) = channel();
         let subscribed = ffi::subscribe(&self.connect, &domain, &sender).and_then(|()| domain.resume());
         if let Err(error) = subscribed {

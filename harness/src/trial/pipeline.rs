@@ -22,12 +22,13 @@ use crate::judge;
 use crate::load::{HistoryLog, Load, heartbeat};
 use crate::observation::{Record, State};
 use crate::observe;
-use crate::plan::Plan;
+use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore;
 use crate::roll_forward;
 use crate::scenario::Point;
 use crate::snapshot;
+use crate::warm::Warm;
 
 /// How long the guest is held at the least: time for a lock that does not last
 /// to be lost, and for writes that should not come through to come.
@@ -50,8 +51,8 @@ struct Trial<'a> {
     disks: PathBuf,
     /// A short-lived directory with a short path.
     root: PathBuf,
-    /// The exchange disk, where a freeze may leave a position to roll forward from.
-    exchange: Option<PathBuf>,
+    /// The exchange disk.
+    exchange: PathBuf,
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
@@ -120,15 +121,11 @@ impl<'a> Trial<'a> {
             .build()
             .map_err(Error::io("start", Path::new("tokio")))?;
         let exchange = disks.join("exchange.raw");
-        if plan.freeze {
-            fs::File::create(&exchange)
-                .and_then(|file| file.set_len(roll_forward::EXCHANGE_BYTES))
-                .map_err(Error::io("create", &exchange))?;
-        }
+        roll_forward::exchange(&exchange)?;
         Ok(Self {
             plan,
             root: root.to_owned(),
-            exchange: plan.freeze.then_some(exchange),
+            exchange,
             runtime,
             libvirt,
             history: HistoryLog::create(&plan.dir.join("history.jsonl"))?,
@@ -140,16 +137,7 @@ impl<'a> Trial<'a> {
     /// Boots the first guest until its server answers, the hook in place.
     fn boot(&self, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
-        let drives = snapshot::overlays(&self.disks, "source", bases)?;
-        let spec = Spec {
-            exchange: self.exchange.clone(),
-            heartbeats: heartbeat::sockets(image, &self.root),
-            ..Spec::of(self.plan, "source", drives.clone())
-        };
-        let (mut machine, stalled) =
-            Machine::boot(&self.libvirt, &spec, "source", &self.transcript, limits.boot, limits.agent)?;
-        note_stalls(progress, stalled)?;
+        let (mut machine, drives) = self.start(progress)?;
         let xml = self.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
         quiesce::install_hook(&mut machine, self.plan)?;
@@ -161,10 +149,58 @@ impl<'a> Trial<'a> {
             let _ = self.keep_logs(&machine, "source");
             return Err(error);
         }
-        let heartbeats = heartbeat::prepare(&machine, image, &spec.heartbeats, limits.agent)?;
+        let sockets = heartbeat::sockets(image, &self.root);
+        let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
         Ok((Source { machine, drives, access, heartbeats }, String::new()))
+    }
+
+    /// Starts the first guest from a saved memory where it can, or else by a boot;
+    /// the guest and its disks.
+    fn start(&self, progress: &mut Progress) -> Result<(Machine, Vec<Drive>)> {
+        let Plan { image, limits, .. } = self.plan;
+        let spec = |drives: &[Drive]| Spec {
+            exchange: Some(self.exchange.clone()),
+            heartbeats: heartbeat::sockets(image, &self.root),
+            ..Spec::of(self.plan, "source", drives.to_vec())
+        };
+        match self.warm(&spec) {
+            Ok(Some((machine, drives))) => {
+                progress.note("started from saved memory")?;
+                return Ok((machine, drives));
+            }
+            Ok(None) => {}
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                progress.note(&format!("booted, because no saved memory could be used: {error}"))?;
+            }
+        }
+        let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
+        let drives = snapshot::overlays(&self.disks, "source", bases)?;
+        let (machine, stalled) = Machine::boot(
+            &self.libvirt,
+            &spec(&drives),
+            "source",
+            &self.transcript,
+            limits.boot,
+            limits.agent,
+        )?;
+        note_stalls(progress, stalled)?;
+        Ok((machine, drives))
+    }
+
+    /// Starts the first guest from a saved memory; `None` when the plan wants a boot.
+    fn warm(&self, spec: &impl Fn(&[Drive]) -> Spec) -> Result<Option<(Machine, Vec<Drive>)>> {
+        if self.plan.start == Start::Cold {
+            return Ok(None);
+        }
+        let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, &self.root, &self.transcript)?;
+        let saved = warm.disks(self.plan);
+        let bases = saved.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
+        let drives = snapshot::overlays(&self.disks, "source", bases)?;
+        let machine = warm.start(&self.libvirt, &spec(&drives), self.plan, &self.transcript)?;
+        Ok(Some((machine, drives)))
     }
 
     /// From the load's first write to its last.
@@ -316,7 +352,7 @@ impl<'a> Trial<'a> {
                 &self.runtime,
                 self.plan,
                 &snapshot.drives,
-                self.exchange.as_deref(),
+                &self.exchange,
                 &self.disks,
                 &self.transcript,
             );

@@ -1,0 +1,250 @@
+//! Warm start: an image is booted once until its server answers and its agent
+//! is connected, and saved with its memory. Every trial then starts from there,
+//! with overlays, sockets and a port of its own.
+//!
+//! ```text
+//! IMAGE/warm/KEY/      memory, domain.xml, TARGET.warm.qcow2, paths.json: never changed
+//! IMAGE/warm/KEY.lock  locked while one is made
+//! IMAGE/warm/tmp-KEY/  one that is being made, or whose maker died
+//! ```
+//!
+//! A state lies below its image, and goes with it. It appears by one rename, so
+//! there is never half of one. Its key covers all that a memory can depend on,
+//! so that it is never used with anything else.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::FlockOperation;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
+
+use crate::database::Access;
+use crate::error::{Error, Result};
+use crate::guest::{Drive, Machine, Spec, Transcript, escape};
+use crate::host::Libvirt;
+use crate::interrupt;
+use crate::load::heartbeat;
+use crate::plan::{Accel, Plan};
+use crate::snapshot;
+
+/// Part of every key: raise it when a change here makes old states unfit.
+const VERSION: u32 = 1;
+
+/// The name of the domain in its saved state. A restored domain may have no
+/// other; in a trial's own libvirt nobody else has it.
+const NAME: &str = "freezeframe-warm";
+
+const MEMORY: &str = "memory";
+const XML: &str = "domain.xml";
+const PATHS: &str = "paths.json";
+
+/// How often a lock is asked for that another trial holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What makes a guest that ran before out of one that runs on: the host's time,
+/// and randomness and a machine id that no other one has.
+const AWAKE: &str = "date -u -s \"@$(head -n 1)\" >/dev/null && cat >/dev/urandom \
+    && tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id";
+
+/// How many bytes of randomness a guest is given.
+const SEED: usize = 64;
+
+/// A saved guest, ready to start from.
+#[derive(Debug)]
+pub struct Warm {
+    dir: PathBuf,
+    /// The files that its definition names, by what they are for.
+    paths: Paths,
+}
+
+/// Files that a domain's definition names, by what they are for.
+type Paths = BTreeMap<String, PathBuf>;
+
+impl Warm {
+    /// The saved guest of this plan's image, made now if there is none. `root`
+    /// is the trial's directory for sockets. An error is a reason to boot instead.
+    pub fn of(
+        libvirt: &Libvirt,
+        runtime: &Runtime,
+        plan: &Plan,
+        root: &Path,
+        transcript: &Transcript,
+    ) -> Result<Self> {
+        let states = plan.image.kernel.with_file_name("warm");
+        fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
+        let key = key(plan)?;
+        let dir = states.join(&key);
+        if let Some(found) = Self::read(&dir)? {
+            return Ok(found);
+        }
+        let _lock = lock(&states.join(format!("{key}.lock")))?;
+        // Whoever held the lock has made it.
+        if let Some(found) = Self::read(&dir)? {
+            return Ok(found);
+        }
+        let scratch = states.join(format!("tmp-{key}"));
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
+        }
+        fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
+        make(libvirt, runtime, plan, &scratch, root, transcript)?;
+        fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
+        Self::read(&dir)?.ok_or_else(|| Error::Guest(format!("{} is gone", dir.display())))
+    }
+
+    fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(PATHS);
+        match fs::read(&path) {
+            Ok(json) => {
+                let wrong = |e| Error::Guest(format!("{}: {e}; remove its directory", path.display()));
+                Ok(Some(Self { dir: dir.to_owned(), paths: serde_json::from_slice(&json).map_err(wrong)? }))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// The disks to put a trial's overlays over: in the plan's order.
+    pub fn disks(&self, plan: &Plan) -> Vec<Drive> {
+        overlays(plan, &self.dir)
+    }
+
+    /// Starts a guest from the saved memory, with the files of `spec`.
+    pub fn start(
+        &self,
+        libvirt: &Libvirt,
+        spec: &Spec,
+        plan: &Plan,
+        transcript: &Transcript,
+    ) -> Result<Machine> {
+        let saved = self.dir.join(XML);
+        let mut xml = fs::read_to_string(&saved).map_err(Error::io("read", &saved))?;
+        for (role, path) in paths(spec) {
+            let old = self.paths.get(&role).ok_or_else(|| Error::Guest(format!("it has no {role}")))?;
+            let [old, new] = [old, &path].map(|path| format!("'{}'", escape(&path.to_string_lossy())));
+            if !xml.contains(&old) {
+                return Err(Error::Guest(format!("its definition does not name {old}")));
+            }
+            xml = xml.replace(&old, &new);
+        }
+        let limit = plan.limits.agent;
+        let machine = Machine::restore(libvirt, &self.dir.join(MEMORY), &xml, NAME, spec, transcript, limit)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
+        let source = Path::new("/dev/urandom");
+        let mut seed = [0; SEED];
+        File::open(source)
+            .and_then(|mut file| file.read_exact(&mut seed))
+            .map_err(Error::io("read", source))?;
+        input.extend(seed);
+        machine.agent().script(AWAKE, &input, limit)?;
+        Ok(machine)
+    }
+}
+
+/// Boots the image, waits until its server answers, and saves the guest in `scratch`.
+fn make(
+    libvirt: &Libvirt,
+    runtime: &Runtime,
+    plan: &Plan,
+    scratch: &Path,
+    root: &Path,
+    transcript: &Transcript,
+) -> Result<()> {
+    let Plan { image, limits, .. } = plan;
+    let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
+    let drives = snapshot::overlays(scratch, "warm", bases)?;
+    let exchange = scratch.join("exchange.raw");
+    crate::roll_forward::exchange(&exchange)?;
+    let spec = Spec {
+        name: NAME.to_owned(),
+        console: scratch.join("console.log"),
+        exchange: Some(exchange),
+        heartbeats: heartbeat::sockets(image, root),
+        ..Spec::of(plan, "source", drives)
+    };
+    let (mut machine, _) = Machine::boot(libvirt, &spec, "source", transcript, limits.boot, limits.agent)?;
+    let access = Access::new(machine.sql_address()?, &image.server)?;
+    let unit = &image.server.unit;
+    runtime.block_on(access.connect_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    // What boots go on doing in the background, every trial would do again.
+    machine.agent().script("systemctl is-system-running --wait; sync", b"", limits.boot)?;
+    let memory = scratch.join(MEMORY);
+    machine.save(&memory)?;
+    let xml = libvirt.saved_xml(&memory)?;
+    let file = scratch.join(XML);
+    fs::write(&file, xml).map_err(Error::io("write", &file))?;
+    let file = scratch.join(PATHS);
+    let json = serde_json::to_vec_pretty(&paths(&spec)).unwrap_or_default();
+    fs::write(&file, json).map_err(Error::io("write", &file))?;
+    // A rename may reach the disk before what it renames.
+    for entry in fs::read_dir(scratch).map_err(Error::io("read", scratch))? {
+        let path = entry.map_err(Error::io("read", scratch))?.path();
+        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("write", &path))?;
+    }
+    Ok(())
+}
+
+/// The overlays of a saved guest in `dir`.
+fn overlays(plan: &Plan, dir: &Path) -> Vec<Drive> {
+    plan.image.disks.iter().map(|disk| snapshot::overlay(dir, &disk.target, "warm")).collect()
+}
+
+/// The files of a spec that each trial has for itself.
+fn paths(spec: &Spec) -> Paths {
+    let disks = spec.drives.iter().map(|drive| (format!("disk {}", drive.target), drive.file.clone()));
+    let heartbeats =
+        spec.heartbeats.iter().map(|(name, socket)| (format!("heartbeat {name}"), socket.clone()));
+    let exchange = spec.exchange.iter().map(|file| ("exchange disk".to_owned(), file.clone()));
+    disks.chain(heartbeats).chain(exchange).chain([("console".to_owned(), spec.console.clone())]).collect()
+}
+
+/// Everything that a saved memory depends on besides the image's own files,
+/// which never change: the programs that run it, and the machine that they make.
+fn key(plan: &Plan) -> Result<String> {
+    let program = Path::new("qemu-system-x86_64");
+    let qemu = Command::new(program).arg("--version").output().map_err(Error::io("run", program))?;
+    let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
+    // The guest sees the host's processor only where that runs it.
+    let cpu = match plan.accel {
+        Accel::Tcg => Vec::new(),
+        Accel::Kvm => fs::read("/proc/cpuinfo").unwrap_or_default(),
+    };
+    let cpu = String::from_utf8_lossy(&cpu);
+    let model =
+        cpu.lines().filter(|line| line.starts_with("model name") || line.starts_with("flags")).take(2);
+    let machine = Spec {
+        name: NAME.to_owned(),
+        console: PathBuf::new(),
+        heartbeats: heartbeat::sockets(&plan.image, Path::new("")),
+        exchange: Some(PathBuf::new()),
+        ..Spec::of(plan, "source", overlays(plan, Path::new("")))
+    };
+    let mut hash = Sha256::new();
+    for part in [
+        VERSION.to_string().as_bytes(),
+        plan.image.digest.as_bytes(),
+        &qemu.stdout,
+        libvirt.to_string().as_bytes(),
+        model.collect::<String>().as_bytes(),
+        machine.xml().as_bytes(),
+    ] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Waits until no other trial makes this state.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).map_err(Error::io("lock", path))?;
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        interrupt::pass(LOCK_PAUSE)?;
+    }
+    Ok(file)
+}
