@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::error::Failure;
-use crate::{host, setup};
+use crate::{host, roots, setup};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
@@ -19,6 +19,7 @@ const MUTATION_TABLE: &str = "mutants::the_mutation_table";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure()?;
+    roots::ensure()?;
     // nextest bounds each test's time; without it the same tests run all the same.
     let mut tests = if host::find_program("cargo-nextest").is_some() {
         cargo(&["nextest", "run"])

@@ -160,7 +160,7 @@ impl Archive {
 
 /// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
 /// that its hooks can use relative names: it splits their arguments at spaces.
-pub(super) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
+pub(crate) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
     let mmdebstrap = host::command("mmdebstrap")?;
     let mut command = if host::is_root() {
         // With root it mounts /proc and /sys of the guest. In a mount namespace
@@ -185,7 +185,7 @@ pub(super) fn prefer_released(release: &str) -> String {
 /// Takes indexes that are signed, but past their date: a mirror of an unstable
 /// release may stand still for weeks, and a guest that reaches nothing is safe
 /// with old packages.
-pub(super) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
+pub(crate) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
 
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {

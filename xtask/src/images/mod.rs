@@ -16,7 +16,9 @@ use serde::Serialize;
 use crate::error::Failure;
 use crate::host;
 use archive::Archive;
+pub(crate) use archive::{TAKE_EXPIRED, mmdebstrap};
 use recipe::Recipe;
+pub(crate) use run::Log;
 use store::{State, Store};
 
 /// Builds, lists and removes guest images.
