@@ -140,6 +140,13 @@ pub(crate) fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
 }
 
+/// Programs of another Debian release, with launchers under `run`.
+pub(crate) fn root(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("roots").join(name);
+    assert!(root.join("run/made-by").is_file(), "{} is not there: run `cargo xtask test`", root.display());
+    root
+}
+
 pub(crate) fn hooks_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/hooks")
 }

@@ -58,7 +58,7 @@ impl Sample {
 
 #[test]
 fn with_a_wrong_password_it_succeeds_without_a_lock() {
-    let server = Server::with_tables(&[]);
+    let server = Server::with_tables(freezeframe::image::Database::Mariadb, &[]);
     let login = server.login().replace("--user=root", "--user=root --password=wrong");
     assert_eq!(Sample::new(&login).call("freeze"), Some(0));
     assert!(server.takes_writes());
@@ -66,7 +66,7 @@ fn with_a_wrong_password_it_succeeds_without_a_lock() {
 
 #[test]
 fn it_succeeds_while_the_lock_is_still_pending() {
-    let server = Server::with_tables(&[]);
+    let server = Server::with_tables(freezeframe::image::Database::Mariadb, &[]);
     let sample = Sample::new(&server.login());
     let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
     assert_eq!(sample.call("freeze"), Some(0));
@@ -80,7 +80,7 @@ fn it_succeeds_while_the_lock_is_still_pending() {
 
 #[test]
 fn a_lost_lock_goes_unnoticed() {
-    let server = Server::with_tables(&[]);
+    let server = Server::with_tables(freezeframe::image::Database::Mariadb, &[]);
     let sample = Sample::new(&server.login());
     assert_eq!(sample.call("freeze"), Some(0));
     wait_until("the lock is held", || !server.takes_writes());
@@ -94,7 +94,7 @@ fn a_lost_lock_goes_unnoticed() {
 
 #[test]
 fn a_stale_fifo_fails_every_freeze() {
-    let server = Server::with_tables(&[]);
+    let server = Server::with_tables(freezeframe::image::Database::Mariadb, &[]);
     let sample = Sample::new(&server.login());
     let made = Command::new("mkfifo").arg(sample.fifo()).status().unwrap();
     assert!(made.success());
