@@ -4,10 +4,14 @@
 //! With the same server, the reader of the binary logs that a hook's position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
+#[path = "hooks/agent.rs"]
+mod agent;
 #[path = "hooks/binlog.rs"]
 mod binlog;
 #[path = "hooks/call.rs"]
 mod call;
+#[path = "hooks/catalogue/mod.rs"]
+mod catalogue;
 #[path = "hooks/dispatcher.rs"]
 mod dispatcher;
 #[path = "hooks/mysql.rs"]

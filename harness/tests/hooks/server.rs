@@ -145,6 +145,21 @@ impl Server {
         })
     }
 
+    /// Commits rows until one is not flushed: which one, and how far the redo log then goes. With relaxed
+    /// durability only, and not for long on MySQL, which flushes each second whatever it is told.
+    pub(crate) fn commit_unflushed(&self) -> (u32, u64) {
+        let mut row = 100;
+        loop {
+            row += 1;
+            self.sql(&format!("INSERT INTO t.inno VALUES ({row}, 1)"));
+            let committed = self.redo();
+            if self.redo_on_disk() < committed {
+                return (row, committed);
+            }
+            assert!(row < 200, "the premise: commits are not flushed");
+        }
+    }
+
     /// The binary log that is written to, how far it goes, and the GTIDs in it.
     pub(crate) fn binlog(&self) -> [String; 3] {
         let (status, gtid) = match self.database {
@@ -231,9 +246,12 @@ impl Drop for Session {
     }
 }
 
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("/proc").uid() == 0
+}
+
 fn as_root() -> Option<&'static str> {
-    let uid = fs::metadata("/proc/self").expect("/proc").uid();
-    (uid == 0).then_some("--user=root")
+    is_root().then_some("--user=root")
 }
 
 /// The server, and what it must be told wherever it runs.
