@@ -1,7 +1,7 @@
 //! The MariaDB/MySQL hook against real servers of both.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -597,13 +597,17 @@ fn the_server_releases_the_lock_when_no_thaw_comes(database: Database, shell: Sh
     hook.left_nothing();
 }
 
+/// 30 freezes and thaws, or as many as `FREEZEFRAME_CYCLES` says.
 fn cycles_under_load(database: Database, shell: Shell) {
     const HOLD: Duration = Duration::from_millis(100);
+    let cycles =
+        std::env::var("FREEZEFRAME_CYCLES").map_or(30, |cycles| cycles.parse::<u64>().expect("a number"));
     let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     let acknowledged = Mutex::new(vec![]);
     let stop = AtomicBool::new(false);
     let mut windows = vec![];
+    let (mut freezes, mut thaws) = (vec![], vec![]);
     thread::scope(|scope| {
         for writer in 0..4 {
             let (server, stop, acknowledged) = (&server, &stop, &acknowledged);
@@ -627,15 +631,15 @@ fn cycles_under_load(database: Database, shell: Shell) {
         }
         // The writers must end even when an assertion fails.
         let cycles = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..30 {
+            for _ in 0..cycles {
                 let seen = acknowledged.lock().unwrap().len();
                 wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
                 let called = Instant::now();
-                hook.freeze().succeeded();
+                freezes.push(hook.freeze().succeeded().took);
                 let frozen = Instant::now();
                 thread::sleep(HOLD);
                 let thawing = Instant::now();
-                hook.thaw().succeeded();
+                thaws.push(hook.thaw().succeeded().took);
                 windows.push((called, frozen, thawing));
             }
         }));
@@ -655,14 +659,45 @@ fn cycles_under_load(database: Database, shell: Shell) {
         let around = acknowledged.windows(2).filter(|pair| pair[1] > called && pair[0] < thawing);
         stalls.push(around.map(|pair| pair[1] - pair[0]).max().unwrap() - HOLD);
     }
-    stalls.sort();
-    eprintln!(
-        "{} writes; stall beyond the hold: median {:?}, worst {:?}",
-        acknowledged.len(),
-        stalls[stalls.len() / 2],
-        stalls[stalls.len() - 1]
-    );
     hook.left_nothing();
+    left_only(&hook.path("run"), &["last-freeze", "last-thaw"]);
+    left_only(&hook.path("lib"), &["position"]);
+    let socket = server.socket().display().to_string();
+    wait_until("no process is left", || processes_with(&socket) == [server.pid()]);
+    eprintln!(
+        "{cycles} cycles, {} writes; freeze {}, thaw {}, stall beyond the hold {}; {} retries",
+        acknowledged.len(),
+        spread(freezes),
+        spread(thaws),
+        spread(stalls),
+        match database {
+            // Two statements ask for the lock, one proves it, one releases it.
+            Database::Mariadb => (server.status("Com_backup") - 4 * cycles) / 2,
+            Database::Mysql => server.status("Com_lock_instance") - cycles,
+        }
+    );
+}
+
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
+    format!("median {} ms, p95 {} ms, max {} ms", at(50), at(95), at(100))
+}
+
+#[track_caller]
+fn left_only(dir: &Path, names: &[&str]) {
+    let mut found: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    assert_eq!(found, names, "in {}", dir.display());
+}
+
+/// The processes that have this in their arguments.
+fn processes_with(text: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let told = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline"));
+    pids.filter(|pid| told(pid).is_ok_and(|args| String::from_utf8_lossy(&args).contains(text))).collect()
 }
 
 fn works_below_the_dispatcher(database: Database, shell: Shell) {

@@ -22,8 +22,10 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(database: Database, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
-        let copied =
-            Command::new("cp").arg("-a").arg(empty_datadir(database)).arg(dir.path().join("data")).status();
+        // Most of a new data directory is zeros.
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--reflink=auto", "--sparse=always"]);
+        let copied = copy.arg(empty_datadir(database)).arg(dir.path().join("data")).status();
         assert!(copied.expect("run cp").success());
         fs::create_dir(dir.path().join("tmp")).expect("make a directory");
         let root = dir.path().to_owned();
@@ -268,7 +270,7 @@ fn server_program(database: Database) -> Command {
             command
                 .arg("--no-defaults")
                 .arg(format!("--basedir={}", root.join("usr").display()))
-                .args(["--secure-file-priv=NULL", "--mysqlx=OFF", "--innodb-redo-log-capacity=16M"])
+                .args(["--secure-file-priv=NULL", "--mysqlx=OFF", "--innodb-redo-log-capacity=8M"])
                 .args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]);
             command
         }

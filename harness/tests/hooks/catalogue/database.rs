@@ -39,7 +39,7 @@ fn ours(server: &Server) -> Hook {
 }
 
 fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
+    format!("{:.2} s", time.as_secs_f64())
 }
 
 fn exit(outcome: &Outcome) -> String {
@@ -66,10 +66,16 @@ fn honest(server: &Server, hook: &Hook) -> String {
     format!("{exit}, nothing locked: {}", reason(&freeze))
 }
 
-/// The last part of the line that the hook says.
+/// What the hook says, without its directories and the server's prose.
 fn reason(outcome: &Outcome) -> String {
     let line = outcome.output.lines().last().unwrap_or_default();
-    line.split_once("freeze: ").map_or(line, |(_, reason)| reason).chars().take(70).collect()
+    let said = ["freeze: ", "data, but "]
+        .iter()
+        .fold(line, |said, before| said.split_once(before).map_or(said, |(_, reason)| reason));
+    match said.split_once("ERROR ") {
+        Some((said, error)) => format!("{said}ERROR {}", error.split(' ').next().unwrap_or_default()),
+        None => said.to_owned(),
+    }
 }
 
 /// A freeze of the sample that succeeds and locks nothing.
