@@ -420,11 +420,28 @@ fn relaxed_durability_is_made_up_for(database: Database, shell: Shell) {
         let server = Server::with_tables(database, &[&option, "--innodb-flush-log-at-timeout=2700"]);
         let hook = Hook::new(shell, &server);
         let (_, committed) = server.commit_unflushed();
-        hook.freeze().succeeded();
-        assert!(server.redo_on_disk() >= committed);
-        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
-        assert!(!hook.path("run/session/restore").exists());
-        hook.thaw().succeeded();
+        let locked = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Up to the lock there is always something to flush.
+            scope.spawn(|| {
+                let mut writer = server.session("");
+                while !locked.load(Ordering::Relaxed) {
+                    writer.send("UPDATE t.inno SET v=v+1 WHERE id=7; SELECT 'written';");
+                    assert_eq!(writer.answer().as_deref(), Some("written"));
+                }
+            });
+            let freeze = hook.freeze();
+            locked.store(true, Ordering::Relaxed);
+            let on_disk = server.redo_on_disk();
+            let restored = server.sql("SELECT @@innodb_flush_log_at_trx_commit");
+            let journal = hook.path("run/session/restore").exists();
+            hook.thaw().succeeded();
+            freeze.succeeded();
+            let recorded = hook.position("lsn").parse().unwrap();
+            assert!(on_disk >= committed, "committed up to {committed}, on disk up to {on_disk}");
+            assert!(on_disk >= recorded, "recorded {recorded}, on disk up to {on_disk}");
+            assert_eq!((restored.as_str(), journal), (setting, false));
+        });
         assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
     }
 }
