@@ -37,6 +37,7 @@ impl Sample {
             ("client=/usr/bin/mysql", format!("client={}", client.display())),
             ("\"-uroot\"", format!("\"{options}\"")),
             ("/var/run/mysql-flush.fifo", dir.path().join("fifo").display().to_string()),
+            ("/tmp/mysql-flush", dir.path().join("report").display().to_string()),
         ] {
             assert!(text.contains(from));
             text = text.replacen(from, &to, 1);
