@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use freezeframe::host::accel;
 use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
-use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{Asked, DEFAULT_IMAGES, PACKAGE, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -94,6 +94,7 @@ fn default_options() -> RunOptions {
         scenarios: workspace().join("scenarios"),
         definitions: workspace().join("images"),
         built: workspace().join("target/images"),
+        package: workspace().join("target/packages").join(PACKAGE),
         dir: workspace().join(dir),
     }
 }

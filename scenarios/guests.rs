@@ -13,7 +13,7 @@ use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::Manifest;
 use freezeframe::jsonl;
 use freezeframe::plan::{Accel, Keep};
-use freezeframe::run::{OWNER_FILE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{OWNER_FILE, PACKAGE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Grade;
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +44,7 @@ fn options(name: &str) -> RunOptions {
         scenarios: workspace.join("scenarios"),
         definitions: workspace.join("images"),
         built: workspace.join("target/images"),
+        package: workspace.join("target/packages").join(PACKAGE),
         dir: workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id())),
     }
 }

@@ -28,7 +28,7 @@ pub struct Plan {
     pub image: Manifest,
     /// The hook.
     pub hook: Hook,
-    /// The file that replaces the image's hook, where one does.
+    /// The file that replaces the image's hook, or the package that brings one.
     pub install: Option<PathBuf>,
     /// The load.
     pub load: Load,

@@ -19,6 +19,9 @@ pub const ROOT_PREFIX: &str = "freezeframe-";
 /// first that suits it.
 pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-split"];
 
+/// The .deb of the hooks.
+pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
+
 /// In such a directory: the pid of its supervisor, and the trial's directory.
 pub const OWNER_FILE: &str = "owner";
 
@@ -48,6 +51,8 @@ pub struct RunOptions {
     pub definitions: PathBuf,
     /// The built images' folder.
     pub built: PathBuf,
+    /// The hooks' package, which is there when a trial asks for it.
+    pub package: PathBuf,
     /// The run's directory.
     pub dir: PathBuf,
 }
@@ -114,6 +119,7 @@ impl RunOptions {
             hook: hook.clone(),
             install: match hook {
                 Hook::None | Hook::Distro | Hook::Freezeframe => None,
+                Hook::Package => Some(self.package.clone()),
                 Hook::Sample => Some(self.definitions.join("hooks/sample/fsfreeze-hook")),
                 Hook::File(path) => Some(path.clone()),
             },

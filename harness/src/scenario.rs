@@ -98,6 +98,8 @@ pub enum Hook {
     Sample,
     /// The hook that this project ships.
     Freezeframe,
+    /// The same, installed as its package does it on what the distribution ships.
+    Package,
     /// A file that the user names; absolute.
     File(PathBuf),
 }
@@ -110,6 +112,7 @@ impl Hook {
             Self::Distro => "distro".to_owned(),
             Self::Sample => "sample".to_owned(),
             Self::Freezeframe => "freezeframe".to_owned(),
+            Self::Package => "package".to_owned(),
             Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         }
     }
@@ -323,6 +326,7 @@ mod file {
         pub(super) distro: Option<Spanned<Expectation>>,
         pub(super) sample: Option<Spanned<Expectation>>,
         pub(super) freezeframe: Option<Spanned<Expectation>>,
+        pub(super) package: Option<Spanned<Expectation>>,
     }
 }
 
@@ -420,12 +424,13 @@ impl Scenario {
             (Hook::Distro, expect.distro),
             (Hook::Sample, expect.sample),
             (Hook::Freezeframe, expect.freezeframe),
+            (Hook::Package, expect.package),
         ]
         .into_iter()
         .filter_map(|(hook, expectation)| expectation.map(|e| (hook, e)))
         .collect();
         if expect.is_empty() {
-            let hint = "`[expect]` names no hook; add `none`, `distro`, `sample` or `freezeframe`";
+            let hint = "`[expect]` names no hook; add `none`, `distro`, `sample`, `freezeframe` or `package`";
             return refuse(span, hint.into());
         }
         for (hook, expectation) in &expect {

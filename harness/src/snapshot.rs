@@ -8,6 +8,7 @@ use virt::sys;
 
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
+use crate::image::FileSystem;
 use crate::interrupt;
 
 /// Creates an empty qcow2 overlay for each base, in `dir`, named
@@ -80,10 +81,18 @@ fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) ->
     Ok(())
 }
 
-/// Writes the whole content of an overlay and its backing chain to a sparse raw file.
-pub fn flatten(drive: &Drive, dir: &Path) -> Result<PathBuf> {
-    let raw = dir.join(format!("{}.raw", drive.target));
-    qemu_img(&["convert", "-f", "qcow2", "-O", "raw"], &[&drive.file, &raw])?;
+/// Writes one file system of an overlay and its backing chain to a sparse raw file.
+///
+/// See qemu(1), `-blockdev`, for the options of the raw driver.
+pub fn flatten(drive: &Drive, fs: &FileSystem, dir: &Path) -> Result<PathBuf> {
+    let raw = dir.join(format!("{}.raw", fs.name));
+    // Commas separate options, and are doubled in a value.
+    let file = drive.file.to_string_lossy().replace(',', ",,");
+    let part = format!(
+        "driver=raw,offset={},size={},file.driver=qcow2,file.file.driver=file,file.file.filename={file}",
+        fs.start, fs.bytes
+    );
+    qemu_img(&["convert", "--image-opts", "-O", "raw", &part], &[&raw])?;
     Ok(raw)
 }
 

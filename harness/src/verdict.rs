@@ -340,7 +340,7 @@ pub struct Verdict {
     pub scenario: String,
     /// The image's name.
     pub image: String,
-    /// The hook: `none`, `distro`, `sample`, `freezeframe`, or the user's path.
+    /// The hook: `none`, `distro`, `sample`, `freezeframe`, `package`, or the user's path.
     pub hook: String,
     /// The snapshot method.
     pub snapshot: String,

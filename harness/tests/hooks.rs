@@ -1,5 +1,5 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, and the MariaDB/MySQL hook against real servers of both. Each test runs under dash and
+//! hooks, and the hooks for MariaDB, MySQL and PostgreSQL against real servers. Each test runs under dash and
 //! under busybox sh with busybox's tools. Then the failure catalogue: our hooks beside others, also
 //! below real agents. No VM, and nothing on this machine is ever frozen.
 //! With the same MariaDB, the reader of the binary logs that a hook's position points into.
@@ -13,10 +13,14 @@ mod binlog;
 mod call;
 #[path = "hooks/catalogue/mod.rs"]
 mod catalogue;
+#[path = "hooks/cluster.rs"]
+mod cluster;
 #[path = "hooks/dispatcher.rs"]
 mod dispatcher;
 #[path = "hooks/mysql.rs"]
 mod mysql;
+#[path = "hooks/postgresql.rs"]
+mod postgresql;
 #[path = "hooks/sample.rs"]
 mod sample;
 #[path = "hooks/scripts.rs"]

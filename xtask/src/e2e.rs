@@ -5,7 +5,6 @@ mod hook;
 mod processes;
 mod table;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,11 +12,12 @@ use clap::ValueEnum;
 use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep};
 use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
+use freezeframe::scenario::Hook;
 use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
 use crate::error::Failure;
-use crate::{host, images, leftovers, report, setup};
+use crate::{cargo, hooks, host, images, leftovers, report, setup};
 
 /// The scenarios that run when nothing is said.
 const CORE: &str = "core/";
@@ -32,11 +32,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", num_args = 1..)]
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
-    /// distribution with all on one disk, `full` every scenario on every image.
+    /// distribution with all on one ext4 disk, `full` every scenario on every image.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
-    /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`, or
-    /// your own file, from which `application-consistent` is then expected.
+    /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`,
+    /// `package` (its .deb on what the distribution ships), or your own file,
+    /// from which `application-consistent` is then expected.
     #[arg(long, value_name = "HOOK|FILE")]
     hook: Option<PathBuf>,
     /// A running libvirt to use, such as qemu:///session, instead of the one
@@ -105,7 +106,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     needed.sort();
     needed.dedup();
     images::ensure(&needed)?;
-    let program = build_trials()?;
+    if asked.iter().any(|asked| asked.hook == Hook::Package) {
+        hooks::build_deb()?;
+    }
+    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
+    let program = cargo::build("the trials", &trials, "e2e")?;
     options.write().map_err(Failure::Infrastructure)?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
@@ -165,6 +170,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         scenarios,
         definitions: repository.join("images"),
         built: host::built_images(),
+        package: hooks::deb_path(),
         // A process number besides, so that two runs of one second do not meet.
         dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
     })
@@ -173,7 +179,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
 /// The names of a matrix's images.
 fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Failure> {
     let all = Definition::list(definitions)?;
-    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.disks.len() == 1);
+    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.is_plain());
     Ok(chosen.map(|image| image.name).collect())
 }
 
@@ -186,46 +192,6 @@ fn nothing_matches(options: &RunOptions) -> Failure {
         options.filters.join(", "),
         if names.is_empty() { "  none for these images".to_owned() } else { names.join("\n") }
     ))
-}
-
-/// Builds the test binary with the trials. It links libvirt, which this
-/// program may not: setup must have run before.
-fn build_trials() -> Result<PathBuf, Failure> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let failed = |problem: String| Failure::Infrastructure(format!("the trials cannot be built: {problem}."));
-    let mut build = Command::new(cargo)
-        .args([
-            "test",
-            "--package",
-            "scenarios",
-            "--test",
-            "e2e",
-            "--no-run",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .current_dir(host::repository())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed(e.to_string()))?;
-    let mut program = None;
-    if let Some(stdout) = build.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            let message: serde_json::Value =
-                serde_json::from_str(&line.map_err(|e| failed(e.to_string()))?).unwrap_or_default();
-            if message["target"]["name"] == "e2e"
-                && let Some(executable) = message["executable"].as_str()
-            {
-                program = Some(PathBuf::from(executable));
-            }
-        }
-    }
-    let status = build.wait().map_err(|e| failed(e.to_string()))?;
-    match program {
-        Some(program) if status.success() => Ok(program),
-        _ => Err(failed("the compiler's messages stand above".to_owned())),
-    }
 }
 
 /// `target/e2e/latest` leads to the newest run.

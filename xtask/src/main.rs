@@ -1,8 +1,10 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
 mod bench;
+mod cargo;
 mod e2e;
 mod error;
+mod hooks;
 mod host;
 mod images;
 mod judge;
@@ -40,6 +42,7 @@ enum Task {
     Judge(judge::Args),
     Report(report::Args),
     Bench(bench::Args),
+    Hooks(hooks::Args),
     Tidy(tidy::Args),
 }
 
@@ -53,6 +56,7 @@ impl Task {
             Self::Judge(args) => judge::run(&args),
             Self::Report(args) => report::run(args),
             Self::Bench(args) => bench::run(&args),
+            Self::Hooks(args) => hooks::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }
     }

@@ -35,9 +35,9 @@ fn plan(dir: &Path, seed: u64) -> Value {
         "scenario": "core/quiet",
         "summary": "A synthetic trial",
         "image": {
-            "schema": 1, "name": "bookworm-mariadb", "digest": "00", "distro": "debian", "release": "bookworm",
+            "schema": 2, "name": "bookworm-mariadb", "digest": "00", "distro": "debian", "release": "bookworm",
             "kernel": "/k", "initrd": "/i", "cmdline": "",
-            "disks": [{ "target": "vda", "file": "/d", "fs": "ext4", "mount": "/" }],
+            "disks": [{ "target": "vda", "file": "/d", "file_systems": [] }],
             "memory_mib": 512,
             "agent": { "unit": "u", "hook": "/h", "enabled_by": "/e" },
             "server": {

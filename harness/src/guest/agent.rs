@@ -79,6 +79,11 @@ impl Agent {
         Self { domain, guest, transcript, timeout }
     }
 
+    /// The same agent, waited for at most so long.
+    pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
     /// Freezes all file systems, the hook first; returns how many. `timeout`
     /// bounds the wait for the agent, not the agent.
     pub fn freeze(&self, timeout: Duration) -> Result<u32> {

@@ -28,14 +28,14 @@ pub struct Spec {
     pub exchange: Option<PathBuf>,
     /// Where the serial console goes.
     pub console: PathBuf,
-    /// The directory for the sockets of the heartbeat channels, one for each
-    /// drive; no channels without it. Its path must be short.
-    pub heartbeats: Option<PathBuf>,
+    /// Heartbeat channels: the file system that each is for, and its socket,
+    /// whose path must be short.
+    pub heartbeats: Vec<(String, PathBuf)>,
     /// The guest's port that a loopback port of the host is forwarded to.
     pub forward: u16,
 }
 
-/// What the names of heartbeat channels begin with; the drive's target follows.
+/// What the names of heartbeat channels begin with; the file system's name follows.
 pub(crate) const HEARTBEAT: &str = "freezeframe.heartbeat.";
 
 /// The serial number of the exchange disk, by which the guest finds it.
@@ -67,7 +67,7 @@ impl Spec {
             cmdline: image.cmdline.clone(),
             drives,
             exchange: None,
-            heartbeats: None,
+            heartbeats: Vec::new(),
             console: dir.join(if role == "source" {
                 "console.log".to_owned()
             } else {
@@ -75,17 +75,6 @@ impl Spec {
             }),
             forward: image.server.port,
         }
-    }
-
-    /// The sockets of the heartbeat channels, by drive.
-    pub(crate) fn heartbeat_sockets(&self) -> impl Iterator<Item = (String, PathBuf)> {
-        let drives = self.drives.iter().map(|drive| drive.target.clone());
-        self.heartbeats.iter().flat_map(move |dir| {
-            drives.clone().map(|target| {
-                let socket = dir.join(format!("heartbeat-{target}"));
-                (target, socket)
-            })
-        })
     }
 
     /// The domain's XML.
@@ -134,13 +123,13 @@ impl Spec {
             );
         }
         let mut channels = String::new();
-        for (target, socket) in self.heartbeat_sockets() {
+        for (file_system, socket) in &self.heartbeats {
             let _ = write!(
                 channels,
                 "<channel type='unix'><source mode='bind' path='{}'/>\
                    <target type='virtio' name='{HEARTBEAT}{}'/></channel>",
                 escape(&socket.to_string_lossy()),
-                escape(&target)
+                escape(file_system)
             );
         }
         format!(
@@ -207,7 +196,7 @@ mod tests {
             cmdline: "root=\"x\"".to_owned(),
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
-            heartbeats: None,
+            heartbeats: Vec::new(),
             console: "/c".into(),
             forward: 3306,
         };

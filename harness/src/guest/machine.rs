@@ -1,7 +1,7 @@
 //! A running guest, from power-on to its end.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use virt::domain::Domain;
@@ -9,7 +9,7 @@ use virt::sys;
 
 use super::agent::{Agent, Transcript};
 use super::console;
-use super::domain::Spec;
+use super::domain::{Spec, escape_shell};
 use crate::error::{Error, Result};
 use crate::host::{Event, Events, Libvirt};
 use crate::interrupt;
@@ -23,6 +23,10 @@ const ATTEMPTS: u32 = 3;
 /// The part of a boot's time within which the kernel's first word must come. It
 /// takes a tenth of the time that a boot takes.
 const FIRST_WORD: u32 = 4;
+
+/// How long an answer may take while the agent is being restarted by others: one
+/// that was lost with the old agent must not be waited for long.
+const IMPATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a unit's state is asked for at the most.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
@@ -149,6 +153,38 @@ impl Machine {
             interrupt::pass(Duration::from_millis(50))?;
         }
         Err(self.trouble(&format!("did not restart its agent within {} s", limit.as_secs())))
+    }
+
+    /// Runs a line of shell as root in a unit of its own and waits for its end:
+    /// for what restarts the agent, which would take its own commands with it.
+    pub fn run_apart(&mut self, unit: &str, line: &str, limit: Duration) -> Result<()> {
+        let start = format!(
+            "systemd-run --quiet --no-block --unit={unit} --property=Type=oneshot \
+             --property=RemainAfterExit=yes /bin/sh -c {}",
+            escape_shell(Path::new(line))
+        );
+        self.agent.script(&start, b"", limit)?;
+        let asking = self.agent.with_timeout(IMPATIENCE);
+        let state = format!("systemctl show --property ActiveState --value '{unit}'");
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            self.check_alive()?;
+            match asking.script(&state, b"", IMPATIENCE).as_deref() {
+                Ok(b"active\n") => return Ok(()),
+                Ok(b"failed\n") => {
+                    let journal = format!("journalctl --unit '{unit}' --output cat --no-pager | tail -n 20");
+                    let said = self.agent.script(&journal, b"", limit)?;
+                    return Err(Error::Guest(format!(
+                        "`{line}` failed in the {} guest: {}",
+                        self.role,
+                        console::printable(String::from_utf8_lossy(&said).trim())
+                    )));
+                }
+                // It runs, or nobody answers while the agent restarts.
+                Ok(_) | Err(_) => interrupt::pass(Duration::from_millis(200))?,
+            }
+        }
+        Err(self.trouble(&format!("did not end `{line}` within {} s", limit.as_secs())))
     }
 
     /// The agent.

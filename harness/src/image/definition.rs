@@ -4,19 +4,14 @@
 //! Files are checked whole before anything is built. Every error names the
 //! file and the line, and says what to write instead.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
+use super::layout::{self, DiskLayout, FsKind, RawDisk};
 use super::{Agent, Database};
-
-/// The smallest root disk that a server with its packages and some load fits on, MiB.
-const MIN_DISK_MIB: u64 = 1536;
-
-/// The smallest disk beside the root: the file system's own journal and some logs, MiB.
-const MIN_DATA_DISK_MIB: u64 = 128;
 
 /// The least memory that a guest boots and serves with, MiB.
 const MIN_MEMORY_MIB: u64 = 384;
@@ -65,19 +60,6 @@ impl Family {
             Self::Deb => "deb",
         }
     }
-}
-
-/// One disk of a definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskLayout {
-    /// Target name in the guest: `vda`.
-    pub target: String,
-    /// Where the guest mounts it.
-    pub mount: PathBuf,
-    /// The file system: `ext4`.
-    pub fs: String,
-    /// Size, MiB.
-    pub size_mib: u64,
 }
 
 /// A systemd unit that never starts in the guest.
@@ -193,7 +175,7 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let disks = source.check_disks(raw.disks)?;
+        let disks = layout::check(raw.disks).map_err(|(at, problem)| source.invalid(at, problem))?;
         Ok(Self {
             name,
             summary: raw.summary,
@@ -208,6 +190,12 @@ impl Definition {
             memory_mib: raw.memory_mib.into_inner(),
             disks,
         })
+    }
+
+    /// Whether everything lies on one ext4 disk, the layout that every
+    /// distribution has an image with.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))
     }
 
     /// Reads the definition of image `name` under `images`.
@@ -267,15 +255,6 @@ fn wanted() -> bool {
     true
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDisk {
-    target: Spanned<String>,
-    mount: Spanned<PathBuf>,
-    fs: Spanned<String>,
-    size_mib: Spanned<u64>,
-}
-
 /// A file with its text, so that errors can name lines.
 struct Source {
     path: PathBuf,
@@ -324,71 +303,6 @@ impl Source {
             return Ok(());
         }
         Err(self.invalid(package.span().start, format!("`{name}` is not a package name.")))
-    }
-
-    fn check_disks(&self, disks: Vec<RawDisk>) -> Result<Vec<DiskLayout>, DefinitionError> {
-        let mut layout: Vec<DiskLayout> = Vec::new();
-        for (disk, letter) in disks.into_iter().zip('a'..='z') {
-            let target = format!("vd{letter}");
-            let root = layout.is_empty();
-            let refuse = |at: std::ops::Range<usize>, problem: String| Err(self.invalid(at.start, problem));
-            if *disk.target.get_ref() != target {
-                return refuse(
-                    disk.target.span(),
-                    format!("disks are named in order; this one must be `{target}`."),
-                );
-            }
-            let mount = disk.mount.get_ref();
-            if root && mount != Path::new("/") {
-                return refuse(
-                    disk.mount.span(),
-                    "the first disk is the root: write `mount = \"/\"`.".into(),
-                );
-            }
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
-            if !mount.is_absolute()
-                || mount.components().any(|part| part == Component::ParentDir)
-                || !mount.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
-            {
-                return refuse(
-                    disk.mount.span(),
-                    "`mount` must be an absolute path of letters, digits and `._-`.".into(),
-                );
-            }
-            if layout.iter().any(|other| other.mount == *mount) {
-                return refuse(
-                    disk.mount.span(),
-                    format!("two disks are mounted at {}. Give each a place of its own.", mount.display()),
-                );
-            }
-            if disk.fs.get_ref() != "ext4" {
-                let problem = match disk.fs.get_ref().as_str() {
-                    fs @ ("xfs" | "btrfs") => format!("`{fs}` is not supported yet. Use `ext4`."),
-                    fs => format!("`{fs}` is not a file system for a disk. Use `ext4`."),
-                };
-                return refuse(disk.fs.span(), problem);
-            }
-            let least = if root { MIN_DISK_MIB } else { MIN_DATA_DISK_MIB };
-            if *disk.size_mib.get_ref() < least {
-                return refuse(
-                    disk.size_mib.span(),
-                    format!("the disk is too small. Give at least {least}."),
-                );
-            }
-            layout.push(DiskLayout {
-                target,
-                mount: disk.mount.into_inner(),
-                fs: disk.fs.into_inner(),
-                size_mib: disk.size_mib.into_inner(),
-            });
-        }
-        if layout.is_empty() {
-            return Err(self.invalid(
-                0,
-                "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.",
-            ));
-        }
-        Ok(layout)
     }
 }
 
@@ -445,7 +359,10 @@ size_mib = 2048
                 "a-test.toml:5: unknown variant `oracle`, expected `mariadb` or `mysql`.",
             ),
             (("2048", "64"), "a-test.toml:12: the disk is too small. Give at least 1536."),
-            (("\"ext4\"", "\"xfs\""), "a-test.toml:11: `xfs` is not supported yet. Use `ext4`."),
+            (
+                ("\"ext4\"", "\"zfs\""),
+                "a-test.toml:11: unknown variant `zfs`, expected one of `ext4`, `xfs`, `btrfs`.",
+            ),
             (("\"/\"", "\"/srv\""), "a-test.toml:10: the first disk is the root: write `mount = \"/\"`."),
             (
                 ("512", "64"),
@@ -478,7 +395,8 @@ size_mib = 2048
             parse(&format!("{GOOD}{disk}"))
         };
         let disks = second("vdb", "/srv/logs", 256).unwrap().disks;
-        assert_eq!(disks[1].mount, Path::new("/srv/logs"));
+        assert_eq!(disks[1].file_systems[0].mount, Path::new("/srv/logs"));
+        assert_eq!(disks[1].device(&disks[1].file_systems[0]), "/dev/vdb");
         for (target, mount, size, expected) in [
             ("vda", "/srv", 256, "14: disks are named in order; this one must be `vdb`."),
             ("vdb", "/", 256, "15: two disks are mounted at /. Give each a place of its own."),
@@ -487,6 +405,37 @@ size_mib = 2048
             ("vdb", "/srv", 64, "17: the disk is too small. Give at least 128."),
         ] {
             assert_eq!(second(target, mount, size).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
+    }
+
+    #[test]
+    fn volume_groups_are_checked() {
+        let group = "[[disk]]\ntarget = \"vdb\"\nsize_mib = 600\ngroup = \"data\"\n\
+            [[disk.volume]]\nname = \"tables\"\nmount = \"/srv/tables\"\nfs = \"ext4\"\nsize_mib = 256\n\
+            [[disk.volume]]\nname = \"redo\"\nmount = \"/srv/redo\"\nfs = \"xfs\"\nsize_mib = 320\n";
+        let disks = parse(&format!("{GOOD}{group}")).unwrap().disks;
+        let names: Vec<_> = disks[1].file_systems.iter().map(|fs| fs.name.as_str()).collect();
+        assert_eq!(names, ["data-tables", "data-redo"]);
+        assert_eq!(disks[1].device(&disks[1].file_systems[1]), "/dev/mapper/data-redo");
+        for (from, to, expected) in [
+            ("600", "580", "15: the volumes do not fit on the disk. Give at least 584."),
+            ("\"redo\"", "\"tables\"", "24: there are two volumes `data-tables`."),
+            ("\"redo\"", "\"re-do\"", "23: `re-do`: use lowercase letters and digits only."),
+            (
+                "/srv/redo",
+                "/srv/tables",
+                "24: two disks are mounted at /srv/tables. Give each a place of its own.",
+            ),
+            ("= 320", "= 300", "26: the disk is too small. Give at least 320."),
+            (
+                "group = \"data\"",
+                "fs = \"ext4\"",
+                "14: a disk holds either one file system (`mount` and `fs`) or a volume group (`group`, and a \
+                 `[[disk.volume]]` for each volume).",
+            ),
+        ] {
+            let text = format!("{GOOD}{}", group.replacen(from, to, 1));
+            assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
         }
     }
 

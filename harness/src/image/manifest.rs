@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Database;
+use super::{Database, FsKind};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this format: 1.
+    /// Version of this format: 2.
     pub schema: u32,
     /// The definition's name: `bookworm-mariadb`.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct Manifest {
     pub versions: BTreeMap<String, String>,
 }
 
-/// One disk of an image: a raw file holding a bare file system, never written after the build.
+/// One disk of an image: a raw file, never written after the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
@@ -47,8 +47,22 @@ pub struct Disk {
     pub target: String,
     /// The raw file.
     pub file: PathBuf,
-    /// `ext4`, `xfs`, `btrfs`.
-    pub fs: String,
+    /// What it holds: one on the whole disk, or one on each logical volume.
+    pub file_systems: Vec<FileSystem>,
+}
+
+/// One file system of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSystem {
+    /// What evidence calls it: the disk's target, or group and name of a volume.
+    pub name: String,
+    /// Where it begins on the disk, bytes.
+    pub start: u64,
+    /// How long it is, bytes.
+    pub bytes: u64,
+    /// Its kind.
+    pub fs: FsKind,
     /// Where the guest mounts it: `/`.
     pub mount: PathBuf,
 }
@@ -109,6 +123,20 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// Every file system of every disk.
+    pub fn file_systems(&self) -> impl Iterator<Item = &FileSystem> {
+        self.disks.iter().flat_map(|disk| &disk.file_systems)
+    }
+
+    /// The file system that holds this path of the guest, and the path as seen
+    /// from its root.
+    pub fn place<'a>(&'a self, path: &Path) -> Option<(&'a FileSystem, PathBuf)> {
+        let holders = self.file_systems().filter(|fs| path.starts_with(&fs.mount));
+        let holder = holders.max_by_key(|fs| fs.mount.components().count())?;
+        let inside = path.strip_prefix(&holder.mount).ok()?;
+        Some((holder, Path::new("/").join(inside)))
+    }
+
     /// Reads the manifest of image `name` under `images` (usually
     /// `target/images`) and makes its paths absolute. Every file that it names
     /// is checked to exist.
@@ -128,8 +156,8 @@ impl Manifest {
             Err(e) => return Err(unusable(&path, e.to_string())),
         };
         let mut manifest: Self = serde_json::from_str(&text).map_err(|e| unusable(&path, e.to_string()))?;
-        if manifest.schema != 1 {
-            return Err(unusable(&path, format!("schema {} is not 1", manifest.schema)));
+        if manifest.schema != 2 {
+            return Err(unusable(&path, format!("schema {} is not 2", manifest.schema)));
         }
         let dir = dir.canonicalize().map_err(|e| unusable(&dir, e.to_string()))?;
         let disks = manifest.disks.iter_mut().map(|disk| &mut disk.file);

@@ -2,10 +2,12 @@
 //! under `target/images/`.
 
 mod definition;
+mod layout;
 mod manifest;
 
-pub use definition::{Argument, Definition, DefinitionError, DiskLayout, Family, Layer, Mask, ServerFacts};
-pub use manifest::{Agent, Disk, Manifest, ManifestError, Server};
+pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, ServerFacts};
+pub use layout::{DiskLayout, FileSystemLayout, FsKind};
+pub use manifest::{Agent, Disk, FileSystem, Manifest, ManifestError, Server};
 
 use serde::{Deserialize, Serialize};
 

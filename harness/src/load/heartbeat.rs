@@ -1,6 +1,6 @@
-//! Heartbeats: a file on each of the guest's disks that grows by one synced
+//! Heartbeats: a file on each of the guest's file systems that grows by one synced
 //! record after the other, whatever the database does. What they hold tells
-//! which instant of each disk a snapshot shows.
+//! which instant of each a snapshot shows.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{HEARTBEAT, Machine, escape_shell};
 use crate::history::Entry;
-use crate::image::Manifest;
+use crate::image::{FileSystem, Manifest};
 
 /// The pause between a record and the next: they shall cost the guest little.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,36 +29,42 @@ while read -r n <&3; do
 done
 "#;
 
-/// The heartbeats of one disk: its target, and the way to their writer.
+/// The heartbeats of one file system: its name, and the way to their writer.
 pub type Channel = (String, UnixStream);
 
-/// Where the heartbeats of the disk mounted at `mount` lie.
+/// Where the heartbeats of the file system mounted at `mount` lie.
 pub fn file(mount: &Path) -> PathBuf {
     mount.join(".freezeframe-heartbeats")
 }
 
-/// Connects to the sockets, by disk, and starts the guest's side on every disk:
+/// The sockets of an image's heartbeat channels in `dir`, whose path must be short.
+pub fn sockets(image: &Manifest, dir: &Path) -> Vec<(String, PathBuf)> {
+    let socket = |fs: &FileSystem| (fs.name.clone(), dir.join(format!("heartbeat-{}", fs.name)));
+    image.file_systems().map(socket).collect()
+}
+
+/// Connects to the sockets and starts the guest's side on every file system:
 /// outside the agent's unit, so that neither ends with the other.
 pub fn prepare(
     machine: &Machine,
     image: &Manifest,
-    sockets: impl Iterator<Item = (String, PathBuf)>,
+    sockets: &[(String, PathBuf)],
     limit: Duration,
 ) -> Result<Vec<Channel>> {
     // First, because to the guest a channel without a peer is at its end.
     let channels = sockets
-        .map(|(disk, socket)| match UnixStream::connect(&socket) {
-            Ok(stream) => Ok((disk, stream)),
-            Err(e) => Err(Error::io("connect to", &socket)(e)),
+        .iter()
+        .map(|(name, socket)| match UnixStream::connect(socket) {
+            Ok(stream) => Ok((name.clone(), stream)),
+            Err(e) => Err(Error::io("connect to", socket)(e)),
         })
         .collect::<Result<_>>()?;
     let mut line = "cat > /run/freezeframe-heartbeats && chmod 600 /run/freezeframe-heartbeats".to_owned();
-    for disk in &image.disks {
-        let target = &disk.target;
+    for FileSystem { name, mount, .. } in image.file_systems() {
         line.push_str(&format!(
-            " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{target} \
-             sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{target} {}",
-            escape_shell(&file(&disk.mount))
+            " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{name} \
+             sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{name} {}",
+            escape_shell(&file(mount))
         ));
     }
     machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;

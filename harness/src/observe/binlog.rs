@@ -6,9 +6,8 @@
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use ext4_view::Ext4;
-
 use super::ObservationLog;
+use super::files::{Files, Opened, Why};
 use crate::binlog::{Log, Position, index, position};
 use crate::database::SCHEMA;
 use crate::error::Result;
@@ -23,16 +22,13 @@ const LEDGER: &str = "ledger";
 const MAX_TEXT: u64 = 1 << 20;
 const MAX_LOGS: u64 = 4 << 30;
 
-/// Why something on the image was not read, in words.
-type Why = String;
-
 /// Writes down what the binary logs hold and where they end. `dir` is seen
 /// from the file system's own root.
-pub(super) fn logs(fs: &Ext4, dir: &Path, log: &mut ObservationLog) -> Result<()> {
-    let names = match index_name(fs, dir) {
+pub(super) fn logs(files: &Files, dir: &Path, log: &mut ObservationLog) -> Result<()> {
+    let names = match index_name(files, dir) {
         // No server without an index keeps a binary log.
         Ok(None) => return Ok(()),
-        Ok(Some(name)) => read_text(fs, &dir.join(&name)).map_err(|why| (name, why)),
+        Ok(Some(name)) => read_text(files, &dir.join(&name)).map_err(|why| (name, why)),
         Err(why) => Err(("binary log index".to_owned(), why)),
     };
     let names: Vec<String> = match &names {
@@ -43,14 +39,14 @@ pub(super) fn logs(fs: &Ext4, dir: &Path, log: &mut ObservationLog) -> Result<()
     let mut room = MAX_LOGS;
     for name in &names {
         let path = dir.join(name);
-        let read = match size(fs, &path) {
+        let read = match files.must(&path).map(|file| file.size) {
             Ok(size) if size > room => Err(format!("the binary logs are longer than {MAX_LOGS} bytes")),
             Ok(size) => {
                 room -= size;
                 if name == last {
                     log.write(&Record::BinlogEnd { file: printable(name), size })?;
                 }
-                transfers(fs, &path, log)?
+                transfers(files, &path, log)?
             }
             Err(why) => Err(why),
         };
@@ -66,11 +62,10 @@ pub(super) fn logs(fs: &Ext4, dir: &Path, log: &mut ObservationLog) -> Result<()
 
 /// Writes down the recorded position, if there is one, and returns it. `path` is the
 /// [`POSITION_FILE`] seen from the file system's own root.
-pub(super) fn recorded(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<Option<Position>> {
-    let exists = guest_path(path).and_then(|path| fs.exists(path).map_err(|e| e.to_string()));
-    let read = match exists {
-        Ok(false) => return Ok(None),
-        Ok(true) => read_text(fs, path).and_then(|text| position(&text)),
+pub(super) fn recorded(files: &Files, path: &Path, log: &mut ObservationLog) -> Result<Option<Position>> {
+    let read = match files.file(path) {
+        Ok(None) => return Ok(None),
+        Ok(Some(file)) => text(file).and_then(|text| position(&text)),
         Err(why) => Err(why),
     };
     match read {
@@ -95,27 +90,25 @@ fn failed(file: &str, why: &str, log: &mut ObservationLog) -> Result<()> {
 
 /// The one index of binary logs in the directory; a replica's relay logs have
 /// one as well.
-fn index_name(fs: &Ext4, dir: &Path) -> Result<Option<String>, Why> {
+fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, Why> {
     let mut found = None;
-    for entry in fs.read_dir(guest_path(dir)?).map_err(|e| e.to_string())? {
-        let entry = entry.map_err(|e| e.to_string())?;
-        let name = entry.file_name();
-        let Ok(name) = name.as_str() else { continue };
+    for name in files.names(dir)? {
         if !name.ends_with(".index") || name.contains("relay") {
             continue;
         }
-        if let Some(other) = found.replace(name.to_owned()) {
+        if let Some(other) = &found {
             return Err(format!("there are two, {other} and {name}"));
         }
+        found = Some(name);
     }
     Ok(found)
 }
 
 /// Writes down the transfers of one log; where it is torn, if it is.
-fn transfers(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<Result<Option<u64>, Why>> {
-    let opened = guest_path(path)
-        .and_then(|path| fs.open(path).map_err(|e| e.to_string()))
-        .and_then(|file| Log::open(BufReader::new(file), SCHEMA, LEDGER).map_err(|e| e.to_string()));
+fn transfers(files: &Files, path: &Path, log: &mut ObservationLog) -> Result<Result<Option<u64>, Why>> {
+    let opened = files
+        .must(path)
+        .and_then(|file| Log::open(BufReader::new(file.read), SCHEMA, LEDGER).map_err(|e| e.to_string()));
     let mut input = match opened {
         Ok(input) => input,
         Err(why) => return Ok(Err(why)),
@@ -133,19 +126,14 @@ fn transfers(fs: &Ext4, path: &Path, log: &mut ObservationLog) -> Result<Result<
     }
 }
 
-fn read_text(fs: &Ext4, path: &Path) -> Result<String, Why> {
-    let file = fs.open(guest_path(path)?).map_err(|e| e.to_string())?;
+fn read_text(files: &Files, path: &Path) -> Result<String, Why> {
+    text(files.must(path)?)
+}
+
+fn text(file: Opened) -> Result<String, Why> {
     let mut text = String::new();
-    file.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    file.read.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
     if text.len() as u64 > MAX_TEXT { Err(format!("it is longer than {MAX_TEXT} bytes")) } else { Ok(text) }
-}
-
-fn size(fs: &Ext4, path: &Path) -> Result<u64, Why> {
-    Ok(fs.metadata(guest_path(path)?).map_err(|e| e.to_string())?.len())
-}
-
-fn guest_path(path: &Path) -> Result<&str, Why> {
-    path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())
 }
 
 #[cfg(test)]
@@ -154,6 +142,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::image::FsKind;
     use crate::jsonl::Reader;
     use crate::observation::KIND;
 
@@ -173,11 +162,11 @@ mod tests {
         fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg("-d").arg(&root).arg(&image).status();
         assert!(made.unwrap().success());
-        let ext4 = Ext4::load_from_path(&image).unwrap();
+        let files = Files::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
         let mut log = super::super::create(&path).unwrap();
-        logs(&ext4, Path::new("/data"), &mut log).unwrap();
-        recorded(&ext4, Path::new("/position"), &mut log).unwrap();
+        logs(&files, Path::new("/data"), &mut log).unwrap();
+        recorded(&files, Path::new("/position"), &mut log).unwrap();
         log.flush().unwrap();
         Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect()
     }

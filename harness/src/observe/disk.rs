@@ -4,37 +4,19 @@
 //! journal and the header of a MyISAM index tell by themselves whether they
 //! were written out when the disk stopped.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use ext4_view::Ext4;
-
-use super::{ObservationLog, binlog};
+use super::files::{Files, Why};
+use super::{ObservationLog, binlog, file_system};
 use crate::binlog::Position;
 use crate::database::SCHEMA;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, printable};
-use crate::image::{Disk, Manifest};
+use crate::image::{FileSystem, Manifest};
 use crate::load::heartbeat;
 use crate::observation::{POSITION_FILE, Record};
 use crate::snapshot;
-
-/// Where ext4's superblock lies, and what is read of it. See the kernel's
-/// Documentation/filesystems/ext4/super.rst.
-mod superblock {
-    /// Byte offset of the superblock on the disk.
-    pub(super) const OFFSET: u64 = 1024;
-    /// `s_magic`, little endian at this offset in the superblock.
-    pub(super) const MAGIC_AT: u64 = 0x38;
-    pub(super) const MAGIC: u16 = 0xef53;
-    /// `s_feature_incompat`, little endian.
-    pub(super) const INCOMPAT_AT: u64 = 0x60;
-    /// `INCOMPAT_RECOVER`, printed by dumpe2fs as `needs_recovery`.
-    pub(super) const NEEDS_RECOVERY: u32 = 0x4;
-}
 
 /// `state.open_count`, big endian at this offset of a `.MYI` file. See
 /// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation.
@@ -44,10 +26,7 @@ const MYI_OPEN_COUNT_AT: usize = 24;
 const MAX_HEARTBEATS: u64 = 64 << 20;
 const MAX_REST: usize = 64;
 
-/// The most of a checker's output that is kept, lines.
-const FSCK_LINES: usize = 20;
-
-/// Examines every disk of the snapshot, and returns the position that a hook
+/// Examines every file system of the snapshot, and returns the position that a hook
 /// recorded on them. `scratch` holds a raw copy meanwhile.
 pub fn disks(
     image: &Manifest,
@@ -58,33 +37,66 @@ pub fn disks(
 ) -> Result<Option<Position>> {
     let mut position = None;
     for (disk, drive) in image.disks.iter().zip(snapshot) {
-        let raw = snapshot::flatten(drive, scratch)?;
-        let examined = examine(disk, image, &raw, myisam_tables, log);
-        std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
-        position = position.or(examined?);
+        for fs in &disk.file_systems {
+            let raw = snapshot::flatten(drive, fs, scratch)?;
+            let examined = examine(fs, image, &raw, myisam_tables, log);
+            std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
+            position = position.or(examined?);
+        }
     }
     Ok(position)
 }
 
 fn examine(
-    disk: &Disk,
+    fs: &FileSystem,
     image: &Manifest,
     raw: &Path,
     tables: &[&str],
     log: &mut ObservationLog,
 ) -> Result<Option<Position>> {
-    let dirty = needs_recovery(raw).map_err(Error::io("read", raw))?;
-    let Some(dirty) = dirty else {
-        let detail = "the disk holds no ext4 superblock".to_owned();
-        log.write(&Record::Unreadable { path: format!("/dev/{}", disk.target), detail })?;
-        return Ok(None);
+    let kind = fs.fs;
+    let dirty = match file_system::dirty(kind, raw) {
+        Ok(dirty) => dirty,
+        Err(why) => {
+            unreadable(fs, image, &why, log)?;
+            return Ok(None);
+        }
     };
-    log.write(&Record::FileSystem { disk: disk.target.clone(), fs: "ext4".to_owned(), dirty })?;
+    log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
 
-    if let Some(datadir) = in_file_system(image, disk, &image.server.datadir) {
+    // ext4 is read as if its journal had been replayed, the others only after that.
+    let replayed = file_system::replay(kind, raw);
+    let files = match &replayed {
+        Err(why) if dirty => Err(format!("its journal was not replayed: {why}")),
+        _ => Files::open(kind, raw),
+    };
+    let recorded = match files {
+        Ok(files) => read(&files, fs, image, tables, log)?,
+        Err(why) => {
+            unreadable(fs, image, &why, log)?;
+            None
+        }
+    };
+    if replayed.is_ok()
+        && let Ok((clean, detail)) = file_system::check(kind, raw)
+    {
+        log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
+    }
+    Ok(recorded)
+}
+
+/// Writes down what the files of the server and of the load say.
+fn read(
+    files: &Files,
+    fs: &FileSystem,
+    image: &Manifest,
+    tables: &[&str],
+    log: &mut ObservationLog,
+) -> Result<Option<Position>> {
+    if let Some(datadir) = here(image, fs, &image.server.datadir) {
         for table in tables {
             let path = datadir.join(SCHEMA).join(format!("{table}.MYI"));
-            log.write(&match open_count(raw, &path) {
+            log.write(&match open_count(files, &path) {
                 Ok(open_count) => Record::MyisamHeader { table: (*table).to_owned(), open_count },
                 Err(detail) => {
                     Record::Unreadable { path: path.display().to_string(), detail: printable(&detail) }
@@ -92,52 +104,48 @@ fn examine(
             })?;
         }
     }
-
-    let logs = in_file_system(image, disk, &image.server.binlogs);
-    let position = in_file_system(image, disk, Path::new(POSITION_FILE));
-    let mut recorded = None;
-    match Ext4::load_from_path(raw) {
-        Ok(fs) => {
-            heartbeats(&fs, disk, log)?;
-            logs.map_or(Ok(()), |dir| binlog::logs(&fs, &dir, log))?;
-            recorded = position.map_or(Ok(None), |path| binlog::recorded(&fs, &path, log))?;
-        }
-        Err(error) => {
-            let (path, detail) = (format!("/dev/{}", disk.target), printable(&error.to_string()));
-            log.write(&Record::Unreadable { path, detail: detail.clone() })?;
-            if logs.is_some() {
-                let file = format!("/dev/{}", disk.target);
-                log.write(&Record::BinlogError { file, error: detail })?;
-            }
-        }
+    heartbeats(files, fs, log)?;
+    if let Some(dir) = here(image, fs, &image.server.binlogs) {
+        binlog::logs(files, &dir, log)?;
     }
-
-    // Last, because it writes: the journal is replayed on the scratch copy.
-    log.write(&fsck(disk, raw)?)?;
-    Ok(recorded)
+    match here(image, fs, Path::new(POSITION_FILE)) {
+        Some(path) => binlog::recorded(files, &path, log),
+        None => Ok(None),
+    }
 }
 
-/// Writes down the heartbeats of a disk; none when their file is not there.
-fn heartbeats(fs: &Ext4, disk: &Disk, log: &mut ObservationLog) -> Result<()> {
-    let path = heartbeat::file(Path::new("/"));
-    let path = path.to_str().unwrap_or_default();
-    let read = || -> Result<Option<Vec<u8>>, String> {
-        if !fs.exists(path).map_err(|e| e.to_string())? {
-            return Ok(None);
-        }
+/// Nothing of a file system could be read.
+fn unreadable(fs: &FileSystem, image: &Manifest, why: &str, log: &mut ObservationLog) -> Result<()> {
+    let (path, detail) = (format!("/dev/{}", fs.name), printable(why));
+    log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
+    if here(image, fs, &image.server.binlogs).is_some() {
+        log.write(&Record::BinlogError { file: path, error: detail })?;
+    }
+    Ok(())
+}
+
+/// A path of the guest as seen from the root of this file system; `None` when
+/// it lies on another.
+fn here(image: &Manifest, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
+    image.place(path).filter(|(holder, _)| *holder == fs).map(|(_, inside)| inside)
+}
+
+/// Writes down the heartbeats of a file system; none when their file is not there.
+fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
+    let read = || -> Result<Vec<u8>, Why> {
         let mut bytes = Vec::new();
-        let file = fs.open(path).map_err(|e| e.to_string())?;
-        file.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-        Ok(Some(bytes))
+        if let Some(file) = files.file(&heartbeat::file(Path::new("/")))? {
+            file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        }
+        Ok(bytes)
     };
-    let target = disk.target.clone();
     let record = match read() {
         Ok(bytes) => {
-            let (count, rest) = parse_heartbeats(&bytes.unwrap_or_default());
-            Record::Heartbeats { disk: target, count, rest }
+            let (count, rest) = parse_heartbeats(&bytes);
+            Record::Heartbeats { disk: fs.name.clone(), count, rest }
         }
         Err(error) => {
-            let path = heartbeat::file(&disk.mount).display().to_string();
+            let path = heartbeat::file(&fs.mount).display().to_string();
             Record::Unreadable { path, detail: printable(&error) }
         }
     };
@@ -156,59 +164,9 @@ fn parse_heartbeats(bytes: &[u8]) -> (u32, String) {
     (count, printable(&String::from_utf8_lossy(shown)))
 }
 
-/// A path of the guest as seen from the root of this disk's file system; `None`
-/// when it lies on another disk.
-fn in_file_system(image: &Manifest, disk: &Disk, path: &Path) -> Option<PathBuf> {
-    let holders = image.disks.iter().filter(|disk| path.starts_with(&disk.mount));
-    let nearest = holders.max_by_key(|disk| disk.mount.components().count())?;
-    let inside = path.strip_prefix(&disk.mount).ok().filter(|_| nearest.target == disk.target)?;
-    Some(Path::new("/").join(inside))
-}
-
-/// Whether the journal holds something to replay; `None` when this is no ext4.
-fn needs_recovery(raw: &Path) -> std::io::Result<Option<bool>> {
-    let file = File::open(raw)?;
-    let mut magic = [0; 2];
-    file.read_exact_at(&mut magic, superblock::OFFSET + superblock::MAGIC_AT)?;
-    if u16::from_le_bytes(magic) != superblock::MAGIC {
-        return Ok(None);
-    }
-    let mut incompat = [0; 4];
-    file.read_exact_at(&mut incompat, superblock::OFFSET + superblock::INCOMPAT_AT)?;
-    Ok(Some(u32::from_le_bytes(incompat) & superblock::NEEDS_RECOVERY != 0))
-}
-
-/// The open count of a MyISAM table, as a mount would see the file: the journal
-/// is taken into account in memory, nothing is written.
-fn open_count(raw: &Path, path: &Path) -> Result<u16, String> {
-    let fs = Ext4::load_from_path(raw).map_err(|e| e.to_string())?;
-    let path = path.to_str().ok_or("the path is not UTF-8")?;
-    let mut file = fs.open(path).map_err(|e| e.to_string())?;
+/// The open count of a MyISAM table, as a mount would see the file.
+fn open_count(files: &Files, path: &Path) -> Result<u16, Why> {
     let mut header = [0; MYI_OPEN_COUNT_AT + 2];
-    let mut filled = 0;
-    while filled < header.len() {
-        match file.read_bytes(&mut header[filled..]).map_err(|e| e.to_string())? {
-            0 => return Err(format!("the file ends after {filled} bytes")),
-            n => filled += n,
-        }
-    }
+    files.must(path)?.read.read_exact(&mut header).map_err(|e| e.to_string())?;
     Ok(u16::from_be_bytes([header[MYI_OPEN_COUNT_AT], header[MYI_OPEN_COUNT_AT + 1]]))
-}
-
-/// Replays the journal, as a mount would, then checks without repairing.
-/// See e2fsck(8): 0 no errors, 1 errors corrected.
-fn fsck(disk: &Disk, raw: &Path) -> Result<Record> {
-    let run = |options: &[&str]| {
-        Command::new("e2fsck")
-            .args(options)
-            .arg(raw)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(Error::io("run", Path::new("e2fsck")))
-    };
-    run(&["-p", "-E", "journal_only"])?;
-    let check = run(&["-f", "-n"])?;
-    let output = String::from_utf8_lossy(&check.stdout);
-    let lines: Vec<_> = output.lines().take(FSCK_LINES).map(printable).collect();
-    Ok(Record::Fsck { disk: disk.target.clone(), clean: check.status.success(), detail: lines.join("\n") })
 }

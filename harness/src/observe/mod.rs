@@ -3,6 +3,8 @@
 
 mod binlog;
 mod disk;
+mod file_system;
+mod files;
 mod log;
 mod tables;
 

@@ -19,17 +19,15 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
         Hook::None => {
             machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
         }
-        Hook::Distro => {
+        Hook::Distro | Hook::Package => {
             let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
-            let line = format!("rm -rf {enabled_by} {hook} {hook}.d && cp -a {PACKAGED}/. {folder}");
+            let line = format!(
+                "rm -rf {enabled_by} {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}"
+            );
             machine.agent().script(&line, b"", limit)?;
         }
         Hook::Sample | Hook::File(_) => {
-            let source = plan
-                .install
-                .as_ref()
-                .ok_or_else(|| Error::Guest("the plan names no file for its hook".to_owned()))?;
-            let content = std::fs::read(source).map_err(Error::io("read", source))?;
+            let content = content(plan)?;
             // The single file stands where the dispatcher was, as vendor pages
             // tell people to install it; the agent is told of that path already.
             let line = format!(
@@ -39,8 +37,26 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             return Ok(());
         }
     }
-    machine.restart_agent(&agent.unit, plan.limits.agent)
+    machine.restart_agent(&agent.unit, limit)?;
+    if plan.hook == Hook::Package {
+        // From here on the agent runs no hook, unless the package sees to it.
+        machine.agent().script(&format!("cat > {DEB}"), &content(plan)?, limit)?;
+        machine.run_apart("install-package", &format!("dpkg --install {DEB}"), limit)?;
+    }
+    Ok(())
 }
+
+/// What the plan names to be installed.
+fn content(plan: &Plan) -> Result<Vec<u8>> {
+    let source = plan
+        .install
+        .as_ref()
+        .ok_or_else(|| Error::Guest("the plan names no file for its hook".to_owned()))?;
+    std::fs::read(source).map_err(Error::io("read", source))
+}
+
+/// Where the package waits in the guest: not on a disk.
+const DEB: &str = "/run/fsfreeze-hooks.deb";
 
 /// Where the images keep the hook files as the distribution packages them.
 const PACKAGED: &str = "/usr/share/freezeframe/distro-hook";

@@ -190,31 +190,32 @@ impl Shared {
         result
     }
 
+    /// The answer that counts is that of the thaw that took place. One that never
+    /// reached the agent, or that the agent did not live to carry out, says
+    /// nothing about the lock; its guest is still frozen.
     fn thaw_until_thawed(&self) -> Result<u32> {
         self.history.mark(Mark::ThawCall, "")?;
         let deadline = Instant::now() + self.limits.thaw * 2;
-        let first = match self.guest.thaw(self.limits.thaw) {
-            Ok(count) => {
-                self.history.mark(Mark::ThawOk, count.to_string())?;
-                return Ok(count);
+        let mut failed = None;
+        let error = loop {
+            match (self.guest.thaw(self.limits.thaw), failed) {
+                // Nothing was frozen any more: the one before did it, and said that it failed.
+                (Ok(0), Some(error)) => break error,
+                (Ok(count), _) => {
+                    self.history.mark(Mark::ThawOk, count.to_string())?;
+                    return Ok(count);
+                }
+                (Err(error), _) if matches!(self.guest.is_frozen(), Ok(false)) => break error,
+                (Err(error), _) if Instant::now() > deadline => {
+                    break Error::Guest(format!("the guest may still be frozen; every thaw failed: {error}"));
+                }
+                (Err(error), _) => failed = Some(error),
             }
-            Err(error) => error,
+            // An agent that is busy or gone answers at once; do not spin.
+            thread::sleep(Duration::from_millis(200));
         };
-        self.history.mark(Mark::ThawErr, first.to_string())?;
-        // The thaw hook may have failed after the file systems were thawed, or
-        // the agent may still be busy with a freeze that timed out.
-        while !matches!(self.guest.is_frozen(), Ok(false)) {
-            if Instant::now() > deadline {
-                return Err(Error::Guest(format!(
-                    "the guest may still be frozen; every thaw failed: {first}"
-                )));
-            }
-            if self.guest.thaw(self.limits.thaw).is_err() {
-                // An agent that is busy or gone answers at once; do not spin.
-                thread::sleep(Duration::from_millis(200));
-            }
-        }
-        Err(first)
+        self.history.mark(Mark::ThawErr, error.to_string())?;
+        Err(error)
     }
 
     /// Thaws when the window stays open for too long.
@@ -256,7 +257,12 @@ mod tests {
         freeze_fails: bool,
         /// The freeze reports a failure, yet the guest is frozen afterwards.
         freezes_late: bool,
-        thaw_failures: AtomicU32,
+        /// So many thaws do not happen.
+        lost_thaws: AtomicU32,
+        /// The thaw happens, and reports a failure, as when its hook fails.
+        thaw_hook_fails: bool,
+        /// The agent does not tell its state.
+        mute: bool,
     }
 
     #[derive(Clone, Default)]
@@ -275,15 +281,21 @@ mod tests {
         }
         fn thaw(&self, _: Duration) -> Result<u32> {
             self.0.thaws.fetch_add(1, Ordering::SeqCst);
-            let left = self.0.thaw_failures.load(Ordering::SeqCst);
+            let left = self.0.lost_thaws.load(Ordering::SeqCst);
             if left > 0 {
-                self.0.thaw_failures.store(left - 1, Ordering::SeqCst);
-                return Err(Error::Guest("agent busy".to_owned()));
+                self.0.lost_thaws.store(left - 1, Ordering::SeqCst);
+                return Err(Error::Guest("not connected".to_owned()));
             }
-            self.0.frozen.store(false, Ordering::SeqCst);
-            Ok(1)
+            let frozen = self.0.frozen.swap(false, Ordering::SeqCst);
+            if frozen && self.0.thaw_hook_fails {
+                return Err(Error::Guest("the lock was not held".to_owned()));
+            }
+            Ok(u32::from(frozen))
         }
         fn is_frozen(&self) -> Result<bool> {
+            if self.0.mute {
+                return Err(Error::Guest("not connected".to_owned()));
+            }
             Ok(self.0.frozen.load(Ordering::SeqCst))
         }
     }
@@ -384,11 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn a_thaw_that_fails_is_tried_again_and_reported() {
-        let scene = Scene::new(Stub { thaw_failures: AtomicU32::new(2), ..Stub::default() });
-        let window = scene.open().unwrap();
-        assert!(window.close().is_err());
-        assert!(!scene.frozen());
-        assert_eq!(scene.marks().last(), Some(&Mark::ThawErr));
+    fn a_thaw_that_does_not_happen_is_tried_again_and_counts_for_nothing() {
+        for mute in [false, true] {
+            let scene = Scene::new(Stub { lost_thaws: AtomicU32::new(2), mute, ..Stub::default() });
+            assert_eq!(scene.open().unwrap().close().unwrap(), 1);
+            assert_eq!(scene.marks().last(), Some(&Mark::ThawOk));
+        }
+    }
+
+    #[test]
+    fn a_thaw_that_reports_a_failure_is_reported() {
+        for mute in [false, true] {
+            let scene = Scene::new(Stub { thaw_hook_fails: true, mute, ..Stub::default() });
+            let error = scene.open().unwrap().close().unwrap_err().to_string();
+            assert_eq!(error, "the lock was not held");
+            assert_eq!(scene.marks().last(), Some(&Mark::ThawErr));
+        }
     }
 }

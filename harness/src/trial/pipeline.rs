@@ -144,7 +144,7 @@ impl<'a> Trial<'a> {
         let drives = snapshot::overlays(&self.disks, "source", bases)?;
         let spec = Spec {
             exchange: self.exchange.clone(),
-            heartbeats: Some(self.root.clone()),
+            heartbeats: heartbeat::sockets(image, &self.root),
             ..Spec::of(self.plan, "source", drives.clone())
         };
         let (mut machine, stalled) =
@@ -161,7 +161,7 @@ impl<'a> Trial<'a> {
             let _ = self.keep_logs(&machine, "source");
             return Err(error);
         }
-        let heartbeats = heartbeat::prepare(&machine, image, spec.heartbeat_sockets(), limits.agent)?;
+        let heartbeats = heartbeat::prepare(&machine, image, &spec.heartbeats, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
         Ok((Source { machine, drives, access, heartbeats }, String::new()))

@@ -24,6 +24,9 @@ in_both_shells!(
     a_journal_that_hangs_holds_up_nothing,
     an_interrupted_freeze_is_rolled_back,
     other_arguments_are_refused,
+    all_hooks_together_have_a_deadline,
+    a_check_asks_the_agent_and_every_hook,
+    a_check_tells_of_an_agent_that_runs_no_hook_or_another,
 );
 
 /// An installation in a directory of its own, with a `logger` that writes to a file.
@@ -31,6 +34,7 @@ pub(crate) struct Installation {
     dir: TempDir,
     shell: Shell,
     deadline: &'static str,
+    all: &'static str,
 }
 
 impl Installation {
@@ -50,7 +54,7 @@ impl Installation {
         install(&at.join("fsfreeze-hook"), "755", &text);
         fs::create_dir(at.join("fsfreeze-hook.d")).expect("create the hook directory");
         fs::create_dir(at.join("tools")).expect("create the tool directory");
-        let this = Self { dir, shell, deadline: "20" };
+        let this = Self { dir, shell, deadline: "20", all: "25" };
         this.logger("cat >>JOURNAL");
         this
     }
@@ -79,6 +83,7 @@ impl Installation {
         let mut command = self.shell.script(dispatcher, &self.path("tools"));
         command.arg(verb).env("FSFREEZE_HOOK_RUN", self.path("run"));
         command.env("FSFREEZE_HOOK_SECONDS", self.deadline);
+        command.env("FSFREEZE_ALL_SECONDS", self.all);
         command
     }
 
@@ -256,11 +261,78 @@ fn an_interrupted_freeze_is_rolled_back(shell: Shell) {
 fn other_arguments_are_refused(shell: Shell) {
     let here = Installation::new(shell);
     here.hook("10-a", "");
-    for wrong in ["", "status", "Freeze"] {
+    for wrong in ["", "Freeze", "freeze thaw"] {
         assert_eq!(here.call(wrong).code, Some(2));
     }
     let mut command = here.command(&here.path("fsfreeze-hook"), "freeze");
     command.arg("more");
     assert_eq!(call_as_agent(command).code, Some(2));
     assert!(here.trace().is_empty());
+}
+
+fn all_hooks_together_have_a_deadline(shell: Shell) {
+    let mut here = Installation::new(shell);
+    here.all = "2";
+    for name in ["10-a", "20-b", "30-c", "40-d", "50-e"] {
+        here.hook(name, "[ $1 = thaw ] || sleep 0.8");
+    }
+    let outcome = here.call("freeze").failed_with("the freeze is given up");
+    let late = ["did not finish its freeze within 1 s", "no time is left for"];
+    assert!(late.iter().any(|late| outcome.output.contains(late)), "{outcome:?}");
+    outcome.within(Duration::from_secs(6));
+    let calls = here.trace();
+    let (frozen, thawed): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.ends_with("freeze"));
+    assert!(frozen.len() < 5, "{calls:?}");
+    assert!(frozen.iter().all(|call| thawed.contains(&&call.replace("freeze", "thaw"))), "{calls:?}");
+}
+
+/// Something that goes by the agent's name and says what the agent's `--dump-conf` says.
+struct Agent(std::process::Child);
+
+impl Agent {
+    fn running(here: &Installation, hook: Option<&Path>) -> Self {
+        let conf = hook.map_or_else(String::new, |hook| format!("fsfreeze-hook={}", hook.display()));
+        let program = here.path("qemu-ga");
+        let text = format!(
+            "#!/bin/sh\ncase \"$*\" in '-t /state --dump-conf') echo '[general]'; echo '{conf}' ;; *) read _ ;; esac\n"
+        );
+        install(&program, "755", &text);
+        let mut command = Command::new(program);
+        Self(command.args(["-t", "/state"]).stdin(std::process::Stdio::piped()).spawn().expect("start it"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn a_check_asks_the_agent_and_every_hook(shell: Shell) {
+    let here = Installation::new(shell);
+    let agent = Agent::running(&here, Some(&here.path("fsfreeze-hook")));
+    here.hook("10-a", "echo \"10-a is fine\"");
+    here.hook("20-b", "exit 2");
+    let outcome = here.call("check").succeeded();
+    assert!(outcome.output.contains("runs this hook"), "{outcome:?}");
+    assert!(outcome.output.contains("10-a is fine\n20-b: does not know `check`\n"), "{outcome:?}");
+    assert_eq!(here.trace(), ["10-a check", "20-b check"]);
+
+    here.hook("30-c", "echo 'no login'; exit 1");
+    here.call("check").failed_with("no login");
+    drop(agent);
+    here.call("status").failed_with("10-a is fine");
+}
+
+fn a_check_tells_of_an_agent_that_runs_no_hook_or_another(shell: Shell) {
+    let here = Installation::new(shell);
+    for hook in [None, Some(Path::new("/somewhere/else"))] {
+        let _agent = Agent::running(&here, hook);
+        let outcome = here.call("check");
+        // Which of the agents of a busy host it names is left open.
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let told = ["runs NO hook", "runs ANOTHER hook"].iter().any(|told| outcome.output.contains(told));
+        assert!(told, "{outcome:?}");
+    }
 }

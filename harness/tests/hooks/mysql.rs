@@ -68,6 +68,7 @@ on_both_servers!(
     the_server_releases_the_lock_when_no_thaw_comes,
     cycles_under_load,
     works_below_the_dispatcher,
+    a_check_takes_the_lock_and_releases_it,
 );
 
 /// The hook, set up for one server.
@@ -742,4 +743,25 @@ fn works_below_the_dispatcher(database: Database, shell: Shell) {
     call("thaw").succeeded();
     assert!(server.takes_writes());
     hook.left_nothing();
+}
+
+fn a_check_takes_the_lock_and_releases_it(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = Hook::new(shell, &server);
+    let outcome = hook.call("check").succeeded();
+    assert!(outcome.output.contains("lock and position are fine"), "{outcome:?}");
+    assert!(server.takes_writes());
+    assert!(!hook.path("lib/position").exists(), "no backup was made at this position");
+
+    // A lock that is held is left alone.
+    hook.freeze().succeeded();
+    hook.call("check").failed_with("a freeze holds the lock now");
+    hook.call("status").succeeded();
+    hook.thaw().succeeded();
+
+    // What would fail a freeze fails the check, in the same words.
+    server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
+    hook.set(&format!("CLIENT_OPTS='--no-defaults --user=backup --socket={}'", server.socket().display()));
+    hook.call("check").failed_with("the lock was not granted: ERROR 1227");
+    assert!(!hook.path("run/check").exists());
 }

@@ -55,12 +55,16 @@ impl Sample {
     }
 
     /// Its output goes nowhere, as with agents before QEMU 9.1; later ones wait for its end (A05).
-    pub(crate) fn start(&self, verb: &str) -> Child {
-        let mut command: Command = Shell::Dash.script(&self.path(), self.dir.path());
+    pub(crate) fn command(&self, verb: &str) -> Command {
+        let mut command = Shell::Dash.script(&self.path(), self.dir.path());
         // It trusts the PATH that it finds.
         command.arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("start the sample")
+        command
+    }
+
+    pub(crate) fn start(&self, verb: &str) -> Child {
+        self.command(verb).spawn().expect("start the sample")
     }
 
     pub(crate) fn call(&self, verb: &str) -> Outcome {

@@ -5,9 +5,14 @@ use std::process::Command;
 
 use crate::call::{hooks_dir, program};
 
-fn scripts() -> [PathBuf; 3] {
-    ["freezeframe/fsfreeze-hook", "freezeframe/fsfreeze-hook.d/50-mysql", "sample/fsfreeze-hook"]
-        .map(|script| hooks_dir().join(script))
+fn scripts() -> [PathBuf; 4] {
+    [
+        "freezeframe/fsfreeze-hook",
+        "freezeframe/fsfreeze-hook.d/50-mysql",
+        "freezeframe/fsfreeze-hook.d/40-postgresql",
+        "sample/fsfreeze-hook",
+    ]
+    .map(|script| hooks_dir().join(script))
 }
 
 fn passes(checker: &str, args: &[&str]) {
@@ -29,9 +34,15 @@ fn both_shells_parse() {
 }
 
 #[test]
-fn the_settings_file_only_repeats_the_defaults() {
-    let settings = std::fs::read_to_string(hooks_dir().join("freezeframe/fsfreeze-db.conf")).unwrap();
-    let script = std::fs::read_to_string(&scripts()[1]).unwrap();
+fn the_settings_files_only_repeat_the_defaults() {
+    only_repeats_the_defaults("fsfreeze-db.conf", "50-mysql");
+    only_repeats_the_defaults("fsfreeze-postgresql.conf", "40-postgresql");
+}
+
+fn only_repeats_the_defaults(settings: &str, script: &str) {
+    let dir = hooks_dir().join("freezeframe");
+    let settings = std::fs::read_to_string(dir.join(settings)).unwrap();
+    let script = std::fs::read_to_string(dir.join("fsfreeze-hook.d").join(script)).unwrap();
     let defaults = script.replace("''", "").replace("$instance", "");
     for setting in settings.lines().filter_map(|line| line.strip_prefix('#')) {
         if setting.starts_with(|first: char| first.is_ascii_uppercase()) && setting.contains('=') {

@@ -3,7 +3,14 @@
 # the load and its account.
 set -eu
 
-install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog
+install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
+# The redo log has a directory of its own as well. Only now: the package's own
+# script starts the server before there is one.
+mv /var/lib/mysql/ib_logfile* /var/lib/mysql-redo/
+cat >/etc/mysql/mariadb.conf.d/99-freezeframe-redo.cnf <<'CNF'
+[mariadbd]
+innodb_log_group_home_dir = /var/lib/mysql-redo
+CNF
 
 secret=$(cat /run/freezeframe/load.secret)
 

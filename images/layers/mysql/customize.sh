@@ -3,7 +3,8 @@
 # the load and its account.
 set -eu
 
-install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog
+install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
+mv '/var/lib/mysql/#innodb_redo' /var/lib/mysql-redo/
 install -d -o mysql -g mysql -m 0755 /run/mysqld
 # Only now: the package's own script starts the server before the logs have a place.
 # At the end of the main file, because those of a directory come in any order.

@@ -13,7 +13,7 @@ use freezeframe::verdict::Grade;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::median;
+use super::{median, print_json};
 use crate::error::Failure;
 use crate::host;
 
@@ -269,11 +269,4 @@ fn print(report: &Report) {
         let met = if *met { "met" } else { "MISSED" };
         println!("{name}: {measured:.2}, goal below {limit}: {met}");
     }
-}
-
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(value)
-        .map_err(|e| Failure::Infrastructure(format!("cannot write the measurements as JSON: {e}.")))?;
-    println!("{json}");
-    Ok(())
 }

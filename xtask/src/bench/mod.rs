@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: the measurements, each held against its goal.
 
+mod hooks;
 mod judge;
+
+use serde::Serialize;
 
 use crate::error::Failure;
 
@@ -14,11 +17,13 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Judge(judge::Args),
+    Hooks(hooks::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.what {
         What::Judge(args) => judge::run(args),
+        What::Hooks(args) => hooks::run(args),
     }
 }
 
@@ -31,6 +36,13 @@ fn median(mut values: Vec<f64>) -> f64 {
         n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
         _ => values[middle],
     }
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::Infrastructure(format!("cannot write the measurements as JSON: {e}.")))?;
+    println!("{json}");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
         Some("distro") => Ok(Hook::Distro),
         Some("sample") => Ok(Hook::Sample),
         Some("freezeframe") => Ok(Hook::Freezeframe),
+        Some("package") => Ok(Hook::Package),
         _ => file(&named).map(Hook::File).map_err(|problem| {
             Failure::Question(format!(
-                "the hook {} {problem}. Name an executable file, or `none`, `distro`, `sample` or `freezeframe`.",
+                "the hook {} {problem}. Name an executable file, or `none`, `distro`, `sample`, `freezeframe` or \
+                 `package`.",
                 named.display()
             ))
         }),

@@ -3,27 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Disk, Family, Manifest, Server};
 
 use super::archive::Archive;
-use super::deb;
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State};
+use super::{deb, disks};
 use crate::error::Failure;
 use crate::host;
 
 /// What a build needs beside the disk that it makes: the unpacked root and the downloads.
 const WORK_MIB: u64 = 2048;
-
-/// The features of the root's ext4. Fixed, because the host's `mke2fs` may know
-/// newer ones that the kernel or the checker of an older guest do not.
-const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
-    sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 
 /// What it took to bring an image up to date.
 #[derive(Debug)]
@@ -71,19 +65,19 @@ fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<
             deb::install(recipe, path, log)
         }
     })?;
-    log.stage("write the disks", || write_disks(recipe, scratch, log))?;
+    let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
     let left = path.join("freezeframe");
     for file in ["vmlinuz", "initrd.img"] {
         let target = scratch.image().join(file);
         fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
-        read_only(&target)?;
+        disks::read_only(&target)?;
     }
-    write_manifest(recipe, digest, &left, &scratch.image().join("manifest.json"))
+    write_manifest(recipe, digest, disks, &left, &scratch.image().join("manifest.json"))
 }
 
 fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
-    let disks: u64 = recipe.definition.disks.iter().map(|disk| disk.size_mib).sum();
-    let (needed, free) = (disks + WORK_MIB, host::free_mib(path)?);
+    let size: u64 = recipe.definition.disks.iter().map(|disk| disk.size_mib).sum();
+    let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
     if free < needed {
         return Err(Failure::Infrastructure(format!(
             "building `{}` needs {needed} MiB in {}, and {free} MiB are free. Make room, for instance with \
@@ -95,71 +89,17 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_disks(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
-    let rootfs = scratch.path().join("rootfs");
-    // The deepest mount first, so that each disk takes what is under its mount
-    // and no other disk's. What is left is the root.
-    let mut disks: Vec<_> = recipe.definition.disks.iter().collect();
-    disks.sort_by_key(|disk| std::cmp::Reverse(disk.mount.components().count()));
-    for disk in disks {
-        let inside = disk.mount.strip_prefix("/").unwrap_or(&disk.mount);
-        let tree = rootfs.join(inside);
-        let file = scratch.image().join(disk_file(&disk.mount));
-        let mut mke2fs = host::as_namespace_root("mke2fs")?;
-        mke2fs
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES])
-            // mke2fs takes over the owner of everything but the root directory itself.
-            .args(["-E", &format!("root_owner={}", owner(&tree)?), "-d"])
-            .arg(&tree)
-            .arg(&file)
-            .arg(format!("{}M", disk.size_mib));
-        log.run(mke2fs)?;
-        let mut e2fsck = host::command("e2fsck")?;
-        e2fsck.arg("-fn").arg(&file);
-        log.run(e2fsck)?;
-        read_only(&file)?;
-        if tree != rootfs {
-            // The mount point stays.
-            let mut find = host::as_namespace_root("find")?;
-            find.arg(&tree).args(["-mindepth", "1", "-delete"]);
-            log.run(find)?;
-        }
-    }
-    Ok(())
-}
-
-/// The owner of a directory as `UID:GID`, seen from where the disks are made.
-fn owner(dir: &Path) -> Result<String, Failure> {
-    let mut stat = host::as_namespace_root("stat")?;
-    let output = stat.args(["--format", "%u:%g"]).arg(dir).output();
-    let output = output.map_err(|e| Failure::io("look at", dir, &e))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    Err(Failure::Question(format!(
-        "a disk is to be mounted at {}, where the packages and layers put no directory. Name one that they do.",
-        dir.display()
-    )))
-}
-
-/// `root.raw`, `srv-logs.raw`.
-fn disk_file(mount: &Path) -> String {
-    match mount.to_string_lossy().trim_matches('/') {
-        "" => "root.raw".to_owned(),
-        place => format!("{}.raw", place.replace('/', "-")),
-    }
-}
-
-/// Trials write to overlays only.
-fn read_only(path: &Path) -> Result<(), Failure> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, &e))
-}
-
 /// `left` is what the customizing scripts left for the host.
-fn write_manifest(recipe: &Recipe, digest: &str, left: &Path, path: &Path) -> Result<(), Failure> {
+fn write_manifest(
+    recipe: &Recipe,
+    digest: &str,
+    disks: Vec<Disk>,
+    left: &Path,
+    path: &Path,
+) -> Result<(), Failure> {
     let definition = &recipe.definition;
     let manifest = Manifest {
-        schema: 1,
+        schema: 2,
         name: definition.name.clone(),
         digest: digest.to_owned(),
         distro: definition.distro.clone(),
@@ -167,16 +107,7 @@ fn write_manifest(recipe: &Recipe, digest: &str, left: &Path, path: &Path) -> Re
         kernel: "vmlinuz".into(),
         initrd: "initrd.img".into(),
         cmdline: recipe.cmdline(),
-        disks: definition
-            .disks
-            .iter()
-            .map(|disk| Disk {
-                target: disk.target.clone(),
-                file: disk_file(&disk.mount).into(),
-                fs: disk.fs.clone(),
-                mount: disk.mount.clone(),
-            })
-            .collect(),
+        disks,
         memory_mib: definition.memory_mib,
         agent: recipe.agent.clone(),
         server: Server {

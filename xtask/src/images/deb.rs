@@ -5,9 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use freezeframe::image::DiskLayout;
-
 use super::archive::{TAKE_EXPIRED, mmdebstrap, prefer_released};
+use super::disks;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
 use crate::error::Failure;
@@ -19,6 +18,9 @@ const LEFT_OUT: [&str; 4] =
 
 /// Where the scripts of the build run, and leave what the host wants. mmdebstrap empties `/run` at the end.
 const BUILD_DIR: &str = "run/freezeframe";
+
+/// What the initrd needs to mount the root disk, module by module.
+const INITRD_MODULES: &str = "usr/share/initramfs-tools/modules.d/freezeframe";
 
 /// Where the guest keeps the hook as it is in the repository.
 const HOOK_DIR: &str = "usr/share/freezeframe/hook";
@@ -35,7 +37,16 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
     }
     copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
 
-    add_mounts(&recipe.definition.disks, &overlay.join("etc/fstab"))?;
+    let layout = &recipe.definition.disks;
+    append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
+    append(&overlay.join("etc/fstab"), &disks::fstab(layout))?;
+    append(&overlay.join(INITRD_MODULES), &format!("{}\n", recipe.root()))?;
+    if layout.iter().any(|disk| disk.group.is_some()) {
+        let modules = overlay.join("etc/modules-load.d");
+        create_dir(&modules)?;
+        // Volumes appear as soon as their disk does; nothing waits for the module then.
+        append(&modules.join("freezeframe.conf"), "dm_mod\n")?;
+    }
 
     let units = overlay.join("etc/systemd/system");
     create_dir(&units)?;
@@ -66,18 +77,14 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
     log.run(tar)
 }
 
-/// Adds the disks beside the root to the guest's table of file systems.
-fn add_mounts(disks: &[DiskLayout], fstab: &Path) -> Result<(), Failure> {
-    let lines: String = disks
-        .iter()
-        .skip(1)
-        .map(|disk| format!("/dev/{} {} {} defaults 0 0\n", disk.target, disk.mount.display(), disk.fs))
-        .collect();
+/// Adds a line or more to a file of the layers, or makes it.
+fn append(file: &Path, lines: &str) -> Result<(), Failure> {
     File::options()
         .append(true)
-        .open(fstab)
+        .create(true)
+        .open(file)
         .and_then(|mut file| file.write_all(lines.as_bytes()))
-        .map_err(|e| Failure::io("write", fstab, &e))
+        .map_err(|e| Failure::io("write", file, &e))
 }
 
 /// Installs the packages with the overlay under them, customizes the result,

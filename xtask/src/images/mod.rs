@@ -4,6 +4,8 @@
 mod archive;
 mod build;
 mod deb;
+mod disks;
+mod proto;
 mod recipe;
 mod run;
 mod store;

@@ -6,13 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Definition, Layer, Mask, ServerFacts};
+use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
 
 /// Raise it when a change of the builder changes what it builds.
-const BUILDER_VERSION: u32 = 2;
+const BUILDER_VERSION: u32 = 3;
 
 /// A definition and what it builds on.
 #[derive(Debug)]
@@ -68,7 +68,13 @@ impl Recipe {
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
         let layers = self.layers.iter().flat_map(|layer| &layer.layer.packages);
-        let names: BTreeSet<_> = layers.chain(&self.definition.packages).map(String::as_str).collect();
+        let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
+        let names: BTreeSet<_> = layers
+            .chain(&self.definition.packages)
+            .map(String::as_str)
+            // Activates the volumes.
+            .chain(groups.then_some("lvm2"))
+            .collect();
         names.into_iter().collect()
     }
 
@@ -80,7 +86,16 @@ impl Recipe {
     /// The kernel command line.
     pub(crate) fn cmdline(&self) -> String {
         let arguments = self.layers.iter().flat_map(|layer| &layer.layer.arguments);
-        arguments.map(|argument| argument.value.as_str()).collect::<Vec<_>>().join(" ")
+        let mut words: Vec<_> = arguments.map(|argument| argument.value.clone()).collect();
+        // The kernel need not guess the file system.
+        words.push(format!("rootfstype={}", self.root()));
+        words.join(" ")
+    }
+
+    /// The kind of the root's file system.
+    pub(crate) fn root(&self) -> FsKind {
+        let mut file_systems = self.definition.disks.iter().flat_map(|disk| &disk.file_systems);
+        file_systems.find(|fs| fs.mount == Path::new("/")).map_or(FsKind::Ext4, |fs| fs.fs)
     }
 
     /// SHA-256 over everything that the build depends on, lowercase hex.
@@ -189,7 +204,7 @@ mod tests {
         let images = images();
         let recipe = recipe(images.path());
         assert_eq!(recipe.packages(), ["a", "b", "m", "z"]);
-        assert_eq!(recipe.cmdline(), "rw");
+        assert_eq!(recipe.cmdline(), "rw rootfstype=ext4");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) enum Who {
     Everyone,
     /// Root does without it.
     NotRoot,
+    /// Only root has a use for it.
+    Root,
     /// Only root, and only where apt installs packages.
     RootWithApt,
 }
@@ -25,7 +27,11 @@ pub(crate) enum Who {
 pub(crate) enum Probe {
     /// A program on PATH, or where system programs are.
     Program(&'static str),
-    /// The same, of at least this version.
+    /// The same under one of several names.
+    AnyProgram(&'static [&'static str]),
+    /// The same, or below a directory for each version, as Debian has it.
+    ProgramOfVersions { name: &'static str, dir: &'static str },
+    /// A program on PATH or where system programs are, of at least this version.
     ProgramSince { name: &'static str, version_flag: &'static str, least: (u32, u32) },
     /// A file below one of the directories of libraries.
     Library(&'static str),
@@ -192,6 +198,49 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Everyone,
     },
     Need {
+        what: "xfsprogs",
+        why: "writes and checks disks with XFS",
+        probe: Probe::Program("xfs_logprint"),
+        packages: Packages {
+            apt: &["xfsprogs"],
+            dnf: &["xfsprogs"],
+            zypper: &["xfsprogs"],
+            pacman: &["xfsprogs"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "btrfs-progs",
+        why: "writes and checks disks with btrfs",
+        probe: Probe::Program("btrfs"),
+        packages: Packages {
+            apt: &["btrfs-progs"],
+            dnf: &["btrfs-progs"],
+            zypper: &["btrfsprogs"],
+            pacman: &["btrfs-progs"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "grub-fstest",
+        why: "reads files from snapshots with XFS and btrfs, without a mount",
+        probe: Probe::AnyProgram(&["grub-fstest", "grub2-fstest"]),
+        packages: Packages {
+            apt: &["grub-common"],
+            dnf: &["grub2-tools-extra"],
+            zypper: &["grub2"],
+            pacman: &["grub"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "lvm",
+        why: "writes disks with volume groups, which takes root",
+        probe: Probe::Program("lvm"),
+        packages: Packages { apt: &["lvm2"], dnf: &["lvm2"], zypper: &["lvm2"], pacman: &["lvm2"] },
+        who: Who::Root,
+    },
+    Need {
         what: "newuidmap",
         why: "lets mmdebstrap work without root",
         probe: Probe::Program("newuidmap"),
@@ -252,6 +301,37 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Everyone,
     },
     Need {
+        what: "dpkg-deb",
+        why: "makes the .deb of the hooks",
+        probe: Probe::Program("dpkg-deb"),
+        packages: Packages { apt: &["dpkg"], dnf: &["dpkg"], zypper: &["dpkg"], pacman: &["dpkg"] },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "rpmbuild",
+        why: "makes the .rpm of the hooks",
+        probe: Probe::Program("rpmbuild"),
+        packages: Packages {
+            apt: &["rpm"],
+            dnf: &["rpm-build"],
+            zypper: &["rpm-build"],
+            pacman: &["rpm-tools"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "PostgreSQL server",
+        why: "its hook is tested against a real server, on a directory of its own",
+        probe: Probe::ProgramOfVersions { name: "postgres", dir: "/usr/lib/postgresql" },
+        packages: Packages {
+            apt: &["postgresql"],
+            dnf: &["postgresql-server", "postgresql-contrib"],
+            zypper: &["postgresql-server", "postgresql-contrib"],
+            pacman: &["postgresql"],
+        },
+        who: Who::Everyone,
+    },
+    Need {
         what: "dash",
         why: "the hooks are tested with it",
         probe: Probe::Program("dash"),
@@ -275,6 +355,10 @@ impl Probe {
     pub(crate) fn words(&self) -> String {
         match self {
             Self::Program(name) => format!("program `{name}`"),
+            Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),
+            Self::ProgramOfVersions { name, dir } => {
+                format!("program `{name}`, or `{dir}/VERSION/bin/{name}`")
+            }
             Self::ProgramSince { name, least: (major, minor), .. } => {
                 format!("program `{name}`, version {major}.{minor} or later")
             }

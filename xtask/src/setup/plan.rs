@@ -12,6 +12,11 @@ const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/freezeframe-backports.sour
 /// Packages that must come from where `qemu-utils` came from: they share files.
 const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
 
+/// Debian's server package also makes a database and starts it, unless a file here forbids that. The tests
+/// make their own.
+const CLUSTER_DIR: &str = "/etc/postgresql-common/createcluster.d";
+const CLUSTER_FILE: &str = "/etc/postgresql-common/createcluster.d/freezeframe.conf";
+
 /// A package manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manager {
@@ -193,6 +198,15 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
     if !qemu.is_empty() || !others.is_empty() {
         actions.push(run(&["apt-get", "update"], &[], "reads what the package sources offer".to_owned()));
     }
+    let server = others.contains(&"postgresql");
+    if server {
+        actions.push(run(&["mkdir", "-p", CLUSTER_DIR], &[], "makes room for the next file".to_owned()));
+        actions.push(Action::Write {
+            path: CLUSTER_FILE,
+            text: "create_main_cluster = false\n".to_owned(),
+            why: "keeps PostgreSQL's package from making a database and starting a server".to_owned(),
+        });
+    }
     let install = Manager::Apt.install();
     if let Some(suite) = &backports {
         let from = ["--target-release", suite.as_str()];
@@ -203,6 +217,9 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
         }
     } else if !qemu.is_empty() || !others.is_empty() {
         actions.push(run(install, &[qemu, others].concat(), "installs what is missing".to_owned()));
+    }
+    if server {
+        actions.push(run(&["rm", CLUSTER_FILE], &[], "leaves later installations as they were".to_owned()));
     }
     for need in &host.missing {
         if let Probe::Account(name) = need.probe {
@@ -432,6 +449,29 @@ sudo pacman -S --needed shellcheck
 make it
 env DEBIAN_FRONTEND=noninteractive useradd --system --user-group --no-create-home --home-dir /nonexistent --shell \
 /usr/sbin/nologin libvirt-qemu
+"
+        );
+    }
+
+    #[test]
+    fn no_server_is_started_by_its_package() {
+        let host = Host { missing: missing(&["PostgreSQL server"]), ..bookworm() };
+        assert_eq!(
+            text(&plan(&host)),
+            "\
+# reads what the package sources offer
+env DEBIAN_FRONTEND=noninteractive apt-get update
+# makes room for the next file
+env DEBIAN_FRONTEND=noninteractive mkdir -p /etc/postgresql-common/createcluster.d
+# keeps PostgreSQL's package from making a database and starting a server
+cat >/etc/postgresql-common/createcluster.d/freezeframe.conf <<'END'
+create_main_cluster = false
+END
+# installs what is missing
+env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+--option=DPkg::Lock::Timeout=120 postgresql
+# leaves later installations as they were
+env DEBIAN_FRONTEND=noninteractive rm /etc/postgresql-common/createcluster.d/freezeframe.conf
 "
         );
     }

@@ -19,6 +19,7 @@ pub(super) fn findings() -> Vec<Finding> {
     let needed = NEEDS.iter().filter(|need| match need.who {
         Who::Everyone => true,
         Who::NotRoot => !host::is_root(),
+        Who::Root => host::is_root(),
         Who::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
     });
     needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
@@ -27,6 +28,14 @@ pub(super) fn findings() -> Vec<Finding> {
 fn find(probe: &Probe) -> Option<PathBuf> {
     match probe {
         Probe::Program(name) => find_program(name),
+        Probe::AnyProgram(names) => names.iter().find_map(|name| find_program(name)),
+        Probe::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
+            let versions = std::fs::read_dir(dir).ok()?;
+            versions
+                .flatten()
+                .map(|version| version.path().join("bin").join(name))
+                .find(|file| file.is_file())
+        }),
         Probe::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
             let output = Command::new(&program).arg(version_flag).stdin(Stdio::null()).output().ok()?;

@@ -1,0 +1,222 @@
+//! Layouts: how an image's file systems lie on its disks.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// The smallest root disk that a server with its packages and some load fits on, MiB.
+const MIN_ROOT_MIB: u64 = 1536;
+
+/// The smallest file system beside the root: its own journal and some logs, MiB.
+/// XFS wants no less than 300; see mkfs.xfs(8).
+const MIN_MIB: u64 = 128;
+const MIN_XFS_MIB: u64 = 320;
+
+/// What a volume group needs for itself: a header, and the extents that do not
+/// divide evenly, MiB.
+const GROUP_MIB: u64 = 8;
+
+/// A kind of file system that a disk can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsKind {
+    /// The default of Debian and its derivatives.
+    Ext4,
+    /// The default of the RHEL family.
+    Xfs,
+    /// The default of Fedora and openSUSE.
+    Btrfs,
+}
+
+impl FsKind {
+    /// Its name, as mount(8) has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl std::fmt::Display for FsKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One disk of a definition: a bare file system, or an LVM volume group with
+/// one on each of its volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskLayout {
+    /// Target name in the guest: `vda`.
+    pub target: String,
+    /// Size, MiB.
+    pub size_mib: u64,
+    /// The name of the volume group, where there is one.
+    pub group: Option<String>,
+    /// Without a group exactly one, otherwise one for each volume in the order
+    /// in which they lie on the disk.
+    pub file_systems: Vec<FileSystemLayout>,
+}
+
+/// A file system of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystemLayout {
+    /// The disk's target; of a volume its group and name: `data-tables`.
+    pub name: String,
+    /// Where the guest mounts it.
+    pub mount: PathBuf,
+    /// Its kind.
+    pub fs: FsKind,
+    /// Size, MiB.
+    pub size_mib: u64,
+}
+
+impl DiskLayout {
+    /// The device of one of this disk's file systems in the guest.
+    pub fn device(&self, file_system: &FileSystemLayout) -> String {
+        match self.group {
+            None => format!("/dev/{}", self.target),
+            Some(_) => format!("/dev/mapper/{}", file_system.name),
+        }
+    }
+}
+
+/// A disk as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDisk {
+    target: Spanned<String>,
+    size_mib: Spanned<u64>,
+    mount: Option<Spanned<PathBuf>>,
+    fs: Option<Spanned<FsKind>>,
+    group: Option<Spanned<String>>,
+    #[serde(default)]
+    volume: Vec<RawVolume>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVolume {
+    name: Spanned<String>,
+    mount: Spanned<PathBuf>,
+    fs: Spanned<FsKind>,
+    size_mib: Spanned<u64>,
+}
+
+/// What is wrong in a file, and at which byte.
+type Problem = (usize, String);
+
+/// Checks the disks of a definition. The first is the root.
+pub(super) fn check(disks: Vec<RawDisk>) -> Result<Vec<DiskLayout>, Problem> {
+    let (mut layout, mut taken) = (Vec::new(), Vec::new());
+    for (disk, letter) in disks.into_iter().zip('a'..='z') {
+        let root = layout.is_empty();
+        layout.push(check_disk(disk, format!("vd{letter}"), root, &mut taken)?);
+    }
+    if layout.is_empty() {
+        let problem = "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.";
+        return Err((0, problem.to_owned()));
+    }
+    Ok(layout)
+}
+
+/// Checks one disk. `taken` are the mounts of those before it.
+fn check_disk(
+    disk: RawDisk,
+    target: String,
+    root: bool,
+    taken: &mut Vec<PathBuf>,
+) -> Result<DiskLayout, Problem> {
+    let at = disk.target.span().start;
+    let size_mib = *disk.size_mib.get_ref();
+    if *disk.target.get_ref() != target {
+        return Err((at, format!("disks are named in order; this one must be `{target}`.")));
+    }
+    let (group, volumes) = match (disk.mount, disk.fs, disk.group, disk.volume) {
+        (Some(mount), Some(fs), None, volumes) if volumes.is_empty() => {
+            if root && mount.get_ref() != Path::new("/") {
+                return Err((
+                    mount.span().start,
+                    "the first disk is the root: write `mount = \"/\"`.".into(),
+                ));
+            }
+            if root && size_mib < MIN_ROOT_MIB {
+                let problem = format!("the disk is too small. Give at least {MIN_ROOT_MIB}.");
+                return Err((disk.size_mib.span().start, problem));
+            }
+            let name = Spanned::new(disk.target.span(), target.clone());
+            (None, vec![RawVolume { name, mount, fs, size_mib: disk.size_mib }])
+        }
+        (None, None, Some(group), volumes) if !volumes.is_empty() && !root => {
+            check_name(&group)?;
+            let taken: u64 = volumes.iter().map(|volume| volume.size_mib.get_ref()).sum();
+            if taken + GROUP_MIB > size_mib {
+                let least = taken + GROUP_MIB;
+                let problem = format!("the volumes do not fit on the disk. Give at least {least}.");
+                return Err((disk.size_mib.span().start, problem));
+            }
+            (Some(group.into_inner()), volumes)
+        }
+        _ if root => {
+            let problem = "the root disk holds one file system: write `mount = \"/\"` and `fs = \"ext4\"`.";
+            return Err((at, problem.to_owned()));
+        }
+        _ => {
+            let problem = "a disk holds either one file system (`mount` and `fs`) or a volume group (`group`, and a \
+                 `[[disk.volume]]` for each volume).";
+            return Err((at, problem.to_owned()));
+        }
+    };
+    let mut file_systems: Vec<FileSystemLayout> = Vec::new();
+    for RawVolume { name, mount, fs, size_mib } in volumes {
+        check_mount(&mount, taken)?;
+        let name = match &group {
+            None => name.into_inner(),
+            Some(group) => {
+                check_name(&name)?;
+                format!("{group}-{}", name.get_ref())
+            }
+        };
+        if file_systems.iter().any(|other| other.name == name) {
+            return Err((mount.span().start, format!("there are two volumes `{name}`.")));
+        }
+        let fs = fs.into_inner();
+        let least = if fs == FsKind::Xfs { MIN_XFS_MIB } else { MIN_MIB };
+        if *size_mib.get_ref() < least {
+            return Err((size_mib.span().start, format!("the disk is too small. Give at least {least}.")));
+        }
+        let (mount, size_mib) = (mount.into_inner(), size_mib.into_inner());
+        taken.push(mount.clone());
+        file_systems.push(FileSystemLayout { name, mount, fs, size_mib });
+    }
+    Ok(DiskLayout { target, size_mib, group, file_systems })
+}
+
+/// Names of groups and volumes; a hyphen would be doubled in the device's name.
+fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
+    let text = name.get_ref();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err((name.span().start, format!("`{}`: use lowercase letters and digits only.", text.escape_debug())))
+}
+
+fn check_mount(mount: &Spanned<PathBuf>, taken: &[PathBuf]) -> Result<(), Problem> {
+    let path = mount.get_ref();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    let at = mount.span().start;
+    if !path.is_absolute()
+        || path.components().any(|part| part == Component::ParentDir)
+        || !path.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
+    {
+        return Err((at, "`mount` must be an absolute path of letters, digits and `._-`.".to_owned()));
+    }
+    if taken.contains(path) {
+        let place = path.display();
+        return Err((at, format!("two disks are mounted at {place}. Give each a place of its own.")));
+    }
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! A real PostgreSQL server in a temporary directory, sessions with it, and crash images of it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::call::{is_running, program, send_signal, wait_until};
+
+/// Lets its own user in by peer authentication, others by password; ends with this value.
+pub(crate) struct Cluster {
+    dir: TempDir,
+    process: Child,
+}
+
+impl Cluster {
+    /// With a table `t` that has the rows 1 to 8.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let dir = new_directory();
+        copy(&empty_data(), &dir.path().join("data"));
+        let this = Self::run(dir, options);
+        this.sql(
+            "CREATE TABLE t (id INT PRIMARY KEY, v BIGINT NOT NULL);
+             INSERT INTO t SELECT n, 0 FROM generate_series(1, 8) n",
+        );
+        this
+    }
+
+    /// A server that has to recover from this.
+    pub(crate) fn recover(image: CrashImage) -> Self {
+        Self::run(image.dir, &[])
+    }
+
+    fn run(dir: TempDir, options: &[&str]) -> Self {
+        let at = dir.path().display().to_string();
+        let log = fs::File::create(dir.path().join("server.log")).expect("create the log");
+        let mut command = as_owner(&bin("postgres"));
+        // Backup mode shows in whole pages, which otherwise nobody writes here. That the server calls
+        // fsync is PostgreSQL's own business: a freeze of the file system does as much.
+        command
+            .args(["-c", "full_page_writes=off", "-c", "fsync=off", "-c", "listen_addresses="])
+            .args(["-c", "shared_buffers=16MB", "-c", "max_connections=20", "-c", "autovacuum=off"])
+            .args(["-c", "wal_level=replica", "-D", &format!("{at}/data"), "-k", &at])
+            .args(options.iter().flat_map(|option| ["-c", option]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let process = command.spawn().expect("start postgres");
+        let mut this = Self { dir, process };
+        wait_until("the server answers", || {
+            let ended = this.process.try_wait().expect("look after the server").is_some();
+            assert!(!ended, "the server ended: {}", this.log());
+            this.answers()
+        });
+        this
+    }
+
+    pub(crate) fn answers(&self) -> bool {
+        self.query("SELECT 1").status.success()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("server.log")).expect("the log")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A connection string that leads here.
+    pub(crate) fn address(&self) -> String {
+        format!("host={} dbname=postgres", self.dir.path().display())
+    }
+
+    fn client(&self) -> Command {
+        let mut command = as_owner(&bin("psql"));
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.address()]);
+        command
+    }
+
+    fn query(&self, statements: &str) -> Output {
+        self.client().args(["-c", statements]).stdin(Stdio::null()).output().expect("run psql")
+    }
+
+    /// What the statements return, which must succeed.
+    #[track_caller]
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        let output = self.query(statements);
+        assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Whether the first change after a checkpoint puts the whole page into the WAL, which here means
+    /// that somebody holds backup mode. The server has no word for it.
+    pub(crate) fn in_backup_mode(&self) -> bool {
+        self.sql("CHECKPOINT");
+        let start = self.sql("SELECT pg_current_wal_insert_lsn()");
+        self.sql("UPDATE t SET v = v + 1 WHERE id = 8");
+        let end = self.sql("SELECT pg_current_wal_flush_lsn()");
+        let wal = self.data().join("pg_wal");
+        let output = as_owner(&bin("pg_waldump"))
+            .args(["--start", &start, "--end", &end, "--path"])
+            .arg(wal)
+            .output()
+            .expect("run pg_waldump");
+        let records = String::from_utf8_lossy(&output.stdout);
+        assert!(records.contains("COMMIT"), "{records}{}", String::from_utf8_lossy(&output.stderr));
+        records.contains("FPW")
+    }
+
+    /// The hook's sessions with the server.
+    pub(crate) fn hook_sessions(&self) -> String {
+        self.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'fsfreeze-hook'")
+    }
+
+    /// One of the server's own processes.
+    pub(crate) fn process(&self, kind: &str) -> u32 {
+        let query = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'");
+        self.sql(&query).parse().expect("a process")
+    }
+
+    /// Stops the server and all of its processes.
+    pub(crate) fn pause(&self) -> Paused {
+        let mut paused = Paused(vec![]);
+        // Its father first: a stopped process has no more children.
+        paused.stop(self.pid());
+        for child in self.children() {
+            paused.stop(child);
+        }
+        paused
+    }
+
+    fn children(&self) -> Vec<u32> {
+        let list = format!("/proc/{0}/task/{0}/children", self.pid());
+        let list = fs::read_to_string(list).expect("the server's children");
+        list.split_whitespace().map(|pid| pid.parse().expect("a process")).collect()
+    }
+
+    /// What the disk would hold if the power failed now: no process writes while it is copied.
+    pub(crate) fn crash_image(&self) -> CrashImage {
+        let dir = new_directory();
+        let paused = self.pause();
+        copy(&self.data(), &dir.path().join("data"));
+        drop(paused);
+        fs::remove_file(dir.path().join("data/postmaster.pid")).expect("remove the lock file");
+        CrashImage { dir }
+    }
+
+    /// A session of its own.
+    pub(crate) fn session(&self) -> Session {
+        let mut process = self
+            .client()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start psql");
+        let input = process.stdin.take().expect("its stdin");
+        let answers = BufReader::new(process.stdout.take().expect("its stdout")).lines();
+        Session { process, input, answers }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if is_running(self.pid()) {
+            // An immediate shutdown: unlike a kill, it leaves no shared memory behind.
+            send_signal("QUIT", self.pid());
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Processes that stand still until this is dropped.
+pub(crate) struct Paused(Vec<u32>);
+
+impl Paused {
+    pub(crate) fn one(pid: u32) -> Self {
+        let mut this = Self(vec![]);
+        this.stop(pid);
+        this
+    }
+
+    fn stop(&mut self, pid: u32) {
+        send_signal("STOP", pid);
+        self.0.push(pid);
+        wait_until("the process stands still", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Or has ended, which its stopped father cannot take note of.
+            stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['T', 'Z', 'X']))
+        });
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for pid in self.0.iter().rev() {
+            send_signal("CONT", *pid);
+        }
+    }
+}
+
+/// A data directory that no server has written to since.
+pub(crate) struct CrashImage {
+    dir: TempDir,
+}
+
+impl CrashImage {
+    /// The server that starts on it will be a standby.
+    pub(crate) fn make_standby(&self) {
+        let signal = self.dir.path().join("data/standby.signal");
+        fs::write(&signal, "").expect("write standby.signal");
+        give_away(&signal);
+    }
+}
+
+/// A client with one connection; ends when dropped.
+pub(crate) struct Session {
+    process: Child,
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Session {
+    pub(crate) fn send(&mut self, statements: &str) {
+        writeln!(self.input, "{statements}").expect("send statements");
+    }
+
+    /// The next line of an answer; none when the client ended.
+    pub(crate) fn answer(&mut self) -> Option<String> {
+        self.answers.next().and_then(Result::ok)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A program of the newest PostgreSQL that is installed.
+pub(crate) fn bin(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let version = |dir: &PathBuf| dir.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    versions
+        .map(|entry| entry.path())
+        .filter(|dir| dir.join("bin/postgres").is_file())
+        .max_by_key(version)
+        .map_or_else(|| program(name), |dir| dir.join("bin").join(name))
+}
+
+/// As the user whom the data directories belong to: the server refuses to be root.
+pub(crate) fn as_owner(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").env_clear().env("LC_ALL", "C");
+    if let Some((uid, gid)) = owner() {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+/// The packages' own user for root; everybody else is it himself.
+fn owner() -> Option<(u32, u32)> {
+    if uid() != 0 {
+        return None;
+    }
+    let id = |which: &str| {
+        let output = Command::new("id").args([which, "postgres"]).output().expect("run id");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().expect("the account postgres, which comes with the server's package")
+    };
+    Some((id("-u"), id("-g")))
+}
+
+fn uid() -> u32 {
+    fs::metadata("/proc/self").expect("/proc").uid()
+}
+
+pub(crate) fn give_away(path: &Path) {
+    if let Some((uid, gid)) = owner() {
+        chown(path, Some(uid), Some(gid)).expect("change the owner");
+    }
+}
+
+fn new_directory() -> TempDir {
+    let dir = tempfile::tempdir().expect("make a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
+    give_away(dir.path());
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--reflink=auto"]).args([from, to]).status();
+    assert!(copied.expect("run cp").success());
+}
+
+/// An initialised data directory, made once and kept beside the build.
+fn empty_data() -> PathBuf {
+    let version = as_owner(&bin("postgres")).arg("--version").output().expect("run postgres");
+    let version: String = String::from_utf8_lossy(&version.stdout)
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
+        .collect();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{version}-{}", uid()));
+    if !kept.is_dir() {
+        // Where the server's user may go, which need not be true of the build.
+        let made = new_directory();
+        let output = as_owner(&bin("initdb"))
+            .args(["--no-sync", "--wal-segsize=1", "--locale=C"])
+            .args(["--auth-local=peer", "--auth-host=scram-sha-256", "--pgdata"])
+            .arg(made.path().join("data"))
+            .output()
+            .expect("run initdb");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+        copy(&made.path().join("data"), &new.path().join("data"));
+        // Of several at a time the first one stays.
+        let renamed = fs::rename(new.path().join("data"), &kept);
+        assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
+    }
+    kept
+}

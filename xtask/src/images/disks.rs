@@ -1,0 +1,267 @@
+//! Writes the disks of an image from the directory that its packages went to.
+//! No mount, and root only for volume groups.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use freezeframe::image::{Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind};
+
+use super::proto;
+use super::recipe::Recipe;
+use super::run::Log;
+use super::store::Scratch;
+use crate::error::Failure;
+use crate::host;
+
+const MIB: u64 = 1 << 20;
+
+/// The features of ext4. Fixed, because the host's `mke2fs` may know newer ones
+/// that the kernel or the checker of an older guest do not.
+const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
+    sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+/// The same of XFS; and GRUB, which reads the snapshot, must know them as well.
+const XFS_FEATURES: &str = "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=0,inobtcount=0";
+
+/// Writes every disk, and tells what they hold.
+pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<Vec<Disk>, Failure> {
+    let layout = &recipe.definition.disks;
+    // The deepest mount first, so that each file system takes what is under its
+    // mount and no other's. What is left is the root.
+    let mut file_systems: Vec<_> = layout.iter().flat_map(|disk| &disk.file_systems).collect();
+    file_systems.sort_by_key(|fs| std::cmp::Reverse(fs.mount.components().count()));
+    for fs in file_systems {
+        write_file_system(fs, scratch, log)?;
+    }
+    layout.iter().map(|disk| write_disk(disk, scratch, log)).collect()
+}
+
+/// The file of a file system until its disk is written: `vda.fs`.
+fn part(scratch: &Scratch, fs: &FileSystemLayout) -> PathBuf {
+    scratch.path().join(format!("{}.fs", fs.name))
+}
+
+fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+    let rootfs = scratch.path().join("rootfs");
+    let tree = rootfs.join(fs.mount.strip_prefix("/").unwrap_or(&fs.mount));
+    let file = part(scratch, fs);
+    let owner = owner(&tree, &fs.mount)?;
+    File::create(&file)
+        .and_then(|created| created.set_len(fs.size_mib * MIB))
+        .map_err(|e| Failure::io("create", &file, &e))?;
+    match fs.fs {
+        FsKind::Ext4 => {
+            let mut mke2fs = host::as_namespace_root("mke2fs")?;
+            mke2fs
+                .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES])
+                // mke2fs takes over the owner of everything but the root directory itself.
+                .args(["-E", &format!("root_owner={owner}"), "-d"])
+                .arg(&tree)
+                .arg(&file);
+            log.run(mke2fs)?;
+            let mut e2fsck = host::command("e2fsck")?;
+            e2fsck.arg("-fn").arg(&file);
+            log.run(e2fsck)?;
+        }
+        FsKind::Xfs => {
+            let prototype = scratch.path().join(format!("{}.proto", fs.name));
+            proto::write(&tree, &prototype)?;
+            let mut mkfs = host::as_namespace_root("mkfs.xfs")?;
+            mkfs.args(["-q", "-f", "-m", XFS_FEATURES, "-p"]).arg(&prototype).arg(&file);
+            log.run(mkfs)?;
+            let mut xfs_repair = host::command("xfs_repair")?;
+            xfs_repair.args(["-n", "-f"]).arg(&file);
+            log.run(xfs_repair)?;
+        }
+        FsKind::Btrfs => {
+            let mut mkfs = host::as_namespace_root("mkfs.btrfs")?;
+            mkfs.args(["-q", "-f", "--rootdir"]).arg(&tree).arg(&file);
+            log.run(mkfs)?;
+            let mut check = host::command("btrfs")?;
+            check.args(["check", "--readonly"]).arg(&file);
+            log.run(check)?;
+        }
+    }
+    if tree != rootfs {
+        // The mount point stays.
+        let mut find = host::as_namespace_root("find")?;
+        find.arg(&tree).args(["-mindepth", "1", "-delete"]);
+        log.run(find)?;
+    }
+    Ok(())
+}
+
+fn write_disk(disk: &DiskLayout, scratch: &Scratch, log: &Log) -> Result<Disk, Failure> {
+    let file = PathBuf::from(format!("{}.raw", disk.target));
+    let target = scratch.image().join(&file);
+    let file_systems = match &disk.group {
+        None => {
+            let [fs] = disk.file_systems.as_slice() else {
+                return Err(Failure::Infrastructure(format!("{} holds no file system.", disk.target)));
+            };
+            let from = part(scratch, fs);
+            fs::rename(&from, &target).map_err(|e| Failure::io("create", &target, &e))?;
+            vec![placed(fs, 0)]
+        }
+        Some(group) => {
+            let starts = write_group(group, disk, &target, log)?;
+            let mut placements = Vec::new();
+            for (fs, start) in disk.file_systems.iter().zip(starts) {
+                let mut dd = host::command("dd")?;
+                dd.arg(format!("if={}", part(scratch, fs).display()))
+                    .arg(format!("of={}", target.display()))
+                    .args([&format!("seek={start}"), "oflag=seek_bytes", "bs=1M", "conv=notrunc,sparse"]);
+                log.run(dd)?;
+                placements.push(placed(fs, start));
+            }
+            placements
+        }
+    };
+    read_only(&target)?;
+    Ok(Disk { target: disk.target.clone(), file, file_systems })
+}
+
+fn placed(fs: &FileSystemLayout, start: u64) -> FileSystem {
+    let FileSystemLayout { name, mount, fs, size_mib } = fs.clone();
+    FileSystem { name, start, bytes: size_mib * MIB, fs, mount }
+}
+
+/// Writes a volume group to a new disk, and tells where its volumes begin,
+/// bytes. The kernel's device mapper is not used: the metadata are LVM's, the
+/// volumes are linear, and nothing is activated.
+fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &Log) -> Result<Vec<u64>, Failure> {
+    if !host::is_root() {
+        return Err(Failure::Infrastructure(format!(
+            "the volume group `{group}` takes a loop device, and so root. Build this image as root; every other one \
+             builds without."
+        )));
+    }
+    File::create(file)
+        .and_then(|created| created.set_len(disk.size_mib * MIB))
+        .map_err(|e| Failure::io("create", file, &e))?;
+    let device = LoopDevice::attach(file)?;
+    let only = format!(
+        "devices {{ use_devicesfile=0 filter=[\"a|^{0}$|\",\"r|.*|\"] }} backup {{ backup=0 archive=0 }}",
+        device.0
+    );
+    let lvm = |tool: &str| -> Result<Command, Failure> {
+        let mut command = host::command("lvm")?;
+        command.args([tool, "--config", &only, "--nolocking", "--driverloaded", "n"]);
+        // It tells of every descriptor that it did not open itself.
+        command.env("LVM_SUPPRESS_FD_WARNINGS", "1");
+        Ok(command)
+    };
+    let mut create = lvm("pvcreate")?;
+    create.args(["--yes", &device.0]);
+    log.run(create)?;
+    let mut create = lvm("vgcreate")?;
+    create.args(["--yes", group, &device.0]);
+    log.run(create)?;
+    for fs in &disk.file_systems {
+        let mut create = lvm("lvcreate")?;
+        create
+            .args(["--yes", "--activate", "n", "--zero", "n", "--wipesignatures", "n", "--name"])
+            .arg(fs.name.trim_start_matches(group).trim_start_matches('-'))
+            .args(["--size", &format!("{}m", fs.size_mib), group]);
+        log.run(create)?;
+    }
+    let mut report = lvm("pvs")?;
+    report
+        .args(["--noheadings", "--nosuffix", "--units", "b", "--separator", " "])
+        .args(["--options", "pe_start,vg_extent_size,pvseg_start,lv_name", &device.0])
+        .stdin(Stdio::null());
+    let output = report.output().map_err(|e| Failure::io("run", Path::new("lvm"), &e))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    disk.file_systems
+        .iter()
+        .map(|fs| {
+            start_of(&fs.name, group, &text).ok_or_else(|| {
+                Failure::Infrastructure(format!("lvm does not tell where {} lies: {text}", fs.name))
+            })
+        })
+        .collect()
+}
+
+/// Where a volume begins, of lines `PE_START EXTENT_SIZE FIRST_EXTENT VOLUME`.
+fn start_of(name: &str, group: &str, report: &str) -> Option<u64> {
+    report.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [data, extent, first, volume] = words.as_slice() else { return None };
+        let number = |text: &str| text.parse::<u64>().ok();
+        (format!("{group}-{volume}") == name).then_some(number(data)? + number(extent)? * number(first)?)
+    })
+}
+
+/// Detached when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn attach(file: &Path) -> Result<Self, Failure> {
+        let mut losetup = host::command("losetup")?;
+        let output = losetup
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()
+            .map_err(|e| Failure::io("attach", file, &e))?;
+        if output.status.success() {
+            return Ok(Self(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
+        }
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(Failure::Infrastructure(format!("no loop device for a volume group: {}.", why.trim())))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // Nothing holds it; if it stays all the same, `losetup` shows it.
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// The owner of a directory as `UID:GID`, seen from where the disks are made.
+fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
+    let mut stat = host::as_namespace_root("stat")?;
+    let output = stat.args(["--format", "%u:%g"]).arg(dir).output();
+    let output = output.map_err(|e| Failure::io("look at", dir, &e))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(Failure::Question(format!(
+        "a disk is to be mounted at {}, where the packages and layers put no directory. Name one that they do.",
+        mount.display()
+    )))
+}
+
+/// Lines for the guest's table of file systems: every one but the root, which
+/// the layer's own table has.
+pub(super) fn fstab(disks: &[DiskLayout]) -> String {
+    let mut lines = String::new();
+    for disk in disks {
+        for fs in disk.file_systems.iter().filter(|fs| fs.mount != Path::new("/")) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(lines, "{} {} {} defaults 0 0", disk.device(fs), fs.mount.display(), fs.fs);
+        }
+    }
+    lines
+}
+
+/// Trials write to overlays only.
+pub(super) fn read_only(path: &Path) -> Result<(), Failure> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_begins_where_lvm_says() {
+        let report = "  1048576 4194304 0 tables\n  1048576 4194304 25 redo\n  1048576 4194304 40 \n";
+        assert_eq!(start_of("data-tables", "data", report), Some(1_048_576));
+        assert_eq!(start_of("data-redo", "data", report), Some(1_048_576 + 25 * 4_194_304));
+        assert_eq!(start_of("data-undo", "data", report), None);
+    }
+}
