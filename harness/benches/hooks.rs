@@ -110,7 +110,7 @@ fn main() {
     let (server, client) = serve(&[]);
     let ours = Ours::new(&server, "");
     let ftwrl = Ours::new(&server, "METHOD=ftwrl");
-    let sample = Sample::new(&server.login());
+    let sample = Sample::new(&server);
     let run = client.run("hooks");
     let load = run.start(seed);
     let mut windows = Vec::new();

@@ -1,13 +1,18 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, the MariaDB/MySQL hook against a real MariaDB server, the PostgreSQL hook against a real one. Each test runs under dash and
-//! under busybox sh with busybox's tools. No VM, and nothing on this machine is ever frozen.
-//! With the same server, the reader of the binary logs that a hook's position points into.
+//! hooks, and the hooks for MariaDB, MySQL and PostgreSQL against real servers. Each test runs under dash and
+//! under busybox sh with busybox's tools. Then the failure catalogue: our hooks beside others, also
+//! below real agents. No VM, and nothing on this machine is ever frozen.
+//! With the same MariaDB, the reader of the binary logs that a hook's position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
+#[path = "hooks/agent.rs"]
+mod agent;
 #[path = "hooks/binlog.rs"]
 mod binlog;
 #[path = "hooks/call.rs"]
 mod call;
+#[path = "hooks/catalogue/mod.rs"]
+mod catalogue;
 #[path = "hooks/cluster.rs"]
 mod cluster;
 #[path = "hooks/dispatcher.rs"]

@@ -10,6 +10,7 @@ mod images;
 mod judge;
 mod leftovers;
 mod report;
+mod roots;
 mod setup;
 mod test;
 mod tidy;

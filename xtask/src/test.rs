@@ -1,13 +1,16 @@
 //! `cargo xtask test`: every test that needs no guest.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
 use crate::error::Failure;
-use crate::{host, setup};
+use crate::{host, roots, setup};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
-/// files.
+/// files. At its end it shows which defect each property of the judge has caught,
+/// and how the hooks have fared, row by row of the failure catalogue.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only tests whose name contains one of these.
@@ -17,8 +20,17 @@ pub(crate) struct Args {
 /// The test that plants one defect at a time and prints what caught each.
 const MUTATION_TABLE: &str = "mutants::the_mutation_table";
 
+/// The test that prints what the rows of the failure catalogue have measured.
+const CATALOGUE: &str = "catalogue::the_table";
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure()?;
+    match roots::ensure() {
+        // Most tests do without. Those that do not will say so.
+        Err(failure) if !args.filters.is_empty() => eprintln!("warning: {failure}"),
+        outcome => outcome?,
+    }
+    clear_measured()?;
     // nextest bounds each test's time; without it the same tests run all the same.
     let mut tests = if host::find_program("cargo-nextest").is_some() {
         cargo(&["nextest", "run"])
@@ -29,11 +41,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     succeed(tests.args(&args.filters))?;
     if args.filters.is_empty() {
-        // A test that passes is silent, but this one has something to show.
+        // A test that passes is silent, but these have something to show.
         let table = ["--exact", MUTATION_TABLE, "--nocapture"];
         succeed(cargo(&["test", "--quiet", "--test", "judge"]).arg("--").args(table))?;
+        let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];
+        succeed(cargo(&["test", "--quiet", "--test", "hooks"]).arg("--").args(table))?;
     }
     Ok(())
+}
+
+/// Removes what earlier runs have measured, so that the table is of this one.
+fn clear_measured() -> Result<(), Failure> {
+    let measured = host::repository().join("target/tmp/catalogue");
+    match fs::remove_dir_all(&measured) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("remove", &measured, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// A call of cargo for every package that needs no guest, all built the same way.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here may take: what exceeds it hangs.
-const HANGS: Duration = Duration::from_secs(60);
+pub(crate) const HANGS: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shell {
@@ -63,7 +63,6 @@ impl Shell {
 pub(crate) struct Outcome {
     /// The exit status; none when a signal ended it.
     pub(crate) code: Option<i32>,
-
     /// What it wrote to stdout and stderr.
     pub(crate) output: String,
     /// Until its output ended and it was gone.
@@ -113,7 +112,6 @@ pub(crate) fn call_as_agent(mut command: Command) -> Outcome {
     let status = child.wait().expect("wait for the hook");
     Outcome {
         code: status.code(),
-
         output: String::from_utf8_lossy(&output).into_owned(),
         took: started.elapsed(),
     }
@@ -138,6 +136,13 @@ pub(crate) fn program(name: &str) -> PathBuf {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
         .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
+}
+
+/// Programs of another Debian release, with launchers under `run`.
+pub(crate) fn root(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("roots").join(name);
+    assert!(root.join("run/made-by").is_file(), "{} is not there: run `cargo xtask test`", root.display());
+    root
 }
 
 pub(crate) fn hooks_dir() -> PathBuf {
@@ -166,4 +171,20 @@ pub(crate) fn send_signal(signal: &str, pid: u32) {
 pub(crate) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+}
+
+/// The children of a process, each with its state.
+pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let mut children = vec![];
+    for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
+        // One that has ended by now is nobody's child.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let state = fields.next().and_then(|state| state.chars().next());
+        if fields.next() == Some(parent.to_string().as_str()) {
+            children.push((pid, state.expect("a state")));
+        }
+    }
+    children
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::call::{Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, wait_until};
+use crate::call::{Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, program, wait_until};
 
 in_both_shells!(
     freezes_in_order_and_thaws_in_reverse,
@@ -30,7 +30,7 @@ in_both_shells!(
 );
 
 /// An installation in a directory of its own, with a `logger` that writes to a file.
-struct Installation {
+pub(crate) struct Installation {
     dir: TempDir,
     shell: Shell,
     deadline: &'static str,
@@ -38,10 +38,20 @@ struct Installation {
 }
 
 impl Installation {
-    fn new(shell: Shell) -> Self {
+    pub(crate) fn new(shell: Shell) -> Self {
+        Self::of(&hooks_dir().join("freezeframe/fsfreeze-hook"), shell)
+    }
+
+    /// The dispatcher of another distribution, or release, has its log file in this directory.
+    pub(crate) fn of(dispatcher: &Path, shell: Shell) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let at = dir.path();
-        fs::copy(hooks_dir().join("freezeframe/fsfreeze-hook"), at.join("fsfreeze-hook")).expect("copy");
+        let text = fs::read_to_string(dispatcher).expect("read the dispatcher");
+        // An agent starts it by itself, on systems whose sh is dash.
+        let dash = format!("#!{}\n", program("dash").display());
+        let text = text.replacen("#!/bin/sh\n", &dash, 1);
+        let text = text.replace("/var/log/", &format!("{}/", at.display()));
+        install(&at.join("fsfreeze-hook"), "755", &text);
         fs::create_dir(at.join("fsfreeze-hook.d")).expect("create the hook directory");
         fs::create_dir(at.join("tools")).expect("create the tool directory");
         let this = Self { dir, shell, deadline: "20", all: "25" };
@@ -49,7 +59,7 @@ impl Installation {
         this
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -59,7 +69,7 @@ impl Installation {
     }
 
     /// A hook that notes its calls, and then does what `body` says. `$1` is the verb.
-    fn hook(&self, name: &str, body: &str) {
+    pub(crate) fn hook(&self, name: &str, body: &str) {
         self.file(name, "755", body);
     }
 
@@ -69,7 +79,7 @@ impl Installation {
         install(&self.path("fsfreeze-hook.d").join(name), mode, &text);
     }
 
-    fn command(&self, dispatcher: &Path, verb: &str) -> Command {
+    pub(crate) fn command(&self, dispatcher: &Path, verb: &str) -> Command {
         let mut command = self.shell.script(dispatcher, &self.path("tools"));
         command.arg(verb).env("FSFREEZE_HOOK_RUN", self.path("run"));
         command.env("FSFREEZE_HOOK_SECONDS", self.deadline);
@@ -77,18 +87,18 @@ impl Installation {
         command
     }
 
-    fn call(&self, verb: &str) -> Outcome {
+    pub(crate) fn call(&self, verb: &str) -> Outcome {
         call_as_agent(self.command(&self.path("fsfreeze-hook"), verb))
     }
 
     /// The calls since the last time, as "hook verb".
-    fn trace(&self) -> Vec<String> {
+    pub(crate) fn trace(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("trace")).unwrap_or_default();
         let _ = fs::remove_file(self.path("trace"));
         text.lines().map(str::to_owned).collect()
     }
 
-    fn journal(&self) -> String {
+    pub(crate) fn journal(&self) -> String {
         fs::read_to_string(self.path("journal")).unwrap_or_default()
     }
 }

@@ -1,21 +1,45 @@
-//! The MariaDB/MySQL hook against a real server.
+//! The MariaDB/MySQL hook against real servers of both.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use freezeframe::image::Database;
 use tempfile::TempDir;
 
-use crate::call::{
-    Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, is_running, send_signal, wait_until,
-};
-use crate::server::Server;
+use crate::call::{Outcome, Shell, call_as_agent, hooks_dir, install, is_running, send_signal, wait_until};
+use crate::server::{Server, client_program};
 
-in_both_shells!(
+/// One test a server and a shell from one function.
+macro_rules! on_both_servers {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::{Database, Shell};
+            #[test]
+            fn mariadb_dash() {
+                super::$name(Database::Mariadb, Shell::Dash);
+            }
+            #[test]
+            fn mariadb_busybox() {
+                super::$name(Database::Mariadb, Shell::Busybox);
+            }
+            #[test]
+            fn mysql_dash() {
+                super::$name(Database::Mysql, Shell::Dash);
+            }
+            #[test]
+            fn mysql_busybox() {
+                super::$name(Database::Mysql, Shell::Busybox);
+            }
+        }
+    )*};
+}
+
+on_both_servers!(
     locks_until_the_thaw_and_leaves_nothing,
     locks_every_engine_by_ftwrl,
     the_position_is_that_of_the_lock,
@@ -35,31 +59,33 @@ in_both_shells!(
     an_unsafe_settings_file_is_refused,
     relaxed_durability_is_made_up_for,
     a_setting_left_raised_is_restored,
-    a_long_update_is_no_obstacle,
+    a_long_update_holds_up_nobody,
     a_table_lock_is_waited_for_and_then_given_up,
+    ftwrl_gives_way_in_a_deadlock_with_row_locks,
     ftwrl_does_not_queue_behind_a_long_statement,
     a_killed_freeze_is_cleaned_up_by_the_thaw,
     stale_state_is_no_obstacle,
     the_server_releases_the_lock_when_no_thaw_comes,
-    thirty_cycles_under_load,
+    cycles_under_load,
     works_below_the_dispatcher,
     a_check_takes_the_lock_and_releases_it,
 );
 
 /// The hook, set up for one server.
-struct Hook {
+pub(crate) struct Hook {
     dir: TempDir,
     shell: Shell,
     settings: String,
 }
 
 impl Hook {
-    fn new(shell: Shell, server: &Server) -> Self {
+    pub(crate) fn new(shell: Shell, server: &Server) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let at = dir.path().display();
         let settings = format!(
-            "RUN={at}/run\nPOSITION={at}/lib/position\nDATADIR={}\nCLIENT_OPTS='{}'\n",
+            "RUN={at}/run\nPOSITION={at}/lib/position\nDATADIR={}\nCLIENT={}\nCLIENT_OPTS='{}'\n",
             server.datadir().display(),
+            client_program(server.database).display(),
             server.login()
         );
         let mut this = Self { dir, shell, settings: String::new() };
@@ -67,47 +93,47 @@ impl Hook {
         this
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Adds lines to the settings, which override earlier ones.
-    fn set(&mut self, lines: &str) {
+    pub(crate) fn set(&mut self, lines: &str) {
         self.settings.push_str(lines);
         self.settings.push('\n');
         install(&self.path("settings"), "600", &self.settings);
     }
 
-    fn command(&self, verb: &str) -> Command {
+    pub(crate) fn command(&self, verb: &str) -> Command {
         let script = hooks_dir().join("freezeframe/fsfreeze-hook.d/50-mysql");
         let mut command = self.shell.script(&script, &self.path("tools"));
         command.arg(verb).env("FSFREEZE_DB_CONF", self.path("settings"));
         command
     }
 
-    fn call(&self, verb: &str) -> Outcome {
+    pub(crate) fn call(&self, verb: &str) -> Outcome {
         call_as_agent(self.command(verb))
     }
 
-    fn freeze(&self) -> Outcome {
+    pub(crate) fn freeze(&self) -> Outcome {
         self.call("freeze")
     }
 
-    fn thaw(&self) -> Outcome {
+    pub(crate) fn thaw(&self) -> Outcome {
         self.call("thaw")
     }
 
     /// Of the client that holds the lock.
-    fn holder(&self) -> u32 {
+    pub(crate) fn holder(&self) -> u32 {
         let text = fs::read_to_string(self.path("run/session/holder")).expect("a session");
         text.split(' ').next().expect("a process").parse().expect("a number")
     }
 
-    fn connection(&self) -> String {
+    pub(crate) fn connection(&self) -> String {
         fs::read_to_string(self.path("run/session/conn")).expect("a session").trim().to_owned()
     }
 
-    fn position(&self, name: &str) -> String {
+    pub(crate) fn position(&self, name: &str) -> String {
         let text = fs::read_to_string(self.path("lib/position")).expect("a position");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
@@ -115,7 +141,7 @@ impl Hook {
 
     /// A freeze that fails with this reason, in one line, and has locked nothing.
     #[track_caller]
-    fn refuses(&self, server: &Server, reason: &str) -> Outcome {
+    pub(crate) fn refuses(&self, server: &Server, reason: &str) -> Outcome {
         let outcome = self.freeze().failed_with(reason);
         assert_eq!(outcome.output.lines().count(), 1, "{outcome:?}");
         assert!(server.takes_writes());
@@ -124,7 +150,7 @@ impl Hook {
     }
 
     #[track_caller]
-    fn left_nothing(&self) {
+    pub(crate) fn left_nothing(&self) {
         assert!(!self.path("run/session").exists());
     }
 }
@@ -134,15 +160,16 @@ impl Drop for Hook {
     fn drop(&mut self) {
         let holder = fs::read_to_string(self.path("run/session/holder")).unwrap_or_default();
         let Some(pid) = holder.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()) else { return };
-        let ours = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "mariadb");
+        let ours = fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|comm| ["mariadb", "mysql"].contains(&comm.trim()));
         if ours && is_running(pid) {
             send_signal("KILL", pid);
         }
     }
 }
 
-fn locks_until_the_thaw_and_leaves_nothing(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn locks_until_the_thaw_and_leaves_nothing(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     let freeze = hook.freeze().succeeded().within(Duration::from_secs(5));
     assert!(!server.takes_writes());
@@ -160,8 +187,8 @@ fn locks_until_the_thaw_and_leaves_nothing(shell: Shell) {
     eprintln!("freeze {:?}, thaw {:?}", freeze.took, thaw.took);
 }
 
-fn locks_every_engine_by_ftwrl(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn locks_every_engine_by_ftwrl(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("METHOD=ftwrl");
     hook.freeze().succeeded();
@@ -177,34 +204,33 @@ fn locks_every_engine_by_ftwrl(shell: Shell) {
     }
 }
 
-fn the_position_is_that_of_the_lock(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn the_position_is_that_of_the_lock(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
+    let recorded = || ["binlog_file", "binlog_pos", "gtid"].map(|name| hook.position(name));
+    server.sql("UPDATE t.inno SET v=2");
     hook.freeze().succeeded();
-    let now = server.sql("SHOW MASTER STATUS");
     let nonce = hook.position("nonce");
-    assert_eq!(
-        now.split('\t').take(2).collect::<Vec<_>>(),
-        [hook.position("binlog_file"), hook.position("binlog_pos")]
-    );
-    assert_eq!(hook.position("gtid"), server.sql("SELECT @@gtid_binlog_pos"));
-    assert!(hook.position("lsn").parse::<u64>().unwrap() <= server.status("INNODB_LSN_FLUSHED"));
+    let before = server.binlog();
+    assert_eq!(recorded(), before);
+    assert!(hook.position("lsn").parse::<u64>().unwrap() <= server.redo_on_disk());
     hook.thaw().succeeded();
     server.sql("UPDATE t.inno SET v=1");
     hook.freeze().succeeded();
     assert_ne!(hook.position("nonce"), nonce);
-    assert!(server.sql("SHOW MASTER STATUS").contains(&hook.position("binlog_pos")));
+    assert_eq!(recorded(), server.binlog());
+    assert_ne!(recorded(), before);
     hook.thaw().succeeded();
 
-    let server = Server::with_tables(&["--skip-log-bin"]);
+    let server = Server::with_tables(database, &["--skip-log-bin"]);
     let hook = Hook::new(shell, &server);
     hook.freeze().succeeded();
     assert!(!fs::read_to_string(hook.path("lib/position")).unwrap().contains("binlog_"));
     hook.thaw().succeeded();
 }
 
-fn freeze_and_thaw_may_be_repeated(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn freeze_and_thaw_may_be_repeated(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     hook.thaw().succeeded();
     hook.freeze().succeeded();
@@ -218,8 +244,8 @@ fn freeze_and_thaw_may_be_repeated(shell: Shell) {
     hook.left_nothing();
 }
 
-fn a_lost_lock_is_reported(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_lost_lock_is_reported(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     let lose: [&dyn Fn(); 2] = [&|| send_signal("KILL", hook.holder()), &|| {
         drop(server.sql(&format!("KILL {}", hook.connection())));
@@ -236,8 +262,8 @@ fn a_lost_lock_is_reported(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-fn no_login_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn no_login_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     server.sql("CREATE USER backup@localhost IDENTIFIED BY 'right'");
     let mut hook = Hook::new(shell, &server);
     let socket = server.socket();
@@ -249,8 +275,8 @@ fn no_login_is_refused(shell: Shell) {
     hook.refuses(&server, "login failed: ERROR 2002");
 }
 
-fn a_password_stays_out_of_sight(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_password_stays_out_of_sight(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     server.sql(
         "CREATE USER backup@localhost IDENTIFIED BY 'do-not-show'; GRANT ALL ON *.* TO backup@localhost",
     );
@@ -268,21 +294,30 @@ fn a_password_stays_out_of_sight(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-fn a_missing_privilege_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_missing_privilege_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
     let mut hook = Hook::new(shell, &server);
     hook.set(&format!("CLIENT_OPTS='--no-defaults --user=backup --socket={}'", server.socket().display()));
     hook.refuses(&server, "the lock was not granted: ERROR 1227");
     // What the settings file names is enough.
-    server.sql("GRANT RELOAD, PROCESS, BINLOG MONITOR, CONNECTION ADMIN ON *.* TO backup@localhost");
+    server.sql("REVOKE ALL, GRANT OPTION FROM backup@localhost");
+    server.sql(match database {
+        Database::Mariadb => {
+            "GRANT RELOAD, PROCESS, BINLOG MONITOR, CONNECTION ADMIN ON *.* TO backup@localhost"
+        }
+        Database::Mysql => {
+            "GRANT RELOAD, PROCESS, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO backup@localhost;
+             GRANT SELECT ON performance_schema.* TO backup@localhost"
+        }
+    });
     hook.freeze().succeeded();
     assert!(!server.takes_writes());
     hook.thaw().succeeded();
 }
 
-fn a_client_told_to_ignore_errors_is_not_believed(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_client_told_to_ignore_errors_is_not_believed(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
     let mut hook = Hook::new(shell, &server);
     let options = format!("[client]\nuser=backup\nsocket={}\n[mysql]\nforce\n", server.socket().display());
@@ -291,8 +326,8 @@ fn a_client_told_to_ignore_errors_is_not_believed(shell: Shell) {
     hook.refuses(&server, "the lock was not granted: ERROR 1227");
 }
 
-fn too_many_connections_are_refused(shell: Shell) {
-    let server = Server::with_tables(&["--max-connections=10"]);
+fn too_many_connections_are_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &["--max-connections=10"]);
     let hook = Hook::new(shell, &server);
     // One more than the limit: the last place is for an administrator.
     let crowd: Vec<_> = (0..11).map(|_| server.session("")).collect();
@@ -302,15 +337,15 @@ fn too_many_connections_are_refused(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-fn a_missing_client_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_missing_client_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("CLIENT=no-such-client");
     hook.refuses(&server, "there is no client program no-such-client");
 }
 
-fn a_hung_server_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_hung_server_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     send_signal("STOP", server.pid());
     let outcome =
@@ -329,8 +364,8 @@ fn a_hung_server_is_refused(shell: Shell) {
     hook.left_nothing();
 }
 
-fn no_server_is_no_failure(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn no_server_is_no_failure(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     let empty = tempfile::tempdir().unwrap();
     hook.set(&format!("DATADIR={}", empty.path().display()));
@@ -344,24 +379,24 @@ fn no_server_is_no_failure(shell: Shell) {
     hook.refuses(&server, "DATADIR=/no/such/directory does not exist");
 }
 
-fn one_of_two_servers_is_not_enough(shell: Shell) {
-    let server = Server::with_tables(&[]);
-    let _other = Server::start(&[]);
+fn one_of_two_servers_is_not_enough(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let _other = Server::start(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("DATADIR=");
     hook.refuses(&server, "each needs a hook of its own");
 }
 
-fn a_wrong_server_is_not_locked(shell: Shell) {
-    let server = Server::with_tables(&[]);
-    let other = Server::with_tables(&[]);
+fn a_wrong_server_is_not_locked(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let other = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set(&format!("CLIENT_OPTS='{}'", other.login()));
     hook.refuses(&other, "logged in to the server in");
 }
 
-fn an_unwritable_position_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn an_unwritable_position_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("POSITION=/proc/no/such/place");
     hook.refuses(&server, "cannot write to /proc/no/such/place");
@@ -370,8 +405,8 @@ fn an_unwritable_position_is_refused(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-fn an_unsafe_settings_file_is_refused(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn an_unsafe_settings_file_is_refused(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     install(&hook.path("settings"), "620", &hook.settings);
     let mut command = hook.command("freeze");
@@ -380,25 +415,40 @@ fn an_unsafe_settings_file_is_refused(shell: Shell) {
     assert!(server.takes_writes());
 }
 
-fn relaxed_durability_is_made_up_for(shell: Shell) {
+fn relaxed_durability_is_made_up_for(database: Database, shell: Shell) {
     for setting in ["0", "2"] {
         let option = format!("--innodb-flush-log-at-trx-commit={setting}");
-        let server = Server::with_tables(&[&option, "--innodb-flush-log-at-timeout=2700"]);
+        let server = Server::with_tables(database, &[&option, "--innodb-flush-log-at-timeout=2700"]);
         let hook = Hook::new(shell, &server);
-        server.sql("INSERT INTO t.inno VALUES (100, 1)");
-        let committed = server.status("INNODB_LSN_CURRENT");
-        assert!(server.status("INNODB_LSN_FLUSHED") < committed, "the premise: not flushed");
-        hook.freeze().succeeded();
-        assert!(server.status("INNODB_LSN_FLUSHED") >= committed);
-        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
-        assert!(!hook.path("run/session/restore").exists());
-        hook.thaw().succeeded();
+        let (_, committed) = server.commit_unflushed();
+        let locked = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Up to the lock there is always something to flush.
+            scope.spawn(|| {
+                let mut writer = server.session("");
+                while !locked.load(Ordering::Relaxed) {
+                    writer.send("UPDATE t.inno SET v=v+1 WHERE id=7; SELECT 'written';");
+                    assert_eq!(writer.answer().as_deref(), Some("written"));
+                }
+            });
+            let freeze = hook.freeze();
+            locked.store(true, Ordering::Relaxed);
+            let on_disk = server.redo_on_disk();
+            let restored = server.sql("SELECT @@innodb_flush_log_at_trx_commit");
+            let journal = hook.path("run/session/restore").exists();
+            hook.thaw().succeeded();
+            freeze.succeeded();
+            let recorded = hook.position("lsn").parse().unwrap();
+            assert!(on_disk >= committed, "committed up to {committed}, on disk up to {on_disk}");
+            assert!(on_disk >= recorded, "recorded {recorded}, on disk up to {on_disk}");
+            assert_eq!((restored.as_str(), journal), (setting, false));
+        });
         assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), setting);
     }
 }
 
-fn a_setting_left_raised_is_restored(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_setting_left_raised_is_restored(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     // As if the hook had died between raising and restoring.
     fs::create_dir_all(hook.path("run/session")).unwrap();
@@ -412,27 +462,44 @@ fn a_setting_left_raised_is_restored(shell: Shell) {
     hook.left_nothing();
 }
 
-fn a_long_update_is_no_obstacle(shell: Shell) {
-    let server = Server::with_tables(&[]);
-    let hook = Hook::new(shell, &server);
-    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
-    let outcome = hook.freeze().succeeded().within(Duration::from_secs(5));
-    assert!(!server.takes_writes());
-    hook.thaw().succeeded();
-    assert!(server.takes_writes());
-    drop(long);
-    eprintln!("locked beside a long UPDATE after {:?}", outcome.took);
-}
-
-fn a_table_lock_is_waited_for_and_then_given_up(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_long_update_holds_up_nobody(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("LOCK_SECONDS=2");
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
+    match database {
+        Database::Mariadb => {
+            let outcome = hook.freeze().succeeded().within(Duration::from_secs(5));
+            assert!(!server.takes_writes());
+            hook.thaw().succeeded();
+            assert!(server.takes_writes());
+            eprintln!("locked beside a long UPDATE after {:?}", outcome.took);
+        }
+        Database::Mysql => {
+            hook.refuses(&server, "").within(Duration::from_secs(8));
+            assert!(!server.busy().contains("FLUSH"), "no request is left behind");
+        }
+    }
+    drop(long);
+}
+
+/// What the hook's request for the lock looks like while it waits.
+fn request(database: Database) -> &'static str {
+    match database {
+        Database::Mariadb => "BACKUP STAGE",
+        Database::Mysql => "FLUSH TABLES WITH READ LOCK",
+    }
+}
+
+fn a_table_lock_is_waited_for_and_then_given_up(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("LOCK_SECONDS=2\nLONG_STATEMENT=600");
     for blocker in ["LOCK TABLES t.isam WRITE; DO SLEEP(300)", "UPDATE t.isam SET v=v+SLEEP(300)"] {
         let blocker = server.running(blocker);
         let outcome = hook.refuses(&server, "the lock was not granted: ERROR 1205");
         assert!(outcome.took < Duration::from_secs(8), "{outcome:?}");
-        assert!(!server.busy().contains("BACKUP"), "no request is left behind");
+        assert!(!server.busy().contains(request(database)), "no request is left behind");
         server.sql(&format!("KILL {}", blocker.connection));
         wait_until("the blocker is gone", || server.busy().is_empty());
     }
@@ -442,7 +509,7 @@ fn a_table_lock_is_waited_for_and_then_given_up(shell: Shell) {
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let outcome = thread::scope(|scope| {
         let freeze = scope.spawn(|| hook.freeze());
-        wait_until("the hook waits", || server.busy().contains("BACKUP STAGE"));
+        wait_until("the hook waits", || server.busy().contains(request(database)));
         server.sql(&format!("KILL {}", blocker.connection));
         freeze.join().unwrap()
     });
@@ -451,8 +518,33 @@ fn a_table_lock_is_waited_for_and_then_given_up(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-fn ftwrl_does_not_queue_behind_a_long_statement(shell: Shell) {
-    let server = Server::with_tables(&[]);
+/// A statement waits for a row lock whose owner's next statement waits for the request: the server sees
+/// no deadlock. The request must give way, and be made again.
+fn ftwrl_gives_way_in_a_deadlock_with_row_locks(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("METHOD=ftwrl\nLONG_STATEMENT=600");
+    let mut owner = server.session("BEGIN; UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'locked';");
+    assert_eq!(owner.answer().as_deref(), Some("locked"));
+    let mut waiter = server.session("UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'updated';");
+    wait_until("a row lock is waited for", || server.busy().contains("UPDATE"));
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| hook.freeze());
+        wait_until("the hook waits", || server.busy().contains(request(Database::Mysql)));
+        owner.send("UPDATE t.inno SET v=v+1 WHERE id=2; COMMIT; SELECT 'committed';");
+        assert_eq!(owner.answer().as_deref(), Some("committed"));
+        assert_eq!(waiter.answer().as_deref(), Some("updated"));
+        freeze.join().unwrap()
+    });
+    let outcome = outcome.succeeded().within(Duration::from_secs(12));
+    assert!(outcome.took > Duration::from_secs(2), "it was no deadlock: {outcome:?}");
+    assert!(!server.takes_writes());
+    hook.thaw().succeeded();
+    hook.left_nothing();
+}
+
+fn ftwrl_does_not_queue_behind_a_long_statement(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("METHOD=ftwrl\nLOCK_SECONDS=2\nLONG_STATEMENT=1");
     let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
@@ -474,25 +566,26 @@ fn ftwrl_does_not_queue_behind_a_long_statement(shell: Shell) {
     assert!(!server.busy().contains("FLUSH"));
 }
 
-fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
-    let server = Server::with_tables(&[]);
-    let hook = Hook::new(shell, &server);
+fn a_killed_freeze_is_cleaned_up_by_the_thaw(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = Hook::new(shell, &server);
+    hook.set("LONG_STATEMENT=600");
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let mut freeze = hook.command("freeze").spawn().unwrap();
-    wait_until("the hook waits", || server.busy().contains("BACKUP STAGE"));
+    wait_until("the hook waits", || server.busy().contains(request(database)));
     let holder = hook.holder();
     freeze.kill().unwrap();
     freeze.wait().unwrap();
     let outcome = hook.thaw().succeeded();
     assert!(outcome.output.contains("a freeze that did not finish"), "{outcome:?}");
-    wait_until("nothing waits", || !server.busy().contains("BACKUP STAGE"));
+    wait_until("nothing waits", || !server.busy().contains(request(database)));
     assert!(!is_running(holder));
     hook.left_nothing();
     drop(blocker);
 }
 
-fn stale_state_is_no_obstacle(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn stale_state_is_no_obstacle(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     // As after a crash: a number that now is another process, a connection that is nobody's.
     let session = hook.path("run/session");
@@ -507,8 +600,8 @@ fn stale_state_is_no_obstacle(shell: Shell) {
     hook.left_nothing();
 }
 
-fn the_server_releases_the_lock_when_no_thaw_comes(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn the_server_releases_the_lock_when_no_thaw_comes(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     hook.set("HOLD_SECONDS=2");
     hook.freeze().succeeded();
@@ -522,13 +615,17 @@ fn the_server_releases_the_lock_when_no_thaw_comes(shell: Shell) {
     hook.left_nothing();
 }
 
-fn thirty_cycles_under_load(shell: Shell) {
+/// 30 freezes and thaws, or as many as `FREEZEFRAME_CYCLES` says.
+fn cycles_under_load(database: Database, shell: Shell) {
     const HOLD: Duration = Duration::from_millis(100);
-    let server = Server::with_tables(&[]);
+    let cycles =
+        std::env::var("FREEZEFRAME_CYCLES").map_or(30, |cycles| cycles.parse::<u64>().expect("a number"));
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     let acknowledged = Mutex::new(vec![]);
     let stop = AtomicBool::new(false);
     let mut windows = vec![];
+    let (mut freezes, mut thaws) = (vec![], vec![]);
     thread::scope(|scope| {
         for writer in 0..4 {
             let (server, stop, acknowledged) = (&server, &stop, &acknowledged);
@@ -539,7 +636,8 @@ fn thirty_cycles_under_load(shell: Shell) {
                     let (first, second) = ((n + writer) % 8 + 1, (n * 3 + writer) % 8 + 1);
                     session.send(&format!(
                         "BEGIN; UPDATE t.inno SET v=v+1 WHERE id={first};
-                         UPDATE t.isam SET v=v+1 WHERE id={second}; COMMIT; SELECT 1;"
+                         UPDATE t.inno SET v=v+1 WHERE id={second}; COMMIT;
+                         UPDATE t.isam SET v=v+1 WHERE id={second}; SELECT 1;"
                     ));
                     if session.answer().is_none() {
                         session = server.session(""); // a deadlock ended the client
@@ -551,15 +649,15 @@ fn thirty_cycles_under_load(shell: Shell) {
         }
         // The writers must end even when an assertion fails.
         let cycles = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..30 {
+            for _ in 0..cycles {
                 let seen = acknowledged.lock().unwrap().len();
                 wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
                 let called = Instant::now();
-                hook.freeze().succeeded();
+                freezes.push(hook.freeze().succeeded().took);
                 let frozen = Instant::now();
                 thread::sleep(HOLD);
                 let thawing = Instant::now();
-                hook.thaw().succeeded();
+                thaws.push(hook.thaw().succeeded().took);
                 windows.push((called, frozen, thawing));
             }
         }));
@@ -579,18 +677,49 @@ fn thirty_cycles_under_load(shell: Shell) {
         let around = acknowledged.windows(2).filter(|pair| pair[1] > called && pair[0] < thawing);
         stalls.push(around.map(|pair| pair[1] - pair[0]).max().unwrap() - HOLD);
     }
-    stalls.sort();
-    eprintln!(
-        "{} writes; stall beyond the hold: median {:?}, worst {:?}",
-        acknowledged.len(),
-        stalls[stalls.len() / 2],
-        stalls[stalls.len() - 1]
-    );
     hook.left_nothing();
+    left_only(&hook.path("run"), &["last-freeze", "last-thaw"]);
+    left_only(&hook.path("lib"), &["position"]);
+    let socket = server.socket().display().to_string();
+    wait_until("no process is left", || processes_with(&socket) == [server.pid()]);
+    eprintln!(
+        "{cycles} cycles, {} writes; freeze {}, thaw {}, stall beyond the hold {}; {} retries",
+        acknowledged.len(),
+        spread(freezes),
+        spread(thaws),
+        spread(stalls),
+        match database {
+            // Two statements ask for the lock, one proves it, one releases it.
+            Database::Mariadb => (server.status("Com_backup") - 4 * cycles) / 2,
+            Database::Mysql => server.status("Com_lock_instance") - cycles,
+        }
+    );
 }
 
-fn works_below_the_dispatcher(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
+    format!("median {} ms, p95 {} ms, max {} ms", at(50), at(95), at(100))
+}
+
+#[track_caller]
+fn left_only(dir: &Path, names: &[&str]) {
+    let mut found: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    assert_eq!(found, names, "in {}", dir.display());
+}
+
+/// The processes that have this in their arguments.
+fn processes_with(text: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let told = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline"));
+    pids.filter(|pid| told(pid).is_ok_and(|args| String::from_utf8_lossy(&args).contains(text))).collect()
+}
+
+fn works_below_the_dispatcher(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
     for directory in ["tools", "etc", "etc/fsfreeze-hook.d"] {
         fs::create_dir(hook.path(directory)).unwrap();
@@ -616,8 +745,8 @@ fn works_below_the_dispatcher(shell: Shell) {
     hook.left_nothing();
 }
 
-fn a_check_takes_the_lock_and_releases_it(shell: Shell) {
-    let server = Server::with_tables(&[]);
+fn a_check_takes_the_lock_and_releases_it(database: Database, shell: Shell) {
+    let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
     let outcome = hook.call("check").succeeded();
     assert!(outcome.output.contains("lock and position are fine"), "{outcome:?}");

@@ -1,4 +1,4 @@
-//! A real MariaDB server in a temporary directory, and sessions with it.
+//! A real MariaDB or MySQL server in a temporary directory, and sessions with it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
@@ -6,42 +6,46 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
+use freezeframe::image::Database;
 use tempfile::TempDir;
 
-use crate::call::{is_running, program, wait_until};
+use crate::call::{is_running, program, root, wait_until};
 
 /// Has a root account without a password, and ends with this value.
 pub(crate) struct Server {
+    pub(crate) database: Database,
     dir: TempDir,
     command: Command,
     process: Child,
 }
 
 impl Server {
-    pub(crate) fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(database: Database, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
-        let copied = Command::new("cp").arg("-a").arg(empty_datadir()).arg(dir.path().join("data")).status();
+        // Most of a new data directory is zeros.
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--reflink=auto", "--sparse=always"]);
+        let copied = copy.arg(empty_datadir(database)).arg(dir.path().join("data")).status();
         assert!(copied.expect("run cp").success());
         fs::create_dir(dir.path().join("tmp")).expect("make a directory");
         let root = dir.path().to_owned();
         let at = |name: &str| root.join(name).display().to_string();
-        let mut command = Command::new(program("mariadbd"));
+        let mut command = server_program(database);
         command
-            .args(["--no-defaults", "--skip-networking", "--log-bin=binlog", "--server-id=1"])
-            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--key-buffer-size=1M"])
+            .args(["--skip-networking", "--log-bin=binlog", "--server-id=1"])
+            .args(["--innodb-buffer-pool-size=16M", "--key-buffer-size=1M"])
             .arg(format!("--datadir={}", at("data")))
             // A server removes what it takes for leftovers there when it starts: not those of others.
             .arg(format!("--tmpdir={}", at("tmp")))
             .arg(format!("--socket={}", at("socket")))
             .arg(format!("--pid-file={}", at("pid")))
             .arg(format!("--log-error={}", at("server.log")))
-            .args(as_root())
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let process = command.spawn().expect("start mariadbd");
-        let mut this = Self { dir, command, process };
+        let process = command.spawn().expect("start the server");
+        let mut this = Self { database, dir, command, process };
         this.wait_until_it_answers();
         this
     }
@@ -50,31 +54,31 @@ impl Server {
     pub(crate) fn crash_and_restart(&mut self) {
         self.process.kill().expect("kill the server");
         self.process.wait().expect("wait for the server");
-        self.process = self.command.spawn().expect("start mariadbd");
+        self.process = self.command.spawn().expect("start the server");
         self.wait_until_it_answers();
     }
 
     fn wait_until_it_answers(&mut self) {
-        let log = self.dir.path().join("server.log");
+        let (log, socket) = (self.dir.path().join("server.log"), self.socket());
         wait_until("the server answers", || {
             let ended = self.process.try_wait().expect("look after the server").is_some();
             assert!(!ended, "the server ended: {}", fs::read_to_string(&log).unwrap_or_default());
-            self.query("SELECT 1").status.success()
+            // A client costs more than a look at the directory.
+            socket.exists() && self.query("SELECT 1").status.success()
         });
     }
 
     /// With tables to write to: `inno`, `isam` and `memory`, each with the rows 1 to 8.
-    pub(crate) fn with_tables(options: &[&str]) -> Self {
-        let this = Self::start(options);
-        this.sql("CREATE DATABASE t");
+    pub(crate) fn with_tables(database: Database, options: &[&str]) -> Self {
+        let this = Self::start(database, options);
+        let mut statements = "CREATE DATABASE t;".to_owned();
         for (table, engine) in [("inno", "InnoDB"), ("isam", "MyISAM"), ("memory", "MEMORY")] {
-            this.sql(&format!(
-                "CREATE TABLE t.{table} (id INT PRIMARY KEY, v BIGINT NOT NULL) ENGINE={engine}"
-            ));
-            this.sql(&format!(
-                "INSERT INTO t.{table} VALUES (1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0),(8,0)"
+            statements.push_str(&format!(
+                "CREATE TABLE t.{table} (id INT PRIMARY KEY, v BIGINT NOT NULL) ENGINE={engine};
+                 INSERT INTO t.{table} VALUES (1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0),(8,0);"
             ));
         }
+        this.sql(&statements);
         this
     }
 
@@ -96,7 +100,7 @@ impl Server {
     }
 
     fn client(&self) -> Command {
-        let mut command = Command::new(program("mariadb"));
+        let mut command = Command::new(client_program(self.database));
         command.args(self.login().split(' ')).args(["--batch", "--skip-column-names"]);
         command
     }
@@ -123,10 +127,51 @@ impl Server {
     }
 
     pub(crate) fn status(&self, variable: &str) -> u64 {
-        let query = format!(
-            "SELECT variable_value FROM information_schema.global_status WHERE variable_name='{variable}'"
-        );
-        self.sql(&query).parse().expect("a number")
+        let answer = self.sql(&format!("SHOW GLOBAL STATUS LIKE '{variable}'"));
+        answer.split('\t').nth(1).and_then(|value| value.parse().ok()).expect("a number")
+    }
+
+    /// How far the redo log goes.
+    pub(crate) fn redo(&self) -> u64 {
+        self.status(match self.database {
+            Database::Mariadb => "Innodb_lsn_current",
+            Database::Mysql => "Innodb_redo_log_current_lsn",
+        })
+    }
+
+    /// How far the redo log is on disk.
+    pub(crate) fn redo_on_disk(&self) -> u64 {
+        self.status(match self.database {
+            Database::Mariadb => "Innodb_lsn_flushed",
+            Database::Mysql => "Innodb_redo_log_flushed_to_disk_lsn",
+        })
+    }
+
+    /// Commits rows until one is not flushed: which one, and how far the redo log then goes. With relaxed
+    /// durability only, and not for long on MySQL, which flushes each second whatever it is told.
+    pub(crate) fn commit_unflushed(&self) -> (u32, u64) {
+        let mut row = 100;
+        loop {
+            row += 1;
+            self.sql(&format!("INSERT INTO t.inno VALUES ({row}, 1)"));
+            let committed = self.redo();
+            if self.redo_on_disk() < committed {
+                return (row, committed);
+            }
+            assert!(row < 200, "the premise: commits are not flushed");
+        }
+    }
+
+    /// The binary log that is written to, how far it goes, and the GTIDs in it.
+    pub(crate) fn binlog(&self) -> [String; 3] {
+        let (status, gtid) = match self.database {
+            Database::Mariadb => ("SHOW MASTER STATUS", "SELECT @@gtid_binlog_pos"),
+            Database::Mysql => ("SHOW BINARY LOG STATUS", "SELECT @@gtid_executed"),
+        };
+        let status = self.sql(status);
+        let mut fields = status.split('\t').map(str::to_owned);
+        let mut field = || fields.next().expect("a field");
+        [field(), field(), self.sql(gtid)]
     }
 
     /// A session of its own that has sent these statements and does not wait for the answer.
@@ -203,29 +248,78 @@ impl Drop for Session {
     }
 }
 
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("/proc").uid() == 0
+}
+
 fn as_root() -> Option<&'static str> {
-    let uid = fs::metadata("/proc/self").expect("/proc").uid();
-    (uid == 0).then_some("--user=root")
+    is_root().then_some("--user=root")
+}
+
+/// The server, and what it must be told wherever it runs.
+fn server_program(database: Database) -> Command {
+    let mut command = match database {
+        Database::Mariadb => {
+            let mut command = Command::new(program("mariadbd"));
+            command.args(["--no-defaults", "--innodb-log-file-size=4M"]);
+            command
+        }
+        Database::Mysql => {
+            let root = root("sid");
+            let mut command = Command::new(root.join("run/mysqld"));
+            command
+                .arg("--no-defaults")
+                .arg(format!("--basedir={}", root.join("usr").display()))
+                .args(["--secure-file-priv=NULL", "--mysqlx=OFF", "--innodb-redo-log-capacity=8M"])
+                .args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]);
+            command
+        }
+    };
+    command.args(as_root());
+    command
+}
+
+/// The client that comes with the server.
+pub(crate) fn client_program(database: Database) -> PathBuf {
+    match database {
+        Database::Mariadb => program("mariadb"),
+        Database::Mysql => root("sid").join("run/mysql"),
+    }
 }
 
 /// An initialised data directory, made once and kept beside the build.
-fn empty_datadir() -> PathBuf {
-    let version = Command::new(program("mariadbd")).arg("--version").output().expect("run mariadbd");
+fn empty_datadir(database: Database) -> PathBuf {
+    let version = server_program(database).arg("--version").output().expect("run the server");
     let version: String = String::from_utf8_lossy(&version.stdout)
-        .chars()
+        .rsplit('/')
+        .next()
+        .into_iter()
+        .flat_map(str::chars)
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
         .collect();
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("datadir-{version}"));
     if !kept.is_dir() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let output = Command::new(program("mariadb-install-db"))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .arg(format!("--datadir={}", new.path().join("data").display()))
-            .args(["--innodb-log-file-size=4M"])
-            .args(as_root())
-            .output()
-            .expect("run mariadb-install-db");
+        let datadir = format!("--datadir={}", new.path().join("data").display());
+        let mut command = match database {
+            Database::Mariadb => {
+                let mut command = Command::new(program("mariadb-install-db"));
+                command
+                    .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+                    .args(["--innodb-log-file-size=4M"])
+                    .args(as_root());
+                command
+            }
+            Database::Mysql => {
+                let mut command = server_program(database);
+                command.args(["--initialize-insecure", "--skip-log-bin"]);
+                command
+            }
+        };
+        let output = command.arg(datadir).output().expect("make a data directory");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Each server makes its own identity at its first start.
+        let _ = fs::remove_file(new.path().join("data/auto.cnf"));
         // Of several at a time the first one stays.
         let renamed = fs::rename(new.path().join("data"), &kept);
         assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");

@@ -53,7 +53,7 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
         "--performance-schema=OFF",
         "--max-connections=64",
     ];
-    let server = Server::start(&[&like_the_image, options].concat());
+    let server = Server::start(Database::Mariadb, &[&like_the_image, options].concat());
     let dir = tempfile::tempdir().unwrap();
     let password_file = dir.path().join("secret");
     fs::write(&password_file, "5e3c\n").unwrap();

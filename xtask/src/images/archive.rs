@@ -185,7 +185,7 @@ pub(super) fn prefer_released(release: &str) -> String {
 /// Takes indexes that are signed, but past their date: a mirror of an unstable
 /// release may stand still for weeks, and a guest that reaches nothing is safe
 /// with old packages.
-pub(super) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
+pub(crate) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
 
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {

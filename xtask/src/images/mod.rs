@@ -18,9 +18,9 @@ use serde::Serialize;
 use crate::error::Failure;
 use crate::host;
 use archive::Archive;
-#[cfg(test)]
-pub(crate) use archive::mmdebstrap;
+pub(crate) use archive::{TAKE_EXPIRED, mmdebstrap};
 use recipe::Recipe;
+pub(crate) use run::Log;
 use store::{State, Store};
 
 /// Builds, lists and removes guest images.

@@ -1,0 +1,607 @@
+//! Rows about the hook for MariaDB and MySQL, on real servers.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use freezeframe::image::Database;
+
+use super::Shown;
+use crate::call::{Outcome, Shell, install, is_running, send_signal, wait_until};
+use crate::mysql::Hook;
+use crate::sample::Sample;
+use crate::server::{Server, Session, client_program};
+
+#[allow(non_upper_case_globals, reason = "they are names of tests")]
+pub(super) mod place {
+    use super::Database;
+    pub(in super::super) const mariadb: Database = Database::Mariadb;
+    pub(in super::super) const mysql: Database = Database::Mysql;
+}
+
+/// Long enough to tell what waits from what is slow.
+const A_WHILE: Duration = Duration::from_secs(3);
+
+const LONG_UPDATE: &str = "UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1";
+
+fn place(server: &Server) -> String {
+    let version = server.sql("SELECT VERSION()");
+    let number = version.split('-').next().unwrap();
+    match server.database {
+        Database::Mariadb => format!("MariaDB {number}"),
+        Database::Mysql => format!("MySQL {number}"),
+    }
+}
+
+fn ours(server: &Server) -> Hook {
+    Hook::new(Shell::Dash, server)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+fn exit(outcome: &Outcome) -> String {
+    match outcome.code {
+        Some(code) => format!("exit {code} after {}", seconds(outcome.took)),
+        None => format!("killed by a signal after {}", seconds(outcome.took)),
+    }
+}
+
+/// A freeze of ours, which may fail, but must not lie.
+#[track_caller]
+fn honest(server: &Server, hook: &Hook) -> String {
+    let freeze = hook.freeze();
+    let exit = exit(&freeze);
+    if freeze.code == Some(0) {
+        assert!(!server.takes_writes(), "success without a lock");
+        hook.thaw().succeeded();
+        assert!(server.takes_writes());
+        return format!("{exit}, locked");
+    }
+    assert_eq!(freeze.code, Some(1), "{freeze:?}");
+    assert!(server.takes_writes(), "failed, and locked");
+    hook.left_nothing();
+    format!("{exit}, nothing locked: {}", reason(&freeze))
+}
+
+/// What the hook says, without its directories and the server's prose.
+fn reason(outcome: &Outcome) -> String {
+    let line = outcome.output.lines().last().unwrap_or_default();
+    let said = ["freeze: ", "data, but "]
+        .iter()
+        .fold(line, |said, before| said.split_once(before).map_or(said, |(_, reason)| reason));
+    match said.split_once("ERROR ") {
+        Some((said, error)) => format!("{said}ERROR {}", error.split(' ').next().unwrap_or_default()),
+        None => said.to_owned(),
+    }
+}
+
+/// A freeze of the sample that succeeds and locks nothing.
+#[track_caller]
+fn lies(server: &Server, sample: &Sample) -> Outcome {
+    let freeze = sample.call("freeze");
+    assert_eq!(freeze.code, Some(0), "the defect");
+    assert!(server.takes_writes(), "the defect");
+    freeze
+}
+
+/// A freeze of the sample that locks, as it should.
+#[track_caller]
+fn locks(server: &Server, sample: &Sample) -> Outcome {
+    let freeze = sample.call("freeze");
+    assert_eq!(freeze.code, Some(0));
+    wait_until("the lock is held", || !server.takes_writes());
+    freeze
+}
+
+/// The connection that holds the sample's lock.
+fn holder_of(server: &Server) -> String {
+    server.sql("SELECT id FROM information_schema.processlist WHERE command='Sleep' AND id<>CONNECTION_ID()")
+}
+
+pub(super) fn d01(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let _long = server.running(LONG_UPDATE);
+    let mut hook = ours(&server);
+    hook.set("LOCK_SECONDS=2");
+    let ours = honest(&server, &hook);
+
+    let sample = Sample::new(&server);
+    let freeze = sample.call("freeze");
+    assert_eq!(freeze.code, Some(0));
+    let busy = server.busy();
+    assert!(busy.contains("FLUSH TABLES WITH READ LOCK"), "the defect: {busy}");
+    Shown { place: place(&server), theirs: format!("sample: {}, lock pending", exit(&freeze)), ours }
+}
+
+pub(super) fn d02(database: Database) -> Shown {
+    let server = Server::with_tables(database, &["--max-connections=10"]);
+    let nobody = server.login().replace("--user=root", "--user=root --password=wrong");
+    let nowhere = "--no-defaults --user=root --socket=/nowhere";
+    let freeze = lies(&server, &Sample::with(&server, &nobody));
+    lies(&server, &Sample::with(&server, nowhere));
+    // One more than the limit: the last place is for an administrator.
+    let crowd: Vec<_> = (0..11).map(|_| server.session("")).collect();
+    let crowded = Sample::new(&server).call("freeze");
+    assert_eq!(crowded.code, Some(0), "the defect");
+    let mut hook = ours(&server);
+    hook.freeze().failed_with("Too many connections");
+    drop(crowd);
+    wait_until("the crowd has left", || server.status("Threads_connected") < 3);
+    assert!(server.takes_writes(), "the defect");
+    hook.set(&format!("CLIENT_OPTS='{nowhere}'"));
+    hook.refuses(&server, "ERROR 2002");
+    hook.set(&format!("CLIENT_OPTS='{nobody}'"));
+    let refused = hook.refuses(&server, "ERROR 1045");
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: {}, nothing locked; also by a wrong socket, in a crowd", exit(&freeze)),
+        ours: format!("{}, {}; also by a wrong socket, in a crowd", exit(&refused), reason(&refused)),
+    }
+}
+
+pub(super) fn d03(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    server.sql("CREATE USER low@localhost; GRANT SELECT ON *.* TO low@localhost");
+    let login = server.login().replace("--user=root", "--user=low");
+    let mut hook = ours(&server);
+    hook.set(&format!("CLIENT_OPTS='{login}'"));
+    let refused = hook.refuses(&server, "the lock was not granted: ERROR 1227");
+
+    let commands = if database == Database::Mysql { " --commands" } else { "" };
+    let sample = Sample::with(&server, &format!("{login}{commands}"));
+    let freeze = lies(&server, &sample);
+    assert!(sample.fifo().exists());
+    assert_eq!(sample.call("freeze").code, Some(1));
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: {}, nothing locked; the next freeze: exit 1", exit(&freeze)),
+        ours: format!("{}, {}", exit(&refused), reason(&refused)),
+    }
+}
+
+pub(super) fn d04(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = ours(&server);
+    hook.set("CLIENT=/usr/bin/no-such-client");
+    let refused = hook.refuses(&server, "there is no client program");
+    let freeze = lies(&server, &Sample::by(Path::new("/usr/bin/no-such-client"), &server.login()));
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: {}, nothing locked", exit(&freeze)),
+        ours: format!("{}, nothing locked", exit(&refused)),
+    }
+}
+
+pub(super) fn d05(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let ours = honest(&server, &ours(&server));
+    assert!(ours.starts_with("exit 0"), "{ours}");
+    let sample = Sample::with(&server, &server.login());
+    let freeze = lies(&server, &sample);
+    assert!(sample.fifo().exists());
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: {}, nothing locked, a fifo left", exit(&freeze)),
+        ours,
+    }
+}
+
+pub(super) fn d06(database: Database) -> Shown {
+    /// Of 30 thaws, 13 have been seen to die.
+    const CYCLES: usize = 30;
+    let server = Server::with_tables(database, &[]);
+    let hook = ours(&server);
+    let sample = Sample::new(&server);
+    let died = (1..=CYCLES).find(|_| {
+        locks(&server, &sample);
+        let thaw = sample.call("thaw");
+        wait_until("the server takes writes", || server.takes_writes());
+        wait_until("the fifo is gone", || !sample.fifo().exists());
+        // By a signal; or a shell tells it as 128 + 13.
+        matches!(thaw.code, None | Some(141))
+    });
+    let died = died.expect("the defect");
+    for _ in 0..died {
+        assert!(honest(&server, &hook).starts_with("exit 0"));
+    }
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: thaw {died} of {died} killed by SIGPIPE"),
+        ours: format!("{died} of {died} thaws exit 0"),
+    }
+}
+
+pub(super) fn d07(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let hook = ours(&server);
+    hook.freeze().succeeded();
+    send_signal("KILL", hook.holder());
+    wait_until("the lock is gone", || server.takes_writes());
+    let ours = honest(&server, &hook);
+    assert!(ours.starts_with("exit 0"), "{ours}");
+
+    let sample = Sample::new(&server);
+    locks(&server, &sample);
+    server.sql(&format!("KILL {}", holder_of(&server)));
+    wait_until("the lock is gone", || server.takes_writes());
+    let codes: Vec<_> = (0..3).map(|_| sample.call("freeze").code).collect();
+    assert_eq!(codes, [Some(1); 3], "the defect");
+    assert!(server.takes_writes());
+    Shown {
+        place: place(&server),
+        theirs: "sample: 3 of 3 later freezes exit 1".to_owned(),
+        ours: format!("the next freeze: {ours}"),
+    }
+}
+
+pub(super) fn d08(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let hook = ours(&server);
+    hook.freeze().succeeded();
+    send_signal("KILL", hook.holder());
+    let told = hook.thaw().failed_with("NOT held until thaw").within(Duration::from_secs(10));
+    hook.left_nothing();
+
+    // What a killed holder leaves: a fifo that nobody reads.
+    let sample = Sample::new(&server);
+    assert!(std::process::Command::new("mkfifo").arg(sample.fifo()).status().unwrap().success());
+    let started = Instant::now();
+    let mut thaw = sample.start("thaw");
+    let at = format!("/proc/{}/wchan", thaw.id());
+    wait_until("the thaw waits for a reader", || {
+        fs::read_to_string(&at).is_ok_and(|at| at.contains("wait_for_partner") || at.contains("fifo"))
+    });
+    thread::sleep(A_WHILE);
+    assert!(thaw.try_wait().unwrap().is_none(), "the defect");
+    let waited = seconds(started.elapsed());
+    thaw.kill().unwrap();
+    thaw.wait().unwrap();
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: no end of the thaw in {waited}, waiting for a reader of its fifo"),
+        ours: format!("{}, the lock was NOT held until thaw", exit(&told)),
+    }
+}
+
+pub(super) fn d09(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let hook = ours(&server);
+    hook.freeze().succeeded();
+    server.sql(&format!("KILL {}", hook.connection()));
+    wait_until("the lock is gone", || server.takes_writes());
+    let told = hook.thaw().failed_with("the lock was NOT held until thaw");
+
+    let sample = Sample::new(&server);
+    locks(&server, &sample);
+    server.sql(&format!("KILL {}", holder_of(&server)));
+    wait_until("the lock is gone", || server.takes_writes());
+    let thaw = sample.call("thaw");
+    // Success; or, at random, dead of SIGPIPE (D06). Never a failure that says so.
+    assert!(matches!(thaw.code, Some(0 | 141) | None), "the defect: {thaw:?}");
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: thaw {}", exit(&thaw)),
+        ours: format!("thaw {}, the lock was NOT held until thaw", exit(&told)),
+    }
+}
+
+pub(super) fn d10(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = ours(&server);
+    hook.set("HOLD_SECONDS=2");
+    hook.freeze().succeeded();
+    let frozen = Instant::now();
+    wait_until("the server releases the lock", || server.takes_writes());
+    let held = frozen.elapsed();
+    hook.thaw().failed_with("the lock was NOT held until thaw");
+
+    let sample = Sample::new(&server);
+    locks(&server, &sample);
+    thread::sleep(held + A_WHILE);
+    assert!(!server.takes_writes(), "the defect");
+    let limit = server.sql("SELECT @@global.wait_timeout");
+    Shown {
+        place: place(&server),
+        theirs: format!("sample: locked after {}, until wait_timeout ({limit} s)", seconds(held + A_WHILE)),
+        ours: format!("HOLD_SECONDS=2: released after {}, thaw exit 1", seconds(held)),
+    }
+}
+
+pub(super) fn d11(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = ours(&server);
+    hook.set("LOCK_SECONDS=2\nLONG_STATEMENT=1");
+    // What each method waits for: BACKUP STAGE for statements of other engines only.
+    let blocker = match database {
+        Database::Mariadb => "UPDATE t.isam SET v=v+SLEEP(300) WHERE id=1",
+        Database::Mysql => LONG_UPDATE,
+    };
+    let long = server.running(blocker);
+    let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
+    wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 1);
+    let mut writes = 0;
+    let freeze = thread::scope(|scope| {
+        let freeze = scope.spawn(|| hook.freeze());
+        while !freeze.is_finished() {
+            assert!(server.takes_writes(), "writers wait");
+            writes += 1;
+        }
+        freeze.join().unwrap()
+    });
+    let freeze = freeze.failed_with("").within(Duration::from_secs(8));
+
+    let sample = Sample::new(&server);
+    assert_eq!(sample.call("freeze").code, Some(0));
+    let mut writer = server.session("UPDATE t.inno SET v=v+1 WHERE id=2; SELECT 'written';");
+    let started = Instant::now();
+    wait_until("the writer waits", || server.busy().contains("WHERE id=2"));
+    while started.elapsed() < A_WHILE {
+        assert!(server.busy().contains("WHERE id=2"), "the defect");
+    }
+    server.sql(&format!("KILL {}", long.connection));
+    sample.release();
+    assert_eq!(writer.answer().as_deref(), Some("written"));
+    Shown {
+        place: place(&server),
+        theirs: format!(
+            "sample: a writer waited {}, as long as the statement ran",
+            seconds(started.elapsed())
+        ),
+        ours: format!("{}, {writes} writes meanwhile, none had to wait", exit(&freeze)),
+    }
+}
+
+pub(super) fn d12(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let long = server.running("SELECT SLEEP(300) FROM t.inno WHERE id=1");
+    let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
+    wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 2);
+    let mut hook = ours(&server);
+    hook.set("LOCK_SECONDS=2");
+    let refused = hook.refuses(&server, "did not ask for the lock");
+    let mut reader = server.session("SELECT 'read' FROM t.inno WHERE id=2;");
+    assert_eq!(reader.answer().as_deref(), Some("read"));
+
+    // A hook that bounds its wait, but does not look first.
+    let mut naive = server.session("SET lock_wait_timeout=1; FLUSH TABLES WITH READ LOCK;");
+    assert_eq!(naive.answer(), None, "it gives up");
+    let started = Instant::now();
+    let mut reader = server.session("SELECT 'read' FROM t.inno WHERE id=2;");
+    wait_until("the reader waits", || server.busy().contains("WHERE id=2"));
+    while started.elapsed() < A_WHILE {
+        assert!(server.busy().contains("WHERE id=2"), "the defect");
+    }
+    server.sql(&format!("KILL {}", long.connection));
+    assert_eq!(reader.answer().as_deref(), Some("read"));
+    Shown {
+        place: place(&server),
+        theirs: format!(
+            "FTWRL with lock_wait_timeout alone: gave up, a SELECT then waited {}",
+            seconds(started.elapsed())
+        ),
+        ours: format!("{}, {}; SELECTs run", exit(&refused), reason(&refused)),
+    }
+}
+
+pub(super) fn d13(database: Database) -> Shown {
+    const RELAXED: [&str; 2] = ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-log-at-timeout=2700"];
+    // A commit, a lock, a crash: how much redo was missing on disk, and whether the commit was.
+    let crashed = |lock: &mut dyn FnMut(&Server) -> (u32, u64)| {
+        let mut server = Server::with_tables(database, &RELAXED);
+        let (row, committed) = lock(&server);
+        let missing = committed.saturating_sub(server.redo_on_disk());
+        server.crash_and_restart();
+        let survived = server.sql(&format!("SELECT COUNT(*) FROM t.inno WHERE id={row}")) == "1";
+        (missing, survived, place(&server))
+    };
+    let (missing, survived, _) = crashed(&mut |server| {
+        let commit = server.commit_unflushed();
+        ours(server).freeze().succeeded();
+        commit
+    });
+    assert_eq!((missing, survived), (0, true));
+    let ours = "locked, all redo on disk, the row survives a crash".to_owned();
+
+    let mut how = String::new();
+    let (missing, survived, place) = crashed(&mut |server| match database {
+        // The sample waits for the server to flush, with everybody locked out.
+        Database::Mariadb => {
+            let commit = server.commit_unflushed();
+            let sample = Sample::new(server);
+            let started = Instant::now();
+            let mut freeze = sample.start("freeze");
+            wait_until("the lock is held", || !server.takes_writes());
+            thread::sleep(A_WHILE);
+            assert!(freeze.try_wait().unwrap().is_none(), "the defect");
+            how = format!("sample: locked for {} and no end", seconds(started.elapsed()));
+            freeze.kill().unwrap();
+            freeze.wait().unwrap();
+            commit
+        }
+        // The server flushes once a second by itself, and then even the sample ends.
+        Database::Mysql => loop {
+            let (row, committed) = server.commit_unflushed();
+            let mut naive = holding(server, "FLUSH TABLES WITH READ LOCK");
+            if server.redo_on_disk() < committed {
+                how = "FLUSH TABLES WITH READ LOCK alone".to_owned();
+                return (row, committed);
+            }
+            naive.send("UNLOCK TABLES; DELETE FROM t.inno WHERE id>100; SELECT 'again';");
+            assert_eq!(naive.answer().as_deref(), Some("again"));
+        },
+    });
+    assert!(missing > 0, "the defect");
+    let row = if survived { "was just written" } else { "is lost in a crash" };
+    Shown {
+        place,
+        theirs: format!("{how}, {missing} bytes of redo not on disk, an acknowledged row {row}"),
+        ours,
+    }
+}
+
+pub(super) fn d14(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let version = place(&server);
+    let hook = ours(&server);
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    let refused = thread::scope(|scope| {
+        let freeze = scope.spawn(|| hook.freeze());
+        wait_until("the hook waits", || {
+            let busy = server.busy();
+            busy.contains("BACKUP STAGE") || busy.contains("FLUSH TABLES")
+        });
+        send_signal("KILL", server.pid());
+        freeze.join().unwrap()
+    });
+    let refused = refused.failed_with("the lock was not granted");
+    drop((blocker, server));
+
+    // The first call asks whether there is a server; then come the lock and the status queries.
+    let server = Server::with_tables(database, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (client, calls) = (dir.path().join("client"), dir.path().join("calls"));
+    let text = format!(
+        "#!/bin/sh\necho >>{calls}\n[ $(wc -l <{calls}) -lt 3 ] || kill -KILL {}\nexec {} \"$@\"\n",
+        server.pid(),
+        client_program(database).display(),
+        calls = calls.display()
+    );
+    install(&client, "755", &text);
+    let commands = if database == Database::Mysql { " --commands" } else { "" };
+    let freeze = Sample::by(&client, &format!("{}{commands}", server.login())).call("freeze");
+    assert_eq!(freeze.code, Some(0), "the defect");
+    assert!(!is_running(server.pid()));
+    Shown {
+        place: version,
+        theirs: format!("sample: {}, of a server that died while it was asked", exit(&freeze)),
+        ours: format!("{}, {}", exit(&refused), reason(&refused)),
+    }
+}
+
+pub(super) fn d15(database: Database) -> Shown {
+    const SECRET: &str = "do-not-show";
+    let server = Server::with_tables(database, &[]);
+    server.sql(&format!(
+        "CREATE USER backup@localhost IDENTIFIED BY '{SECRET}'; GRANT ALL ON *.* TO backup@localhost"
+    ));
+    // A client that notes what `ps` shows of it, until it has time to hide that.
+    let dir = tempfile::tempdir().unwrap();
+    let (client, seen) = (dir.path().join("client"), dir.path().join("seen"));
+    let text = format!(
+        "#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>{}\nexec {} \"$@\"\n",
+        seen.display(),
+        client_program(database).display()
+    );
+    install(&client, "755", &text);
+    let secret_seen = || fs::read_to_string(&seen).unwrap().contains(SECRET);
+
+    let options = format!("[client]\nuser=backup\npassword={SECRET}\nsocket={}\n", server.socket().display());
+    let mut hook = ours(&server);
+    install(&hook.path("login.cnf"), "600", &options);
+    let login = hook.path("login.cnf");
+    hook.set(&format!("CLIENT={}\nCLIENT_OPTS=--defaults-extra-file={}", client.display(), login.display()));
+    let ours = honest(&server, &hook);
+    assert!(ours.starts_with("exit 0") && !secret_seen(), "{ours}");
+
+    let commands = if database == Database::Mysql { " --commands" } else { "" };
+    let login = format!("--no-defaults -ubackup -p{SECRET} --socket={}{commands}", server.socket().display());
+    let sample = Sample::by(&client, &login);
+    locks(&server, &sample);
+    assert!(secret_seen(), "the defect");
+    Shown {
+        place: place(&server),
+        theirs: "sample: the password is in the client's arguments, and in the hook, which all may read"
+            .to_owned(),
+        ours: "from a file of mode 0600: not in arguments or environment".to_owned(),
+    }
+}
+
+pub(super) fn d17(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let ours = honest(&server, &ours(&server));
+    assert!(ours.starts_with("exit 0"), "{ours}");
+    let started = Instant::now();
+    // All that the hook does before the file systems are frozen.
+    server.sql("FLUSH TABLES WITH READ LOCK");
+    let took = started.elapsed();
+    assert!(server.takes_writes(), "the defect");
+    Shown {
+        place: place(&server),
+        theirs: format!(
+            "mysql -e 'FLUSH TABLES WITH READ LOCK': exit 0 after {}, writes go on",
+            seconds(took)
+        ),
+        ours,
+    }
+}
+
+/// A session that has done these statements, and keeps what they locked.
+fn holding(server: &Server, statements: &str) -> Session {
+    let mut session = server.session(&format!("{statements}; SELECT 'done';"));
+    assert_eq!(session.answer().as_deref(), Some("done"));
+    session
+}
+
+pub(super) fn d20(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let hook = ours(&server);
+    hook.freeze().succeeded();
+    let position = server.binlog();
+    assert!(!server.takes_writes());
+    assert_eq!(server.binlog(), position);
+    hook.thaw().succeeded();
+
+    let _naive = holding(&server, "LOCK INSTANCE FOR BACKUP");
+    let [_, before, _] = server.binlog();
+    assert!(server.takes_writes(), "the defect");
+    server.sql("UPDATE t.isam SET v=v+1");
+    let [_, after, _] = server.binlog();
+    assert_ne!(before, after, "the defect");
+    Shown {
+        place: place(&server),
+        theirs: format!(
+            "LOCK INSTANCE FOR BACKUP held: InnoDB and MyISAM written, binlog {before} -> {after}"
+        ),
+        ours: "locked: no write, and the position stands".to_owned(),
+    }
+}
+
+pub(super) fn d22(database: Database) -> Shown {
+    let server = Server::with_tables(database, &[]);
+    let mut hook = ours(&server);
+    hook.set("LOCK_SECONDS=2");
+    let mut told = vec![];
+    let mut waited = vec![];
+    let bulk: &dyn Fn() -> Session = &|| server.running("UPDATE t.isam SET v=v+SLEEP(300)");
+    let backup: &dyn Fn() -> Session = &|| holding(&server, "BACKUP STAGE START");
+    for block in [bulk, backup] {
+        let blocker = block();
+        told.push(
+            hook.refuses(&server, "the lock was not granted: ERROR 1205").within(Duration::from_secs(8)),
+        );
+
+        // The statements as the manual gives them.
+        let started = Instant::now();
+        let naive = server.session("BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT;");
+        wait_until("it waits", || server.busy().contains("BACKUP STAGE"));
+        while started.elapsed() < A_WHILE {
+            assert!(server.busy().contains("BACKUP STAGE"), "the defect");
+        }
+        waited.push(seconds(started.elapsed()));
+        server.sql(&format!("KILL {}", naive.connection));
+        server.sql(&format!("KILL {}", blocker.connection));
+        wait_until("both are gone", || server.busy().is_empty());
+    }
+    let limit = server.sql("SELECT @@global.lock_wait_timeout");
+    Shown {
+        place: place(&server),
+        theirs: format!(
+            "BACKUP STAGE as the manual has it: still waiting after {} and {}, until lock_wait_timeout ({limit} s)",
+            waited[0], waited[1]
+        ),
+        ours: format!("LOCK_SECONDS=2: {} and {}, nothing locked", exit(&told[0]), exit(&told[1])),
+    }
+}

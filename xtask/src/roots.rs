@@ -1,0 +1,180 @@
+//! Programs of other Debian releases, beside those that the host has: agents
+//! and a MySQL server that the hooks are tested with.
+//!
+//! ```text
+//! target/roots/NAME/           the unpacked packages, as in the root of such a machine
+//! target/roots/NAME/run/PROGRAM  starts a program of theirs, with their libraries
+//! target/roots/NAME/run/made-by  what it was made by
+//! target/roots/log/NAME.log      the last time that it was made
+//! ```
+//!
+//! Packages are unpacked, not installed: nothing of them runs, no service is
+//! started, no file of the host is touched. A root appears under its name by
+//! one rename, so there is never half of one.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::Failure;
+use crate::host;
+use crate::images::{Log, TAKE_EXPIRED, mmdebstrap};
+
+/// One root.
+struct Root {
+    name: &'static str,
+    release: &'static str,
+    /// Whether the release's backports come before it.
+    backports: bool,
+    packages: &'static [&'static str],
+    /// Paths in the root.
+    programs: &'static [&'static str],
+}
+
+const AGENT: &str = "usr/sbin/qemu-ga";
+
+const ROOTS: &[Root] = &[
+    agent("bullseye"),
+    agent("bookworm"),
+    // The one version of the packaged dispatcher that a missing log file stops.
+    Root {
+        name: "bookworm-backports",
+        backports: true,
+        packages: &["qemu-guest-agent/bookworm-backports"],
+        ..agent("bookworm")
+    },
+    agent("trixie"),
+    Root {
+        packages: &["qemu-guest-agent", "mysql-server-core", "mysql-client-core"],
+        programs: &[AGENT, "usr/sbin/mysqld", "usr/bin/mysql"],
+        ..agent("sid")
+    },
+];
+
+const fn agent(release: &'static str) -> Root {
+    Root { name: release, release, backports: false, packages: &["qemu-guest-agent"], programs: &[AGENT] }
+}
+
+/// Makes the roots that are missing, broken or of another recipe.
+pub(crate) fn ensure() -> Result<(), Failure> {
+    let dir = host::repository().join("target/roots");
+    for root in ROOTS {
+        let path = dir.join(root.name);
+        if root.is_whole(&path) {
+            continue;
+        }
+        let logs = dir.join("log");
+        fs::create_dir_all(&logs).map_err(|e| Failure::io("create", &logs, &e))?;
+        let log = Log::create(logs.join(format!("{}.log", root.name)), root.name)?;
+        log.stage("unpack its programs, for tests", || root.make(&dir, &path, &log))?;
+    }
+    Ok(())
+}
+
+impl Root {
+    /// All that a root depends on. The versions that a mirror has today are not part of it: tests ask the
+    /// programs for theirs.
+    fn recipe(&self) -> String {
+        let Self { name, release, backports, packages, programs } = self;
+        format!("{name} {release} {backports} {packages:?} {programs:?} {LAUNCHER}")
+    }
+
+    /// Whether all of its programs run.
+    fn is_whole(&self, path: &Path) -> bool {
+        fs::read_to_string(path.join("run/made-by")).is_ok_and(|recipe| recipe == self.recipe())
+            && self.programs.iter().all(|program| {
+                let mut version = Command::new(launcher(path, program));
+                version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                version.status().is_ok_and(|status| status.success())
+            })
+    }
+
+    fn make(&self, dir: &Path, path: &Path, log: &Log) -> Result<(), Failure> {
+        let scratch = tempfile::Builder::new()
+            .prefix("tmp-")
+            .tempdir_in(dir)
+            .map_err(|e| Failure::io("write to", dir, &e))?;
+        let mut mmdebstrap = mmdebstrap(scratch.path())?;
+        mmdebstrap
+            .arg("--variant=extract")
+            .arg(format!("--aptopt={TAKE_EXPIRED}"))
+            .arg("--aptopt=APT::Install-Recommends \"false\"")
+            .arg(format!("--include={}", self.packages.join(",")))
+            .arg("--format=tar");
+        if self.backports {
+            let release = self.release;
+            mmdebstrap.arg(format!(
+                "--setup-hook=sed -i '/ {release} main/{{p;s/{release}/{release}-backports/}}' \"$1\"/etc/apt/sources.list"
+            ));
+        }
+        mmdebstrap.args([self.release, "root.tar"]);
+        log.run(mmdebstrap)?;
+
+        let new = scratch.path().join("root");
+        let run = new.join("run");
+        create_dir(&run)?;
+        let mut tar = host::command("tar")?;
+        tar.arg("--extract").arg("--file").arg(scratch.path().join("root.tar")).arg("--directory").arg(&new);
+        tar.args(["--exclude=./dev/*", "--no-same-owner"]);
+        log.run(tar)?;
+
+        self.write_launchers(&new)?;
+        let stamp = run.join("made-by");
+        fs::write(&stamp, self.recipe()).map_err(|e| Failure::io("write", &stamp, &e))?;
+        if path.exists() {
+            fs::rename(path, scratch.path().join("old")).map_err(|e| Failure::io("move", path, &e))?;
+        }
+        fs::rename(&new, path).map_err(|e| Failure::io("move", &new, &e))?;
+        if self.is_whole(path) {
+            return Ok(());
+        }
+        Err(Failure::Infrastructure(format!(
+            "the programs of {} do not run. Try one by hand: {} --version",
+            path.display(),
+            launcher(path, self.programs[0]).display()
+        )))
+    }
+
+    fn write_launchers(&self, root: &Path) -> Result<(), Failure> {
+        const LOADERS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+        let Some(loader) = LOADERS
+            .map(|dir| Path::new(dir).join("ld-linux-x86-64.so.2"))
+            .into_iter()
+            .find(|loader| root.join(loader).exists())
+        else {
+            return Err(Failure::Infrastructure(format!(
+                "{} has no dynamic loader in {}.",
+                root.display(),
+                LOADERS.join(" or ")
+            )));
+        };
+        let links = root.join("run/loader");
+        create_dir(&links)?;
+        for program in self.programs {
+            let file = launcher(root, program);
+            let link = links.join(file.file_name().unwrap_or_default());
+            symlink(Path::new("../..").join(&loader), &link).map_err(|e| Failure::io("create", &link, &e))?;
+            fs::write(&file, LAUNCHER.replace("PROGRAM", program))
+                .map_err(|e| Failure::io("write", &file, &e))?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+                .map_err(|e| Failure::io("change", &file, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a program with its own loader and libraries. Through a link of the program's name, because
+/// that becomes the name of the process.
+const LAUNCHER: &str = r#"#!/bin/sh
+root=${0%/*}/..
+exec "$root/run/loader/${0##*/}" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu" "$root/PROGRAM" "$@"
+"#;
+
+fn launcher(root: &Path, program: &str) -> PathBuf {
+    root.join("run").join(Path::new(program).file_name().unwrap_or_default())
+}
+
+fn create_dir(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).map_err(|e| Failure::io("create", path, &e))
+}
