@@ -58,7 +58,7 @@ fn plan(trial: &Path) -> serde_json::Value {
         "load": { "profile": "durable", "writers": 2, "seconds": 4.0 },
         "freeze": true, "snapshot": {"apart_ms": 0, "cycles": 1}, "faults": [],
         "expect": { "grade": ["application-consistent"] },
-        "seed": 4242, "accel": "tcg", "connect": null, "dir": trial,
+        "seed": 4242, "accel": "tcg", "start": "warm", "connect": null, "dir": trial,
         "limits": serde_json::Map::from_iter(limits), "keep": "none"
     })
 }
