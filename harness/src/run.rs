@@ -120,7 +120,7 @@ impl RunOptions {
             image,
             hook: hook.clone(),
             install: match hook {
-                Hook::None | Hook::Distro | Hook::Freezeframe => None,
+                Hook::None | Hook::Distro | Hook::DistroEnabled | Hook::Freezeframe => None,
                 Hook::Package => Some(self.package.clone()),
                 Hook::Sample => Some(self.definitions.join("hooks/sample/fsfreeze-hook")),
                 Hook::File(path) => Some(path.clone()),

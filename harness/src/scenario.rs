@@ -88,12 +88,14 @@ impl std::fmt::Display for Snapshot {
 
 /// What the agent runs at freeze and thaw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Hook {
     /// No hook: the agent is not told of any.
     None,
     /// The hook and the agent's unit as the distribution packages them.
     Distro,
+    /// The same, and the agent is told to run the hook.
+    DistroEnabled,
     /// Our rewriting of the recipe that vendor pages print, for comparison.
     Sample,
     /// The hook that this project ships.
@@ -105,11 +107,28 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// Those that go by a name, in the order in which a scenario's trials run.
+    pub const BUILT_IN: [Self; 6] =
+        [Self::None, Self::Distro, Self::DistroEnabled, Self::Sample, Self::Freezeframe, Self::Package];
+
+    /// The built-in hook of this name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        Self::BUILT_IN.into_iter().find(|hook| hook.name() == name)
+    }
+
+    /// The names of all built-in hooks, as a message lists them.
+    pub fn names() -> String {
+        let names = Self::BUILT_IN.map(|hook| format!("`{hook}`"));
+        let [first @ .., last] = names.as_slice() else { return String::new() };
+        format!("{} or {last}", first.join(", "))
+    }
+
     /// The name used in trial names and verdicts: a file goes by its file name.
     pub fn name(&self) -> String {
         match self {
             Self::None => "none".to_owned(),
             Self::Distro => "distro".to_owned(),
+            Self::DistroEnabled => "distro-enabled".to_owned(),
             Self::Sample => "sample".to_owned(),
             Self::Freezeframe => "freezeframe".to_owned(),
             Self::Package => "package".to_owned(),
@@ -258,6 +277,8 @@ pub enum ScenarioError {
 
 /// The file's literal shape. `Spanned` keeps the place of what is checked later.
 mod file {
+    use std::collections::BTreeMap;
+
     use super::{Database, Deserialize, Disks, Expectation, Fault, Profile, Snapshot, Spanned};
 
     #[derive(Deserialize)]
@@ -275,7 +296,8 @@ mod file {
         pub(super) quiesce: Quiesce,
         #[serde(default)]
         pub(super) fault: Vec<Spanned<Fault>>,
-        pub(super) expect: Spanned<Expect>,
+        /// By the hook's name.
+        pub(super) expect: Spanned<BTreeMap<String, Spanned<Expectation>>>,
     }
 
     #[derive(Deserialize)]
@@ -317,16 +339,6 @@ mod file {
         fn default() -> Self {
             Self { freeze: true }
         }
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub(super) struct Expect {
-        pub(super) none: Option<Spanned<Expectation>>,
-        pub(super) distro: Option<Spanned<Expectation>>,
-        pub(super) sample: Option<Spanned<Expectation>>,
-        pub(super) freezeframe: Option<Spanned<Expectation>>,
-        pub(super) package: Option<Spanned<Expectation>>,
     }
 }
 
@@ -418,20 +430,19 @@ impl Scenario {
             }
         };
         let span = file.expect.span();
-        let expect = file.expect.into_inner();
-        let expect: Vec<_> = [
-            (Hook::None, expect.none),
-            (Hook::Distro, expect.distro),
-            (Hook::Sample, expect.sample),
-            (Hook::Freezeframe, expect.freezeframe),
-            (Hook::Package, expect.package),
-        ]
-        .into_iter()
-        .filter_map(|(hook, expectation)| expectation.map(|e| (hook, e)))
-        .collect();
+        let mut expect = Vec::new();
+        for (name, expectation) in file.expect.into_inner() {
+            match Hook::built_in(&name) {
+                Some(hook) => expect.push((hook, expectation)),
+                None => {
+                    let problem = format!("`{}` is no hook; write {}", name.escape_debug(), Hook::names());
+                    return refuse(expectation.span(), problem);
+                }
+            }
+        }
+        expect.sort_by_key(|(hook, _)| Hook::BUILT_IN.iter().position(|other| other == hook));
         if expect.is_empty() {
-            let hint = "`[expect]` names no hook; add `none`, `distro`, `sample`, `freezeframe` or `package`";
-            return refuse(span, hint.into());
+            return refuse(span, format!("`[expect]` names no hook; add {}", Hook::names()));
         }
         for (hook, expectation) in &expect {
             let span = expectation.span();
@@ -535,6 +546,7 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             ("[\"application-consistent\"]", "[]", 9, "lists at least one|list at least one"),
             ("[\"application-consistent\"]", "[\"unknown\"]", 9, "cannot be expected"),
             ("[\"application-consistent\"]", "[\"perfect\"]", 9, "unknown variant `perfect`"),
+            ("freezeframe =", "freezframe =", 9, "`freezframe` is no hook; write `none`, `distro`"),
             ("[expect]", "[quiesce]\nfreeze = false\n[expect]", 11, "without a freeze"),
             ("seconds = 3", "seconds = 3\n[[fault]]\nat = \"tea-time\"\nguest = \"true\"", 9, "tea-time"),
         ];

@@ -35,9 +35,10 @@ pub(crate) struct Args {
     /// distribution with all on one ext4 disk, `full` every scenario on every image.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
-    /// One hook for all trials: `none`, `distro`, `sample`, `freezeframe`,
-    /// `package` (its .deb on what the distribution ships), or your own file,
-    /// from which `application-consistent` is then expected.
+    /// One hook for all trials: `none`, `distro`, `distro-enabled` (the same, and
+    /// the agent is told to run it), `sample`, `freezeframe`, `package` (its .deb
+    /// on what the distribution ships), or your own file, from which
+    /// `application-consistent` is then expected.
     #[arg(long, value_name = "HOOK|FILE")]
     hook: Option<PathBuf>,
     /// A running libvirt to use, such as qemu:///session, instead of the one

@@ -19,12 +19,15 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
         Hook::None => {
             machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
         }
-        Hook::Distro | Hook::Package => {
+        Hook::Distro | Hook::DistroEnabled | Hook::Package => {
             let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
-            let line = format!(
-                "rm -rf {enabled_by} {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}"
-            );
+            let line =
+                format!("rm -rf {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}");
             machine.agent().script(&line, b"", limit)?;
+            if plan.hook == Hook::DistroEnabled {
+                return Ok(());
+            }
+            machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
         }
         Hook::Sample | Hook::File(_) => {
             let content = content(plan)?;

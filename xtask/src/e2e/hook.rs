@@ -9,20 +9,16 @@ use crate::error::Failure;
 
 /// One of the built-in hooks, or a file that is there and can be executed.
 pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
-    match named.to_str() {
-        Some("none") => Ok(Hook::None),
-        Some("distro") => Ok(Hook::Distro),
-        Some("sample") => Ok(Hook::Sample),
-        Some("freezeframe") => Ok(Hook::Freezeframe),
-        Some("package") => Ok(Hook::Package),
-        _ => file(&named).map(Hook::File).map_err(|problem| {
-            Failure::Question(format!(
-                "the hook {} {problem}. Name an executable file, or `none`, `distro`, `sample`, `freezeframe` or \
-                 `package`.",
-                named.display()
-            ))
-        }),
+    if let Some(hook) = named.to_str().and_then(Hook::built_in) {
+        return Ok(hook);
     }
+    file(&named).map(Hook::File).map_err(|problem| {
+        Failure::Question(format!(
+            "the hook {} {problem}. Name an executable file, or {}.",
+            named.display(),
+            Hook::names()
+        ))
+    })
 }
 
 fn file(path: &Path) -> Result<PathBuf, String> {
