@@ -3,6 +3,7 @@
 //! It only gathers facts. What they mean is the judge's business, and whether
 //! they were expected is the verdict's.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,7 +72,8 @@ fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     if !matches!(backup, Err(Error::Interrupted)) {
         let kept = trial.keep_logs(&source.machine, "source");
         // After a failure the agent may be as stuck as the rest.
-        if backup.as_ref().is_ok_and(|backup| !backup.snapshots.is_empty()) {
+        let whole = backup.as_ref().is_ok_and(|backup| !backup.snapshots.is_empty());
+        if whole && !source.agent_lost.get() {
             kept?;
         }
     }
@@ -89,6 +91,9 @@ struct Source {
     drives: Vec<Drive>,
     access: Access,
     heartbeats: Vec<heartbeat::Channel>,
+    /// Whether a thaw has left the agent dead, as a hook that hangs does. The
+    /// backup is there all the same; what else the guest could tell is not.
+    agent_lost: Cell<bool>,
 }
 
 /// What the first guest leaves behind.
@@ -153,7 +158,7 @@ impl<'a> Trial<'a> {
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok((Source { machine, drives, access, heartbeats }, String::new()))
+        Ok((Source { machine, drives, access, heartbeats, agent_lost: Cell::new(false) }, String::new()))
     }
 
     /// Starts the first guest from a saved memory where it can, or else by a boot;
@@ -224,7 +229,8 @@ impl<'a> Trial<'a> {
         }
         load.stop(&self.runtime, self.plan.limits.agent)?;
         self.history.finish()?;
-        let live = if self.plan.freeze && !snapshots.is_empty() { self.live_state(source)? } else { vec![] };
+        let to_tell = self.plan.freeze && !snapshots.is_empty() && !source.agent_lost.get();
+        let live = if to_tell { self.live_state(source)? } else { vec![] };
         Ok(Backup { snapshots, live })
     }
 
@@ -288,6 +294,7 @@ impl<'a> Trial<'a> {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
+            source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
             Ok(((), detail))
         })?;
         Ok(Some(live))

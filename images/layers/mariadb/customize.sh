@@ -3,10 +3,14 @@
 # the load and its account.
 set -eu
 
+# Where the data lie is the package's choice, and not the same in every release.
+datadir=$(mariadbd --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2 }')
+echo "$datadir" >/run/freezeframe/datadir
+
 install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
 # The redo log has a directory of its own as well. Only now: the package's own
 # script starts the server before there is one.
-mv /var/lib/mysql/ib_logfile* /var/lib/mysql-redo/
+mv "$datadir"/ib_logfile* /var/lib/mysql-redo/
 cat >/etc/mysql/mariadb.conf.d/99-freezeframe-redo.cnf <<'CNF'
 [mariadbd]
 innodb_log_group_home_dir = /var/lib/mysql-redo
@@ -25,6 +29,3 @@ GRANT ALL PRIVILEGES ON freezeframe.* TO 'freezeframe'@'%';
 GRANT BINLOG ADMIN, BINLOG MONITOR, CONNECTION ADMIN, PROCESS, RELOAD ON *.* TO 'freezeframe'@'%';
 ALTER USER root@localhost IDENTIFIED VIA unix_socket;
 SQL
-
-# Where the data lie is the package's choice, and not the same in every release.
-mariadbd --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2 }' >/run/freezeframe/datadir
