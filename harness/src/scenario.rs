@@ -201,8 +201,6 @@ pub enum Point {
     BeforeFreeze,
     /// The thaw has returned.
     AfterThaw,
-    /// The first guest is gone; the snapshot is about to boot.
-    BeforeRestore,
 }
 
 /// What must come out of a trial.

@@ -1,4 +1,4 @@
-//! What the snapshot's raw disks say, before any guest boots from them.
+//! What the raw disks of the snapshot say; no guest has a part in it.
 //!
 //! Nothing here trusts the guest, its agent or its hook: the file system's
 //! journal and the header of a MyISAM index tell by themselves whether they

@@ -5,7 +5,9 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -353,16 +355,22 @@ impl<'a> Trial<'a> {
         let dir = self.cycle_dir(snapshot.cycle)?;
         let mut out = observe::create(&dir.join(judge::OBSERVATION))?;
         let (position, restored) = progress.stage(Stage::Restore, |progress| {
-            let position = observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out)?;
-            let booted = restore::boot(
-                &self.libvirt,
-                &self.runtime,
-                self.plan,
-                &snapshot.drives,
-                &self.exchange,
-                &self.disks,
-                &self.transcript,
-            );
+            // Side by side: neither writes to the snapshot.
+            let (position, booted) = thread::scope(|scope| {
+                let raw =
+                    scope.spawn(|| observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out));
+                let booted = restore::boot(
+                    &self.libvirt,
+                    &self.runtime,
+                    self.plan,
+                    &snapshot.drives,
+                    &self.exchange,
+                    &self.disks,
+                    &self.transcript,
+                );
+                (raw.join().unwrap_or_else(|panic| resume_unwind(panic)), booted)
+            });
+            let position = position?;
             match booted {
                 Ok(restored) => {
                     note_stalls(progress, restored.stalled)?;
