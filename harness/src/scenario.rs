@@ -47,6 +47,8 @@ pub enum Disks {
     One,
     /// Data directory and binary logs on two.
     Split,
+    /// One file system in a file on another.
+    Loop,
 }
 
 /// How snapshots are taken.
@@ -487,7 +489,11 @@ impl Scenario {
 
     /// Whether it runs on this image.
     pub fn suits(&self, image: &Definition) -> bool {
-        let disks = if image.disks.len() > 1 { Disks::Split } else { Disks::One };
+        let disks = match (image.loops.len(), image.disks.len()) {
+            (0, 1) => Disks::One,
+            (0, _) => Disks::Split,
+            _ => Disks::Loop,
+        };
         let release = self.releases.is_empty() || self.releases.contains(&image.release);
         release && self.databases.contains(&image.database) && self.disks.is_none_or(|needed| needed == disks)
     }

@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::events;
+use crate::events::{self, Stage};
 use crate::interrupt;
 use crate::plan::Plan;
 use crate::verdict::Verdict;
+use progress::Progress;
 
 /// The trial process: runs the plan in `dir`, judges what came of it, and
 /// leaves `verdict.json`. `root` is a short-lived directory for libvirt, whose
@@ -36,18 +37,24 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
 
     // A panic unwinds through the guards like an error does, and must leave a
     // verdict like one.
-    let ran = catch_unwind(AssertUnwindSafe(|| pipeline::run(&plan, root)))
+    let ran = catch_unwind(AssertUnwindSafe(|| judged(&plan, root)))
         .unwrap_or_else(|_| Err("the harness itself failed; its panic message stands above".to_owned()));
-    let verdict = match ran.and_then(|()| judged(&plan)) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::unknown(&plan, reason),
-    };
+    let mut verdict = ran.unwrap_or_else(|reason| Verdict::unknown(&plan, reason));
+    // A trial that failed before its first event has no log.
+    if let Ok(profile) = events::profile(&dir.join(events::FILE)) {
+        verdict.timings_ms.add(&profile);
+    }
     eprintln!("  {}: {}", plan.trial, verdict.reason);
     verdict.write(dir).map_err(|e| e.to_string())
 }
 
-fn judged(plan: &Plan) -> Result<Verdict, String> {
-    let stages = events::durations(&plan.dir.join(events::FILE)).map_err(|e| e.to_string())?;
-    let (verdict, _) = Verdict::over(plan, &plan.dir, &stages, true).map_err(|e| e.to_string())?;
-    Ok(verdict)
+/// An error is the sentence of the stage that failed.
+fn judged(plan: &Plan, root: &Path) -> Result<Verdict, String> {
+    let mut progress =
+        Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
+    let mut run = || {
+        pipeline::run(plan, root, &mut progress)?;
+        progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
+    };
+    run().map_err(|e| progress.failed(&e))
 }

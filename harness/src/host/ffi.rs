@@ -57,9 +57,30 @@ fn counted(result: c_int) -> Result<u32, Error> {
     u32::try_from(result).map_err(|_| Error::last_error())
 }
 
-/// Sends this domain's agent and lifecycle events into the channel until the
-/// connection closes.
-pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Event>) -> Result<(), Error> {
+/// A domain's events go to a channel for as long as this lives. Two for one
+/// domain are refused, and a domain that is restored is the one that was saved.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    connect: Connect,
+    callbacks: Vec<c_int>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        for callback in &self.callbacks {
+            // SAFETY: the connection is live; libvirt frees the sender when no event is under way.
+            // There is nothing to do where it does not know the callback any more.
+            unsafe { sys::virConnectDomainEventDeregisterAny(self.connect.as_ptr(), *callback) };
+        }
+    }
+}
+
+/// Sends this domain's agent and lifecycle events into the channel.
+pub(crate) fn subscribe(
+    connect: &Connect,
+    domain: &Domain,
+    events: &Sender<Event>,
+) -> Result<Subscription, Error> {
     type AgentLifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
     type Lifecycle =
@@ -74,6 +95,7 @@ pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Even
             std::mem::transmute::<Lifecycle, unsafe extern "C" fn(_, _, *mut c_void)>(on_lifecycle),
         )
     };
+    let mut subscription = Subscription { connect: connect.clone(), callbacks: Vec::new() };
     for (id, callback) in
         [(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, agent), (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle)]
     {
@@ -95,8 +117,9 @@ pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Even
             unsafe { free_sender(opaque) };
             return Err(Error::last_error());
         }
+        subscription.callbacks.push(registered);
     }
-    Ok(())
+    Ok(subscription)
 }
 
 unsafe extern "C" fn on_agent_lifecycle(

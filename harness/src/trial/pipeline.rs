@@ -16,7 +16,7 @@ use super::progress::Progress;
 use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
-use crate::events::{self, Stage};
+use crate::events::Stage;
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
@@ -59,30 +59,23 @@ struct Trial<'a> {
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
-/// path must be short. An error is the sentence of the stage that failed.
-pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
-    let mut progress =
-        Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
-    pipeline(plan, root, &mut progress).map_err(|e| progress.failed(&e))
-}
-
-fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
+/// path must be short.
+pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
     let mut source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let backup = trial.make_backup(progress, &mut source);
-    if !matches!(backup, Err(Error::Interrupted)) {
-        let kept = trial.keep_logs(&source.machine, "source");
-        // After a failure the agent may be as stuck as the rest.
-        let whole = backup.as_ref().is_ok_and(|backup| !backup.snapshots.is_empty());
-        if whole && !source.agent_lost.get() {
-            kept?;
+    let (load, snapshots) = match trial.make_backup(progress, &mut source) {
+        Ok(made) => made,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => {
+            // The agent may be as stuck as the rest.
+            let _ = trial.keep_logs(&source.machine, "source");
+            return Err(error);
         }
-    }
-    let backup = backup?;
-    source.machine.power_off()?;
-    for snapshot in &backup.snapshots {
-        trial.restore_and_observe(progress, snapshot, &backup.live)?;
+    };
+    let live = progress.stage(Stage::Stop, |_| trial.stop(source, load, &snapshots))?;
+    for snapshot in &snapshots {
+        trial.restore_and_observe(progress, snapshot, &live)?;
     }
     Ok(())
 }
@@ -96,14 +89,6 @@ struct Source {
     /// Whether a thaw has left the agent dead, as a hook that hangs does. The
     /// backup is there all the same; what else the guest could tell is not.
     agent_lost: Cell<bool>,
-}
-
-/// What the first guest leaves behind.
-struct Backup {
-    /// One for each freeze that was not refused.
-    snapshots: Vec<Snapshot>,
-    /// What a roll-forward must reach; empty when there can be none.
-    live: Vec<Record>,
 }
 
 /// The disks as they were at one moment.
@@ -210,8 +195,9 @@ impl<'a> Trial<'a> {
         Ok(Some((machine, drives)))
     }
 
-    /// From the load's first write to its last.
-    fn make_backup(&self, progress: &mut Progress, source: &mut Source) -> Result<Backup> {
+    /// From the load's first write to its last freeze: the load, which goes on,
+    /// and a snapshot for each freeze that was not refused.
+    fn make_backup(&self, progress: &mut Progress, source: &mut Source) -> Result<(Load, Vec<Snapshot>)> {
         let load = progress.stage(Stage::Load, |_| self.load(source))?;
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
@@ -229,11 +215,26 @@ impl<'a> Trial<'a> {
             }
             progress.stage(Stage::Resume, |_| self.resume(source, &load))?;
         }
-        load.stop(&self.runtime, self.plan.limits.agent)?;
-        self.history.finish()?;
-        let to_tell = self.plan.freeze && !snapshots.is_empty() && !source.agent_lost.get();
-        let live = if to_tell { self.live_state(source)? } else { vec![] };
-        Ok(Backup { snapshots, live })
+        Ok((load, snapshots))
+    }
+
+    /// Ends the load, keeps what the first guest can still tell, and cuts its
+    /// power. What a roll-forward must reach; nothing when there can be none,
+    /// as without a snapshot.
+    fn stop(&self, source: Source, load: Load, snapshots: &[Snapshot]) -> Result<(Vec<Record>, String)> {
+        // After a refused freeze the agent may be as stuck as the rest.
+        let tells = !snapshots.is_empty() && !source.agent_lost.get();
+        let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
+            self.history.finish()?;
+            if tells && self.plan.freeze { self.live_state(&source) } else { Ok(vec![]) }
+        });
+        let kept = self.keep_logs(&source.machine, "source");
+        let live = ended?;
+        if tells {
+            kept?;
+        }
+        source.machine.power_off()?;
+        Ok((live, String::new()))
     }
 
     /// Starts the load and lets it run its time.
@@ -286,12 +287,15 @@ impl<'a> Trial<'a> {
         self.count_writes(machine, drives)?;
         let answers = probes.send(&self.runtime, &self.history);
         let live = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle))?;
-        // The probes bound themselves; the window's guard bounds them once more.
-        self.runtime
-            .block_on(answers)
-            .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
-        interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-        self.count_writes(machine, drives)?;
+        progress.stage(Stage::Hold, |_| {
+            // The probes bound themselves; the window's guard bounds them once more.
+            self.runtime
+                .block_on(answers)
+                .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
+            interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
+            self.count_writes(machine, drives)?;
+            Ok(((), String::new()))
+        })?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.

@@ -39,7 +39,7 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
 
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
-    append(&overlay.join("etc/fstab"), &disks::fstab(layout))?;
+    append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
     append(&overlay.join(INITRD_MODULES), &format!("{}\n", recipe.root()))?;
     if layout.iter().any(|disk| disk.group.is_some()) {
         let modules = overlay.join("etc/modules-load.d");
