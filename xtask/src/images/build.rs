@@ -12,7 +12,7 @@ use super::archive::Archive;
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State};
-use super::{deb, disks};
+use super::{deb, disks, overlay};
 use crate::error::Failure;
 use crate::host;
 
@@ -60,8 +60,9 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
 fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
     let path = scratch.path();
     log.stage("install packages", || match recipe.definition.family {
+        Family::Rpm => Err(Failure::Question("the RPM family cannot be built yet.".to_owned())),
         Family::Deb => {
-            deb::write_overlay(recipe, path, log)?;
+            overlay::write(recipe, path, deb::INITRD_MODULES, log)?;
             deb::install(recipe, path, log)
         }
     })?;
@@ -111,6 +112,7 @@ fn write_manifest(
         loops: disks::loops(definition),
         binds: definition.binds.clone(),
         memory_mib: definition.memory_mib,
+        cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
         server: Server {
             database: definition.database,

@@ -100,7 +100,7 @@ impl Built {
         }
         Ok(Self {
             agent_version: version("qemu-guest-agent"),
-            database_version: recipe.server_packages().iter().find_map(|package| version(package)),
+            database_version: recipe.server_packages.iter().find_map(|package| version(package)),
             // A block is 512 bytes, whatever the file system's own.
             allocated_mib: blocks / 2048,
             verified: Verified::read(path, &manifest.digest),
