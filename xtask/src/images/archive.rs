@@ -255,7 +255,7 @@ fn installed(text: &str) -> String {
 }
 
 /// What a program prints, or why it failed.
-fn output(mut command: Command) -> Result<String, String> {
+pub(super) fn output(mut command: Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -263,7 +263,7 @@ fn output(mut command: Command) -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
 }
 
-fn short_hash(bytes: &[u8]) -> String {
+pub(super) fn short_hash(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)[..6])
 }
 

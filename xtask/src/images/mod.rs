@@ -9,6 +9,8 @@ mod list;
 mod overlay;
 mod proto;
 mod recipe;
+mod repositories;
+mod rpm;
 mod run;
 mod store;
 mod verified;
