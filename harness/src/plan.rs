@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Manifest;
 use crate::jsonl::open_regular;
-use crate::scenario::{Expectation, Fault, Hook, Load, Snapshot};
+use crate::scenario::{Expectation, Fault, Hook, Load, Restore, Snapshot};
 use crate::text;
 
 /// The longest `plan.json` that is read, bytes.
@@ -36,6 +36,9 @@ pub struct Plan {
     pub freeze: bool,
     /// How snapshots are taken.
     pub snapshot: Snapshot,
+    /// How a snapshot comes to be a server again.
+    #[serde(default)]
+    pub restore: Restore,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// What must come out.

@@ -128,6 +128,7 @@ impl RunOptions {
             load: scenario.load.clone(),
             freeze: scenario.freeze,
             snapshot: scenario.snapshot,
+            restore: scenario.restore,
             faults: scenario.faults.clone(),
             expect: scenario.expectation(hook),
             seed: self.seed,
