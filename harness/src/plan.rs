@@ -157,6 +157,9 @@ pub enum Keep {
 /// once when their event comes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
+    /// The whole trial.
+    #[serde(default = "an_hour")]
+    pub trial: Duration,
     /// From power-on to the agent's first sign of life.
     pub boot: Duration,
     /// From there to the server's first SQL answer.
@@ -173,11 +176,17 @@ pub struct Limits {
     pub statement: Duration,
 }
 
+/// For plans of old that have no such limit.
+fn an_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
 impl Limits {
     /// Limits for this accelerator.
     pub fn for_accel(accel: Accel) -> Self {
         let seconds = |s: u64| Duration::from_secs(s).mul_f64(accel.slowness());
         Self {
+            trial: an_hour(),
             boot: seconds(60),
             server: seconds(30),
             agent: seconds(15),

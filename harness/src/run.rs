@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Definition, Manifest};
+use crate::measured::Measured;
 use crate::plan::{Accel, Keep, Limits, Plan, Start};
 use crate::scenario::{Hook, Scenario};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
-
-/// How the short-lived directories of running trials begin, in the system's
-/// temporary directory.
-pub const ROOT_PREFIX: &str = "freezeframe-";
 
 /// The images that are used when none is named: each scenario runs on the
 /// first that suits it.
@@ -21,9 +18,6 @@ pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-spl
 
 /// The .deb of the hooks.
 pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
-
-/// In such a directory: the pid of its supervisor, and the trial's directory.
-pub const OWNER_FILE: &str = "owner";
 
 /// `run.json`: what the user asked for, paths absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,9 +131,17 @@ impl RunOptions {
             start: if self.cold || self.connect.is_some() { Start::Cold } else { Start::Warm },
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
-            limits: Limits::for_accel(accel),
+            limits: Limits {
+                trial: self.measured().limit(name, scenario.snapshot.cycles),
+                ..Limits::for_accel(accel)
+            },
             keep: self.keep,
         }
+    }
+
+    /// How long trials took in earlier runs.
+    pub fn measured(&self) -> Measured {
+        Measured::beside(&self.dir)
     }
 
     /// Where a trial's files go.
