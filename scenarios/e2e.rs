@@ -100,6 +100,7 @@ fn default_options() -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        cycles: None,
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),

@@ -41,6 +41,7 @@ fn options(name: &str) -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        cycles: None,
         seed: 1,
         keep: Keep::None,
         scenarios: workspace.join("scenarios"),

@@ -89,6 +89,22 @@ pub enum What {
     Note,
 }
 
+/// How the note begins of a guest that had to boot although it should have
+/// started from saved memory.
+pub const BOOTED_INSTEAD: &str = "booted, because no saved memory could be used";
+
+/// Reads what a trial noted down on its way.
+pub fn notes(path: &Path) -> Result<Vec<String>, jsonl::Error> {
+    let mut notes = Vec::new();
+    for event in jsonl::Reader::<Event>::open(path, KIND)? {
+        let event = event?;
+        if event.event == What::Note {
+            notes.push(event.detail);
+        }
+    }
+    Ok(notes)
+}
+
 /// Where a trial's time went.
 #[derive(Debug, Default)]
 pub struct Profile {

@@ -37,6 +37,8 @@ pub struct RunOptions {
     pub accel: Option<Accel>,
     /// Whether every guest boots, instead of starting from saved memory.
     pub cold: bool,
+    /// How many cycles the trials go through that have several; `None` leaves it to the scenarios.
+    pub cycles: Option<u32>,
     /// The seed of every trial's load.
     pub seed: u64,
     /// When disks stay.
@@ -76,7 +78,10 @@ impl RunOptions {
         let named = |name: &String| Definition::named(&self.definitions, name).map_err(|e| e.to_string());
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
-        for scenario in scenarios {
+        for mut scenario in scenarios {
+            if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
+                scenario.snapshot.cycles = cycles;
+            }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
                 for hook in self.hooks_of(&scenario) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
+use freezeframe::events;
 use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep};
 use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
@@ -52,6 +53,10 @@ pub(crate) struct Args {
     /// memory that was saved at an earlier boot of its image.
     #[arg(long)]
     cold: bool,
+    /// How many times the trials freeze, snapshot and thaw that do it several
+    /// times under one load [default: what their scenarios say].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    cycles: Option<u32>,
     /// How many trials run at once [default: one for every two processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -131,6 +136,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         table::print(&options.dir, &verdicts);
     }
+    tell_of_boots(&options, &asked);
     report::at_end(&options.dir);
     clean?;
     outcome(&verdicts)
@@ -165,6 +171,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
             AccelChoice::Tcg => Some(Accel::Tcg),
         },
         cold: args.cold,
+        cycles: args.cycles,
         seed: args
             .seed
             .unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
@@ -245,6 +252,19 @@ fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();
     Err(Failure::Expectation(format!("the run left behind, and its end removed: {}.", names.join(", "))))
+}
+
+/// Counts the guests that had to boot although they should have started from saved memory.
+fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
+    let notes = asked.iter().flat_map(|asked| {
+        let log = options.trial_dir(&asked.name).join(events::FILE);
+        // A trial without a log has said why.
+        events::notes(&log).unwrap_or_default()
+    });
+    let boots: Vec<_> = notes.filter(|note| note.starts_with(events::BOOTED_INSTEAD)).collect();
+    if let Some(first) = boots.first() {
+        eprintln!("{} guests had to boot; the first {first}", boots.len());
+    }
 }
 
 /// The verdict of each trial, in the order asked for; an error is why there is none.

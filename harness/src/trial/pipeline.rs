@@ -17,7 +17,7 @@ use crate::binlog::Position;
 use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
-use crate::events::Stage;
+use crate::events::{BOOTED_INSTEAD, Stage};
 use crate::guest::{Drive, Machine, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
             Ok(None) => {}
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
-                progress.note(&format!("booted, because no saved memory could be used: {error}"))?;
+                progress.note(&format!("{BOOTED_INSTEAD}: {error}"))?;
             }
         }
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
@@ -213,6 +213,9 @@ impl<'a> Trial<'a> {
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
         for cycle in 1..=self.plan.snapshot.cycles {
+            if self.plan.snapshot.cycles > 1 {
+                progress.begin_cycle(cycle, self.plan.snapshot.cycles);
+            }
             if cycle > 1 {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
@@ -234,6 +237,7 @@ impl<'a> Trial<'a> {
                 }
             }
         }
+        progress.end_cycle();
         if let Some(verifier) = verifier {
             self.keep_logs(verifier.machine(), "verifier")?;
         }
