@@ -5,13 +5,14 @@ mod hook;
 mod processes;
 mod table;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
 use freezeframe::events;
 use freezeframe::image::Definition;
-use freezeframe::plan::{Accel, Keep};
+use freezeframe::plan::{Accel, Keep, Plan};
 use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
 use freezeframe::scenario::Hook;
 use freezeframe::verdict::{Outcome, Verdict};
@@ -34,6 +35,7 @@ pub(crate) struct Args {
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
     /// distribution with all on one ext4 disk, `full` every scenario on every image.
+    /// Images that are marked `unverified` take part only when `--image` names them.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
     /// One hook for all trials: `none`, `distro`, `distro-enabled` (the same, and
@@ -138,6 +140,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     tell_of_boots(&options, &asked);
     report::at_end(&options.dir);
+    record_verified(&options, &verdicts, &asked)?;
     clean?;
     outcome(&verdicts)
 }
@@ -191,8 +194,8 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
 
 /// The names of a matrix's images.
 fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Failure> {
-    let all = Definition::list(definitions)?;
-    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.is_plain());
+    let all = Definition::list(definitions)?.into_iter().filter(|image| image.unverified.is_none());
+    let chosen = all.filter(|image| matrix == Matrix::Full || image.is_plain());
     Ok(chosen.map(|image| image.name).collect())
 }
 
@@ -279,6 +282,32 @@ fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Resu
         .collect()
 }
 
+/// Notes beside each image that every trial on it met its expectation.
+fn record_verified(
+    options: &RunOptions,
+    verdicts: &[(String, PathBuf, Result<Verdict, String>)],
+    asked: &[Asked],
+) -> Result<(), Failure> {
+    let images: BTreeSet<_> = asked.iter().map(|asked| &asked.image).collect();
+    for image in images {
+        let trials = asked.iter().zip(verdicts).filter(|(asked, _)| asked.image == *image);
+        let (mut digests, mut accels, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let all_passed = trials.into_iter().all(|(_, (_, dir, verdict))| {
+            let (Ok(verdict), Ok(plan)) = (verdict, Plan::read(dir)) else { return false };
+            digests.insert(plan.image.digest);
+            accels.insert(verdict.accel.clone());
+            count += 1;
+            verdict.outcome == Outcome::Pass
+        });
+        // Two digests: the image was built anew meanwhile, by another task.
+        if let (true, 1, Some(digest)) = (all_passed, digests.len(), digests.first()) {
+            let accel = accels.into_iter().collect::<Vec<_>>().join(", ");
+            images::record_verified(&options.built, image, digest, accel, count)?;
+        }
+    }
+    Ok(())
+}
+
 fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<(), Failure> {
     let count =
         |outcome| verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count();
@@ -294,5 +323,25 @@ fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<()
             "{failed} of {} trials did not meet their expectation.",
             verdicts.len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_leaves_out_what_was_never_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = std::fs::read_to_string(host::repository().join("images/bookworm-mariadb.toml")).unwrap();
+        for (name, text) in [
+            ("one.toml", plain.clone()),
+            ("two.toml", plain.replace("\"ext4\"", "\"xfs\"")),
+            ("new.toml", format!("unverified = \"because\"\n{plain}")),
+        ] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        assert_eq!(matrix_images(Matrix::Core, dir.path()).unwrap(), ["one"]);
+        assert_eq!(matrix_images(Matrix::Full, dir.path()).unwrap(), ["one", "two"]);
     }
 }

@@ -23,6 +23,9 @@ pub struct Definition {
     pub name: String,
     /// One line for `images list`.
     pub summary: String,
+    /// Why the project's own tests have never built and run it. Such an image is
+    /// built and used only when it is named.
+    pub unverified: Option<String>,
     /// How the image is built.
     pub family: Family,
     /// `debian`.
@@ -184,6 +187,7 @@ impl Definition {
         Ok(Self {
             name,
             summary: raw.summary,
+            unverified: raw.unverified,
             family: raw.family,
             distro: raw.distro.into_inner(),
             release: raw.release.into_inner(),
@@ -253,6 +257,7 @@ impl Layer {
 #[serde(deny_unknown_fields)]
 struct RawDefinition {
     summary: String,
+    unverified: Option<String>,
     family: Family,
     distro: Spanned<String>,
     release: Spanned<String>,
@@ -372,8 +377,9 @@ size_mib = 2048
         let cases = [
             (
                 ("memory_mib = 512", "memory_mb = 512"),
-                "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
-                 `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `disk`, `loop`, `bind`.",
+                "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
+                 `release`, `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `disk`, `loop`, \
+                 `bind`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (
