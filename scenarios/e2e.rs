@@ -90,6 +90,7 @@ fn default_options() -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        start_only: false,
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),

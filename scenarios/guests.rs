@@ -40,6 +40,7 @@ fn options(name: &str) -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        start_only: false,
         seed: 1,
         keep: Keep::None,
         scenarios: workspace.join("scenarios"),
