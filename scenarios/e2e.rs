@@ -101,6 +101,7 @@ fn default_options() -> RunOptions {
         accel: None,
         cold: false,
         cycles: None,
+        start_only: false,
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),

@@ -42,6 +42,7 @@ fn options(name: &str) -> RunOptions {
         accel: None,
         cold: false,
         cycles: None,
+        start_only: false,
         seed: 1,
         keep: Keep::None,
         scenarios: workspace.join("scenarios"),

@@ -13,6 +13,9 @@ use crate::jsonl;
 /// The `kind` in the header of `events.jsonl`.
 pub const KIND: &str = "events";
 
+/// What the boot's note says of a guest that did not boot.
+pub const FROM_MEMORY: &str = "started from saved memory";
+
 /// The event log's name in a trial directory.
 pub const FILE: &str = "events.jsonl";
 
@@ -21,12 +24,14 @@ pub const FILE: &str = "events.jsonl";
 #[serde(rename_all = "lowercase")]
 #[allow(
     missing_docs,
-    reason = "the names are the pipeline's; `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
+    reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Equip` \
+              gives that guest the hook and what else a trial needs, `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
               after the thaw, `Stop` ends the load and the first guest"
 )]
 pub enum Stage {
     Prepare,
     Boot,
+    Equip,
     Load,
     Freeze,
     Snapshot,
@@ -44,6 +49,7 @@ impl std::fmt::Display for Stage {
         f.pad(match self {
             Self::Prepare => "prepare",
             Self::Boot => "boot",
+            Self::Equip => "equip",
             Self::Load => "load",
             Self::Freeze => "freeze",
             Self::Snapshot => "snapshot",

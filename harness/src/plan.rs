@@ -49,6 +49,9 @@ pub struct Plan {
     pub accel: Accel,
     /// How the first guest starts.
     pub start: Start,
+    /// Whether the trial ends when that guest's server answers.
+    #[serde(default)]
+    pub start_only: bool,
     /// A libvirt connection to use instead of the embedded driver.
     pub connect: Option<String>,
     /// The trial's directory.

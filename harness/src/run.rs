@@ -39,6 +39,9 @@ pub struct RunOptions {
     pub cold: bool,
     /// How many cycles the trials go through that have several; `None` leaves it to the scenarios.
     pub cycles: Option<u32>,
+    /// Whether each trial ends with the first answer of its first guest's server, and without a grade.
+    #[serde(default)]
+    pub start_only: bool,
     /// The seed of every trial's load.
     pub seed: u64,
     /// When disks stay.
@@ -134,6 +137,7 @@ impl RunOptions {
             accel,
             // A saved domain keeps its name, and a libvirt that is shared can have it only once.
             start: if self.cold || self.connect.is_some() { Start::Cold } else { Start::Warm },
+            start_only: self.start_only,
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
             limits: Limits {

@@ -56,6 +56,9 @@ fn judged(plan: &Plan, root: &Path) -> Result<Verdict, String> {
         Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
     let mut run = || {
         pipeline::run(plan, root, &mut progress)?;
+        if plan.start_only {
+            return Ok(Verdict::unknown(plan, "only the start of its guest was asked for".to_owned()));
+        }
         progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
     };
     run().map_err(|e| progress.failed(&e))

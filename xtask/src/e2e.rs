@@ -113,16 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Err(nothing_matches(&options));
     }
 
-    setup::ensure()?;
-    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
-    needed.sort();
-    needed.dedup();
-    images::ensure(&needed)?;
-    if asked.iter().any(|asked| asked.hook == Hook::Package) {
-        hooks::build_deb()?;
-    }
-    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    let program = cargo::build("the trials", &trials, "e2e")?;
+    let program = prepare(&asked)?;
     options.write().map_err(Failure::Infrastructure)?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
@@ -145,23 +136,61 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     outcome(&verdicts)
 }
 
-fn options(args: Args) -> Result<RunOptions, Failure> {
+/// Brings in what these trials need; the program that runs them.
+pub(crate) fn prepare(asked: &[Asked]) -> Result<PathBuf, Failure> {
+    setup::ensure()?;
+    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
+    needed.sort();
+    needed.dedup();
+    images::ensure(&needed)?;
+    if asked.iter().any(|asked| asked.hook == Hook::Package) {
+        hooks::build_deb()?;
+    }
+    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
+    cargo::build("the trials", &trials, "e2e")
+}
+
+/// What is asked for when nothing is said.
+pub(crate) fn default_options() -> RunOptions {
     let repository = host::repository();
+    let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    RunOptions {
+        filters: vec![CORE.to_owned()],
+        images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        every_image: false,
+        hook: None,
+        connect: None,
+        accel: None,
+        cold: false,
+        cycles: None,
+        start_only: false,
+        seed: Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8,
+        keep: Keep::None,
+        scenarios: repository.join("scenarios"),
+        definitions: repository.join("images"),
+        built: host::built_images(),
+        package: hooks::deb_path(),
+        // A process number besides, so that two runs of one second do not meet.
+        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+    }
+}
+
+fn options(args: Args) -> Result<RunOptions, Failure> {
+    let default = default_options();
     let scenarios = match &args.scenarios {
-        None => repository.join("scenarios"),
+        None => default.scenarios.clone(),
         Some(dir) => dir.canonicalize().map_err(|e| {
             Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
         })?,
     };
     let images = match (args.matrix, args.image.is_empty()) {
-        (Some(matrix), _) => matrix_images(matrix, &repository.join("images"))?,
-        (None, true) => DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        (Some(matrix), _) => matrix_images(matrix, &default.definitions)?,
+        (None, true) => default.images.clone(),
         (None, false) => args.image.clone(),
     };
-    let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
-            ([], None) if args.matrix != Some(Matrix::Full) => vec![CORE.to_owned()],
+            ([], None) if args.matrix != Some(Matrix::Full) => default.filters,
             _ => args.filters,
         },
         every_image: args.matrix.is_some() || !args.image.is_empty(),
@@ -175,20 +204,14 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         },
         cold: args.cold,
         cycles: args.cycles,
-        seed: args
-            .seed
-            .unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
+        seed: args.seed.unwrap_or(default.seed),
         keep: match args.keep {
             None => Keep::None,
             Some(KeepChoice::Failed) => Keep::Failed,
             Some(KeepChoice::All) => Keep::All,
         },
         scenarios,
-        definitions: repository.join("images"),
-        built: host::built_images(),
-        package: hooks::deb_path(),
-        // A process number besides, so that two runs of one second do not meet.
-        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+        ..default
     })
 }
 
@@ -226,9 +249,9 @@ fn default_jobs() -> u16 {
     u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
 }
 
-/// Runs the test binary, and waits until the last supervisor has cleaned up.
+/// Runs the trials of options that were written: runs the test binary, and waits until the last supervisor has cleaned up.
 /// Results are read from the verdicts; trials tell their progress on stderr.
-fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
+pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
     processes::outlive_ctrl_c().map_err(failed)?;
@@ -244,7 +267,7 @@ fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Fai
 }
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.
-fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
+pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
     let left = leftovers::find(run)?;
     for leftover in &left {
         leftover.remove()?;
