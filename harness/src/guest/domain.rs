@@ -28,6 +28,8 @@ pub struct Spec {
     /// A raw file attached as one more disk, through which files pass between
     /// guests and host; no snapshot takes it.
     pub exchange: Option<PathBuf>,
+    /// Whether disks are attached and detached while it runs.
+    pub hotplug: bool,
     /// Where the serial console goes.
     pub console: PathBuf,
     /// Heartbeat channels: the file system that each is for, and its socket,
@@ -70,6 +72,7 @@ impl Spec {
             cmdline: image.cmdline.clone(),
             drives,
             exchange: None,
+            hotplug: false,
             heartbeats: Vec::new(),
             console: dir.join(if role == "source" {
                 "console.log".to_owned()
@@ -129,6 +132,10 @@ impl Spec {
                    <source file='{}'/><target dev='vdz' bus='virtio'/><serial>{EXCHANGE}</serial></disk>",
                 escape(&file.to_string_lossy())
             );
+        }
+        if self.hotplug {
+            // A disk on it comes and goes at once, and takes no slot of the machine.
+            drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
         let mut channels = String::new();
         for (file_system, socket) in &self.heartbeats {
@@ -205,6 +212,7 @@ mod tests {
             cmdline: "root=\"x\"".to_owned(),
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
+            hotplug: false,
             heartbeats: Vec::new(),
             console: "/c".into(),
             forward: 3306,

@@ -21,6 +21,13 @@ pub enum Event {
     AgentDisconnected,
     /// The guest is gone: shut down, crashed, or its kernel panicked.
     Stopped,
+    /// The guest has let go of a device that was to be detached.
+    DeviceRemoved,
+    /// A job on one of its disks has ended, well or not.
+    BlockJobEnded {
+        /// Whether it did what it should.
+        done: bool,
+    },
 }
 
 /// The events of one domain, in the order in which they happened.

@@ -264,6 +264,15 @@ impl Definition {
             && matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))
     }
 
+    /// Whether a second guest of this image can mount its disks beside its own:
+    /// volume groups and btrfs are known by a name that only one of them may have.
+    pub fn can_be_attached(&self) -> bool {
+        let bare = |disk: &DiskLayout| {
+            disk.group.is_none() && disk.file_systems.iter().all(|fs| fs.fs != FsKind::Btrfs)
+        };
+        self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
+    }
+
     /// Reads the definition of image `name` under `images`.
     pub fn named(images: &Path, name: &str) -> Result<Self, DefinitionError> {
         let path = images.join(format!("{name}.toml"));

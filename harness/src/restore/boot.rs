@@ -1,4 +1,4 @@
-//! Restore: a new guest from the snapshot alone.
+//! By a boot: a new guest from the snapshot alone.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::snapshot;
 
 /// A restored guest whose server answers.
 #[derive(Debug)]
-pub struct Restored {
+pub struct Booted {
     /// The guest.
     pub machine: Machine,
     /// A connection to its server.
@@ -37,7 +37,7 @@ pub fn boot(
     exchange: &Path,
     disks: &Path,
     transcript: &Transcript,
-) -> Result<Restored> {
+) -> Result<Booted> {
     let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
     let drives = snapshot::overlays(disks, "restored", bases)?;
     let spec = Spec { exchange: Some(exchange.to_owned()), ..Spec::of(plan, "restored", drives) };
@@ -48,5 +48,5 @@ pub fn boot(
     let conn = runtime.block_on(
         access.connect_within(plan.limits.server, || machine.check_unit(unit, plan.limits.agent)),
     )?;
-    Ok(Restored { machine, conn, stalled })
+    Ok(Booted { machine, conn, stalled })
 }
