@@ -166,7 +166,7 @@ fn make(
         console: scratch.join("console.log"),
         exchange: Some(exchange),
         heartbeats: heartbeat::sockets(image, root),
-        ..Spec::of(plan, "source", drives)
+        ..Spec::of(plan, "source", drives, root)
     };
     let (mut machine, _) = Machine::boot(libvirt, &spec, "source", transcript, limits.boot, limits.agent)?;
     let access = Access::new(machine.sql_address()?, &image.server)?;
@@ -201,7 +201,13 @@ fn paths(spec: &Spec) -> Paths {
     let heartbeats =
         spec.heartbeats.iter().map(|(name, socket)| (format!("heartbeat {name}"), socket.clone()));
     let exchange = spec.exchange.iter().map(|file| ("exchange disk".to_owned(), file.clone()));
-    disks.chain(heartbeats).chain(exchange).chain([("console".to_owned(), spec.console.clone())]).collect()
+    let agent = spec.agent.iter().map(|socket| ("agent".to_owned(), socket.clone()));
+    disks
+        .chain(heartbeats)
+        .chain(exchange)
+        .chain(agent)
+        .chain([("console".to_owned(), spec.console.clone())])
+        .collect()
 }
 
 /// Everything that a saved memory depends on besides the image's own files,
@@ -223,7 +229,7 @@ fn key(plan: &Plan) -> Result<String> {
         console: PathBuf::new(),
         heartbeats: heartbeat::sockets(&plan.image, Path::new("")),
         exchange: Some(PathBuf::new()),
-        ..Spec::of(plan, "source", overlays(plan, Path::new("")))
+        ..Spec::of(plan, "source", overlays(plan, Path::new("")), Path::new(""))
     };
     let mut hash = Sha256::new();
     for part in [

@@ -4,6 +4,7 @@ mod agent;
 mod console;
 mod domain;
 mod machine;
+mod serial;
 
 pub use agent::{Agent, Exec, Transcript};
 pub(crate) use console::printable;

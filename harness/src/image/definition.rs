@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::layout::{self, DiskLayout, FsKind, RawDisk};
-use super::{Agent, Database};
+use super::{Agent, Channel, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
 const MIN_MEMORY_MIB: u64 = 384;
@@ -35,6 +35,8 @@ pub struct Definition {
     pub security_updates: bool,
     /// The database server.
     pub database: Database,
+    /// How the host reaches the guest agent.
+    pub channel: Channel,
     /// Packages beyond those of the layers.
     pub packages: Vec<String>,
     /// Units that never start, beyond those of the layers.
@@ -185,6 +187,7 @@ impl Definition {
             mirror: raw.mirror.map(Spanned::into_inner),
             security_updates: raw.security_updates,
             database: raw.database,
+            channel: raw.channel,
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
@@ -192,10 +195,11 @@ impl Definition {
         })
     }
 
-    /// Whether everything lies on one ext4 disk, the layout that every
-    /// distribution has an image with.
+    /// Whether everything lies on one ext4 disk and the agent is on
+    /// virtio-serial, the layout that every distribution has an image with.
     pub fn is_plain(&self) -> bool {
-        matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))
+        let ext4 = |disk: &DiskLayout| disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4);
+        self.channel == Channel::VirtioSerial && matches!(self.disks.as_slice(), [disk] if ext4(disk))
     }
 
     /// Reads the definition of image `name` under `images`.
@@ -242,6 +246,8 @@ struct RawDefinition {
     #[serde(default = "wanted")]
     security_updates: bool,
     database: Database,
+    #[serde(default)]
+    channel: Channel,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
     #[serde(default, rename = "mask")]
@@ -351,7 +357,7 @@ size_mib = 2048
             (
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
-                 `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `disk`.",
+                 `mirror`, `security_updates`, `database`, `channel`, `packages`, `mask`, `memory_mib`, `disk`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (

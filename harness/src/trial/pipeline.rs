@@ -168,9 +168,8 @@ impl<'a> Trial<'a> {
     fn start(&self, progress: &mut Progress) -> Result<(Machine, Vec<Drive>)> {
         let Plan { image, limits, .. } = self.plan;
         let spec = |drives: &[Drive]| Spec {
-            exchange: Some(self.exchange.clone()),
             heartbeats: heartbeat::sockets(image, &self.root),
-            ..Spec::of(self.plan, "source", drives.to_vec())
+            ..self.spec("source", drives.to_vec())
         };
         match self.warm(&spec) {
             Ok(Some((machine, drives))) => {
@@ -195,6 +194,11 @@ impl<'a> Trial<'a> {
         )?;
         note_stalls(progress, stalled)?;
         Ok((machine, drives))
+    }
+
+    /// What both guests are made of.
+    fn spec(&self, role: &str, drives: Vec<Drive>) -> Spec {
+        Spec { exchange: Some(self.exchange.clone()), ..Spec::of(self.plan, role, drives, &self.root) }
     }
 
     /// Starts the first guest from a saved memory; `None` when the plan wants a boot.
@@ -359,15 +363,10 @@ impl<'a> Trial<'a> {
             let (position, booted) = thread::scope(|scope| {
                 let raw =
                     scope.spawn(|| observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out));
-                let booted = restore::boot(
-                    &self.libvirt,
-                    &self.runtime,
-                    self.plan,
-                    &snapshot.drives,
-                    &self.exchange,
-                    &self.disks,
-                    &self.transcript,
-                );
+                let booted = restore::overlays(&snapshot.drives, &self.disks).and_then(|drives| {
+                    let spec = self.spec("restored", drives);
+                    restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
+                });
                 (raw.join().unwrap_or_else(|panic| resume_unwind(panic)), booted)
             });
             let position = position?;

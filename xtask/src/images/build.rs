@@ -110,6 +110,7 @@ fn write_manifest(
         disks,
         memory_mib: definition.memory_mib,
         agent: recipe.agent.clone(),
+        channel: definition.channel,
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),

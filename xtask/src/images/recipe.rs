@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, ServerFacts};
+use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
@@ -18,7 +18,7 @@ const BUILDER_VERSION: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the database.
+    /// The family first, then the database, then the agent's channel; what comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -53,10 +53,14 @@ impl Recipe {
     pub(crate) fn load(images: &Path, definition: Definition) -> Result<Self, Failure> {
         let family = LayerDir::read(images, definition.family.layer())?;
         let database = LayerDir::read(images, definition.database.name())?;
+        let channel = match definition.channel {
+            Channel::VirtioSerial => None,
+            Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
+        };
         let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
         let server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
         Ok(Self {
-            layers: vec![family, database],
+            layers: [Some(family), Some(database), channel].into_iter().flatten().collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
