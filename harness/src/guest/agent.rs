@@ -132,6 +132,22 @@ impl Agent {
         Ok(status == "frozen")
     }
 
+    /// The operating system of its guest, as `guest-get-osinfo` names it.
+    pub(crate) fn os(&self) -> Result<String> {
+        let name = "guest-get-osinfo";
+        let info = self.command(name, json!({}))?;
+        let id = info["id"].as_str().ok_or_else(|| self.nonsense(name, &info))?;
+        Ok(super::console::printable(id))
+    }
+
+    /// The kinds of the file systems of its guest, one for each that it lists.
+    pub(crate) fn file_system_kinds(&self) -> Result<Vec<String>> {
+        let name = "guest-get-fsinfo";
+        let list = self.command(name, json!({}))?;
+        let volumes = list.as_array().ok_or_else(|| self.nonsense(name, &list))?;
+        Ok(volumes.iter().filter_map(|volume| volume["type"].as_str()).map(str::to_owned).collect())
+    }
+
     /// Runs a line of shell as root and waits for its end, at most for `limit`.
     pub fn shell(&self, line: &str, input: &[u8], limit: Duration) -> Result<Exec> {
         let started = self.command(

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    BlockStats, Bulk, Case, Client, Cycle, Follow, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
+    BlockStats, Bulk, Case, Client, Cycle, Follow, Guest, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
 };
-use crate::history::{Entry, Mark, Nanos, Op};
+use crate::history::{Entry, Mark, Nanos, Op, WINDOWS};
 
 /// The most writers a history may have.
 pub const MAX_WRITERS: u32 = 65_536;
@@ -97,6 +97,10 @@ impl Builder {
                 Ok(())
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
+            Entry::Guest { os, volumes, .. } => {
+                self.cycle.guest = Guest { windows: os == WINDOWS, volumes };
+                Ok(())
+            }
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
             Entry::Probe { t, end, kind, answer } => {
                 if end < t {
@@ -310,7 +314,10 @@ impl Builder {
         let marks = &mut self.cycle.marks;
         match mark {
             Mark::FreezeCall => marks.freeze_call = Some(t),
-            Mark::FreezeOk => marks.freeze_ok = Some(t),
+            Mark::FreezeOk => {
+                marks.freeze_ok = Some(t);
+                marks.frozen_volumes = detail.parse().ok();
+            }
             Mark::FreezeErr => {
                 marks.freeze_err = Some(t);
                 marks.freeze_detail = detail;

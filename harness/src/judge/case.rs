@@ -128,9 +128,18 @@ pub(super) struct BlockStats {
 /// What belongs to one cycle of freeze, snapshot and thaw alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cycle {
+    pub(super) guest: Guest,
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
+}
+
+/// What the agent told of its guest before the freeze.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Guest {
+    pub(super) windows: bool,
+    /// How many volumes the freeze must reach.
+    pub(super) volumes: Option<u32>,
 }
 
 /// When the trial crossed the marks of the freeze window.
@@ -140,6 +149,8 @@ pub(super) struct Marks {
     pub(super) freeze_call: Option<Nanos>,
     /// F1.
     pub(super) freeze_ok: Option<Nanos>,
+    /// How many file systems or volumes the freeze said it reached.
+    pub(super) frozen_volumes: Option<u32>,
     pub(super) freeze_err: Option<Nanos>,
     pub(super) freeze_detail: String,
     /// S0.

@@ -277,6 +277,7 @@ impl<'a> Trial<'a> {
         cycle: u32,
     ) -> Result<Option<Vec<Drive>>> {
         let Source { machine, access, .. } = source;
+        quiesce::tell(machine.agent(), &self.history)?;
         let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
