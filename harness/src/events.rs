@@ -13,21 +13,32 @@ use crate::jsonl;
 /// The `kind` in the header of `events.jsonl`.
 pub const KIND: &str = "events";
 
+/// What the boot's note says of a guest that did not boot.
+pub const FROM_MEMORY: &str = "started from saved memory";
+
 /// The event log's name in a trial directory.
 pub const FILE: &str = "events.jsonl";
 
 /// The stages of the pipeline, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the pipeline's; `Resume` is the load after the thaw")]
+#[allow(
+    missing_docs,
+    reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Equip` \
+              gives that guest the hook and what else a trial needs, `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
+              after the thaw, `Stop` ends the load and the first guest"
+)]
 pub enum Stage {
     Prepare,
     Boot,
+    Equip,
     Load,
     Freeze,
     Snapshot,
+    Hold,
     Thaw,
     Resume,
+    Stop,
     Restore,
     Observe,
     Judge,
@@ -38,11 +49,14 @@ impl std::fmt::Display for Stage {
         f.pad(match self {
             Self::Prepare => "prepare",
             Self::Boot => "boot",
+            Self::Equip => "equip",
             Self::Load => "load",
             Self::Freeze => "freeze",
             Self::Snapshot => "snapshot",
+            Self::Hold => "hold",
             Self::Thaw => "thaw",
             Self::Resume => "resume",
+            Self::Stop => "stop",
             Self::Restore => "restore",
             Self::Observe => "observe",
             Self::Judge => "judge",
@@ -81,21 +95,49 @@ pub enum What {
     Note,
 }
 
-/// Reads how long each stage of a trial took.
-pub fn durations(path: &Path) -> Result<Vec<(Stage, Duration)>, jsonl::Error> {
-    let mut begun: BTreeMap<Stage, Nanos> = BTreeMap::new();
-    let mut durations = Vec::new();
+/// How the note begins of a guest that had to boot although it should have
+/// started from saved memory.
+pub const BOOTED_INSTEAD: &str = "booted, because no saved memory could be used";
+
+/// Reads what a trial noted down on its way.
+pub fn notes(path: &Path) -> Result<Vec<String>, jsonl::Error> {
+    let mut notes = Vec::new();
     for event in jsonl::Reader::<Event>::open(path, KIND)? {
         let event = event?;
-        match event.event {
-            What::Begin => drop(begun.insert(event.stage, event.t)),
+        if event.event == What::Note {
+            notes.push(event.detail);
+        }
+    }
+    Ok(notes)
+}
+
+/// Where a trial's time went.
+#[derive(Debug, Default)]
+pub struct Profile {
+    /// How long each stage took; one that ran once a cycle, in all.
+    pub stages: BTreeMap<Stage, Duration>,
+    /// From the first event to the last.
+    pub wall: Duration,
+}
+
+/// Reads the profile of a trial from its event log.
+pub fn profile(path: &Path) -> Result<Profile, jsonl::Error> {
+    let mut begun: BTreeMap<Stage, Nanos> = BTreeMap::new();
+    let mut profile = Profile::default();
+    let mut first = None;
+    for event in jsonl::Reader::<Event>::open(path, KIND)? {
+        let Event { t, stage, event, .. } = event?;
+        profile.wall = Duration::from_nanos(t.saturating_sub(*first.get_or_insert(t)));
+        match event {
+            What::Begin => drop(begun.insert(stage, t)),
             What::End | What::Failed => {
-                if let Some(since) = begun.remove(&event.stage) {
-                    durations.push((event.stage, Duration::from_nanos(event.t.saturating_sub(since))));
+                if let Some(since) = begun.remove(&stage) {
+                    *profile.stages.entry(stage).or_default() +=
+                        Duration::from_nanos(t.saturating_sub(since));
                 }
             }
             What::Note => {}
         }
     }
-    Ok(durations)
+    Ok(profile)
 }

@@ -31,6 +31,8 @@ pub struct Scenario {
     pub load: Load,
     /// How snapshots are taken.
     pub snapshot: Snapshot,
+    /// How a snapshot comes to be a server again.
+    pub restore: Restore,
     /// Whether the guest is frozen around the snapshot.
     pub freeze: bool,
     /// What goes wrong, and when.
@@ -47,6 +49,8 @@ pub enum Disks {
     One,
     /// Data directory and binary logs on two.
     Split,
+    /// One file system in a file on another.
+    Loop,
 }
 
 /// How snapshots are taken.
@@ -84,6 +88,18 @@ impl std::fmt::Display for Snapshot {
             apart => write!(f, "external, disks {apart} ms apart"),
         }
     }
+}
+
+/// How a snapshot comes to be a server again, to be looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restore {
+    /// A new guest boots from it, when the first one is gone: what an operator does.
+    #[default]
+    Boot,
+    /// Its disks are attached to a guest that runs already, and the server is
+    /// started on them there while the load goes on: for many moments in a row.
+    Attach,
 }
 
 /// What the agent runs at freeze and thaw.
@@ -277,7 +293,7 @@ pub enum ScenarioError {
 mod file {
     use std::collections::BTreeMap;
 
-    use super::{Database, Deserialize, Disks, Expectation, Fault, Profile, Snapshot, Spanned};
+    use super::{Database, Deserialize, Disks, Expectation, Fault, Profile, Restore, Snapshot, Spanned};
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -287,6 +303,8 @@ mod file {
         pub(super) covers: Vec<Spanned<String>>,
         #[serde(default)]
         pub(super) image: Image,
+        #[serde(default)]
+        pub(super) restore: Restore,
         pub(super) load: Load,
         #[serde(default)]
         pub(super) snapshot: Option<Spanned<Snapshot>>,
@@ -478,6 +496,7 @@ impl Scenario {
             releases: file.image.release,
             disks: file.image.disks,
             snapshot,
+            restore: file.restore,
             load: Load { profile: file.load.profile, writers, seconds },
             freeze: file.quiesce.freeze,
             faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
@@ -487,9 +506,16 @@ impl Scenario {
 
     /// Whether it runs on this image.
     pub fn suits(&self, image: &Definition) -> bool {
-        let disks = if image.disks.len() > 1 { Disks::Split } else { Disks::One };
+        let disks = match (image.loops.len(), image.disks.len()) {
+            (0, 1) => Disks::One,
+            (0, _) => Disks::Split,
+            _ => Disks::Loop,
+        };
         let release = self.releases.is_empty() || self.releases.contains(&image.release);
-        release && self.databases.contains(&image.database) && self.disks.is_none_or(|needed| needed == disks)
+        release
+            && self.databases.contains(&image.database)
+            && self.disks.is_none_or(|needed| needed == disks)
+            && (self.restore == Restore::Boot || image.can_be_attached())
     }
 
     /// What is expected with this hook: the file's word where it has one,

@@ -83,6 +83,16 @@ fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) ->
     Ok(())
 }
 
+/// Merges overlays that are no longer live into those below them, and removes
+/// them: a chain may not grow without end. `limit` bounds each disk.
+pub fn merge(machine: &mut Machine, overlays: &[Drive], limit: Duration) -> Result<()> {
+    for overlay in overlays {
+        machine.commit(overlay, limit)?;
+        std::fs::remove_file(&overlay.file).map_err(Error::io("remove", &overlay.file))?;
+    }
+    Ok(())
+}
+
 /// Writes one file system of an overlay and its backing chain to a sparse raw file.
 ///
 /// See qemu(1), `-blockdev`, for the options of the raw driver.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::events::Stage;
+use crate::events::{Profile, Stage};
 use crate::jsonl;
 use crate::judge::{self, Judgement};
 use crate::plan::Plan;
@@ -290,7 +290,7 @@ pub struct Finding {
     pub evidence: Vec<String>,
 }
 
-/// Milliseconds spent in each stage; absent when the stage did not run.
+/// Milliseconds; absent where it did not take place.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the stages")]
 pub struct Timings {
@@ -303,7 +303,22 @@ pub struct Timings {
     /// The longest time without an acknowledged write around the window.
     pub write_stall: Option<f64>,
     pub restore: Option<f64>,
+    /// From the first stage's begin to the last one's end.
     pub total: Option<f64>,
+    /// Each stage by its name; together they are the total, but for what little lies between them.
+    #[serde(default)]
+    pub stages: BTreeMap<Stage, f64>,
+}
+
+impl Timings {
+    /// Adds where the trial's time went.
+    pub fn add(&mut self, profile: &Profile) {
+        let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
+        self.stages = profile.stages.iter().map(|(stage, time)| (*stage, millis(time))).collect();
+        self.boot = self.stages.get(&Stage::Boot).copied();
+        self.restore = self.stages.get(&Stage::Restore).copied();
+        self.total = Some(millis(&profile.wall));
+    }
 }
 
 /// Operations counted.
@@ -378,16 +393,10 @@ pub struct VerdictError {
 
 impl Verdict {
     /// The verdict over a judged trial: its judgement held against what the
-    /// plan expected. `stages` is how long each stage took.
-    pub fn new(plan: &Plan, judgement: Judgement, stages: &[(Stage, Duration)]) -> Self {
-        let Judgement { grade, reason, findings, details: _, properties, counts, mut timings, resumed } =
+    /// plan expected.
+    pub fn new(plan: &Plan, judgement: Judgement) -> Self {
+        let Judgement { grade, reason, findings, details: _, properties, counts, timings, resumed } =
             judgement;
-        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-        let took = |stage| stages.iter().find(|(s, _)| *s == stage).map(|(_, time)| millis(*time));
-        timings.boot = took(Stage::Boot);
-        timings.restore = took(Stage::Restore);
-        timings.total = (!stages.is_empty()).then(|| stages.iter().map(|(_, time)| millis(*time)).sum());
-
         let mut unmet = Vec::new();
         let expect = &plan.expect;
         if !expect.grade.contains(&grade) {
@@ -434,12 +443,7 @@ impl Verdict {
     /// is more than a screenful, and the verdicts of the cycles.
     ///
     /// An error names the file and line that no honest writer could have written.
-    pub fn over(
-        plan: &Plan,
-        dir: &Path,
-        stages: &[(Stage, Duration)],
-        keep: bool,
-    ) -> Result<(Self, Vec<Self>), jsonl::Error> {
+    pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), jsonl::Error> {
         let mut trial = judge::Trial::open(dir)?;
         let mut verdicts = Vec::new();
         for cycle in 1..=trial.cycles() {
@@ -448,7 +452,7 @@ impl Verdict {
             if keep {
                 judgement.keep_details(dir, &place)?;
             }
-            let verdict = Self::new(plan, judgement, stages);
+            let verdict = Self::new(plan, judgement);
             if trial.cycles() == 1 {
                 return Ok((verdict, Vec::new()));
             }

@@ -35,9 +35,44 @@ use crate::snapshot;
 /// Part of every key: raise it when a change here makes old states unfit.
 const VERSION: u32 = 1;
 
-/// The name of the domain in its saved state. A restored domain may have no
-/// other; in a trial's own libvirt nobody else has it.
-const NAME: &str = "freezeframe-warm";
+/// What a saved guest goes on as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The first guest of a trial.
+    Source,
+    /// The one to which snapshots are attached.
+    Verifier,
+}
+
+impl Role {
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Verifier => "verifier",
+        }
+    }
+
+    /// A guest in this role, on these disks. Sockets are in `root`, whose path
+    /// must be short; `exchange` and heartbeats are for the first guest.
+    pub fn spec(self, plan: &Plan, drives: Vec<Drive>, exchange: &Path, root: &Path) -> Spec {
+        let spec = Spec::of(plan, self.name(), drives, root);
+        match self {
+            Self::Source => Spec {
+                exchange: Some(exchange.to_owned()),
+                heartbeats: heartbeat::sockets(&plan.image, root),
+                ..spec
+            },
+            Self::Verifier => Spec { hotplug: true, ..spec },
+        }
+    }
+
+    /// The name of the domain in its saved state. A restored domain may have no
+    /// other; in a trial's own libvirt nobody else has it.
+    fn saved_name(self) -> String {
+        format!("freezeframe-warm-{}", self.name())
+    }
+}
 
 const MEMORY: &str = "memory";
 const XML: &str = "domain.xml";
@@ -46,8 +81,7 @@ const PATHS: &str = "paths.json";
 /// How often a lock is asked for that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// What makes a guest that ran before out of one that runs on: the host's time,
-/// and randomness and a machine id that no other one has.
+/// The guest's side of [`awake`].
 const AWAKE: &str = "date -u -s \"@$(head -n 1)\" >/dev/null && cat >/dev/urandom \
     && tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id";
 
@@ -57,6 +91,7 @@ const SEED: usize = 64;
 /// A saved guest, ready to start from.
 #[derive(Debug)]
 pub struct Warm {
+    role: Role,
     dir: PathBuf,
     /// The files that its definition names, by what they are for.
     paths: Paths,
@@ -66,25 +101,27 @@ pub struct Warm {
 type Paths = BTreeMap<String, PathBuf>;
 
 impl Warm {
-    /// The saved guest of this plan's image, made now if there is none. `root`
-    /// is the trial's directory for sockets. An error is a reason to boot instead.
+    /// The saved guest of this plan's image in this role, made now if there is
+    /// none. `root` is the trial's directory for sockets. An error is a reason to
+    /// boot instead.
     pub fn of(
         libvirt: &Libvirt,
         runtime: &Runtime,
         plan: &Plan,
+        role: Role,
         root: &Path,
         transcript: &Transcript,
     ) -> Result<Self> {
         let states = plan.image.kernel.with_file_name("warm");
         fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
-        let key = key(plan)?;
+        let key = key(plan, role)?;
         let dir = states.join(&key);
-        if let Some(found) = Self::read(&dir)? {
+        if let Some(found) = Self::read(role, &dir)? {
             return Ok(found);
         }
         let _lock = lock(&states.join(format!("{key}.lock")))?;
         // Whoever held the lock has made it.
-        if let Some(found) = Self::read(&dir)? {
+        if let Some(found) = Self::read(role, &dir)? {
             return Ok(found);
         }
         let scratch = states.join(format!("tmp-{key}"));
@@ -92,17 +129,21 @@ impl Warm {
             fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
         }
         fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
-        make(libvirt, runtime, plan, &scratch, root, transcript)?;
+        make(libvirt, runtime, plan, role, &scratch, root, transcript)?;
         fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
-        Self::read(&dir)?.ok_or_else(|| Error::Guest(format!("{} is gone", dir.display())))
+        Self::read(role, &dir)?.ok_or_else(|| Error::Guest(format!("{} is gone", dir.display())))
     }
 
-    fn read(dir: &Path) -> Result<Option<Self>> {
+    fn read(role: Role, dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(PATHS);
         match fs::read(&path) {
             Ok(json) => {
                 let wrong = |e| Error::Guest(format!("{}: {e}; remove its directory", path.display()));
-                Ok(Some(Self { dir: dir.to_owned(), paths: serde_json::from_slice(&json).map_err(wrong)? }))
+                Ok(Some(Self {
+                    role,
+                    dir: dir.to_owned(),
+                    paths: serde_json::from_slice(&json).map_err(wrong)?,
+                }))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
@@ -114,7 +155,8 @@ impl Warm {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`.
+    /// Starts a guest from the saved memory, with the files of `spec`. Its server
+    /// answers at once; [`awake`] is for what comes after that.
     pub fn start(
         &self,
         libvirt: &Libvirt,
@@ -133,18 +175,23 @@ impl Warm {
             xml = xml.replace(&old, &new);
         }
         let limit = plan.limits.agent;
-        let machine = Machine::restore(libvirt, &self.dir.join(MEMORY), &xml, NAME, spec, transcript, limit)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
-        let source = Path::new("/dev/urandom");
-        let mut seed = [0; SEED];
-        File::open(source)
-            .and_then(|mut file| file.read_exact(&mut seed))
-            .map_err(Error::io("read", source))?;
-        input.extend(seed);
-        machine.agent().script(AWAKE, &input, limit)?;
-        Ok(machine)
+        let spec = Spec { name: self.role.saved_name(), ..spec.clone() };
+        Machine::restore(libvirt, &self.dir.join(MEMORY), &xml, &spec, self.role.name(), transcript, limit)
     }
+}
+
+/// Makes a guest that ran before out of one that goes on: waits until its agent
+/// answers, and gives it the host's time, and randomness and a machine id that no
+/// other one has.
+pub fn awake(machine: &Machine, limit: Duration) -> Result<()> {
+    machine.wait_for_answer(limit)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
+    let source = Path::new("/dev/urandom");
+    let mut seed = [0; SEED];
+    File::open(source).and_then(|mut file| file.read_exact(&mut seed)).map_err(Error::io("read", source))?;
+    input.extend(seed);
+    machine.agent().script(AWAKE, &input, limit).map(drop)
 }
 
 /// Boots the image, waits until its server answers, and saves the guest in `scratch`.
@@ -152,6 +199,7 @@ fn make(
     libvirt: &Libvirt,
     runtime: &Runtime,
     plan: &Plan,
+    role: Role,
     scratch: &Path,
     root: &Path,
     transcript: &Transcript,
@@ -162,13 +210,11 @@ fn make(
     let exchange = scratch.join("exchange.raw");
     crate::roll_forward::exchange(&exchange)?;
     let spec = Spec {
-        name: NAME.to_owned(),
+        name: role.saved_name(),
         console: scratch.join("console.log"),
-        exchange: Some(exchange),
-        heartbeats: heartbeat::sockets(image, root),
-        ..Spec::of(plan, "source", drives, root)
+        ..role.spec(plan, drives, &exchange, root)
     };
-    let (mut machine, _) = Machine::boot(libvirt, &spec, "source", transcript, limits.boot, limits.agent)?;
+    let (mut machine, _) = Machine::boot(libvirt, &spec, role.name(), transcript, limits.boot, limits.agent)?;
     let access = Access::new(machine.sql_address()?, &image.server)?;
     let unit = &image.server.unit;
     runtime.block_on(access.connect_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
@@ -212,7 +258,7 @@ fn paths(spec: &Spec) -> Paths {
 
 /// Everything that a saved memory depends on besides the image's own files,
 /// which never change: the programs that run it, and the machine that they make.
-fn key(plan: &Plan) -> Result<String> {
+fn key(plan: &Plan, role: Role) -> Result<String> {
     let program = Path::new("qemu-system-x86_64");
     let qemu = Command::new(program).arg("--version").output().map_err(Error::io("run", program))?;
     let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
@@ -224,12 +270,11 @@ fn key(plan: &Plan) -> Result<String> {
     let cpu = String::from_utf8_lossy(&cpu);
     let model =
         cpu.lines().filter(|line| line.starts_with("model name") || line.starts_with("flags")).take(2);
+    let nowhere = Path::new("");
     let machine = Spec {
-        name: NAME.to_owned(),
+        name: role.saved_name(),
         console: PathBuf::new(),
-        heartbeats: heartbeat::sockets(&plan.image, Path::new("")),
-        exchange: Some(PathBuf::new()),
-        ..Spec::of(plan, "source", overlays(plan, Path::new("")), Path::new(""))
+        ..role.spec(plan, overlays(plan, nowhere), nowhere, nowhere)
     };
     let mut hash = Sha256::new();
     for part in [

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use freezeframe::events::Stage;
+use freezeframe::events::{Profile, Stage};
 use freezeframe::judge::{judge, read as judge_read};
 use freezeframe::plan::Plan;
 use freezeframe::report::{read, render};
@@ -30,7 +30,10 @@ fn run() -> (tempfile::TempDir, PathBuf) {
     write_log(&trial, "observation", &OBSERVATION.join("\n"));
     let plan = Plan::read(&trial).unwrap();
     let judgement = judge(&judge_read(&trial).unwrap());
-    Verdict::new(&plan, judgement, &[(Stage::Boot, Duration::from_secs(9))]).write(&trial).unwrap();
+    let mut verdict = Verdict::new(&plan, judgement);
+    let boot = Duration::from_secs(9);
+    verdict.timings_ms.add(&Profile { stages: [(Stage::Boot, boot)].into(), wall: boot });
+    verdict.write(&trial).unwrap();
     (root, run)
 }
 

@@ -48,10 +48,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
     let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
     let plan = Plan::read(dir).map_err(|e| question(&e))?;
+    let (mut verdict, cycles) = Verdict::over(&plan, dir, false).map_err(|e| question(&e))?;
     // No property rests on how long the stages took.
-    let stages = events::durations(&dir.join(events::FILE)).unwrap_or_else(|e| {
-        eprintln!("warning: {e}; the verdict goes without the times of the stages");
-        Vec::new()
-    });
-    Verdict::over(&plan, dir, &stages, false).map_err(|e| question(&e))
+    match events::profile(&dir.join(events::FILE)) {
+        Ok(profile) => verdict.timings_ms.add(&profile),
+        Err(e) => eprintln!("warning: {e}; the verdict goes without the times of the stages"),
+    }
+    Ok((verdict, cycles))
 }

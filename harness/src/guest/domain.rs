@@ -27,6 +27,8 @@ pub struct Spec {
     /// A raw file attached as one more disk, through which files pass between
     /// guests and host; no snapshot takes it.
     pub exchange: Option<PathBuf>,
+    /// Whether disks are attached and detached while it runs.
+    pub hotplug: bool,
     /// Where the serial console goes.
     pub console: PathBuf,
     /// The socket of the agent's serial port; without it the agent is on
@@ -73,6 +75,7 @@ impl Spec {
             drives,
             exchange: None,
             agent: (image.channel == Channel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
+            hotplug: false,
             heartbeats: Vec::new(),
             console: dir.join(if role == "source" {
                 "console.log".to_owned()
@@ -127,6 +130,10 @@ impl Spec {
                    <source file='{}'/><target dev='vdz' bus='virtio'/><serial>{EXCHANGE}</serial></disk>",
                 escape(&file.to_string_lossy())
             );
+        }
+        if self.hotplug {
+            // A disk on it comes and goes at once, and takes no slot of the machine.
+            drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
         let mut channels = match &self.agent {
             None => "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
@@ -210,6 +217,7 @@ mod tests {
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
             agent: Some("/a'".into()),
+            hotplug: false,
             heartbeats: Vec::new(),
             console: "/c".into(),
             forward: 3306,

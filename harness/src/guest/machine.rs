@@ -10,7 +10,7 @@ use virt::sys;
 
 use super::agent::{Agent, Transcript, Transport};
 use super::console;
-use super::domain::{Spec, escape_shell};
+use super::domain::{Drive, Spec, escape_shell};
 use super::serial::Serial;
 use crate::error::{Error, Result};
 use crate::host::{self, Event, Events, Libvirt};
@@ -42,7 +42,7 @@ const UNIT_PAUSE: Duration = Duration::from_secs(2);
 /// A running guest. Dropping it destroys the guest.
 #[derive(Debug)]
 pub struct Machine {
-    /// `source` or `restored`: which of the trial's two guests this is.
+    /// `source`, `restored` or `verifier`: which of the trial's guests this is.
     role: &'static str,
     domain: Domain,
     events: Events,
@@ -80,27 +80,31 @@ impl Machine {
         Err(Error::Stalled(role, ATTEMPTS))
     }
 
-    /// Starts a guest from saved memory and waits until its agent answers.
+    /// Starts a guest from saved memory.
     pub(crate) fn restore(
         libvirt: &Libvirt,
         memory: &Path,
         xml: &str,
-        name: &str,
         spec: &Spec,
+        role: &'static str,
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let (domain, events) = libvirt.restore(memory, xml, name)?;
-        let machine = Self::new(domain, events, spec, "source", transcript, agent_limit);
-        // The agent never went away, so that no event says that it is there.
-        let deadline = Instant::now() + agent_limit;
-        while let Err(error) = machine.agent.is_frozen() {
+        let (domain, events) = libvirt.restore(memory, xml, &spec.name)?;
+        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+    }
+
+    /// Waits until the agent answers, where no event says that it is there: in a
+    /// guest from saved memory it never went away.
+    pub(crate) fn wait_for_answer(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while let Err(error) = self.agent.is_frozen() {
             if Instant::now() > deadline {
                 return Err(error);
             }
             interrupt::pass(Duration::from_millis(20))?;
         }
-        Ok(machine)
+        Ok(())
     }
 
     /// Saves the guest with its memory to a file. It ends with that.
@@ -143,7 +147,7 @@ impl Machine {
         loop {
             match self.next_event(patience)? {
                 Some(Event::AgentConnected) => return Ok(()),
-                Some(Event::AgentDisconnected) => {}
+                Some(Event::AgentDisconnected | Event::DeviceRemoved | Event::BlockJobEnded { .. }) => {}
                 Some(Event::Stopped) => {
                     self.stopped = true;
                     return Err(self.trouble("stopped while it booted"));
@@ -202,6 +206,53 @@ impl Machine {
             return Err(Error::Guest(format!("the unit {unit} failed to start in the {} guest", self.role)));
         }
         Ok(())
+    }
+
+    /// Attaches a disk. `xml` is its element of the domain's definition.
+    pub(crate) fn attach(&self, xml: &str) -> Result<()> {
+        self.domain
+            .attach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE)
+            .map_err(Error::libvirt(format!("attach a disk to the {} guest", self.role)))
+    }
+
+    /// Detaches a disk and waits until the guest has let go of it.
+    pub(crate) fn detach(&mut self, xml: &str, limit: Duration) -> Result<()> {
+        self.domain
+            .detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE)
+            .map_err(Error::libvirt(format!("detach a disk from the {} guest", self.role)))?;
+        self.wait_for("let go of a disk", limit, |event| (event == Event::DeviceRemoved).then_some(true))
+    }
+
+    /// Writes what an overlay of one of the guest's disks holds into the one
+    /// below it, while the guest goes on; the overlay is of no use then.
+    pub(crate) fn commit(&mut self, overlay: &Drive, limit: Duration) -> Result<()> {
+        host::block_commit(&self.domain, &overlay.target, &overlay.file)
+            .map_err(Error::libvirt(format!("merge {}", overlay.file.display())))?;
+        self.wait_for("merge an overlay of its disk", limit, |event| match event {
+            Event::BlockJobEnded { done } => Some(done),
+            _ => None,
+        })
+    }
+
+    /// Waits for an event that `ends` knows, and whether it was a good one.
+    fn wait_for(&mut self, what: &str, limit: Duration, ends: fn(Event) -> Option<bool>) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match interrupt::receive(&self.events, deadline)? {
+                Some(Event::Stopped) => {
+                    self.stopped = true;
+                    return Err(self.trouble("stopped unexpectedly"));
+                }
+                Some(event) => match ends(event) {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(self.trouble(&format!("failed to {what}"))),
+                    None => {}
+                },
+                None => {
+                    return Err(self.trouble(&format!("did not {what} within {} s", limit.as_secs())));
+                }
+            }
+        }
     }
 
     /// Restarts the agent's unit and waits until the new agent answers.

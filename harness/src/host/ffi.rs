@@ -2,7 +2,7 @@
 //! safe signatures. All `unsafe` code of the project stands here.
 #![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout, save and events have no safe wrapper")]
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::mpsc::Sender;
@@ -52,31 +52,78 @@ pub(crate) fn save(domain: &Domain, file: &Path) -> Result<(), Error> {
     counted(unsafe { sys::virDomainSave(domain.as_ptr(), file.as_ptr()) }).map(drop)
 }
 
+/// Writes what an overlay of a running domain's disk holds into the one below
+/// it, and takes it out of the chain. The end is told by an event.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBlockCommit>.
+pub(crate) fn block_commit(domain: &Domain, disk: &str, overlay: &Path) -> Result<(), Error> {
+    let (disk, overlay) = (CString::new(disk)?, CString::new(overlay.as_os_str().as_encoded_bytes())?);
+    // Without `SHALLOW` and with no base it would merge everything into the image itself.
+    let flags = sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW;
+    // SAFETY: `domain` holds a live virDomainPtr, the strings outlive the call, a
+    // null base means the one below.
+    counted(unsafe {
+        sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), ptr::null(), overlay.as_ptr(), 0, flags)
+    })
+    .map(drop)
+}
+
 /// libvirt's convention: -1 is an error, whose text is kept per thread.
 fn counted(result: c_int) -> Result<u32, Error> {
     u32::try_from(result).map_err(|_| Error::last_error())
 }
 
-/// Sends this domain's agent and lifecycle events into the channel until the
-/// connection closes.
-pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Event>) -> Result<(), Error> {
+/// A domain's events go to a channel for as long as this lives. Two for one
+/// domain are refused, and a domain that is restored is the one that was saved.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    connect: Connect,
+    callbacks: Vec<c_int>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        for callback in &self.callbacks {
+            // SAFETY: the connection is live; libvirt frees the sender when no event is under way.
+            // There is nothing to do where it does not know the callback any more.
+            unsafe { sys::virConnectDomainEventDeregisterAny(self.connect.as_ptr(), *callback) };
+        }
+    }
+}
+
+/// Sends this domain's agent and lifecycle events into the channel.
+pub(crate) fn subscribe(
+    connect: &Connect,
+    domain: &Domain,
+    events: &Sender<Event>,
+) -> Result<Subscription, Error> {
     type AgentLifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
     type Lifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+    type DeviceRemoved =
+        unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
+    type BlockJob =
+        unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, c_int, c_int, *mut c_void);
+    type Any = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
     // SAFETY: libvirt declares the callback with a generic type and calls it
     // with the type that belongs to the event's id, which is the one cast from.
-    let (agent, lifecycle) = unsafe {
-        (
-            std::mem::transmute::<AgentLifecycle, unsafe extern "C" fn(_, _, *mut c_void)>(
-                on_agent_lifecycle,
+    let callbacks = unsafe {
+        [
+            (
+                sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+                std::mem::transmute::<AgentLifecycle, Any>(on_agent_lifecycle),
             ),
-            std::mem::transmute::<Lifecycle, unsafe extern "C" fn(_, _, *mut c_void)>(on_lifecycle),
-        )
+            (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, std::mem::transmute::<Lifecycle, Any>(on_lifecycle)),
+            (
+                sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+                std::mem::transmute::<DeviceRemoved, Any>(on_device_removed),
+            ),
+            (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, std::mem::transmute::<BlockJob, Any>(on_block_job)),
+        ]
     };
-    for (id, callback) in
-        [(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, agent), (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle)]
-    {
+    let mut subscription = Subscription { connect: connect.clone(), callbacks: Vec::new() };
+    for (id, callback) in callbacks {
         let opaque = Box::into_raw(Box::new(events.clone())).cast();
         // SAFETY: both pointers are live; `opaque` is owned by the registration
         // from here on and freed by `free_sender` exactly once.
@@ -95,8 +142,9 @@ pub(crate) fn subscribe(connect: &Connect, domain: &Domain, events: &Sender<Even
             unsafe { free_sender(opaque) };
             return Err(Error::last_error());
         }
+        subscription.callbacks.push(registered);
     }
-    Ok(())
+    Ok(subscription)
 }
 
 unsafe extern "C" fn on_agent_lifecycle(
@@ -124,6 +172,32 @@ unsafe extern "C" fn on_lifecycle(
         unsafe { send(opaque, Event::Stopped) };
     }
     0
+}
+
+unsafe extern "C" fn on_device_removed(
+    _connect: sys::virConnectPtr,
+    _domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: `opaque` is the sender that `subscribe` registered.
+    unsafe { send(opaque, Event::DeviceRemoved) };
+}
+
+unsafe extern "C" fn on_block_job(
+    _connect: sys::virConnectPtr,
+    _domain: sys::virDomainPtr,
+    _disk: *const c_char,
+    _kind: c_int,
+    status: c_int,
+    opaque: *mut c_void,
+) {
+    // A job that waits to be told to end is none of ours.
+    if status != sys::VIR_DOMAIN_BLOCK_JOB_READY as c_int {
+        let done = status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int;
+        // SAFETY: `opaque` is the sender that `subscribe` registered.
+        unsafe { send(opaque, Event::BlockJobEnded { done }) };
+    }
 }
 
 /// # Safety

@@ -1,5 +1,6 @@
 //! The connection to libvirt: embedded in this process, or any other by its URI.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, channel};
@@ -20,10 +21,29 @@ pub enum Event {
     AgentDisconnected,
     /// The guest is gone: shut down, crashed, or its kernel panicked.
     Stopped,
+    /// The guest has let go of a device that was to be detached.
+    DeviceRemoved,
+    /// A job on one of its disks has ended, well or not.
+    BlockJobEnded {
+        /// Whether it did what it should.
+        done: bool,
+    },
 }
 
 /// The events of one domain, in the order in which they happened.
-pub type Events = Receiver<Event>;
+#[derive(Debug)]
+pub struct Events {
+    receiver: Receiver<Event>,
+    _subscription: ffi::Subscription,
+}
+
+impl Deref for Events {
+    type Target = Receiver<Event>;
+
+    fn deref(&self) -> &Receiver<Event> {
+        &self.receiver
+    }
+}
 
 /// An open connection.
 #[derive(Debug)]
@@ -103,14 +123,16 @@ impl Libvirt {
 
     /// Lets a paused domain run, and tells what becomes of it.
     fn resume(&self, domain: Domain) -> Result<(Domain, Events)> {
-        let (sender, events) = channel();
-        let subscribed = ffi::subscribe(&self.connect, &domain, &sender).and_then(|()| domain.resume());
-        if let Err(error) = subscribed {
-            // The first error is the one to report.
-            let _ = domain.destroy();
-            return Err(Error::libvirt("let a guest run")(error));
+        let (sender, receiver) = channel();
+        let subscribed = ffi::subscribe(&self.connect, &domain, &sender);
+        match subscribed.and_then(|subscription| domain.resume().map(|_| subscription)) {
+            Ok(subscription) => Ok((domain, Events { receiver, _subscription: subscription })),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = domain.destroy();
+                Err(Error::libvirt("let a guest run")(error))
+            }
         }
-        Ok((domain, events))
     }
 }
 

@@ -4,5 +4,5 @@ pub mod accel;
 mod ffi;
 mod libvirt;
 
-pub(crate) use ffi::{fs_freeze, fs_thaw, save, set_agent_timeout};
+pub(crate) use ffi::{block_commit, fs_freeze, fs_thaw, save, set_agent_timeout};
 pub use libvirt::{Event, Events, Libvirt};

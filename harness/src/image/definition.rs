@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use super::layout::{self, DiskLayout, FsKind, RawDisk};
+use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
 use super::{Agent, Channel, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
@@ -23,6 +23,9 @@ pub struct Definition {
     pub name: String,
     /// One line for `images list`.
     pub summary: String,
+    /// Why the project's own tests have never built and run it. Such an image is
+    /// built and used only when it is named.
+    pub unverified: Option<String>,
     /// How the image is built.
     pub family: Family,
     /// `debian`.
@@ -45,6 +48,10 @@ pub struct Definition {
     pub memory_mib: u64,
     /// The disks; the first is the root.
     pub disks: Vec<DiskLayout>,
+    /// File systems in files on those of the disks.
+    pub loops: Vec<LoopLayout>,
+    /// Directories that are mounted a second time.
+    pub binds: Vec<Bind>,
 }
 
 /// A family of distributions that are built the same way.
@@ -177,10 +184,12 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let disks = layout::check(raw.disks).map_err(|(at, problem)| source.invalid(at, problem))?;
+        let mounts = layout::check(raw.disks, raw.loops, raw.binds)
+            .map_err(|(at, problem)| source.invalid(at, problem))?;
         Ok(Self {
             name,
             summary: raw.summary,
+            unverified: raw.unverified,
             family: raw.family,
             distro: raw.distro.into_inner(),
             release: raw.release.into_inner(),
@@ -191,15 +200,28 @@ impl Definition {
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
-            disks,
+            disks: mounts.disks,
+            loops: mounts.loops,
+            binds: mounts.binds,
         })
     }
 
     /// Whether everything lies on one ext4 disk and the agent is on
     /// virtio-serial, the layout that every distribution has an image with.
     pub fn is_plain(&self) -> bool {
-        let ext4 = |disk: &DiskLayout| disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4);
-        self.channel == Channel::VirtioSerial && matches!(self.disks.as_slice(), [disk] if ext4(disk))
+        self.channel == Channel::VirtioSerial
+            && self.loops.is_empty()
+            && self.binds.is_empty()
+            && matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))
+    }
+
+    /// Whether a second guest of this image can mount its disks beside its own:
+    /// volume groups and btrfs are known by a name that only one of them may have.
+    pub fn can_be_attached(&self) -> bool {
+        let bare = |disk: &DiskLayout| {
+            disk.group.is_none() && disk.file_systems.iter().all(|fs| fs.fs != FsKind::Btrfs)
+        };
+        self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
     }
 
     /// Reads the definition of image `name` under `images`.
@@ -239,6 +261,7 @@ impl Layer {
 #[serde(deny_unknown_fields)]
 struct RawDefinition {
     summary: String,
+    unverified: Option<String>,
     family: Family,
     distro: Spanned<String>,
     release: Spanned<String>,
@@ -255,6 +278,10 @@ struct RawDefinition {
     memory_mib: Spanned<u64>,
     #[serde(rename = "disk")]
     disks: Vec<RawDisk>,
+    #[serde(default, rename = "loop")]
+    loops: Vec<RawLoop>,
+    #[serde(default, rename = "bind")]
+    binds: Vec<RawBind>,
 }
 
 fn wanted() -> bool {
@@ -356,8 +383,9 @@ size_mib = 2048
         let cases = [
             (
                 ("memory_mib = 512", "memory_mb = 512"),
-                "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
-                 `mirror`, `security_updates`, `database`, `channel`, `packages`, `mask`, `memory_mib`, `disk`.",
+                "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
+                 `release`, `mirror`, `security_updates`, `database`, `channel`, `packages`, `mask`, `memory_mib`, `disk`, \
+                 `loop`, `bind`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (
@@ -405,7 +433,7 @@ size_mib = 2048
         assert_eq!(disks[1].device(&disks[1].file_systems[0]), "/dev/vdb");
         for (target, mount, size, expected) in [
             ("vda", "/srv", 256, "14: disks are named in order; this one must be `vdb`."),
-            ("vdb", "/", 256, "15: two disks are mounted at /. Give each a place of its own."),
+            ("vdb", "/", 256, "15: two file systems are mounted at /. Give each a place of its own."),
             ("vdb", "/srv/../etc", 256, "15: `mount` must be an absolute path of letters, digits and `._-`."),
             ("vdb", "srv", 256, "15: `mount` must be an absolute path of letters, digits and `._-`."),
             ("vdb", "/srv", 64, "17: the disk is too small. Give at least 128."),
@@ -430,7 +458,7 @@ size_mib = 2048
             (
                 "/srv/redo",
                 "/srv/tables",
-                "24: two disks are mounted at /srv/tables. Give each a place of its own.",
+                "24: two file systems are mounted at /srv/tables. Give each a place of its own.",
             ),
             ("= 320", "= 300", "26: the disk is too small. Give at least 320."),
             (
@@ -441,6 +469,37 @@ size_mib = 2048
             ),
         ] {
             let text = format!("{GOOD}{}", group.replacen(from, to, 1));
+            assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
+    }
+
+    #[test]
+    fn loops_and_binds_are_checked() {
+        let more = "[[loop]]\nfile = \"/usr/tmp.img\"\nmount = \"/srv\"\nfs = \"ext4\"\nsize_mib = 128\n\
+            [[bind]]\nfrom = \"/srv\"\nmount = \"/mnt\"\n";
+        let definition = parse(&format!("{GOOD}{more}")).unwrap();
+        assert_eq!(definition.loops[0].file_system.name, "loop0");
+        assert_eq!(definition.binds[0].mount, Path::new("/mnt"));
+        assert!(!definition.is_plain());
+        for (from, to, expected) in [
+            ("128", "64", "17: the disk is too small. Give at least 128."),
+            (
+                "\"/usr/tmp.img\"",
+                "\"tmp.img\"",
+                "14: `file` must be an absolute path of letters, digits and `._-`.",
+            ),
+            (
+                "\"/mnt\"",
+                "\"/srv\"",
+                "20: two file systems are mounted at /srv. Give each a place of its own.",
+            ),
+            (
+                "from = \"/srv\"",
+                "from = \"/../x\"",
+                "19: `from` must be an absolute path of letters, digits and `._-`.",
+            ),
+        ] {
+            let text = format!("{GOOD}{}", more.replacen(from, to, 1));
             assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
         }
     }

@@ -74,6 +74,25 @@ pub struct FileSystemLayout {
     pub size_mib: u64,
 }
 
+/// A file system in a file on another one, as `mount -o loop` mounts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopLayout {
+    /// The file in the guest.
+    pub file: PathBuf,
+    /// The file system; its name is `loop0`, `loop1`, ...
+    pub file_system: FileSystemLayout,
+}
+
+/// A directory that is mounted a second time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// The directory.
+    pub from: PathBuf,
+    /// Where else it appears.
+    pub mount: PathBuf,
+}
+
 impl DiskLayout {
     /// The device of one of this disk's file systems in the guest.
     pub fn device(&self, file_system: &FileSystemLayout) -> String {
@@ -106,15 +125,66 @@ struct RawVolume {
     size_mib: Spanned<u64>,
 }
 
+/// A loop as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLoop {
+    file: Spanned<PathBuf>,
+    mount: Spanned<PathBuf>,
+    fs: FsKind,
+    size_mib: Spanned<u64>,
+}
+
+/// A bind mount as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBind {
+    from: Spanned<PathBuf>,
+    mount: Spanned<PathBuf>,
+}
+
 /// What is wrong in a file, and at which byte.
 type Problem = (usize, String);
 
+/// Everything that is mounted.
+pub(super) struct Mounts {
+    pub(super) disks: Vec<DiskLayout>,
+    pub(super) loops: Vec<LoopLayout>,
+    pub(super) binds: Vec<Bind>,
+}
+
+/// Checks everything that a definition mounts.
+pub(super) fn check(
+    disks: Vec<RawDisk>,
+    loops: Vec<RawLoop>,
+    binds: Vec<RawBind>,
+) -> Result<Mounts, Problem> {
+    let mut taken = Vec::new();
+    let disks = check_disks(disks, &mut taken)?;
+    let mut checked = Vec::new();
+    for (RawLoop { file, mount, fs, size_mib }, n) in loops.into_iter().zip(0..) {
+        check_path("file", &file)?;
+        check_mount(&mount, &mut taken)?;
+        check_size(&size_mib, fs)?;
+        let (mount, size_mib) = (mount.into_inner(), size_mib.into_inner());
+        let file_system = FileSystemLayout { name: format!("loop{n}"), mount, fs, size_mib };
+        checked.push(LoopLayout { file: file.into_inner(), file_system });
+    }
+    let (loops, mut checked) = (checked, Vec::new());
+    for RawBind { from, mount } in binds {
+        check_path("from", &from)?;
+        check_mount(&mount, &mut taken)?;
+        checked.push(Bind { from: from.into_inner(), mount: mount.into_inner() });
+    }
+    Ok(Mounts { disks, loops, binds: checked })
+}
+
 /// Checks the disks of a definition. The first is the root.
-pub(super) fn check(disks: Vec<RawDisk>) -> Result<Vec<DiskLayout>, Problem> {
-    let (mut layout, mut taken) = (Vec::new(), Vec::new());
+fn check_disks(disks: Vec<RawDisk>, taken: &mut Vec<PathBuf>) -> Result<Vec<DiskLayout>, Problem> {
+    let mut layout = Vec::new();
     for (disk, letter) in disks.into_iter().zip('a'..='z') {
         let root = layout.is_empty();
-        layout.push(check_disk(disk, format!("vd{letter}"), root, &mut taken)?);
+        layout.push(check_disk(disk, format!("vd{letter}"), root, taken)?);
     }
     if layout.is_empty() {
         let problem = "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.";
@@ -184,12 +254,8 @@ fn check_disk(
             return Err((mount.span().start, format!("there are two volumes `{name}`.")));
         }
         let fs = fs.into_inner();
-        let least = if fs == FsKind::Xfs { MIN_XFS_MIB } else { MIN_MIB };
-        if *size_mib.get_ref() < least {
-            return Err((size_mib.span().start, format!("the disk is too small. Give at least {least}.")));
-        }
+        check_size(&size_mib, fs)?;
         let (mount, size_mib) = (mount.into_inner(), size_mib.into_inner());
-        taken.push(mount.clone());
         file_systems.push(FileSystemLayout { name, mount, fs, size_mib });
     }
     Ok(DiskLayout { target, size_mib, group, file_systems })
@@ -204,19 +270,36 @@ fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
     Err((name.span().start, format!("`{}`: use lowercase letters and digits only.", text.escape_debug())))
 }
 
-fn check_mount(mount: &Spanned<PathBuf>, taken: &[PathBuf]) -> Result<(), Problem> {
-    let path = mount.get_ref();
+fn check_size(size_mib: &Spanned<u64>, fs: FsKind) -> Result<(), Problem> {
+    let least = if fs == FsKind::Xfs { MIN_XFS_MIB } else { MIN_MIB };
+    if *size_mib.get_ref() < least {
+        return Err((size_mib.span().start, format!("the disk is too small. Give at least {least}.")));
+    }
+    Ok(())
+}
+
+fn check_path(key: &str, path: &Spanned<PathBuf>) -> Result<(), Problem> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
-    let at = mount.span().start;
-    if !path.is_absolute()
-        || path.components().any(|part| part == Component::ParentDir)
-        || !path.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
+    let text = path.get_ref();
+    if !text.is_absolute()
+        || text.components().any(|part| part == Component::ParentDir)
+        || !text.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
     {
-        return Err((at, "`mount` must be an absolute path of letters, digits and `._-`.".to_owned()));
+        let problem = format!("`{key}` must be an absolute path of letters, digits and `._-`.");
+        return Err((path.span().start, problem));
     }
+    Ok(())
+}
+
+/// Checks a mount point, and adds it to those that are taken.
+fn check_mount(mount: &Spanned<PathBuf>, taken: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    check_path("mount", mount)?;
+    let path = mount.get_ref();
     if taken.contains(path) {
-        let place = path.display();
-        return Err((at, format!("two disks are mounted at {place}. Give each a place of its own.")));
+        let problem =
+            format!("two file systems are mounted at {}. Give each a place of its own.", path.display());
+        return Err((mount.span().start, problem));
     }
+    taken.push(path.clone());
     Ok(())
 }

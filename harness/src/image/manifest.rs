@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Channel, Database, FsKind};
+use super::{Bind, Channel, Database, FsKind};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct Manifest {
     pub cmdline: String,
     /// The disks, in the order in which they are attached.
     pub disks: Vec<Disk>,
+    /// File systems in files on those of the disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loops: Vec<Loop>,
+    /// Directories that are mounted a second time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<Bind>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
     /// The guest agent.
@@ -68,6 +74,16 @@ pub struct FileSystem {
     pub fs: FsKind,
     /// Where the guest mounts it: `/`.
     pub mount: PathBuf,
+}
+
+/// A file system in a file of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loop {
+    /// The file.
+    pub file: PathBuf,
+    /// What it holds; it begins at 0.
+    pub file_system: FileSystem,
 }
 
 /// The guest agent of an image.
@@ -126,14 +142,19 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// Every file system of every disk.
+    /// Every file system: those of the disks, then the loops.
     pub fn file_systems(&self) -> impl Iterator<Item = &FileSystem> {
-        self.disks.iter().flat_map(|disk| &disk.file_systems)
+        let loops = self.loops.iter().map(|mounted| &mounted.file_system);
+        self.disks.iter().flat_map(|disk| &disk.file_systems).chain(loops)
     }
 
     /// The file system that holds this path of the guest, and the path as seen
     /// from its root.
     pub fn place<'a>(&'a self, path: &Path) -> Option<(&'a FileSystem, PathBuf)> {
+        // What is bound over a path is no bind itself: one look is enough.
+        let bound =
+            self.binds.iter().find_map(|bind| Some(bind.from.join(path.strip_prefix(&bind.mount).ok()?)));
+        let path = bound.as_deref().unwrap_or(path);
         let holders = self.file_systems().filter(|fs| path.starts_with(&fs.mount));
         let holder = holders.max_by_key(|fs| fs.mount.components().count())?;
         let inside = path.strip_prefix(&holder.mount).ok()?;

@@ -6,8 +6,8 @@ mod layout;
 mod manifest;
 
 pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, ServerFacts};
-pub use layout::{DiskLayout, FileSystemLayout, FsKind};
-pub use manifest::{Agent, Disk, FileSystem, Manifest, ManifestError, Server};
+pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
+pub use manifest::{Agent, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
 
 use serde::{Deserialize, Serialize};
 

@@ -93,12 +93,15 @@ const VSS_LIMIT: Nanos = 10_000_000_000;
 /// fixed volumes.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
-    if let Some(frozen) = view.marks().frozen_volumes {
-        let owed = view.case.cycle.guest.volumes.unwrap_or(frozen).max(1);
-        if frozen != owed {
-            let summary = format!("the freeze reached {frozen} of {}", count(owed.into(), "volume"));
-            return Ok(Some(Defect::new(Property::DiskSilence, summary, vec![])));
+    let left_out = match (view.marks().frozen_volumes, view.case.cycle.guest.volumes) {
+        (Some(0), _) => Some("the freeze reached no volume at all, and reported success".to_owned()),
+        (Some(frozen), Some(owed)) if frozen != owed => {
+            Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
         }
+        _ => None,
+    };
+    if let Some(summary) = left_out {
+        return Ok(Some(Defect::new(Property::DiskSilence, summary, vec![])));
     }
     let inside = |t: Nanos| window.frozen <= t && t <= window.thaw;
     let mut first_of: BTreeMap<&str, &BlockStats> = BTreeMap::new();

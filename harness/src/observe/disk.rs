@@ -4,6 +4,7 @@
 //! journal and the header of a MyISAM index tell by themselves whether they
 //! were written out when the disk stopped.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -70,19 +71,50 @@ fn examine(
         Err(why) if dirty => Err(format!("its journal was not replayed: {why}")),
         _ => Files::open(kind, raw),
     };
-    let recorded = match files {
-        Ok(files) => read(&files, fs, image, tables, log)?,
-        Err(why) => {
-            unreadable(fs, image, &why, log)?;
-            None
+    let mut recorded = None;
+    match files {
+        Ok(files) => {
+            recorded = read(&files, fs, image, tables, log)?;
+            for inner in &image.loops {
+                if let Some(file) = here(image, fs, &inner.file) {
+                    let found = examine_loop(&inner.file_system, &files, &file, image, raw, tables, log)?;
+                    recorded = recorded.or(found);
+                }
+            }
         }
-    };
+        Err(why) => unreadable(fs, image, &why, log)?,
+    }
     if replayed.is_ok()
         && let Ok((clean, detail)) = file_system::check(kind, raw)
     {
         log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
     }
     Ok(recorded)
+}
+
+/// Examines the file system in a file of another one; `outer` is that one's raw copy.
+fn examine_loop(
+    fs: &FileSystem,
+    files: &Files,
+    file: &Path,
+    image: &Manifest,
+    outer: &Path,
+    tables: &[&str],
+    log: &mut ObservationLog,
+) -> Result<Option<Position>> {
+    let raw = outer.with_file_name(format!("{}.raw", fs.name));
+    let copied = files.must(file).and_then(|opened| {
+        let mut copy = File::create(&raw).map_err(|e| e.to_string())?;
+        std::io::copy(&mut opened.read.take(fs.bytes), &mut copy).map_err(|e| e.to_string())
+    });
+    let examined = match copied {
+        Ok(_) => examine(fs, image, &raw, tables, log),
+        Err(why) => unreadable(fs, image, &why, log).map(|()| None),
+    };
+    if raw.exists() {
+        std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
+    }
+    examined
 }
 
 /// Writes down what the files of the server and of the load say.

@@ -5,6 +5,8 @@ mod guest;
 mod hook;
 mod probe;
 mod window;
+#[cfg(test)]
+mod windows;
 
 pub(crate) use guest::tell;
 pub use hook::install_hook;

@@ -13,25 +13,27 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::progress::Progress;
+use crate::binlog::Position;
 use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
-use crate::events::{self, Stage};
+use crate::events::{self, BOOTED_INSTEAD, Stage};
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
+use crate::image::Server;
 use crate::interrupt;
 use crate::judge;
 use crate::load::{HistoryLog, Load, heartbeat};
 use crate::observation::{Record, State};
-use crate::observe;
+use crate::observe::{self, ObservationLog};
 use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
-use crate::restore;
+use crate::restore::{self, Verifier};
 use crate::roll_forward;
-use crate::scenario::Point;
+use crate::scenario::{Point, Restore};
 use crate::snapshot;
-use crate::warm::Warm;
+use crate::warm::{self, Role, Warm};
 
 /// How long the guest is held at the least: time for a lock that does not last
 /// to be lost, and for writes that should not come through to come.
@@ -59,32 +61,43 @@ struct Trial<'a> {
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
-/// path must be short. An error is the sentence of the stage that failed.
-pub(super) fn run(plan: &Plan, root: &Path) -> Result<(), String> {
-    let mut progress =
-        Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
-    pipeline(plan, root, &mut progress).map_err(|e| progress.failed(&e))
-}
-
-fn pipeline(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
+/// path must be short.
+pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let mut source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
-    let backup = trial.make_backup(progress, &mut source);
-    if !matches!(backup, Err(Error::Interrupted)) {
-        let kept = trial.keep_logs(&source.machine, "source");
-        // After a failure the agent may be as stuck as the rest.
-        let whole = backup.as_ref().is_ok_and(|backup| !backup.snapshots.is_empty());
-        if whole && !source.agent_lost.get() {
-            kept?;
+    let started = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    if plan.start_only {
+        return started.machine.power_off();
+    }
+    let mut source = progress.stage(Stage::Equip, |p| trial.equip(started, p))?;
+    let verifier = match plan.restore {
+        Restore::Boot => None,
+        Restore::Attach => Some(progress.stage(Stage::Restore, |p| trial.verifier(p))?),
+    };
+    let (load, snapshots) = match trial.make_backup(progress, &mut source, verifier) {
+        Ok(made) => made,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => {
+            // The agent may be as stuck as the rest.
+            let _ = trial.keep_logs(&source.machine, "source");
+            return Err(error);
+        }
+    };
+    let live = progress.stage(Stage::Stop, |_| trial.stop(source, load, &snapshots))?;
+    if plan.restore == Restore::Boot {
+        for snapshot in &snapshots {
+            trial.boot_and_observe(progress, snapshot, &live)?;
         }
     }
-    let backup = backup?;
-    source.machine.power_off()?;
-    for snapshot in &backup.snapshots {
-        trial.restore_and_observe(progress, snapshot, &backup.live)?;
-    }
     Ok(())
+}
+
+/// A guest that runs.
+struct Started {
+    machine: Machine,
+    drives: Vec<Drive>,
+    /// Whether it goes on from a saved memory, and is still asleep to its time and identity.
+    saved: bool,
 }
 
 /// The first guest, whose backup is made.
@@ -96,14 +109,6 @@ struct Source {
     /// Whether a thaw has left the agent dead, as a hook that hangs does. The
     /// backup is there all the same; what else the guest could tell is not.
     agent_lost: Cell<bool>,
-}
-
-/// What the first guest leaves behind.
-struct Backup {
-    /// One for each freeze that was not refused.
-    snapshots: Vec<Snapshot>,
-    /// What a roll-forward must reach; empty when there can be none.
-    live: Vec<Record>,
 }
 
 /// The disks as they were at one moment.
@@ -141,21 +146,30 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Boots the first guest until its server answers, the hook in place.
-    fn boot(&self, progress: &mut Progress) -> Result<(Source, String)> {
+    /// Starts the first guest and waits until its server answers, and for nothing else.
+    fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let (mut machine, drives) = self.start(progress)?;
-        let xml = self.plan.dir.join("domain.xml");
-        fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
-        quiesce::install_hook(&mut machine, self.plan)?;
+        let mut started = self.start(Role::Source, progress)?;
+        let machine = &mut started.machine;
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
         let wait = access.connect_within(limits.server, || machine.check_unit(unit, limits.agent));
         if let Err(error) = self.runtime.block_on(wait) {
             // Why it does not serve is in the guest's journal.
-            let _ = self.keep_logs(&machine, "source");
+            let _ = self.keep_logs(machine, "source");
             return Err(error);
         }
+        Ok((started, String::new()))
+    }
+
+    /// Gives the first guest what a trial needs besides its server.
+    fn equip(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+        let Plan { image, limits, .. } = self.plan;
+        let (mut machine, drives) = self.awake(started)?;
+        let xml = self.plan.dir.join("domain.xml");
+        fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
+        quiesce::install_hook(&mut machine, self.plan)?;
+        let access = Access::new(machine.sql_address()?, &image.server)?;
         let sockets = heartbeat::sockets(image, &self.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
@@ -163,63 +177,73 @@ impl<'a> Trial<'a> {
         Ok((Source { machine, drives, access, heartbeats, agent_lost: Cell::new(false) }, String::new()))
     }
 
-    /// Starts the first guest from a saved memory where it can, or else by a boot;
-    /// the guest and its disks.
-    fn start(&self, progress: &mut Progress) -> Result<(Machine, Vec<Drive>)> {
+    /// Tells a guest that goes on from a saved memory that time has passed.
+    fn awake(&self, Started { machine, drives, saved }: Started) -> Result<(Machine, Vec<Drive>)> {
+        if saved {
+            warm::awake(&machine, self.plan.limits.agent)?;
+        }
+        Ok((machine, drives))
+    }
+
+    /// Starts a guest from a saved memory where it can, or else by a boot.
+    fn start(&self, role: Role, progress: &mut Progress) -> Result<Started> {
         let Plan { image, limits, .. } = self.plan;
-        let spec = |drives: &[Drive]| Spec {
-            heartbeats: heartbeat::sockets(image, &self.root),
-            ..self.spec("source", drives.to_vec())
-        };
-        match self.warm(&spec) {
+        match self.warm(role) {
             Ok(Some((machine, drives))) => {
-                progress.note("started from saved memory")?;
-                return Ok((machine, drives));
+                progress.note(events::FROM_MEMORY)?;
+                return Ok(Started { machine, drives, saved: true });
             }
             Ok(None) => {}
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
-                progress.note(&format!("booted, because no saved memory could be used: {error}"))?;
+                progress.note(&format!("{BOOTED_INSTEAD}: {error}"))?;
             }
         }
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
-        let drives = snapshot::overlays(&self.disks, "source", bases)?;
-        let (machine, stalled) = Machine::boot(
-            &self.libvirt,
-            &spec(&drives),
-            "source",
-            &self.transcript,
-            limits.boot,
-            limits.agent,
-        )?;
+        let drives = snapshot::overlays(&self.disks, role.name(), bases)?;
+        let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
+        let (machine, stalled) =
+            Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
         note_stalls(progress, stalled)?;
-        Ok((machine, drives))
+        Ok(Started { machine, drives, saved: false })
     }
 
-    /// What both guests are made of.
-    fn spec(&self, role: &str, drives: Vec<Drive>) -> Spec {
-        Spec { exchange: Some(self.exchange.clone()), ..Spec::of(self.plan, role, drives, &self.root) }
-    }
-
-    /// Starts the first guest from a saved memory; `None` when the plan wants a boot.
-    fn warm(&self, spec: &impl Fn(&[Drive]) -> Spec) -> Result<Option<(Machine, Vec<Drive>)>> {
+    /// Starts a guest from a saved memory; `None` when the plan wants a boot.
+    fn warm(&self, role: Role) -> Result<Option<(Machine, Vec<Drive>)>> {
         if self.plan.start == Start::Cold {
             return Ok(None);
         }
-        let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, &self.root, &self.transcript)?;
+        let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
         let saved = warm.disks(self.plan);
         let bases = saved.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
-        let drives = snapshot::overlays(&self.disks, "source", bases)?;
-        let machine = warm.start(&self.libvirt, &spec(&drives), self.plan, &self.transcript)?;
+        let drives = snapshot::overlays(&self.disks, role.name(), bases)?;
+        let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
+        let machine = warm.start(&self.libvirt, &spec, self.plan, &self.transcript)?;
         Ok(Some((machine, drives)))
     }
 
-    /// From the load's first write to its last.
-    fn make_backup(&self, progress: &mut Progress, source: &mut Source) -> Result<Backup> {
+    /// Starts the guest to which snapshots are attached.
+    fn verifier(&self, progress: &mut Progress) -> Result<(Verifier<'_>, String)> {
+        let (machine, _) = self.awake(self.start(Role::Verifier, progress)?)?;
+        Ok((Verifier::new(self.plan, machine, &self.disks)?, String::new()))
+    }
+
+    /// From the load's first write to its last freeze: the load, which goes on,
+    /// and a snapshot for each freeze that was not refused. A verifier looks at
+    /// each before the next, and leaves its overlays to the one below.
+    fn make_backup(
+        &self,
+        progress: &mut Progress,
+        source: &mut Source,
+        mut verifier: Option<Verifier<'_>>,
+    ) -> Result<(Load, Vec<Snapshot>)> {
         let load = progress.stage(Stage::Load, |_| self.load(source))?;
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
         for cycle in 1..=self.plan.snapshot.cycles {
+            if self.plan.snapshot.cycles > 1 {
+                progress.begin_cycle(cycle, self.plan.snapshot.cycles);
+            }
             if cycle > 1 {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
@@ -232,12 +256,40 @@ impl<'a> Trial<'a> {
                 snapshots.push(Snapshot { cycle, drives: std::mem::replace(&mut drives, live) });
             }
             progress.stage(Stage::Resume, |_| self.resume(source, &load))?;
+            if let Some(verifier) = &mut verifier
+                && let Some(snapshot) = snapshots.last().filter(|snapshot| snapshot.cycle == cycle)
+            {
+                self.attach_and_observe(progress, verifier, snapshot)?;
+                if snapshot.drives != source.drives {
+                    snapshot::merge(&mut source.machine, &snapshot.drives, self.plan.limits.statement)?;
+                }
+            }
         }
-        load.stop(&self.runtime, self.plan.limits.agent)?;
-        self.history.finish()?;
-        let to_tell = self.plan.freeze && !snapshots.is_empty() && !source.agent_lost.get();
-        let live = if to_tell { self.live_state(source)? } else { vec![] };
-        Ok(Backup { snapshots, live })
+        progress.end_cycle();
+        if let Some(verifier) = verifier {
+            self.keep_logs(verifier.machine(), "verifier")?;
+        }
+        Ok((load, snapshots))
+    }
+
+    /// Ends the load, keeps what the first guest can still tell, and cuts its
+    /// power. What a roll-forward must reach; nothing when there can be none,
+    /// as without a snapshot.
+    fn stop(&self, source: Source, load: Load, snapshots: &[Snapshot]) -> Result<(Vec<Record>, String)> {
+        // After a refused freeze the agent may be as stuck as the rest.
+        let tells = !snapshots.is_empty() && !source.agent_lost.get();
+        let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
+            self.history.finish()?;
+            let compared = tells && self.plan.freeze && self.plan.restore == Restore::Boot;
+            if compared { self.live_state(&source) } else { Ok(vec![]) }
+        });
+        let kept = self.keep_logs(&source.machine, "source");
+        let live = ended?;
+        if tells {
+            kept?;
+        }
+        source.machine.power_off()?;
+        Ok((live, String::new()))
     }
 
     /// Starts the load and lets it run its time.
@@ -291,12 +343,15 @@ impl<'a> Trial<'a> {
         self.count_writes(machine, drives)?;
         let answers = probes.send(&self.runtime, &self.history);
         let live = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle))?;
-        // The probes bound themselves; the window's guard bounds them once more.
-        self.runtime
-            .block_on(answers)
-            .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
-        interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-        self.count_writes(machine, drives)?;
+        progress.stage(Stage::Hold, |_| {
+            // The probes bound themselves; the window's guard bounds them once more.
+            self.runtime
+                .block_on(answers)
+                .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
+            interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
+            self.count_writes(machine, drives)?;
+            Ok(((), String::new()))
+        })?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.
@@ -349,50 +404,27 @@ impl<'a> Trial<'a> {
         })
     }
 
-    fn restore_and_observe(
-        &self,
-        progress: &mut Progress,
-        snapshot: &Snapshot,
-        live: &[Record],
-    ) -> Result<()> {
-        let Plan { image, load, limits, .. } = self.plan;
-        let myisam = database::myisam_tables(image.server.database, load.profile);
-        let dir = self.cycle_dir(snapshot.cycle)?;
-        let mut out = observe::create(&dir.join(judge::OBSERVATION))?;
-        let (position, restored) = progress.stage(Stage::Restore, |progress| {
-            // Side by side: neither writes to the snapshot.
-            let (position, booted) = thread::scope(|scope| {
-                let raw =
-                    scope.spawn(|| observe::disks(image, &snapshot.drives, &myisam, &self.disks, &mut out));
-                let booted = restore::overlays(&snapshot.drives, &self.disks).and_then(|drives| {
-                    let spec = self.spec("restored", drives);
-                    restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
-                });
-                (raw.join().unwrap_or_else(|panic| resume_unwind(panic)), booted)
-            });
-            let position = position?;
-            match booted {
-                Ok(restored) => {
-                    note_stalls(progress, restored.stalled)?;
-                    Ok(((position, Some(restored)), String::new()))
-                }
-                Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
-                    observe::server_failed(&error.to_string(), &mut out)?;
-                    Ok(((None, None), "the snapshot does not come up".to_owned()))
-                }
-                Err(error) => Err(error),
+    /// Boots the snapshot, observes it, and ends the guest.
+    fn boot_and_observe(&self, progress: &mut Progress, snapshot: &Snapshot, live: &[Record]) -> Result<()> {
+        let Plan { image, limits, .. } = self.plan;
+        let mut out = self.observation(snapshot)?;
+        let (position, booted) = progress.stage(Stage::Restore, |progress| {
+            let (position, booted) = self.beside_raw_disks(snapshot, &mut out, || {
+                let drives = restore::overlays(&snapshot.drives, &self.disks)?;
+                let spec = Spec {
+                    exchange: Some(self.exchange.clone()),
+                    ..Spec::of(self.plan, "restored", drives, &self.root)
+                };
+                restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
+            })?;
+            if let Some(booted) = &booted {
+                note_stalls(progress, booted.stalled)?;
             }
+            Ok(told_of(position, booted))
         })?;
         progress.stage(Stage::Observe, |_| {
-            if let Some(restore::Restored { machine, mut conn, .. }) = restored {
-                self.runtime.block_on(observe::server(
-                    &mut conn,
-                    machine.agent(),
-                    &image.server,
-                    load.profile,
-                    limits.agent,
-                    &mut out,
-                ))?;
+            if let Some(restore::Booted { machine, mut conn, .. }) = booted {
+                self.observe_server(&mut conn, &machine, &image.server, &mut out)?;
                 if let Some(position) = position.filter(|_| !live.is_empty()) {
                     live.iter().try_for_each(|record| out.write(record))?;
                     out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
@@ -406,6 +438,75 @@ impl<'a> Trial<'a> {
             observe::complete(out)?;
             Ok(((), String::new()))
         })
+    }
+
+    /// Attaches the snapshot to the verifier, observes it, and takes it away again.
+    fn attach_and_observe(
+        &self,
+        progress: &mut Progress,
+        verifier: &mut Verifier<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<()> {
+        let mut out = self.observation(snapshot)?;
+        let (_, attached) = progress.stage(Stage::Restore, |_| {
+            let (position, attached) = self
+                .beside_raw_disks(snapshot, &mut out, || verifier.attach(&self.runtime, &snapshot.drives))?;
+            Ok(told_of(position, attached))
+        })?;
+        progress.stage(Stage::Observe, |_| {
+            if let Some((mut conn, server)) = attached {
+                self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
+                self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
+            }
+            verifier.detach()?;
+            observe::complete(out)?;
+            Ok(((), String::new()))
+        })
+    }
+
+    /// Creates the observation of a snapshot.
+    fn observation(&self, snapshot: &Snapshot) -> Result<ObservationLog> {
+        observe::create(&self.cycle_dir(snapshot.cycle)?.join(judge::OBSERVATION))
+    }
+
+    /// Restores while the raw disks are read: neither writes to the snapshot. The
+    /// position that a hook recorded on them, and the server; none when the
+    /// snapshot does not come up, which is written down.
+    fn beside_raw_disks<T>(
+        &self,
+        snapshot: &Snapshot,
+        out: &mut ObservationLog,
+        restore: impl FnOnce() -> Result<T>,
+    ) -> Result<(Option<Position>, Option<T>)> {
+        let Plan { image, load, .. } = self.plan;
+        let myisam = database::myisam_tables(image.server.database, load.profile);
+        let (position, restored) = thread::scope(|scope| {
+            let raw = scope.spawn(|| observe::disks(image, &snapshot.drives, &myisam, &self.disks, out));
+            let restored = restore();
+            (raw.join().unwrap_or_else(|panic| resume_unwind(panic)), restored)
+        });
+        let position = position?;
+        match restored {
+            Ok(restored) => Ok((position, Some(restored))),
+            Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
+                observe::server_failed(&error.to_string(), out)?;
+                Ok((position, None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes down what a restored server holds.
+    fn observe_server(
+        &self,
+        conn: &mut mysql_async::Conn,
+        machine: &Machine,
+        server: &Server,
+        out: &mut ObservationLog,
+    ) -> Result<()> {
+        let Plan { load, limits, .. } = self.plan;
+        let observed = observe::server(conn, machine.agent(), server, load.profile, limits.agent, out);
+        self.runtime.block_on(observed)
     }
 
     /// Where the observation of a cycle goes: a trial of one cycle has it beside its history.
@@ -434,6 +535,12 @@ impl<'a> Trial<'a> {
         let path = self.plan.dir.join("guest").join(format!("{guest}-journal.log"));
         fs::write(&path, journal).map_err(Error::io("write", &path))
     }
+}
+
+/// What a stage says when the snapshot does not come up.
+fn told_of<T>(position: Option<Position>, restored: Option<T>) -> ((Option<Position>, Option<T>), String) {
+    let words = if restored.is_some() { "" } else { "the snapshot does not come up" };
+    ((position, restored), words.to_owned())
 }
 
 /// Tells of boots that had to be tried again.

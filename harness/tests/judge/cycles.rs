@@ -133,7 +133,7 @@ fn the_verdict_is_that_of_the_worst_cycle() {
     two.images[1].retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
     two.write(dir.path());
     let expected = plan(&[Grade::CrashConsistent]);
-    let (verdict, cycles) = Verdict::over(&expected, dir.path(), &[], true).unwrap();
+    let (verdict, cycles) = Verdict::over(&expected, dir.path(), true).unwrap();
     assert_eq!(cycles.iter().map(|cycle| cycle.outcome).collect::<Vec<_>>(), [Outcome::Pass, Outcome::Fail]);
     assert_eq!((verdict.grade, verdict.outcome), (Grade::Inconsistent, Outcome::Fail));
     let counted = "inconsistent: of 2 cycles 1 crash-consistent, 1 inconsistent; cycle 2: ";
@@ -154,7 +154,7 @@ fn the_verdict_is_that_of_the_worst_cycle() {
     }
     // Judged again, nothing is written.
     fs::remove_file(cycle_dir(dir.path(), 1).join("verdict.json")).unwrap();
-    assert_eq!(Verdict::over(&expected, dir.path(), &[], false).unwrap().0.grade, Grade::Inconsistent);
+    assert_eq!(Verdict::over(&expected, dir.path(), false).unwrap().0.grade, Grade::Inconsistent);
     assert!(!cycle_dir(dir.path(), 1).join("verdict.json").exists());
 }
 
@@ -180,7 +180,7 @@ fn a_refused_cycle_hides_no_bad_backup() {
         }
         two.write(dir.path());
         fs::remove_dir_all(cycle_dir(dir.path(), 1)).unwrap();
-        let (verdict, cycles) = Verdict::over(&plan(&grades), dir.path(), &[], true).unwrap();
+        let (verdict, cycles) = Verdict::over(&plan(&grades), dir.path(), true).unwrap();
         assert_eq!(cycles[0].grade, Grade::Refused, "{}", cycles[0].reason);
         assert_eq!(verdict.grade, expected, "{}", verdict.reason);
         assert!(verdict.reason.contains("1 refused"), "{}", verdict.reason);

@@ -18,6 +18,9 @@ struct Row {
     thaw: Result<&'static str, &'static str>,
 }
 
+/// The one finding, and how its summary begins.
+type Expected = Option<(Property, &'static str)>;
+
 const GOOD: Row = Row { os: WINDOWS, volumes: Some(2), frozen: "2", window: 9 * SECOND, thaw: Ok("2") };
 
 fn findings(row: &Row) -> Vec<(Property, String)> {
@@ -53,55 +56,59 @@ fn findings(row: &Row) -> Vec<(Property, String)> {
 fn what_vss_cannot_have_held_is_a_finding() {
     let limit = "couldn't hold writes: fsfreeze is limited up to 10 seconds: ";
     let left_out = "the freeze reached 1 of 2 volumes";
-    let cases: &[(&str, Row, &[(Property, &str)])] = &[
-        ("nine seconds", GOOD, &[]),
-        ("ten seconds", Row { window: 10 * SECOND, ..GOOD }, &[]),
+    let cases: &[(&str, Row, Expected)] = &[
+        ("nine seconds", GOOD, None),
+        ("ten seconds", Row { window: 10 * SECOND, ..GOOD }, None),
         (
             "eleven seconds, and the thaw says nothing",
             Row { window: 11 * SECOND, ..GOOD },
-            &[(Property::LockIdentity, "the window was 11.0 s long, and VSS holds writes for 10 s only")],
+            Some((Property::LockIdentity, "the window was 11.0 s long, and VSS holds writes for 10 s only")),
         ),
         (
             "eleven seconds, and the thaw fails",
             Row { window: 11 * SECOND, thaw: Err(limit), ..GOOD },
-            &[(Property::LockIdentity, "the thaw reported a failure")],
+            Some((Property::LockIdentity, "the thaw reported a failure")),
         ),
         (
             "a thaw that fails at once",
             Row { window: SECOND, thaw: Err(limit), ..GOOD },
-            &[(Property::LockIdentity, "the thaw reported a failure")],
+            Some((Property::LockIdentity, "the thaw reported a failure")),
         ),
-        ("eleven seconds of Linux", Row { os: "debian", volumes: None, window: 11 * SECOND, ..GOOD }, &[]),
-        ("a volume left out", Row { frozen: "1", ..GOOD }, &[(Property::DiskSilence, left_out)]),
+        ("eleven seconds of Linux", Row { os: "debian", volumes: None, window: 11 * SECOND, ..GOOD }, None),
+        ("a volume left out", Row { frozen: "1", ..GOOD }, Some((Property::DiskSilence, left_out))),
         (
             "a volume left out of Linux",
             Row { os: "debian", frozen: "1", ..GOOD },
-            &[(Property::DiskSilence, left_out)],
+            Some((Property::DiskSilence, left_out)),
         ),
         (
             "more than there are",
             Row { frozen: "3", ..GOOD },
-            &[(Property::DiskSilence, "the freeze reached 3 of 2 volumes")],
+            Some((Property::DiskSilence, "the freeze reached 3 of 2 volumes")),
         ),
         (
             "nothing at all, as without fixed volumes",
             Row { volumes: Some(0), frozen: "0", thaw: Ok("0"), ..GOOD },
-            &[(Property::DiskSilence, "the freeze reached 0 of 1 volume")],
+            Some((Property::DiskSilence, "the freeze reached no volume at all")),
         ),
         (
             "nothing at all on Linux",
             Row { os: "debian", volumes: None, frozen: "0", thaw: Ok("0"), ..GOOD },
-            &[(Property::DiskSilence, "the freeze reached 0 of 1 volume")],
+            Some((Property::DiskSilence, "the freeze reached no volume at all")),
         ),
-        ("an agent that does not list its volumes", Row { volumes: None, ..GOOD }, &[]),
-        ("an agent that does not count", Row { frozen: "", ..GOOD }, &[]),
+        ("an agent that does not list its volumes", Row { volumes: None, ..GOOD }, None),
+        ("an agent that does not count", Row { frozen: "", ..GOOD }, None),
     ];
     for (name, row, expected) in cases {
         let found = findings(row);
-        assert_eq!(found.len(), expected.len(), "{name}: {found:?}");
-        for ((property, summary), (wanted, start)) in found.iter().zip(*expected) {
-            assert_eq!(property, wanted, "{name}");
-            assert!(summary.starts_with(start), "{name}: {summary}");
+        let found: Vec<_> = found.iter().map(|(property, summary)| (*property, summary.as_str())).collect();
+        match (found.as_slice(), expected) {
+            ([], None) => {}
+            ([(property, summary)], Some((wanted, start))) => {
+                assert_eq!(property, wanted, "{name}");
+                assert!(summary.starts_with(start), "{name}: {summary}");
+            }
+            _ => panic!("{name}: {found:?}"),
         }
     }
 }

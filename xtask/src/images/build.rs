@@ -108,6 +108,8 @@ fn write_manifest(
         initrd: "initrd.img".into(),
         cmdline: recipe.cmdline(),
         disks,
+        loops: disks::loops(definition),
+        binds: definition.binds.clone(),
         memory_mib: definition.memory_mib,
         agent: recipe.agent.clone(),
         channel: definition.channel,

@@ -39,13 +39,17 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
 
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
-    append(&overlay.join("etc/fstab"), &disks::fstab(layout))?;
+    append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
     append(&overlay.join(INITRD_MODULES), &format!("{}\n", recipe.root()))?;
-    if layout.iter().any(|disk| disk.group.is_some()) {
-        let modules = overlay.join("etc/modules-load.d");
-        create_dir(&modules)?;
-        // Volumes appear as soon as their disk does; nothing waits for the module then.
-        append(&modules.join("freezeframe.conf"), "dm_mod\n")?;
+    // Volumes appear as soon as their disk does, and nothing waits for the module
+    // then; a loop device is looked for and not asked for.
+    let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");
+    let loops = (!recipe.definition.loops.is_empty()).then_some("loop\n");
+    let modules: String = groups.into_iter().chain(loops).collect();
+    if !modules.is_empty() {
+        let dir = overlay.join("etc/modules-load.d");
+        create_dir(&dir)?;
+        append(&dir.join("freezeframe.conf"), &modules)?;
     }
 
     let units = overlay.join("etc/systemd/system");

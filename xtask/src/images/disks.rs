@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind};
+use freezeframe::image::{Bind, Definition, Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind, Loop};
 
 use super::proto;
 use super::recipe::Recipe;
@@ -29,6 +29,18 @@ const XFS_FEATURES: &str = "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=0,inobtcou
 /// Writes every disk, and tells what they hold.
 pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<Vec<Disk>, Failure> {
     let layout = &recipe.definition.disks;
+    for bind in &recipe.definition.binds {
+        write_bind(bind, scratch, log)?;
+    }
+    // Loops first: they are files of the others.
+    for mounted in &recipe.definition.loops {
+        write_file_system(&mounted.file_system, scratch, log)?;
+        let mut copy = host::as_namespace_root("cp")?;
+        copy.arg("--sparse=always")
+            .arg(part(scratch, &mounted.file_system))
+            .arg(in_tree(scratch, &mounted.file));
+        log.run(copy)?;
+    }
     // The deepest mount first, so that each file system takes what is under its
     // mount and no other's. What is left is the root.
     let mut file_systems: Vec<_> = layout.iter().flat_map(|disk| &disk.file_systems).collect();
@@ -39,6 +51,31 @@ pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<Vec
     layout.iter().map(|disk| write_disk(disk, scratch, log)).collect()
 }
 
+/// The loops, as a manifest tells of them.
+pub(super) fn loops(definition: &Definition) -> Vec<Loop> {
+    let loops = definition.loops.iter();
+    loops
+        .map(|mounted| Loop { file: mounted.file.clone(), file_system: placed(&mounted.file_system, 0) })
+        .collect()
+}
+
+/// A path of the guest in the directory that its packages went to.
+fn in_tree(scratch: &Scratch, path: &Path) -> PathBuf {
+    scratch.path().join("rootfs").join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Moves what the packages put where a directory will be bound to that
+/// directory, unless it is one of theirs.
+fn write_bind(bind: &Bind, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+    let (from, mount) = (in_tree(scratch, &bind.from), in_tree(scratch, &bind.mount));
+    if from.exists() {
+        return Ok(());
+    }
+    let mut command = host::as_namespace_root("sh")?;
+    command.args(["-euc", "mkdir -p \"${1%/*}\"; mv \"$2\" \"$1\"; mkdir \"$2\"", "sh"]).arg(from).arg(mount);
+    log.run(command)
+}
+
 /// The file of a file system until its disk is written: `vda.fs`.
 fn part(scratch: &Scratch, fs: &FileSystemLayout) -> PathBuf {
     scratch.path().join(format!("{}.fs", fs.name))
@@ -46,7 +83,7 @@ fn part(scratch: &Scratch, fs: &FileSystemLayout) -> PathBuf {
 
 fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
     let rootfs = scratch.path().join("rootfs");
-    let tree = rootfs.join(fs.mount.strip_prefix("/").unwrap_or(&fs.mount));
+    let tree = in_tree(scratch, &fs.mount);
     let file = part(scratch, fs);
     let owner = owner(&tree, &fs.mount)?;
     File::create(&file)
@@ -237,13 +274,20 @@ fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
 
 /// Lines for the guest's table of file systems: every one but the root, which
 /// the layer's own table has.
-pub(super) fn fstab(disks: &[DiskLayout]) -> String {
+pub(super) fn fstab(definition: &Definition) -> String {
     let mut lines = String::new();
-    for disk in disks {
+    for disk in &definition.disks {
         for fs in disk.file_systems.iter().filter(|fs| fs.mount != Path::new("/")) {
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "{} {} {} defaults 0 0", disk.device(fs), fs.mount.display(), fs.fs);
         }
+    }
+    for mounted in &definition.loops {
+        let FileSystemLayout { mount, fs, .. } = &mounted.file_system;
+        let _ = writeln!(lines, "{} {} {fs} loop 0 0", mounted.file.display(), mount.display());
+    }
+    for Bind { from, mount } in &definition.binds {
+        let _ = writeln!(lines, "{} {} none bind 0 0", from.display(), mount.display());
     }
     lines
 }

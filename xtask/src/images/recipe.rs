@@ -82,6 +82,11 @@ impl Recipe {
         names.into_iter().collect()
     }
 
+    /// The packages of the database server.
+    pub(crate) fn server_packages(&self) -> &[String] {
+        self.layers.last().map_or(&[], |database| &database.layer.packages)
+    }
+
     /// Every unit that never starts.
     pub(crate) fn masks(&self) -> impl Iterator<Item = &Mask> {
         self.layers.iter().flat_map(|layer| &layer.layer.masks).chain(&self.definition.masks)

@@ -1,4 +1,4 @@
-//! Restore: a new guest from the snapshot alone.
+//! By a boot: a new guest from the snapshot alone.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::snapshot;
 
 /// A restored guest whose server answers.
 #[derive(Debug)]
-pub struct Restored {
+pub struct Booted {
     /// The guest.
     pub machine: Machine,
     /// A connection to its server.
@@ -39,7 +39,7 @@ pub fn boot(
     plan: &Plan,
     spec: &Spec,
     transcript: &Transcript,
-) -> Result<Restored> {
+) -> Result<Booted> {
     let (mut machine, stalled) =
         Machine::boot(libvirt, spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;
@@ -47,5 +47,5 @@ pub fn boot(
     let conn = runtime.block_on(
         access.connect_within(plan.limits.server, || machine.check_unit(unit, plan.limits.agent)),
     )?;
-    Ok(Restored { machine, conn, stalled })
+    Ok(Booted { machine, conn, stalled })
 }

@@ -1,0 +1,7 @@
+//! Restore: a server on the snapshot alone, so that it can be observed.
+
+mod attach;
+mod boot;
+
+pub use attach::Verifier;
+pub use boot::{Booted, boot, overlays};
