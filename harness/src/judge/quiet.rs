@@ -79,7 +79,7 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
 }
 
 /// How long VSS holds writes at the most; see
-/// <https://learn.microsoft.com/en-us/windows/win32/vss/overview-of-processing-a-backup-under-vss>.
+/// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
 const VSS_LIMIT: Nanos = 10_000_000_000;
 
 /// Q3: the freeze reached every volume, and the guest wrote next to nothing to
