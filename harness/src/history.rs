@@ -98,7 +98,8 @@ pub enum Entry {
         /// Whether the operation is there.
         present: bool,
     },
-    /// What the agent told of its guest before the freeze; absent when it did not tell.
+    /// What the agent told of its guest when the load began. Written once; absent
+    /// when it did not tell.
     Guest {
         /// When.
         t: Nanos,

@@ -387,6 +387,10 @@ size_mib = 2048
                  `release`, `mirror`, `security_updates`, `database`, `channel`, `packages`, `mask`, `memory_mib`, `disk`, \
                  `loop`, `bind`.",
             ),
+            (
+                ("memory_mib", "channel = \"vsock\"\nmemory_mib"),
+                "a-test.toml:6: unknown variant `vsock`, expected `virtio-serial` or `isa-serial`.",
+            ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (
                 ("\"mariadb\"", "\"oracle\""),

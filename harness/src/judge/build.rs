@@ -28,6 +28,7 @@ const MAX_CYCLES: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     setup: Option<Setup>,
+    guest: Option<Guest>,
     clients: Vec<Building>,
     rolled_back: HashSet<SentLeg>,
     /// The cycle whose records come, and those before it.
@@ -98,8 +99,10 @@ impl Builder {
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
             Entry::Guest { os, volumes, .. } => {
-                self.cycle.guest = Guest { windows: os == WINDOWS, volumes };
-                Ok(())
+                match self.guest.replace(Guest { windows: os == WINDOWS, volumes }) {
+                    Some(_) => Err("a second `guest`; a history has one".into()),
+                    None => Ok(()),
+                }
             }
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
             Entry::Probe { t, end, kind, answer } => {
@@ -343,6 +346,7 @@ impl Builder {
         cycles.push(self.cycle);
         let case = Case {
             setup: self.setup.unwrap_or_default(),
+            guest: self.guest.unwrap_or_default(),
             clients: self.clients.into_iter().map(|building| building.client).collect(),
             rolled_back: self.rolled_back,
             cycle: Cycle::default(),

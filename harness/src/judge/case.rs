@@ -19,6 +19,7 @@ pub(super) const NEVER: Nanos = Nanos::MAX;
 #[derive(Debug)]
 pub struct Case {
     pub(super) setup: Setup,
+    pub(super) guest: Guest,
     /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
     pub(super) clients: Vec<Client>,
     /// The legs of attempts that the server's answer or the client's own reading
@@ -128,13 +129,12 @@ pub(super) struct BlockStats {
 /// What belongs to one cycle of freeze, snapshot and thaw alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cycle {
-    pub(super) guest: Guest,
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
 }
 
-/// What the agent told of its guest before the freeze.
+/// What the agent told of its guest.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guest {
     pub(super) windows: bool,

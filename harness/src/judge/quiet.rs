@@ -93,7 +93,7 @@ const VSS_LIMIT: Nanos = 10_000_000_000;
 /// fixed volumes.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
-    let left_out = match (view.marks().frozen_volumes, view.case.cycle.guest.volumes) {
+    let left_out = match (view.marks().frozen_volumes, view.case.guest.volumes) {
         (Some(0), _) => Some("the freeze reached no volume at all, and reported success".to_owned()),
         (Some(frozen), Some(owed)) if frozen != owed => {
             Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
@@ -208,7 +208,7 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
             let summary = "the thaw reported a failure: the lock was not proven to be held until then";
             Ok(Some(Defect::new(Property::LockIdentity, summary, detail)))
         }
-        (None, Some(_)) if view.case.cycle.guest.windows && window.length() > VSS_LIMIT => {
+        (None, Some(_)) if view.case.guest.windows && window.length() > VSS_LIMIT => {
             let seconds = window.length() as f64 / 1e9;
             let summary = format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only");
             Ok(Some(Defect::new(Property::LockIdentity, summary, vec![])))

@@ -306,6 +306,7 @@ impl<'a> Trial<'a> {
             &self.history,
             std::mem::take(&mut source.heartbeats),
         )?;
+        quiesce::tell(machine.agent(), &self.history)?;
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that.
         machine.agent().script("sync", b"", limits.agent)?;
@@ -329,7 +330,6 @@ impl<'a> Trial<'a> {
         cycle: u32,
     ) -> Result<Option<Vec<Drive>>> {
         let Source { machine, access, .. } = source;
-        quiesce::tell(machine.agent(), &self.history)?;
         let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {

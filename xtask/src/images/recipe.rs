@@ -217,6 +217,19 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_brings_a_layer_that_comes_last() {
+        let images = images();
+        let layer = images.path().join("layers/isa-serial");
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("layer.toml"), "packages = [\"c\"]\n").unwrap();
+        let definition = DEFINITION.replacen("database", "channel = \"isa-serial\"\ndatabase", 1);
+        fs::write(images.path().join("one.toml"), definition).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "c", "m", "z"]);
+        assert_eq!(recipe.layers.last().unwrap().name, "isa-serial");
+    }
+
+    #[test]
     fn the_digest_changes_with_every_input_and_with_nothing_else() {
         let images = images();
         let digest = |packages: &str| recipe(images.path()).digest(packages).unwrap();
