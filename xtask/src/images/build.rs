@@ -138,6 +138,7 @@ fn write_manifest(
         memory_mib: definition.memory_mib,
         cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
+        channel: definition.channel,
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),

@@ -12,7 +12,7 @@ use std::process::Command;
 use freezeframe::image::{Definition, Manifest};
 use tempfile::TempDir;
 
-use super::super::build::{Outcome, bring_up_to_date};
+use super::super::build::{Outcome, bring_up_to_date, refresh};
 use super::super::recipe::Recipe;
 use super::super::store::Store;
 use crate::host;
@@ -69,6 +69,7 @@ impl World {
         let store = Store::open(self.at("built")).unwrap();
         let images = self.at("images");
         let recipe = Recipe::load(&images, Definition::named(&images, NAME).unwrap()).unwrap();
+        refresh(&store, std::slice::from_ref(&recipe)).unwrap();
         let outcome = bring_up_to_date(&store.lock().unwrap(), &recipe).unwrap();
         (outcome, store.manifest(NAME).unwrap())
     }
