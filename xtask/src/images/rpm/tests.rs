@@ -12,7 +12,7 @@ use std::process::Command;
 use freezeframe::image::{Definition, Manifest};
 use tempfile::TempDir;
 
-use super::super::build::{Outcome, bring_up_to_date};
+use super::super::build::{Outcome, bring_up_to_date, refresh};
 use super::super::recipe::Recipe;
 use super::super::store::Store;
 use crate::error::Failure;
@@ -70,6 +70,7 @@ impl World {
         let store = Store::open(self.at("built"))?;
         let images = self.at("images");
         let recipe = Recipe::load(&images, Definition::named(&images, NAME)?)?;
+        refresh(&store, std::slice::from_ref(&recipe))?;
         let outcome = bring_up_to_date(&store.lock()?, &recipe)?;
         Ok((outcome, store.manifest(NAME).unwrap()))
     }
