@@ -8,5 +8,5 @@ mod machine;
 pub use agent::{Agent, Exec, Transcript};
 pub(crate) use console::printable;
 pub use domain::{Drive, Spec};
-pub(crate) use domain::{EXCHANGE, HEARTBEAT, escape, escape_shell};
+pub(crate) use domain::{EMULATOR, EXCHANGE, HEARTBEAT, escape, escape_shell};
 pub use machine::Machine;
