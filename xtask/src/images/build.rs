@@ -10,9 +10,10 @@ use freezeframe::image::{Disk, Family, Manifest, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
+use super::repositories::Repositories;
 use super::run::Log;
-use super::store::{LockedStore, Scratch, State};
-use super::{deb, disks};
+use super::store::{LockedStore, Scratch, State, Store};
+use super::{deb, disks, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -41,7 +42,10 @@ impl fmt::Display for Outcome {
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = Archive::new(store.store(), &recipe.definition).packages(recipe)?;
+    let packages = match recipe.definition.family {
+        Family::Deb => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
+        Family::Rpm => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
+    };
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
         return Ok(Outcome::Unchanged);
@@ -52,17 +56,21 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     let scratch = store.scratch(name)?;
     check_space(recipe, scratch.path())?;
     let log = Log::create(store.store().log(name), name)?;
-    build(recipe, &digest, &scratch, &log)?;
+    build(store.store(), recipe, &digest, &scratch, &log)?;
     store.publish(scratch, name, &digest)?;
     Ok(Outcome::Built(start.elapsed()))
 }
 
-fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
     let path = scratch.path();
     log.stage("install packages", || match recipe.definition.family {
         Family::Deb => {
-            deb::write_overlay(recipe, path, log)?;
+            overlay::write(recipe, path, deb::INITRD_MODULES, log)?;
             deb::install(recipe, path, log)
+        }
+        Family::Rpm => {
+            overlay::write(recipe, path, rpm::INITRD_MODULES, log)?;
+            rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log)
         }
     })?;
     let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
@@ -111,6 +119,7 @@ fn write_manifest(
         loops: disks::loops(definition),
         binds: definition.binds.clone(),
         memory_mib: definition.memory_mib,
+        cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
         server: Server {
             database: definition.database,

@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Definition, DiskLayout, Manifest};
+use freezeframe::image::{Definition, DiskLayout, Family, Manifest};
 use serde::Serialize;
 
 use super::archive::Archive;
 use super::recipe::{Recipe, sorted_entries};
+use super::repositories::Repositories;
 use super::store::{State, Store};
 use super::verified::Verified;
 use crate::columns::align;
@@ -64,7 +65,11 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
 
 fn look(store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-    let wanted = match Archive::new(store, &recipe.definition).known(&recipe)? {
+    let packages = match recipe.definition.family {
+        Family::Deb => Archive::new(store, &recipe.definition).known(&recipe)?,
+        Family::Rpm => Repositories::new(store, &recipe.definition).known(&recipe)?,
+    };
+    let wanted = match packages {
         Some(packages) => Some(recipe.digest(&packages)?),
         None => None,
     };
@@ -100,7 +105,7 @@ impl Built {
         }
         Ok(Self {
             agent_version: version("qemu-guest-agent"),
-            database_version: recipe.server_packages().iter().find_map(|package| version(package)),
+            database_version: recipe.server_packages.iter().find_map(|package| version(package)),
             // A block is 512 bytes, whatever the file system's own.
             allocated_mib: blocks / 2048,
             verified: Verified::read(path, &manifest.digest),
