@@ -10,6 +10,8 @@
 #   DB_USER DB_PASSWORD_FILE                an account that owns the schema `freezeframe`
 #   WRITERS SECONDS_OF_LOAD                 the load before the freeze
 #   DIR                                     an empty directory
+#
+# It prints when each of its stages ended; the last of them only when all is well.
 set -eu
 
 domain=
@@ -27,7 +29,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 stage() {
-    echo "$(($(date +%s%N) / 1000000 - begun)) ms: $1" >&2
+    echo "$(($(date +%s%N) / 1000000 - begun)) ms: $1"
 }
 begun=$(($(date +%s%N) / 1000000))
 
@@ -161,8 +163,8 @@ for client in $(seq "$WRITERS"); do
 done
 virsh -q destroy restored >&2
 domain=
-stage 'the tables are checked'
 if [ -n "${failed:-}" ]; then
     echo "$failed" >&2
     exit 1
 fi
+stage 'the tables are checked'
