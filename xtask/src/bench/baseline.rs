@@ -115,4 +115,14 @@ mod tests {
         let script = include_str!("../../../bench/baseline.sh");
         assert_eq!(script.trim_end().lines().last(), Some(format!("stage '{LAST}'").as_str()));
     }
+
+    #[test]
+    fn shellcheck_passes() {
+        for script in ["baseline.sh", "with-libvirtd.sh"] {
+            let script = host::repository().join("bench").join(script);
+            let output = host::command("shellcheck").unwrap().arg(&script).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}\n{said}", script.display());
+        }
+    }
 }

@@ -121,3 +121,16 @@ impl Ran {
 pub(super) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use freezeframe::scenario::Scenario;
+
+    use super::*;
+
+    #[test]
+    fn the_scenarios_can_be_read() {
+        let names: Vec<_> = Scenario::read_all(&scenarios()).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["snapshot/apart", "snapshot/atomic", "trial/attached", "trial/booted"]);
+    }
+}
