@@ -38,6 +38,9 @@ struct Felt {
     p99: f64,
 }
 
+/// What one of them is called, and where it is.
+type Part = (&'static str, fn(&Felt) -> f64);
+
 pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let mut trials = Trials::prepare(RunOptions {
         filters: vec!["trial/booted::".to_owned()],
@@ -56,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
             }
         }
     }
-    let parts: [(&str, fn(&Felt) -> f64); 5] = [
+    let parts: [Part; 5] = [
         ("stall beyond the window", |felt| felt.stall),
         ("freeze", |felt| felt.freeze),
         ("thaw", |felt| felt.thaw),
