@@ -17,10 +17,13 @@ pub(super) const BUILD_DIR: &str = "run/freezeframe";
 /// Where the guest keeps the hook as it is in the repository.
 const HOOK_DIR: &str = "usr/share/freezeframe/hook";
 
+/// What the initrd needs to mount the root beside the drivers of the disk, for
+/// the layer's script that makes it: the kernel's module for its file system.
+const INITRD_MODULES: &str = "initrd-modules";
+
 /// Writes `overlay.tar` under `scratch`: all that we add to the guest, with
-/// the modes and the owner that it has there. To `initrd_modules`, a file of the
-/// guest, goes a line with the kernel's module for the root's file system.
-pub(super) fn write(recipe: &Recipe, scratch: &Path, initrd_modules: &str, log: &Log) -> Result<(), Failure> {
+/// the modes and the owner that it has there.
+pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
     let overlay = scratch.join("overlay");
     for layer in &recipe.layers {
         let guest = layer.dir.join("guest");
@@ -33,8 +36,6 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, initrd_modules: &str, log: 
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
     append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
-    create_dir(overlay.join(initrd_modules).parent().unwrap_or(&overlay))?;
-    append(&overlay.join(initrd_modules), &format!("{}\n", recipe.root()))?;
     // Volumes appear as soon as their disk does, and nothing waits for the module
     // then; a loop device is looked for and not asked for.
     let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");
@@ -55,6 +56,7 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, initrd_modules: &str, log: 
 
     let build = overlay.join(BUILD_DIR);
     create_dir(&build)?;
+    append(&build.join(INITRD_MODULES), &format!("{}\n", recipe.root()))?;
     for layer in &recipe.layers {
         let script = layer.dir.join("customize.sh");
         if script.is_file() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, ServerFacts};
+use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
@@ -18,7 +18,7 @@ const BUILDER_VERSION: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the distribution, then the database.
+    /// The family first, then the distribution, the database, and the agent's channel; what comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -56,6 +56,10 @@ impl Recipe {
         let family = LayerDir::read(images, definition.family.layer())?;
         let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
+        let channel = match definition.channel {
+            Channel::VirtioSerial => None,
+            Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
+        };
         let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
         let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
         let packaging = distro.layer.packaging(definition.database).clone();
@@ -64,7 +68,7 @@ impl Recipe {
         }
         Ok(Self {
             server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
-            layers: vec![family, distro, database],
+            layers: [Some(family), Some(distro), Some(database), channel].into_iter().flatten().collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -75,8 +79,10 @@ impl Recipe {
 
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
-        let [layers @ .., _database] = self.layers.as_slice() else { return Vec::new() };
-        let layers = layers.iter().flat_map(|layer| &layer.layer.packages);
+        // What the database's layer names is what `server_packages` is made of.
+        let database = self.definition.database.name();
+        let layers = self.layers.iter().filter(|layer| layer.name != database);
+        let layers = layers.flat_map(|layer| &layer.layer.packages);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
         let names: BTreeSet<_> = layers
             .chain(&self.server_packages)
@@ -228,6 +234,19 @@ mod tests {
         let recipe = recipe(images.path());
         assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
         assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
+    }
+
+    #[test]
+    fn a_channel_brings_a_layer_that_comes_last() {
+        let images = images();
+        let layer = images.path().join("layers/isa-serial");
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("layer.toml"), "packages = [\"c\"]\n").unwrap();
+        let definition = DEFINITION.replacen("database", "channel = \"isa-serial\"\ndatabase", 1);
+        fs::write(images.path().join("one.toml"), definition).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "c", "k", "m", "z"]);
+        assert_eq!(recipe.layers.last().unwrap().name, "isa-serial");
     }
 
     #[test]
