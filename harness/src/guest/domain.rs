@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use crate::image::Boot;
 use crate::plan::{Accel, Plan};
 
 /// What a guest is made of.
@@ -15,12 +16,8 @@ pub struct Spec {
     pub accel: Accel,
     /// Memory, MiB.
     pub memory_mib: u64,
-    /// Kernel, initrd and command line, started directly.
-    pub kernel: PathBuf,
-    /// See `kernel`.
-    pub initrd: PathBuf,
-    /// See `kernel`.
-    pub cmdline: String,
+    /// How it boots.
+    pub boot: Boot,
     /// The disks, in order.
     pub drives: Vec<Drive>,
     /// A raw file attached as one more disk, through which files pass between
@@ -64,9 +61,7 @@ impl Spec {
             name,
             accel: *accel,
             memory_mib: image.memory_mib,
-            kernel: image.kernel.clone(),
-            initrd: image.initrd.clone(),
-            cmdline: image.cmdline.clone(),
+            boot: image.boot.clone(),
             drives,
             exchange: None,
             hotplug: false,
@@ -100,9 +95,16 @@ impl Spec {
             Accel::Tcg => "",
         };
         let name = escape(&self.name);
-        let kernel = escape(&self.kernel.to_string_lossy());
-        let initrd = escape(&self.initrd.to_string_lossy());
-        let cmdline = escape(&self.cmdline);
+        let boot = match &self.boot {
+            Boot::Direct { kernel, initrd, cmdline } => format!(
+                "<kernel>{}</kernel><initrd>{}</initrd><cmdline>{}</cmdline>",
+                escape(&kernel.to_string_lossy()),
+                escape(&initrd.to_string_lossy()),
+                escape(cmdline)
+            ),
+            // What the firmware and the boot loader say is on the console as well.
+            Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
+        };
         let console = escape(&self.console.to_string_lossy());
         let mut drives = String::new();
         for drive in &self.drives {
@@ -143,8 +145,7 @@ impl Spec {
             "<domain type='{domain_type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
                <name>{name}</name>\
                <memory unit='MiB'>{memory_mib}</memory><vcpu>2</vcpu>\
-               <os><type arch='x86_64' machine='q35'>hvm</type>\
-                 <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline></os>\
+               <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os>\
                <features><acpi/></features>{cpu}\
                <clock offset='utc'/>\
                <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>\
@@ -198,9 +199,7 @@ mod tests {
             name: "a'/><b>&".to_owned(),
             accel: Accel::Tcg,
             memory_mib: 512,
-            kernel: "/k".into(),
-            initrd: "/i".into(),
-            cmdline: "root=\"x\"".to_owned(),
+            boot: Boot::Direct { kernel: "/k".into(), initrd: "/i".into(), cmdline: "root=\"x\"".to_owned() },
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
             hotplug: false,

@@ -7,7 +7,7 @@ mod manifest;
 
 pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, ServerFacts};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
-pub use manifest::{Agent, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
+pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use freezeframe::image::{Disk, Family, Manifest, Server};
+use freezeframe::image::{Boot, Disk, Family, Manifest, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
@@ -99,14 +99,17 @@ fn write_manifest(
 ) -> Result<(), Failure> {
     let definition = &recipe.definition;
     let manifest = Manifest {
-        schema: 2,
+        schema: 3,
         name: definition.name.clone(),
         digest: digest.to_owned(),
         distro: definition.distro.clone(),
         release: definition.release.clone(),
-        kernel: "vmlinuz".into(),
-        initrd: "initrd.img".into(),
-        cmdline: recipe.cmdline(),
+        dir: ".".into(),
+        boot: Boot::Direct {
+            kernel: "vmlinuz".into(),
+            initrd: "initrd.img".into(),
+            cmdline: recipe.cmdline(),
+        },
         disks,
         loops: disks::loops(definition),
         binds: definition.binds.clone(),

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::Failure;
 
 /// Raise it when a change of the builder changes what it builds.
-const BUILDER_VERSION: u32 = 3;
+const BUILDER_VERSION: u32 = 4;
 
 /// A definition and what it builds on.
 #[derive(Debug)]

@@ -294,8 +294,8 @@ mod tests {
             fs::write(scratch.image().join(file), "").unwrap();
         }
         let manifest = format!(
-            r#"{{"schema": 2, "name": "one", "digest": "{digest}", "distro": "d", "release": "r",
-                "kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw",
+            r#"{{"schema": 3, "name": "one", "digest": "{digest}", "distro": "d", "release": "r",
+                "dir": ".", "boot": {{"direct": {{"kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw"}}}},
                 "disks": [{{"target": "vda", "file": "root.raw", "file_systems": []}}],
                 "memory_mib": 512, "agent": {{"unit": "u", "hook": "/h", "enabled_by": "/e"}},
                 "server": {{"database": "mariadb", "unit": "s", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",
