@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
+use super::origin::{Origin, RawCloudImage};
 use super::{Agent, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
@@ -41,7 +42,9 @@ pub struct Definition {
     pub masks: Vec<Mask>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
-    /// The disks; the first is the root.
+    /// What the image is made of.
+    pub origin: Origin,
+    /// The disks that are made for it; the first is the root.
     pub disks: Vec<DiskLayout>,
     /// File systems in files on those of the disks.
     pub loops: Vec<LoopLayout>,
@@ -62,6 +65,14 @@ impl Family {
     pub fn layer(self) -> &'static str {
         match self {
             Self::Deb => "deb",
+        }
+    }
+
+    /// The name of the layer for images of this origin.
+    pub fn origin_layer(self, origin: &Origin) -> &'static str {
+        match (self, origin) {
+            (Self::Deb, Origin::Packages) => "deb-packages",
+            (Self::Deb, Origin::CloudImage(_)) => "deb-cloud",
         }
     }
 }
@@ -179,8 +190,22 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let mounts = layout::check(raw.disks, raw.loops, raw.binds)
-            .map_err(|(at, problem)| source.invalid(at, problem))?;
+        let origin = match raw.cloud_image {
+            None => Origin::Packages,
+            Some(_) if !(raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty()) => {
+                let problem = "a cloud image has the disk and the file systems that its vendor gave it. Leave out \
+                               `[[disk]]`, `[[loop]]` and `[[bind]]`.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            Some(image) => Origin::CloudImage(
+                image.check(&source.path).map_err(|(at, problem)| source.invalid(at, problem))?,
+            ),
+        };
+        let mounts = match origin {
+            Origin::Packages => layout::check(raw.disks, raw.loops, raw.binds)
+                .map_err(|(at, problem)| source.invalid(at, problem))?,
+            Origin::CloudImage(_) => layout::Mounts::default(),
+        };
         Ok(Self {
             name,
             summary: raw.summary,
@@ -193,6 +218,7 @@ impl Definition {
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
+            origin,
             disks: mounts.disks,
             loops: mounts.loops,
             binds: mounts.binds,
@@ -208,12 +234,14 @@ impl Definition {
     }
 
     /// Whether a second guest of this image can mount its disks beside its own:
-    /// volume groups and btrfs are known by a name that only one of them may have.
+    /// volume groups and btrfs are known by a name that only one of them may have,
+    /// and partitions are not looked for.
     pub fn can_be_attached(&self) -> bool {
         let bare = |disk: &DiskLayout| {
             disk.group.is_none() && disk.file_systems.iter().all(|fs| fs.fs != FsKind::Btrfs)
         };
-        self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
+        let whole = self.origin == Origin::Packages;
+        whole && self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
     }
 
     /// Reads the definition of image `name` under `images`.
@@ -265,7 +293,8 @@ struct RawDefinition {
     #[serde(default, rename = "mask")]
     masks: Vec<Mask>,
     memory_mib: Spanned<u64>,
-    #[serde(rename = "disk")]
+    cloud_image: Option<RawCloudImage>,
+    #[serde(default, rename = "disk")]
     disks: Vec<RawDisk>,
     #[serde(default, rename = "loop")]
     loops: Vec<RawLoop>,
@@ -350,8 +379,12 @@ size_mib = 2048
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a-test.toml");
         std::fs::write(&path, text).unwrap();
-        Definition::parse(&path)
-            .map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+        Definition::parse(&path).map_err(|error| {
+            error
+                .to_string()
+                .replace(&format!("{}/a-test", dir.path().display()), "a-test")
+                .replace(&*dir.path().to_string_lossy(), "DIR")
+        })
     }
 
     fn images() -> PathBuf {
@@ -373,7 +406,7 @@ size_mib = 2048
             (
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `family`, `distro`, `release`, \
-                 `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `disk`, `loop`, `bind`.",
+                 `mirror`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, `cloud_image`, `disk`, `loop`, `bind`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
             (
@@ -489,6 +522,43 @@ size_mib = 2048
         ] {
             let text = format!("{GOOD}{}", more.replacen(from, to, 1));
             assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
+    }
+
+    #[test]
+    fn cloud_images_are_checked() {
+        let (packages, _) = GOOD.split_once("[[disk]]").unwrap();
+        let digest = "0123456789abcdef".repeat(4);
+        let good = format!(
+            "{packages}[cloud_image]\nurl = \"https://example.org/disk.qcow2\"\nsha256 = \"{digest}\"\n"
+        );
+        let definition = parse(&good).unwrap();
+        let Origin::CloudImage(image) = &definition.origin else { panic!("{:?}", definition.origin) };
+        assert_eq!(image.sha256, digest);
+        assert_eq!(definition.disks, []);
+        assert!(!definition.is_plain() && !definition.can_be_attached());
+        let disk = "[[disk]]\ntarget = \"vda\"\nmount = \"/\"\nfs = \"ext4\"\nsize_mib = 2048\n";
+        for (from, to, expected) in [
+            ("https:", "ftp:", "9: `url` must begin with `https://` or `http://`."),
+            ("url =", "file =", "9: there is no file DIR/https://example.org/disk.qcow2."),
+            (
+                "url = \"https://example.org/disk.qcow2\"\n",
+                "",
+                "9: a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.",
+            ),
+            (
+                &digest,
+                "abc",
+                "10: `sha256` must be the 64 hexadecimal digits that the vendor publishes beside the image.",
+            ),
+            (
+                "[cloud_image]",
+                &format!("{disk}[cloud_image]"),
+                "6: a cloud image has the disk and the file systems that its vendor gave it. Leave out `[[disk]]`, \
+                 `[[loop]]` and `[[bind]]`.",
+            ),
+        ] {
+            assert_eq!(parse(&good.replacen(from, to, 1)).unwrap_err(), format!("a-test.toml:{expected}"));
         }
     }
 

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use freezeframe::image::{Boot, Disk, Family, Manifest, Server};
+use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State};
-use super::{deb, disks};
+use super::{cloud, deb, disks};
 use crate::error::Failure;
 use crate::host;
 
@@ -52,12 +52,29 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     let scratch = store.scratch(name)?;
     check_space(recipe, scratch.path())?;
     let log = Log::create(store.store().log(name), name)?;
-    build(recipe, &digest, &scratch, &log)?;
+    build(recipe, &digest, &store.store().cloud(), &scratch, &log)?;
     store.publish(scratch, name, &digest)?;
     Ok(Outcome::Built(start.elapsed()))
 }
 
-fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+/// `downloads` is where files of vendors are kept.
+fn build(
+    recipe: &Recipe,
+    digest: &str,
+    downloads: &Path,
+    scratch: &Scratch,
+    log: &Log,
+) -> Result<(), Failure> {
+    let (boot, disks) = match &recipe.definition.origin {
+        Origin::Packages => from_packages(recipe, scratch, log)?,
+        Origin::CloudImage(image) => (Boot::Firmware, cloud::build(recipe, image, downloads, scratch, log)?),
+    };
+    let left = scratch.path().join("freezeframe");
+    write_manifest(recipe, digest, boot, disks, &left, &scratch.image().join("manifest.json"))
+}
+
+/// Installs packages into an empty root, and writes disks and a kernel of it.
+fn from_packages(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(Boot, Vec<Disk>), Failure> {
     let path = scratch.path();
     log.stage("install packages", || match recipe.definition.family {
         Family::Deb => {
@@ -72,11 +89,16 @@ fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<
         fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
         disks::read_only(&target)?;
     }
-    write_manifest(recipe, digest, disks, &left, &scratch.image().join("manifest.json"))
+    let boot =
+        Boot::Direct { kernel: "vmlinuz".into(), initrd: "initrd.img".into(), cmdline: recipe.cmdline() };
+    Ok((boot, disks))
 }
 
 fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
-    let size: u64 = recipe.definition.disks.iter().map(|disk| disk.size_mib).sum();
+    let size: u64 = match &recipe.definition.origin {
+        Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
+        Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
+    };
     let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
     if free < needed {
         return Err(Failure::Infrastructure(format!(
@@ -93,6 +115,7 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
 fn write_manifest(
     recipe: &Recipe,
     digest: &str,
+    boot: Boot,
     disks: Vec<Disk>,
     left: &Path,
     path: &Path,
@@ -105,11 +128,7 @@ fn write_manifest(
         distro: definition.distro.clone(),
         release: definition.release.clone(),
         dir: ".".into(),
-        boot: Boot::Direct {
-            kernel: "vmlinuz".into(),
-            initrd: "initrd.img".into(),
-            cmdline: recipe.cmdline(),
-        },
+        boot,
         disks,
         loops: disks::loops(definition),
         binds: definition.binds.clone(),

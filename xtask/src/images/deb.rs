@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use freezeframe::image::Origin;
+
 use super::archive::{TAKE_EXPIRED, mmdebstrap, prefer_released};
 use super::disks;
-use super::recipe::{Recipe, hex, is_executable, sorted_entries};
+use super::recipe::{LayerDir, Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
 use crate::error::Failure;
 use crate::host;
@@ -18,6 +20,9 @@ const LEFT_OUT: [&str; 4] =
 
 /// Where the scripts of the build run, and leave what the host wants. mmdebstrap empties `/run` at the end.
 const BUILD_DIR: &str = "run/freezeframe";
+
+/// The script of a layer.
+const SCRIPT: &str = "customize.sh";
 
 /// What the initrd needs to mount the root disk, module by module.
 const INITRD_MODULES: &str = "usr/share/initramfs-tools/modules.d/freezeframe";
@@ -37,6 +42,39 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
     }
     copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
 
+    if recipe.definition.origin == Origin::Packages {
+        write_mounts(recipe, &overlay)?;
+    }
+
+    let units = overlay.join("etc/systemd/system");
+    create_dir(&units)?;
+    for mask in recipe.masks() {
+        let link = units.join(&mask.unit);
+        symlink("/dev/null", &link).map_err(|e| Failure::io("create", &link, &e))?;
+    }
+
+    let build = overlay.join(BUILD_DIR);
+    create_dir(&build)?;
+    for (layer, name) in scripts(recipe) {
+        copy_file(&layer.dir.join(SCRIPT), &build.join(name))?;
+    }
+    append(&build.join("cmdline"), &format!("{}\n", recipe.cmdline()))?;
+    let secret = make_secret()?;
+    write_secret(&build.join("load.secret"), &secret)?;
+    write_secret(&scratch.join("image/load.secret"), &secret)?;
+
+    let mut tar = host::command("tar")?;
+    tar.args(["--create", "--owner=0", "--group=0", "--numeric-owner", "--file"])
+        .arg(scratch.join("overlay.tar"))
+        .arg("--directory")
+        .arg(&overlay);
+    // By name, so that the root directory itself keeps what its package gave it.
+    tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
+    log.run(tar)
+}
+
+/// Adds what an image needs to know of the disks that are made for it.
+fn write_mounts(recipe: &Recipe, overlay: &Path) -> Result<(), Failure> {
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
     append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
@@ -51,34 +89,14 @@ pub(super) fn write_overlay(recipe: &Recipe, scratch: &Path, log: &Log) -> Resul
         create_dir(&dir)?;
         append(&dir.join("freezeframe.conf"), &modules)?;
     }
+    Ok(())
+}
 
-    let units = overlay.join("etc/systemd/system");
-    create_dir(&units)?;
-    for mask in recipe.masks() {
-        let link = units.join(&mask.unit);
-        symlink("/dev/null", &link).map_err(|e| Failure::io("create", &link, &e))?;
-    }
-
-    let build = overlay.join(BUILD_DIR);
-    create_dir(&build)?;
-    for layer in &recipe.layers {
-        let script = layer.dir.join("customize.sh");
-        if script.is_file() {
-            copy_file(&script, &build.join(format!("customize-{}.sh", layer.name)))?;
-        }
-    }
-    let secret = make_secret()?;
-    write_secret(&build.join("load.secret"), &secret)?;
-    write_secret(&scratch.join("image/load.secret"), &secret)?;
-
-    let mut tar = host::command("tar")?;
-    tar.args(["--create", "--owner=0", "--group=0", "--numeric-owner", "--file"])
-        .arg(scratch.join("overlay.tar"))
-        .arg("--directory")
-        .arg(&overlay);
-    // By name, so that the root directory itself keeps what its package gave it.
-    tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
-    log.run(tar)
+/// The layers that have a script for the guest, and its name in the guest, in
+/// the order in which they run.
+pub(super) fn scripts(recipe: &Recipe) -> impl Iterator<Item = (&LayerDir, String)> {
+    let with_script = recipe.layers.iter().filter(|layer| layer.dir.join(SCRIPT).is_file());
+    with_script.map(|layer| (layer, format!("customize-{}.sh", layer.name)))
 }
 
 /// Adds a line or more to a file of the layers, or makes it.
@@ -109,11 +127,8 @@ pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), 
     if !definition.security_updates {
         mmdebstrap.arg(format!("--aptopt={}", prefer_released(&definition.release)));
     }
-    for layer in &recipe.layers {
-        if layer.dir.join("customize.sh").is_file() {
-            let script = format!("/{BUILD_DIR}/customize-{}.sh", layer.name);
-            mmdebstrap.arg(format!("--customize-hook=chroot \"$1\" sh {script}"));
-        }
+    for (_, name) in scripts(recipe) {
+        mmdebstrap.arg(format!("--customize-hook=chroot \"$1\" sh /{BUILD_DIR}/{name}"));
     }
     mmdebstrap.arg(format!("--customize-hook=copy-out /{BUILD_DIR} ."));
     if host::is_root() {

@@ -3,6 +3,7 @@
 
 mod archive;
 mod build;
+mod cloud;
 mod deb;
 mod disks;
 mod proto;

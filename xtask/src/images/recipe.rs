@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, ServerFacts};
+use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
@@ -18,7 +18,7 @@ const BUILDER_VERSION: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the database.
+    /// The family first, then its origin, then the database.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -52,11 +52,12 @@ impl Recipe {
     /// Reads what `definition`, one of those in `images`, builds on.
     pub(crate) fn load(images: &Path, definition: Definition) -> Result<Self, Failure> {
         let family = LayerDir::read(images, definition.family.layer())?;
+        let origin = LayerDir::read(images, definition.family.origin_layer(&definition.origin))?;
         let database = LayerDir::read(images, definition.database.name())?;
         let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
         let server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
         Ok(Self {
-            layers: vec![family, database],
+            layers: vec![family, origin, database],
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -87,12 +88,14 @@ impl Recipe {
     pub(crate) fn cmdline(&self) -> String {
         let arguments = self.layers.iter().flat_map(|layer| &layer.layer.arguments);
         let mut words: Vec<_> = arguments.map(|argument| argument.value.clone()).collect();
-        // The kernel need not guess the file system.
-        words.push(format!("rootfstype={}", self.root()));
+        if self.definition.origin == Origin::Packages {
+            // The kernel need not guess the file system.
+            words.push(format!("rootfstype={}", self.root()));
+        }
         words.join(" ")
     }
 
-    /// The kind of the root's file system.
+    /// The kind of the root's file system, where its disk is made for the image.
     pub(crate) fn root(&self) -> FsKind {
         let mut file_systems = self.definition.disks.iter().flat_map(|disk| &disk.file_systems);
         file_systems.find(|fs| fs.mount == Path::new("/")).map_or(FsKind::Ext4, |fs| fs.fs)
@@ -185,6 +188,7 @@ mod tests {
             ("one.toml", DEFINITION),
             ("layers/deb/layer.toml", LAYER),
             ("layers/deb/customize.sh", "true\n"),
+            ("layers/deb-packages/layer.toml", "packages = []\n"),
             ("layers/mariadb/layer.toml", SERVER),
             ("hooks/freezeframe/fsfreeze-hook", "hook\n"),
         ] {

@@ -5,6 +5,7 @@
 //! target/images/.store/NAME-DIGEST12/ an image, complete and never changed
 //! target/images/.store/tmp-*/         builds under way, or dead
 //! target/images/.store/apt/           what the distributions offer, kept between builds
+//! target/images/.store/cloud/         vendors' cloud images by their digests, see `cloud/fetch.rs`
 //! target/images/.store/log/NAME.log   the last build
 //! ```
 //!
@@ -82,6 +83,11 @@ impl Store {
     /// The package state of the distributions.
     pub(crate) fn apt(&self) -> PathBuf {
         self.inner().join("apt")
+    }
+
+    /// The verified files of vendors, and what is being downloaded of them.
+    pub(crate) fn cloud(&self) -> PathBuf {
+        self.inner().join("cloud")
     }
 
     /// The log of the last build of `name`.
