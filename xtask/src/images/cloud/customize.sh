@@ -25,42 +25,62 @@ inside() {
         ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} chroot "$root" "$@"
 }
 
-# A device node of its own for each: what runs in the guest's root sees the
-# vendor's disk and no other, and finds it by the names that boot loaders use.
-mount -t tmpfs -o mode=755 tmpfs "$scratch/dev"
-mkdir -p "$scratch/dev/disk/by-uuid" "$scratch/dev/disk/by-label" "$scratch/dev/pts" "$scratch/dev/shm"
-for node in null zero full random urandom tty; do
-    cp -a "/dev/$node" "$scratch/dev/$node"
-done
-ln -s pts/ptmx "$scratch/dev/ptmx"
-ln -s /proc/self/fd "$scratch/dev/fd"
-ln -s fd/0 "$scratch/dev/stdin"
-ln -s fd/1 "$scratch/dev/stdout"
-ln -s fd/2 "$scratch/dev/stderr"
-mount -t devpts -o newinstance,ptmxmode=0666 devpts "$scratch/dev/pts"
+# Before it is mounted: that takes no more than root, and works everywhere.
+grow_ext4() {
+    e2fsck -f -p "$1" || [ $? -eq 1 ]
+    resize2fs "$1"
+}
 
+# Devices of its own: what runs in the guest's root sees the vendor's disk and
+# no other, and finds its file systems by the names that boot loaders use.
+dev=$scratch/dev
+mount -t tmpfs -o mode=755 tmpfs "$dev"
+mkdir -p "$dev/disk/by-uuid" "$dev/disk/by-label" "$dev/pts" "$dev/shm"
+for node in null zero full random urandom tty; do
+    cp -a "/dev/$node" "$dev/$node"
+done
+ln -s pts/ptmx "$dev/ptmx"
+ln -s /proc/self/fd "$dev/fd"
+ln -s fd/0 "$dev/stdin"
+ln -s fd/1 "$dev/stdout"
+ln -s fd/2 "$dev/stderr"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$dev/pts"
+
+grow=$(cat "$scratch/grow")
+count=0
 while read -r at kind start bytes; do
-    # Freed with its mount.
-    mount -t "$kind" -o "loop,offset=$start,sizelimit=$bytes" "$disk" "$root$at"
-    loop=$(findmnt -n -o SOURCE --mountpoint "$root${at%/}")
-    cp -a "$loop" "$scratch/dev/"
-    for name in uuid label; do
-        value=$(blkid -o value -s "$(echo "$name" | tr '[:lower:]' '[:upper:]')" "$loop" || true)
+    # GRUB takes what is called a loop device for a file on another disk, and
+    # what is called like a partition for a part of one.
+    name=vendor$((count += 1))
+    loop=$(losetup --find --show --offset "$start" --sizelimit "$bytes" "$disk")
+    # It goes when the last who has it open is gone: nobody can forget it.
+    eval "exec $((count + 3))<\"\$loop\""
+    losetup --detach "$loop"
+    cp -a "$loop" "$dev/$name"
+    for by in UUID LABEL; do
+        value=$(blkid -o value -s "$by" "$loop" || true)
         case $value in
             '' | *[!A-Za-z0-9._-]*) ;;
-            *) ln -sf "../../${loop##*/}" "$scratch/dev/disk/by-$name/$value" ;;
+            *) ln -s "../../$name" "$dev/disk/by-$(echo "$by" | tr '[:upper:]' '[:lower:]')/$value" ;;
         esac
     done
-    if [ "$at" = / ] && [ "$(cat "$scratch/grow")" = true ]; then
-        case $kind in
-            ext4) resize2fs "$loop" ;;
-            xfs) xfs_growfs "$root" ;;
-            btrfs) btrfs filesystem resize max "$root" ;;
-        esac
-    fi
+    case $grow$at$kind in
+        true/ext4) grow_ext4 "$loop" ;;
+    esac
 done <"$scratch/mounts"
 
-mount --rbind "$scratch/dev" "$root/dev"
+# The table of mounts names devices as they were called when they were mounted.
+mount --rbind "$dev" /dev
+count=0
+while read -r at kind start bytes; do
+    mount -t "$kind" "/dev/vendor$((count += 1))" "$root$at"
+    case $grow$at$kind in
+        true/xfs) xfs_growfs "$root" ;;
+        true/btrfs) btrfs filesystem resize max "$root" ;;
+    esac
+done <"$scratch/mounts"
+
+mount --rbind "$dev" "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"

@@ -107,7 +107,17 @@ fn customize(
     // Nobody else sees the mounts, and whatever a package starts ends with its namespace.
     let mut unshare = host::command("unshare")?;
     unshare
-        .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--", "sh"])
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+            "sh",
+        ])
         .arg(path.join("customize.sh"))
         .args([raw, path]);
     log.run(unshare)
