@@ -39,7 +39,13 @@ fn trials() -> Result<Vec<Trial>, String> {
         }
         None => default_options(),
     };
-    let asked = options.trials()?;
+    let mut asked = options.trials()?;
+    // The longest first, so that none of them is what the others' end waits for; the unknown may be as long.
+    let measured = options.measured();
+    asked.sort_by_key(|asked| {
+        let took = measured.of(&asked.name, asked.scenario.snapshot.cycles);
+        std::cmp::Reverse(took.unwrap_or(std::time::Duration::MAX))
+    });
     Ok(asked
         .into_iter()
         .map(|asked| {
@@ -54,6 +60,10 @@ fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     let plan = options.plan(asked, image, accelerator(options));
     let verdict =
         supervise::run(Path::new(PROGRAM), &plan).inspect_err(|e| eprintln!("{}: {e}", plan.trial))?;
+    if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
+        let took = std::time::Duration::from_secs_f64(total / 1000.0);
+        options.measured().keep(&plan.trial, plan.snapshot.cycles, took)?;
+    }
     match verdict.outcome {
         Outcome::Pass => Ok(()),
         Outcome::Fail | Outcome::Unknown => {
@@ -90,6 +100,8 @@ fn default_options() -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        cycles: None,
+        start_only: false,
         seed: 1,
         keep: freezeframe::plan::Keep::None,
         scenarios: workspace().join("scenarios"),

@@ -13,7 +13,8 @@ use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::{Boot, Manifest};
 use freezeframe::jsonl;
 use freezeframe::plan::{Accel, Keep, Start};
-use freezeframe::run::{OWNER_FILE, PACKAGE, ROOT_PREFIX, RUN_DIR_VAR, RunOptions};
+use freezeframe::root::roots;
+use freezeframe::run::{PACKAGE, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Grade;
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +41,8 @@ fn options(name: &str) -> RunOptions {
         connect: None,
         accel: None,
         cold: false,
+        cycles: None,
+        start_only: false,
         seed: 1,
         keep: Keep::None,
         scenarios: workspace.join("scenarios"),
@@ -88,14 +91,10 @@ impl Run {
 
     /// libvirt's short-lived directories of this trial.
     fn roots(&self) -> Vec<PathBuf> {
-        let trial = self.trial().to_string_lossy().into_owned();
-        let entries =
-            fs::read_dir(std::env::temp_dir()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-        let ours = |dir: &PathBuf| {
-            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX))
-                && fs::read_to_string(dir.join(OWNER_FILE)).is_ok_and(|owner| owner.contains(&trial))
-        };
-        entries.filter(ours).collect()
+        let ours = roots().unwrap().into_iter();
+        ours.filter(|root| root.owner.as_ref().is_some_and(|owner| owner.trial == self.trial()))
+            .map(|root| root.dir)
+            .collect()
     }
 
     fn wait_for_clean_end(&mut self) {

@@ -73,7 +73,7 @@ impl Access {
     }
 
     /// Connects as soon as the server answers SQL; the last error when it does
-    /// not within `limit`. `alive` is asked between the attempts.
+    /// not within `limit`. `alive` is asked after each attempt that failed.
     pub async fn connect_within(
         &self,
         limit: Duration,
@@ -81,7 +81,6 @@ impl Access {
     ) -> Result<Conn> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
-            alive()?;
             // QEMU accepts the connection long before the server does; only the
             // server's greeting says that it is there.
             let error = match self.connect().await {
@@ -93,6 +92,7 @@ impl Access {
                     error,
                 ));
             }
+            alive()?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

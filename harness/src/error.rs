@@ -50,6 +50,9 @@ pub enum Error {
     /// Ctrl-C, or the supervisor's request to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The whole trial took longer than it may.
+    #[error("the trial had not ended after {} s, several times what it took before; a guest or the host hangs", .0.as_secs())]
+    Overdue(std::time::Duration),
 }
 
 impl Error {

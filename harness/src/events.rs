@@ -13,6 +13,9 @@ use crate::jsonl;
 /// The `kind` in the header of `events.jsonl`.
 pub const KIND: &str = "events";
 
+/// What the boot's note says of a guest that did not boot.
+pub const FROM_MEMORY: &str = "started from saved memory";
+
 /// The event log's name in a trial directory.
 pub const FILE: &str = "events.jsonl";
 
@@ -21,12 +24,14 @@ pub const FILE: &str = "events.jsonl";
 #[serde(rename_all = "lowercase")]
 #[allow(
     missing_docs,
-    reason = "the names are the pipeline's; `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
+    reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Equip` \
+              gives that guest the hook and what else a trial needs, `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
               after the thaw, `Stop` ends the load and the first guest"
 )]
 pub enum Stage {
     Prepare,
     Boot,
+    Equip,
     Load,
     Freeze,
     Snapshot,
@@ -44,6 +49,7 @@ impl std::fmt::Display for Stage {
         f.pad(match self {
             Self::Prepare => "prepare",
             Self::Boot => "boot",
+            Self::Equip => "equip",
             Self::Load => "load",
             Self::Freeze => "freeze",
             Self::Snapshot => "snapshot",
@@ -87,6 +93,22 @@ pub enum What {
     Failed,
     /// Something worth knowing.
     Note,
+}
+
+/// How the note begins of a guest that had to boot although it should have
+/// started from saved memory.
+pub const BOOTED_INSTEAD: &str = "booted, because no saved memory could be used";
+
+/// Reads what a trial noted down on its way.
+pub fn notes(path: &Path) -> Result<Vec<String>, jsonl::Error> {
+    let mut notes = Vec::new();
+    for event in jsonl::Reader::<Event>::open(path, KIND)? {
+        let event = event?;
+        if event.event == What::Note {
+            notes.push(event.detail);
+        }
+    }
+    Ok(notes)
 }
 
 /// Where a trial's time went.

@@ -1,7 +1,7 @@
 //! The request to stop, made by a signal and honoured by every wait.
 //!
 //! A signal only raises a flag. The stage that runs returns
-//! [`Error::Interrupted`], and the guards on its stack put things right in
+//! [`Error::Interrupted`] (or [`Error::Overdue`]), and the guards on its stack put things right in
 //! their order: thaw first, then the guest ends.
 
 use std::sync::Arc;
@@ -18,6 +18,9 @@ const REACTION: Duration = Duration::from_millis(50);
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
+/// When this process has taken too long, and how long that is.
+static DEADLINE: OnceLock<(Instant, Duration)> = OnceLock::new();
+
 /// Lets SIGINT and SIGTERM request a stop instead of ending the process.
 pub fn listen() -> std::io::Result<()> {
     let flag = REQUESTED.get_or_init(Arc::default);
@@ -27,10 +30,21 @@ pub fn listen() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Fails when a stop was requested.
+/// Lets every wait fail from then on.
+pub fn end_after(limit: Duration) {
+    // A process has one limit; the first one said is it.
+    let _ = DEADLINE.set((Instant::now() + limit, limit));
+}
+
+/// Fails when a stop was requested, or the time is over.
 pub(crate) fn check() -> Result<()> {
-    let requested = REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
-    if requested { Err(Error::Interrupted) } else { Ok(()) }
+    if REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+        return Err(Error::Interrupted);
+    }
+    match DEADLINE.get() {
+        Some((deadline, limit)) if Instant::now() > *deadline => Err(Error::Overdue(*limit)),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for the next message, at most until `deadline`; `None` is the deadline.

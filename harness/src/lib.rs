@@ -20,7 +20,9 @@ pub mod jsonl;
 mod text;
 
 pub mod image;
+pub mod measured;
 pub mod plan;
+pub mod root;
 pub mod run;
 pub mod scenario;
 

@@ -49,6 +49,9 @@ pub struct Plan {
     pub accel: Accel,
     /// How the first guest starts.
     pub start: Start,
+    /// Whether the trial ends when that guest's server answers.
+    #[serde(default)]
+    pub start_only: bool,
     /// A libvirt connection to use instead of the embedded driver.
     pub connect: Option<String>,
     /// The trial's directory.
@@ -157,6 +160,9 @@ pub enum Keep {
 /// once when their event comes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
+    /// The whole trial.
+    #[serde(default = "an_hour")]
+    pub trial: Duration,
     /// From power-on to the agent's first sign of life.
     pub boot: Duration,
     /// From there to the server's first SQL answer.
@@ -173,11 +179,17 @@ pub struct Limits {
     pub statement: Duration,
 }
 
+/// For plans of old that have no such limit.
+fn an_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
 impl Limits {
     /// Limits for this accelerator.
     pub fn for_accel(accel: Accel) -> Self {
         let seconds = |s: u64| Duration::from_secs(s).mul_f64(accel.slowness());
         Self {
+            trial: an_hour(),
             boot: seconds(60),
             server: seconds(30),
             agent: seconds(15),

@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Definition, Manifest};
+use crate::measured::Measured;
 use crate::plan::{Accel, Keep, Limits, Plan, Start};
 use crate::scenario::{Hook, Scenario};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
-
-/// How the short-lived directories of running trials begin, in the system's
-/// temporary directory.
-pub const ROOT_PREFIX: &str = "freezeframe-";
 
 /// The images that are used when none is named: each scenario runs on the
 /// first that suits it.
@@ -21,9 +18,6 @@ pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-spl
 
 /// The .deb of the hooks.
 pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
-
-/// In such a directory: the pid of its supervisor, and the trial's directory.
-pub const OWNER_FILE: &str = "owner";
 
 /// `run.json`: what the user asked for, paths absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +37,11 @@ pub struct RunOptions {
     pub accel: Option<Accel>,
     /// Whether every guest boots, instead of starting from saved memory.
     pub cold: bool,
+    /// How many cycles the trials go through that have several; `None` leaves it to the scenarios.
+    pub cycles: Option<u32>,
+    /// Whether each trial ends with the first answer of its first guest's server, and without a grade.
+    #[serde(default)]
+    pub start_only: bool,
     /// The seed of every trial's load.
     pub seed: u64,
     /// When disks stay.
@@ -82,7 +81,10 @@ impl RunOptions {
         let named = |name: &String| Definition::named(&self.definitions, name).map_err(|e| e.to_string());
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
-        for scenario in scenarios {
+        for mut scenario in scenarios {
+            if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
+                scenario.snapshot.cycles = cycles;
+            }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
                 for hook in self.hooks_of(&scenario) {
@@ -135,11 +137,20 @@ impl RunOptions {
             accel,
             // A saved domain keeps its name, and a libvirt that is shared can have it only once.
             start: if self.cold || self.connect.is_some() { Start::Cold } else { Start::Warm },
+            start_only: self.start_only,
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
-            limits: Limits::for_accel(accel),
+            limits: Limits {
+                trial: self.measured().limit(name, scenario.snapshot.cycles),
+                ..Limits::for_accel(accel)
+            },
             keep: self.keep,
         }
+    }
+
+    /// How long trials took in earlier runs.
+    pub fn measured(&self) -> Measured {
+        Measured::beside(&self.dir)
     }
 
     /// Where a trial's files go.

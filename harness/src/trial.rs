@@ -2,6 +2,7 @@
 
 mod pipeline;
 mod progress;
+mod reserve;
 pub mod supervise;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +35,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(|e| format!("cannot ask for a signal at the supervisor's end: {e}"))?;
     let plan = Plan::read(dir).map_err(|e| e.to_string())?;
+    interrupt::end_after(plan.limits.trial);
 
     // A panic unwinds through the guards like an error does, and must leave a
     // verdict like one.
@@ -54,6 +56,9 @@ fn judged(plan: &Plan, root: &Path) -> Result<Verdict, String> {
         Progress::create(&plan.dir.join(events::FILE), &plan.trial).map_err(|e| e.to_string())?;
     let mut run = || {
         pipeline::run(plan, root, &mut progress)?;
+        if plan.start_only {
+            return Ok(Verdict::unknown(plan, "only the start of its guest was asked for".to_owned()));
+        }
         progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
     };
     run().map_err(|e| progress.failed(&e))

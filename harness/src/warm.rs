@@ -81,8 +81,7 @@ const PATHS: &str = "paths.json";
 /// How often a lock is asked for that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// What makes a guest that ran before out of one that runs on: the host's time,
-/// and randomness and a machine id that no other one has.
+/// The guest's side of [`awake`].
 const AWAKE: &str = "date -u -s \"@$(head -n 1)\" >/dev/null && cat >/dev/urandom \
     && tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id";
 
@@ -156,7 +155,8 @@ impl Warm {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`.
+    /// Starts a guest from the saved memory, with the files of `spec`. Its server
+    /// answers at once; [`awake`] is for what comes after that.
     pub fn start(
         &self,
         libvirt: &Libvirt,
@@ -176,19 +176,22 @@ impl Warm {
         }
         let limit = plan.limits.agent;
         let spec = Spec { name: self.role.saved_name(), ..spec.clone() };
-        let memory = self.dir.join(MEMORY);
-        let machine = Machine::restore(libvirt, &memory, &xml, &spec, self.role.name(), transcript, limit)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
-        let source = Path::new("/dev/urandom");
-        let mut seed = [0; SEED];
-        File::open(source)
-            .and_then(|mut file| file.read_exact(&mut seed))
-            .map_err(Error::io("read", source))?;
-        input.extend(seed);
-        machine.agent().script(AWAKE, &input, limit)?;
-        Ok(machine)
+        Machine::restore(libvirt, &self.dir.join(MEMORY), &xml, &spec, self.role.name(), transcript, limit)
     }
+}
+
+/// Makes a guest that ran before out of one that goes on: waits until its agent
+/// answers, and gives it the host's time, and randomness and a machine id that no
+/// other one has.
+pub fn awake(machine: &Machine, limit: Duration) -> Result<()> {
+    machine.wait_for_answer(limit)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
+    let source = Path::new("/dev/urandom");
+    let mut seed = [0; SEED];
+    File::open(source).and_then(|mut file| file.read_exact(&mut seed)).map_err(Error::io("read", source))?;
+    input.extend(seed);
+    machine.agent().script(AWAKE, &input, limit).map(drop)
 }
 
 /// Boots the image, waits until its server answers, and saves the guest in `scratch`.

@@ -5,12 +5,14 @@ mod hook;
 mod processes;
 mod table;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
+use freezeframe::events;
 use freezeframe::image::Definition;
-use freezeframe::plan::{Accel, Keep};
+use freezeframe::plan::{Accel, Keep, Plan};
 use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
 use freezeframe::scenario::Hook;
 use freezeframe::verdict::{Outcome, Verdict};
@@ -33,6 +35,7 @@ pub(crate) struct Args {
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
     /// distribution with all on one ext4 disk, `full` every scenario on every image.
+    /// Images that are marked `unverified` take part only when `--image` names them.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
     /// One hook for all trials: `none`, `distro`, `distro-enabled` (the same, and
@@ -52,6 +55,10 @@ pub(crate) struct Args {
     /// memory that was saved at an earlier boot of its image.
     #[arg(long)]
     cold: bool,
+    /// How many times the trials freeze, snapshot and thaw that do it several
+    /// times under one load [default: what their scenarios say].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    cycles: Option<u32>,
     /// How many trials run at once [default: one for every two processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -106,16 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Err(nothing_matches(&options));
     }
 
-    setup::ensure()?;
-    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
-    needed.sort();
-    needed.dedup();
-    images::ensure(&needed)?;
-    if asked.iter().any(|asked| asked.hook == Hook::Package) {
-        hooks::build_deb()?;
-    }
-    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    let program = cargo::build("the trials", &trials, "e2e")?;
+    let program = prepare(&asked)?;
     options.write().map_err(Failure::Infrastructure)?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
@@ -131,28 +129,68 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         table::print(&options.dir, &verdicts);
     }
+    tell_of_boots(&options, &asked);
     report::at_end(&options.dir);
+    record_verified(&options, &verdicts, &asked)?;
     clean?;
     outcome(&verdicts)
 }
 
-fn options(args: Args) -> Result<RunOptions, Failure> {
+/// Brings in what these trials need; the program that runs them.
+pub(crate) fn prepare(asked: &[Asked]) -> Result<PathBuf, Failure> {
+    setup::ensure()?;
+    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
+    needed.sort();
+    needed.dedup();
+    images::ensure(&needed)?;
+    if asked.iter().any(|asked| asked.hook == Hook::Package) {
+        hooks::build_deb()?;
+    }
+    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
+    cargo::build("the trials", &trials, "e2e")
+}
+
+/// What is asked for when nothing is said.
+pub(crate) fn default_options() -> RunOptions {
     let repository = host::repository();
+    let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    RunOptions {
+        filters: vec![CORE.to_owned()],
+        images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        every_image: false,
+        hook: None,
+        connect: None,
+        accel: None,
+        cold: false,
+        cycles: None,
+        start_only: false,
+        seed: Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8,
+        keep: Keep::None,
+        scenarios: repository.join("scenarios"),
+        definitions: repository.join("images"),
+        built: host::built_images(),
+        package: hooks::deb_path(),
+        // A process number besides, so that two runs of one second do not meet.
+        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+    }
+}
+
+fn options(args: Args) -> Result<RunOptions, Failure> {
+    let default = default_options();
     let scenarios = match &args.scenarios {
-        None => repository.join("scenarios"),
+        None => default.scenarios.clone(),
         Some(dir) => dir.canonicalize().map_err(|e| {
             Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
         })?,
     };
     let images = match (args.matrix, args.image.is_empty()) {
-        (Some(matrix), _) => matrix_images(matrix, &repository.join("images"))?,
-        (None, true) => DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+        (Some(matrix), _) => matrix_images(matrix, &default.definitions)?,
+        (None, true) => default.images.clone(),
         (None, false) => args.image.clone(),
     };
-    let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
-            ([], None) if args.matrix != Some(Matrix::Full) => vec![CORE.to_owned()],
+            ([], None) if args.matrix != Some(Matrix::Full) => default.filters,
             _ => args.filters,
         },
         every_image: args.matrix.is_some() || !args.image.is_empty(),
@@ -165,27 +203,22 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
             AccelChoice::Tcg => Some(Accel::Tcg),
         },
         cold: args.cold,
-        seed: args
-            .seed
-            .unwrap_or_else(|| Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8),
+        cycles: args.cycles,
+        seed: args.seed.unwrap_or(default.seed),
         keep: match args.keep {
             None => Keep::None,
             Some(KeepChoice::Failed) => Keep::Failed,
             Some(KeepChoice::All) => Keep::All,
         },
         scenarios,
-        definitions: repository.join("images"),
-        built: host::built_images(),
-        package: hooks::deb_path(),
-        // A process number besides, so that two runs of one second do not meet.
-        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+        ..default
     })
 }
 
 /// The names of a matrix's images.
 fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Failure> {
-    let all = Definition::list(definitions)?;
-    let chosen = all.into_iter().filter(|image| matrix == Matrix::Full || image.is_plain());
+    let all = Definition::list(definitions)?.into_iter().filter(|image| image.unverified.is_none());
+    let chosen = all.filter(|image| matrix == Matrix::Full || image.is_plain());
     Ok(chosen.map(|image| image.name).collect())
 }
 
@@ -216,9 +249,9 @@ fn default_jobs() -> u16 {
     u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
 }
 
-/// Runs the test binary, and waits until the last supervisor has cleaned up.
+/// Runs the trials of options that were written: runs the test binary, and waits until the last supervisor has cleaned up.
 /// Results are read from the verdicts; trials tell their progress on stderr.
-fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
+pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
     processes::outlive_ctrl_c().map_err(failed)?;
@@ -234,7 +267,7 @@ fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Fai
 }
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.
-fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
+pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
     let left = leftovers::find(run)?;
     for leftover in &left {
         leftover.remove()?;
@@ -247,6 +280,19 @@ fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
     Err(Failure::Expectation(format!("the run left behind, and its end removed: {}.", names.join(", "))))
 }
 
+/// Counts the guests that had to boot although they should have started from saved memory.
+fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
+    let notes = asked.iter().flat_map(|asked| {
+        let log = options.trial_dir(&asked.name).join(events::FILE);
+        // A trial without a log has said why.
+        events::notes(&log).unwrap_or_default()
+    });
+    let boots: Vec<_> = notes.filter(|note| note.starts_with(events::BOOTED_INSTEAD)).collect();
+    if let Some(first) = boots.first() {
+        eprintln!("{} guests had to boot; the first {first}", boots.len());
+    }
+}
+
 /// The verdict of each trial, in the order asked for; an error is why there is none.
 fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Result<Verdict, String>)> {
     asked
@@ -257,6 +303,32 @@ fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Resu
             (asked.name.clone(), dir, verdict)
         })
         .collect()
+}
+
+/// Notes beside each image that every trial on it met its expectation.
+fn record_verified(
+    options: &RunOptions,
+    verdicts: &[(String, PathBuf, Result<Verdict, String>)],
+    asked: &[Asked],
+) -> Result<(), Failure> {
+    let images: BTreeSet<_> = asked.iter().map(|asked| &asked.image).collect();
+    for image in images {
+        let trials = asked.iter().zip(verdicts).filter(|(asked, _)| asked.image == *image);
+        let (mut digests, mut accels, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let all_passed = trials.into_iter().all(|(_, (_, dir, verdict))| {
+            let (Ok(verdict), Ok(plan)) = (verdict, Plan::read(dir)) else { return false };
+            digests.insert(plan.image.digest);
+            accels.insert(verdict.accel.clone());
+            count += 1;
+            verdict.outcome == Outcome::Pass
+        });
+        // Two digests: the image was built anew meanwhile, by another task.
+        if let (true, 1, Some(digest)) = (all_passed, digests.len(), digests.first()) {
+            let accel = accels.into_iter().collect::<Vec<_>>().join(", ");
+            images::record_verified(&options.built, image, digest, accel, count)?;
+        }
+    }
+    Ok(())
 }
 
 fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<(), Failure> {
@@ -274,5 +346,25 @@ fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<()
             "{failed} of {} trials did not meet their expectation.",
             verdicts.len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_leaves_out_what_was_never_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = std::fs::read_to_string(host::repository().join("images/bookworm-mariadb.toml")).unwrap();
+        for (name, text) in [
+            ("one.toml", plain.clone()),
+            ("two.toml", plain.replace("\"ext4\"", "\"xfs\"")),
+            ("new.toml", format!("unverified = \"because\"\n{plain}")),
+        ] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        assert_eq!(matrix_images(Matrix::Core, dir.path()).unwrap(), ["one"]);
+        assert_eq!(matrix_images(Matrix::Full, dir.path()).unwrap(), ["one", "two"]);
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use freezeframe::plan::{Keep, Plan};
-use freezeframe::run::{OWNER_FILE, ROOT_PREFIX};
+use freezeframe::root::roots;
 use rustix::process::{Pid, Signal};
 
 use crate::error::Failure;
@@ -49,22 +49,18 @@ impl Leftover {
     }
 }
 
-/// A trial's short-lived directory, and whose it is.
-struct Root {
-    dir: PathBuf,
-    /// The supervisor's pid and the trial's directory.
-    owner: Option<(String, PathBuf)>,
-}
-
 /// What the dead trials of one run left, or of all runs under `runs`.
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
-    for root in roots()? {
+    let temp = std::env::temp_dir();
+    let roots = roots().map_err(|e| Failure::io("look into", &temp, &e))?;
+    let owners = roots.iter().filter_map(|root| root.owner.as_ref());
+    let alive: Vec<_> = owners.filter(|owner| owner.supervises()).map(|owner| owner.trial.clone()).collect();
+    for root in roots {
         match &root.owner {
-            Some((_, trial)) if !trial.starts_with(runs) => {}
-            Some((pid, trial)) if supervises(pid, trial) => {}
-            Some((_, trial)) => {
-                left.extend(processes_naming(trial)?);
+            Some(owner) if !owner.trial.starts_with(runs) || alive.contains(&owner.trial) => {}
+            Some(owner) => {
+                left.extend(processes_naming(&owner.trial)?);
                 left.push(Leftover::Root(root.dir));
             }
             // A supervisor writes its name in its first milliseconds.
@@ -73,10 +69,7 @@ pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
         }
     }
     for trial in trials_under(runs)? {
-        let alive = roots()?
-            .into_iter()
-            .any(|root| root.owner.is_some_and(|(pid, owned)| owned == trial && supervises(&pid, &trial)));
-        if alive {
+        if alive.contains(&trial) {
             continue;
         }
         left.extend(processes_naming(&trial)?);
@@ -87,30 +80,6 @@ pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     }
     left.dedup();
     Ok(left)
-}
-
-fn roots() -> Result<Vec<Root>, Failure> {
-    let temp = std::env::temp_dir();
-    let mut roots = Vec::new();
-    for dir in entries(&temp)? {
-        let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX));
-        if named && dir.is_dir() {
-            let owner = fs::read_to_string(dir.join(OWNER_FILE)).ok().and_then(|text| {
-                let (pid, trial) = text.split_once('\n')?;
-                Some((pid.to_owned(), PathBuf::from(trial.trim_end())))
-            });
-            roots.push(Root { dir, owner });
-        }
-    }
-    Ok(roots)
-}
-
-/// Whether this process is still the supervisor of that trial; pids are reused.
-fn supervises(pid: &str, trial: &Path) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains("supervise") && line.contains(&*trial.to_string_lossy())
-    })
 }
 
 /// The trial directories of a run, or of every run below.

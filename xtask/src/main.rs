@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod columns;
 mod e2e;
 mod error;
 mod hooks;

@@ -72,7 +72,7 @@ impl Machine {
         Err(Error::Stalled(role, ATTEMPTS))
     }
 
-    /// Starts a guest from saved memory and waits until its agent answers.
+    /// Starts a guest from saved memory.
     pub(crate) fn restore(
         libvirt: &Libvirt,
         memory: &Path,
@@ -83,16 +83,20 @@ impl Machine {
         agent_limit: Duration,
     ) -> Result<Self> {
         let (domain, events) = libvirt.restore(memory, xml, &spec.name)?;
-        let machine = Self::new(domain, events, spec, role, transcript, agent_limit);
-        // The agent never went away, so that no event says that it is there.
-        let deadline = Instant::now() + agent_limit;
-        while let Err(error) = machine.agent.is_frozen() {
+        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+    }
+
+    /// Waits until the agent answers, where no event says that it is there: in a
+    /// guest from saved memory it never went away.
+    pub(crate) fn wait_for_answer(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while let Err(error) = self.agent.is_frozen() {
             if Instant::now() > deadline {
                 return Err(error);
             }
             interrupt::pass(Duration::from_millis(20))?;
         }
-        Ok(machine)
+        Ok(())
     }
 
     /// Saves the guest with its memory to a file. It ends with that.

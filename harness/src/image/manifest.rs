@@ -35,6 +35,9 @@ pub struct Manifest {
     pub binds: Vec<Bind>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
+    /// The processor model that an emulated guest needs, where the plainest is too little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
     /// The guest agent.
     pub agent: Agent,
     /// The database server.
@@ -207,6 +210,7 @@ impl Manifest {
                 return Err(unusable(file, e.to_string()));
             }
         }
+        manifest.dir = dir;
         Ok(manifest)
     }
 }

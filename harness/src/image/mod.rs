@@ -6,7 +6,9 @@ mod layout;
 mod manifest;
 mod origin;
 
-pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, ServerFacts};
+pub use definition::{
+    Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository, ServerFacts,
+};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
 pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
 pub use origin::{CloudImage, Origin, Place};

@@ -7,6 +7,7 @@
 //! | `scale`, `text` | places on an axis; names, times and links for people |
 //! | `draw`, `stages` | the pictures |
 //! | `page`, `card` | the table of trials; one trial |
+//! | `plot` | the picture of a measurement, which no page shows |
 //!
 //! Everything but [`read`] is pure: plain data in, a page out. A trial whose
 //! files are missing or damaged gets its place and says so, because that is
@@ -15,6 +16,7 @@
 mod card;
 mod draw;
 mod page;
+pub mod plot;
 pub mod read;
 mod scale;
 mod stages;

@@ -99,14 +99,15 @@ impl<'a> Verifier<'a> {
 const TEMPLATE: &str = "freezeframe-attached";
 
 /// `systemctl cat` prints a unit with its drop-ins as one file. What is added
-/// wins: the snapshot is the server's root, and its end need not be a clean one.
+/// wins: the snapshot is the server's root, nothing comes before the server,
+/// and its end need not be a clean one.
 const PREPARE: &str = "set -e
 systemctl stop 'UNIT'
 mkdir -p /run/freezeframe-attached
 {
     systemctl cat 'UNIT'
     printf '[Service]\\nRootDirectory=/run/freezeframe-attached\\nMountAPIVFS=yes\\nBindPaths=/run\\n'
-    printf 'Restart=no\\nKillSignal=SIGKILL\\n'
+    printf 'ExecStartPre=\\nRestart=no\\nKillSignal=SIGKILL\\n'
 } >/run/systemd/system/freezeframe-attached@.service
 systemctl daemon-reload
 ";

@@ -17,7 +17,7 @@ use crate::binlog::Position;
 use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
-use crate::events::Stage;
+use crate::events::{self, BOOTED_INSTEAD, Stage};
 use crate::guest::{Drive, Machine, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
@@ -33,7 +33,7 @@ use crate::restore::{self, Verifier};
 use crate::roll_forward;
 use crate::scenario::{Point, Restore};
 use crate::snapshot;
-use crate::warm::{Role, Warm};
+use crate::warm::{self, Role, Warm};
 
 /// How long the guest is held at the least: time for a lock that does not last
 /// to be lost, and for writes that should not come through to come.
@@ -65,7 +65,11 @@ struct Trial<'a> {
 pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
     let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
 
-    let mut source = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    let started = progress.stage(Stage::Boot, |p| trial.boot(p))?;
+    if plan.start_only {
+        return started.machine.power_off();
+    }
+    let mut source = progress.stage(Stage::Equip, |p| trial.equip(started, p))?;
     let verifier = match plan.restore {
         Restore::Boot => None,
         Restore::Attach => Some(progress.stage(Stage::Restore, |p| trial.verifier(p))?),
@@ -86,6 +90,14 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         }
     }
     Ok(())
+}
+
+/// A guest that runs.
+struct Started {
+    machine: Machine,
+    drives: Vec<Drive>,
+    /// Whether it goes on from a saved memory, and is still asleep to its time and identity.
+    saved: bool,
 }
 
 /// The first guest, whose backup is made.
@@ -134,21 +146,30 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Boots the first guest until its server answers, the hook in place.
-    fn boot(&self, progress: &mut Progress) -> Result<(Source, String)> {
+    /// Starts the first guest and waits until its server answers, and for nothing else.
+    fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let (mut machine, drives) = self.start(Role::Source, progress)?;
-        let xml = self.plan.dir.join("domain.xml");
-        fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
-        quiesce::install_hook(&mut machine, self.plan)?;
+        let mut started = self.start(Role::Source, progress)?;
+        let machine = &mut started.machine;
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
         let wait = access.connect_within(limits.server, || machine.check_unit(unit, limits.agent));
         if let Err(error) = self.runtime.block_on(wait) {
             // Why it does not serve is in the guest's journal.
-            let _ = self.keep_logs(&machine, "source");
+            let _ = self.keep_logs(machine, "source");
             return Err(error);
         }
+        Ok((started, String::new()))
+    }
+
+    /// Gives the first guest what a trial needs besides its server.
+    fn equip(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+        let Plan { image, limits, .. } = self.plan;
+        let (mut machine, drives) = self.awake(started)?;
+        let xml = self.plan.dir.join("domain.xml");
+        fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
+        quiesce::install_hook(&mut machine, self.plan)?;
+        let access = Access::new(machine.sql_address()?, &image.server)?;
         let sockets = heartbeat::sockets(image, &self.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
@@ -156,19 +177,26 @@ impl<'a> Trial<'a> {
         Ok((Source { machine, drives, access, heartbeats, agent_lost: Cell::new(false) }, String::new()))
     }
 
-    /// Starts a guest from a saved memory where it can, or else by a boot; the
-    /// guest and its disks.
-    fn start(&self, role: Role, progress: &mut Progress) -> Result<(Machine, Vec<Drive>)> {
+    /// Tells a guest that goes on from a saved memory that time has passed.
+    fn awake(&self, Started { machine, drives, saved }: Started) -> Result<(Machine, Vec<Drive>)> {
+        if saved {
+            warm::awake(&machine, self.plan.limits.agent)?;
+        }
+        Ok((machine, drives))
+    }
+
+    /// Starts a guest from a saved memory where it can, or else by a boot.
+    fn start(&self, role: Role, progress: &mut Progress) -> Result<Started> {
         let Plan { image, limits, .. } = self.plan;
         match self.warm(role) {
             Ok(Some((machine, drives))) => {
-                progress.note("started from saved memory")?;
-                return Ok((machine, drives));
+                progress.note(events::FROM_MEMORY)?;
+                return Ok(Started { machine, drives, saved: true });
             }
             Ok(None) => {}
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
-                progress.note(&format!("booted, because no saved memory could be used: {error}"))?;
+                progress.note(&format!("{BOOTED_INSTEAD}: {error}"))?;
             }
         }
         let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
@@ -177,7 +205,7 @@ impl<'a> Trial<'a> {
         let (machine, stalled) =
             Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
         note_stalls(progress, stalled)?;
-        Ok((machine, drives))
+        Ok(Started { machine, drives, saved: false })
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
@@ -196,7 +224,7 @@ impl<'a> Trial<'a> {
 
     /// Starts the guest to which snapshots are attached.
     fn verifier(&self, progress: &mut Progress) -> Result<(Verifier<'_>, String)> {
-        let (machine, _) = self.start(Role::Verifier, progress)?;
+        let (machine, _) = self.awake(self.start(Role::Verifier, progress)?)?;
         Ok((Verifier::new(self.plan, machine, &self.disks)?, String::new()))
     }
 
@@ -213,6 +241,9 @@ impl<'a> Trial<'a> {
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
         for cycle in 1..=self.plan.snapshot.cycles {
+            if self.plan.snapshot.cycles > 1 {
+                progress.begin_cycle(cycle, self.plan.snapshot.cycles);
+            }
             if cycle > 1 {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
@@ -234,6 +265,7 @@ impl<'a> Trial<'a> {
                 }
             }
         }
+        progress.end_cycle();
         if let Some(verifier) = verifier {
             self.keep_logs(verifier.machine(), "verifier")?;
         }

@@ -15,12 +15,14 @@ pub(super) struct Progress {
     log: jsonl::Writer<Event>,
     /// The stage that runs, for an error that ends it.
     stage: Stage,
+    /// The cycle that runs: its name, and its stages so far. Of many cycles each has one line.
+    cycle: Option<(String, Vec<String>)>,
 }
 
 impl Progress {
     pub(super) fn create(path: &Path, trial: &str) -> Result<Self> {
         let log = jsonl::Writer::create(path, KIND)?;
-        Ok(Self { trial: trial.to_owned(), log, stage: Stage::Prepare })
+        Ok(Self { trial: trial.to_owned(), log, stage: Stage::Prepare, cycle: None })
     }
 
     /// Runs a stage and says how long it took. The stage's own words, if any,
@@ -34,18 +36,31 @@ impl Progress {
         let begin = self.event(stage, What::Begin, "")?;
         let (value, detail) = work(self)?;
         let end = self.event(stage, What::End, &detail)?;
-        let took = Duration::from_nanos(end - begin);
-        eprintln!(
-            "  {}: {stage} {}{}{detail}",
-            self.trial,
-            seconds(took),
-            if detail.is_empty() { "" } else { ", " }
-        );
+        let took = seconds(Duration::from_nanos(end - begin));
+        let detail = if detail.is_empty() { detail } else { format!(", {detail}") };
+        match &mut self.cycle {
+            Some((_, stages)) => stages.push(format!("{stage} {took}{detail}")),
+            None => eprintln!("  {}: {stage} {took}{detail}", self.trial),
+        }
         Ok(value)
+    }
+
+    /// The stages from now on belong to the cycle `n` of so many.
+    pub(super) fn begin_cycle(&mut self, n: u32, of: u32) {
+        self.end_cycle();
+        self.cycle = Some((format!("cycle {n} of {of}"), Vec::new()));
+    }
+
+    /// Tells of the stages of the cycle that ran.
+    pub(super) fn end_cycle(&mut self) {
+        if let Some((name, stages)) = self.cycle.take() {
+            eprintln!("  {}: {name}: {}", self.trial, stages.join(", "));
+        }
     }
 
     /// Writes down that the trial ended in the stage that ran last.
     pub(super) fn failed(&mut self, error: &Error) -> String {
+        self.end_cycle();
         let text = format!("{} failed: {error}", self.stage);
         // The verdict carries the same text.
         let _ = self.event(self.stage, What::Failed, &error.to_string());

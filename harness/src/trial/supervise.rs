@@ -25,8 +25,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 
+use super::reserve::reserve;
 use crate::plan::{Keep, Plan};
-use crate::run::{OWNER_FILE, ROOT_PREFIX};
 use crate::verdict::{Outcome, Verdict};
 
 /// How long a trial that was asked to stop may take: it thaws its guest first.
@@ -71,9 +71,8 @@ fn supervised(program: &Path, dir: &Path) -> io::Result<()> {
     // Out of the test's process group: what kills that group must not kill the cleaner.
     process::setsid()?;
     process::set_child_subreaper(Some(process::getpid()))?;
-    // Sockets below libvirt's root may not exceed 108 bytes, so it is not in the trial's directory.
-    let root = tempfile::Builder::new().prefix(ROOT_PREFIX).tempdir()?;
-    fs::write(root.path().join(OWNER_FILE), format!("{}\n{}\n", process::getpid(), dir.display()))?;
+    let plan = Plan::read(dir).map_err(io::Error::other)?;
+    let Some(root) = reserve(&plan)? else { return Ok(()) };
 
     let trial = Command::new(program)
         .arg("run")

@@ -13,38 +13,40 @@ use freezeframe::verdict::Grade;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::{median, print_json};
+use super::report::{Figure, Goal, Report, Unit};
 use crate::error::Failure;
 use crate::host;
 
-/// The operations of each history; the second is twice the first.
-const SIZES: [u64; 2] = [1_000_000, 2_000_000];
-/// The longest that judging the first may take, milliseconds.
+/// The operations of each history.
+const SMALL: u64 = 100_000;
+const MILLION: u64 = 1_000_000;
+const TWO_MILLIONS: u64 = 2_000_000;
+/// The longest that judging a million may take, milliseconds.
 const MAX_MS: f64 = 2_000.0;
 /// The most memory that it may take, MiB.
 const MAX_MIB: f64 = 1_024.0;
-/// How many times longer the second may take: twice, and a quarter for noise.
+/// How many times longer two millions may take: twice, and a quarter for noise.
 const MAX_RATIO: f64 = 2.5;
 
-/// Judges synthetic trials of one and two million operations from files, each
-/// run in a process of its own, and prints the medians.
+/// Judges synthetic trials of a hundred thousand, one and two million operations
+/// from files, each time in a process of its own.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many times each trial is judged.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    repeat: u32,
     /// Seed of the trials.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Prints the measurements as JSON.
-    #[arg(long)]
-    json: bool,
-    /// Judges this directory once and prints a measurement: what a run does.
-    #[arg(long, value_name = "DIR", hide = true)]
-    measure: Option<PathBuf>,
 }
 
-/// One run, or the medians of several.
+/// Judges a directory once and prints a measurement: what `judge` runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OnceArgs {
+    dir: PathBuf,
+}
+
+/// One run.
 #[derive(Debug, Serialize, Deserialize)]
 struct Measurement {
     /// From the first byte read to the last record checked.
@@ -59,82 +61,64 @@ struct Measurement {
     peak_mib: f64,
 }
 
-#[derive(Debug, Serialize)]
+/// What the runs over one trial came to.
 struct Size {
-    /// Transfers and rows that were sent.
-    operations: u64,
-    /// The length of both logs.
-    mib: f64,
-    #[serde(flatten)]
-    median: Measurement,
+    total: Figure,
+    peak: Figure,
+    others: Vec<Figure>,
 }
 
-#[derive(Debug, Serialize)]
-struct Goal {
-    name: &'static str,
-    limit: f64,
-    measured: f64,
-    met: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Report {
-    benchmark: &'static str,
-    seed: u64,
-    runs: u32,
-    sizes: Vec<Size>,
-    goals: Vec<Goal>,
-}
-
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(dir) = &args.measure {
-        return print_json(&measure(dir)?);
-    }
+pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let trials =
         tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
-    let mut sizes = Vec::new();
-    for operations in SIZES {
-        sizes.push(size(args, &trials.path().join(operations.to_string()), operations)?);
-    }
-    let goals = goals(&sizes);
-    let report = Report { benchmark: "judge", seed: args.seed, runs: args.runs, sizes, goals };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&report);
-    }
-    let missed: Vec<_> = report.goals.iter().filter(|goal| !goal.met).map(|goal| goal.name).collect();
-    if missed.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Expectation(format!("the judge missed its goal: {}.", missed.join(", "))))
+    let size = |operations: u64| size(args, &trials.path().join(operations.to_string()), operations);
+    let (small, one, two) = (size(SMALL)?, size(MILLION)?, size(TWO_MILLIONS)?);
+    let goals = vec![
+        Goal::at_most("milliseconds for a million", MAX_MS, one.total.median),
+        Goal::at_most("MiB for a million", MAX_MIB, one.peak.median),
+        Goal::at_most("time of two millions to that of one", MAX_RATIO, two.total.median / one.total.median),
+    ];
+    let figures = [small, one, two]
+        .into_iter()
+        .flat_map(|size| [size.total].into_iter().chain(size.others).chain([size.peak]))
+        .collect();
+    let measured = format!(
+        "Judging a trial's files, {} times in a process of its own, seed {}.",
+        args.repeat, args.seed
+    );
+    Ok(Report { benchmark: "judge", measured, figures, goals })
 }
 
 fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
     eprintln!("making a trial of {operations} operations");
     std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
-    let operations =
-        generate(dir, args.seed, operations).map_err(|e| Failure::Infrastructure(e.to_string()))?;
+    generate(dir, args.seed, operations).map_err(|e| Failure::Infrastructure(e.to_string()))?;
     let mut runs = Vec::new();
-    for run in 1..=args.runs {
-        eprintln!("judging it: {run} of {}", args.runs);
+    for run in 1..=args.repeat {
+        eprintln!("judging it: {run} of {}", args.repeat);
         runs.push(in_a_process(dir)?);
     }
-    let bytes: u64 = [judge::HISTORY, judge::OBSERVATION]
-        .into_iter()
-        .filter_map(|name| std::fs::metadata(dir.join(name)).ok())
-        .map(|file| file.len())
-        .sum();
-    let of = |part: fn(&Measurement) -> f64| median(runs.iter().map(part).collect());
-    let median = Measurement {
-        read_ms: of(|run| run.read_ms),
-        judge_ms: of(|run| run.judge_ms),
-        total_ms: of(|run| run.total_ms),
-        cpu_ms: of(|run| run.cpu_ms),
-        peak_mib: of(|run| run.peak_mib),
+    let figure = |what: &str, unit, part: fn(&Measurement) -> f64| {
+        Figure::of(format!("{operations} {what}"), unit, runs.iter().map(part).collect())
     };
-    Ok(Size { operations, mib: mib(bytes), median })
+    Ok(Size {
+        total: figure("in all", Unit::Millis, |run| run.total_ms),
+        peak: figure("memory", Unit::Mib, |run| run.peak_mib),
+        others: vec![
+            figure("reading", Unit::Millis, |run| run.read_ms),
+            figure("judging", Unit::Millis, |run| run.judge_ms),
+            figure("processor", Unit::Millis, |run| run.cpu_ms),
+        ],
+    })
+}
+
+/// Prints one measurement.
+pub(super) fn once(args: &OnceArgs) -> Result<(), Failure> {
+    let json = serde_json::to_string(&measure(&args.dir)?)
+        .map_err(|e| Failure::Infrastructure(format!("cannot write the measurement as JSON: {e}.")))?;
+    println!("{json}");
+    Ok(())
 }
 
 /// Counts the operations sent, and hands everything on.
@@ -199,7 +183,7 @@ fn in_a_process(dir: &Path) -> Result<Measurement, Failure> {
     let failed = |problem: String| Failure::Infrastructure(format!("a run of the judge failed: {problem}."));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let output = Command::new(program)
-        .args(["bench", "judge", "--measure"])
+        .args(["bench", "judge-once"])
         .arg(dir)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -244,29 +228,4 @@ fn peak_mib() -> Result<f64, Failure> {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
-}
-
-fn goals(sizes: &[Size]) -> Vec<Goal> {
-    let [one, two] = sizes else { return Vec::new() };
-    let goal = |name, limit, measured| Goal { name, limit, measured, met: measured < limit };
-    vec![
-        goal("milliseconds for a million", MAX_MS, one.median.total_ms),
-        goal("MiB for a million", MAX_MIB, one.median.peak_mib),
-        goal("two millions to one", MAX_RATIO, two.median.total_ms / one.median.total_ms),
-    ]
-}
-
-fn print(report: &Report) {
-    let heads = ["logs", "read", "judge", "total", "processor", "peak"].map(|head| format!("{head:>9}"));
-    println!("operations  {}", heads.join("  "));
-    for Size { operations, mib, median } in &report.sizes {
-        let Measurement { read_ms, judge_ms, total_ms, cpu_ms, peak_mib } = median;
-        let times = [read_ms, judge_ms, total_ms, cpu_ms].map(|ms| format!("{ms:>6.0} ms"));
-        println!("{operations:>10}  {mib:>5.0} MiB  {}  {peak_mib:>5.0} MiB", times.join("  "));
-    }
-    println!("Medians of {} runs, seed {}.", report.runs, report.seed);
-    for Goal { name, limit, measured, met } in &report.goals {
-        let met = if *met { "met" } else { "MISSED" };
-        println!("{name}: {measured:.2}, goal below {limit}: {met}");
-    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use freezeframe::verdict::{Grade, Outcome, Verdict};
 
+use crate::columns::align;
 use crate::error::Failure;
 
 type Row = (String, PathBuf, Result<Verdict, String>);
@@ -26,14 +27,12 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     let head = ["trial", "outcome", "grade", "total", "stall"];
     let cells: Vec<_> =
         [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
-    let width = |column: usize| cells.iter().map(|row| row[column].0.chars().count()).max().unwrap_or(0);
+    // Aligned before it is painted: colours have no width.
+    let mut texts: Vec<_> = cells.iter().map(|row| row.clone().map(|(text, _)| text)).collect();
+    align(&mut texts, [false, false, false, true, true]);
     println!();
-    for row in &cells {
-        let line = row.iter().enumerate().map(|(column, (text, colour))| {
-            // Padded before it is painted: colours have no width.
-            let width = width(column);
-            paint(&if column < 3 { format!("{text:width$}") } else { format!("{text:>width$}") }, colour)
-        });
+    for (texts, cells) in texts.iter().zip(&cells) {
+        let line = texts.iter().zip(cells).map(|(text, (_, colour))| paint(text, colour));
         println!("{}", line.collect::<Vec<_>>().join("  "));
     }
     println!();

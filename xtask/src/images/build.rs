@@ -10,9 +10,10 @@ use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
+use super::repositories::Repositories;
 use super::run::Log;
-use super::store::{LockedStore, Scratch, State};
-use super::{cloud, deb, disks};
+use super::store::{LockedStore, Scratch, State, Store};
+use super::{cloud, deb, disks, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -41,7 +42,10 @@ impl fmt::Display for Outcome {
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = Archive::new(store.store(), &recipe.definition).packages(recipe)?;
+    let packages = match recipe.definition.family {
+        Family::Deb => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
+        Family::Rpm => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
+    };
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
         return Ok(Outcome::Unchanged);
@@ -52,34 +56,38 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     let scratch = store.scratch(name)?;
     check_space(recipe, scratch.path())?;
     let log = Log::create(store.store().log(name), name)?;
-    build(recipe, &digest, &store.store().cloud(), &scratch, &log)?;
+    build(store.store(), recipe, &digest, &scratch, &log)?;
     store.publish(scratch, name, &digest)?;
     Ok(Outcome::Built(start.elapsed()))
 }
 
-/// `downloads` is where files of vendors are kept.
-fn build(
-    recipe: &Recipe,
-    digest: &str,
-    downloads: &Path,
-    scratch: &Scratch,
-    log: &Log,
-) -> Result<(), Failure> {
+fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
     let (boot, disks) = match &recipe.definition.origin {
-        Origin::Packages => from_packages(recipe, scratch, log)?,
-        Origin::CloudImage(image) => (Boot::Firmware, cloud::build(recipe, image, downloads, scratch, log)?),
+        Origin::Packages => from_packages(store, recipe, scratch, log)?,
+        Origin::CloudImage(image) => {
+            (Boot::Firmware, cloud::build(recipe, image, &store.cloud(), scratch, log)?)
+        }
     };
     let left = scratch.path().join("freezeframe");
     write_manifest(recipe, digest, boot, disks, &left, &scratch.image().join("manifest.json"))
 }
 
 /// Installs packages into an empty root, and writes disks and a kernel of it.
-fn from_packages(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<(Boot, Vec<Disk>), Failure> {
+fn from_packages(
+    store: &Store,
+    recipe: &Recipe,
+    scratch: &Scratch,
+    log: &Log,
+) -> Result<(Boot, Vec<Disk>), Failure> {
     let path = scratch.path();
     log.stage("install packages", || match recipe.definition.family {
         Family::Deb => {
-            deb::write_overlay(recipe, path, log)?;
+            overlay::write(recipe, path, Some(deb::INITRD_MODULES), log)?;
             deb::install(recipe, path, log)
+        }
+        Family::Rpm => {
+            overlay::write(recipe, path, Some(rpm::INITRD_MODULES), log)?;
+            rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log)
         }
     })?;
     let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
@@ -133,6 +141,7 @@ fn write_manifest(
         loops: disks::loops(definition),
         binds: definition.binds.clone(),
         memory_mib: definition.memory_mib,
+        cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
         server: Server {
             database: definition.database,

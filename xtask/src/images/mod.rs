@@ -6,23 +6,26 @@ mod build;
 mod cloud;
 mod deb;
 mod disks;
+mod list;
+mod overlay;
 mod proto;
 mod recipe;
+mod repositories;
+mod rpm;
 mod run;
 mod store;
+mod verified;
 
-use std::path::PathBuf;
-
-use freezeframe::image::Definition;
-use serde::Serialize;
+use freezeframe::image::{Definition, Family};
 
 use crate::error::Failure;
 use crate::host;
-use archive::Archive;
-pub(crate) use archive::{TAKE_EXPIRED, mmdebstrap};
+use crate::setup::{self, Who};
+pub(crate) use archive::{TAKE_EXPIRED, UBUNTU_KEYS, mmdebstrap};
 use recipe::Recipe;
 pub(crate) use run::Log;
-use store::{State, Store};
+use store::Store;
+pub(crate) use verified::record_verified;
 
 /// Builds, lists and removes guest images.
 #[derive(Debug, clap::Args)]
@@ -33,7 +36,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Lists every image that has a definition, and whether it is built.
+    /// Lists every image that has a definition, what it holds, whether it is
+    /// built, and when all trials of a run on it last met their expectation.
     List {
         /// As JSON.
         #[arg(long)]
@@ -41,7 +45,7 @@ enum Command {
     },
     /// Builds what changed: the definition, what it builds on, the hook, or the packages of its distribution.
     Build {
-        /// The images; all of them when none is named.
+        /// The images; when none is named, all but those marked `unverified`.
         names: Vec<String>,
     },
     /// Removes built images.
@@ -54,8 +58,14 @@ enum Command {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let definitions = host::repository().join("images");
     match args.command {
-        Command::List { json } => list(Definition::list(&definitions)?, json),
-        Command::Build { names } if names.is_empty() => build(Definition::list(&definitions)?, report),
+        Command::List { json } => list::run(Definition::list(&definitions)?, json),
+        Command::Build { names } if names.is_empty() => {
+            let all = Definition::list(&definitions)?;
+            let (unverified, chosen): (Vec<_>, _) =
+                all.into_iter().partition(|image| image.unverified.is_some());
+            tell_left_out(&unverified);
+            build(chosen, report)
+        }
         Command::Build { names } => {
             let chosen: Result<Vec<_>, _> =
                 names.iter().map(|name| Definition::named(&definitions, name)).collect();
@@ -65,56 +75,15 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+fn tell_left_out(unverified: &[Definition]) {
+    let names: Vec<_> = unverified.iter().map(|image| image.name.as_str()).collect();
+    if !names.is_empty() {
+        eprintln!("left out, because never verified here; name those that you want: {}", names.join(", "));
+    }
+}
+
 fn report(name: &str, outcome: &build::Outcome) {
     println!("{name}: {outcome}");
-}
-
-/// One line of `images list`.
-#[derive(Serialize)]
-struct Listed {
-    name: String,
-    summary: String,
-    family: &'static str,
-    distro: String,
-    release: String,
-    database: &'static str,
-    memory_mib: u64,
-    state: State,
-    path: PathBuf,
-}
-
-fn list(definitions: Vec<Definition>, json: bool) -> Result<(), Failure> {
-    let store = Store::open(host::built_images())?;
-    let mut listed = Vec::new();
-    for definition in definitions {
-        let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-        let wanted = match Archive::new(&store, &recipe.definition).known(&recipe)? {
-            Some(packages) => Some(recipe.digest(&packages)?),
-            None => None,
-        };
-        let definition = recipe.definition;
-        listed.push(Listed {
-            state: store.state(&definition.name, wanted.as_deref()),
-            path: store.image(&definition.name),
-            name: definition.name,
-            summary: definition.summary,
-            family: definition.family.layer(),
-            distro: definition.distro,
-            release: definition.release,
-            database: definition.database.name(),
-            memory_mib: definition.memory_mib,
-        });
-    }
-    if json {
-        let text = serde_json::to_string_pretty(&listed)
-            .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
-        println!("{text}");
-    } else {
-        for image in listed {
-            println!("{:<20} {:<8} {}", image.name, image.state, image.summary);
-        }
-    }
-    Ok(())
 }
 
 /// Builds what changed of these images, for a task that needs them.
@@ -124,7 +93,18 @@ pub(crate) fn ensure(names: &[String]) -> Result<(), Failure> {
     build(chosen?, |_, _| {})
 }
 
+/// What the host needs only for some of these images.
+fn needs(definitions: &[Definition]) -> Vec<Who> {
+    let who = |image: &Definition| match image.family {
+        Family::Deb if image.distro == "ubuntu" => Some(Who::Ubuntu),
+        Family::Deb => None,
+        Family::Rpm => Some(Who::Rpm),
+    };
+    definitions.iter().filter_map(who).collect()
+}
+
 fn build(definitions: Vec<Definition>, tell: impl Fn(&str, &build::Outcome)) -> Result<(), Failure> {
+    setup::ensure_for(&needs(&definitions))?;
     let store = Store::open(host::built_images())?;
     let locked = store.lock()?;
     for definition in definitions {

@@ -18,10 +18,12 @@ const BUILDER_VERSION: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then its origin, then the database.
+    /// The family first, then its origin, the distribution, and the database last.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
+    /// The packages of the database server, itself first.
+    pub(crate) server_packages: Vec<String>,
     /// The hook that the guest gets: a directory.
     pub(crate) hook: PathBuf,
     definition_file: PathBuf,
@@ -30,16 +32,16 @@ pub(crate) struct Recipe {
 /// A directory under `images/layers`.
 #[derive(Debug)]
 pub(crate) struct LayerDir {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) dir: PathBuf,
     layer: Layer,
 }
 
 impl LayerDir {
-    fn read(images: &Path, name: &'static str) -> Result<Self, Failure> {
+    fn read(images: &Path, name: &str) -> Result<Self, Failure> {
         let dir = images.join("layers").join(name);
         let layer = Layer::parse(&dir.join("layer.toml"))?;
-        Ok(Self { name, dir, layer })
+        Ok(Self { name: name.to_owned(), dir, layer })
     }
 
     fn lacks(&self, table: &str) -> Failure {
@@ -52,12 +54,19 @@ impl Recipe {
     /// Reads what `definition`, one of those in `images`, builds on.
     pub(crate) fn load(images: &Path, definition: Definition) -> Result<Self, Failure> {
         let family = LayerDir::read(images, definition.family.layer())?;
-        let origin = LayerDir::read(images, definition.family.origin_layer(&definition.origin))?;
+        let origin = definition.family.origin_layer(&definition.origin);
+        let origin = origin.map(|name| LayerDir::read(images, name)).transpose()?;
+        let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
         let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
-        let server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
+        let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
+        let packaging = distro.layer.packaging(definition.database).clone();
+        if let Some(unit) = packaging.unit {
+            server.unit = unit;
+        }
         Ok(Self {
-            layers: vec![family, origin, database],
+            server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
+            layers: [Some(family), origin, Some(distro), Some(database)].into_iter().flatten().collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -68,9 +77,13 @@ impl Recipe {
 
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
-        let layers = self.layers.iter().flat_map(|layer| &layer.layer.packages);
+        let [layers @ .., _database] = self.layers.as_slice() else { return Vec::new() };
+        let of_layers = layers.iter().flat_map(|layer| &layer.layer.packages);
+        let kernels = layers.iter().flat_map(|layer| &layer.layer.kernel);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
-        let names: BTreeSet<_> = layers
+        let names: BTreeSet<_> = of_layers
+            .chain(kernels.filter(|_| self.definition.origin == Origin::Packages))
+            .chain(&self.server_packages)
             .chain(&self.definition.packages)
             .map(String::as_str)
             // Activates the volumes.
@@ -110,7 +123,7 @@ impl Recipe {
         field(&mut hash, packages.as_bytes());
         hash_file(&mut hash, &self.definition_file, "definition")?;
         for layer in &self.layers {
-            hash_tree(&mut hash, &layer.dir, layer.name)?;
+            hash_tree(&mut hash, &layer.dir, &layer.name)?;
         }
         hash_tree(&mut hash, &self.hook, "hook")?;
         Ok(hex(&hash.finalize()))
@@ -178,6 +191,7 @@ mod tests {
         [agent]\nunit = \"u\"\nhook = \"/h\"\nenabled_by = \"/e\"\n";
     const SERVER: &str =
         "packages = [\"a\", \"m\"]\n[server]\nunit = \"s\"\nbinlogs = \"/l\"\nport = 1\nuser = \"u\"\n";
+    const DISTRO: &str = "packages = [\"k\"]\n[mysql]\nunit = \"other\"\n";
     const DEFINITION: &str = "summary = \"s\"\nfamily = \"deb\"\ndistro = \"d\"\nrelease = \"r\"\n\
         database = \"mariadb\"\nmemory_mib = 512\npackages = [\"b\"]\n\
         [[disk]]\ntarget = \"vda\"\nmount = \"/\"\nfs = \"ext4\"\nsize_mib = 2048\n";
@@ -189,6 +203,7 @@ mod tests {
             ("layers/deb/layer.toml", LAYER),
             ("layers/deb/customize.sh", "true\n"),
             ("layers/deb-packages/layer.toml", "packages = []\n"),
+            ("layers/d/layer.toml", DISTRO),
             ("layers/mariadb/layer.toml", SERVER),
             ("hooks/freezeframe/fsfreeze-hook", "hook\n"),
         ] {
@@ -207,8 +222,19 @@ mod tests {
     fn layers_and_definition_add_up() {
         let images = images();
         let recipe = recipe(images.path());
-        assert_eq!(recipe.packages(), ["a", "b", "m", "z"]);
+        assert_eq!(recipe.packages(), ["a", "b", "k", "m", "z"]);
+        assert_eq!(recipe.server.unit, "s");
         assert_eq!(recipe.cmdline(), "rw rootfstype=ext4");
+    }
+
+    #[test]
+    fn a_distribution_packages_a_server_its_own_way() {
+        let images = images();
+        let distro = format!("{DISTRO}[mariadb]\npackages = [\"n\"]\nunit = \"t\"\n");
+        fs::write(images.path().join("layers/d/layer.toml"), distro).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
+        assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
     }
 
     #[test]
@@ -220,7 +246,9 @@ mod tests {
         assert_ne!(before, digest("p 2\n"));
 
         let mut seen = vec![before];
-        for file in ["one.toml", "layers/deb/customize.sh", "layers/mariadb/layer.toml"] {
+        for file in
+            ["one.toml", "layers/deb/customize.sh", "layers/d/layer.toml", "layers/mariadb/layer.toml"]
+        {
             let path = images.path().join(file);
             let text = fs::read_to_string(&path).unwrap();
             fs::write(&path, format!("# more\n{text}")).unwrap();

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! target/images/NAME                  -> .store/NAME-DIGEST12
-//! target/images/.store/NAME-DIGEST12/ an image, complete and never changed
+//! target/images/.store/NAME-DIGEST12/ an image, complete and never changed, but for
+//!                                     the note that trials verified it
 //! target/images/.store/tmp-*/         builds under way, or dead
-//! target/images/.store/apt/           what the distributions offer, kept between builds
+//! target/images/.store/{apt,dnf}/     what the distributions offer, kept between builds
 //! target/images/.store/cloud/         vendors' cloud images by their digests, see `cloud/fetch.rs`
 //! target/images/.store/log/NAME.log   the last build
 //! ```
@@ -68,7 +69,7 @@ pub(crate) struct LockedStore<'a> {
 impl Store {
     /// Opens the store and makes its directories.
     pub(crate) fn open(root: PathBuf) -> Result<Self, Failure> {
-        for dir in ["apt", "log"] {
+        for dir in ["apt", "dnf", "log"] {
             let path = root.join(".store").join(dir);
             fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
         }
@@ -80,9 +81,19 @@ impl Store {
         self.root.join(name)
     }
 
+    /// The directory of the build of `name` with this digest.
+    pub(crate) fn build_of(&self, name: &str, digest: &str) -> PathBuf {
+        self.inner().join(entry_name(name, digest))
+    }
+
     /// The package state of the distributions.
     pub(crate) fn apt(&self) -> PathBuf {
         self.inner().join("apt")
+    }
+
+    /// The same of those of the RPM family, with their packages.
+    pub(crate) fn dnf(&self) -> PathBuf {
+        self.inner().join("dnf")
     }
 
     /// The verified files of vendors, and what is being downloaded of them.
@@ -95,12 +106,17 @@ impl Store {
         self.inner().join("log").join(format!("{name}.log"))
     }
 
+    /// The manifest of image `name`, if it is built.
+    pub(crate) fn manifest(&self, name: &str) -> Option<Manifest> {
+        Manifest::load(&self.root, name).ok()
+    }
+
     /// The state of image `name`, where `wanted` is the digest that a build would give it now.
     pub(crate) fn state(&self, name: &str, wanted: Option<&str>) -> State {
-        match Manifest::load(&self.root, name) {
-            Err(_) => State::Missing,
-            Ok(manifest) if wanted.is_some_and(|wanted| wanted != manifest.digest) => State::Stale,
-            Ok(_) => State::Built,
+        match self.manifest(name) {
+            None => State::Missing,
+            Some(manifest) if wanted.is_some_and(|wanted| wanted != manifest.digest) => State::Stale,
+            Some(_) => State::Built,
         }
     }
 
@@ -205,7 +221,7 @@ impl LockedStore<'_> {
     /// Makes what was built in `scratch` the image `name`.
     pub(crate) fn publish(&self, scratch: Scratch, name: &str, digest: &str) -> Result<(), Failure> {
         let entry = entry_name(name, digest);
-        let path = self.store.inner().join(&entry);
+        let path = self.store.build_of(name, digest);
         if path.exists() {
             remove(&path)?;
         }

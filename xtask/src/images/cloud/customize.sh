@@ -8,7 +8,7 @@
 # `grow`:   whether the root's file system shall fill its partition
 # `apt.conf`: how apt works
 # `packages`: what to install
-# `scripts`: what to run afterwards, in `/run/freezeframe` of the guest
+# `scripts`: what to run afterwards, as paths of the guest
 #
 # Usage: customize.sh DISK SCRATCH, where SCRATCH holds these files, `overlay.tar`,
 # and `rootfs` and `dev`, empty directories. What the guest's scripts leave for
@@ -103,7 +103,7 @@ inside apt-get --quiet update
 # shellcheck disable=SC2046 # a word for each package
 inside apt-get --quiet --yes install $(cat "$scratch/packages")
 while read -r script; do
-    inside sh "/run/freezeframe/$script" </dev/null
+    inside sh "$script" </dev/null
 done <"$scratch/scripts"
 inside apt-get clean
 rm -rf "$root"/var/lib/apt/lists/*

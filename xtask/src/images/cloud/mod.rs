@@ -17,7 +17,7 @@ use super::archive::{TAKE_EXPIRED, prefer_released};
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::Scratch;
-use super::{deb, disks};
+use super::{disks, overlay};
 use crate::error::Failure;
 use crate::host;
 use disk::Mounted;
@@ -79,16 +79,14 @@ fn customize(
     log: &Log,
 ) -> Result<(), Failure> {
     let path = scratch.path();
-    deb::write_overlay(recipe, path, log)?;
+    overlay::write(recipe, path, None, log)?;
     let mut lines = String::new();
     for Mounted { mount, kind, start, bytes, .. } in mounts {
         // Writing to a string cannot fail.
         let _ = writeln!(lines, "{} {kind} {start} {bytes}", mount.display());
     }
-    let mut scripts = String::new();
-    for (_, name) in deb::scripts(recipe) {
-        let _ = writeln!(scripts, "{name}");
-    }
+    let mut scripts = overlay::scripts(recipe).join("\n");
+    scripts.push('\n');
     for (name, text) in [
         ("mounts", lines),
         ("grow", image.size_mib.is_some().to_string()),

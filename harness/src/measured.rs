@@ -1,0 +1,81 @@
+//! How long trials took before: the longest runs first, and one that takes
+//! several times as long as it did is ended.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::run::trial_dir_name;
+
+/// A trial may take so many times what it took before: a machine may be busier
+/// than it was, by a factor of three when a trial has company.
+const SLACK: u32 = 5;
+
+/// What a trial may take in any case.
+const LEAST: Duration = Duration::from_secs(5 * 60);
+
+/// What a trial may take that was never measured: somewhat more than its limits
+/// add up to when every one of them is reached; and what each further cycle adds.
+const UNMEASURED: Duration = Duration::from_secs(20 * 60);
+const UNMEASURED_CYCLE: Duration = Duration::from_secs(2 * 60);
+
+/// The measured times, one small file a trial, beside the runs.
+#[derive(Debug)]
+pub struct Measured {
+    dir: PathBuf,
+}
+
+impl Measured {
+    /// Those that stand beside the directory of a run.
+    pub fn beside(run: &Path) -> Self {
+        Self { dir: run.with_file_name(".times") }
+    }
+
+    /// How long a trial of so many cycles took when it was last judged.
+    pub fn of(&self, trial: &str, cycles: u32) -> Option<Duration> {
+        let seconds = fs::read_to_string(self.file(trial, cycles)).ok()?.trim().parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    /// Keeps how long it took.
+    pub fn keep(&self, trial: &str, cycles: u32, took: Duration) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        let file = self.file(trial, cycles);
+        let new = file.with_extension(format!("new-{}", std::process::id()));
+        fs::write(&new, format!("{:.1}\n", took.as_secs_f64()))?;
+        fs::rename(new, file)
+    }
+
+    /// How long a trial may take from begin to end.
+    pub fn limit(&self, trial: &str, cycles: u32) -> Duration {
+        match self.of(trial, cycles) {
+            Some(took) => LEAST.max(took * SLACK),
+            None => UNMEASURED + UNMEASURED_CYCLE * cycles.saturating_sub(1),
+        }
+    }
+
+    fn file(&self, trial: &str, cycles: u32) -> PathBuf {
+        self.dir.join(format!("{}.{cycles}", trial_dir_name(trial)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_may_take_several_times_what_it_took() {
+        let dir = tempfile::tempdir().unwrap();
+        let measured = Measured::beside(&dir.path().join("run"));
+        let trial = "core/no-hook::one::none";
+        assert_eq!(measured.of(trial, 1), None);
+        assert_eq!(measured.limit(trial, 1), UNMEASURED);
+        assert_eq!(measured.limit(trial, 11), UNMEASURED + UNMEASURED_CYCLE * 10);
+        measured.keep(trial, 1, Duration::from_secs(10)).unwrap();
+        assert_eq!(measured.limit(trial, 1), LEAST);
+        measured.keep(trial, 1, Duration::from_secs(100)).unwrap();
+        assert_eq!(measured.limit(trial, 1), Duration::from_secs(500));
+        assert_eq!(measured.of(trial, 2), None);
+    }
+}

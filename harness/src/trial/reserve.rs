@@ -1,0 +1,119 @@
+//! Memory: a trial waits until there is room for its guests beside those of the
+//! other trials on this host, whatever started them.
+
+use std::fs::{self, File};
+use std::io;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
+use tempfile::TempDir;
+
+use crate::plan::{Accel, Plan};
+use crate::root::{self, Owner};
+use crate::scenario::Restore;
+
+/// The part of the host's memory that all guests together may take: the rest is
+/// for the page cache, which holds their disks, and for whatever else runs.
+const SHARE: f64 = 0.75;
+
+/// How often a trial that waits looks again. Nothing tells when memory is given back.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How much memory a plan's guests take at once, MiB: their own and QEMU's, which
+/// under TCG keeps translated code as well (measured: 100 to 300 MiB).
+pub(super) fn needed_mib(plan: &Plan) -> u64 {
+    let qemu = match plan.accel {
+        Accel::Kvm => 128,
+        Accel::Tcg => 320,
+    };
+    let guests = match plan.restore {
+        Restore::Boot => 1,
+        Restore::Attach => 2,
+    };
+    guests * (plan.image.memory_mib + qemu)
+}
+
+/// Waits for room, and makes the trial's short-lived directory, which holds the
+/// reservation. `None` when the test process, at the other end of standard
+/// input, ends meanwhile.
+pub(super) fn reserve(plan: &Plan) -> io::Result<Option<TempDir>> {
+    let memory_mib = needed_mib(plan);
+    let mut told = false;
+    loop {
+        if let Some(root) = try_reserve(plan, memory_mib)? {
+            return Ok(Some(root));
+        }
+        if !told {
+            eprintln!("  {}: waits until {memory_mib} MiB of memory are free for its guests", plan.trial);
+            told = true;
+        }
+        if lifeline_closed(PAUSE)? {
+            return Ok(None);
+        }
+    }
+}
+
+fn try_reserve(plan: &Plan, memory_mib: u64) -> io::Result<Option<TempDir>> {
+    // One at a time on this host. The lock is let go with the file.
+    let lock = File::open(std::env::temp_dir())?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    let others: Vec<_> = root::roots()?.into_iter().filter_map(|root| root.owner).collect();
+    let reserved: Vec<_> =
+        others.iter().filter(|owner| owner.supervises()).map(|owner| owner.memory_mib).collect();
+    let (total, available) = memory()?;
+    if !fits(memory_mib, &reserved, total, available) {
+        return Ok(None);
+    }
+    // Sockets below libvirt's root may not exceed 108 bytes, so it is not in the trial's directory.
+    let root = tempfile::Builder::new().prefix(root::PREFIX).tempdir()?;
+    Owner { pid: std::process::id(), memory_mib, trial: plan.dir.clone() }.write(root.path())?;
+    Ok(Some(root))
+}
+
+/// Whether there is room for so much beside what others have reserved. Alone, a
+/// trial is never refused: it may fit after all.
+fn fits(wanted: u64, reserved: &[u64], total: u64, available: u64) -> bool {
+    let all = reserved.iter().sum::<u64>() + wanted;
+    reserved.is_empty() || (all as f64 <= total as f64 * SHARE && wanted <= available)
+}
+
+/// The host's memory in all, and what is free or could be, MiB; see proc_meminfo(5).
+fn memory() -> io::Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    match (field("MemTotal:"), field("MemAvailable:")) {
+        (Some(total), Some(available)) => Ok((total / 1024, available / 1024)),
+        _ => Err(io::Error::other("/proc/meminfo does not tell how much memory there is")),
+    }
+}
+
+/// Waits, and tells whether the other end of standard input was closed.
+fn lifeline_closed(pause: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut watched = [PollFd::new(&stdin, PollFlags::IN)];
+    let pause = Timespec::try_from(pause).map_err(io::Error::other)?;
+    Ok(poll(&mut watched, Some(&pause))? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_one_and_then_as_long_as_it_lasts() {
+        assert!(fits(900, &[], 1000, 100));
+        assert!(fits(900, &[900, 900], 4000, 1000));
+        assert!(!fits(900, &[900, 900], 3500, 1000), "reserved, though not yet in use");
+        assert!(!fits(900, &[900], 4000, 800), "in use by others");
+    }
+
+    #[test]
+    fn this_host_has_memory() {
+        let (total, available) = memory().unwrap();
+        assert!(total >= available && available > 0);
+    }
+}
