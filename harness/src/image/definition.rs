@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
-use super::origin::{Origin, RawCloudImage};
+use super::origin::{Origin, RawCloudImage, RawExisting};
 use super::{Agent, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
@@ -84,7 +84,7 @@ impl Family {
         match (self, origin) {
             (Self::Deb, Origin::Packages) => Some("deb-packages"),
             (Self::Deb, Origin::CloudImage(_)) => Some("deb-cloud"),
-            (Self::Rpm, _) => None,
+            (Self::Rpm, _) | (_, Origin::Existing(_)) => None,
         }
     }
 }
@@ -236,7 +236,11 @@ impl Definition {
         if let Some(cpu) = &raw.cpu {
             source.check_word(cpu)?;
         }
-        let repositories = source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?;
+        let repositories = match raw.existing {
+            // Nothing is installed.
+            Some(_) if raw.repositories.is_empty() => Vec::new(),
+            _ => source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?,
+        };
         if let Some(mirror) = &raw.mirror
             && !mirror.get_ref().contains("://")
         {
@@ -248,25 +252,35 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let origin = match raw.cloud_image {
-            None => Origin::Packages,
-            Some(_) if raw.family == Family::Rpm => {
+        let no_layout = raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty();
+        let invalid = |(at, problem)| source.invalid(at, problem);
+        let origin = match (raw.cloud_image, raw.existing) {
+            (None, None) => Origin::Packages,
+            (Some(_), Some(_)) => {
+                let problem = "an image is made of a `[cloud_image]` or is an `[existing]` disk. Leave one of them out.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(_), None) if raw.family == Family::Rpm => {
                 let problem = "packages can be added to cloud images of the deb family only.";
                 return Err(source.invalid(raw.memory_mib.span().start, problem));
             }
-            Some(_) if !(raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty()) => {
+            (Some(_), None) if !no_layout => {
                 let problem = "a cloud image has the disk and the file systems that its vendor gave it. Leave out \
                                `[[disk]]`, `[[loop]]` and `[[bind]]`.";
                 return Err(source.invalid(raw.memory_mib.span().start, problem));
             }
-            Some(image) => Origin::CloudImage(
-                image.check(&source.path).map_err(|(at, problem)| source.invalid(at, problem))?,
-            ),
+            (Some(image), None) => Origin::CloudImage(image.check(&source.path).map_err(invalid)?),
+            (None, Some(_)) if !(no_layout && raw.packages.is_empty() && raw.masks.is_empty()) => {
+                let problem = "an existing disk is taken as it is. Leave out `[[disk]]`, `[[loop]]`, `[[bind]]`, \
+                               `[[mask]]` and `packages`.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (None, Some(disk)) => Origin::Existing(disk.check(&source.path).map_err(invalid)?),
         };
         let mounts = match origin {
             Origin::Packages => layout::check(raw.disks, raw.loops, raw.binds)
                 .map_err(|(at, problem)| source.invalid(at, problem))?,
-            Origin::CloudImage(_) => layout::Mounts::default(),
+            Origin::CloudImage(_) | Origin::Existing(_) => layout::Mounts::default(),
         };
         Ok(Self {
             name,
@@ -363,6 +377,7 @@ struct RawDefinition {
     memory_mib: Spanned<u64>,
     cpu: Option<Spanned<String>>,
     cloud_image: Option<RawCloudImage>,
+    existing: Option<RawExisting>,
     #[serde(default, rename = "disk")]
     disks: Vec<RawDisk>,
     #[serde(default, rename = "loop")]
@@ -546,7 +561,7 @@ size_mib = 2048
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
                  `release`, `mirror`, `repository`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, \
-                 `cpu`, `cloud_image`, `disk`, `loop`, `bind`.",
+                 `cpu`, `cloud_image`, `existing`, `disk`, `loop`, `bind`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb` or `rpm`."),
             (

@@ -1,9 +1,12 @@
 //! Origins: what an image is made of.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::{Agent, ServerFacts};
 
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,9 @@ pub enum Origin {
     /// A disk that a vendor publishes, to which packages are added. Partitions,
     /// file systems and boot loader stay the vendor's.
     CloudImage(CloudImage),
+    /// A disk that somebody has already, with agent, hook and server on it. It
+    /// is taken as it is.
+    Existing(Existing),
 }
 
 /// A disk that a vendor publishes.
@@ -24,6 +30,23 @@ pub struct CloudImage {
     pub sha256: String,
     /// What the disk is enlarged to, MiB; as the vendor made it without this.
     pub size_mib: Option<u64>,
+}
+
+/// A disk that somebody has already, and what its definition claims of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    /// The disk, qcow2 or raw; it is only read.
+    pub file: PathBuf,
+    /// The password of the load's account, mode 0600.
+    pub password_file: PathBuf,
+    /// How the version of its agent begins.
+    pub agent_version: Option<String>,
+    /// How the version of its server begins.
+    pub server_version: Option<String>,
+    /// Its agent; as in the layer of its family without this.
+    pub agent: Option<Agent>,
+    /// Its server; as in the layer of its database without this.
+    pub server: Option<ServerFacts>,
 }
 
 /// Where a file is.
@@ -48,6 +71,43 @@ pub(super) struct RawCloudImage {
     size_mib: Option<u64>,
 }
 
+/// An existing disk as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExisting {
+    file: Spanned<PathBuf>,
+    password_file: Spanned<PathBuf>,
+    agent_version: Option<String>,
+    server_version: Option<String>,
+    agent: Option<Agent>,
+    server: Option<ServerFacts>,
+}
+
+impl RawExisting {
+    /// Checks it. Files are looked for beside `definition`.
+    pub(super) fn check(self, definition: &Path) -> Result<Existing, Problem> {
+        let file = find(&self.file, definition)?;
+        let password_file = find(&self.password_file, definition)?;
+        let at = self.password_file.span().start;
+        let mode = password_file.metadata().map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let shown = password_file.display();
+            return Err((at, format!("others may read the password in {shown}. Run `chmod 600 {shown}`.")));
+        }
+        let Self { agent_version, server_version, agent, server, .. } = self;
+        Ok(Existing { file, password_file, agent_version, server_version, agent, server })
+    }
+}
+
+/// A file that a definition names.
+fn find(file: &Spanned<PathBuf>, definition: &Path) -> Result<PathBuf, Problem> {
+    let path = definition.with_file_name("").join(file.get_ref());
+    match std::path::absolute(&path) {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => Err((file.span().start, format!("there is no file {}.", path.display()))),
+    }
+}
+
 impl RawCloudImage {
     /// Checks it. A file is looked for beside `definition`.
     pub(super) fn check(self, definition: &Path) -> Result<CloudImage, Problem> {
@@ -64,13 +124,7 @@ impl RawCloudImage {
                 }
                 Place::Url(url.into_inner())
             }
-            (None, Some(file)) => {
-                let path = definition.with_file_name("").join(file.get_ref());
-                if !path.is_file() {
-                    return Err((file.span().start, format!("there is no file {}.", path.display())));
-                }
-                Place::File(path)
-            }
+            (None, Some(file)) => Place::File(find(&file, definition)?),
             _ => {
                 let problem =
                     "a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.";

@@ -13,7 +13,7 @@ use super::recipe::Recipe;
 use super::repositories::Repositories;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State, Store};
-use super::{cloud, deb, disks, overlay, rpm};
+use super::{cloud, deb, disks, existing, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -42,9 +42,10 @@ impl fmt::Display for Outcome {
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = match recipe.definition.family {
-        Family::Deb => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
-        Family::Rpm => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
+    let packages = match (&recipe.definition.origin, recipe.definition.family) {
+        (Origin::Existing(disk), _) => existing::state(disk)?,
+        (_, Family::Deb) => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
+        (_, Family::Rpm) => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
     };
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
@@ -67,9 +68,14 @@ fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &
         Origin::CloudImage(image) => {
             (Boot::Firmware, cloud::build(recipe, image, &store.cloud(), scratch, log)?)
         }
+        Origin::Existing(disk) => return existing::take(recipe, disk, digest, scratch, log),
     };
     let left = scratch.path().join("freezeframe");
-    write_manifest(recipe, digest, boot, disks, &left, &scratch.image().join("manifest.json"))
+    let manifest = Manifest {
+        versions: read_versions(recipe, &left.join("versions"))?,
+        ..manifest(recipe, digest, boot, disks, read_datadir(&left.join("datadir"))?)
+    };
+    write_manifest(&manifest, scratch)
 }
 
 /// Installs packages into an empty root, and writes disks and a kernel of it.
@@ -106,6 +112,10 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     let size: u64 = match &recipe.definition.origin {
         Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
         Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
+        Origin::Existing(disk) => {
+            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, &e))?;
+            metadata.len() / (1024 * 1024)
+        }
     };
     let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
     if free < needed {
@@ -119,17 +129,16 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `left` is what the customizing scripts left for the host.
-fn write_manifest(
+/// What a trial needs to know of an image, without the versions of its packages.
+pub(super) fn manifest(
     recipe: &Recipe,
     digest: &str,
     boot: Boot,
     disks: Vec<Disk>,
-    left: &Path,
-    path: &Path,
-) -> Result<(), Failure> {
+    datadir: PathBuf,
+) -> Manifest {
     let definition = &recipe.definition;
-    let manifest = Manifest {
+    Manifest {
         schema: 3,
         name: definition.name.clone(),
         digest: digest.to_owned(),
@@ -146,17 +155,22 @@ fn write_manifest(
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),
-            datadir: read_datadir(&left.join("datadir"))?,
+            datadir,
             binlogs: recipe.server.binlogs.clone(),
             port: recipe.server.port,
             user: recipe.server.user.clone(),
             password_file: "load.secret".into(),
         },
-        versions: read_versions(recipe, &left.join("versions"))?,
-    };
-    let text = serde_json::to_string_pretty(&manifest)
+        versions: BTreeMap::new(),
+    }
+}
+
+/// Writes it beside the disks: the last file of an image.
+pub(super) fn write_manifest(manifest: &Manifest, scratch: &Scratch) -> Result<(), Failure> {
+    let path = scratch.image().join("manifest.json");
+    let text = serde_json::to_string_pretty(manifest)
         .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
-    fs::write(path, text + "\n").map_err(|e| Failure::io("write", path, &e))
+    fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
 }
 
 /// The data directory that the server says it has.

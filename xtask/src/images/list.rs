@@ -7,6 +7,7 @@ use freezeframe::image::{Definition, DiskLayout, Family, Manifest, Origin};
 use serde::Serialize;
 
 use super::archive::Archive;
+use super::existing;
 use super::recipe::{Recipe, sorted_entries};
 use super::repositories::Repositories;
 use super::store::{State, Store};
@@ -65,9 +66,10 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
 
 fn look(store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-    let packages = match recipe.definition.family {
-        Family::Deb => Archive::new(store, &recipe.definition).known(&recipe)?,
-        Family::Rpm => Repositories::new(store, &recipe.definition).known(&recipe)?,
+    let packages = match (&recipe.definition.origin, recipe.definition.family) {
+        (Origin::Existing(disk), _) => Some(existing::state(disk)?),
+        (_, Family::Deb) => Archive::new(store, &recipe.definition).known(&recipe)?,
+        (_, Family::Rpm) => Repositories::new(store, &recipe.definition).known(&recipe)?,
     };
     let wanted = match packages {
         Some(packages) => Some(recipe.digest(&packages)?),

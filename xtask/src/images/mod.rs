@@ -6,6 +6,8 @@ mod build;
 mod cloud;
 mod deb;
 mod disks;
+mod existing;
+mod foreign;
 mod list;
 mod overlay;
 mod proto;

@@ -56,14 +56,20 @@ impl Recipe {
         let family = LayerDir::read(images, definition.family.layer())?;
         let origin = definition.family.origin_layer(&definition.origin);
         let origin = origin.map(|name| LayerDir::read(images, name)).transpose()?;
+        let (existing_agent, existing_server) = match &definition.origin {
+            Origin::Existing(disk) => (disk.agent.clone(), disk.server.clone()),
+            Origin::Packages | Origin::CloudImage(_) => (None, None),
+        };
         let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
-        let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
+        let agent = existing_agent.or_else(|| family.layer.agent.clone());
+        let agent = agent.ok_or_else(|| family.lacks("agent"))?;
         let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
         let packaging = distro.layer.packaging(definition.database).clone();
         if let Some(unit) = packaging.unit {
             server.unit = unit;
         }
+        let server = existing_server.unwrap_or(server);
         Ok(Self {
             server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
             layers: [Some(family), origin, Some(distro), Some(database)].into_iter().flatten().collect(),

@@ -2,31 +2,29 @@
 //! are added without a boot. Partitions, file systems, kernel and boot loader
 //! stay the vendor's.
 
-mod disk;
 mod fetch;
 #[cfg(test)]
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use freezeframe::image::{CloudImage, Disk, FileSystem, FsKind, Place};
+use freezeframe::image::{CloudImage, Disk, Place};
 
 use super::archive::{TAKE_EXPIRED, prefer_released};
+use super::foreign::Mounted;
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::Scratch;
-use super::{disks, overlay};
+use super::{disks, foreign, overlay};
 use crate::error::Failure;
 use crate::host;
-use disk::Mounted;
 
 /// What runs with the vendor's file systems mounted.
 const CUSTOMIZE: &str = include_str!("customize.sh");
-
-/// The disk's target in the guest.
-const TARGET: &str = "vda";
 
 /// Makes the disk of `recipe` of a vendor's, and tells what it holds.
 /// `downloads` is where the vendor's file is kept.
@@ -37,37 +35,24 @@ pub(super) fn build(
     scratch: &Scratch,
     log: &Log,
 ) -> Result<Vec<Disk>, Failure> {
-    if !host::is_root() {
-        return Err(Failure::Infrastructure(format!(
-            "`{}` is made of a cloud image, whose file systems are mounted to add packages, and that takes root. Build \
-             this image as root.",
-            recipe.definition.name
-        )));
-    }
+    foreign::check_root(recipe)?;
     let what = match &image.place {
         Place::Url(url) => format!("fetch {url}"),
         Place::File(file) => format!("verify {}", file.display()),
     };
     let file = log.stage(&what, || fetch::fetch(image, downloads))?;
-    let target = format!("{TARGET}.raw");
-    let raw = scratch.image().join(&target);
+    let raw = scratch.image().join(foreign::FILE);
     let mounts = log.stage("take over its disk", || {
-        disk::to_raw(&file, &raw, log)?;
-        let root = disk::root(&raw, scratch.path())?;
+        foreign::to_raw(&file, &raw, log)?;
+        let root = foreign::root(&raw, scratch.path())?;
         if let Some(size_mib) = image.size_mib {
-            disk::grow(&raw, size_mib, &root, log)?;
+            foreign::grow(&raw, size_mib, &root, log)?;
         }
-        disk::mounts(&raw, scratch.path())
+        foreign::mounts(&raw, scratch.path())
     })?;
     log.stage("install packages on it", || customize(recipe, image, &raw, &mounts, scratch, log))?;
     disks::read_only(&raw)?;
-    let file_systems = mounts.iter().filter_map(|mounted| {
-        let Mounted { mount, number, start, bytes, kind } = mounted.clone();
-        let fs = FsKind::of_name(&kind)?;
-        Some(FileSystem { name: format!("{TARGET}{number}"), start, bytes, fs, mount })
-    });
-    let file_systems = file_systems.collect();
-    Ok(vec![Disk { target: TARGET.to_owned(), file: target.into(), file_systems }])
+    Ok(vec![foreign::disk(&mounts)])
 }
 
 fn customize(

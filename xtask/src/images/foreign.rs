@@ -1,23 +1,40 @@
-//! A vendor's disk: its format, its partitions, and what its own table of file
-//! systems mounts where.
+//! A disk that others made: its format, its partitions, and what its own table
+//! of file systems mounts where.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::FsKind;
+use freezeframe::image::{Disk, FileSystem, FsKind};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::recipe::Recipe;
+use super::run::Log;
 use crate::error::Failure;
 use crate::host;
-use crate::images::run::Log;
 
 /// How a qcow2 file begins. See QEMU's docs/interop/qcow2.rst.
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 const MIB: u64 = 1 << 20;
+
+/// The disk's target in the guest, and its file in an image.
+const TARGET: &str = "vda";
+pub(super) const FILE: &str = "vda.raw";
+
+/// What is done here takes root.
+pub(super) fn check_root(recipe: &Recipe) -> Result<(), Failure> {
+    if host::is_root() {
+        return Ok(());
+    }
+    Err(Failure::Infrastructure(format!(
+        "`{}` is made of a disk with partitions, whose file systems are mounted to look into them, and that takes root. \
+         Build this image as root.",
+        recipe.definition.name
+    )))
+}
 
 /// A partition, and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +64,17 @@ pub(super) struct Mounted {
     pub(super) bytes: u64,
     /// Its kind, as mount(8) has it.
     pub(super) kind: String,
+}
+
+/// The disk, as a manifest tells of it.
+pub(super) fn disk(mounts: &[Mounted]) -> Disk {
+    let file_systems = mounts.iter().filter_map(|mounted| {
+        let Mounted { mount, number, start, bytes, kind } = mounted.clone();
+        let fs = FsKind::of_name(&kind)?;
+        Some(FileSystem { name: format!("{TARGET}{number}"), start, bytes, fs, mount })
+    });
+    let file_systems = file_systems.collect();
+    Disk { target: TARGET.to_owned(), file: FILE.into(), file_systems }
 }
 
 /// Writes the disk in `file` to the raw file `raw`.
@@ -116,7 +144,7 @@ fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String
     let found: Vec<_> =
         partitions.iter().map(|p| format!("{}: {}", p.number, p.kind.escape_debug())).collect();
     Err(Failure::Question(format!(
-        "no partition of the cloud image holds the root of a distribution, with `etc/os-release` and `etc/fstab`, as \
+        "no partition of the disk holds the root of a distribution, with `etc/os-release` and `etc/fstab`, as \
          ext4, xfs or btrfs without subvolumes. Its partitions: {}. Such a disk cannot be used.",
         found.join(", ")
     )))
@@ -127,7 +155,7 @@ fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
     sfdisk.arg("--json").arg(raw);
     let table = output(sfdisk, raw).map_err(|failure| {
         Failure::Question(format!(
-            "the cloud image is neither qcow2 nor a raw disk with partitions. If it is an archive, unpack it first. \
+            "the disk is neither qcow2 nor a raw disk with partitions. If it is an archive, unpack it first. \
              {failure}"
         ))
     })?;
@@ -211,7 +239,7 @@ fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<Str
     let looked = unshare.output().map_err(|e| Failure::io("look at", raw, &e))?;
     if !looked.status.success() {
         let why = String::from_utf8_lossy(&looked.stderr);
-        eprintln!("partition {} of the cloud image cannot be read: {}", partition.number, why.trim());
+        eprintln!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
         return Ok(None);
     }
     let fstab = String::from_utf8_lossy(&looked.stdout).into_owned();
@@ -245,13 +273,13 @@ pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &Log) -> Re
     let (len, wanted) = (raw.metadata().map_err(|e| Failure::io("look at", raw, &e))?.len(), size_mib * MIB);
     if wanted < len {
         return Err(Failure::Question(format!(
-            "the cloud image's disk has {} MiB, and cannot be made smaller. Give a larger `size_mib`, or none.",
+            "the vendor's disk has {} MiB, and cannot be made smaller. Give a larger `size_mib`, or none.",
             len.div_ceil(MIB)
         )));
     }
     if partitions(raw)?.iter().any(|partition| partition.start > root.start) {
         return Err(Failure::Question(format!(
-            "the root is partition {} of the cloud image's disk and not the last one on it, so it cannot grow. Leave \
+            "the root is partition {} of the vendor's disk and not the last one on it, so it cannot grow. Leave \
              `size_mib` out.",
             root.number
         )));
