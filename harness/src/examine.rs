@@ -12,7 +12,7 @@ use crate::database::Access;
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript, escape_shell, printable};
 use crate::host::{Libvirt, accel};
-use crate::image::{Claims, Database, Found, Manifest};
+use crate::image::{Channel, Claims, Database, Found, Manifest};
 use crate::plan::Limits;
 use crate::{interrupt, snapshot};
 
@@ -48,6 +48,7 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
         boot: image.boot.clone(),
         drives: snapshot::overlays(&disks, "examined", bases)?,
         exchange: None,
+        agent: (image.channel == Channel::IsaSerial).then(|| root.join("agent-examined")),
         hotplug: false,
         console: dir.join("console.log"),
         heartbeats: Vec::new(),

@@ -12,6 +12,10 @@ use crate::jsonl::{self, Scan};
 /// The `kind` in the header of `history.jsonl`.
 pub const KIND: &str = "history";
 
+/// What the guest agent calls Windows in its answer to `guest-get-osinfo`:
+/// <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
+pub const WINDOWS: &str = "mswindows";
+
 /// Host `CLOCK_MONOTONIC`, nanoseconds.
 pub type Nanos = u64;
 
@@ -93,6 +97,18 @@ pub enum Entry {
         n: u32,
         /// Whether the operation is there.
         present: bool,
+    },
+    /// What the agent told of its guest when the load began. Written once; absent
+    /// when it did not tell.
+    Guest {
+        /// When.
+        t: Nanos,
+        /// The operating system, as the agent names it: `debian`, [`WINDOWS`].
+        os: String,
+        /// How many volumes the freeze must reach, where the agent's list tells:
+        /// on Windows those with a file system of which VSS makes snapshots.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volumes: Option<u32>,
     },
     /// The pipeline crossed a mark of the freeze window.
     Mark {

@@ -195,7 +195,7 @@ impl Property {
             Self::LockProbe => ("Q2", "lock-probe",
                 "A write sent inside the window was refused by a lock of the server."),
             Self::DiskSilence => ("Q3", "disk-silence",
-                "No disk was written between the freeze's return and the call of the thaw."),
+                "The freeze reached every volume, and no disk was written between its return and the call of the thaw."),
             Self::LockIdentity => ("Q4", "lock-identity",
                 "The thaw confirms that the lock taken at the freeze was held until then."),
             Self::NonTransactionalDurability => ("N1", "non-transactional-durability",

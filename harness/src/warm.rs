@@ -53,10 +53,10 @@ impl Role {
         }
     }
 
-    /// A guest in this role, on these disks. `exchange` and the sockets in
-    /// `root`, whose path must be short, are for the first guest.
+    /// A guest in this role, on these disks. Sockets are in `root`, whose path
+    /// must be short; `exchange` and heartbeats are for the first guest.
     pub fn spec(self, plan: &Plan, drives: Vec<Drive>, exchange: &Path, root: &Path) -> Spec {
-        let spec = Spec::of(plan, self.name(), drives);
+        let spec = Spec::of(plan, self.name(), drives, root);
         match self {
             Self::Source => Spec {
                 exchange: Some(exchange.to_owned()),
@@ -247,7 +247,13 @@ fn paths(spec: &Spec) -> Paths {
     let heartbeats =
         spec.heartbeats.iter().map(|(name, socket)| (format!("heartbeat {name}"), socket.clone()));
     let exchange = spec.exchange.iter().map(|file| ("exchange disk".to_owned(), file.clone()));
-    disks.chain(heartbeats).chain(exchange).chain([("console".to_owned(), spec.console.clone())]).collect()
+    let agent = spec.agent.iter().map(|socket| ("agent".to_owned(), socket.clone()));
+    disks
+        .chain(heartbeats)
+        .chain(exchange)
+        .chain(agent)
+        .chain([("console".to_owned(), spec.console.clone())])
+        .collect()
 }
 
 /// Everything that a saved memory depends on besides the image's own files,

@@ -1,4 +1,4 @@
-//! The guest agent, over the channel that libvirt owns.
+//! The guest agent, over the channel that libvirt owns or over a serial port.
 //!
 //! Every command and answer goes to `agent.jsonl`. Answers are guest output:
 //! they are bounded and never trusted to be well formed.
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use virt::domain::Domain;
 
+use super::serial::Serial;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::host;
@@ -65,18 +66,32 @@ pub struct Exec {
     pub stderr: Vec<u8>,
 }
 
+/// The way to an agent.
+#[derive(Debug, Clone)]
+pub(crate) enum Transport {
+    /// virtio-serial: libvirt's own.
+    Libvirt(Domain),
+    /// isa-serial, of which libvirt knows nothing.
+    Serial(Arc<Serial>),
+}
+
 /// The agent of one guest.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    domain: Domain,
+    transport: Transport,
     guest: String,
     transcript: Transcript,
     timeout: Duration,
 }
 
 impl Agent {
-    pub(crate) fn new(domain: Domain, guest: String, transcript: Transcript, timeout: Duration) -> Self {
-        Self { domain, guest, transcript, timeout }
+    pub(crate) fn new(
+        transport: Transport,
+        guest: String,
+        transcript: Transcript,
+        timeout: Duration,
+    ) -> Self {
+        Self { transport, guest, transcript, timeout }
     }
 
     /// The same agent, waited for at most so long.
@@ -84,15 +99,31 @@ impl Agent {
         Self { timeout, ..self.clone() }
     }
 
+    /// Whether libvirt tells when this agent comes and goes.
+    pub(crate) fn is_announced(&self) -> bool {
+        matches!(self.transport, Transport::Libvirt(_))
+    }
+
+    /// Asks for a sign of life.
+    pub(crate) fn ping(&self) -> Result<()> {
+        self.command("guest-ping", json!({})).map(drop)
+    }
+
     /// Freezes all file systems, the hook first; returns how many. `timeout`
     /// bounds the wait for the agent, not the agent.
     pub fn freeze(&self, timeout: Duration) -> Result<u32> {
-        self.filesystems("freeze", timeout, host::fs_freeze)
+        match &self.transport {
+            Transport::Libvirt(domain) => self.filesystems(domain, "freeze", timeout, host::fs_freeze),
+            Transport::Serial(_) => self.with_timeout(timeout).counted("guest-fsfreeze-freeze"),
+        }
     }
 
     /// Thaws all file systems, the hook last; returns how many.
     pub fn thaw(&self, timeout: Duration) -> Result<u32> {
-        self.filesystems("thaw", timeout, host::fs_thaw)
+        match &self.transport {
+            Transport::Libvirt(domain) => self.filesystems(domain, "thaw", timeout, host::fs_thaw),
+            Transport::Serial(_) => self.with_timeout(timeout).counted("guest-fsfreeze-thaw"),
+        }
     }
 
     /// The version that the agent says it has.
@@ -106,6 +137,22 @@ impl Agent {
     pub fn is_frozen(&self) -> Result<bool> {
         let status = self.command("guest-fsfreeze-status", json!({}))?;
         Ok(status == "frozen")
+    }
+
+    /// The operating system of its guest, as `guest-get-osinfo` names it.
+    pub(crate) fn os(&self) -> Result<String> {
+        let name = "guest-get-osinfo";
+        let info = self.command(name, json!({}))?;
+        let id = info["id"].as_str().ok_or_else(|| self.nonsense(name, &info))?;
+        Ok(super::console::printable(id))
+    }
+
+    /// The kinds of the file systems of its guest, one for each that it lists.
+    pub(crate) fn file_system_kinds(&self) -> Result<Vec<String>> {
+        let name = "guest-get-fsinfo";
+        let list = self.command(name, json!({}))?;
+        let volumes = list.as_array().ok_or_else(|| self.nonsense(name, &list))?;
+        Ok(volumes.iter().filter_map(|volume| volume["type"].as_str()).map(str::to_owned).collect())
     }
 
     /// Runs a line of shell as root and waits for its end, at most for `limit`.
@@ -158,12 +205,13 @@ impl Agent {
 
     fn filesystems(
         &self,
+        domain: &Domain,
         verb: &str,
         timeout: Duration,
         call: fn(&Domain) -> std::result::Result<u32, virt::error::Error>,
     ) -> Result<u32> {
         let t = clock::now();
-        let result = host::set_agent_timeout(&self.domain, timeout).and_then(|()| call(&self.domain));
+        let result = host::set_agent_timeout(domain, timeout).and_then(|()| call(domain));
         let answer = match &result {
             Ok(count) => count.to_string(),
             Err(e) => e.to_string(),
@@ -172,11 +220,23 @@ impl Agent {
         result.map_err(Error::libvirt(format!("{verb} the guest")))
     }
 
+    /// Runs a command that answers with how many file systems it reached.
+    fn counted(&self, name: &str) -> Result<u32> {
+        let count = self.command(name, json!({}))?;
+        count.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| self.nonsense(name, &count))
+    }
+
     fn command(&self, name: &str, arguments: Value) -> Result<Value> {
         let command = json!({ "execute": name, "arguments": arguments }).to_string();
         let t = clock::now();
-        let seconds = i32::try_from(self.timeout.as_secs()).unwrap_or(i32::MAX);
-        let answer = self.domain.qemu_agent_command(&command, seconds, 0);
+        let answer = match &self.transport {
+            Transport::Libvirt(domain) => {
+                let seconds = i32::try_from(self.timeout.as_secs()).unwrap_or(i32::MAX);
+                let failed = Error::libvirt(format!("run {name} through the guest agent"));
+                domain.qemu_agent_command(&command, seconds, 0).map_err(failed)
+            }
+            Transport::Serial(serial) => serial.ask(&command, self.timeout),
+        };
         self.record(
             t,
             command,
@@ -185,10 +245,20 @@ impl Agent {
                 Err(e) => e.to_string(),
             },
         );
-        let answer = answer.map_err(Error::libvirt(format!("run {name} through the guest agent")))?;
+        let answer = answer?;
         let mut answer: Value =
             serde_json::from_str(&answer).map_err(|_| self.nonsense(name, &answer.into()))?;
-        Ok(answer["return"].take())
+        if let Some(why) = answer["error"]["desc"].as_str() {
+            let why = super::console::printable(why);
+            return Err(Error::Guest(format!(
+                "the agent of the {} guest cannot run {name}: {why}",
+                self.guest
+            )));
+        }
+        match answer.get_mut("return") {
+            Some(value) => Ok(value.take()),
+            None => Err(self.nonsense(name, &answer)),
+        }
     }
 
     fn record(&self, t: u64, command: String, answer: String) {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::image::Boot;
+use crate::image::{Boot, Channel};
 use crate::plan::{Accel, Plan};
 
 /// What a guest is made of.
@@ -29,6 +29,9 @@ pub struct Spec {
     pub hotplug: bool,
     /// Where the serial console goes.
     pub console: PathBuf,
+    /// The socket of the agent's serial port; without it the agent is on
+    /// virtio-serial. The path must be short.
+    pub agent: Option<PathBuf>,
     /// Heartbeat channels: the file system that each is for, and its socket,
     /// whose path must be short.
     pub heartbeats: Vec<(String, PathBuf)>,
@@ -53,7 +56,8 @@ pub struct Drive {
 
 impl Spec {
     /// The guest of a plan's image in one of its two roles, on these disks.
-    pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>) -> Self {
+    /// `root` is the trial's directory for sockets.
+    pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>, root: &Path) -> Self {
         let Plan { image, accel, dir, .. } = plan;
         // The run and the trial, so that runs that share a libvirt do not meet.
         let mut folders: Vec<_> = dir.iter().rev().take(2).map(OsStr::to_string_lossy).collect();
@@ -67,6 +71,7 @@ impl Spec {
             boot: image.boot.clone(),
             drives,
             exchange: None,
+            agent: (image.channel == Channel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
             hotplug: false,
             heartbeats: Vec::new(),
             console: dir.join(if role == "source" {
@@ -139,7 +144,14 @@ impl Spec {
             // A disk on it comes and goes at once, and takes no slot of the machine.
             drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
-        let mut channels = String::new();
+        let mut channels = match &self.agent {
+            None => "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+                .to_owned(),
+            Some(socket) => format!(
+                "<serial type='unix'><source mode='bind' path='{}'/><target port='1'/></serial>",
+                escape(&socket.to_string_lossy())
+            ),
+        };
         for (file_system, socket) in &self.heartbeats {
             let _ = write!(
                 channels,
@@ -161,7 +173,7 @@ impl Spec {
                  <emulator>/usr/bin/qemu-system-x86_64</emulator>{drives}\
                  <controller type='usb' model='none'/>\
                  <serial type='file'><source path='{console}'/><target port='0'/></serial>\
-                 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>{channels}\
+                 {channels}\
                  <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
                  <memballoon model='none'/>\
                </devices>\
@@ -211,6 +223,7 @@ mod tests {
             boot: Boot::Direct { kernel: "/k".into(), initrd: "/i".into(), cmdline: "root=\"x\"".to_owned() },
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
+            agent: Some("/a'".into()),
             hotplug: false,
             heartbeats: Vec::new(),
             console: "/c".into(),
@@ -219,6 +232,8 @@ mod tests {
         let xml = spec.xml();
         assert!(xml.contains("<name>a&apos;/&gt;&lt;b&gt;&amp;</name>"), "{xml}");
         assert!(xml.contains("file='/o&apos;k.qcow2'"), "{xml}");
+        assert!(xml.contains("path='/a&apos;'/><target port='1'/>"), "{xml}");
+        assert!(!xml.contains("org.qemu.guest_agent.0"), "{xml}");
         assert!(xml.contains("restrict=on"), "{xml}");
     }
 }

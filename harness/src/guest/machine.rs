@@ -2,14 +2,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virt::domain::Domain;
 use virt::sys;
 
-use super::agent::{Agent, Transcript};
+use super::agent::{Agent, Transcript, Transport};
 use super::console;
 use super::domain::{Drive, Spec, escape_shell};
+use super::serial::Serial;
 use crate::error::{Error, Result};
 use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
@@ -27,6 +29,12 @@ const FIRST_WORD: u32 = 4;
 /// How long an answer may take while the agent is being restarted by others: one
 /// that was lost with the old agent must not be waited for long.
 const IMPATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an agent on a serial port is waited for before the next look at the guest.
+const KNOCK: Duration = Duration::from_secs(3);
+
+/// The pause after that, for a guest whose end is not told yet.
+const KNOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a unit's state is asked for at the most.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
@@ -125,7 +133,11 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Self {
-        let agent = Agent::new(domain.clone(), role.to_owned(), transcript.clone(), agent_limit);
+        let transport = match &spec.agent {
+            None => Transport::Libvirt(domain.clone()),
+            Some(socket) => Transport::Serial(Arc::new(Serial::new(socket.clone()))),
+        };
+        let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
         Self { role, domain, events, console: spec.console.clone(), agent, asked: None, stopped: false }
     }
 
@@ -133,7 +145,7 @@ impl Machine {
         let deadline = Instant::now() + limit;
         let mut patience = Instant::now() + limit / FIRST_WORD;
         loop {
-            match interrupt::receive(&self.events, patience)? {
+            match self.next_event(patience)? {
                 Some(Event::AgentConnected) => return Ok(()),
                 Some(Event::AgentDisconnected | Event::DeviceRemoved | Event::BlockJobEnded { .. }) => {}
                 Some(Event::Stopped) => {
@@ -153,6 +165,22 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// The next event, at most until `deadline`; `None` is the deadline.
+    fn next_event(&self, deadline: Instant) -> Result<Option<Event>> {
+        if self.agent.is_announced() {
+            return interrupt::receive(&self.events, deadline);
+        }
+        // Nobody tells when an agent opens its serial port: it must be asked.
+        let agent = self.agent.with_timeout(KNOCK);
+        while agent.ping().is_err() {
+            let next = interrupt::receive(&self.events, Instant::now() + KNOCK_PAUSE)?;
+            if next.is_some() || Instant::now() >= deadline {
+                return Ok(next);
+            }
+        }
+        Ok(Some(Event::AgentConnected))
     }
 
     /// Fails when the guest has stopped since the last look.
@@ -235,11 +263,12 @@ impl Machine {
         let pid = format!("systemctl show --property MainPID --value '{unit}'");
         let before = self.agent.script(&pid, b"", limit)?;
         // The answer may be lost with the agent that would give it.
-        let _ = self.agent.shell(&format!("systemctl restart --no-block '{unit}'"), b"", limit);
+        let asking = self.agent.with_timeout(IMPATIENCE);
+        let _ = asking.shell(&format!("systemctl restart --no-block '{unit}'"), b"", IMPATIENCE);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.check_alive()?;
-            if self.agent.script(&pid, b"", limit).is_ok_and(|now| now != before) {
+            if asking.script(&pid, b"", IMPATIENCE).is_ok_and(|now| now != before) {
                 return Ok(());
             }
             interrupt::pass(Duration::from_millis(50))?;

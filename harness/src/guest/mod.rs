@@ -4,9 +4,14 @@ mod agent;
 mod console;
 mod domain;
 mod machine;
+mod serial;
 
+#[cfg(test)]
+pub(crate) use agent::Transport;
 pub use agent::{Agent, Exec, Transcript};
 pub(crate) use console::printable;
 pub use domain::{Drive, Spec};
 pub(crate) use domain::{EXCHANGE, HEARTBEAT, escape, escape_shell};
 pub use machine::Machine;
+#[cfg(test)]
+pub(crate) use serial::Serial;

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
 use super::origin::{Origin, RawCloudImage, RawExisting};
-use super::{Agent, Database};
+use super::{Agent, Channel, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
 const MIN_MEMORY_MIB: u64 = 384;
@@ -41,6 +41,8 @@ pub struct Definition {
     pub security_updates: bool,
     /// The database server.
     pub database: Database,
+    /// How the host reaches the guest agent.
+    pub channel: Channel,
     /// Packages beyond those of the layers.
     pub packages: Vec<String>,
     /// Units that never start, beyond those of the layers.
@@ -293,6 +295,7 @@ impl Definition {
             repositories,
             security_updates: raw.security_updates,
             database: raw.database,
+            channel: raw.channel,
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
@@ -304,10 +307,11 @@ impl Definition {
         })
     }
 
-    /// Whether everything lies on one ext4 disk, the layout that every
-    /// distribution has an image with.
+    /// Whether everything lies on one ext4 disk and the agent is on
+    /// virtio-serial, the layout that every distribution has an image with.
     pub fn is_plain(&self) -> bool {
-        self.loops.is_empty()
+        self.channel == Channel::VirtioSerial
+            && self.loops.is_empty()
             && self.binds.is_empty()
             && matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))
     }
@@ -370,6 +374,8 @@ struct RawDefinition {
     #[serde(default = "wanted")]
     security_updates: bool,
     database: Database,
+    #[serde(default)]
+    channel: Channel,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
     #[serde(default, rename = "mask")]
@@ -560,8 +566,12 @@ size_mib = 2048
             (
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
-                 `release`, `mirror`, `repository`, `security_updates`, `database`, `packages`, `mask`, `memory_mib`, \
-                 `cpu`, `cloud_image`, `existing`, `disk`, `loop`, `bind`.",
+                 `release`, `mirror`, `repository`, `security_updates`, `database`, `channel`, `packages`, `mask`, \
+                 `memory_mib`, `cpu`, `cloud_image`, `existing`, `disk`, `loop`, `bind`.",
+            ),
+            (
+                ("memory_mib", "channel = \"vsock\"\nmemory_mib"),
+                "a-test.toml:6: unknown variant `vsock`, expected `virtio-serial` or `isa-serial`.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb` or `rpm`."),
             (

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bind, Database, FsKind};
+use super::{Bind, Channel, Database, FsKind};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct Manifest {
     pub cpu: Option<String>,
     /// The guest agent.
     pub agent: Agent,
+    /// How the host reaches it.
+    #[serde(default)]
+    pub channel: Channel,
     /// The database server.
     pub server: Server,
     /// Versions of the packages that matter to a verdict.

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    BlockStats, Bulk, Case, Client, Cycle, Follow, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
+    BlockStats, Bulk, Case, Client, Cycle, Follow, Guest, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
 };
-use crate::history::{Entry, Mark, Nanos, Op};
+use crate::history::{Entry, Mark, Nanos, Op, WINDOWS};
 
 /// The most writers a history may have.
 pub const MAX_WRITERS: u32 = 65_536;
@@ -28,6 +28,7 @@ const MAX_CYCLES: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     setup: Option<Setup>,
+    guest: Option<Guest>,
     clients: Vec<Building>,
     rolled_back: HashSet<SentLeg>,
     /// The cycle whose records come, and those before it.
@@ -97,6 +98,12 @@ impl Builder {
                 Ok(())
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
+            Entry::Guest { os, volumes, .. } => {
+                match self.guest.replace(Guest { windows: os == WINDOWS, volumes }) {
+                    Some(_) => Err("a second `guest`; a history has one".into()),
+                    None => Ok(()),
+                }
+            }
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
             Entry::Probe { t, end, kind, answer } => {
                 if end < t {
@@ -310,7 +317,10 @@ impl Builder {
         let marks = &mut self.cycle.marks;
         match mark {
             Mark::FreezeCall => marks.freeze_call = Some(t),
-            Mark::FreezeOk => marks.freeze_ok = Some(t),
+            Mark::FreezeOk => {
+                marks.freeze_ok = Some(t);
+                marks.frozen_volumes = detail.parse().ok();
+            }
             Mark::FreezeErr => {
                 marks.freeze_err = Some(t);
                 marks.freeze_detail = detail;
@@ -336,6 +346,7 @@ impl Builder {
         cycles.push(self.cycle);
         let case = Case {
             setup: self.setup.unwrap_or_default(),
+            guest: self.guest.unwrap_or_default(),
             clients: self.clients.into_iter().map(|building| building.client).collect(),
             rolled_back: self.rolled_back,
             cycle: Cycle::default(),

@@ -19,6 +19,7 @@ pub(super) const NEVER: Nanos = Nanos::MAX;
 #[derive(Debug)]
 pub struct Case {
     pub(super) setup: Setup,
+    pub(super) guest: Guest,
     /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
     pub(super) clients: Vec<Client>,
     /// The legs of attempts that the server's answer or the client's own reading
@@ -133,6 +134,14 @@ pub(super) struct Cycle {
     pub(super) block_stats: Vec<BlockStats>,
 }
 
+/// What the agent told of its guest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Guest {
+    pub(super) windows: bool,
+    /// How many volumes the freeze must reach.
+    pub(super) volumes: Option<u32>,
+}
+
 /// When the trial crossed the marks of the freeze window.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Marks {
@@ -140,6 +149,8 @@ pub(super) struct Marks {
     pub(super) freeze_call: Option<Nanos>,
     /// F1.
     pub(super) freeze_ok: Option<Nanos>,
+    /// How many file systems or volumes the freeze said it reached.
+    pub(super) frozen_volumes: Option<u32>,
     pub(super) freeze_err: Option<Nanos>,
     pub(super) freeze_detail: String,
     /// S0.

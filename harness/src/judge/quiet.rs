@@ -78,13 +78,31 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
     writes
 }
 
-/// Q3: the guest wrote next to nothing to its disks inside the window.
+/// How long VSS holds writes at the most; see
+/// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
+const VSS_LIMIT: Nanos = 10_000_000_000;
+
+/// Q3: the freeze reached every volume, and the guest wrote next to nothing to
+/// its disks inside the window.
 ///
 /// Source: QEMU's own count of the guest's write requests (`query-blockstats`),
 /// which neither the guest nor its agent can touch. Needs the counts of a disk
-/// at two moments inside the window.
+/// at two moments inside the window. That volumes were left out shows in the
+/// freeze's own count as well, and counts without the others: an agent may
+/// report success without having frozen anything, as on a Windows guest without
+/// fixed volumes.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
+    let left_out = match (view.marks().frozen_volumes, view.case.guest.volumes) {
+        (Some(0), _) => Some("the freeze reached no volume at all, and reported success".to_owned()),
+        (Some(frozen), Some(owed)) if frozen != owed => {
+            Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
+        }
+        _ => None,
+    };
+    if let Some(summary) = left_out {
+        return Ok(Some(Defect::new(Property::DiskSilence, summary, vec![])));
+    }
     let inside = |t: Nanos| window.frozen <= t && t <= window.thaw;
     let mut first_of: BTreeMap<&str, &BlockStats> = BTreeMap::new();
     let mut loud = Evidence::default();
@@ -178,15 +196,22 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
 ///
 /// Source: the hook's contract. A hook that cannot prove at thaw that the very
 /// session which took the lock still holds it must fail the thaw, because the
-/// snapshot between may be of a running server. Needs the thaw's answer.
+/// snapshot between may be of a running server. The agent of a Windows guest is
+/// held to the same: VSS gives up after a time that is known, and then no answer
+/// of the thaw can be true. Needs the thaw's answer.
 pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
-    view.window()?;
+    let window = view.window()?;
     let marks = view.marks();
     match (marks.thaw_err, marks.thaw_ok) {
         (Some(_), _) => {
             let detail = vec![quote(&marks.thaw_detail)];
             let summary = "the thaw reported a failure: the lock was not proven to be held until then";
             Ok(Some(Defect::new(Property::LockIdentity, summary, detail)))
+        }
+        (None, Some(_)) if view.case.guest.windows && window.length() > VSS_LIMIT => {
+            let seconds = window.length() as f64 / 1e9;
+            let summary = format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only");
+            Ok(Some(Defect::new(Property::LockIdentity, summary, vec![])))
         }
         (None, Some(_)) => Ok(None),
         (None, None) => Err(Missing("the history does not tell how the thaw ended".into())),

@@ -568,6 +568,7 @@ fn time(entry: &Entry) -> Nanos {
         | Entry::Resolved { t, .. }
         | Entry::Mark { t, .. }
         | Entry::Probe { t, .. }
+        | Entry::Guest { t, .. }
         | Entry::BlockStats { t, .. }
         | Entry::Heartbeat { t, .. }
         | Entry::SchemaChange { t, .. }

@@ -38,6 +38,12 @@ pub(super) struct Window {
     pub(super) thaw: Nanos,
 }
 
+impl Window {
+    pub(super) fn length(&self) -> Nanos {
+        self.thaw.saturating_sub(self.frozen)
+    }
+}
+
 /// How long the snapshot took (S0 to S1).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Snapshot {

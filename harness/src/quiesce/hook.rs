@@ -14,10 +14,12 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
     let limit = plan.limits.agent;
     let hook = escape_shell(&agent.hook);
     let enabled_by = escape_shell(&agent.enabled_by);
+    // What else the file tells the agent, such as its channel, stays.
+    let disable = format!("sed -i /fsfreeze-hook/d {enabled_by}");
     match &plan.hook {
         Hook::Freezeframe => return Ok(()),
         Hook::None => {
-            machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
+            machine.agent().script(&disable, b"", limit)?;
         }
         Hook::Distro | Hook::DistroEnabled | Hook::Package => {
             let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
@@ -27,7 +29,7 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             if plan.hook == Hook::DistroEnabled {
                 return Ok(());
             }
-            machine.agent().script(&format!("rm -f {enabled_by}"), b"", limit)?;
+            machine.agent().script(&disable, b"", limit)?;
         }
         Hook::Sample | Hook::File(_) => {
             let content = content(plan)?;

@@ -190,6 +190,7 @@ impl Builder {
             Entry::Setup { .. }
             | Entry::Mark { .. }
             | Entry::Probe { .. }
+            | Entry::Guest { .. }
             | Entry::BlockStats { .. }
             | Entry::Heartbeat { .. }
             | Entry::SchemaChange { .. }

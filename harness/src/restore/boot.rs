@@ -22,10 +22,14 @@ pub struct Booted {
     pub stalled: u32,
 }
 
-/// Boots a guest from overlays over the snapshot's disks and waits until its
-/// server answers. The first guest must be gone: the two share a machine id.
-///
-/// `exchange` is attached as one more disk, as it was to the first guest.
+/// Overlays over the snapshot's disks, so that a guest may write to them.
+pub fn overlays(snapshot: &[Drive], disks: &Path) -> Result<Vec<Drive>> {
+    let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
+    snapshot::overlays(disks, "restored", bases)
+}
+
+/// Boots a guest from such overlays and waits until its server answers. The
+/// first guest must be gone: the two share a machine id.
 ///
 /// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come
 /// up, which is a fact about the backup.
@@ -33,16 +37,11 @@ pub fn boot(
     libvirt: &Libvirt,
     runtime: &Runtime,
     plan: &Plan,
-    snapshot: &[Drive],
-    exchange: &Path,
-    disks: &Path,
+    spec: &Spec,
     transcript: &Transcript,
 ) -> Result<Booted> {
-    let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
-    let drives = snapshot::overlays(disks, "restored", bases)?;
-    let spec = Spec { exchange: Some(exchange.to_owned()), ..Spec::of(plan, "restored", drives) };
     let (mut machine, stalled) =
-        Machine::boot(libvirt, &spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
+        Machine::boot(libvirt, spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
     let access = Access::new(machine.sql_address()?, &plan.image.server)?;
     let unit = &plan.image.server.unit;
     let conn = runtime.block_on(

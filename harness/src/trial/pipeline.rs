@@ -18,7 +18,7 @@ use crate::clock;
 use crate::database::{self, Access};
 use crate::error::{Error, Result};
 use crate::events::{self, BOOTED_INSTEAD, Stage};
-use crate::guest::{Drive, Machine, Transcript};
+use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history::{Entry, Mark};
 use crate::host::Libvirt;
 use crate::image::Server;
@@ -306,6 +306,7 @@ impl<'a> Trial<'a> {
             &self.history,
             std::mem::take(&mut source.heartbeats),
         )?;
+        quiesce::tell(machine.agent(), &self.history)?;
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that.
         machine.agent().script("sync", b"", limits.agent)?;
@@ -409,15 +410,12 @@ impl<'a> Trial<'a> {
         let mut out = self.observation(snapshot)?;
         let (position, booted) = progress.stage(Stage::Restore, |progress| {
             let (position, booted) = self.beside_raw_disks(snapshot, &mut out, || {
-                restore::boot(
-                    &self.libvirt,
-                    &self.runtime,
-                    self.plan,
-                    &snapshot.drives,
-                    &self.exchange,
-                    &self.disks,
-                    &self.transcript,
-                )
+                let drives = restore::overlays(&snapshot.drives, &self.disks)?;
+                let spec = Spec {
+                    exchange: Some(self.exchange.clone()),
+                    ..Spec::of(self.plan, "restored", drives, &self.root)
+                };
+                restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
             })?;
             if let Some(booted) = &booted {
                 note_stalls(progress, booted.stalled)?;

@@ -62,6 +62,7 @@ fn a_trial_without_an_observation_is_unknown() {
 #[test]
 fn the_reader_names_file_line_and_reason() {
     let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"followers":["nt"]}"#;
+    let guest = r#"{"e":"guest","t":1,"os":"mswindows","volumes":4294967295}"#;
     let invoke = r#"{"e":"invoke","t":10,"c":1,"n":1,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
     let ok = r#"{"e":"ok","t":11,"c":1,"n":1,"ver":[1,1]}"#;
     let call = r#"{"e":"mark","t":12,"mark":"freeze_call"}"#;
@@ -99,6 +100,7 @@ fn the_reader_names_file_line_and_reason() {
     let cases: &[(&[&str], u64, &str)] = &[
         (&[invoke], 2, "the first record must be `setup`"),
         (&[setup, setup], 3, "second `setup`"),
+        (&[setup, guest, guest], 4, "second `guest`"),
         (&[&many_writers], 2, "4000000000 writers"),
         (&[setup, ok], 3, "no operation in flight"),
         (&[setup, invoke, invoke], 4, "two operations in flight"),

@@ -7,4 +7,5 @@ mod cycles;
 mod files;
 mod mutants;
 mod random;
+mod windows;
 mod world;

@@ -4,7 +4,7 @@
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
 use std::collections::BTreeMap;
 
-use freezeframe::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind, ddl_tables};
+use freezeframe::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind, WINDOWS, ddl_tables};
 use freezeframe::judge::Judgement;
 use freezeframe::observation::{POSITION_FILE, Record, State};
 use freezeframe::verdict::{Grade, Property, Status};
@@ -68,6 +68,8 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("lock lost inside the window", Property::LockProbe, CrashConsistent, lock_lost),
     ("disk written to in the window", Property::DiskSilence, CrashConsistent, disk_is_loud),
     ("write count goes backwards", Property::DiskSilence, CrashConsistent, count_goes_backwards),
+    ("freeze left a volume out", Property::DiskSilence, CrashConsistent, volume_left_out),
+    ("freeze reached nothing", Property::DiskSilence, CrashConsistent, nothing_frozen),
     ("thaw reports a lost lock", Property::LockIdentity, CrashConsistent, thaw_fails),
     ("acked MyISAM row lost", Property::NonTransactionalDurability, Inconsistent, lose_row),
     (
@@ -1308,6 +1310,15 @@ fn last_count(world: &mut World) -> (&mut u64, &mut u64) {
 
 fn disk_is_loud(world: &mut World) {
     *last_count(world).0 += 100;
+}
+
+fn volume_left_out(world: &mut World) {
+    world.history.insert(1, Entry::Guest { t: 0, os: WINDOWS.into(), volumes: Some(2) });
+    replace_mark(world, Mark::FreezeOk, Mark::FreezeOk, "1");
+}
+
+fn nothing_frozen(world: &mut World) {
+    replace_mark(world, Mark::FreezeOk, Mark::FreezeOk, "0");
 }
 
 fn count_goes_backwards(world: &mut World) {

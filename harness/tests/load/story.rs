@@ -80,6 +80,7 @@ impl Story {
                 Entry::Setup { .. }
                 | Entry::Mark { .. }
                 | Entry::Probe { .. }
+                | Entry::Guest { .. }
                 | Entry::BlockStats { .. }
                 | Entry::Heartbeat { .. }
                 | Entry::SchemaChange { .. }

@@ -17,7 +17,7 @@ for file in "$hook"/*.conf; do
     install -m 0644 "$file" /etc/qemu/
 done
 
-systemctl enable systemd-networkd.service
+systemctl enable freezeframe-network.service
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime
 # Empty, not absent: every guest makes its own at boot, and asks nothing.
 : >/etc/machine-id

@@ -50,9 +50,14 @@ impl Archive {
         }
     }
 
-    /// Name and version of every package that the image would hold, one a
-    /// line. Without a network, as of the last time that there was one.
-    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
+    /// Where they are kept.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Fetches those that changed. Without a network they stay as of the last
+    /// time that there was one.
+    pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
         let mut update = self.apt_get()?;
         update.arg("update");
@@ -68,6 +73,11 @@ impl Archive {
                 self.release
             );
         }
+        Ok(())
+    }
+
+    /// Name and version of every package that the image would hold, one a line.
+    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
         if let Some(known) = self.known(recipe)? {
             return Ok(known);
         }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
@@ -36,6 +38,28 @@ impl fmt::Display for Outcome {
             Self::Built(time) => write!(f, "built in {:.1} s", time.as_secs_f64()),
         }
     }
+}
+
+/// Asks the distributions of these recipes what they offer today: each once,
+/// and side by side, because it is mostly waiting.
+pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> {
+    let of = |family| {
+        recipes
+            .iter()
+            .map(|recipe| &recipe.definition)
+            .filter(move |image| image.family == family && !matches!(image.origin, Origin::Existing(_)))
+    };
+    let archives = of(Family::Deb).map(|image| Archive::new(store, image));
+    let archives: BTreeMap<_, _> = archives.map(|archive| (archive.dir().to_owned(), archive)).collect();
+    let repositories = of(Family::Rpm).map(|image| Repositories::new(store, image));
+    let repositories: BTreeMap<_, _> =
+        repositories.map(|repositories| (repositories.dir().to_owned(), repositories)).collect();
+    thread::scope(|scope| {
+        let archives = archives.values().map(|archive| scope.spawn(|| archive.refresh()));
+        let repositories = repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
+        let asked: Vec<_> = archives.chain(repositories).collect();
+        asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// Builds the image of `recipe` if what it depends on has changed.
@@ -86,14 +110,11 @@ fn from_packages(
     log: &Log,
 ) -> Result<(Boot, Vec<Disk>), Failure> {
     let path = scratch.path();
-    log.stage("install packages", || match recipe.definition.family {
-        Family::Deb => {
-            overlay::write(recipe, path, Some(deb::INITRD_MODULES), log)?;
-            deb::install(recipe, path, log)
-        }
-        Family::Rpm => {
-            overlay::write(recipe, path, Some(rpm::INITRD_MODULES), log)?;
-            rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log)
+    log.stage("install packages", || {
+        overlay::write(recipe, path, log)?;
+        match recipe.definition.family {
+            Family::Deb => deb::install(recipe, path, log),
+            Family::Rpm => rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log),
         }
     })?;
     let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
@@ -152,6 +173,7 @@ pub(super) fn manifest(
         memory_mib: definition.memory_mib,
         cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
+        channel: definition.channel,
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),

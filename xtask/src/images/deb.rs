@@ -13,9 +13,6 @@ use crate::host;
 const LEFT_OUT: [&str; 4] =
     ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"];
 
-/// What the initrd needs to mount the root disk, module by module.
-pub(super) const INITRD_MODULES: &str = "usr/share/initramfs-tools/modules.d/freezeframe";
-
 /// Installs the packages with the overlay under them, customizes the result,
 /// and leaves it in `rootfs` under `scratch`, with what the host wants in `freezeframe`.
 pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {

@@ -243,4 +243,33 @@ three     deb     debian bookworm  -      mariadb           ext4 + lvm  missing 
         assert_eq!(words("bookworm-mariadb-xfs-data"), "ext4 + xfs + ext4");
         assert_eq!(words("bookworm-mariadb-bind"), "ext4 + bind");
     }
+
+    #[test]
+    fn the_documentation_tells_of_every_image() {
+        let page = include_str!("../../../docs/images.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for image in Definition::list(&host::repository().join("images")).unwrap() {
+            let tested = if image.unverified.is_some() { "no: unverified here" } else { "yes" };
+            let row = format!("| `{}` | {} | {tested} |", image.name, image.summary);
+            assert!(rows.contains(&row.as_str()), "docs/images.md lacks this row:\n{row}");
+        }
+    }
+
+    #[test]
+    fn the_nightly_run_builds_every_unverified_image() {
+        let workflow = include_str!("../../../.github/workflows/nightly.yml");
+        for image in Definition::list(&host::repository().join("images")).unwrap() {
+            let listed = workflow.contains(&format!("          - {}\n", image.name));
+            assert_eq!(listed, image.unverified.is_some(), "{} in nightly.yml", image.name);
+        }
+    }
+
+    #[test]
+    fn the_documentation_shows_a_definition_as_it_is() {
+        let page = include_str!("../../../docs/images.md");
+        let (_, example) = page.split_once("```toml\n").unwrap();
+        // The definition has one repository more.
+        let (first, _) = example.split_once("\n[[disk]]").unwrap();
+        assert!(include_str!("../../../images/alma9-mariadb.toml").starts_with(first));
+    }
 }

@@ -109,8 +109,11 @@ fn build(definitions: Vec<Definition>, tell: impl Fn(&str, &build::Outcome)) -> 
     setup::ensure_for(&needs(&definitions))?;
     let store = Store::open(host::built_images())?;
     let locked = store.lock()?;
-    for definition in definitions {
-        let recipe = Recipe::load(&host::repository().join("images"), definition)?;
+    let images = host::repository().join("images");
+    let load = |definition| Recipe::load(&images, definition);
+    let recipes: Vec<_> = definitions.into_iter().map(load).collect::<Result<_, _>>()?;
+    build::refresh(&store, &recipes)?;
+    for recipe in recipes {
         let name = recipe.definition.name.clone();
         tell(&name, &build::bring_up_to_date(&locked, &recipe)?);
     }

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use freezeframe::image::Origin;
+
 use super::disks;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
@@ -17,16 +19,13 @@ pub(super) const BUILD_DIR: &str = "run/freezeframe";
 /// Where the guest keeps the hook as it is in the repository.
 const HOOK_DIR: &str = "usr/share/freezeframe/hook";
 
+/// What the initrd needs to mount the root beside the drivers of the disk, for
+/// the layer's script that makes it: the kernel's module for its file system.
+const INITRD_MODULES: &str = "initrd-modules";
+
 /// Writes `overlay.tar` under `scratch`: all that we add to the guest, with
-/// the modes and the owner that it has there. To `initrd_modules`, a file of the
-/// guest, goes a line with the kernel's module for the root's file system; there
-/// is none where disks and kernel are a vendor's.
-pub(super) fn write(
-    recipe: &Recipe,
-    scratch: &Path,
-    initrd_modules: Option<&str>,
-    log: &Log,
-) -> Result<(), Failure> {
+/// the modes and the owner that it has there.
+pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
     let overlay = scratch.join("overlay");
     for layer in &recipe.layers {
         let guest = layer.dir.join("guest");
@@ -36,8 +35,8 @@ pub(super) fn write(
     }
     copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
 
-    if let Some(initrd_modules) = initrd_modules {
-        write_mounts(recipe, &overlay, initrd_modules)?;
+    if recipe.definition.origin == Origin::Packages {
+        write_mounts(recipe, &overlay)?;
     }
 
     let units = overlay.join("etc/systemd/system");
@@ -49,6 +48,7 @@ pub(super) fn write(
 
     let build = overlay.join(BUILD_DIR);
     create_dir(&build)?;
+    append(&build.join(INITRD_MODULES), &format!("{}\n", recipe.root()))?;
     for layer in &recipe.layers {
         let script = layer.dir.join("customize.sh");
         if script.is_file() {
@@ -71,12 +71,10 @@ pub(super) fn write(
 }
 
 /// Adds what a guest must know of the disks that are made for it.
-fn write_mounts(recipe: &Recipe, overlay: &Path, initrd_modules: &str) -> Result<(), Failure> {
+fn write_mounts(recipe: &Recipe, overlay: &Path) -> Result<(), Failure> {
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
     append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
-    create_dir(overlay.join(initrd_modules).parent().unwrap_or(overlay))?;
-    append(&overlay.join(initrd_modules), &format!("{}\n", recipe.root()))?;
     // Volumes appear as soon as their disk does, and nothing waits for the module
     // then; a loop device is looked for and not asked for.
     let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");

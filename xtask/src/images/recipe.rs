@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
+use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
@@ -18,7 +18,7 @@ const BUILDER_VERSION: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then its origin, the distribution, and the database last.
+    /// The family first, then its origin, the distribution, the database, and the agent's channel; what comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -62,6 +62,10 @@ impl Recipe {
         };
         let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
+        let channel = match definition.channel {
+            Channel::VirtioSerial => None,
+            Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
+        };
         let agent = existing_agent.or_else(|| family.layer.agent.clone());
         let agent = agent.ok_or_else(|| family.lacks("agent"))?;
         let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
@@ -72,7 +76,10 @@ impl Recipe {
         let server = existing_server.unwrap_or(server);
         Ok(Self {
             server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
-            layers: [Some(family), origin, Some(distro), Some(database)].into_iter().flatten().collect(),
+            layers: [Some(family), origin, Some(distro), Some(database), channel]
+                .into_iter()
+                .flatten()
+                .collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -83,9 +90,11 @@ impl Recipe {
 
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
-        let [layers @ .., _database] = self.layers.as_slice() else { return Vec::new() };
-        let of_layers = layers.iter().flat_map(|layer| &layer.layer.packages);
-        let kernels = layers.iter().flat_map(|layer| &layer.layer.kernel);
+        // What the database's layer names is what `server_packages` is made of.
+        let database = self.definition.database.name();
+        let layers = || self.layers.iter().filter(|layer| layer.name != database).map(|layer| &layer.layer);
+        let of_layers = layers().flat_map(|layer| &layer.packages);
+        let kernels = layers().flat_map(|layer| &layer.kernel);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
         let names: BTreeSet<_> = of_layers
             .chain(kernels.filter(|_| self.definition.origin == Origin::Packages))
@@ -241,6 +250,19 @@ mod tests {
         let recipe = recipe(images.path());
         assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
         assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
+    }
+
+    #[test]
+    fn a_channel_brings_a_layer_that_comes_last() {
+        let images = images();
+        let layer = images.path().join("layers/isa-serial");
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("layer.toml"), "packages = [\"c\"]\n").unwrap();
+        let definition = DEFINITION.replacen("database", "channel = \"isa-serial\"\ndatabase", 1);
+        fs::write(images.path().join("one.toml"), definition).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "c", "k", "m", "z"]);
+        assert_eq!(recipe.layers.last().unwrap().name, "isa-serial");
     }
 
     #[test]

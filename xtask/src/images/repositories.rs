@@ -39,25 +39,35 @@ impl Repositories {
         Self { dir, release: release.clone(), conf }
     }
 
-    /// Name and version of every package that the image would hold, one a
-    /// line. Without a network, as of the last time that there was one.
-    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
+    /// Where they are kept.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Fetches what changed. Without a network it stays as of the last time that
+    /// there was one.
+    pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
         let mut refresh = self.ask()?;
         refresh.args(["--refresh", "makecache"]);
         if let Err(reason) = output(refresh) {
             if self.state()?.is_none() {
                 return Err(Failure::Infrastructure(format!(
-                    "cannot read the repositories of `{}`. Check the network and their addresses, then try again. \
+                    "cannot read the repositories of {}. Check the network and their addresses, then try again. \
                      dnf says:\n{reason}",
-                    recipe.definition.name
+                    self.release
                 )));
             }
             eprintln!(
                 "warning: cannot read the repositories of {}; going by those of the last build",
-                recipe.definition.name
+                self.release
             );
         }
+        Ok(())
+    }
+
+    /// Name and version of every package that the image would hold, one a line.
+    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
         if let Some(known) = self.known(recipe)? {
             return Ok(known);
         }

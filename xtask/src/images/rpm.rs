@@ -11,9 +11,6 @@ use super::run::Log;
 use crate::error::Failure;
 use crate::host;
 
-/// What the initrd needs to mount the root disk beside the drivers of the disk.
-pub(super) const INITRD_MODULES: &str = "run/freezeframe/initrd-modules";
-
 /// Runs a program with what the scripts of packages expect mounted in the root
 /// `$1`. In namespaces of their own, so that mounts and processes end with it,
 /// even when it is killed.
@@ -21,7 +18,7 @@ const WITH_MOUNTS: &str = r#"
 root=$1
 shift
 mount -t proc proc "$root/proc"
-mount -t tmpfs none "$root/dev"
+mount -t tmpfs -o mode=755 none "$root/dev"
 for node in null zero full random urandom; do
     : >"$root/dev/$node"
     mount --bind "/dev/$node" "$root/dev/$node"

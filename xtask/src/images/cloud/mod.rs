@@ -64,7 +64,7 @@ fn customize(
     log: &Log,
 ) -> Result<(), Failure> {
     let path = scratch.path();
-    overlay::write(recipe, path, None, log)?;
+    overlay::write(recipe, path, log)?;
     let mut lines = String::new();
     for Mounted { mount, kind, start, bytes, .. } in mounts {
         // Writing to a string cannot fail.

@@ -57,6 +57,7 @@ fn built(definitions: &Path, name: &str) -> Result<Manifest, String> {
     let store = Store::open(kept().join("images")).unwrap();
     let definition = Definition::named(definitions, name).map_err(|e| e.to_string())?;
     let recipe = Recipe::load(definitions, definition).map_err(|e| e.to_string())?;
+    build::refresh(&store, std::slice::from_ref(&recipe)).map_err(|e| e.to_string())?;
     let locked = store.lock().unwrap();
     build::bring_up_to_date(&locked, &recipe).map_err(|e| e.to_string())?;
     Manifest::load(&kept().join("images"), name).map_err(|e| e.to_string())
