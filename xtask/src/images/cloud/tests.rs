@@ -231,3 +231,12 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     assert!(error.contains("is only a part of a disk"), "{error}");
     assert!(!kept().join("images/leaning").exists());
 }
+
+#[test]
+fn the_scripts_pass_shellcheck() {
+    let dir = host::repository().join("xtask/src/images/cloud");
+    let mut shellcheck = host::command("shellcheck").unwrap();
+    let checked =
+        shellcheck.args(["customize.sh", "vendor.sh"].map(|script| dir.join(script))).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
