@@ -6,6 +6,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use freezeframe::image::Boot;
+
 use super::super::super::build::Outcome;
 use super::{Spec, World};
 use crate::{hooks, host};
@@ -173,9 +175,10 @@ fn an_image_is_built_from_a_repository_and_again_when_that_has_changed() {
     assert_eq!(manifest.cpu.as_deref(), Some("Nehalem"));
     assert_eq!(manifest.server.datadir, Path::new("/var/lib/mysql"));
     assert_eq!(manifest.versions["mariadb-server"], "1-1");
-    assert!(manifest.cmdline.contains("selinux=0"), "{}", manifest.cmdline);
-    assert_eq!(fs::read_to_string(&manifest.kernel).unwrap(), "kernel");
-    assert_eq!(fs::read_to_string(&manifest.initrd).unwrap(), "initrd\n");
+    let Boot::Direct { kernel, initrd, cmdline } = &manifest.boot else { panic!("{:?}", manifest.boot) };
+    assert!(cmdline.contains("selinux=0"), "{cmdline}");
+    assert_eq!(fs::read_to_string(kernel).unwrap(), "kernel");
+    assert_eq!(fs::read_to_string(initrd).unwrap(), "initrd\n");
 
     let [root, data] = manifest.disks.as_slice() else { panic!("{:?}", manifest.disks) };
     let calls = cat(&root.file, "/calls");
