@@ -61,7 +61,11 @@ pub fn roots() -> io::Result<Vec<Root>> {
         let dir = entry?.path();
         let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
         if named && dir.is_dir() {
-            roots.push(Root { owner: Owner::read(&dir), dir });
+            let owner = Owner::read(&dir);
+            // What cannot be read is the business of whatever version wrote it.
+            if owner.is_some() || !dir.join(OWNER).exists() {
+                roots.push(Root { dir, owner });
+            }
         }
     }
     Ok(roots)

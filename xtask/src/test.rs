@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
 use crate::error::Failure;
-use crate::{host, roots, setup};
+use crate::setup::{self, Who};
+use crate::{host, roots};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
@@ -24,7 +25,7 @@ const MUTATION_TABLE: &str = "mutants::the_mutation_table";
 const CATALOGUE: &str = "catalogue::the_table";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    setup::ensure()?;
+    setup::ensure_for(&[Who::Rpm])?;
     match roots::ensure() {
         // Most tests do without. Those that do not will say so.
         Err(failure) if !args.filters.is_empty() => eprintln!("warning: {failure}"),

@@ -32,8 +32,10 @@ pub struct Definition {
     pub distro: String,
     /// `bookworm`.
     pub release: String,
-    /// Package mirror; without it the builder's own choice.
+    /// Package mirror of the deb family; without it the builder's own choice.
     pub mirror: Option<String>,
+    /// Package repositories of the RPM family.
+    pub repositories: Vec<Repository>,
     /// Whether packages come with the release's security updates.
     pub security_updates: bool,
     /// The database server.
@@ -46,6 +48,9 @@ pub struct Definition {
     pub masks: Vec<Mask>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
+    /// The processor model that an emulated guest needs, as QEMU names it, where
+    /// the programs of the distribution do not run on the plainest one.
+    pub cpu: Option<String>,
     /// The disks; the first is the root.
     pub disks: Vec<DiskLayout>,
     /// File systems in files on those of the disks.
@@ -60,6 +65,8 @@ pub struct Definition {
 pub enum Family {
     /// Debian and its derivatives, built with mmdebstrap.
     Deb,
+    /// Fedora, the RHEL family and openSUSE, built with dnf.
+    Rpm,
 }
 
 impl Family {
@@ -67,6 +74,7 @@ impl Family {
     pub fn layer(self) -> &'static str {
         match self {
             Self::Deb => "deb",
+            Self::Rpm => "rpm",
         }
     }
 }
@@ -79,6 +87,18 @@ pub struct Mask {
     pub unit: String,
     /// Why a trial does not want it.
     pub reason: String,
+}
+
+/// A package repository of the RPM family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// Its name, for messages.
+    pub name: String,
+    /// Where its `repodata` is.
+    pub url: String,
+    /// Where the key is that its packages are signed with. Only a repository on
+    /// the host itself goes without.
+    pub key: Option<String>,
 }
 
 /// `images/layers/NAME/layer.toml`: what every image on this layer gets.
@@ -97,6 +117,33 @@ pub struct Layer {
     pub agent: Option<Agent>,
     /// The database server, in the layer of a database.
     pub server: Option<ServerFacts>,
+    /// What is different about MariaDB, in the layer of a distribution.
+    #[serde(default)]
+    pub mariadb: Packaging,
+    /// The same of MySQL.
+    #[serde(default)]
+    pub mysql: Packaging,
+}
+
+impl Layer {
+    /// What this distribution packages differently of a database server.
+    pub fn packaging(&self, database: Database) -> &Packaging {
+        match database {
+            Database::Mariadb => &self.mariadb,
+            Database::Mysql => &self.mysql,
+        }
+    }
+}
+
+/// How a distribution packages a database server, where that is not what the
+/// layer of the database says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packaging {
+    /// Its packages, the server first.
+    pub packages: Option<Vec<String>>,
+    /// Its systemd unit.
+    pub unit: Option<String>,
 }
 
 /// One argument of the kernel command line.
@@ -173,6 +220,19 @@ impl Definition {
         for package in &raw.packages {
             source.check_package(package)?;
         }
+        if let Some(cpu) = &raw.cpu {
+            source.check_word(cpu)?;
+        }
+        if let (Family::Rpm, Some(channel)) = (raw.family, &raw.channel)
+            && *channel.get_ref() == Channel::IsaSerial
+        {
+            return Err(source.invalid(
+                channel.span().start,
+                "`isa-serial` is made for family `deb` only: leave `channel` out.",
+            ));
+        }
+        let channel = raw.channel.map(Spanned::into_inner).unwrap_or_default();
+        let repositories = source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?;
         if let Some(mirror) = &raw.mirror
             && !mirror.get_ref().contains("://")
         {
@@ -194,12 +254,14 @@ impl Definition {
             distro: raw.distro.into_inner(),
             release: raw.release.into_inner(),
             mirror: raw.mirror.map(Spanned::into_inner),
+            repositories,
             security_updates: raw.security_updates,
             database: raw.database,
-            channel: raw.channel,
+            channel,
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
+            cpu: raw.cpu.map(Spanned::into_inner),
             disks: mounts.disks,
             loops: mounts.loops,
             binds: mounts.binds,
@@ -266,22 +328,33 @@ struct RawDefinition {
     distro: Spanned<String>,
     release: Spanned<String>,
     mirror: Option<Spanned<String>>,
+    #[serde(default, rename = "repository")]
+    repositories: Vec<RawRepository>,
     #[serde(default = "wanted")]
     security_updates: bool,
     database: Database,
-    #[serde(default)]
-    channel: Channel,
+    channel: Option<Spanned<Channel>>,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
     #[serde(default, rename = "mask")]
     masks: Vec<Mask>,
     memory_mib: Spanned<u64>,
+    cpu: Option<Spanned<String>>,
     #[serde(rename = "disk")]
     disks: Vec<RawDisk>,
     #[serde(default, rename = "loop")]
     loops: Vec<RawLoop>,
     #[serde(default, rename = "bind")]
     binds: Vec<RawBind>,
+}
+
+/// A repository as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRepository {
+    name: Spanned<String>,
+    url: Spanned<String>,
+    key: Option<Spanned<String>>,
 }
 
 fn wanted() -> bool {
@@ -327,6 +400,67 @@ impl Source {
             return Ok(());
         }
         Err(self.invalid(word.span().start, format!("`{text}` must be one plain word, such as `bookworm`.")))
+    }
+
+    /// Packages come from a mirror or from repositories, whichever is the family's way.
+    fn check_repositories(
+        &self,
+        family: Family,
+        mirror: Option<&Spanned<String>>,
+        raw: Vec<RawRepository>,
+    ) -> Result<Vec<Repository>, DefinitionError> {
+        match (family, mirror, raw.first()) {
+            (Family::Rpm, Some(mirror), _) => {
+                return Err(self.invalid(
+                    mirror.span().start,
+                    "the RPM family has no `mirror`: write a `[[repository]]` for each of its repositories.",
+                ));
+            }
+            (Family::Rpm, None, None) => {
+                return Err(self.invalid(
+                    0,
+                    "there is no repository. Add a `[[repository]]` with `name`, `url` and `key`.",
+                ));
+            }
+            (Family::Deb, _, Some(first)) => {
+                return Err(self.invalid(
+                    first.name.span().start,
+                    "the deb family has no repositories: the release says where its packages are, or `mirror` does.",
+                ));
+            }
+            _ => {}
+        }
+        for RawRepository { name, url, key } in &raw {
+            self.check_word(name)?;
+            let local = url.get_ref().starts_with("file:///");
+            for address in [Some(url), key.as_ref()].into_iter().flatten() {
+                let text = address.get_ref();
+                let known = ["https://", "http://", "file:///"].iter().any(|scheme| text.starts_with(scheme));
+                if !known || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                    return Err(self.invalid(
+                        address.span().start,
+                        format!("`{}` must be a URL without blanks.", text.escape_debug()),
+                    ));
+                }
+            }
+            match key {
+                None if !local => {
+                    return Err(
+                        self.invalid(url.span().start, "packages from elsewhere are signed: name the `key`.")
+                    );
+                }
+                Some(key) if key.get_ref().starts_with("http://") => {
+                    return Err(self.invalid(key.span().start, "a key must come by `https` or from a file."));
+                }
+                _ => {}
+            }
+        }
+        let read = |RawRepository { name, url, key }| Repository {
+            name: name.into_inner(),
+            url: url.into_inner(),
+            key: key.map(Spanned::into_inner),
+        };
+        Ok(raw.into_iter().map(read).collect())
     }
 
     fn check_package(&self, package: &Spanned<String>) -> Result<(), DefinitionError> {
@@ -384,14 +518,18 @@ size_mib = 2048
             (
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
-                 `release`, `mirror`, `security_updates`, `database`, `channel`, `packages`, `mask`, `memory_mib`, `disk`, \
-                 `loop`, `bind`.",
+                 `release`, `mirror`, `repository`, `security_updates`, `database`, `channel`, `packages`, `mask`, \
+                 `memory_mib`, `cpu`, `disk`, `loop`, `bind`.",
             ),
             (
                 ("memory_mib", "channel = \"vsock\"\nmemory_mib"),
                 "a-test.toml:6: unknown variant `vsock`, expected `virtio-serial` or `isa-serial`.",
             ),
-            (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb`."),
+            (
+                ("family = \"deb\"", "channel = \"isa-serial\"\nfamily = \"rpm\""),
+                "a-test.toml:2: `isa-serial` is made for family `deb` only: leave `channel` out.",
+            ),
+            (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb` or `rpm`."),
             (
                 ("\"mariadb\"", "\"oracle\""),
                 "a-test.toml:5: unknown variant `oracle`, expected `mariadb` or `mysql`.",
@@ -509,6 +647,42 @@ size_mib = 2048
     }
 
     #[test]
+    fn repositories_are_checked() {
+        let repository =
+            "[[repository]]\nname = \"base\"\nurl = \"https://d/os/\"\nkey = \"https://d/KEY\"\n";
+        let rpm = format!("{}{repository}", GOOD.replace("\"deb\"", "\"rpm\""));
+        assert_eq!(parse(&rpm).unwrap().repositories[0].key.as_deref(), Some("https://d/KEY"));
+        let local = rpm.replace("https://d/os/", "file:///r").replace("key = \"https://d/KEY\"\n", "");
+        assert_eq!(parse(&local).unwrap().repositories[0].key, None);
+        for (text, expected) in [
+            (
+                format!("{GOOD}{repository}"),
+                "14: the deb family has no repositories: the release says where its packages are, or `mirror` does.",
+            ),
+            (
+                GOOD.replace("\"deb\"", "\"rpm\""),
+                "1: there is no repository. Add a `[[repository]]` with `name`, `url` and `key`.",
+            ),
+            (
+                rpm.replace("key = \"https://d/KEY\"\n", ""),
+                "15: packages from elsewhere are signed: name the `key`.",
+            ),
+            (rpm.replace("https://d/KEY", "http://d/KEY"), "16: a key must come by `https` or from a file."),
+            (rpm.replace("https://d/os/", "d/os/"), "15: `d/os/` must be a URL without blanks."),
+            (
+                rpm.replace("memory_mib", "mirror = \"https://d/\"\nmemory_mib"),
+                "6: the RPM family has no `mirror`: write a `[[repository]]` for each of its repositories.",
+            ),
+            (
+                rpm.replace("memory_mib", "cpu = \"a b\"\nmemory_mib"),
+                "6: `a b` must be one plain word, such as `bookworm`.",
+            ),
+        ] {
+            assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
+    }
+
+    #[test]
     fn an_image_without_definition_is_named() {
         for name in ["nothing", "../images/bookworm-mariadb"] {
             let error = Definition::named(&images(), name).unwrap_err();
@@ -521,8 +695,10 @@ size_mib = 2048
         let definitions = Definition::list(&images()).unwrap();
         assert!(!definitions.is_empty());
         for definition in definitions {
-            let family = images().join("layers").join(definition.family.layer()).join("layer.toml");
-            assert!(Layer::parse(&family).unwrap().agent.is_some());
+            let layer = |name: &str| Layer::parse(&images().join("layers").join(name).join("layer.toml"));
+            assert!(layer(definition.family.layer()).unwrap().agent.is_some());
+            assert!(layer(definition.database.name()).unwrap().server.is_some());
+            layer(&definition.distro).unwrap();
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Manifest {
     pub binds: Vec<Bind>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
+    /// The processor model that an emulated guest needs, where the plainest is too little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
     /// The guest agent.
     pub agent: Agent,
     /// How the host reaches it.

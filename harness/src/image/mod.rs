@@ -5,7 +5,9 @@ mod definition;
 mod layout;
 mod manifest;
 
-pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, ServerFacts};
+pub use definition::{
+    Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository, ServerFacts,
+};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
 pub use manifest::{Agent, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
 

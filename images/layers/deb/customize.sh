@@ -17,7 +17,7 @@ for file in "$hook"/*.conf; do
     install -m 0644 "$file" /etc/qemu/
 done
 
-systemctl enable systemd-networkd.service
+systemctl enable freezeframe-network.service
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime
 # Empty, not absent: every guest makes its own at boot, and asks nothing.
 : >/etc/machine-id
@@ -27,12 +27,25 @@ passwd --lock root
 # Kernel and initrd for the host, under names without a version.
 mkdir -p /run/freezeframe/boot
 cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
-# Unpacked here once, instead of at every boot by a guest that may have no KVM.
-# From Debian 13 on it begins with the modules, which are not packed a second time.
-initrd=$(echo /boot/initrd.img-*)
-if gzip -t "$initrd" 2>/dev/null; then
-    gzip -dc "$initrd" >/run/freezeframe/boot/initrd.img
-else
-    cp "$initrd" /run/freezeframe/boot/initrd.img
-fi
+modules=$(echo /lib/modules/*)
+initrd=$(mktemp -d)
+mkdir "$initrd/dev" "$initrd/proc" "$initrd/target"
+cp /usr/lib/*/tiny-initramfs/init-static "$initrd/init"
+needed=$(for module in virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules); do
+    modprobe --set-version="${modules##*/}" --show-depends "$module" || exit
+done)
+# Its init loads what `modules` lists, and cannot unpack it. What the kernel has built in is no file.
+echo "$needed" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
+    name=${file##*/}
+    name=${name%.ko*}.ko
+    case $file in
+        *.xz) xz -dc "$file" ;;
+        *.zst) zstd -dqc "$file" ;;
+        *) cat "$file" ;;
+    esac >"$initrd/$name"
+    echo "/$name" >>"$initrd/modules"
+done
+# Not packed: here it is done once, in a guest without KVM at every boot.
+(cd "$initrd" && find . ! -name . | sort | cpio --quiet -o -R 0:0 -H newc) >/run/freezeframe/boot/initrd.img
+rm -r "$initrd"
 dpkg-query --show --showformat '${Package} ${Version}\n' >/run/freezeframe/versions

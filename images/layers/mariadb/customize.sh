@@ -3,15 +3,28 @@
 # the load and its account.
 set -eu
 
+# Where Debian reads configuration, and where the RPM family does, which keeps
+# the server where no PATH leads, logs to a file, and starts nothing on its own.
+conf=/etc/mysql/mariadb.conf.d/99-freezeframe
+if [ -d /etc/my.cnf.d ]; then
+    PATH=$PATH:/usr/libexec
+    mv "$conf.cnf" /etc/my.cnf.d/zz-freezeframe.cnf
+    conf=/etc/my.cnf.d/zz-freezeframe
+    printf '[mariadbd]\nskip-log-error\n' >"$conf-log.cnf"
+    systemctl enable mariadb.service
+fi
+
 # Where the data lie is the package's choice, and not the same in every release.
 datadir=$(mariadbd --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $2 }')
 echo "$datadir" >/run/freezeframe/datadir
 
 install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
+# The RPM family makes the database at the first start.
+[ -d "$datadir/mysql" ] || mariadb-install-db --user=mysql --datadir="$datadir" --auth-root-authentication-method=socket
 # The redo log has a directory of its own as well. Only now: the package's own
 # script starts the server before there is one.
 mv "$datadir"/ib_logfile* /var/lib/mysql-redo/
-cat >/etc/mysql/mariadb.conf.d/99-freezeframe-redo.cnf <<'CNF'
+cat >"$conf-redo.cnf" <<'CNF'
 [mariadbd]
 innodb_log_group_home_dir = /var/lib/mysql-redo
 CNF

@@ -3,12 +3,22 @@
 # the load and its account.
 set -eu
 
+# Debian's file, and that of the RPM family, which keeps the server where no PATH
+# leads, makes the database at the first start, and starts nothing on its own.
+conf=/etc/mysql/my.cnf
+if [ -f /etc/my.cnf ] && [ ! -e "$conf" ]; then
+    PATH=$PATH:/usr/libexec
+    conf=/etc/my.cnf
+    mysqld --initialize-insecure --user=mysql
+    systemctl enable mysqld.service
+fi
+
 install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
 mv '/var/lib/mysql/#innodb_redo' /var/lib/mysql-redo/
 install -d -o mysql -g mysql -m 0755 /run/mysqld
 # Only now: the package's own script starts the server before the logs have a place.
 # At the end of the main file, because those of a directory come in any order.
-echo '!include /usr/share/freezeframe/mysql.cnf' >>/etc/mysql/my.cnf
+echo '!include /usr/share/freezeframe/mysql.cnf' >>"$conf"
 
 # MySQL has no bootstrap mode: it starts once, runs these statements and stops.
 # The password is in a file for the server alone, and on no command line.

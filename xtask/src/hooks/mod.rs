@@ -55,6 +55,12 @@ pub(crate) fn build_deb() -> Result<(), Failure> {
     deb::build(VERSION, &packages_dir()).map(drop)
 }
 
+/// Builds the .rpm into `out`, for a test that installs it.
+#[cfg(test)]
+pub(crate) fn build_rpm(out: &Path) -> Result<PathBuf, Failure> {
+    rpm::build(VERSION, out)
+}
+
 /// Where the .deb is, once it is built.
 pub(crate) fn deb_path() -> PathBuf {
     packages_dir().join(PACKAGE)

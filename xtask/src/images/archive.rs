@@ -20,12 +20,15 @@ use crate::host;
 /// All images are for one architecture, whatever the host's.
 const ARCHITECTURE: &str = "amd64";
 
+/// Where Debian's package `ubuntu-keyring`, and Ubuntu itself, has them.
+pub(crate) const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
+
 /// The indexes of one release.
 #[derive(Debug)]
 pub(crate) struct Archive {
     dir: PathBuf,
     release: String,
-    mirror: Option<String>,
+    sources: Vec<String>,
     security_updates: bool,
 }
 
@@ -42,14 +45,19 @@ impl Archive {
         Self {
             dir: store.apt().join(name),
             release: definition.release.clone(),
-            mirror: definition.mirror.clone(),
+            sources: sources(definition),
             security_updates: definition.security_updates,
         }
     }
 
-    /// Name and version of every package that the image would hold, one a
-    /// line. Without a network, as of the last time that there was one.
-    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
+    /// Where they are kept.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Fetches those that changed. Without a network they stay as of the last
+    /// time that there was one.
+    pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
         let mut update = self.apt_get()?;
         update.arg("update");
@@ -65,6 +73,11 @@ impl Archive {
                 self.release
             );
         }
+        Ok(())
+    }
+
+    /// Name and version of every package that the image would hold, one a line.
+    pub(crate) fn packages(&self, recipe: &Recipe) -> Result<String, Failure> {
         if let Some(known) = self.known(recipe)? {
             return Ok(known);
         }
@@ -134,7 +147,7 @@ impl Archive {
             .args(["--variant=custom", "--format=null", "--skip=update"])
             .arg("--setup-hook=download /etc/apt/sources.list sources.list")
             .args([self.release.as_str(), "/dev/null"])
-            .args(&self.mirror);
+            .args(&self.sources);
         output(mmdebstrap).map(drop).map_err(|reason| {
             Failure::Infrastructure(format!(
                 "mmdebstrap cannot tell the package sources of {}. It says:\n{reason}",
@@ -156,6 +169,24 @@ impl Archive {
         apt_get.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
         Ok(apt_get)
     }
+}
+
+/// What mmdebstrap must be told of where packages are: for Debian the mirror, if
+/// there is one, because it knows the rest; for Ubuntu everything, because it knows
+/// only the releases that were there when the host's copy of it was.
+pub(super) fn sources(definition: &Definition) -> Vec<String> {
+    let Definition { release, mirror, .. } = definition;
+    if definition.distro != "ubuntu" {
+        return mirror.iter().cloned().collect();
+    }
+    let main = mirror.as_deref().unwrap_or("http://archive.ubuntu.com/ubuntu");
+    let security = mirror.as_deref().unwrap_or("http://security.ubuntu.com/ubuntu");
+    let released = [(main, release.clone())];
+    let updates = [(main, format!("{release}-updates")), (security, format!("{release}-security"))];
+    let updates = updates.into_iter().filter(|_| definition.security_updates);
+    // The guest agent is in `universe`.
+    let line = |(url, suite)| format!("deb [signed-by={UBUNTU_KEYS}] {url} {suite} main universe");
+    released.into_iter().chain(updates).map(line).collect()
 }
 
 /// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
@@ -234,7 +265,7 @@ fn installed(text: &str) -> String {
 }
 
 /// What a program prints, or why it failed.
-fn output(mut command: Command) -> Result<String, String> {
+pub(super) fn output(mut command: Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -242,7 +273,7 @@ fn output(mut command: Command) -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
 }
 
-fn short_hash(bytes: &[u8]) -> String {
+pub(super) fn short_hash(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)[..6])
 }
 

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Disk, Family, Manifest, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
+use super::repositories::Repositories;
 use super::run::Log;
-use super::store::{LockedStore, Scratch, State};
-use super::{deb, disks};
+use super::store::{LockedStore, Scratch, State, Store};
+use super::{deb, disks, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -37,11 +40,32 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Asks the distributions of these recipes what they offer today: each once,
+/// and side by side, because it is mostly waiting.
+pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> {
+    let of =
+        |family| recipes.iter().map(|recipe| &recipe.definition).filter(move |image| image.family == family);
+    let archives = of(Family::Deb).map(|image| Archive::new(store, image));
+    let archives: BTreeMap<_, _> = archives.map(|archive| (archive.dir().to_owned(), archive)).collect();
+    let repositories = of(Family::Rpm).map(|image| Repositories::new(store, image));
+    let repositories: BTreeMap<_, _> =
+        repositories.map(|repositories| (repositories.dir().to_owned(), repositories)).collect();
+    thread::scope(|scope| {
+        let archives = archives.values().map(|archive| scope.spawn(|| archive.refresh()));
+        let repositories = repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
+        let asked: Vec<_> = archives.chain(repositories).collect();
+        asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
 /// Builds the image of `recipe` if what it depends on has changed.
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = Archive::new(store.store(), &recipe.definition).packages(recipe)?;
+    let packages = match recipe.definition.family {
+        Family::Deb => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
+        Family::Rpm => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
+    };
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
         return Ok(Outcome::Unchanged);
@@ -52,17 +76,18 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     let scratch = store.scratch(name)?;
     check_space(recipe, scratch.path())?;
     let log = Log::create(store.store().log(name), name)?;
-    build(recipe, &digest, &scratch, &log)?;
+    build(store.store(), recipe, &digest, &scratch, &log)?;
     store.publish(scratch, name, &digest)?;
     Ok(Outcome::Built(start.elapsed()))
 }
 
-fn build(recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
     let path = scratch.path();
-    log.stage("install packages", || match recipe.definition.family {
-        Family::Deb => {
-            deb::write_overlay(recipe, path, log)?;
-            deb::install(recipe, path, log)
+    log.stage("install packages", || {
+        overlay::write(recipe, path, log)?;
+        match recipe.definition.family {
+            Family::Deb => deb::install(recipe, path, log),
+            Family::Rpm => rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log),
         }
     })?;
     let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
@@ -111,6 +136,7 @@ fn write_manifest(
         loops: disks::loops(definition),
         binds: definition.binds.clone(),
         memory_mib: definition.memory_mib,
+        cpu: definition.cpu.clone(),
         agent: recipe.agent.clone(),
         channel: definition.channel,
         server: Server {

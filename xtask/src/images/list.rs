@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Definition, DiskLayout, Manifest};
+use freezeframe::image::{Definition, DiskLayout, Family, Manifest};
 use serde::Serialize;
 
 use super::archive::Archive;
 use super::recipe::{Recipe, sorted_entries};
+use super::repositories::Repositories;
 use super::store::{State, Store};
 use super::verified::Verified;
 use crate::columns::align;
@@ -64,7 +65,11 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
 
 fn look(store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-    let wanted = match Archive::new(store, &recipe.definition).known(&recipe)? {
+    let packages = match recipe.definition.family {
+        Family::Deb => Archive::new(store, &recipe.definition).known(&recipe)?,
+        Family::Rpm => Repositories::new(store, &recipe.definition).known(&recipe)?,
+    };
+    let wanted = match packages {
         Some(packages) => Some(recipe.digest(&packages)?),
         None => None,
     };
@@ -100,7 +105,7 @@ impl Built {
         }
         Ok(Self {
             agent_version: version("qemu-guest-agent"),
-            database_version: recipe.server_packages().iter().find_map(|package| version(package)),
+            database_version: recipe.server_packages.iter().find_map(|package| version(package)),
             // A block is 512 bytes, whatever the file system's own.
             allocated_mib: blocks / 2048,
             verified: Verified::read(path, &manifest.digest),
@@ -232,5 +237,34 @@ three     deb     debian bookworm  -      mariadb           ext4 + lvm  missing 
         assert_eq!(words("bookworm-mariadb-lvm"), "ext4 + lvm");
         assert_eq!(words("bookworm-mariadb-xfs-data"), "ext4 + xfs + ext4");
         assert_eq!(words("bookworm-mariadb-bind"), "ext4 + bind");
+    }
+
+    #[test]
+    fn the_documentation_tells_of_every_image() {
+        let page = include_str!("../../../docs/images.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for image in Definition::list(&host::repository().join("images")).unwrap() {
+            let tested = if image.unverified.is_some() { "no: unverified here" } else { "yes" };
+            let row = format!("| `{}` | {} | {tested} |", image.name, image.summary);
+            assert!(rows.contains(&row.as_str()), "docs/images.md lacks this row:\n{row}");
+        }
+    }
+
+    #[test]
+    fn the_nightly_run_builds_every_unverified_image() {
+        let workflow = include_str!("../../../.github/workflows/nightly.yml");
+        for image in Definition::list(&host::repository().join("images")).unwrap() {
+            let listed = workflow.contains(&format!("          - {}\n", image.name));
+            assert_eq!(listed, image.unverified.is_some(), "{} in nightly.yml", image.name);
+        }
+    }
+
+    #[test]
+    fn the_documentation_shows_a_definition_as_it_is() {
+        let page = include_str!("../../../docs/images.md");
+        let (_, example) = page.split_once("```toml\n").unwrap();
+        // The definition has one repository more.
+        let (first, _) = example.split_once("\n[[disk]]").unwrap();
+        assert!(include_str!("../../../images/alma9-mariadb.toml").starts_with(first));
     }
 }

@@ -6,17 +6,21 @@ mod build;
 mod deb;
 mod disks;
 mod list;
+mod overlay;
 mod proto;
 mod recipe;
+mod repositories;
+mod rpm;
 mod run;
 mod store;
 mod verified;
 
-use freezeframe::image::Definition;
+use freezeframe::image::{Definition, Family};
 
 use crate::error::Failure;
 use crate::host;
-pub(crate) use archive::{TAKE_EXPIRED, mmdebstrap};
+use crate::setup::{self, Who};
+pub(crate) use archive::{TAKE_EXPIRED, UBUNTU_KEYS, mmdebstrap};
 use recipe::Recipe;
 pub(crate) use run::Log;
 use store::Store;
@@ -88,11 +92,25 @@ pub(crate) fn ensure(names: &[String]) -> Result<(), Failure> {
     build(chosen?, |_, _| {})
 }
 
+/// What the host needs only for some of these images.
+fn needs(definitions: &[Definition]) -> Vec<Who> {
+    let who = |image: &Definition| match image.family {
+        Family::Deb if image.distro == "ubuntu" => Some(Who::Ubuntu),
+        Family::Deb => None,
+        Family::Rpm => Some(Who::Rpm),
+    };
+    definitions.iter().filter_map(who).collect()
+}
+
 fn build(definitions: Vec<Definition>, tell: impl Fn(&str, &build::Outcome)) -> Result<(), Failure> {
+    setup::ensure_for(&needs(&definitions))?;
     let store = Store::open(host::built_images())?;
     let locked = store.lock()?;
-    for definition in definitions {
-        let recipe = Recipe::load(&host::repository().join("images"), definition)?;
+    let images = host::repository().join("images");
+    let load = |definition| Recipe::load(&images, definition);
+    let recipes: Vec<_> = definitions.into_iter().map(load).collect::<Result<_, _>>()?;
+    build::refresh(&store, &recipes)?;
+    for recipe in recipes {
         let name = recipe.definition.name.clone();
         tell(&name, &build::bring_up_to_date(&locked, &recipe)?);
     }

@@ -18,10 +18,12 @@ const BUILDER_VERSION: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the database, then the agent's channel; what comes later wins.
+    /// The family first, then the distribution, the agent's channel, and last the database.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
+    /// The packages of the database server, itself first.
+    pub(crate) server_packages: Vec<String>,
     /// The hook that the guest gets: a directory.
     pub(crate) hook: PathBuf,
     definition_file: PathBuf,
@@ -30,16 +32,16 @@ pub(crate) struct Recipe {
 /// A directory under `images/layers`.
 #[derive(Debug)]
 pub(crate) struct LayerDir {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) dir: PathBuf,
     layer: Layer,
 }
 
 impl LayerDir {
-    fn read(images: &Path, name: &'static str) -> Result<Self, Failure> {
+    fn read(images: &Path, name: &str) -> Result<Self, Failure> {
         let dir = images.join("layers").join(name);
         let layer = Layer::parse(&dir.join("layer.toml"))?;
-        Ok(Self { name, dir, layer })
+        Ok(Self { name: name.to_owned(), dir, layer })
     }
 
     fn lacks(&self, table: &str) -> Failure {
@@ -52,15 +54,21 @@ impl Recipe {
     /// Reads what `definition`, one of those in `images`, builds on.
     pub(crate) fn load(images: &Path, definition: Definition) -> Result<Self, Failure> {
         let family = LayerDir::read(images, definition.family.layer())?;
+        let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
         let channel = match definition.channel {
             Channel::VirtioSerial => None,
             Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
         };
         let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
-        let server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
+        let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
+        let packaging = distro.layer.packaging(definition.database).clone();
+        if let Some(unit) = packaging.unit {
+            server.unit = unit;
+        }
         Ok(Self {
-            layers: [Some(family), Some(database), channel].into_iter().flatten().collect(),
+            server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
+            layers: [Some(family), Some(distro), channel, Some(database)].into_iter().flatten().collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -71,20 +79,17 @@ impl Recipe {
 
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
-        let layers = self.layers.iter().flat_map(|layer| &layer.layer.packages);
+        let [layers @ .., _database] = self.layers.as_slice() else { return Vec::new() };
+        let layers = layers.iter().flat_map(|layer| &layer.layer.packages);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
         let names: BTreeSet<_> = layers
+            .chain(&self.server_packages)
             .chain(&self.definition.packages)
             .map(String::as_str)
             // Activates the volumes.
             .chain(groups.then_some("lvm2"))
             .collect();
         names.into_iter().collect()
-    }
-
-    /// The packages of the database server.
-    pub(crate) fn server_packages(&self) -> &[String] {
-        self.layers.last().map_or(&[], |database| &database.layer.packages)
     }
 
     /// Every unit that never starts.
@@ -116,7 +121,7 @@ impl Recipe {
         field(&mut hash, packages.as_bytes());
         hash_file(&mut hash, &self.definition_file, "definition")?;
         for layer in &self.layers {
-            hash_tree(&mut hash, &layer.dir, layer.name)?;
+            hash_tree(&mut hash, &layer.dir, &layer.name)?;
         }
         hash_tree(&mut hash, &self.hook, "hook")?;
         Ok(hex(&hash.finalize()))
@@ -184,6 +189,7 @@ mod tests {
         [agent]\nunit = \"u\"\nhook = \"/h\"\nenabled_by = \"/e\"\n";
     const SERVER: &str =
         "packages = [\"a\", \"m\"]\n[server]\nunit = \"s\"\nbinlogs = \"/l\"\nport = 1\nuser = \"u\"\n";
+    const DISTRO: &str = "packages = [\"k\"]\n[mysql]\nunit = \"other\"\n";
     const DEFINITION: &str = "summary = \"s\"\nfamily = \"deb\"\ndistro = \"d\"\nrelease = \"r\"\n\
         database = \"mariadb\"\nmemory_mib = 512\npackages = [\"b\"]\n\
         [[disk]]\ntarget = \"vda\"\nmount = \"/\"\nfs = \"ext4\"\nsize_mib = 2048\n";
@@ -194,6 +200,7 @@ mod tests {
             ("one.toml", DEFINITION),
             ("layers/deb/layer.toml", LAYER),
             ("layers/deb/customize.sh", "true\n"),
+            ("layers/d/layer.toml", DISTRO),
             ("layers/mariadb/layer.toml", SERVER),
             ("hooks/freezeframe/fsfreeze-hook", "hook\n"),
         ] {
@@ -212,12 +219,13 @@ mod tests {
     fn layers_and_definition_add_up() {
         let images = images();
         let recipe = recipe(images.path());
-        assert_eq!(recipe.packages(), ["a", "b", "m", "z"]);
+        assert_eq!(recipe.packages(), ["a", "b", "k", "m", "z"]);
+        assert_eq!(recipe.server.unit, "s");
         assert_eq!(recipe.cmdline(), "rw rootfstype=ext4");
     }
 
     #[test]
-    fn a_channel_brings_a_layer_that_comes_last() {
+    fn a_channel_brings_a_layer_of_its_own() {
         let images = images();
         let layer = images.path().join("layers/isa-serial");
         fs::create_dir_all(&layer).unwrap();
@@ -225,8 +233,19 @@ mod tests {
         let definition = DEFINITION.replacen("database", "channel = \"isa-serial\"\ndatabase", 1);
         fs::write(images.path().join("one.toml"), definition).unwrap();
         let recipe = recipe(images.path());
-        assert_eq!(recipe.packages(), ["a", "b", "c", "m", "z"]);
-        assert_eq!(recipe.layers.last().unwrap().name, "isa-serial");
+        assert_eq!(recipe.packages(), ["a", "b", "c", "k", "m", "z"]);
+        let names: Vec<_> = recipe.layers.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names, ["deb", "d", "isa-serial", "mariadb"]);
+    }
+
+    #[test]
+    fn a_distribution_packages_a_server_its_own_way() {
+        let images = images();
+        let distro = format!("{DISTRO}[mariadb]\npackages = [\"n\"]\nunit = \"t\"\n");
+        fs::write(images.path().join("layers/d/layer.toml"), distro).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
+        assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
     }
 
     #[test]
@@ -238,7 +257,9 @@ mod tests {
         assert_ne!(before, digest("p 2\n"));
 
         let mut seen = vec![before];
-        for file in ["one.toml", "layers/deb/customize.sh", "layers/mariadb/layer.toml"] {
+        for file in
+            ["one.toml", "layers/deb/customize.sh", "layers/d/layer.toml", "layers/mariadb/layer.toml"]
+        {
             let path = images.path().join(file);
             let text = fs::read_to_string(&path).unwrap();
             fs::write(&path, format!("# more\n{text}")).unwrap();

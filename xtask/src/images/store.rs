@@ -5,7 +5,7 @@
 //! target/images/.store/NAME-DIGEST12/ an image, complete and never changed, but for
 //!                                     the note that trials verified it
 //! target/images/.store/tmp-*/         builds under way, or dead
-//! target/images/.store/apt/           what the distributions offer, kept between builds
+//! target/images/.store/{apt,dnf}/     what the distributions offer, kept between builds
 //! target/images/.store/log/NAME.log   the last build
 //! ```
 //!
@@ -68,7 +68,7 @@ pub(crate) struct LockedStore<'a> {
 impl Store {
     /// Opens the store and makes its directories.
     pub(crate) fn open(root: PathBuf) -> Result<Self, Failure> {
-        for dir in ["apt", "log"] {
+        for dir in ["apt", "dnf", "log"] {
             let path = root.join(".store").join(dir);
             fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
         }
@@ -88,6 +88,11 @@ impl Store {
     /// The package state of the distributions.
     pub(crate) fn apt(&self) -> PathBuf {
         self.inner().join("apt")
+    }
+
+    /// The same of those of the RPM family, with their packages.
+    pub(crate) fn dnf(&self) -> PathBuf {
+        self.inner().join("dnf")
     }
 
     /// The log of the last build of `name`.

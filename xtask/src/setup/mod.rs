@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use crate::error::Failure;
 use crate::host;
+pub(crate) use needs::Who;
 use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
 
 /// Installs the host packages that the rest needs, or checks that they are there.
+/// What only images of Ubuntu or of the RPM family need is installed when one is built.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only reports what is there and what is missing; changes nothing.
@@ -28,7 +30,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.check {
-        let findings = probe::findings();
+        let findings = probe::findings(&[]);
         let host = probe::host(missing(&findings));
         report(&findings, &host, args.json)?;
         return match &plan(&host) {
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
         };
     }
-    let Installed { findings, host, complete } = install()?;
+    let Installed { findings, host, complete } = install(&[])?;
     report(&findings, &host, args.json)?;
     complete
 }
@@ -45,7 +47,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// Installs what is missing, for a task that needs it. Says nothing when
 /// everything is there.
 pub(crate) fn ensure() -> Result<(), Failure> {
-    install()?.complete
+    ensure_for(&[])
+}
+
+/// The same, and `also` what only some tasks need.
+pub(crate) fn ensure_for(also: &[Who]) -> Result<(), Failure> {
+    install(also)?.complete
 }
 
 /// What is there after an installation.
@@ -58,8 +65,8 @@ struct Installed {
 }
 
 /// Installs what is missing.
-fn install() -> Result<Installed, Failure> {
-    let mut findings = probe::findings();
+fn install(also: &[Who]) -> Result<Installed, Failure> {
+    let mut findings = probe::findings(also);
     let host = probe::host(missing(&findings));
     let plan = plan(&host);
     if let Plan::Act(actions) = &plan {
@@ -70,7 +77,7 @@ fn install() -> Result<Installed, Failure> {
             eprintln!("\n# {}\n{}", action.why(), action.command());
             act(action, host.root)?;
         }
-        findings = probe::findings();
+        findings = probe::findings(also);
     }
     let complete = match plan {
         Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(&why, &commands))),

@@ -1,5 +1,7 @@
 //! What the host must have, and why.
 
+use crate::images::UBUNTU_KEYS;
+
 /// One thing that the host must have.
 #[derive(Debug)]
 pub(crate) struct Need {
@@ -20,6 +22,10 @@ pub(crate) enum Who {
     Root,
     /// Only root, and only where apt installs packages.
     RootWithApt,
+    /// Whoever builds images of Ubuntu.
+    Ubuntu,
+    /// Whoever builds images of the RPM family, or runs the tests of that.
+    Rpm,
 }
 
 /// How a need is found: by the thing itself, never by what a package manager believes.
@@ -172,6 +178,44 @@ pub(crate) const NEEDS: &[Need] = &[
             pacman: &["debian-archive-keyring"],
         },
         who: Who::Everyone,
+    },
+    Need {
+        what: "Ubuntu archive keys",
+        why: "packages of Ubuntu guests are verified with them",
+        probe: Probe::File(&[UBUNTU_KEYS]),
+        packages: Packages {
+            apt: &["ubuntu-keyring"],
+            dnf: &["ubu-keyring"],
+            zypper: &[],
+            pacman: &["ubuntu-keyring"],
+        },
+        who: Who::Ubuntu,
+    },
+    Need {
+        what: "dnf",
+        why: "installs the packages of guests of the RPM family",
+        probe: Probe::Program("dnf"),
+        packages: Packages { apt: &["dnf"], dnf: &["dnf"], zypper: &["dnf"], pacman: &["dnf"] },
+        who: Who::Rpm,
+    },
+    Need {
+        what: "rpm",
+        why: "tells the versions of those packages",
+        probe: Probe::Program("rpm"),
+        packages: Packages { apt: &["rpm"], dnf: &["rpm"], zypper: &["rpm"], pacman: &["rpm-tools"] },
+        who: Who::Rpm,
+    },
+    Need {
+        what: "createrepo_c",
+        why: "makes the package repository that the builder of such images is tested with",
+        probe: Probe::Program("createrepo_c"),
+        packages: Packages {
+            apt: &["createrepo-c"],
+            dnf: &["createrepo_c"],
+            zypper: &["createrepo_c"],
+            pacman: &["createrepo_c"],
+        },
+        who: Who::Rpm,
     },
     Need {
         what: "mke2fs",

@@ -14,13 +14,14 @@ pub(super) struct Finding {
     pub(super) found: Option<PathBuf>,
 }
 
-/// Looks for everything that this user needs.
-pub(super) fn findings() -> Vec<Finding> {
+/// Looks for everything that this user needs, and `also` that which only some tasks do.
+pub(super) fn findings(also: &[Who]) -> Vec<Finding> {
     let needed = NEEDS.iter().filter(|need| match need.who {
         Who::Everyone => true,
         Who::NotRoot => !host::is_root(),
         Who::Root => host::is_root(),
         Who::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
+        who @ (Who::Ubuntu | Who::Rpm) => also.contains(&who),
     });
     needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
 }
@@ -77,7 +78,11 @@ pub(super) fn host(missing: Vec<&'static Need>) -> Host {
 }
 
 fn manager() -> Option<Manager> {
-    Manager::ALL.into_iter().find(|manager| find_program(manager.program()).is_some())
+    // Each of them may be installed on any distribution, to build guests of its family.
+    let like = [os_release("ID"), os_release("ID_LIKE")];
+    let debian = like.iter().flatten().any(|ids| ids.split(' ').any(|id| id == "debian"));
+    let native = debian.then_some(Manager::Apt);
+    native.into_iter().chain(Manager::ALL).find(|manager| find_program(manager.program()).is_some())
 }
 
 fn apt() -> Apt {

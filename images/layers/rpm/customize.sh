@@ -1,0 +1,42 @@
+#!/bin/sh
+# Runs in the new guest's root when its packages are installed.
+set -eu
+
+hook=/usr/share/freezeframe/hook
+distro_hook=/usr/share/freezeframe/distro-hook
+
+# The hook as packaged, where there is one, stays at hand for trials that use it.
+# Ours takes its place.
+mkdir -p "$distro_hook" /etc/qemu /etc/qemu-ga/fsfreeze-hook.d
+for file in /etc/qemu-ga/fsfreeze-hook /etc/qemu-ga/fsfreeze-hook.d; do
+    [ ! -e "$file" ] || cp -a "$file" "$distro_hook"
+done
+install -m 0755 "$hook/fsfreeze-hook" /etc/qemu-ga/fsfreeze-hook
+for file in "$hook"/fsfreeze-hook.d/*; do
+    install -m 0755 "$file" /etc/qemu-ga/fsfreeze-hook.d/
+done
+for file in "$hook"/*.conf; do
+    install -m 0644 "$file" /etc/qemu/
+done
+
+systemctl set-default multi-user.target
+systemctl enable freezeframe-network.service qemu-guest-agent.service
+ln -sf /usr/share/zoneinfo/UTC /etc/localtime
+# Empty, not absent: every guest makes its own at boot, and asks nothing.
+: >/etc/machine-id
+# No account has a password and nothing listens for logins.
+usermod --lock root
+
+# Kernel and initrd for the host, under names without a version.
+modules=$(echo /lib/modules/*)
+version=${modules##*/}
+mkdir -p /run/freezeframe/boot
+for kernel in "$modules/vmlinuz" "/boot/vmlinuz-$version"; do
+    [ ! -e "$kernel" ] || cp "$kernel" /run/freezeframe/boot/vmlinuz
+done
+# Only what it takes to mount the root disk, without systemd, and not packed: a
+# small initrd boots faster.
+drivers="virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules)"
+dracut --force --no-hostonly --no-hostonly-cmdline --no-early-microcode --no-compress --tmpdir /tmp \
+    --modules 'base kernel-modules rootfs-block udev-rules' --drivers "$drivers" \
+    --kver "$version" /run/freezeframe/boot/initrd.img

@@ -1,0 +1,152 @@
+//! An image that the RPM family's builder made, in a trial. No distribution of
+//! that family can be had everywhere, so a Debian root is packed into RPMs with
+//! the names that the layers ask for, and built, customized and booted from those.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use freezeframe::plan::Keep;
+use freezeframe::run::{RUN_DIR_VAR, RunOptions};
+use freezeframe::verdict::{Grade, Outcome, Verdict};
+
+use super::super::super::archive::mmdebstrap;
+use super::{NAME, Spec, World, succeed};
+use crate::{cargo, host};
+
+/// It asks for a processor that programs for x86-64-v3 run on, as EL 10 does.
+const DEFINITION: &str = r#"summary = "s"
+family = "rpm"
+distro = "almalinux"
+release = "12"
+database = "mariadb"
+memory_mib = 512
+cpu = "Haswell-noTSX"
+
+[[repository]]
+name = "made"
+url = "file://REPOSITORY"
+
+[[disk]]
+target = "vda"
+mount = "/"
+fs = "ext4"
+size_mib = 2048
+"#;
+
+/// What the RPMs are made of.
+const PACKAGES: &str = "dbus,dracut-core,iproute2,linux-image-cloud-amd64,mariadb-server,procps,qemu-guest-agent,\
+    systemd,systemd-sysv,udev";
+
+/// What makes it look like the RPM family: where the agent is, where the server
+/// reads its configuration, and that it has made no database yet.
+const DISGUISE: &str = r#"
+cd "$1"
+ln -s ../sbin/qemu-ga usr/bin/qemu-ga
+mkdir etc/my.cnf.d
+echo '!includedir /etc/my.cnf.d/' >>etc/mysql/mariadb.cnf
+rm -rf var/lib/mysql/* var/cache/apt/* var/lib/apt/lists/* usr/share/doc usr/share/man usr/share/locale
+find . -xdev -printf '%y %m %U %G /%P\n' >"$2"
+"#;
+
+/// The lines of %files for what `find` has listed. Owners that are not root must
+/// be known before their files come, and so go by their number's name.
+fn file_list(listing: &str, passwd: &str, group: &str) -> String {
+    let name = |table: &str, id: &str| {
+        let entry = table.lines().find(|line| line.split(':').nth(2) == Some(id));
+        entry.and_then(|line| line.split(':').next()).unwrap_or("root").to_owned()
+    };
+    let mut list = String::new();
+    for line in listing.lines() {
+        let [kind, mode, user, of, path] = line.splitn(5, ' ').collect::<Vec<_>>()[..] else { continue };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._+@:,=~-".contains(&b);
+        // rpmbuild reads some characters as patterns; what has them is not missed.
+        if path == "/" || !path.bytes().all(plain) || ["/etc/passwd", "/etc/group"].contains(&path) {
+            continue;
+        }
+        let (user, of) = (name(passwd, user), name(group, of));
+        list.push_str(&match kind {
+            "d" => format!("%dir %attr({mode},{user},{of}) {path}\n"),
+            "f" if path.starts_with("/etc/") => {
+                format!("%config(noreplace) %attr({mode},{user},{of}) {path}\n")
+            }
+            "f" => format!("%attr({mode},{user},{of}) {path}\n"),
+            "l" => format!("%attr(-,root,root) {path}\n"),
+            _ => continue,
+        });
+    }
+    list
+}
+
+impl World {
+    /// Packs a Debian root into the repository.
+    fn publish_debian(&self) {
+        let mut debian = mmdebstrap(&self.at("")).unwrap();
+        debian.args(["--variant=minbase", &format!("--include={PACKAGES}"), "--format=tar"]);
+        succeed(debian.args(["bookworm", "debian.tar"]));
+        let staged = self.at("staged");
+        let mut tar = host::as_namespace_root("tar").unwrap();
+        tar.arg("--extract").arg("--file").arg(self.at("debian.tar")).arg("--directory").arg(&staged);
+        succeed(tar.args(["--numeric-owner", "--preserve-permissions", "--exclude=./dev/*"]));
+        let mut sh = host::as_namespace_root("sh").unwrap();
+        succeed(sh.args(["-euc", DISGUISE, "sh"]).arg(&staged).arg(self.at("listing")));
+
+        let read = |path: &str| fs::read_to_string(self.at(path)).unwrap();
+        let list = file_list(&read("listing"), &read("staged/etc/passwd"), &read("staged/etc/group"));
+        let mut spec = Spec::new(1);
+        spec.add("bash", "/etc/passwd\n/etc/group\n", "");
+        spec.add("coreutils", &list, "");
+        for name in ["dracut", "dbus", "e2fsprogs", "findutils", "gawk", "grep", "iproute"] {
+            spec.add(name, "", "");
+        }
+        for name in ["kernel-core", "mariadb-server", "procps-ng", "qemu-guest-agent", "sed", "shadow-utils"]
+        {
+            spec.add(name, "", "");
+        }
+        for name in ["systemd", "systemd-udev", "util-linux"] {
+            spec.add(name, "", "");
+        }
+        self.publish(&spec);
+    }
+}
+
+#[test]
+#[ignore = "boots guests, and downloads the packages of one"]
+fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
+    let world = World::new(DEFINITION);
+    world.publish_debian();
+    let (_, manifest) = world.build();
+    assert_eq!(manifest.cpu.as_deref(), Some("Haswell-noTSX"));
+
+    let options = RunOptions {
+        filters: vec!["core/quiesced-snapshot".to_owned()],
+        images: vec![NAME.to_owned()],
+        every_image: true,
+        hook: None,
+        connect: None,
+        accel: None,
+        cold: true,
+        cycles: None,
+        start_only: false,
+        seed: 1,
+        keep: Keep::None,
+        scenarios: host::repository().join("scenarios"),
+        definitions: world.at("images"),
+        built: world.at("built"),
+        package: world.at("none"),
+        dir: host::repository().join("target/e2e").join(format!("rpm-{}", std::process::id())),
+    };
+    options.write().unwrap();
+    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
+    let program = cargo::build("the trials", &trials, "e2e").unwrap();
+    let status = Command::new(program).env(RUN_DIR_VAR, &options.dir).stdout(Stdio::null()).status().unwrap();
+
+    let [asked] = options.trials().unwrap().try_into().expect("one trial");
+    let verdict = Verdict::read(&options.trial_dir(&asked.name)).unwrap();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{}: {:?}", verdict.reason, verdict.unmet);
+    assert_eq!(verdict.grade, Grade::ApplicationConsistent);
+    assert!(status.success());
+    // Of a trial that failed everything stays.
+    fs::remove_dir_all(&options.dir).unwrap();
+    let mut rm = host::as_namespace_root("rm").unwrap();
+    succeed(rm.arg("-rf").arg(world.at("staged")));
+}
