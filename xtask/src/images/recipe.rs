@@ -18,7 +18,7 @@ const BUILDER_VERSION: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the distribution, the agent's channel, and last the database.
+    /// The family first, then the distribution, the database, and the agent's channel; what comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -68,7 +68,7 @@ impl Recipe {
         }
         Ok(Self {
             server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
-            layers: [Some(family), Some(distro), channel, Some(database)].into_iter().flatten().collect(),
+            layers: [Some(family), Some(distro), Some(database), channel].into_iter().flatten().collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -79,8 +79,10 @@ impl Recipe {
 
     /// Every package that is asked for by name, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
-        let [layers @ .., _database] = self.layers.as_slice() else { return Vec::new() };
-        let layers = layers.iter().flat_map(|layer| &layer.layer.packages);
+        // What the database's layer names is what `server_packages` is made of.
+        let database = self.definition.database.name();
+        let layers = self.layers.iter().filter(|layer| layer.name != database);
+        let layers = layers.flat_map(|layer| &layer.layer.packages);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
         let names: BTreeSet<_> = layers
             .chain(&self.server_packages)
@@ -225,7 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_brings_a_layer_of_its_own() {
+    fn a_distribution_packages_a_server_its_own_way() {
+        let images = images();
+        let distro = format!("{DISTRO}[mariadb]\npackages = [\"n\"]\nunit = \"t\"\n");
+        fs::write(images.path().join("layers/d/layer.toml"), distro).unwrap();
+        let recipe = recipe(images.path());
+        assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
+        assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
+    }
+
+    #[test]
+    fn a_channel_brings_a_layer_that_comes_last() {
         let images = images();
         let layer = images.path().join("layers/isa-serial");
         fs::create_dir_all(&layer).unwrap();
@@ -234,18 +246,7 @@ mod tests {
         fs::write(images.path().join("one.toml"), definition).unwrap();
         let recipe = recipe(images.path());
         assert_eq!(recipe.packages(), ["a", "b", "c", "k", "m", "z"]);
-        let names: Vec<_> = recipe.layers.iter().map(|layer| layer.name.as_str()).collect();
-        assert_eq!(names, ["deb", "d", "isa-serial", "mariadb"]);
-    }
-
-    #[test]
-    fn a_distribution_packages_a_server_its_own_way() {
-        let images = images();
-        let distro = format!("{DISTRO}[mariadb]\npackages = [\"n\"]\nunit = \"t\"\n");
-        fs::write(images.path().join("layers/d/layer.toml"), distro).unwrap();
-        let recipe = recipe(images.path());
-        assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
-        assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
+        assert_eq!(recipe.layers.last().unwrap().name, "isa-serial");
     }
 
     #[test]

@@ -18,7 +18,7 @@ const WITH_MOUNTS: &str = r#"
 root=$1
 shift
 mount -t proc proc "$root/proc"
-mount -t tmpfs none "$root/dev"
+mount -t tmpfs -o mode=755 none "$root/dev"
 for node in null zero full random urandom; do
     : >"$root/dev/$node"
     mount --bind "/dev/$node" "$root/dev/$node"

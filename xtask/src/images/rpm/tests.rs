@@ -12,9 +12,10 @@ use std::process::Command;
 use freezeframe::image::{Definition, Manifest};
 use tempfile::TempDir;
 
-use super::super::build::{Outcome, bring_up_to_date};
+use super::super::build::{Outcome, bring_up_to_date, refresh};
 use super::super::recipe::Recipe;
 use super::super::store::Store;
+use crate::error::Failure;
 use crate::host;
 
 /// The name of the image.
@@ -65,12 +66,13 @@ impl World {
     }
 
     /// Builds the image, and tells how, and what it is.
-    fn build(&self) -> (Outcome, Manifest) {
-        let store = Store::open(self.at("built")).unwrap();
+    fn build(&self) -> Result<(Outcome, Manifest), Failure> {
+        let store = Store::open(self.at("built"))?;
         let images = self.at("images");
-        let recipe = Recipe::load(&images, Definition::named(&images, NAME).unwrap()).unwrap();
-        let outcome = bring_up_to_date(&store.lock().unwrap(), &recipe).unwrap();
-        (outcome, store.manifest(NAME).unwrap())
+        let recipe = Recipe::load(&images, Definition::named(&images, NAME)?)?;
+        refresh(&store, std::slice::from_ref(&recipe))?;
+        let outcome = bring_up_to_date(&store.lock()?, &recipe)?;
+        Ok((outcome, store.manifest(NAME).unwrap()))
     }
 }
 

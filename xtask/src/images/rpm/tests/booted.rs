@@ -114,7 +114,7 @@ impl World {
 fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
     let world = World::new(DEFINITION);
     world.publish_debian();
-    let (_, manifest) = world.build();
+    let (_, manifest) = world.build().unwrap();
     assert_eq!(manifest.cpu.as_deref(), Some("Haswell-noTSX"));
 
     let options = RunOptions {

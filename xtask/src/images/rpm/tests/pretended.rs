@@ -161,7 +161,7 @@ fn an_image_is_built_from_a_repository_and_again_when_that_has_changed() {
     let world = World::new(DEFINITION);
     hooks::build_rpm(&world.at("repository")).unwrap();
     world.publish_pretenders(1);
-    let (outcome, manifest) = world.build();
+    let (outcome, manifest) = world.build().unwrap();
     assert!(matches!(outcome, Outcome::Built(_)), "{outcome}");
     assert_eq!(manifest.cpu.as_deref(), Some("Nehalem"));
     assert_eq!(manifest.server.datadir, Path::new("/var/lib/mysql"));
@@ -191,11 +191,23 @@ fn an_image_is_built_from_a_repository_and_again_when_that_has_changed() {
     assert_eq!(cat(&root.file, "/run/freezeframe/load.secret"), "");
     assert!(cat(&data.file, "/statements").contains("CREATE USER 'freezeframe'"));
 
-    let (outcome, _) = world.build();
+    let (outcome, _) = world.build().unwrap();
     assert!(matches!(outcome, Outcome::Unchanged), "{outcome}");
     world.publish_pretenders(2);
-    let (outcome, rebuilt) = world.build();
+    let (outcome, rebuilt) = world.build().unwrap();
     assert!(matches!(outcome, Outcome::Built(_)), "{outcome}");
     assert_eq!(rebuilt.versions["mariadb-server"], "1-2");
     assert_ne!(rebuilt.digest, manifest.digest);
+}
+
+#[test]
+fn packages_that_nobody_signed_are_refused() {
+    let url = "url = \"file://REPOSITORY\"";
+    let signed = DEFINITION.replace(url, &format!("{url}\nkey = \"file://REPOSITORY/KEY\""));
+    let signed = signed.replace("\"fsfreeze-hooks\"", "");
+    let world = World::new(&signed);
+    world.publish_pretenders(1);
+    let failure = world.build().unwrap_err().to_string();
+    assert!(failure.contains("is not signed\n"), "{failure}");
+    assert!(!world.at("built").join(super::NAME).exists());
 }
