@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use freezeframe::history::{self, Entry, Mark};
-use freezeframe::image::Manifest;
+use freezeframe::image::{Boot, Manifest};
 use freezeframe::jsonl;
 use freezeframe::plan::{Accel, Keep, Start};
 use freezeframe::root::roots;
@@ -184,7 +184,8 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
     // Emulated, which works everywhere; that says nothing about the boot.
     let mut plan = options.plan(asked, image, Accel::Tcg);
     plan.start = Start::Cold;
-    plan.image.cmdline.push_str(" init=/bin/false");
+    let Boot::Direct { cmdline, .. } = &mut plan.image.boot else { panic!("{:?}", plan.image.boot) };
+    cmdline.push_str(" init=/bin/false");
 
     let begin = Instant::now();
     let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();

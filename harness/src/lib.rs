@@ -34,6 +34,8 @@ pub mod host;
 #[cfg(feature = "vm")]
 pub mod database;
 #[cfg(feature = "vm")]
+pub mod examine;
+#[cfg(feature = "vm")]
 pub mod load;
 #[cfg(feature = "vm")]
 pub mod observe;

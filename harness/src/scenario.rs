@@ -507,7 +507,8 @@ impl Scenario {
     /// Whether it runs on this image.
     pub fn suits(&self, image: &Definition) -> bool {
         let disks = match (image.loops.len(), image.disks.len()) {
-            (0, 1) => Disks::One,
+            // A vendor's disk is one.
+            (0, 0 | 1) => Disks::One,
             (0, _) => Disks::Split,
             _ => Disks::Loop,
         };

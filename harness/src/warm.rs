@@ -113,7 +113,7 @@ impl Warm {
         root: &Path,
         transcript: &Transcript,
     ) -> Result<Self> {
-        let states = plan.image.kernel.with_file_name("warm");
+        let states = plan.image.dir.join("warm");
         fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
         let key = key(plan, role)?;
         let dir = states.join(&key);

@@ -49,7 +49,7 @@ fn plan(trial: &Path) -> serde_json::Value {
         "trial": NAME, "scenario": "core/small", "summary": "A small trial",
         "image": {
             "schema": 1, "name": "tiny-image", "digest": "0123456789abcdef", "distro": "debian",
-            "release": "12", "kernel": "/k", "initrd": "/i", "cmdline": "", "disks": [], "memory_mib": 1,
+            "release": "12", "dir": "/", "boot": "firmware", "disks": [], "memory_mib": 1,
             "agent": { "unit": "agent", "hook": "/hook", "enabled_by": "/conf" },
             "server": {
                 "database": "mariadb", "unit": "mariadb", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",

@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use freezeframe::examine;
 use freezeframe::trial;
-use freezeframe::trial::supervise;
+use freezeframe::trial::supervise::{self, Task};
 
 /// A trial's own processes.
 #[derive(Parser)]
 enum Role {
     /// Runs the trial planned in DIR in a child process and cleans up after it.
     Supervise {
+        /// The disk that DIR has the claims of is examined instead.
+        #[arg(long)]
+        examine: bool,
         /// The trial's directory.
         dir: PathBuf,
     },
@@ -22,17 +26,28 @@ enum Role {
         /// A short-lived directory with a short path, for libvirt.
         root: PathBuf,
     },
+    /// Examines the disk that DIR has the claims of.
+    Examine {
+        /// A directory with `claims.json`.
+        dir: PathBuf,
+        /// A short-lived directory with a short path, for libvirt.
+        root: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     match Role::parse() {
-        Role::Supervise { dir } => match std::env::current_exe() {
-            Ok(program) => supervise::supervise(&program, &dir),
+        Role::Supervise { examine, dir } => match std::env::current_exe() {
+            Ok(program) => {
+                let task = if examine { Task::Examination } else { Task::Trial };
+                supervise::supervise(&program, task, &dir)
+            }
             Err(e) => {
                 eprintln!("cannot find this program's own file: {e}");
                 ExitCode::from(3)
             }
         },
         Role::Run { dir, root } => trial::main(&dir, &root),
+        Role::Examine { dir, root } => examine::main(&dir, &root),
     }
 }

@@ -36,7 +36,7 @@ fn plan(dir: &Path, seed: u64) -> Value {
         "summary": "A synthetic trial",
         "image": {
             "schema": 2, "name": "bookworm-mariadb", "digest": "00", "distro": "debian", "release": "bookworm",
-            "kernel": "/k", "initrd": "/i", "cmdline": "",
+            "dir": "/", "boot": "firmware",
             "disks": [{ "target": "vda", "file": "/d", "file_systems": [] }],
             "memory_mib": 512,
             "agent": { "unit": "u", "hook": "/h", "enabled_by": "/e" },

@@ -126,6 +126,13 @@ impl Agent {
         }
     }
 
+    /// The version that the agent says it has.
+    pub fn version(&self) -> Result<String> {
+        let info = self.command("guest-info", json!({}))?;
+        let version = info["version"].as_str().map(super::console::printable);
+        version.ok_or_else(|| self.nonsense("guest-info", &info))
+    }
+
     /// Whether the agent believes that it has frozen file systems.
     pub fn is_frozen(&self) -> Result<bool> {
         let status = self.command("guest-fsfreeze-status", json!({}))?;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::image::Channel;
+use crate::image::{Boot, Channel};
 use crate::plan::{Accel, Plan};
 
 /// What a guest is made of.
@@ -18,12 +18,8 @@ pub struct Spec {
     pub memory_mib: u64,
     /// The processor model under TCG; without one the machine's default.
     pub cpu: Option<String>,
-    /// Kernel, initrd and command line, started directly.
-    pub kernel: PathBuf,
-    /// See `kernel`.
-    pub initrd: PathBuf,
-    /// See `kernel`.
-    pub cmdline: String,
+    /// How it boots.
+    pub boot: Boot,
     /// The disks, in order.
     pub drives: Vec<Drive>,
     /// A raw file attached as one more disk, through which files pass between
@@ -75,9 +71,7 @@ impl Spec {
             accel: *accel,
             memory_mib: image.memory_mib,
             cpu: image.cpu.clone(),
-            kernel: image.kernel.clone(),
-            initrd: image.initrd.clone(),
-            cmdline: image.cmdline.clone(),
+            boot: image.boot.clone(),
             drives,
             exchange: None,
             agent: (image.channel == Channel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
@@ -117,9 +111,16 @@ impl Spec {
             ),
         };
         let name = escape(&self.name);
-        let kernel = escape(&self.kernel.to_string_lossy());
-        let initrd = escape(&self.initrd.to_string_lossy());
-        let cmdline = escape(&self.cmdline);
+        let boot = match &self.boot {
+            Boot::Direct { kernel, initrd, cmdline } => format!(
+                "<kernel>{}</kernel><initrd>{}</initrd><cmdline>{}</cmdline>",
+                escape(&kernel.to_string_lossy()),
+                escape(&initrd.to_string_lossy()),
+                escape(cmdline)
+            ),
+            // What the firmware and the boot loader say is on the console as well.
+            Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
+        };
         let console = escape(&self.console.to_string_lossy());
         let mut drives = String::new();
         for drive in &self.drives {
@@ -167,8 +168,7 @@ impl Spec {
             "<domain type='{domain_type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
                <name>{name}</name>\
                <memory unit='MiB'>{memory_mib}</memory><vcpu>2</vcpu>\
-               <os><type arch='x86_64' machine='q35'>hvm</type>\
-                 <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline></os>\
+               <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os>\
                <features><acpi/></features>{cpu}\
                <clock offset='utc'/>\
                <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>\
@@ -223,9 +223,7 @@ mod tests {
             accel: Accel::Tcg,
             memory_mib: 512,
             cpu: None,
-            kernel: "/k".into(),
-            initrd: "/i".into(),
-            cmdline: "root=\"x\"".to_owned(),
+            boot: Boot::Direct { kernel: "/k".into(), initrd: "/i".into(), cmdline: "root=\"x\"".to_owned() },
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
             agent: Some("/a'".into()),

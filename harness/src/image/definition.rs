@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
+use super::origin::{Origin, RawCloudImage, RawExisting};
 use super::{Agent, Channel, Database};
 
 /// The least memory that a guest boots and serves with, MiB.
@@ -51,7 +52,9 @@ pub struct Definition {
     /// The processor model that an emulated guest needs, as QEMU names it, where
     /// the programs of the distribution do not run on the plainest one.
     pub cpu: Option<String>,
-    /// The disks; the first is the root.
+    /// What the image is made of.
+    pub origin: Origin,
+    /// The disks that are made for it; the first is the root.
     pub disks: Vec<DiskLayout>,
     /// File systems in files on those of the disks.
     pub loops: Vec<LoopLayout>,
@@ -75,6 +78,15 @@ impl Family {
         match self {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
+        }
+    }
+
+    /// The name of the layer for images of this origin, where there is one.
+    pub fn origin_layer(self, origin: &Origin) -> Option<&'static str> {
+        match (self, origin) {
+            (Self::Deb, Origin::Packages) => Some("deb-packages"),
+            (Self::Deb, Origin::CloudImage(_)) => Some("deb-cloud"),
+            (Self::Rpm, _) | (_, Origin::Existing(_)) => None,
         }
     }
 }
@@ -107,6 +119,9 @@ pub struct Repository {
 pub struct Layer {
     /// Packages to install.
     pub packages: Vec<String>,
+    /// The packages of the kernel, which images that have one already do not get.
+    #[serde(default)]
+    pub kernel: Vec<String>,
     /// The kernel command line.
     #[serde(default, rename = "argument")]
     pub arguments: Vec<Argument>,
@@ -223,7 +238,11 @@ impl Definition {
         if let Some(cpu) = &raw.cpu {
             source.check_word(cpu)?;
         }
-        let repositories = source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?;
+        let repositories = match raw.existing {
+            // Nothing is installed.
+            Some(_) if raw.repositories.is_empty() => Vec::new(),
+            _ => source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?,
+        };
         if let Some(mirror) = &raw.mirror
             && !mirror.get_ref().contains("://")
         {
@@ -235,8 +254,36 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let mounts = layout::check(raw.disks, raw.loops, raw.binds)
-            .map_err(|(at, problem)| source.invalid(at, problem))?;
+        let no_layout = raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty();
+        let invalid = |(at, problem)| source.invalid(at, problem);
+        let origin = match (raw.cloud_image, raw.existing) {
+            (None, None) => Origin::Packages,
+            (Some(_), Some(_)) => {
+                let problem = "an image is made of a `[cloud_image]` or is an `[existing]` disk. Leave one of them out.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(_), None) if raw.family == Family::Rpm => {
+                let problem = "packages can be added to cloud images of the deb family only.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(_), None) if !no_layout => {
+                let problem = "a cloud image has the disk and the file systems that its vendor gave it. Leave out \
+                               `[[disk]]`, `[[loop]]` and `[[bind]]`.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(image), None) => Origin::CloudImage(image.check(&source.path).map_err(invalid)?),
+            (None, Some(_)) if !(no_layout && raw.packages.is_empty() && raw.masks.is_empty()) => {
+                let problem = "an existing disk is taken as it is. Leave out `[[disk]]`, `[[loop]]`, `[[bind]]`, \
+                               `[[mask]]` and `packages`.";
+                return Err(source.invalid(raw.memory_mib.span().start, problem));
+            }
+            (None, Some(disk)) => Origin::Existing(disk.check(&source.path).map_err(invalid)?),
+        };
+        let mounts = match origin {
+            Origin::Packages => layout::check(raw.disks, raw.loops, raw.binds)
+                .map_err(|(at, problem)| source.invalid(at, problem))?,
+            Origin::CloudImage(_) | Origin::Existing(_) => layout::Mounts::default(),
+        };
         Ok(Self {
             name,
             summary: raw.summary,
@@ -252,6 +299,7 @@ impl Definition {
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
+            origin,
             cpu: raw.cpu.map(Spanned::into_inner),
             disks: mounts.disks,
             loops: mounts.loops,
@@ -269,12 +317,14 @@ impl Definition {
     }
 
     /// Whether a second guest of this image can mount its disks beside its own:
-    /// volume groups and btrfs are known by a name that only one of them may have.
+    /// volume groups and btrfs are known by a name that only one of them may have,
+    /// and partitions are not looked for.
     pub fn can_be_attached(&self) -> bool {
         let bare = |disk: &DiskLayout| {
             disk.group.is_none() && disk.file_systems.iter().all(|fs| fs.fs != FsKind::Btrfs)
         };
-        self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
+        let whole = self.origin == Origin::Packages;
+        whole && self.loops.is_empty() && self.binds.is_empty() && self.disks.iter().all(bare)
     }
 
     /// Reads the definition of image `name` under `images`.
@@ -332,7 +382,9 @@ struct RawDefinition {
     masks: Vec<Mask>,
     memory_mib: Spanned<u64>,
     cpu: Option<Spanned<String>>,
-    #[serde(rename = "disk")]
+    cloud_image: Option<RawCloudImage>,
+    existing: Option<RawExisting>,
+    #[serde(default, rename = "disk")]
     disks: Vec<RawDisk>,
     #[serde(default, rename = "loop")]
     loops: Vec<RawLoop>,
@@ -487,8 +539,12 @@ size_mib = 2048
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a-test.toml");
         std::fs::write(&path, text).unwrap();
-        Definition::parse(&path)
-            .map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+        Definition::parse(&path).map_err(|error| {
+            error
+                .to_string()
+                .replace(&format!("{}/a-test", dir.path().display()), "a-test")
+                .replace(&*dir.path().to_string_lossy(), "DIR")
+        })
     }
 
     fn images() -> PathBuf {
@@ -511,7 +567,7 @@ size_mib = 2048
                 ("memory_mib = 512", "memory_mb = 512"),
                 "a-test.toml:6: unknown field `memory_mb`, expected one of `summary`, `unverified`, `family`, `distro`, \
                  `release`, `mirror`, `repository`, `security_updates`, `database`, `channel`, `packages`, `mask`, \
-                 `memory_mib`, `cpu`, `disk`, `loop`, `bind`.",
+                 `memory_mib`, `cpu`, `cloud_image`, `existing`, `disk`, `loop`, `bind`.",
             ),
             (
                 ("memory_mib", "channel = \"vsock\"\nmemory_mib"),
@@ -631,6 +687,43 @@ size_mib = 2048
         ] {
             let text = format!("{GOOD}{}", more.replacen(from, to, 1));
             assert_eq!(parse(&text).unwrap_err(), format!("a-test.toml:{expected}"));
+        }
+    }
+
+    #[test]
+    fn cloud_images_are_checked() {
+        let (packages, _) = GOOD.split_once("[[disk]]").unwrap();
+        let digest = "0123456789abcdef".repeat(4);
+        let good = format!(
+            "{packages}[cloud_image]\nurl = \"https://example.org/disk.qcow2\"\nsha256 = \"{digest}\"\n"
+        );
+        let definition = parse(&good).unwrap();
+        let Origin::CloudImage(image) = &definition.origin else { panic!("{:?}", definition.origin) };
+        assert_eq!(image.sha256, digest);
+        assert_eq!(definition.disks, []);
+        assert!(!definition.is_plain() && !definition.can_be_attached());
+        let disk = "[[disk]]\ntarget = \"vda\"\nmount = \"/\"\nfs = \"ext4\"\nsize_mib = 2048\n";
+        for (from, to, expected) in [
+            ("https:", "ftp:", "9: `url` must begin with `https://` or `http://`."),
+            ("url =", "file =", "9: there is no file DIR/https://example.org/disk.qcow2."),
+            (
+                "url = \"https://example.org/disk.qcow2\"\n",
+                "",
+                "9: a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.",
+            ),
+            (
+                &digest,
+                "abc",
+                "10: `sha256` must be the 64 hexadecimal digits that the vendor publishes beside the image.",
+            ),
+            (
+                "[cloud_image]",
+                &format!("{disk}[cloud_image]"),
+                "6: a cloud image has the disk and the file systems that its vendor gave it. Leave out `[[disk]]`, \
+                 `[[loop]]` and `[[bind]]`.",
+            ),
+        ] {
+            assert_eq!(parse(&good.replacen(from, to, 1)).unwrap_err(), format!("a-test.toml:{expected}"));
         }
     }
 

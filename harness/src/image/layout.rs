@@ -30,6 +30,11 @@ pub enum FsKind {
 }
 
 impl FsKind {
+    /// The kind of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Ext4, Self::Xfs, Self::Btrfs].into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Its name, as mount(8) has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -147,6 +152,7 @@ pub(super) struct RawBind {
 type Problem = (usize, String);
 
 /// Everything that is mounted.
+#[derive(Default)]
 pub(super) struct Mounts {
     pub(super) disks: Vec<DiskLayout>,
     pub(super) loops: Vec<LoopLayout>,

@@ -11,7 +11,7 @@ use super::{Bind, Channel, Database, FsKind};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this format: 2.
+    /// Version of this format: 3.
     pub schema: u32,
     /// The definition's name: `bookworm-mariadb`.
     pub name: String,
@@ -21,12 +21,10 @@ pub struct Manifest {
     pub distro: String,
     /// `bookworm`, `42`, ...
     pub release: String,
-    /// The kernel, started directly.
-    pub kernel: PathBuf,
-    /// Its initrd.
-    pub initrd: PathBuf,
-    /// Kernel command line, without what the harness adds for its console.
-    pub cmdline: String,
+    /// The image's own directory: `.`.
+    pub dir: PathBuf,
+    /// How a guest of this image boots.
+    pub boot: Boot,
     /// The disks, in the order in which they are attached.
     pub disks: Vec<Disk>,
     /// File systems in files on those of the disks.
@@ -49,6 +47,23 @@ pub struct Manifest {
     pub server: Server,
     /// Versions of the packages that matter to a verdict.
     pub versions: BTreeMap<String, String>,
+}
+
+/// How a guest boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Boot {
+    /// The machine starts a kernel of the host's files.
+    Direct {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its initrd.
+        initrd: PathBuf,
+        /// Its command line, without what the harness adds for its console.
+        cmdline: String,
+    },
+    /// The machine's BIOS starts what it finds on the first disk.
+    Firmware,
 }
 
 /// One disk of an image: a raw file, never written after the build.
@@ -183,18 +198,22 @@ impl Manifest {
             Err(e) => return Err(unusable(&path, e.to_string())),
         };
         let mut manifest: Self = serde_json::from_str(&text).map_err(|e| unusable(&path, e.to_string()))?;
-        if manifest.schema != 2 {
-            return Err(unusable(&path, format!("schema {} is not 2", manifest.schema)));
+        if manifest.schema != 3 {
+            return Err(unusable(&path, format!("schema {} is not 3", manifest.schema)));
         }
         let dir = dir.canonicalize().map_err(|e| unusable(&dir, e.to_string()))?;
         let disks = manifest.disks.iter_mut().map(|disk| &mut disk.file);
-        let files = [&mut manifest.kernel, &mut manifest.initrd, &mut manifest.server.password_file];
-        for file in disks.chain(files) {
+        let boot = match &mut manifest.boot {
+            Boot::Direct { kernel, initrd, .. } => vec![kernel, initrd],
+            Boot::Firmware => vec![],
+        };
+        for file in disks.chain(boot).chain([&mut manifest.server.password_file]) {
             *file = dir.join(&*file);
             if let Err(e) = std::fs::metadata(&*file) {
                 return Err(unusable(file, e.to_string()));
             }
         }
+        manifest.dir = dir;
         Ok(manifest)
     }
 }

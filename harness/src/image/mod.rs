@@ -1,15 +1,19 @@
 //! Images: what a definition under `images/` asks for, and what a build left
 //! under `target/images/`.
 
+mod claims;
 mod definition;
 mod layout;
 mod manifest;
+mod origin;
 
+pub use claims::{Claims, Found};
 pub use definition::{
     Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository, ServerFacts,
 };
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
-pub use manifest::{Agent, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
+pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
+pub use origin::{CloudImage, Existing, Origin, Place};
 
 use serde::{Deserialize, Serialize};
 

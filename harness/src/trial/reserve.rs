@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,32 +21,36 @@ const SHARE: f64 = 0.75;
 /// How often a trial that waits looks again. Nothing tells when memory is given back.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How much memory a plan's guests take at once, MiB: their own and QEMU's, which
-/// under TCG keeps translated code as well (measured: 100 to 300 MiB).
-pub(super) fn needed_mib(plan: &Plan) -> u64 {
-    let qemu = match plan.accel {
+/// How much memory a guest takes, MiB: its own and QEMU's, which under TCG keeps
+/// translated code as well (measured: 100 to 300 MiB).
+pub(super) fn guest_mib(accel: Accel, memory_mib: u64) -> u64 {
+    let qemu = match accel {
         Accel::Kvm => 128,
         Accel::Tcg => 320,
     };
+    memory_mib + qemu
+}
+
+/// How much memory a plan's guests take at once, MiB.
+pub(super) fn needed_mib(plan: &Plan) -> u64 {
     let guests = match plan.restore {
         Restore::Boot => 1,
         Restore::Attach => 2,
     };
-    guests * (plan.image.memory_mib + qemu)
+    guests * guest_mib(plan.accel, plan.image.memory_mib)
 }
 
-/// Waits for room, and makes the trial's short-lived directory, which holds the
-/// reservation. `None` when the test process, at the other end of standard
+/// Waits for room, and makes the short-lived directory of the trial in `dir`,
+/// which holds the reservation. `None` when the test process, at the other end of standard
 /// input, ends meanwhile.
-pub(super) fn reserve(plan: &Plan) -> io::Result<Option<TempDir>> {
-    let memory_mib = needed_mib(plan);
+pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Option<TempDir>> {
     let mut told = false;
     loop {
-        if let Some(root) = try_reserve(plan, memory_mib)? {
+        if let Some(root) = try_reserve(dir, memory_mib)? {
             return Ok(Some(root));
         }
         if !told {
-            eprintln!("  {}: waits until {memory_mib} MiB of memory are free for its guests", plan.trial);
+            eprintln!("  {name}: waits until {memory_mib} MiB of memory are free for its guests");
             told = true;
         }
         if lifeline_closed(PAUSE)? {
@@ -54,7 +59,7 @@ pub(super) fn reserve(plan: &Plan) -> io::Result<Option<TempDir>> {
     }
 }
 
-fn try_reserve(plan: &Plan, memory_mib: u64) -> io::Result<Option<TempDir>> {
+fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
     // One at a time on this host. The lock is let go with the file.
     let lock = File::open(std::env::temp_dir())?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
@@ -67,7 +72,7 @@ fn try_reserve(plan: &Plan, memory_mib: u64) -> io::Result<Option<TempDir>> {
     }
     // Sockets below libvirt's root may not exceed 108 bytes, so it is not in the trial's directory.
     let root = tempfile::Builder::new().prefix(root::PREFIX).tempdir()?;
-    Owner { pid: std::process::id(), memory_mib, trial: plan.dir.clone() }.write(root.path())?;
+    Owner { pid: std::process::id(), memory_mib, trial: dir.to_owned() }.write(root.path())?;
     Ok(Some(root))
 }
 

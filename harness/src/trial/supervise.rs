@@ -25,8 +25,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 
-use super::reserve::reserve;
-use crate::plan::{Keep, Plan};
+use super::reserve::{guest_mib, needed_mib, reserve};
+use crate::image::Claims;
+use crate::plan::{Accel, Keep, Plan};
 use crate::verdict::{Outcome, Verdict};
 
 /// How long a trial that was asked to stop may take: it thaws its guest first.
@@ -56,26 +57,61 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, String> {
     })
 }
 
-/// The supervisor process: runs `program run DIR ROOT` and cleans up after it.
-pub fn supervise(program: &Path, dir: &Path) -> ExitCode {
-    match supervised(program, dir) {
+/// What a supervisor looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// The trial of a `plan.json`.
+    Trial,
+    /// The examination of a `claims.json`.
+    Examination,
+}
+
+impl Task {
+    /// The child's role on its command line.
+    fn role(self) -> &'static str {
+        match self {
+            Self::Trial => "run",
+            Self::Examination => "examine",
+        }
+    }
+
+    /// Its name, and the memory of its guests, MiB.
+    fn needs(self, dir: &Path) -> io::Result<(String, u64)> {
+        match self {
+            Self::Trial => {
+                let plan = Plan::read(dir).map_err(io::Error::other)?;
+                let needed = needed_mib(&plan);
+                Ok((plan.trial, needed))
+            }
+            Self::Examination => {
+                let image = Claims::read(dir).map_err(io::Error::other)?.image;
+                // Which accelerator works is not known yet.
+                Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib)))
+            }
+        }
+    }
+}
+
+/// The supervisor process: runs `program ROLE DIR ROOT` and cleans up after it.
+pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
+    match supervised(program, task, dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("cannot supervise the trial in {}: {e}", dir.display());
+            eprintln!("cannot supervise what runs in {}: {e}", dir.display());
             ExitCode::from(3)
         }
     }
 }
 
-fn supervised(program: &Path, dir: &Path) -> io::Result<()> {
+fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     // Out of the test's process group: what kills that group must not kill the cleaner.
     process::setsid()?;
     process::set_child_subreaper(Some(process::getpid()))?;
-    let plan = Plan::read(dir).map_err(io::Error::other)?;
-    let Some(root) = reserve(&plan)? else { return Ok(()) };
+    let (name, memory_mib) = task.needs(dir)?;
+    let Some(root) = reserve(&name, memory_mib, dir)? else { return Ok(()) };
 
     let trial = Command::new(program)
-        .arg("run")
+        .arg(task.role())
         .arg(dir)
         .arg(root.path())
         // libvirt's own log would go to the terminal.

@@ -24,28 +24,4 @@ ln -sf /usr/share/zoneinfo/UTC /etc/localtime
 # No account has a password and nothing listens for logins.
 passwd --lock root
 
-# Kernel and initrd for the host, under names without a version.
-mkdir -p /run/freezeframe/boot
-cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
-modules=$(echo /lib/modules/*)
-initrd=$(mktemp -d)
-mkdir "$initrd/dev" "$initrd/proc" "$initrd/target"
-cp /usr/lib/*/tiny-initramfs/init-static "$initrd/init"
-needed=$(for module in virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules); do
-    modprobe --set-version="${modules##*/}" --show-depends "$module" || exit
-done)
-# Its init loads what `modules` lists, and cannot unpack it. What the kernel has built in is no file.
-echo "$needed" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
-    name=${file##*/}
-    name=${name%.ko*}.ko
-    case $file in
-        *.xz) xz -dc "$file" ;;
-        *.zst) zstd -dqc "$file" ;;
-        *) cat "$file" ;;
-    esac >"$initrd/$name"
-    echo "/$name" >>"$initrd/modules"
-done
-# Not packed: here it is done once, in a guest without KVM at every boot.
-(cd "$initrd" && find . ! -name . | sort | cpio --quiet -o -R 0:0 -H newc) >/run/freezeframe/boot/initrd.img
-rm -r "$initrd"
 dpkg-query --show --showformat '${Package} ${Version}\n' >/run/freezeframe/versions

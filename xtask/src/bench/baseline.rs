@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Database, Manifest};
+use freezeframe::image::{Boot, Database, Manifest};
 use freezeframe::plan::Accel;
 use freezeframe::scenario::Load;
 
@@ -27,10 +27,14 @@ pub(super) struct Baseline {
 impl Baseline {
     /// An error names what the script does not know of an image.
     pub(super) fn new(image: Manifest, load: Load, accel: Accel) -> Result<Self, Failure> {
-        let plain = image.disks.len() == 1 && image.cpu.is_none() && image.loops.is_empty();
+        let plain = image.disks.len() == 1
+            && image.cpu.is_none()
+            && image.loops.is_empty()
+            && image.boot != Boot::Firmware;
         if image.server.database != Database::Mariadb || !plain {
             return Err(Failure::Question(format!(
-                "bench/baseline.sh knows guests with MariaDB, all on one disk, and {} is another.",
+                "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
+                 another.",
                 image.name
             )));
         }
@@ -66,14 +70,19 @@ impl Baseline {
 
     fn told(&self) -> [(&'static str, PathBuf); 10] {
         let Self { image, load, accel } = self;
+        // `new` takes no other.
+        let (kernel, initrd, cmdline) = match image.boot.clone() {
+            Boot::Direct { kernel, initrd, cmdline } => (kernel, initrd, cmdline),
+            Boot::Firmware => Default::default(),
+        };
         let domain_type = match accel {
             Accel::Kvm => "kvm",
             Accel::Tcg => "qemu",
         };
         [
-            ("KERNEL", image.kernel.clone()),
-            ("INITRD", image.initrd.clone()),
-            ("CMDLINE", image.cmdline.clone().into()),
+            ("KERNEL", kernel),
+            ("INITRD", initrd),
+            ("CMDLINE", cmdline.into()),
             ("DISK", image.disks.iter().map(|disk| disk.file.clone()).collect()),
             ("MEMORY_MIB", image.memory_mib.to_string().into()),
             ("DOMAIN_TYPE", domain_type.into()),

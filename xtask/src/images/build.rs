@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freezeframe::image::{Disk, Family, Manifest, Server};
+use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
 
 use super::archive::Archive;
 use super::recipe::Recipe;
 use super::repositories::Repositories;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State, Store};
-use super::{deb, disks, overlay, rpm};
+use super::{cloud, deb, disks, existing, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -43,8 +43,12 @@ impl fmt::Display for Outcome {
 /// Asks the distributions of these recipes what they offer today: each once,
 /// and side by side, because it is mostly waiting.
 pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> {
-    let of =
-        |family| recipes.iter().map(|recipe| &recipe.definition).filter(move |image| image.family == family);
+    let of = |family| {
+        recipes
+            .iter()
+            .map(|recipe| &recipe.definition)
+            .filter(move |image| image.family == family && !matches!(image.origin, Origin::Existing(_)))
+    };
     let archives = of(Family::Deb).map(|image| Archive::new(store, image));
     let archives: BTreeMap<_, _> = archives.map(|archive| (archive.dir().to_owned(), archive)).collect();
     let repositories = of(Family::Rpm).map(|image| Repositories::new(store, image));
@@ -62,9 +66,10 @@ pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> 
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = match recipe.definition.family {
-        Family::Deb => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
-        Family::Rpm => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
+    let packages = match (&recipe.definition.origin, recipe.definition.family) {
+        (Origin::Existing(disk), _) => existing::state(disk)?,
+        (_, Family::Deb) => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
+        (_, Family::Rpm) => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
     };
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
@@ -82,6 +87,28 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
 }
 
 fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &Log) -> Result<(), Failure> {
+    let (boot, disks) = match &recipe.definition.origin {
+        Origin::Packages => from_packages(store, recipe, scratch, log)?,
+        Origin::CloudImage(image) => {
+            (Boot::Firmware, cloud::build(recipe, image, &store.cloud(), scratch, log)?)
+        }
+        Origin::Existing(disk) => return existing::take(recipe, disk, digest, scratch, log),
+    };
+    let left = scratch.path().join("freezeframe");
+    let manifest = Manifest {
+        versions: read_versions(recipe, &left.join("versions"))?,
+        ..manifest(recipe, digest, boot, disks, read_datadir(&left.join("datadir"))?)
+    };
+    write_manifest(&manifest, scratch)
+}
+
+/// Installs packages into an empty root, and writes disks and a kernel of it.
+fn from_packages(
+    store: &Store,
+    recipe: &Recipe,
+    scratch: &Scratch,
+    log: &Log,
+) -> Result<(Boot, Vec<Disk>), Failure> {
     let path = scratch.path();
     log.stage("install packages", || {
         overlay::write(recipe, path, log)?;
@@ -97,11 +124,20 @@ fn build(store: &Store, recipe: &Recipe, digest: &str, scratch: &Scratch, log: &
         fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
         disks::read_only(&target)?;
     }
-    write_manifest(recipe, digest, disks, &left, &scratch.image().join("manifest.json"))
+    let boot =
+        Boot::Direct { kernel: "vmlinuz".into(), initrd: "initrd.img".into(), cmdline: recipe.cmdline() };
+    Ok((boot, disks))
 }
 
 fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
-    let size: u64 = recipe.definition.disks.iter().map(|disk| disk.size_mib).sum();
+    let size: u64 = match &recipe.definition.origin {
+        Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
+        Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
+        Origin::Existing(disk) => {
+            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, &e))?;
+            metadata.len() / (1024 * 1024)
+        }
+    };
     let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
     if free < needed {
         return Err(Failure::Infrastructure(format!(
@@ -114,24 +150,23 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `left` is what the customizing scripts left for the host.
-fn write_manifest(
+/// What a trial needs to know of an image, without the versions of its packages.
+pub(super) fn manifest(
     recipe: &Recipe,
     digest: &str,
+    boot: Boot,
     disks: Vec<Disk>,
-    left: &Path,
-    path: &Path,
-) -> Result<(), Failure> {
+    datadir: PathBuf,
+) -> Manifest {
     let definition = &recipe.definition;
-    let manifest = Manifest {
-        schema: 2,
+    Manifest {
+        schema: 3,
         name: definition.name.clone(),
         digest: digest.to_owned(),
         distro: definition.distro.clone(),
         release: definition.release.clone(),
-        kernel: "vmlinuz".into(),
-        initrd: "initrd.img".into(),
-        cmdline: recipe.cmdline(),
+        dir: ".".into(),
+        boot,
         disks,
         loops: disks::loops(definition),
         binds: definition.binds.clone(),
@@ -142,17 +177,22 @@ fn write_manifest(
         server: Server {
             database: definition.database,
             unit: recipe.server.unit.clone(),
-            datadir: read_datadir(&left.join("datadir"))?,
+            datadir,
             binlogs: recipe.server.binlogs.clone(),
             port: recipe.server.port,
             user: recipe.server.user.clone(),
             password_file: "load.secret".into(),
         },
-        versions: read_versions(recipe, &left.join("versions"))?,
-    };
-    let text = serde_json::to_string_pretty(&manifest)
+        versions: BTreeMap::new(),
+    }
+}
+
+/// Writes it beside the disks: the last file of an image.
+pub(super) fn write_manifest(manifest: &Manifest, scratch: &Scratch) -> Result<(), Failure> {
+    let path = scratch.image().join("manifest.json");
+    let text = serde_json::to_string_pretty(manifest)
         .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
-    fs::write(path, text + "\n").map_err(|e| Failure::io("write", path, &e))
+    fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
 }
 
 /// The data directory that the server says it has.

@@ -3,10 +3,11 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Definition, DiskLayout, Family, Manifest};
+use freezeframe::image::{Definition, DiskLayout, Family, Manifest, Origin};
 use serde::Serialize;
 
 use super::archive::Archive;
+use super::existing;
 use super::recipe::{Recipe, sorted_entries};
 use super::repositories::Repositories;
 use super::store::{State, Store};
@@ -65,9 +66,10 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
 
 fn look(store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-    let packages = match recipe.definition.family {
-        Family::Deb => Archive::new(store, &recipe.definition).known(&recipe)?,
-        Family::Rpm => Repositories::new(store, &recipe.definition).known(&recipe)?,
+    let packages = match (&recipe.definition.origin, recipe.definition.family) {
+        (Origin::Existing(disk), _) => Some(existing::state(disk)?),
+        (_, Family::Deb) => Archive::new(store, &recipe.definition).known(&recipe)?,
+        (_, Family::Rpm) => Repositories::new(store, &recipe.definition).known(&recipe)?,
     };
     let wanted = match packages {
         Some(packages) => Some(recipe.digest(&packages)?),
@@ -120,6 +122,9 @@ fn layout(definition: &Definition) -> String {
         Some(_) => "lvm".to_owned(),
         None => disk.file_systems.iter().map(|fs| fs.fs.to_string()).collect(),
     };
+    if definition.origin != Origin::Packages {
+        return "as it came".to_owned();
+    }
     let loops = definition.loops.iter().map(|_| "loop".to_owned());
     let binds = definition.binds.iter().map(|_| "bind".to_owned());
     definition.disks.iter().map(disk).chain(loops).chain(binds).collect::<Vec<_>>().join(" + ")

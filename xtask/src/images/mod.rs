@@ -3,8 +3,11 @@
 
 mod archive;
 mod build;
+mod cloud;
 mod deb;
 mod disks;
+mod existing;
+mod foreign;
 mod list;
 mod overlay;
 mod proto;

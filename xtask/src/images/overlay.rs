@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use freezeframe::image::Origin;
+
 use super::disks;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
@@ -33,18 +35,8 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Fa
     }
     copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
 
-    let layout = &recipe.definition.disks;
-    append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
-    append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
-    // Volumes appear as soon as their disk does, and nothing waits for the module
-    // then; a loop device is looked for and not asked for.
-    let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");
-    let loops = (!recipe.definition.loops.is_empty()).then_some("loop\n");
-    let modules: String = groups.into_iter().chain(loops).collect();
-    if !modules.is_empty() {
-        let dir = overlay.join("etc/modules-load.d");
-        create_dir(&dir)?;
-        append(&dir.join("freezeframe.conf"), &modules)?;
+    if recipe.definition.origin == Origin::Packages {
+        write_mounts(recipe, &overlay)?;
     }
 
     let units = overlay.join("etc/systemd/system");
@@ -63,6 +55,7 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Fa
             copy_file(&script, &build.join(format!("customize-{}.sh", layer.name)))?;
         }
     }
+    append(&build.join("cmdline"), &format!("{}\n", recipe.cmdline()))?;
     let secret = make_secret()?;
     write_secret(&build.join("load.secret"), &secret)?;
     write_secret(&scratch.join("image/load.secret"), &secret)?;
@@ -75,6 +68,24 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Fa
     // By name, so that the root directory itself keeps what its package gave it.
     tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
     log.run(tar)
+}
+
+/// Adds what a guest must know of the disks that are made for it.
+fn write_mounts(recipe: &Recipe, overlay: &Path) -> Result<(), Failure> {
+    let layout = &recipe.definition.disks;
+    append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
+    append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
+    // Volumes appear as soon as their disk does, and nothing waits for the module
+    // then; a loop device is looked for and not asked for.
+    let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");
+    let loops = (!recipe.definition.loops.is_empty()).then_some("loop\n");
+    let modules: String = groups.into_iter().chain(loops).collect();
+    if !modules.is_empty() {
+        let dir = overlay.join("etc/modules-load.d");
+        create_dir(&dir)?;
+        append(&dir.join("freezeframe.conf"), &modules)?;
+    }
+    Ok(())
 }
 
 /// Adds a line or more to a file of the layers, or makes it.

@@ -6,19 +6,19 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, ServerFacts};
+use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
 
 /// Raise it when a change of the builder changes what it builds.
-const BUILDER_VERSION: u32 = 3;
+const BUILDER_VERSION: u32 = 4;
 
 /// A definition and what it builds on.
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then the distribution, the database, and the agent's channel; what comes later wins.
+    /// The family first, then its origin, the distribution, the database, and the agent's channel; what comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
@@ -54,21 +54,32 @@ impl Recipe {
     /// Reads what `definition`, one of those in `images`, builds on.
     pub(crate) fn load(images: &Path, definition: Definition) -> Result<Self, Failure> {
         let family = LayerDir::read(images, definition.family.layer())?;
+        let origin = definition.family.origin_layer(&definition.origin);
+        let origin = origin.map(|name| LayerDir::read(images, name)).transpose()?;
+        let (existing_agent, existing_server) = match &definition.origin {
+            Origin::Existing(disk) => (disk.agent.clone(), disk.server.clone()),
+            Origin::Packages | Origin::CloudImage(_) => (None, None),
+        };
         let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
         let channel = match definition.channel {
             Channel::VirtioSerial => None,
             Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
         };
-        let agent = family.layer.agent.clone().ok_or_else(|| family.lacks("agent"))?;
+        let agent = existing_agent.or_else(|| family.layer.agent.clone());
+        let agent = agent.ok_or_else(|| family.lacks("agent"))?;
         let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
         let packaging = distro.layer.packaging(definition.database).clone();
         if let Some(unit) = packaging.unit {
             server.unit = unit;
         }
+        let server = existing_server.unwrap_or(server);
         Ok(Self {
             server_packages: packaging.packages.unwrap_or_else(|| database.layer.packages.clone()),
-            layers: [Some(family), Some(distro), Some(database), channel].into_iter().flatten().collect(),
+            layers: [Some(family), origin, Some(distro), Some(database), channel]
+                .into_iter()
+                .flatten()
+                .collect(),
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
@@ -81,10 +92,12 @@ impl Recipe {
     pub(crate) fn packages(&self) -> Vec<&str> {
         // What the database's layer names is what `server_packages` is made of.
         let database = self.definition.database.name();
-        let layers = self.layers.iter().filter(|layer| layer.name != database);
-        let layers = layers.flat_map(|layer| &layer.layer.packages);
+        let layers = || self.layers.iter().filter(|layer| layer.name != database).map(|layer| &layer.layer);
+        let of_layers = layers().flat_map(|layer| &layer.packages);
+        let kernels = layers().flat_map(|layer| &layer.kernel);
         let groups = self.definition.disks.iter().any(|disk| disk.group.is_some());
-        let names: BTreeSet<_> = layers
+        let names: BTreeSet<_> = of_layers
+            .chain(kernels.filter(|_| self.definition.origin == Origin::Packages))
             .chain(&self.server_packages)
             .chain(&self.definition.packages)
             .map(String::as_str)
@@ -103,12 +116,14 @@ impl Recipe {
     pub(crate) fn cmdline(&self) -> String {
         let arguments = self.layers.iter().flat_map(|layer| &layer.layer.arguments);
         let mut words: Vec<_> = arguments.map(|argument| argument.value.clone()).collect();
-        // The kernel need not guess the file system.
-        words.push(format!("rootfstype={}", self.root()));
+        if self.definition.origin == Origin::Packages {
+            // The kernel need not guess the file system.
+            words.push(format!("rootfstype={}", self.root()));
+        }
         words.join(" ")
     }
 
-    /// The kind of the root's file system.
+    /// The kind of the root's file system, where its disk is made for the image.
     pub(crate) fn root(&self) -> FsKind {
         let mut file_systems = self.definition.disks.iter().flat_map(|disk| &disk.file_systems);
         file_systems.find(|fs| fs.mount == Path::new("/")).map_or(FsKind::Ext4, |fs| fs.fs)
@@ -202,6 +217,7 @@ mod tests {
             ("one.toml", DEFINITION),
             ("layers/deb/layer.toml", LAYER),
             ("layers/deb/customize.sh", "true\n"),
+            ("layers/deb-packages/layer.toml", "packages = []\n"),
             ("layers/d/layer.toml", DISTRO),
             ("layers/mariadb/layer.toml", SERVER),
             ("hooks/freezeframe/fsfreeze-hook", "hook\n"),

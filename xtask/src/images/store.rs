@@ -6,6 +6,7 @@
 //!                                     the note that trials verified it
 //! target/images/.store/tmp-*/         builds under way, or dead
 //! target/images/.store/{apt,dnf}/     what the distributions offer, kept between builds
+//! target/images/.store/cloud/         vendors' cloud images by their digests, see `cloud/fetch.rs`
 //! target/images/.store/log/NAME.log   the last build
 //! ```
 //!
@@ -93,6 +94,11 @@ impl Store {
     /// The same of those of the RPM family, with their packages.
     pub(crate) fn dnf(&self) -> PathBuf {
         self.inner().join("dnf")
+    }
+
+    /// The verified files of vendors, and what is being downloaded of them.
+    pub(crate) fn cloud(&self) -> PathBuf {
+        self.inner().join("cloud")
     }
 
     /// The log of the last build of `name`.
@@ -310,8 +316,8 @@ mod tests {
             fs::write(scratch.image().join(file), "").unwrap();
         }
         let manifest = format!(
-            r#"{{"schema": 2, "name": "one", "digest": "{digest}", "distro": "d", "release": "r",
-                "kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw",
+            r#"{{"schema": 3, "name": "one", "digest": "{digest}", "distro": "d", "release": "r",
+                "dir": ".", "boot": {{"direct": {{"kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw"}}}},
                 "disks": [{{"target": "vda", "file": "root.raw", "file_systems": []}}],
                 "memory_mib": 512, "agent": {{"unit": "u", "hook": "/h", "enabled_by": "/e"}},
                 "server": {{"database": "mariadb", "unit": "s", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",

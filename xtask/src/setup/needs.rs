@@ -287,6 +287,25 @@ pub(crate) const NEEDS: &[Need] = &[
         who: Who::Root,
     },
     Need {
+        what: "curl",
+        why: "downloads vendors' cloud images, and goes on where a download stopped",
+        probe: Probe::Program("curl"),
+        packages: Packages { apt: &["curl"], dnf: &["curl"], zypper: &["curl"], pacman: &["curl"] },
+        who: Who::Everyone,
+    },
+    Need {
+        what: "sfdisk",
+        why: "reads and enlarges the partitions of vendors' cloud images, which takes root",
+        probe: Probe::Program("sfdisk"),
+        packages: Packages {
+            apt: &["fdisk"],
+            dnf: &["util-linux"],
+            zypper: &["util-linux"],
+            pacman: &["util-linux"],
+        },
+        who: Who::Root,
+    },
+    Need {
         what: "newuidmap",
         why: "lets mmdebstrap work without root",
         probe: Probe::Program("newuidmap"),

@@ -1,0 +1,237 @@
+//! Examines a disk that was made elsewhere: boots it once, on overlays, and holds
+//! what its definition claims against what is there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use mysql_async::prelude::Queryable;
+use tokio::runtime::Runtime;
+
+use crate::database::Access;
+use crate::error::{Error, Result};
+use crate::guest::{Machine, Spec, Transcript, escape_shell, printable};
+use crate::host::{Libvirt, accel};
+use crate::image::{Channel, Claims, Database, Found, Manifest};
+use crate::plan::Limits;
+use crate::{interrupt, snapshot};
+
+/// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
+/// `root` is a short-lived directory for libvirt, whose path must be short.
+pub fn main(dir: &Path, root: &Path) -> ExitCode {
+    let examined = || -> std::result::Result<(), String> {
+        interrupt::listen().map_err(|e| format!("cannot listen for signals: {e}"))?;
+        let claims = Claims::read(dir)?;
+        examine(&claims, dir, root).map_err(|e| e.to_string())?.write(dir)
+    };
+    match examined() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
+    let image = &claims.image;
+    let accel = accel::probe(&dir.join("accel.json")).accel;
+    let limits = Limits::for_accel(accel);
+    let disks = dir.join("disks");
+    std::fs::create_dir_all(&disks).map_err(Error::io("create", &disks))?;
+    let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
+    let spec = Spec {
+        name: format!("freezeframe-examine-{}", image.name),
+        accel,
+        memory_mib: image.memory_mib,
+        cpu: image.cpu.clone(),
+        boot: image.boot.clone(),
+        drives: snapshot::overlays(&disks, "examined", bases)?,
+        exchange: None,
+        agent: (image.channel == Channel::IsaSerial).then(|| root.join("agent-examined")),
+        hotplug: false,
+        console: dir.join("console.log"),
+        heartbeats: Vec::new(),
+        forward: image.server.port,
+    };
+    let libvirt = Libvirt::embedded(root)?;
+    let runtime = Runtime::new().map_err(Error::io("start", Path::new("tokio")))?;
+    let transcript = Transcript::create(&dir.join("agent.jsonl"))?;
+    let (mut machine, _) =
+        Machine::boot(&libvirt, &spec, "examined", &transcript, limits.boot, limits.agent)?;
+    let mut look = Look { claims, machine: &machine, limits, differences: Vec::new() };
+    let agent_version = look.system()?;
+    let running = look.unit(&image.server.unit, "server.unit")?;
+    let mut found =
+        Found { differences: look.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
+    found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
+    if running {
+        runtime.block_on(server(claims, &mut machine, limits, &mut found))?;
+    }
+    machine.power_off()?;
+    Ok(found)
+}
+
+/// A look at the guest by its agent.
+struct Look<'a> {
+    claims: &'a Claims,
+    machine: &'a Machine,
+    limits: Limits,
+    differences: Vec<String>,
+}
+
+impl Look<'_> {
+    /// Looks at everything but the server; the agent's version.
+    fn system(&mut self) -> Result<String> {
+        let Claims { image, agent_version: claimed, .. } = self.claims;
+        let version = self.machine.agent().version()?;
+        self.differences.extend(differs("the guest agent", "agent_version", claimed.as_deref(), &version));
+
+        // Only these lines count; the file is shell, and the guest's.
+        let release = self.shell("cat /etc/os-release")?.1;
+        let value = |key: &str| {
+            let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        let (distro, names) = (value("ID"), [value("VERSION_CODENAME"), value("VERSION_ID")]);
+        if distro != image.distro {
+            self.claim("distro", &image.distro, &format!("the guest is `{distro}`"), &distro);
+        }
+        if !names.contains(&image.release) {
+            let [name, number] = names;
+            let right = if name.is_empty() { number } else { name };
+            self.claim("release", &image.release, &format!("the guest is `{right}`"), &right);
+        }
+
+        self.unit(&image.agent.unit, "agent.unit")?;
+        let hook = escape_shell(&image.agent.hook);
+        if self.shell(&format!("[ -x {hook} ]"))?.0 != Some(0) {
+            self.differences.push(format!(
+                "`agent.hook`: there is no program {} in the guest. Install the hook there, or write where it is.",
+                image.agent.hook.display()
+            ));
+        }
+        let enabled_by = escape_shell(&image.agent.enabled_by);
+        let naming = format!("grep -qF -e {hook} {enabled_by}");
+        if self.shell(&naming)?.0 != Some(0) {
+            self.differences.push(format!(
+                "`agent.enabled_by`: {} does not name {}, so that the agent would not run it. Write there which hook \
+                 the agent runs, or name the file that does.",
+                image.agent.enabled_by.display(),
+                image.agent.hook.display()
+            ));
+        }
+        Ok(version)
+    }
+
+    /// Whether a unit is active, or becomes it while the guest boots.
+    fn unit(&mut self, unit: &str, key: &str) -> Result<bool> {
+        let quoted = escape_shell(Path::new(unit));
+        // Waits until everything that a boot starts has started.
+        let line = format!("systemctl is-system-running --wait >/dev/null; systemctl is-active {quoted}");
+        let (code, state) = self.machine.agent().shell(&line, b"", self.limits.boot).map(text)?;
+        if code != Some(0) {
+            self.differences.push(format!(
+                "`{key}`: the unit `{unit}` is {} in the guest. Name the unit that runs, or start it at boot.",
+                printable(state.trim())
+            ));
+        }
+        Ok(code == Some(0))
+    }
+
+    fn shell(&self, line: &str) -> Result<(Option<i64>, String)> {
+        self.machine.agent().shell(line, b"", self.limits.agent).map(text)
+    }
+
+    fn claim(&mut self, key: &str, claimed: &str, found: &str, right: &str) {
+        self.differences.push(wrong(key, claimed, found, right));
+    }
+}
+
+fn text(exec: crate::guest::Exec) -> (Option<i64>, String) {
+    (exec.code, String::from_utf8_lossy(&exec.stdout).into_owned())
+}
+
+fn wrong(key: &str, claimed: &str, found: &str, right: &str) -> String {
+    let (found, right) = (printable(found), printable(right));
+    format!("`{key}` is `{claimed}`, but {found}. Write `{key} = \"{right}\"`.")
+}
+
+/// A sentence, when a version does not begin as claimed.
+fn differs(what: &str, key: &str, claimed: Option<&str>, version: &str) -> Option<String> {
+    let claimed = claimed?;
+    let rest = version.strip_prefix(claimed);
+    // 10.1 is not 10.11.
+    let same = rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    (!same).then(|| wrong(key, claimed, &format!("the version of {what} is `{version}`"), version))
+}
+
+/// Looks at the server as the load will: over the forwarded port, by its account.
+async fn server(claims: &Claims, machine: &mut Machine, limits: Limits, found: &mut Found) -> Result<()> {
+    let Manifest { server, .. } = &claims.image;
+    let access = Access::new(machine.sql_address()?, server)?;
+    let connected = access.connect_within(limits.agent, || machine.check_alive()).await;
+    let mut conn = match connected {
+        Ok(conn) => conn,
+        Err(Error::Sql { source, .. }) => {
+            found.differences.push(format!(
+                "`server.port` {}, `server.user` `{}` and the password file do not lead to the database `freezeframe`: \
+                 {}. Create the account and the database as the documentation on images shows, or correct these \
+                 three.",
+                server.port,
+                server.user,
+                printable(&source.to_string())
+            ));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let asked = conn
+        .query_first("SELECT VERSION(), @@datadir, IFNULL(@@log_bin_basename, ''), @@version_comment")
+        .await
+        .map_err(Error::sql("tell its version"))?;
+    let (version, datadir, binlogs, comment): (String, String, String, String) = asked.unwrap_or_default();
+    let kind = if format!("{version} {comment}").to_lowercase().contains("mariadb") {
+        Database::Mariadb
+    } else {
+        Database::Mysql
+    };
+    if kind != server.database {
+        let text = format!("the server says that it is {version} ({comment})");
+        found.differences.push(wrong("database", server.database.name(), &text, kind.name()));
+    }
+    let claimed = claims.server_version.as_deref();
+    found.differences.extend(differs("the server", "server_version", claimed, &version));
+    let kept = Path::new(&binlogs).parent().unwrap_or(Path::new(""));
+    if kept != server.binlogs {
+        let text = if binlogs.is_empty() {
+            "the server keeps no binary logs".to_owned()
+        } else {
+            format!("the server keeps them in {}", kept.display())
+        };
+        let claimed = server.binlogs.display().to_string();
+        found.differences.push(wrong("server.binlogs", &claimed, &text, &kept.display().to_string()));
+    }
+    found.datadir = Path::new(&datadir).components().collect();
+    found.versions.insert(server.database.name().to_owned(), version);
+    // The guest ends by a power cut; a refusal to say goodbye is of no interest.
+    let _ = conn.disconnect().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_compared_number_by_number() {
+        assert_eq!(differs("it", "v", None, "10.11.6"), None);
+        for claimed in ["10", "10.11", "10.11.6", "10.11.6-MariaDB"] {
+            assert_eq!(differs("it", "v", Some(claimed), "10.11.6-MariaDB"), None);
+        }
+        assert_eq!(
+            differs("it", "v", Some("10.1"), "10.11.6").unwrap(),
+            "`v` is `10.1`, but the version of it is `10.11.6`. Write `v = \"10.11.6\"`."
+        );
+    }
+}

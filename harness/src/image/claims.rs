@@ -1,0 +1,75 @@
+//! Claims: what a definition says of a disk that was made elsewhere, and what a
+//! look at the running guest says to that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Manifest;
+
+/// `claims.json`: what to look for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The image as its definition has it, paths absolute. Its data directory
+    /// and its versions are not known yet.
+    pub image: Manifest,
+    /// How the agent's version begins.
+    pub agent_version: Option<String>,
+    /// How the server's version begins.
+    pub server_version: Option<String>,
+}
+
+/// `found.json`: what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// A sentence for each claim that is wrong, with what to write instead.
+    pub differences: Vec<String>,
+    /// The server's data directory.
+    pub datadir: PathBuf,
+    /// The versions of agent and server.
+    pub versions: BTreeMap<String, String>,
+}
+
+impl Claims {
+    /// The file's name.
+    pub const FILE: &str = "claims.json";
+
+    /// Reads it in `dir`; an error is a sentence.
+    pub fn read(dir: &Path) -> Result<Self, String> {
+        read(&dir.join(Self::FILE))
+    }
+
+    /// Writes it to `dir`; an error is a sentence.
+    pub fn write(&self, dir: &Path) -> Result<(), String> {
+        write(self, &dir.join(Self::FILE))
+    }
+}
+
+impl Found {
+    /// The file's name.
+    pub const FILE: &str = "found.json";
+
+    /// Reads it in `dir`; an error is a sentence.
+    pub fn read(dir: &Path) -> Result<Self, String> {
+        read(&dir.join(Self::FILE))
+    }
+
+    /// Writes it to `dir`; an error is a sentence.
+    pub fn write(&self, dir: &Path) -> Result<(), String> {
+        write(self, &dir.join(Self::FILE))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), String> {
+    serde_json::to_vec_pretty(value)
+        .map_err(|e| e.to_string())
+        .and_then(|json| std::fs::write(path, json).map_err(|e| e.to_string()))
+        .map_err(|e| format!("cannot write {}: {e}", path.display()))
+}

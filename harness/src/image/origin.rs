@@ -1,0 +1,142 @@
+//! Origins: what an image is made of.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Agent, ServerFacts};
+
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The packages of its distribution, on disks of our own layout.
+    Packages,
+    /// A disk that a vendor publishes, to which packages are added. Partitions,
+    /// file systems and boot loader stay the vendor's.
+    CloudImage(CloudImage),
+    /// A disk that somebody has already, with agent, hook and server on it. It
+    /// is taken as it is.
+    Existing(Existing),
+}
+
+/// A disk that a vendor publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudImage {
+    /// Where it is.
+    pub place: Place,
+    /// SHA-256 of the file, lowercase hex.
+    pub sha256: String,
+    /// What the disk is enlarged to, MiB; as the vendor made it without this.
+    pub size_mib: Option<u64>,
+}
+
+/// A disk that somebody has already, and what its definition claims of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    /// The disk, qcow2 or raw; it is only read.
+    pub file: PathBuf,
+    /// The password of the load's account, mode 0600.
+    pub password_file: PathBuf,
+    /// How the version of its agent begins.
+    pub agent_version: Option<String>,
+    /// How the version of its server begins.
+    pub server_version: Option<String>,
+    /// Its agent; as in the layer of its family without this.
+    pub agent: Option<Agent>,
+    /// Its server; as in the layer of its database without this.
+    pub server: Option<ServerFacts>,
+}
+
+/// Where a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// To be downloaded.
+    Url(String),
+    /// On this host.
+    File(PathBuf),
+}
+
+/// What is wrong in a file, and at which byte.
+type Problem = (usize, String);
+
+/// A cloud image as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCloudImage {
+    url: Option<Spanned<String>>,
+    file: Option<Spanned<PathBuf>>,
+    sha256: Spanned<String>,
+    size_mib: Option<u64>,
+}
+
+/// An existing disk as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExisting {
+    file: Spanned<PathBuf>,
+    password_file: Spanned<PathBuf>,
+    agent_version: Option<String>,
+    server_version: Option<String>,
+    agent: Option<Agent>,
+    server: Option<ServerFacts>,
+}
+
+impl RawExisting {
+    /// Checks it. Files are looked for beside `definition`.
+    pub(super) fn check(self, definition: &Path) -> Result<Existing, Problem> {
+        let file = find(&self.file, definition)?;
+        let password_file = find(&self.password_file, definition)?;
+        let at = self.password_file.span().start;
+        let mode = password_file.metadata().map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let shown = password_file.display();
+            return Err((at, format!("others may read the password in {shown}. Run `chmod 600 {shown}`.")));
+        }
+        let Self { agent_version, server_version, agent, server, .. } = self;
+        Ok(Existing { file, password_file, agent_version, server_version, agent, server })
+    }
+}
+
+/// A file that a definition names.
+fn find(file: &Spanned<PathBuf>, definition: &Path) -> Result<PathBuf, Problem> {
+    let path = definition.with_file_name("").join(file.get_ref());
+    match std::path::absolute(&path) {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => Err((file.span().start, format!("there is no file {}.", path.display()))),
+    }
+}
+
+impl RawCloudImage {
+    /// Checks it. A file is looked for beside `definition`.
+    pub(super) fn check(self, definition: &Path) -> Result<CloudImage, Problem> {
+        let at = self.sha256.span().start;
+        let place = match (self.url, self.file) {
+            (Some(url), None) => {
+                let text = url.get_ref();
+                let known = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
+                if !known || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                    return Err((
+                        url.span().start,
+                        "`url` must begin with `https://` or `http://`.".to_owned(),
+                    ));
+                }
+                Place::Url(url.into_inner())
+            }
+            (None, Some(file)) => Place::File(find(&file, definition)?),
+            _ => {
+                let problem =
+                    "a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.";
+                return Err((at, problem.to_owned()));
+            }
+        };
+        let sha256 = self.sha256.into_inner().to_ascii_lowercase();
+        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let problem =
+                "`sha256` must be the 64 hexadecimal digits that the vendor publishes beside the image.";
+            return Err((at, problem.to_owned()));
+        }
+        Ok(CloudImage { place, sha256, size_mib: self.size_mib })
+    }
+}

@@ -1,0 +1,119 @@
+//! An image from a vendor's cloud image: its disk, to which packages and files
+//! are added without a boot. Partitions, file systems, kernel and boot loader
+//! stay the vendor's.
+
+mod fetch;
+#[cfg(test)]
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use freezeframe::image::{CloudImage, Disk, Place};
+
+use super::archive::{TAKE_EXPIRED, prefer_released};
+use super::foreign::Mounted;
+use super::recipe::Recipe;
+use super::run::Log;
+use super::store::Scratch;
+use super::{disks, foreign, overlay};
+use crate::error::Failure;
+use crate::host;
+
+/// What runs with the vendor's file systems mounted.
+const CUSTOMIZE: &str = include_str!("customize.sh");
+
+/// Makes the disk of `recipe` of a vendor's, and tells what it holds.
+/// `downloads` is where the vendor's file is kept.
+pub(super) fn build(
+    recipe: &Recipe,
+    image: &CloudImage,
+    downloads: &Path,
+    scratch: &Scratch,
+    log: &Log,
+) -> Result<Vec<Disk>, Failure> {
+    foreign::check_root(recipe)?;
+    let what = match &image.place {
+        Place::Url(url) => format!("fetch {url}"),
+        Place::File(file) => format!("verify {}", file.display()),
+    };
+    let file = log.stage(&what, || fetch::fetch(image, downloads))?;
+    let raw = scratch.image().join(foreign::FILE);
+    let mounts = log.stage("take over its disk", || {
+        foreign::to_raw(&file, &raw, log)?;
+        let root = foreign::root(&raw, scratch.path())?;
+        if let Some(size_mib) = image.size_mib {
+            foreign::grow(&raw, size_mib, &root, log)?;
+        }
+        foreign::mounts(&raw, scratch.path())
+    })?;
+    log.stage("install packages on it", || customize(recipe, image, &raw, &mounts, scratch, log))?;
+    disks::read_only(&raw)?;
+    Ok(vec![foreign::disk(&mounts)])
+}
+
+fn customize(
+    recipe: &Recipe,
+    image: &CloudImage,
+    raw: &Path,
+    mounts: &[Mounted],
+    scratch: &Scratch,
+    log: &Log,
+) -> Result<(), Failure> {
+    let path = scratch.path();
+    overlay::write(recipe, path, log)?;
+    let mut lines = String::new();
+    for Mounted { mount, kind, start, bytes, .. } in mounts {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "{} {kind} {start} {bytes}", mount.display());
+    }
+    let mut scripts = overlay::scripts(recipe).join("\n");
+    scripts.push('\n');
+    for (name, text) in [
+        ("mounts", lines),
+        ("grow", image.size_mib.is_some().to_string()),
+        ("apt.conf", apt_conf(recipe)),
+        ("packages", recipe.packages().join("\n")),
+        ("scripts", scripts),
+        ("customize.sh", CUSTOMIZE.to_owned()),
+    ] {
+        let file = path.join(name);
+        fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
+    }
+    for name in ["rootfs", "dev"] {
+        let dir = path.join(name);
+        fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+    }
+    // Nobody else sees the mounts, and whatever a package starts ends with its namespace.
+    let mut unshare = host::command("unshare")?;
+    unshare
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+            "sh",
+        ])
+        .arg(path.join("customize.sh"))
+        .args([raw, path]);
+    log.run(unshare)
+}
+
+/// How apt works in the vendor's root, on top of its own configuration.
+fn apt_conf(recipe: &Recipe) -> String {
+    let mut conf = format!(
+        "DPkg::Options {{ \"--force-confold\"; \"--force-unsafe-io\"; }};\n\
+         APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\n{TAKE_EXPIRED};\n"
+    );
+    if !recipe.definition.security_updates {
+        let _ = writeln!(conf, "{};", prefer_released(&recipe.definition.release));
+    }
+    conf
+}
