@@ -3,7 +3,7 @@
 //! with overlays, sockets and a port of its own.
 //!
 //! ```text
-//! IMAGE/warm/KEY/      memory, domain.xml, TARGET.warm.qcow2, paths.json: never changed
+//! IMAGE/warm/KEY/      memory, domain.xml, TARGET.warm.qcow2, paths.json, capabilities/: never changed
 //! IMAGE/warm/KEY.lock  locked while one is made
 //! IMAGE/warm/tmp-KEY/  one that is being made, or whose maker died
 //! ```
@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
@@ -25,15 +25,15 @@ use tokio::runtime::Runtime;
 
 use crate::database::Access;
 use crate::error::{Error, Result};
-use crate::guest::{Drive, Machine, Spec, Transcript, escape};
-use crate::host::Libvirt;
+use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape};
+use crate::host::{Libvirt, capabilities};
 use crate::interrupt;
 use crate::load::heartbeat;
 use crate::plan::{Accel, Plan};
 use crate::snapshot;
 
 /// Part of every key: raise it when a change here makes old states unfit.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a saved guest goes on as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,7 @@ impl Role {
 const MEMORY: &str = "memory";
 const XML: &str = "domain.xml";
 const PATHS: &str = "paths.json";
+const CAPABILITIES: &str = "capabilities";
 
 /// How often a lock is asked for that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -155,15 +156,17 @@ impl Warm {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`. Its server
+    /// Starts a guest from the saved memory, with the files of `spec`, in the libvirt under `root`. Its server
     /// answers at once; [`awake`] is for what comes after that.
     pub fn start(
         &self,
         libvirt: &Libvirt,
         spec: &Spec,
         plan: &Plan,
+        root: &Path,
         transcript: &Transcript,
     ) -> Result<Machine> {
+        copy_files(&self.dir.join(CAPABILITIES), &capabilities(root))?;
         let saved = self.dir.join(XML);
         let mut xml = fs::read_to_string(&saved).map_err(Error::io("read", &saved))?;
         for (role, path) in paths(spec) {
@@ -228,10 +231,21 @@ fn make(
     let file = scratch.join(PATHS);
     let json = serde_json::to_vec_pretty(&paths(&spec)).unwrap_or_default();
     fs::write(&file, json).map_err(Error::io("write", &file))?;
+    copy_files(&capabilities(root), &scratch.join(CAPABILITIES))?;
     // A rename may reach the disk before what it renames.
     for entry in fs::read_dir(scratch).map_err(Error::io("read", scratch))? {
         let path = entry.map_err(Error::io("read", scratch))?.path();
         File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Copies the files of one directory to another.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(Error::io("create", to))?;
+    for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
+        let entry = entry.map_err(Error::io("read", from))?;
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(Error::io("copy", &entry.path()))?;
     }
     Ok(())
 }
@@ -259,8 +273,9 @@ fn paths(spec: &Spec) -> Paths {
 /// Everything that a saved memory depends on besides the image's own files,
 /// which never change: the programs that run it, and the machine that they make.
 fn key(plan: &Plan, role: Role) -> Result<String> {
-    let program = Path::new("qemu-system-x86_64");
-    let qemu = Command::new(program).arg("--version").output().map_err(Error::io("run", program))?;
+    // Faster than to ask it for its version, and as telling.
+    let qemu = fs::metadata(EMULATOR).map_err(Error::io("look at", Path::new(EMULATOR)))?;
+    let qemu = format!("{} {} {}", qemu.len(), qemu.mtime(), qemu.mtime_nsec());
     let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
     // The guest sees the host's processor only where that runs it.
     let cpu = match plan.accel {
@@ -280,7 +295,7 @@ fn key(plan: &Plan, role: Role) -> Result<String> {
     for part in [
         VERSION.to_string().as_bytes(),
         plan.image.digest.as_bytes(),
-        &qemu.stdout,
+        qemu.as_bytes(),
         libvirt.to_string().as_bytes(),
         model.collect::<String>().as_bytes(),
         machine.xml().as_bytes(),

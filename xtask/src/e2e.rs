@@ -2,7 +2,7 @@
 //! verdicts.
 
 mod hook;
-mod processes;
+pub(crate) mod processes;
 mod table;
 
 use std::collections::BTreeSet;
@@ -249,8 +249,8 @@ fn default_jobs() -> u16 {
     u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
 }
 
-/// Runs the trials of options that were written: runs the test binary, and waits until the last supervisor has cleaned up.
-/// Results are read from the verdicts; trials tell their progress on stderr.
+/// Runs the trials of options that were written: runs the test binary, and waits
+/// until the last supervisor has cleaned up. Results are read from the verdicts; trials tell their progress on stderr.
 pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));

@@ -42,6 +42,9 @@ pub struct Spec {
 /// What the names of heartbeat channels begin with; the file system's name follows.
 pub(crate) const HEARTBEAT: &str = "freezeframe.heartbeat.";
 
+/// The program that runs guests.
+pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
+
 /// The serial number of the exchange disk, by which the guest finds it.
 pub(crate) const EXCHANGE: &str = "freezeframe";
 
@@ -170,7 +173,7 @@ impl Spec {
                <clock offset='utc'/>\
                <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>\
                <devices>\
-                 <emulator>/usr/bin/qemu-system-x86_64</emulator>{drives}\
+                 <emulator>{EMULATOR}</emulator>{drives}\
                  <controller type='usb' model='none'/>\
                  <serial type='file'><source path='{console}'/><target port='0'/></serial>\
                  {channels}\

@@ -11,7 +11,7 @@ pub(crate) use agent::Transport;
 pub use agent::{Agent, Exec, Transcript};
 pub(crate) use console::printable;
 pub use domain::{Drive, Spec};
-pub(crate) use domain::{EXCHANGE, HEARTBEAT, escape, escape_shell};
+pub(crate) use domain::{EMULATOR, EXCHANGE, HEARTBEAT, escape, escape_shell};
 pub use machine::Machine;
 #[cfg(test)]
 pub(crate) use serial::Serial;

@@ -1,10 +1,11 @@
 //! The connection to libvirt: embedded in this process, or any other by its URI.
 
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, channel};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
@@ -86,7 +87,9 @@ impl Libvirt {
 
     fn open(uri: &str, embedded: bool) -> Result<Self> {
         run_event_loop().map_err(Error::libvirt("start its event loop"))?;
-        let connect = Connect::open(Some(uri)).map_err(Error::libvirt(format!("open {uri}")))?;
+        let open = || Connect::open(Some(uri));
+        let connect = if embedded { on_one_processor(open) } else { open() }
+            .map_err(Error::libvirt(format!("open {uri}")))?;
         Ok(Self { connect, embedded })
     }
 
@@ -134,6 +137,29 @@ impl Libvirt {
             }
         }
     }
+}
+
+/// Where an embedded libvirt under `root` keeps what it has found out about QEMU.
+/// To ask QEMU costs more than a second; what another one found out on this
+/// host is as good, and libvirt checks whether it still holds.
+pub(crate) fn capabilities(root: &Path) -> PathBuf {
+    root.join("cache/qemu/capabilities")
+}
+
+/// Calls `open` on the first processor that this thread may use: what libvirt
+/// keeps about QEMU holds for a description of the host's processor that contains
+/// its number.
+fn on_one_processor<T>(open: impl FnOnce() -> T) -> T {
+    let Ok(allowed) = sched_getaffinity(None) else { return open() };
+    let mut one = CpuSet::new();
+    if let Some(first) = (0..CpuSet::MAX_CPU).find(|processor| allowed.is_set(*processor)) {
+        one.set(first);
+    }
+    // Only time is lost where this is not permitted.
+    let _ = sched_setaffinity(None, &one);
+    let opened = open();
+    let _ = sched_setaffinity(None, &allowed);
+    opened
 }
 
 /// Starts the thread that delivers libvirt's events, once in a process and

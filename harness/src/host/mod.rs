@@ -5,4 +5,5 @@ mod ffi;
 mod libvirt;
 
 pub(crate) use ffi::{block_commit, fs_freeze, fs_thaw, save, set_agent_timeout};
+pub(crate) use libvirt::capabilities;
 pub use libvirt::{Event, Events, Libvirt};

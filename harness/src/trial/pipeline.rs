@@ -218,7 +218,7 @@ impl<'a> Trial<'a> {
         let bases = saved.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
         let drives = snapshot::overlays(&self.disks, role.name(), bases)?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
-        let machine = warm.start(&self.libvirt, &spec, self.plan, &self.transcript)?;
+        let machine = warm.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
         Ok(Some((machine, drives)))
     }
 

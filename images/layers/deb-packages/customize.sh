@@ -8,7 +8,10 @@ cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
 modules=$(echo /lib/modules/*)
 initrd=$(mktemp -d)
 mkdir "$initrd/dev" "$initrd/proc" "$initrd/target"
-cp /usr/lib/*/tiny-initramfs/init-static "$initrd/init"
+# It has moved in Debian 14.
+for init in /usr/lib/*/tiny-initramfs/init-static /usr/libexec/tiny-initramfs/init-static; do
+    [ ! -e "$init" ] || cp "$init" "$initrd/init"
+done
 needed=$(for module in virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules); do
     modprobe --set-version="${modules##*/}" --show-depends "$module" || exit
 done)

@@ -19,8 +19,12 @@ datadir=$(mariadbd --verbose --help 2>/dev/null | awk '$1 == "datadir" { print $
 echo "$datadir" >/run/freezeframe/datadir
 
 install -d -o mysql -g mysql -m 0700 /var/lib/mysql-binlog /var/lib/mysql-redo
-# The RPM family makes the database at the first start.
-[ -d "$datadir/mysql" ] || mariadb-install-db --user=mysql --datadir="$datadir" --auth-root-authentication-method=socket
+# The RPM family makes the database at the first start. Forced, because this is
+# not the guest, and its name need not be known.
+if [ ! -d "$datadir/mysql" ]; then
+    chown mysql:mysql "$datadir"
+    mariadb-install-db --force --user=mysql --datadir="$datadir" --auth-root-authentication-method=socket
+fi
 # The redo log has a directory of its own as well. Only now: the package's own
 # script starts the server before there is one.
 mv "$datadir"/ib_logfile* /var/lib/mysql-redo/

@@ -9,6 +9,7 @@ conf=/etc/mysql/my.cnf
 if [ -f /etc/my.cnf ] && [ ! -e "$conf" ]; then
     PATH=$PATH:/usr/libexec
     conf=/etc/my.cnf
+    chown mysql:mysql /var/lib/mysql
     mysqld --initialize-insecure --user=mysql
     systemctl enable mysqld.service
 fi

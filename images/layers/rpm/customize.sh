@@ -2,6 +2,9 @@
 # Runs in the new guest's root when its packages are installed.
 set -eu
 
+# The accounts of packages that leave them to rpm: the host's may be too old for that.
+systemd-sysusers
+
 hook=/usr/share/freezeframe/hook
 distro_hook=/usr/share/freezeframe/distro-hook
 
@@ -36,6 +39,7 @@ for kernel in "$modules/vmlinuz" "/boot/vmlinuz-$version"; do
 done
 # Only what it takes to mount the root disk, without systemd, and not packed: a
 # small initrd boots faster.
+depmod "$version"
 drivers="virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules)"
 dracut --force --no-hostonly --no-hostonly-cmdline --no-early-microcode --no-compress --tmpdir /tmp \
     --modules 'base kernel-modules rootfs-block udev-rules' --drivers "$drivers" \

@@ -1,10 +1,18 @@
 //! `cargo xtask bench`: the measurements, each held against its goal.
 
+mod baseline;
 mod hooks;
+mod images;
 mod judge;
+mod latency;
 mod report;
+mod scaling;
+mod snapshots;
 mod start;
+mod trial;
 mod trials;
+
+use std::process::Command;
 
 use crate::error::Failure;
 
@@ -21,19 +29,66 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Every measurement, one after the other.
+    All,
     Start(start::Args),
+    Trial(trial::Args),
+    Latency(latency::Args),
     Hooks(hooks::Args),
+    Snapshots(snapshots::Args),
+    Scaling(scaling::Args),
+    Images(images::Args),
     Judge(judge::Args),
     #[command(hide = true)]
     JudgeOnce(judge::OnceArgs),
 }
 
+/// What `all` measures, in the order of `docs/bench.md`.
+const ALL: [&str; 8] = ["start", "trial", "latency", "hooks", "snapshots", "scaling", "images", "judge"];
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let report = match &args.what {
+        What::All => return all(args.json),
         What::Start(args) => start::run(args)?,
+        What::Trial(args) => trial::run(args)?,
+        What::Latency(args) => latency::run(args)?,
         What::Hooks(args) => hooks::run(args)?,
+        What::Snapshots(args) => snapshots::run(args)?,
+        What::Scaling(args) => scaling::run(args)?,
+        What::Images(args) => images::run(args)?,
         What::Judge(args) => judge::run(args)?,
         What::JudgeOnce(args) => return judge::once(args),
     };
     report.publish(args.json)
+}
+
+/// Each in a process of its own, so that one that fails does not keep the others
+/// from being measured.
+fn all(json: bool) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::Infrastructure(format!("cannot run a measurement: {e}."));
+    let program = std::env::current_exe().map_err(failed)?;
+    let (mut missed, mut broken) = (Vec::new(), Vec::new());
+    for name in ALL {
+        eprintln!("bench {name}");
+        let mut bench = Command::new(&program);
+        bench.args(["bench", name]);
+        if json {
+            bench.arg("--json");
+        }
+        match bench.status().map_err(failed)?.code() {
+            Some(0) => {}
+            Some(1) => missed.push(name),
+            _ => broken.push(name),
+        }
+    }
+    if !broken.is_empty() {
+        return Err(Failure::Infrastructure(format!(
+            "not measured: {}; their messages stand above.",
+            broken.join(", ")
+        )));
+    }
+    if missed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Expectation(format!("goals were missed by: {}.", missed.join(", "))))
 }

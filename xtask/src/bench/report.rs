@@ -144,7 +144,7 @@ impl Report {
     fn plot(&self) -> String {
         let times = self.figures.iter().filter(|figure| figure.unit == Unit::Millis);
         let rows: Vec<_> = times.map(|figure| (figure.name.as_str(), figure.samples.as_slice())).collect();
-        plot::plot(&self.measured, &rows)
+        plot::plot(&format!("cargo xtask bench {}", self.benchmark), &rows)
     }
 
     fn table(&self) -> String {

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
 /// Milliseconds from the trial's first moment to the first answer.
 fn first_answer(trials: &mut Trials, cold: bool) -> Result<f64, Failure> {
     let mut total = 0.0;
-    for ran in trials.run(1, |options| options.cold = cold)? {
+    for ran in trials.run(1, |options| options.cold = cold)?.trials {
         if ran.started_warm()? == cold {
             return Err(Failure::Infrastructure(format!(
                 "the guest in {} did not start as it was asked to; its events.jsonl says why.",

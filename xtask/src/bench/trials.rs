@@ -1,23 +1,31 @@
 //! Trials that are run to be measured.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use freezeframe::events::{self, Event};
 use freezeframe::jsonl;
 use freezeframe::run::{Asked, RunOptions};
-use freezeframe::verdict::Verdict;
+use freezeframe::verdict::{Grade, Verdict};
 
-use crate::e2e;
 use crate::error::Failure;
+use crate::{e2e, host};
 
 /// What is to be measured, prepared.
 #[derive(Debug)]
 pub(super) struct Trials {
     options: RunOptions,
     program: PathBuf,
-    asked: Vec<Asked>,
     /// How many runs there were, which names their directories.
     runs: u32,
+}
+
+/// One run of them.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) trials: Vec<Ran>,
+    /// From the start of the first to the end of the last, with the harness's own start.
+    pub(super) wall: Duration,
 }
 
 /// One trial that ran.
@@ -27,39 +35,59 @@ pub(super) struct Ran {
     pub(super) verdict: Verdict,
 }
 
+/// The scenarios that are there to be measured.
+pub(super) fn scenarios() -> PathBuf {
+    host::repository().join("bench/scenarios")
+}
+
 impl Trials {
     /// Brings in what these trials need.
     pub(super) fn prepare(options: RunOptions) -> Result<Self, Failure> {
-        let asked = options.trials().map_err(Failure::Question)?;
-        if asked.is_empty() {
-            let images = options.images.join(", ");
-            return Err(Failure::Question(format!("no trial of this measurement runs on {images}.")));
-        }
-        let program = e2e::prepare(&asked)?;
-        Ok(Self { options, program, asked, runs: 0 })
+        let program = e2e::prepare(&asked(&options)?)?;
+        Ok(Self { options, program, runs: 0 })
     }
 
     /// Runs them once more, changed like this, `jobs` at a time.
-    pub(super) fn run(
-        &mut self,
-        jobs: u16,
-        change: impl FnOnce(&mut RunOptions),
-    ) -> Result<Vec<Ran>, Failure> {
+    pub(super) fn run(&mut self, jobs: u16, change: impl FnOnce(&mut RunOptions)) -> Result<Run, Failure> {
         let mut options = self.options.clone();
         change(&mut options);
         self.runs += 1;
         let name = options.dir.file_name().unwrap_or_default().to_string_lossy();
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
         options.write().map_err(Failure::Infrastructure)?;
+        let begin = Instant::now();
         e2e::run_trials(&self.program, &options, jobs)?;
+        let wall = begin.elapsed();
         e2e::check_for_leftovers(&options.dir)?;
-        let ran = |asked: &Asked| {
+        let ran = |asked: Asked| {
             let dir = options.trial_dir(&asked.name);
             let verdict = Verdict::read(&dir).map_err(|e| Failure::Infrastructure(e.to_string()))?;
             Ok(Ran { dir, verdict })
         };
-        self.asked.iter().map(ran).collect()
+        Ok(Run { trials: asked(&options)?.into_iter().map(ran).collect::<Result<_, Failure>>()?, wall })
     }
+
+    /// The same for whole trials, each of which must come to a grade.
+    pub(super) fn run_whole(
+        &mut self,
+        jobs: u16,
+        change: impl FnOnce(&mut RunOptions),
+    ) -> Result<Run, Failure> {
+        let run = self.run(jobs, change)?;
+        for ran in &run.trials {
+            ran.needs("grade", (ran.verdict.grade != Grade::Unknown).then_some(()))?;
+        }
+        Ok(run)
+    }
+}
+
+fn asked(options: &RunOptions) -> Result<Vec<Asked>, Failure> {
+    let asked = options.trials().map_err(Failure::Question)?;
+    if asked.is_empty() {
+        let images = options.images.join(", ");
+        return Err(Failure::Question(format!("no trial of this measurement runs on {images}.")));
+    }
+    Ok(asked)
 }
 
 impl Ran {
@@ -76,7 +104,7 @@ impl Ran {
         read().map_err(|e| Failure::Infrastructure(e.to_string()))
     }
 
-    /// A figure that a trial which ran must have; an error says what it came to instead.
+    /// A figure that this trial must have; an error says what it came to instead.
     pub(super) fn needs<T>(&self, what: &str, value: Option<T>) -> Result<T, Failure> {
         value.ok_or_else(|| {
             Failure::Infrastructure(format!(
@@ -86,5 +114,23 @@ impl Ran {
                 self.dir.display()
             ))
         })
+    }
+}
+
+/// Milliseconds.
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use freezeframe::scenario::Scenario;
+
+    use super::*;
+
+    #[test]
+    fn the_scenarios_can_be_read() {
+        let names: Vec<_> = Scenario::read_all(&scenarios()).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["snapshot/apart", "snapshot/atomic", "trial/attached", "trial/booted"]);
     }
 }

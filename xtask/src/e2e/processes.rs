@@ -14,19 +14,19 @@ const GRACE: Duration = Duration::from_secs(90);
 
 /// Ctrl-C ends the test binary, whose supervisors then clean up; this process
 /// stays to wait for them and to tell what came of it.
-pub(super) fn outlive_ctrl_c() -> io::Result<()> {
+pub(crate) fn outlive_ctrl_c() -> io::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 /// Makes this process the parent of whatever loses its own, so that nothing of
 /// the run can escape it.
-pub(super) fn adopt_orphans() -> io::Result<()> {
+pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(process::set_child_subreaper(Some(process::getpid()))?)
 }
 
 /// Waits for the test binary, then for every orphan, at most for [`GRACE`].
 /// What is still there then is found by its command line.
-pub(super) fn wait_for_all(trials: &Child) -> io::Result<()> {
+pub(crate) fn wait_for_all(trials: &Child) -> io::Result<()> {
     let trials = Pid::from_child(trials);
     let mut deadline = None;
     loop {

@@ -18,6 +18,8 @@ mod run;
 mod store;
 mod verified;
 
+use std::path::PathBuf;
+
 use freezeframe::image::{Definition, Family};
 
 use crate::error::Failure;
@@ -105,9 +107,23 @@ fn needs(definitions: &[Definition]) -> Vec<Who> {
     definitions.iter().filter_map(who).collect()
 }
 
+/// Builds what changed of one image in a store of its own.
+pub(crate) fn build_in(store: PathBuf, name: &str) -> Result<(), Failure> {
+    let definition = Definition::named(&host::repository().join("images"), name)?;
+    build_all(store, vec![definition], |_, _| {})
+}
+
 fn build(definitions: Vec<Definition>, tell: impl Fn(&str, &build::Outcome)) -> Result<(), Failure> {
+    build_all(host::built_images(), definitions, tell)
+}
+
+fn build_all(
+    store: PathBuf,
+    definitions: Vec<Definition>,
+    tell: impl Fn(&str, &build::Outcome),
+) -> Result<(), Failure> {
     setup::ensure_for(&needs(&definitions))?;
-    let store = Store::open(host::built_images())?;
+    let store = Store::open(store)?;
     let locked = store.lock()?;
     let images = host::repository().join("images");
     let load = |definition| Recipe::load(&images, definition);

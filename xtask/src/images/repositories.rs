@@ -129,7 +129,8 @@ impl Repositories {
         for dir in [self.empty(), self.kept("logdir")] {
             fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
-        let macros = format!("%_dbpath {RPM_DATABASE}\n");
+        // What is mounted there while packages are installed is not theirs.
+        let macros = format!("%_dbpath {RPM_DATABASE}\n%_netsharedpath /dev:/proc:/sys\n");
         for (name, text) in [("dnf.conf", self.conf.as_str()), (".rpmmacros", &macros)] {
             let file = self.dir.join(name);
             fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;

@@ -17,7 +17,8 @@ use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
 
 /// Installs the host packages that the rest needs, or checks that they are there.
-/// What only images of Ubuntu or of the RPM family need is installed when one is built.
+/// What only images of Ubuntu or of the RPM family need is installed when one is built,
+/// and what only `bench trial` needs by that.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only reports what is there and what is missing; changes nothing.

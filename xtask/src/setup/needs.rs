@@ -26,6 +26,8 @@ pub(crate) enum Who {
     Ubuntu,
     /// Whoever builds images of the RPM family, or runs the tests of that.
     Rpm,
+    /// Whoever measures trials against the script of `bench/`.
+    Baseline,
 }
 
 /// How a need is found: by the thing itself, never by what a package manager believes.
@@ -400,6 +402,30 @@ pub(crate) const NEEDS: &[Need] = &[
         probe: Probe::Program("dash"),
         packages: Packages { apt: &["dash"], dnf: &["dash"], zypper: &["dash"], pacman: &["dash"] },
         who: Who::Everyone,
+    },
+    Need {
+        what: "virsh",
+        why: "the script that trials are measured against is made of it",
+        probe: Probe::Program("virsh"),
+        packages: Packages {
+            apt: &["libvirt-clients"],
+            dnf: &["libvirt-client"],
+            zypper: &["libvirt-client"],
+            pacman: &["libvirt"],
+        },
+        who: Who::Baseline,
+    },
+    Need {
+        what: "libvirtd",
+        why: "serves that script",
+        probe: Probe::Program("libvirtd"),
+        packages: Packages {
+            apt: &["libvirt-daemon"],
+            dnf: &["libvirt-daemon"],
+            zypper: &["libvirt-daemon"],
+            pacman: &["libvirt"],
+        },
+        who: Who::Baseline,
     },
 ];
 

@@ -21,7 +21,7 @@ pub(super) fn findings(also: &[Who]) -> Vec<Finding> {
         Who::NotRoot => !host::is_root(),
         Who::Root => host::is_root(),
         Who::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
-        who @ (Who::Ubuntu | Who::Rpm) => also.contains(&who),
+        who @ (Who::Ubuntu | Who::Rpm | Who::Baseline) => also.contains(&who),
     });
     needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
 }

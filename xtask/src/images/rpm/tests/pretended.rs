@@ -13,10 +13,16 @@ use super::{Spec, World};
 use crate::{hooks, host};
 
 /// Programs that only write down that they ran, and what else they must do.
-const PRETENDERS: [(&str, &str, &str); 7] = [
+const PRETENDERS: [(&str, &str, &str); 9] = [
     // busybox has this one only in some builds.
     ("coreutils", "usr/bin/install", INSTALL),
     ("systemd", "usr/bin/systemctl", ""),
+    (
+        "systemd",
+        "usr/bin/systemd-sysusers",
+        "echo mysql:x:27:27::/:/bin/sh >>/etc/passwd; echo mysql:x:27: >>/etc/group",
+    ),
+    ("systemd", "usr/sbin/depmod", ""),
     ("shadow-utils", "usr/sbin/usermod", ""),
     ("qemu-guest-agent", "usr/bin/qemu-ga", ""),
     ("dracut", "usr/bin/dracut", "for last; do :; done; echo initrd >\"$last\""),
@@ -25,11 +31,7 @@ const PRETENDERS: [(&str, &str, &str); 7] = [
         "usr/libexec/mariadbd",
         "case $* in *--help) echo 'datadir /var/lib/mysql/' ;; *) cat >/var/lib/mysql/statements ;; esac",
     ),
-    (
-        "mariadb-server",
-        "usr/bin/mariadb-install-db",
-        "mkdir -p /var/lib/mysql/mysql && : >/var/lib/mysql/ib_logfile0",
-    ),
+    ("mariadb-server", "usr/bin/mariadb-install-db", ": >/var/lib/mysql/ib_logfile0"),
 ];
 
 /// As much of install(1) as the layers use.
@@ -90,9 +92,8 @@ fs = "ext4"
 size_mib = 128
 "#;
 
-/// Accounts, as the packages of the family make them.
-const ACCOUNTS: &str = "echo root:x:0:0::/:/bin/sh >/etc/passwd\necho mysql:x:27:27::/:/bin/sh >>/etc/passwd\n\
-    echo mysql:x:27: >/etc/group";
+/// Makes an account, as the packages of the family do.
+const ACCOUNT: &str = "echo root:x:0:0::/:/bin/sh >/etc/passwd; echo root:x:0: >/etc/group";
 
 impl World {
     fn file(&self, path: &str, mode: u32, content: &[u8]) {
@@ -105,7 +106,12 @@ impl World {
     /// Makes every package that the layers name, of this release.
     fn publish_pretenders(&self, release: u32) {
         let mut spec = Spec::new(release);
-        spec.add("bash", &self.stage_shell(), ACCOUNTS);
+        // As the package that holds every directory has them.
+        let mounted = "%attr(0555,root,root) %dir /dev\n%attr(0555,root,root) %dir /proc\n";
+        for dir in ["dev", "proc"] {
+            fs::create_dir_all(self.at("staged").join(dir)).unwrap();
+        }
+        spec.add("bash", &format!("{mounted}{}", self.stage_shell()), ACCOUNT);
         self.file("lib/modules/6.1-made/vmlinuz", 0o755, b"kernel");
         spec.add("kernel-core", "/lib/modules\n", "");
         self.file("etc/my.cnf.d/server.cnf", 0o644, b"");
@@ -120,7 +126,8 @@ impl World {
                 let _ = writeln!(files, "/{path}");
             }
             if name == "mariadb-server" {
-                files.push_str("/etc/my.cnf.d\n");
+                fs::create_dir_all(self.at("staged/var/lib/mysql")).unwrap();
+                files.push_str("/etc/my.cnf.d\n/var/lib/mysql\n");
             }
             spec.add(name, &files, "");
         }
@@ -178,13 +185,14 @@ fn an_image_is_built_from_a_repository_and_again_when_that_has_changed() {
     for call in [
         "systemctl enable freezeframe-network.service qemu-guest-agent.service",
         "usermod --lock root",
+        "depmod 6.1-made",
         "--drivers virtio_pci virtio_blk ext4 --kver 6.1-made",
-        "mariadb-install-db --user=mysql --datadir=/var/lib/mysql/",
+        "mariadb-install-db --force --user=mysql --datadir=/var/lib/mysql/",
         "systemctl enable mariadb.service",
     ] {
         assert!(calls.contains(call), "no `{call}` in:\n{calls}");
     }
-    assert!(cat(&root.file, "/etc/passwd").contains("mysql:"), "the packages' scripts did not run");
+    assert!(cat(&root.file, "/etc/passwd").contains("root:"), "the packages' scripts did not run");
     let hook = fs::read_to_string(host::repository().join("images/hooks/freezeframe/fsfreeze-hook")).unwrap();
     assert_eq!(cat(&root.file, "/etc/qemu-ga/fsfreeze-hook"), hook);
     assert_eq!(cat(&root.file, "/usr/libexec/fsfreeze-hooks/fsfreeze-hook"), hook);

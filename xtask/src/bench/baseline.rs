@@ -1,0 +1,133 @@
+//! The script that trials are measured against: `bench/baseline.sh`, beside a
+//! libvirt daemon of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use freezeframe::image::{Boot, Database, Manifest};
+use freezeframe::plan::Accel;
+use freezeframe::scenario::Load;
+
+use crate::e2e::processes;
+use crate::error::Failure;
+use crate::host;
+
+/// What the script says last, when all is well.
+const LAST: &str = "the tables are checked";
+
+/// The script with the guest and the load that it is told.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    image: Manifest,
+    load: Load,
+    accel: Accel,
+}
+
+impl Baseline {
+    /// An error names what the script does not know of an image.
+    pub(super) fn new(image: Manifest, load: Load, accel: Accel) -> Result<Self, Failure> {
+        let plain = image.disks.len() == 1 && image.cpu.is_none() && image.loops.is_empty();
+        if image.server.database != Database::Mariadb || !plain {
+            return Err(Failure::Question(format!(
+                "bench/baseline.sh knows guests with MariaDB, all on one disk, and {} is another.",
+                image.name
+            )));
+        }
+        Ok(Self { image, load, accel })
+    }
+
+    /// Runs it once: milliseconds from its begin to its end.
+    pub(super) fn run(&self) -> Result<f64, Failure> {
+        let bench = host::repository().join("bench");
+        let failed = |problem: String| {
+            Failure::Infrastructure(format!("bench/baseline.sh failed: {problem}; its messages stand above."))
+        };
+        processes::outlive_ctrl_c().map_err(|e| failed(e.to_string()))?;
+        processes::adopt_orphans().map_err(|e| failed(e.to_string()))?;
+        let target = host::repository().join("target");
+        let dir =
+            tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
+        let mut script = Command::new(bench.join("with-libvirtd.sh"))
+            .arg(bench.join("baseline.sh"))
+            .envs(self.told()?)
+            .env("DIR", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| failed(e.to_string()))?;
+        let stages = script.stdout.take();
+        // Beside the wait, which reaps what libvirt leaves to this process.
+        let told = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());
+        processes::wait_for_all(&script).map_err(|e| failed(e.to_string()))?;
+        let (ms, stage) = told.join().unwrap_or_default();
+        if stage == LAST { Ok(ms) } else { Err(failed(format!("its last stage was `{stage}`"))) }
+    }
+
+    fn told(&self) -> Result<[(&'static str, PathBuf); 10], Failure> {
+        let Self { image, load, accel } = self;
+        let Boot::Direct { kernel, initrd, cmdline } = &image.boot else {
+            let problem =
+                format!("`{}` boots by its own boot loader; the script starts a kernel.", image.name);
+            return Err(Failure::Question(problem));
+        };
+        let domain_type = match accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "qemu",
+        };
+        Ok([
+            ("KERNEL", kernel.clone()),
+            ("INITRD", initrd.clone()),
+            ("CMDLINE", cmdline.clone().into()),
+            ("DISK", image.disks.iter().map(|disk| disk.file.clone()).collect()),
+            ("MEMORY_MIB", image.memory_mib.to_string().into()),
+            ("DOMAIN_TYPE", domain_type.into()),
+            ("DB_USER", image.server.user.clone().into()),
+            ("DB_PASSWORD_FILE", image.server.password_file.clone()),
+            ("WRITERS", load.writers.to_string().into()),
+            ("SECONDS_OF_LOAD", load.seconds.to_string().into()),
+        ])
+    }
+}
+
+/// Tells each stage as it ends; when the last one did, and which it was.
+fn last_stage(stages: impl std::io::Read) -> (f64, String) {
+    let mut last = (f64::NAN, String::new());
+    for line in BufReader::new(stages).lines().map_while(Result::ok) {
+        eprintln!("  bench/baseline.sh: {line}");
+        if let Some((ms, stage)) = line.split_once(" ms: ")
+            && let Ok(ms) = ms.parse()
+        {
+            last = (ms, stage.to_owned());
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stage_counts() {
+        let (ms, stage) = last_stage(&b"12 ms: the guest answers\n345 ms: the tables are checked\n"[..]);
+        assert_eq!((ms, stage.as_str()), (345.0, LAST));
+        assert!(last_stage(&b"nonsense"[..]).0.is_nan());
+    }
+
+    #[test]
+    fn the_script_says_that_last() {
+        let script = include_str!("../../../bench/baseline.sh");
+        assert_eq!(script.trim_end().lines().last(), Some(format!("stage '{LAST}'").as_str()));
+    }
+
+    #[test]
+    fn shellcheck_passes() {
+        for script in ["baseline.sh", "with-libvirtd.sh"] {
+            let script = host::repository().join("bench").join(script);
+            let output = host::command("shellcheck").unwrap().arg(&script).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}\n{said}", script.display());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask bench trial`: a whole trial against a script that does the same.
+
+use freezeframe::image::Manifest;
+use freezeframe::plan::Plan;
+use freezeframe::run::RunOptions;
+
+use super::baseline::Baseline;
+use super::report::{Figure, Goal, Report};
+use super::trials::{Trials, millis, scenarios};
+use crate::error::Failure;
+use crate::setup::{self, Who};
+use crate::{e2e, host};
+
+/// How many times faster than the script a trial must be.
+const LEAST_RATIO: f64 = 2.0;
+
+/// The ways to restore, each a scenario of `bench/scenarios`.
+const BOOTED: &str = "trial/booted::";
+const ATTACHED: &str = "trial/attached::";
+
+/// Runs the whole quiesced trial, restored by a boot and by attaching, and the
+/// script `bench/baseline.sh`, which does the same steps with virsh, qemu-img and
+/// the client, in turns.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The image: one with MariaDB, all on one disk.
+    #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
+    image: String,
+    /// How many times each runs.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+}
+
+pub(super) fn run(args: &Args) -> Result<Report, Failure> {
+    setup::ensure_for(&[Who::Baseline])?;
+    let mut trials = Trials::prepare(RunOptions {
+        filters: vec![BOOTED.to_owned(), ATTACHED.to_owned()],
+        images: vec![args.image.clone()],
+        every_image: true,
+        scenarios: scenarios(),
+        ..e2e::default_options()
+    })?;
+    // Makes the saved memories where there are none, and tells the accelerator.
+    let first = trials.run(1, |options| options.start_only = true)?;
+    let plan = first.trials.first().map(|ran| Plan::read(&ran.dir)).transpose();
+    let plan = plan.ok().flatten().ok_or_else(|| Failure::Infrastructure("no trial ran.".to_owned()))?;
+    let image = Manifest::load(&host::built_images(), &args.image)
+        .map_err(|e| Failure::Infrastructure(e.to_string()))?;
+    let baseline = Baseline::new(image, plan.load, plan.accel)?;
+    let only = |filter: &str| vec![filter.to_owned()];
+    trials.run_whole(1, |options| options.filters = only(ATTACHED))?;
+
+    let (mut booted, mut attached, mut script) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 1..=args.repeat {
+        eprintln!("{n} of {}", args.repeat);
+        booted.push(millis(trials.run_whole(1, |options| options.filters = only(BOOTED))?.wall));
+        attached.push(millis(trials.run_whole(1, |options| options.filters = only(ATTACHED))?.wall));
+        script.push(baseline.run()?);
+    }
+    let script = Figure::times("the script", script);
+    let figures = vec![
+        Figure::times("a trial, restored by a boot", booted),
+        Figure::times("a trial, restored by attaching", attached),
+    ];
+    let goals = figures
+        .iter()
+        .map(|trial| {
+            let name = format!("the script's time to that of {}", trial.name);
+            Goal::at_least(name, LEAST_RATIO, script.median / trial.median)
+        })
+        .collect();
+    let measured = format!(
+        "A quiesced backup of {}, made, restored and checked {} times each way, in turns.",
+        args.image, args.repeat
+    );
+    Ok(Report { benchmark: "trial", measured, figures: [figures, vec![script]].concat(), goals })
+}
