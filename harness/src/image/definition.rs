@@ -238,6 +238,15 @@ impl Definition {
         if let Some(cpu) = &raw.cpu {
             source.check_word(cpu)?;
         }
+        if let (Family::Rpm, Some(channel)) = (raw.family, &raw.channel)
+            && *channel.get_ref() == Channel::IsaSerial
+        {
+            return Err(source.invalid(
+                channel.span().start,
+                "`isa-serial` is made for family `deb` only: leave `channel` out.",
+            ));
+        }
+        let channel = raw.channel.map(Spanned::into_inner).unwrap_or_default();
         let repositories = match raw.existing {
             // Nothing is installed.
             Some(_) if raw.repositories.is_empty() => Vec::new(),
@@ -295,7 +304,7 @@ impl Definition {
             repositories,
             security_updates: raw.security_updates,
             database: raw.database,
-            channel: raw.channel,
+            channel,
             packages: raw.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: raw.masks,
             memory_mib: raw.memory_mib.into_inner(),
@@ -374,8 +383,7 @@ struct RawDefinition {
     #[serde(default = "wanted")]
     security_updates: bool,
     database: Database,
-    #[serde(default)]
-    channel: Channel,
+    channel: Option<Spanned<Channel>>,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
     #[serde(default, rename = "mask")]
@@ -572,6 +580,10 @@ size_mib = 2048
             (
                 ("memory_mib", "channel = \"vsock\"\nmemory_mib"),
                 "a-test.toml:6: unknown variant `vsock`, expected `virtio-serial` or `isa-serial`.",
+            ),
+            (
+                ("family = \"deb\"", "channel = \"isa-serial\"\nfamily = \"rpm\""),
+                "a-test.toml:2: `isa-serial` is made for family `deb` only: leave `channel` out.",
             ),
             (("\"deb\"", "\"apk\""), "a-test.toml:2: unknown variant `apk`, expected `deb` or `rpm`."),
             (

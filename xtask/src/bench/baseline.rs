@@ -27,10 +27,14 @@ pub(super) struct Baseline {
 impl Baseline {
     /// An error names what the script does not know of an image.
     pub(super) fn new(image: Manifest, load: Load, accel: Accel) -> Result<Self, Failure> {
-        let plain = image.disks.len() == 1 && image.cpu.is_none() && image.loops.is_empty();
+        let plain = image.disks.len() == 1
+            && image.cpu.is_none()
+            && image.loops.is_empty()
+            && image.boot != Boot::Firmware;
         if image.server.database != Database::Mariadb || !plain {
             return Err(Failure::Question(format!(
-                "bench/baseline.sh knows guests with MariaDB, all on one disk, and {} is another.",
+                "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
+                 another.",
                 image.name
             )));
         }
@@ -50,7 +54,7 @@ impl Baseline {
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
         let mut script = Command::new(bench.join("with-libvirtd.sh"))
             .arg(bench.join("baseline.sh"))
-            .envs(self.told()?)
+            .envs(self.told())
             .env("DIR", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -64,21 +68,21 @@ impl Baseline {
         if stage == LAST { Ok(ms) } else { Err(failed(format!("its last stage was `{stage}`"))) }
     }
 
-    fn told(&self) -> Result<[(&'static str, PathBuf); 10], Failure> {
+    fn told(&self) -> [(&'static str, PathBuf); 10] {
         let Self { image, load, accel } = self;
-        let Boot::Direct { kernel, initrd, cmdline } = &image.boot else {
-            let problem =
-                format!("`{}` boots by its own boot loader; the script starts a kernel.", image.name);
-            return Err(Failure::Question(problem));
+        // `new` takes no other.
+        let (kernel, initrd, cmdline) = match image.boot.clone() {
+            Boot::Direct { kernel, initrd, cmdline } => (kernel, initrd, cmdline),
+            Boot::Firmware => Default::default(),
         };
         let domain_type = match accel {
             Accel::Kvm => "kvm",
             Accel::Tcg => "qemu",
         };
-        Ok([
-            ("KERNEL", kernel.clone()),
-            ("INITRD", initrd.clone()),
-            ("CMDLINE", cmdline.clone().into()),
+        [
+            ("KERNEL", kernel),
+            ("INITRD", initrd),
+            ("CMDLINE", cmdline.into()),
             ("DISK", image.disks.iter().map(|disk| disk.file.clone()).collect()),
             ("MEMORY_MIB", image.memory_mib.to_string().into()),
             ("DOMAIN_TYPE", domain_type.into()),
@@ -86,7 +90,7 @@ impl Baseline {
             ("DB_PASSWORD_FILE", image.server.password_file.clone()),
             ("WRITERS", load.writers.to_string().into()),
             ("SECONDS_OF_LOAD", load.seconds.to_string().into()),
-        ])
+        ]
     }
 }
 
