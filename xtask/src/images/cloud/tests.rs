@@ -146,6 +146,10 @@ fn existing(definitions: &Path, name: &str, claims: &str) {
 fn the_users_own_disk_is_held_against_its_claims() {
     let definitions = definitions();
     let definitions = definitions.path();
+    for name in ["own", "wrong"] {
+        // What an earlier run has built; mostly there is none.
+        let _ = Store::open(kept().join("images")).unwrap().clean(&[name.to_owned()]);
+    }
     existing(definitions, "own", "agent_version = \"7.2\"\nserver_version = \"10.11\"\n");
     let manifest = built(definitions, "own").unwrap();
     assert_eq!(manifest.server.datadir, Path::new("/var/lib/mysql"));
@@ -164,7 +168,10 @@ fn the_users_own_disk_is_held_against_its_claims() {
     existing(definitions, "wrong", &claims);
     let file = definitions.join("wrong.toml");
     let text = fs::read_to_string(&file).unwrap();
-    let text = text.replace("\"mariadb\"", "\"mysql\"").replace("\"bookworm\"", "\"trixie\"");
+    let text = text
+        .replace("\"mariadb\"", "\"mysql\"")
+        .replace("\"bookworm\"", "\"trixie\"")
+        .replace("\"debian\"", "\"ubuntu\"");
     fs::write(&file, text).unwrap();
     let error = built(definitions, "wrong").unwrap_err();
     let version = &manifest.versions["qemu-guest-agent"];
@@ -172,6 +179,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
     assert!(lines.next().unwrap().ends_with("is not what images/wrong.toml says:"), "{error}");
     for told in [
         &format!("`agent_version` is `7.20`, but the version of the guest agent is `{version}`."),
+        "`distro` is `ubuntu`, but the guest is `debian`. Write `distro = \"debian\"`.",
         "`release` is `trixie`, but the guest is `bookworm`. Write `release = \"bookworm\"`.",
         "`agent.unit`: the unit `ga.service` is inactive",
         "`agent.hook`: there is no program /etc/hook in the guest.",
@@ -196,8 +204,8 @@ fn the_users_own_disk_is_held_against_its_claims() {
             "`server.port` 3306, `server.user` `somebody` and the password file do not lead to the database `freezeframe`",
         ),
         (
-            good.replace("USER", "freezeframe").replace("mariadb.service", "mysqld.service"),
-            "`server.unit`: the unit `mysqld.service` is inactive",
+            good.replace("USER", "freezeframe").replace("mariadb.service", "postgresql.service"),
+            "`server.unit`: the unit `postgresql.service` is inactive",
         ),
     ] {
         existing(definitions, "wrong", &claims);
