@@ -406,7 +406,7 @@ pub(super) fn d13(database: Database) -> Shown {
     let ours = "locked, all redo on disk, the row survives a crash".to_owned();
 
     let mut how = String::new();
-    let (missing, survived, place) = crashed(&mut |server| match database {
+    let mut theirs = |server: &Server| match database {
         // The sample waits for the server to flush, with everybody locked out.
         Database::Mariadb => {
             let commit = server.commit_unflushed();
@@ -432,7 +432,16 @@ pub(super) fn d13(database: Database) -> Shown {
             naive.send("UNLOCK TABLES; DELETE FROM t.inno WHERE id>100; SELECT 'again';");
             assert_eq!(naive.answer().as_deref(), Some("again"));
         },
-    });
+    };
+    // It may do so on a slow host between the look and the crash: then once more.
+    let mut attempts = 0;
+    let (missing, survived, place) = loop {
+        attempts += 1;
+        let shown = crashed(&mut theirs);
+        if shown.0 > 0 || attempts == 5 {
+            break shown;
+        }
+    };
     assert!(missing > 0, "the defect");
     let row = if survived { "was just written" } else { "is lost in a crash" };
     Shown {
