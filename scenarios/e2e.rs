@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use freezeframe::host::accel;
 use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
-use freezeframe::run::{Asked, DEFAULT_IMAGES, PACKAGE, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -92,24 +92,7 @@ fn accelerator(options: &RunOptions) -> Accel {
 
 fn default_options() -> RunOptions {
     let dir = format!("target/e2e/by-hand-{}", std::process::id());
-    RunOptions {
-        filters: vec![],
-        images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
-        every_image: false,
-        hook: None,
-        connect: None,
-        accel: None,
-        cold: false,
-        cycles: None,
-        start_only: false,
-        seed: 1,
-        keep: freezeframe::plan::Keep::None,
-        scenarios: workspace().join("scenarios"),
-        definitions: workspace().join("images"),
-        built: workspace().join("target/images"),
-        package: workspace().join("target/packages").join(PACKAGE),
-        dir: workspace().join(dir),
-    }
+    RunOptions::of(&workspace(), workspace().join(dir))
 }
 
 fn workspace() -> PathBuf {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::{Boot, Manifest};
 use freezeframe::jsonl;
-use freezeframe::plan::{Accel, Keep, Start};
+use freezeframe::plan::{Accel, Start};
 use freezeframe::root::roots;
-use freezeframe::run::{PACKAGE, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Grade;
 use rustix::process::{Pid, Signal, kill_process};
@@ -33,23 +33,12 @@ struct Run {
 /// One trial, in a run of its own.
 fn options(name: &str) -> RunOptions {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let dir = workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id()));
     RunOptions {
         filters: vec![TRIAL.to_owned()],
         images: vec!["bookworm-mariadb".to_owned()],
         every_image: true,
-        hook: None,
-        connect: None,
-        accel: None,
-        cold: false,
-        cycles: None,
-        start_only: false,
-        seed: 1,
-        keep: Keep::None,
-        scenarios: workspace.join("scenarios"),
-        definitions: workspace.join("images"),
-        built: workspace.join("target/images"),
-        package: workspace.join("target/packages").join(PACKAGE),
-        dir: workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id())),
+        ..RunOptions::of(workspace, dir)
     }
 }
 

@@ -51,7 +51,11 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// The whole trial took longer than it may.
-    #[error("the trial had not ended after {} s, several times what it took before; a guest or the host hangs", .0.as_secs())]
+    #[error(
+        "the trial had not ended after {} s, which is far more than it should need: a guest or the host hangs. Its \
+         console.log and agent.jsonl show how far it came",
+        .0.as_secs()
+    )]
     Overdue(std::time::Duration),
 }
 

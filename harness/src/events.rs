@@ -13,9 +13,6 @@ use crate::jsonl;
 /// The `kind` in the header of `events.jsonl`.
 pub const KIND: &str = "events";
 
-/// What the boot's note says of a guest that did not boot.
-pub const FROM_MEMORY: &str = "started from saved memory";
-
 /// The event log's name in a trial directory.
 pub const FILE: &str = "events.jsonl";
 
@@ -25,8 +22,8 @@ pub const FILE: &str = "events.jsonl";
 #[allow(
     missing_docs,
     reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Equip` \
-              gives that guest the hook and what else a trial needs, `Hold` keeps the guest frozen after the snapshot, `Resume` is the load \
-              after the thaw, `Stop` ends the load and the first guest"
+              gives that guest the hook and what else a trial needs, `Hold` keeps it frozen after the snapshot, \
+              `Resume` is the load after the thaw, `Stop` ends the load and the first guest"
 )]
 pub enum Stage {
     Prepare,
@@ -94,6 +91,9 @@ pub enum What {
     /// Something worth knowing.
     Note,
 }
+
+/// The note of a guest that did not boot.
+pub const FROM_MEMORY: &str = "started from saved memory";
 
 /// How the note begins of a guest that had to boot although it should have
 /// started from saved memory.

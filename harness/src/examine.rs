@@ -12,7 +12,7 @@ use crate::database::Access;
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript, escape_shell, printable};
 use crate::host::{Libvirt, accel};
-use crate::image::{Channel, Claims, Database, Found, Manifest};
+use crate::image::{Claims, Database, Found, Manifest};
 use crate::plan::Limits;
 use crate::{interrupt, snapshot};
 
@@ -39,21 +39,9 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
     let limits = Limits::for_accel(accel);
     let disks = dir.join("disks");
     std::fs::create_dir_all(&disks).map_err(Error::io("create", &disks))?;
-    let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
-    let spec = Spec {
-        name: format!("freezeframe-examine-{}", image.name),
-        accel,
-        memory_mib: image.memory_mib,
-        cpu: image.cpu.clone(),
-        boot: image.boot.clone(),
-        drives: snapshot::overlays(&disks, "examined", bases)?,
-        exchange: None,
-        agent: (image.channel == Channel::IsaSerial).then(|| root.join("agent-examined")),
-        hotplug: false,
-        console: dir.join("console.log"),
-        heartbeats: Vec::new(),
-        forward: image.server.port,
-    };
+    let drives = snapshot::over_image(&disks, "examined", image)?;
+    let name = format!("freezeframe-examine-{}", image.name);
+    let spec = Spec::of_image(image, accel, name, "examined", drives, dir.join("console.log"), root);
     let libvirt = Libvirt::embedded(root)?;
     let runtime = Runtime::new().map_err(Error::io("start", Path::new("tokio")))?;
     let transcript = Transcript::create(&dir.join("agent.jsonl"))?;

@@ -72,6 +72,29 @@ pub struct Asked {
 }
 
 impl RunOptions {
+    /// What a run in `dir` asks for when nothing is said: every scenario of this
+    /// repository, each on the first image that suits it.
+    pub fn of(repository: &Path, dir: PathBuf) -> Self {
+        Self {
+            filters: Vec::new(),
+            images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
+            every_image: false,
+            hook: None,
+            connect: None,
+            accel: None,
+            cold: false,
+            cycles: None,
+            start_only: false,
+            seed: 1,
+            keep: Keep::None,
+            scenarios: repository.join("scenarios"),
+            definitions: repository.join("images"),
+            built: repository.join("target/images"),
+            package: repository.join("target/packages").join(PACKAGE),
+            dir,
+        }
+    }
+
     /// Every trial that is asked for: scenario by image by hook.
     ///
     /// An error is a sentence about a scenario file, a definition or a name

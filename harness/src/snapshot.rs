@@ -8,12 +8,21 @@ use virt::sys;
 
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
-use crate::image::FileSystem;
+use crate::image::{FileSystem, Manifest};
 use crate::interrupt;
 
-/// Creates an empty qcow2 overlay for each base, in `dir`, named
-/// `TARGET.SUFFIX.qcow2`. The bases are never written.
-pub fn overlays<'a>(
+/// Creates an empty overlay over each disk of an image, in `dir`, named
+/// `TARGET.SUFFIX.qcow2`. The image is never written.
+pub fn over_image(dir: &Path, suffix: &str, image: &Manifest) -> Result<Vec<Drive>> {
+    overlays(dir, suffix, image.disks.iter().map(|disk| (&*disk.target, &*disk.file, "raw")))
+}
+
+/// The same over other overlays.
+pub fn over(dir: &Path, suffix: &str, drives: &[Drive]) -> Result<Vec<Drive>> {
+    overlays(dir, suffix, drives.iter().map(|drive| (&*drive.target, &*drive.file, "qcow2")))
+}
+
+fn overlays<'a>(
     dir: &Path,
     suffix: &str,
     bases: impl Iterator<Item = (&'a str, &'a Path, &'static str)>,

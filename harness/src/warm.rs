@@ -156,8 +156,9 @@ impl Warm {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`, in the libvirt under `root`. Its server
-    /// answers at once; [`awake`] is for what comes after that.
+    /// Starts a guest from the saved memory, with the files of `spec`, in the
+    /// libvirt under `root`. Its server answers at once; [`awake`] is for what
+    /// comes after that.
     pub fn start(
         &self,
         libvirt: &Libvirt,
@@ -208,8 +209,7 @@ fn make(
     transcript: &Transcript,
 ) -> Result<()> {
     let Plan { image, limits, .. } = plan;
-    let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
-    let drives = snapshot::overlays(scratch, "warm", bases)?;
+    let drives = snapshot::over_image(scratch, "warm", image)?;
     let exchange = scratch.join("exchange.raw");
     crate::roll_forward::exchange(&exchange)?;
     let spec = Spec {

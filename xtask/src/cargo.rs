@@ -8,6 +8,11 @@ use std::process::{Command, Stdio};
 use crate::error::Failure;
 use crate::host;
 
+/// Builds the trials: `e2e` runs them, `trial` is the program of their processes.
+pub(crate) fn build_trials(target: &str) -> Result<PathBuf, Failure> {
+    build("the trials", &["test", "--package", "scenarios", "--test", "e2e", "--no-run"], target)
+}
+
 /// Runs cargo with these arguments, and returns the program of the target of this name.
 /// `what` is what an error says cannot be built: "the trials".
 pub(crate) fn build(what: &str, args: &[&str], target: &str) -> Result<PathBuf, Failure> {

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use freezeframe::events;
 use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep, Plan};
-use freezeframe::run::{Asked, DEFAULT_IMAGES, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::scenario::Hook;
 use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
@@ -146,32 +146,21 @@ pub(crate) fn prepare(asked: &[Asked]) -> Result<PathBuf, Failure> {
     if asked.iter().any(|asked| asked.hook == Hook::Package) {
         hooks::build_deb()?;
     }
-    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    cargo::build("the trials", &trials, "e2e")
+    cargo::build_trials("e2e")
 }
 
 /// What is asked for when nothing is said.
 pub(crate) fn default_options() -> RunOptions {
     let repository = host::repository();
     let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    // A process number besides, so that two runs of one second do not meet.
+    let dir = repository.join("target/e2e").join(format!("{run}-{}", std::process::id()));
     RunOptions {
         filters: vec![CORE.to_owned()],
-        images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
-        every_image: false,
-        hook: None,
-        connect: None,
-        accel: None,
-        cold: false,
-        cycles: None,
-        start_only: false,
         seed: Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8,
-        keep: Keep::None,
-        scenarios: repository.join("scenarios"),
-        definitions: repository.join("images"),
         built: host::built_images(),
         package: hooks::deb_path(),
-        // A process number besides, so that two runs of one second do not meet.
-        dir: repository.join("target/e2e").join(format!("{run}-{}", std::process::id())),
+        ..RunOptions::of(repository, dir)
     }
 }
 
@@ -250,7 +239,8 @@ fn default_jobs() -> u16 {
 }
 
 /// Runs the trials of options that were written: runs the test binary, and waits
-/// until the last supervisor has cleaned up. Results are read from the verdicts; trials tell their progress on stderr.
+/// until the last supervisor has cleaned up. Results are read from the verdicts;
+/// trials tell their progress on stderr.
 pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
@@ -288,8 +278,12 @@ fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
         events::notes(&log).unwrap_or_default()
     });
     let boots: Vec<_> = notes.filter(|note| note.starts_with(events::BOOTED_INSTEAD)).collect();
-    if let Some(first) = boots.first() {
-        eprintln!("{} guests had to boot; the first {first}", boots.len());
+    match boots.as_slice() {
+        [] => {}
+        [one] => eprintln!("One guest {one}"),
+        [first, ..] => {
+            eprintln!("{} guests booted that should not have had to; the first {first}", boots.len());
+        }
     }
 }
 

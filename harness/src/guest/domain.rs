@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::image::{Boot, Channel};
+use crate::image::{Boot, Channel, Manifest};
 use crate::plan::{Accel, Plan};
 
 /// What a guest is made of.
@@ -66,9 +66,26 @@ impl Spec {
         let mut folders: Vec<_> = dir.iter().rev().take(2).map(OsStr::to_string_lossy).collect();
         folders.reverse();
         let name = format!("freezeframe-{}-{role}", folders.join("-"));
+        let console = dir.join(match role {
+            "source" => "console.log".to_owned(),
+            role => format!("{role}-console.log"),
+        });
+        Self::of_image(image, *accel, name, role, drives, console, root)
+    }
+
+    /// A guest of an image. Its agent's socket, where it has one, is in `root`.
+    pub(crate) fn of_image(
+        image: &Manifest,
+        accel: Accel,
+        name: String,
+        role: &str,
+        drives: Vec<Drive>,
+        console: PathBuf,
+        root: &Path,
+    ) -> Self {
         Self {
             name,
-            accel: *accel,
+            accel,
             memory_mib: image.memory_mib,
             cpu: image.cpu.clone(),
             boot: image.boot.clone(),
@@ -77,11 +94,7 @@ impl Spec {
             agent: (image.channel == Channel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
             hotplug: false,
             heartbeats: Vec::new(),
-            console: dir.join(if role == "source" {
-                "console.log".to_owned()
-            } else {
-                format!("{role}-console.log")
-            }),
+            console,
             forward: image.server.port,
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape};
 use crate::image::Server;
 use crate::plan::Plan;
@@ -47,14 +47,13 @@ impl<'a> Verifier<'a> {
     /// Attaches the snapshot's disks, mounts them and starts their server: a
     /// connection to it, and the facts of its unit.
     ///
-    /// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come
-    /// up, which is a fact about the backup. Whatever comes out, [`Self::detach`] must follow.
+    /// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come up,
+    /// which is a fact about the backup. Whatever comes out, [`Self::detach`] must follow.
     pub fn attach(&mut self, runtime: &Runtime, snapshot: &[Drive]) -> Result<(mysql_async::Conn, Server)> {
         let Plan { image, limits, .. } = self.plan;
         self.count += 1;
-        let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
-        let drives = snapshot::overlays(&self.dir, &format!("attached-{}", self.count), bases)?;
-        let mut mounts: Vec<_> = Vec::new();
+        let drives = snapshot::over(&self.dir, &self.suffix(), snapshot)?;
+        let (mut mounts, mut serials) = (Vec::new(), String::new());
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
             let serial = format!("{}-{}", disk.target, self.count);
             let xml = format!(
@@ -64,11 +63,19 @@ impl<'a> Verifier<'a> {
             );
             self.machine.attach(&xml)?;
             self.attached.push(xml);
+            serials.push_str(&format!("{serial}\n"));
             mounts.extend(disk.file_systems.iter().map(|fs| (&fs.mount, format!("{serial} {}", fs.fs))));
+        }
+        // That they do not appear says nothing of the snapshot.
+        let appeared = self.machine.agent().shell(APPEAR, serials.as_bytes(), limits.agent)?;
+        if appeared.code != Some(0) {
+            let disk = Path::new("the snapshot's disks");
+            let why = std::io::Error::other("the verifier guest does not see them");
+            return Err(Error::io("attach", disk)(why));
         }
         // Each after those that hold its mount point.
         mounts.sort();
-        let unit = format!("{TEMPLATE}@{}.service", self.count);
+        let unit = self.unit();
         let lines: String =
             mounts.iter().map(|(mount, disk)| format!("{disk} {}\n", mount.display())).collect();
         let line = ATTACH.replace("UNIT", &unit);
@@ -81,24 +88,31 @@ impl<'a> Verifier<'a> {
     /// Ends the server and takes the disks away.
     pub fn detach(&mut self) -> Result<()> {
         let limits = self.plan.limits;
-        let line = DETACH.replace("UNIT", &format!("{TEMPLATE}@{}.service", self.count));
+        let line = DETACH.replace("UNIT", &self.unit());
         self.machine.agent().script(&line, b"", limits.server)?;
         for xml in self.attached.drain(..) {
             self.machine.detach(&xml, limits.agent)?;
         }
         for disk in &self.plan.image.disks {
-            let overlay = snapshot::overlay(&self.dir, &disk.target, &format!("attached-{}", self.count));
-            std::fs::remove_file(&overlay.file).map_err(crate::error::Error::io("remove", &overlay.file))?;
+            let overlay = snapshot::overlay(&self.dir, &disk.target, &self.suffix());
+            std::fs::remove_file(&overlay.file).map_err(Error::io("remove", &overlay.file))?;
         }
         Ok(())
     }
+
+    /// What the overlays over the present snapshot are called by.
+    fn suffix(&self) -> String {
+        format!("attached-{}", self.count)
+    }
+
+    /// The unit of the present snapshot's server.
+    fn unit(&self) -> String {
+        format!("freezeframe-attached@{}.service", self.count)
+    }
 }
 
-/// The server's unit once more, as a template: one for each snapshot, so that
-/// its log is its own.
-const TEMPLATE: &str = "freezeframe-attached";
-
-/// `systemctl cat` prints a unit with its drop-ins as one file. What is added
+/// Makes the server's unit once more, as a template: one for each snapshot, so
+/// that its log is its own. `systemctl cat` prints a unit with its drop-ins as one file. What is added
 /// wins: the snapshot is the server's root, nothing comes before the server,
 /// and its end need not be a clean one.
 const PREPARE: &str = "set -e
@@ -112,16 +126,21 @@ mkdir -p /run/freezeframe-attached
 systemctl daemon-reload
 ";
 
+/// Waits for disks whose serial numbers are lines on its input: the kernel tells
+/// udev of each a moment after it was attached.
+const APPEAR: &str = "tries=0
+while read -r serial; do
+    until [ -b \"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_$serial\" ]; do
+        [ \"$((tries += 1))\" -lt 200 ] || exit 1
+        sleep 0.05
+    done
+done
+";
+
 /// Lines of serial number, kind and mount point on its input.
 const ATTACH: &str = "set -e
 while read -r serial fs mount; do
     disk=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_$serial
-    # The kernel tells udev of it a moment later.
-    tries=0
-    until [ -b \"$disk\" ]; do
-        [ \"$((tries += 1))\" -lt 200 ] || { echo \"the disk $serial does not appear\" >&2; exit 1; }
-        sleep 0.05
-    done
     options=rw
     # It has the UUID of this guest's own.
     [ \"$fs\" != xfs ] || options=nouuid

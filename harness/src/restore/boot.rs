@@ -1,15 +1,12 @@
 //! By a boot: a new guest from the snapshot alone.
 
-use std::path::Path;
-
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
 use crate::error::Result;
-use crate::guest::{Drive, Machine, Spec, Transcript};
+use crate::guest::{Machine, Spec, Transcript};
 use crate::host::Libvirt;
 use crate::plan::Plan;
-use crate::snapshot;
 
 /// A restored guest whose server answers.
 #[derive(Debug)]
@@ -22,13 +19,7 @@ pub struct Booted {
     pub stalled: u32,
 }
 
-/// Overlays over the snapshot's disks, so that a guest may write to them.
-pub fn overlays(snapshot: &[Drive], disks: &Path) -> Result<Vec<Drive>> {
-    let bases = snapshot.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
-    snapshot::overlays(disks, "restored", bases)
-}
-
-/// Boots a guest from such overlays and waits until its server answers. The
+/// Boots a guest from overlays over the snapshot's disks and waits until its server answers. The
 /// first guest must be gone: the two share a machine id.
 ///
 /// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come

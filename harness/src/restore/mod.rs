@@ -4,4 +4,4 @@ mod attach;
 mod boot;
 
 pub use attach::Verifier;
-pub use boot::{Booted, boot, overlays};
+pub use boot::{Booted, boot};

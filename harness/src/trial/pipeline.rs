@@ -199,8 +199,7 @@ impl<'a> Trial<'a> {
                 progress.note(&format!("{BOOTED_INSTEAD}: {error}"))?;
             }
         }
-        let bases = image.disks.iter().map(|disk| (disk.target.as_str(), disk.file.as_path(), "raw"));
-        let drives = snapshot::overlays(&self.disks, role.name(), bases)?;
+        let drives = snapshot::over_image(&self.disks, role.name(), image)?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let (machine, stalled) =
             Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
@@ -214,9 +213,7 @@ impl<'a> Trial<'a> {
             return Ok(None);
         }
         let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
-        let saved = warm.disks(self.plan);
-        let bases = saved.iter().map(|drive| (drive.target.as_str(), drive.file.as_path(), "qcow2"));
-        let drives = snapshot::overlays(&self.disks, role.name(), bases)?;
+        let drives = snapshot::over(&self.disks, role.name(), &warm.disks(self.plan))?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let machine = warm.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
         Ok(Some((machine, drives)))
@@ -260,6 +257,7 @@ impl<'a> Trial<'a> {
                 && let Some(snapshot) = snapshots.last().filter(|snapshot| snapshot.cycle == cycle)
             {
                 self.attach_and_observe(progress, verifier, snapshot)?;
+                // The first of the trial's own stays: below it is what all trials share.
                 if snapshot.drives != source.drives {
                     snapshot::merge(&mut source.machine, &snapshot.drives, self.plan.limits.statement)?;
                 }
@@ -410,7 +408,7 @@ impl<'a> Trial<'a> {
         let mut out = self.observation(snapshot)?;
         let (position, booted) = progress.stage(Stage::Restore, |progress| {
             let (position, booted) = self.beside_raw_disks(snapshot, &mut out, || {
-                let drives = restore::overlays(&snapshot.drives, &self.disks)?;
+                let drives = snapshot::over(&self.disks, "restored", &snapshot.drives)?;
                 let spec = Spec {
                     exchange: Some(self.exchange.clone()),
                     ..Spec::of(self.plan, "restored", drives, &self.root)

@@ -41,8 +41,8 @@ pub(super) fn needed_mib(plan: &Plan) -> u64 {
 }
 
 /// Waits for room, and makes the short-lived directory of the trial in `dir`,
-/// which holds the reservation. `None` when the test process, at the other end of standard
-/// input, ends meanwhile.
+/// which holds the reservation. `None` when the test process, at the other end
+/// of standard input, ends meanwhile.
 pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Option<TempDir>> {
     let mut told = false;
     loop {

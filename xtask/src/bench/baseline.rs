@@ -20,6 +20,9 @@ const LAST: &str = "the tables are checked";
 #[derive(Debug)]
 pub(super) struct Baseline {
     image: Manifest,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    cmdline: String,
     load: Load,
     accel: Accel,
 }
@@ -27,18 +30,18 @@ pub(super) struct Baseline {
 impl Baseline {
     /// An error names what the script does not know of an image.
     pub(super) fn new(image: Manifest, load: Load, accel: Accel) -> Result<Self, Failure> {
-        let plain = image.disks.len() == 1
-            && image.cpu.is_none()
-            && image.loops.is_empty()
-            && image.boot != Boot::Firmware;
-        if image.server.database != Database::Mariadb || !plain {
-            return Err(Failure::Question(format!(
-                "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
-                 another.",
-                image.name
-            )));
+        let plain = image.disks.len() == 1 && image.cpu.is_none() && image.loops.is_empty();
+        if let Boot::Direct { kernel, initrd, cmdline } = image.boot.clone()
+            && image.server.database == Database::Mariadb
+            && plain
+        {
+            return Ok(Self { image, kernel, initrd, cmdline, load, accel });
         }
-        Ok(Self { image, load, accel })
+        Err(Failure::Question(format!(
+            "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
+                 another.",
+            image.name
+        )))
     }
 
     /// Runs it once: milliseconds from its begin to its end.
@@ -69,20 +72,15 @@ impl Baseline {
     }
 
     fn told(&self) -> [(&'static str, PathBuf); 10] {
-        let Self { image, load, accel } = self;
-        // `new` takes no other.
-        let (kernel, initrd, cmdline) = match image.boot.clone() {
-            Boot::Direct { kernel, initrd, cmdline } => (kernel, initrd, cmdline),
-            Boot::Firmware => Default::default(),
-        };
+        let Self { image, kernel, initrd, cmdline, load, accel } = self;
         let domain_type = match accel {
             Accel::Kvm => "kvm",
             Accel::Tcg => "qemu",
         };
         [
-            ("KERNEL", kernel),
-            ("INITRD", initrd),
-            ("CMDLINE", cmdline.into()),
+            ("KERNEL", kernel.clone()),
+            ("INITRD", initrd.clone()),
+            ("CMDLINE", cmdline.clone().into()),
             ("DISK", image.disks.iter().map(|disk| disk.file.clone()).collect()),
             ("MEMORY_MIB", image.memory_mib.to_string().into()),
             ("DOMAIN_TYPE", domain_type.into()),

@@ -8,7 +8,7 @@ use freezeframe::run::RunOptions;
 use freezeframe::scenario::Hook;
 
 use super::report::{Figure, Report};
-use super::trials::{Ran, Trials, scenarios};
+use super::trials::{OnImage, Ran, Trials, scenarios};
 use crate::e2e;
 use crate::error::Failure;
 
@@ -19,12 +19,8 @@ const HOOKS: [Hook; 3] = [Hook::None, Hook::Freezeframe, Hook::Sample];
 /// took and how long none was acknowledged around the freeze window.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image.
-    #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
-    image: String,
-    /// How many trials there are with each hook.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    on: OnImage,
 }
 
 /// What one trial's clients felt, milliseconds.
@@ -41,17 +37,17 @@ struct Felt {
 /// What one of them is called, and where it is.
 type Part = (&'static str, fn(&Felt) -> f64);
 
-pub(super) fn run(args: &Args) -> Result<Report, Failure> {
+pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let mut trials = Trials::prepare(RunOptions {
         filters: vec!["trial/booted::".to_owned()],
-        images: vec![args.image.clone()],
+        images: vec![on.image.clone()],
         every_image: true,
         scenarios: scenarios(),
         ..e2e::default_options()
     })?;
     let mut felt = HOOKS.map(|_| Vec::new());
-    for n in 1..=args.repeat {
-        eprintln!("{n} of {}", args.repeat);
+    for n in 1..=on.repeat {
+        eprintln!("{n} of {}", on.repeat);
         for (hook, felt) in HOOKS.iter().zip(&mut felt) {
             let run = trials.run_whole(1, |options| options.hook = Some(hook.clone()))?;
             for ran in &run.trials {
@@ -78,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let measured = format!(
         "Around the freeze of {}, {} trials with each hook in turns: the whole load's transfers, of four seconds \
          before the freeze and one after the thaw.",
-        args.image, args.repeat
+        on.image, on.repeat
     );
     Ok(Report { benchmark: "latency", measured, figures, goals: vec![] })
 }

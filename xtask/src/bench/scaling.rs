@@ -3,7 +3,7 @@
 use freezeframe::run::RunOptions;
 
 use super::report::{Figure, Report};
-use super::trials::{Trials, millis};
+use super::trials::{OnImage, Trials, millis};
 use crate::e2e;
 use crate::error::Failure;
 
@@ -14,27 +14,23 @@ const JOBS: [u16; 3] = [1, 2, 4];
 /// that each of them took of the whole.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image.
-    #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
-    image: String,
-    /// How many times the four run at each width.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    on: OnImage,
 }
 
-pub(super) fn run(args: &Args) -> Result<Report, Failure> {
+pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let mut trials = Trials::prepare(RunOptions {
         // None of them has a fault that takes its time.
         filters: ["core/no-freeze::", "core/no-hook::", "core/quiesced-snapshot::"].map(str::to_owned).into(),
-        images: vec![args.image.clone()],
+        images: vec![on.image.clone()],
         every_image: true,
         ..e2e::default_options()
     })?;
     // Makes the saved memory where there is none.
     trials.run(1, |options| options.start_only = true)?;
     let mut each = JOBS.map(|_| Vec::new());
-    for n in 1..=args.repeat {
-        eprintln!("{n} of {}", args.repeat);
+    for n in 1..=on.repeat {
+        eprintln!("{n} of {}", on.repeat);
         for (jobs, each) in JOBS.iter().zip(&mut each) {
             let run = trials.run_whole(*jobs, |_| {})?;
             each.push(millis(run.wall) / run.trials.len() as f64);
@@ -43,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let figures = JOBS.iter().zip(each).map(|(jobs, each)| Figure::times(format!("{jobs} at once"), each));
     let measured = format!(
         "Wall time of four core trials on {}, divided by four, {} times at each width, in turns.",
-        args.image, args.repeat
+        on.image, on.repeat
     );
     Ok(Report { benchmark: "scaling", measured, figures: figures.collect(), goals: vec![] })
 }

@@ -6,7 +6,7 @@ use freezeframe::run::RunOptions;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
-use super::trials::{Trials, millis, scenarios};
+use super::trials::{OnImage, Trials, millis, scenarios};
 use crate::error::Failure;
 use crate::setup::{self, Who};
 use crate::{e2e, host};
@@ -23,19 +23,15 @@ const ATTACHED: &str = "trial/attached::";
 /// the client, in turns.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: one with MariaDB, all on one disk.
-    #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
-    image: String,
-    /// How many times each runs.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    on: OnImage,
 }
 
-pub(super) fn run(args: &Args) -> Result<Report, Failure> {
+pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     setup::ensure_for(&[Who::Baseline])?;
     let mut trials = Trials::prepare(RunOptions {
         filters: vec![BOOTED.to_owned(), ATTACHED.to_owned()],
-        images: vec![args.image.clone()],
+        images: vec![on.image.clone()],
         every_image: true,
         scenarios: scenarios(),
         ..e2e::default_options()
@@ -44,15 +40,15 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let first = trials.run(1, |options| options.start_only = true)?;
     let plan = first.trials.first().map(|ran| Plan::read(&ran.dir)).transpose();
     let plan = plan.ok().flatten().ok_or_else(|| Failure::Infrastructure("no trial ran.".to_owned()))?;
-    let image = Manifest::load(&host::built_images(), &args.image)
+    let image = Manifest::load(&host::built_images(), &on.image)
         .map_err(|e| Failure::Infrastructure(e.to_string()))?;
     let baseline = Baseline::new(image, plan.load, plan.accel)?;
     let only = |filter: &str| vec![filter.to_owned()];
     trials.run_whole(1, |options| options.filters = only(ATTACHED))?;
 
     let (mut booted, mut attached, mut script) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 1..=args.repeat {
-        eprintln!("{n} of {}", args.repeat);
+    for n in 1..=on.repeat {
+        eprintln!("{n} of {}", on.repeat);
         booted.push(millis(trials.run_whole(1, |options| options.filters = only(BOOTED))?.wall));
         attached.push(millis(trials.run_whole(1, |options| options.filters = only(ATTACHED))?.wall));
         script.push(baseline.run()?);
@@ -71,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
         .collect();
     let measured = format!(
         "A quiesced backup of {}, made, restored and checked {} times each way, in turns.",
-        args.image, args.repeat
+        on.image, on.repeat
     );
     Ok(Report { benchmark: "trial", measured, figures: [figures, vec![script]].concat(), goals })
 }

@@ -3,13 +3,23 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use freezeframe::events::{self, Event};
-use freezeframe::jsonl;
+use freezeframe::events;
 use freezeframe::run::{Asked, RunOptions};
 use freezeframe::verdict::{Grade, Verdict};
 
 use crate::error::Failure;
 use crate::{e2e, host};
+
+/// What most measurements are told.
+#[derive(Debug, clap::Args)]
+pub(super) struct OnImage {
+    /// The image.
+    #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
+    pub(super) image: String,
+    /// How many times everything is measured.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeat: u32,
+}
 
 /// What is to be measured, prepared.
 #[derive(Debug)]
@@ -93,15 +103,9 @@ fn asked(options: &RunOptions) -> Result<Vec<Asked>, Failure> {
 impl Ran {
     /// Whether its first guest went on from a saved memory.
     pub(super) fn started_warm(&self) -> Result<bool, Failure> {
-        let read = || -> Result<bool, jsonl::Error> {
-            for event in jsonl::Reader::<Event>::open(&self.dir.join(events::FILE), events::KIND)? {
-                if event?.detail == events::FROM_MEMORY {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        read().map_err(|e| Failure::Infrastructure(e.to_string()))
+        let notes = events::notes(&self.dir.join(events::FILE));
+        let notes = notes.map_err(|e| Failure::Infrastructure(e.to_string()))?;
+        Ok(notes.iter().any(|note| note == events::FROM_MEMORY))
     }
 
     /// A figure that this trial must have; an error says what it came to instead.

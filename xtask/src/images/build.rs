@@ -3,19 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
 
-use super::archive::Archive;
 use super::recipe::Recipe;
 use super::repositories::Repositories;
 use super::run::Log;
 use super::store::{LockedStore, Scratch, State, Store};
-use super::{cloud, deb, disks, existing, overlay, rpm};
+use super::{cloud, deb, disks, existing, offer, overlay, rpm};
 use crate::error::Failure;
 use crate::host;
 
@@ -40,37 +37,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Asks the distributions of these recipes what they offer today: each once,
-/// and side by side, because it is mostly waiting.
-pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> {
-    let of = |family| {
-        recipes
-            .iter()
-            .map(|recipe| &recipe.definition)
-            .filter(move |image| image.family == family && !matches!(image.origin, Origin::Existing(_)))
-    };
-    let archives = of(Family::Deb).map(|image| Archive::new(store, image));
-    let archives: BTreeMap<_, _> = archives.map(|archive| (archive.dir().to_owned(), archive)).collect();
-    let repositories = of(Family::Rpm).map(|image| Repositories::new(store, image));
-    let repositories: BTreeMap<_, _> =
-        repositories.map(|repositories| (repositories.dir().to_owned(), repositories)).collect();
-    thread::scope(|scope| {
-        let archives = archives.values().map(|archive| scope.spawn(|| archive.refresh()));
-        let repositories = repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
-        let asked: Vec<_> = archives.chain(repositories).collect();
-        asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })
-}
-
 /// Builds the image of `recipe` if what it depends on has changed.
 pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let name = &recipe.definition.name;
-    let packages = match (&recipe.definition.origin, recipe.definition.family) {
-        (Origin::Existing(disk), _) => existing::state(disk)?,
-        (_, Family::Deb) => Archive::new(store.store(), &recipe.definition).packages(recipe)?,
-        (_, Family::Rpm) => Repositories::new(store.store(), &recipe.definition).packages(recipe)?,
-    };
+    let packages = offer::packages(store.store(), recipe)?;
     let digest = recipe.digest(&packages)?;
     if store.store().state(name, Some(&digest)) == State::Built {
         return Ok(Outcome::Unchanged);

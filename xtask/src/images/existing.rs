@@ -75,9 +75,7 @@ pub(super) fn take(
 /// Runs the examination under a supervisor, which cleans up after it.
 fn examine(claims: &Claims, dir: &Path) -> Result<Found, Failure> {
     claims.write(dir).map_err(Failure::Infrastructure)?;
-    // As `e2e` builds it, so that nothing is built for this alone.
-    let arguments = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    let program = cargo::build("the program that looks at disks", &arguments, "trial")?;
+    let program = cargo::build_trials("trial")?;
     let failed = |e: std::io::Error| Failure::io("run", &program, &e);
     let mut supervisor = Command::new(&program)
         .args(["supervise", "--examine"])

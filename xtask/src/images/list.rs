@@ -3,13 +3,11 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Definition, DiskLayout, Family, Manifest, Origin};
+use freezeframe::image::{Definition, DiskLayout, Manifest, Origin};
 use serde::Serialize;
 
-use super::archive::Archive;
-use super::existing;
+use super::offer;
 use super::recipe::{Recipe, sorted_entries};
-use super::repositories::Repositories;
 use super::store::{State, Store};
 use super::verified::Verified;
 use crate::columns::align;
@@ -66,12 +64,7 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
 
 fn look(store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(&host::repository().join("images"), definition)?;
-    let packages = match (&recipe.definition.origin, recipe.definition.family) {
-        (Origin::Existing(disk), _) => Some(existing::state(disk)?),
-        (_, Family::Deb) => Archive::new(store, &recipe.definition).known(&recipe)?,
-        (_, Family::Rpm) => Repositories::new(store, &recipe.definition).known(&recipe)?,
-    };
-    let wanted = match packages {
+    let wanted = match offer::known(store, &recipe)? {
         Some(packages) => Some(recipe.digest(&packages)?),
         None => None,
     };

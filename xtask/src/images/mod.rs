@@ -9,6 +9,7 @@ mod disks;
 mod existing;
 mod foreign;
 mod list;
+mod offer;
 mod overlay;
 mod proto;
 mod recipe;
@@ -128,7 +129,7 @@ fn build_all(
     let images = host::repository().join("images");
     let load = |definition| Recipe::load(&images, definition);
     let recipes: Vec<_> = definitions.into_iter().map(load).collect::<Result<_, _>>()?;
-    build::refresh(&store, &recipes)?;
+    offer::refresh(&store, &recipes)?;
     for recipe in recipes {
         let name = recipe.definition.name.clone();
         tell(&name, &build::bring_up_to_date(&locked, &recipe)?);

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use freezeframe::image::{Boot, Definition, Manifest};
-use freezeframe::plan::Keep;
-use freezeframe::run::{PACKAGE, RUN_DIR_VAR, RunOptions};
+use freezeframe::run::{RUN_DIR_VAR, RunOptions};
 use freezeframe::verdict::{Grade, Outcome, Verdict};
 
 use super::fetch::digest;
 use super::serve::{Served, Server};
 use crate::cargo;
 use crate::host;
-use crate::images::build;
 use crate::images::recipe::Recipe;
 use crate::images::store::Store;
+use crate::images::{build, offer};
 
 /// Where these tests keep what takes minutes to make.
 fn kept() -> PathBuf {
@@ -57,7 +56,7 @@ fn built(definitions: &Path, name: &str) -> Result<Manifest, String> {
     let store = Store::open(kept().join("images")).unwrap();
     let definition = Definition::named(definitions, name).map_err(|e| e.to_string())?;
     let recipe = Recipe::load(definitions, definition).map_err(|e| e.to_string())?;
-    build::refresh(&store, std::slice::from_ref(&recipe)).map_err(|e| e.to_string())?;
+    offer::refresh(&store, std::slice::from_ref(&recipe)).map_err(|e| e.to_string())?;
     let locked = store.lock().unwrap();
     build::bring_up_to_date(&locked, &recipe).map_err(|e| e.to_string())?;
     Manifest::load(&kept().join("images"), name).map_err(|e| e.to_string())
@@ -66,27 +65,17 @@ fn built(definitions: &Path, name: &str) -> Result<Manifest, String> {
 /// Runs these trials on `name`, and reads their verdicts.
 fn verdicts(definitions: &Path, name: &str, filters: &[&str]) -> Vec<Verdict> {
     let repository = host::repository();
+    let dir = repository.join("target/e2e").join(format!("{name}-{}", std::process::id()));
     let options = RunOptions {
         filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
         images: vec![name.to_owned()],
         every_image: true,
-        hook: None,
-        connect: None,
-        accel: None,
-        cold: false,
-        seed: 1,
-        keep: Keep::None,
-        cycles: None,
-        start_only: false,
-        scenarios: repository.join("scenarios"),
         definitions: definitions.to_owned(),
         built: kept().join("images"),
-        package: repository.join("target/packages").join(PACKAGE),
-        dir: repository.join("target/e2e").join(format!("{name}-{}", std::process::id())),
+        ..RunOptions::of(repository, dir)
     };
     options.write().unwrap();
-    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    let program = cargo::build("the trials", &trials, "e2e").unwrap();
+    let program = cargo::build_trials("e2e").unwrap();
     let status = Command::new(program).arg("--test-threads=1").env(RUN_DIR_VAR, &options.dir).status();
     status.unwrap();
     let asked = options.trials().unwrap();

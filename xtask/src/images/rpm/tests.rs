@@ -12,7 +12,8 @@ use std::process::Command;
 use freezeframe::image::{Definition, Manifest};
 use tempfile::TempDir;
 
-use super::super::build::{Outcome, bring_up_to_date, refresh};
+use super::super::build::{Outcome, bring_up_to_date};
+use super::super::offer::refresh;
 use super::super::recipe::Recipe;
 use super::super::store::Store;
 use crate::error::Failure;

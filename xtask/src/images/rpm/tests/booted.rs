@@ -5,7 +5,6 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use freezeframe::plan::Keep;
 use freezeframe::run::{RUN_DIR_VAR, RunOptions};
 use freezeframe::verdict::{Grade, Outcome, Verdict};
 
@@ -117,27 +116,19 @@ fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
     let (_, manifest) = world.build().unwrap();
     assert_eq!(manifest.cpu.as_deref(), Some("Haswell-noTSX"));
 
+    let repository = host::repository();
+    let dir = repository.join("target/e2e").join(format!("rpm-{}", std::process::id()));
     let options = RunOptions {
         filters: vec!["core/quiesced-snapshot".to_owned()],
         images: vec![NAME.to_owned()],
         every_image: true,
-        hook: None,
-        connect: None,
-        accel: None,
         cold: true,
-        cycles: None,
-        start_only: false,
-        seed: 1,
-        keep: Keep::None,
-        scenarios: host::repository().join("scenarios"),
         definitions: world.at("images"),
         built: world.at("built"),
-        package: world.at("none"),
-        dir: host::repository().join("target/e2e").join(format!("rpm-{}", std::process::id())),
+        ..RunOptions::of(repository, dir)
     };
     options.write().unwrap();
-    let trials = ["test", "--package", "scenarios", "--test", "e2e", "--no-run"];
-    let program = cargo::build("the trials", &trials, "e2e").unwrap();
+    let program = cargo::build_trials("e2e").unwrap();
     let status = Command::new(program).env(RUN_DIR_VAR, &options.dir).stdout(Stdio::null()).status().unwrap();
 
     let [asked] = options.trials().unwrap().try_into().expect("one trial");
