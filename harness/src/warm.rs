@@ -19,6 +19,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -30,10 +32,11 @@ use crate::host::{Libvirt, capabilities};
 use crate::interrupt;
 use crate::load::heartbeat;
 use crate::plan::{Accel, Plan};
+use crate::restore;
 use crate::snapshot;
 
 /// Part of every key: raise it when a change here makes old states unfit.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a saved guest goes on as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +85,10 @@ const CAPABILITIES: &str = "capabilities";
 /// How often a lock is asked for that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// The guest's side of [`awake`].
-const AWAKE: &str = "date -u -s \"@$(head -n 1)\" >/dev/null && cat >/dev/urandom \
-    && tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id";
+/// The guest's side of [`awake`]: one program, as each takes its time under emulation.
+const AWAKE: &str = "set -e; read -r now; read -r seed
+date -u -s \"@$now\" >/dev/null; echo \"$seed\" >/dev/urandom
+IFS=-; read -r id </proc/sys/kernel/random/uuid; printf %s $id >/etc/machine-id; echo >>/etc/machine-id";
 
 /// How many bytes of randomness a guest is given.
 const SEED: usize = 64;
@@ -190,12 +194,11 @@ impl Warm {
 pub fn awake(machine: &Machine, limit: Duration) -> Result<()> {
     machine.wait_for_answer(limit)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut input = format!("{}.{:09}\n", now.as_secs(), now.subsec_nanos()).into_bytes();
     let source = Path::new("/dev/urandom");
     let mut seed = [0; SEED];
     File::open(source).and_then(|mut file| file.read_exact(&mut seed)).map_err(Error::io("read", source))?;
-    input.extend(seed);
-    machine.agent().script(AWAKE, &input, limit).map(drop)
+    let input = format!("{}.{:09}\n{}\n", now.as_secs(), now.subsec_nanos(), BASE64.encode(seed));
+    machine.agent().script(AWAKE, input.as_bytes(), limit).map(drop)
 }
 
 /// Boots the image, waits until its server answers, and saves the guest in `scratch`.
@@ -221,6 +224,9 @@ fn make(
     let access = Access::new(machine.sql_address()?, &image.server)?;
     let unit = &image.server.unit;
     runtime.block_on(access.connect_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    if role == Role::Verifier {
+        restore::prepare(&machine, plan)?;
+    }
     // What boots go on doing in the background, every trial would do again.
     machine.agent().script("systemctl is-system-running --wait; sync", b"", limits.boot)?;
     let memory = scratch.join(MEMORY);

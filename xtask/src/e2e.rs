@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// times under one load [default: what their scenarios say].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
     cycles: Option<u32>,
-    /// How many trials run at once [default: one for every two processors].
+    /// How many trials run at once [default: one more than there are processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Seed of the load; the same seed replays the same operations [default: random].
@@ -232,10 +232,10 @@ fn point_latest_at(dir: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
 }
 
-/// A guest has two processors.
+/// A trial keeps about one processor busy, and now and then waits: so there is one more than that.
 fn default_jobs() -> u16 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
+    u16::try_from(processors + 1).unwrap_or(u16::MAX)
 }
 
 /// Runs the trials of options that were written: runs the test binary, and waits

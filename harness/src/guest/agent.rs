@@ -23,6 +23,10 @@ use crate::jsonl;
 /// The `kind` in the header of `agent.jsonl`.
 const KIND: &str = "agent";
 
+/// The pause between two questions whether a command has ended.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// The longest answer kept in the transcript, bytes; the rest is counted.
 const TRANSCRIPT_LIMIT: usize = 4096;
 
@@ -64,6 +68,22 @@ pub struct Exec {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
+}
+
+impl Exec {
+    /// The standard output of `line`, whose end this is; an exit code other than 0 is an error.
+    pub(crate) fn done(self, line: &str) -> Result<Vec<u8>> {
+        if self.code == Some(0) {
+            return Ok(self.stdout);
+        }
+        let output = String::from_utf8_lossy(&self.stderr);
+        Err(Error::Guest(format!(
+            "`{}` failed in the guest with {}: {}",
+            line.chars().take(200).collect::<String>(),
+            self.code.map_or("a signal".to_owned(), |code| format!("exit code {code}")),
+            super::console::printable(output.trim())
+        )))
+    }
 }
 
 /// The way to an agent.
@@ -165,8 +185,7 @@ impl Agent {
             }),
         )?;
         let pid = started["pid"].as_i64().ok_or_else(|| self.nonsense("guest-exec", &started))?;
-        let deadline = Instant::now() + limit;
-        let mut pause = Duration::from_millis(10);
+        let begun = Instant::now();
         loop {
             let status = self.command("guest-exec-status", json!({ "pid": pid }))?;
             if status["exited"] == true {
@@ -178,29 +197,20 @@ impl Agent {
                     stderr: bytes("err-data"),
                 });
             }
-            if Instant::now() > deadline {
+            let elapsed = begun.elapsed();
+            if elapsed > limit {
                 let seconds = limit.as_secs();
                 return Err(Error::Guest(format!("`{line}` did not end within {seconds} s in the guest")));
             }
-            // The agent has no event for the end of a command.
-            interrupt::pass(pause)?;
-            pause = (pause * 2).min(Duration::from_millis(200));
+            // The agent has no event for the end of a command, and each question costs the
+            // guest some milliseconds: so the pause is a part of what has passed.
+            interrupt::pass((elapsed / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))?;
         }
     }
 
     /// Like [`Agent::shell`], and an exit code other than 0 is an error.
     pub fn script(&self, line: &str, input: &[u8], limit: Duration) -> Result<Vec<u8>> {
-        let exec = self.shell(line, input, limit)?;
-        if exec.code == Some(0) {
-            return Ok(exec.stdout);
-        }
-        let output = String::from_utf8_lossy(&exec.stderr);
-        Err(Error::Guest(format!(
-            "`{}` failed in the guest with {}: {}",
-            line.chars().take(200).collect::<String>(),
-            exec.code.map_or("a signal".to_owned(), |code| format!("exit code {code}")),
-            super::console::printable(output.trim())
-        )))
+        self.shell(line, input, limit)?.done(line)
     }
 
     fn filesystems(

@@ -48,8 +48,8 @@ pub struct Machine {
     events: Events,
     console: PathBuf,
     agent: Agent,
-    /// When a unit was last asked about.
-    asked: Option<Instant>,
+    /// The unit that was last asked about, and when.
+    asked: Option<(String, Instant)>,
     stopped: bool,
 }
 
@@ -195,11 +195,16 @@ impl Machine {
     /// waiting for what it serves is in vain.
     pub fn check_unit(&mut self, unit: &str, limit: Duration) -> Result<()> {
         self.check_alive()?;
-        // Callers ask in a loop; each question costs the guest two processes.
-        if self.asked.is_some_and(|asked| asked.elapsed() < UNIT_PAUSE) {
+        // Callers ask in a loop; each question costs the guest two processes, which the
+        // server needs when it starts.
+        let (_, asked) = match self.asked.take() {
+            Some(asked) if asked.0 == unit => self.asked.insert(asked),
+            _ => self.asked.insert((unit.to_owned(), Instant::now())),
+        };
+        if asked.elapsed() < UNIT_PAUSE {
             return Ok(());
         }
-        self.asked = Some(Instant::now());
+        *asked = Instant::now();
         // See systemctl(1): exit code 0 when the unit has failed.
         let state = self.agent.shell(&format!("systemctl is-failed '{unit}'"), b"", limit)?;
         if state.code == Some(0) {

@@ -30,12 +30,9 @@ pub struct Verifier<'a> {
 }
 
 impl<'a> Verifier<'a> {
-    /// Makes a verifier of a running guest, and stops its server.
+    /// Makes a verifier of a running guest that was [prepared](prepare).
     pub fn new(plan: &'a Plan, machine: Machine, dir: &Path) -> Result<Self> {
-        let Plan { image, limits, .. } = plan;
-        let line = PREPARE.replace("UNIT", &image.server.unit);
-        machine.agent().script(&line, b"", limits.server)?;
-        let access = Access::new(machine.sql_address()?, &image.server)?;
+        let access = Access::new(machine.sql_address()?, &plan.image.server)?;
         Ok(Self { plan, machine, access, dir: dir.to_owned(), attached: Vec::new(), count: 0 })
     }
 
@@ -48,30 +45,24 @@ impl<'a> Verifier<'a> {
     /// connection to it, and the facts of its unit.
     ///
     /// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come up,
-    /// which is a fact about the backup. Whatever comes out, [`Self::detach`] must follow.
+    /// which is a fact about the backup. Whatever comes out, [`Self::detach`] must come before the next.
     pub fn attach(&mut self, runtime: &Runtime, snapshot: &[Drive]) -> Result<(mysql_async::Conn, Server)> {
         let Plan { image, limits, .. } = self.plan;
         self.count += 1;
         let drives = snapshot::over(&self.dir, &self.suffix(), snapshot)?;
-        let (mut mounts, mut serials) = (Vec::new(), String::new());
+        let mut mounts = Vec::new();
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
-            let serial = format!("{}-{}", disk.target, self.count);
+            // The guest may forget a disk only some time after it is gone: the next has another address.
+            let target = self.count * MOST_DISKS % MOST_TARGETS + u32::from(letter) - u32::from('a');
             let xml = format!(
                 "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback'/>\
-                   <source file='{}'/><target dev='sd{letter}' bus='scsi'/><serial>{serial}</serial></disk>",
+                   <source file='{}'/><target dev='sd{letter}' bus='scsi'/>\
+                   <address type='drive' controller='0' bus='0' target='{target}' unit='0'/></disk>",
                 escape(&drive.file.to_string_lossy())
             );
             self.machine.attach(&xml)?;
             self.attached.push(xml);
-            serials.push_str(&format!("{serial}\n"));
-            mounts.extend(disk.file_systems.iter().map(|fs| (&fs.mount, format!("{serial} {}", fs.fs))));
-        }
-        // That they do not appear says nothing of the snapshot.
-        let appeared = self.machine.agent().shell(APPEAR, serials.as_bytes(), limits.agent)?;
-        if appeared.code != Some(0) {
-            let disk = Path::new("the snapshot's disks");
-            let why = std::io::Error::other("the verifier guest does not see them");
-            return Err(Error::io("attach", disk)(why));
+            mounts.extend(disk.file_systems.iter().map(|fs| (&fs.mount, format!("{target} {}", fs.fs))));
         }
         // Each after those that hold its mount point.
         mounts.sort();
@@ -79,7 +70,14 @@ impl<'a> Verifier<'a> {
         let lines: String =
             mounts.iter().map(|(mount, disk)| format!("{disk} {}\n", mount.display())).collect();
         let line = ATTACH.replace("UNIT", &unit);
-        self.machine.agent().script(&line, lines.as_bytes(), limits.server)?;
+        let started = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
+        if started.code == Some(NOT_THERE) {
+            // Which says nothing of the snapshot.
+            let disk = Path::new("the snapshot's disks");
+            let why = std::io::Error::other("the verifier guest does not see them");
+            return Err(Error::io("attach", disk)(why));
+        }
+        started.done(&line)?;
         let conn = self.access.connect_within(limits.server, || self.machine.check_unit(&unit, limits.agent));
         let conn = runtime.block_on(conn)?;
         Ok((conn, Server { unit, ..image.server.clone() }))
@@ -111,42 +109,52 @@ impl<'a> Verifier<'a> {
     }
 }
 
+/// Makes a guest fit to be a [`Verifier`]: stops its server, and makes a unit for those to come.
+pub fn prepare(machine: &Machine, plan: &Plan) -> Result<()> {
+    let line = PREPARE.replace("UNIT", &plan.image.server.unit);
+    machine.agent().script(&line, b"", plan.limits.server).map(drop)
+}
+
+/// How many disks a guest has at the most, and how many addresses its SCSI controller
+/// has for them (0 to 255; see virtio-v1.2, 5.6.6.1).
+const MOST_DISKS: u32 = 26;
+const MOST_TARGETS: u32 = 9 * MOST_DISKS;
+
+/// The exit code of [`ATTACH`] for a disk that does not appear.
+const NOT_THERE: i64 = 69;
+
 /// Makes the server's unit once more, as a template: one for each snapshot, so
 /// that its log is its own. `systemctl cat` prints a unit with its drop-ins as one file. What is added
 /// wins: the snapshot is the server's root, nothing comes before the server,
-/// and its end need not be a clean one.
+/// and its end need not be a clean one. Programs are the guest's own, which no trial
+/// changes: these it has read before.
 const PREPARE: &str = "set -e
 systemctl stop 'UNIT'
 mkdir -p /run/freezeframe-attached
 {
     systemctl cat 'UNIT'
-    printf '[Service]\\nRootDirectory=/run/freezeframe-attached\\nMountAPIVFS=yes\\nBindPaths=/run\\n'
+    printf '[Service]\\nRootDirectory=/run/freezeframe-attached\\nMountAPIVFS=yes\\n'
+    printf 'BindPaths=/run\\nBindReadOnlyPaths=/usr\\n'
     printf 'ExecStartPre=\\nRestart=no\\nKillSignal=SIGKILL\\n'
 } >/run/systemd/system/freezeframe-attached@.service
 systemctl daemon-reload
 ";
 
-/// Waits for disks whose serial numbers are lines on its input: the kernel tells
-/// udev of each a moment after it was attached.
-const APPEAR: &str = "tries=0
-while read -r serial; do
-    until [ -b \"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_$serial\" ]; do
-        [ \"$((tries += 1))\" -lt 200 ] || exit 1
+/// Lines of target, kind and mount point on its input. A disk appears a moment after it was attached.
+const ATTACH: &str = "set -e
+tries=0
+while read -r target fs mount; do
+    while set -- /sys/bus/scsi/devices/*:0:\"$target\":0/block/*; [ ! -b \"/dev/${1##*/}\" ]; do
+        [ \"$((tries += 1))\" -lt 200 ] || exit 69
         sleep 0.05
     done
-done
-";
-
-/// Lines of serial number, kind and mount point on its input.
-const ATTACH: &str = "set -e
-while read -r serial fs mount; do
-    disk=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_$serial
+    disk=/dev/${1##*/}
     options=rw
     # It has the UUID of this guest's own.
     [ \"$fs\" != xfs ] || options=nouuid
     mount -t \"$fs\" -o \"$options\" \"$disk\" \"/run/freezeframe-attached$mount\"
 done
-systemctl start 'UNIT'
+systemctl --no-block start 'UNIT'
 ";
 
 const DETACH: &str = "set -e

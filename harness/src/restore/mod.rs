@@ -3,5 +3,5 @@
 mod attach;
 mod boot;
 
-pub use attach::Verifier;
+pub use attach::{Verifier, prepare};
 pub use boot::{Booted, boot};

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -54,6 +55,8 @@ struct Trial<'a> {
     history: HistoryLog,
     transcript: Transcript,
     disks: PathBuf,
+    /// Where raw disks are copied to.
+    scratch: Mutex<PathBuf>,
     /// A short-lived directory with a short path.
     root: PathBuf,
     /// The exchange disk.
@@ -69,27 +72,30 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
     if plan.start_only {
         return started.machine.power_off();
     }
-    let mut source = progress.stage(Stage::Equip, |p| trial.equip(started, p))?;
-    let verifier = match plan.restore {
-        Restore::Boot => None,
-        Restore::Attach => Some(progress.stage(Stage::Restore, |p| trial.verifier(p))?),
-    };
-    let (load, snapshots) = match trial.make_backup(progress, &mut source, verifier) {
-        Ok(made) => made,
-        Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => {
+    thread::scope(|scope| {
+        let mut source = progress.stage(Stage::Equip, |p| trial.equip(started, p))?;
+        let made = trial.make_backup(progress, &mut source, scope);
+        if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
             // The agent may be as stuck as the rest.
             let _ = trial.keep_logs(&source.machine, "source");
-            return Err(error);
         }
-    };
-    let live = progress.stage(Stage::Stop, |_| trial.stop(source, load, &snapshots))?;
-    if plan.restore == Restore::Boot {
-        for snapshot in &snapshots {
-            trial.boot_and_observe(progress, snapshot, &live)?;
+        let Backup { load, mut snapshots, verifier } = made?;
+        // After a refused freeze the agent may be as stuck as the rest.
+        let tells = !snapshots.is_empty() && !source.agent_lost.get();
+        let stop = |progress: &mut Progress| progress.stage(Stage::Stop, |_| trial.stop(source, load, tells));
+        match verifier {
+            None => {
+                let live = stop(progress)?;
+                snapshots.into_iter().try_for_each(|it| trial.boot_and_observe(progress, it, &live))
+            }
+            Some(mut verifier) => {
+                trial.attach_last_and_observe(progress, &mut verifier, snapshots.pop(), |progress| {
+                    progress.stage(Stage::Resume, |_| Ok((interrupt::pass(AFTERWARDS)?, String::new())))?;
+                    stop(progress).map(drop)
+                })
+            }
         }
-    }
-    Ok(())
+    })
 }
 
 /// A guest that runs.
@@ -98,6 +104,8 @@ struct Started {
     drives: Vec<Drive>,
     /// Whether it goes on from a saved memory, and is still asleep to its time and identity.
     saved: bool,
+    /// How it came up.
+    notes: Vec<String>,
 }
 
 /// The first guest, whose backup is made.
@@ -112,9 +120,29 @@ struct Source {
 }
 
 /// The disks as they were at one moment.
-struct Snapshot {
-    cycle: u32,
+struct Snapshot<'scope> {
     drives: Vec<Drive>,
+    examined: Examined<'scope>,
+}
+
+/// What the raw disks of a snapshot say, which are read beside the other stages: its
+/// observation, and the position that a hook recorded.
+type Examined<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Option<Position>)>>;
+
+/// A snapshot that the verifier has.
+struct Attached {
+    out: ObservationLog,
+    /// A connection to its server, and the facts of that; none when it does not come up.
+    server: Option<(mysql_async::Conn, Server)>,
+}
+
+/// What the stages up to the last thaw leave.
+struct Backup<'scope> {
+    /// It goes on.
+    load: Load,
+    /// Those that nobody has looked at: all, or with a verifier the last.
+    snapshots: Vec<Snapshot<'scope>>,
+    verifier: Option<Verifier<'scope>>,
 }
 
 impl<'a> Trial<'a> {
@@ -142,6 +170,7 @@ impl<'a> Trial<'a> {
             libvirt,
             history: HistoryLog::create(&plan.dir.join("history.jsonl"))?,
             transcript: Transcript::create(&plan.dir.join("agent.jsonl"))?,
+            scratch: Mutex::new(disks.clone()),
             disks,
         })
     }
@@ -149,7 +178,8 @@ impl<'a> Trial<'a> {
     /// Starts the first guest and waits until its server answers, and for nothing else.
     fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let mut started = self.start(Role::Source, progress)?;
+        let mut started = self.start(Role::Source)?;
+        started.notes.iter().try_for_each(|note| progress.note(note))?;
         let machine = &mut started.machine;
         let access = Access::new(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
@@ -178,7 +208,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Tells a guest that goes on from a saved memory that time has passed.
-    fn awake(&self, Started { machine, drives, saved }: Started) -> Result<(Machine, Vec<Drive>)> {
+    fn awake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
         if saved {
             warm::awake(&machine, self.plan.limits.agent)?;
         }
@@ -186,25 +216,24 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts a guest from a saved memory where it can, or else by a boot.
-    fn start(&self, role: Role, progress: &mut Progress) -> Result<Started> {
+    fn start(&self, role: Role) -> Result<Started> {
         let Plan { image, limits, .. } = self.plan;
+        let mut notes = Vec::new();
         match self.warm(role) {
             Ok(Some((machine, drives))) => {
-                progress.note(events::FROM_MEMORY)?;
-                return Ok(Started { machine, drives, saved: true });
+                notes.push(events::FROM_MEMORY.to_owned());
+                return Ok(Started { machine, drives, saved: true, notes });
             }
             Ok(None) => {}
             Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => {
-                progress.note(&format!("{BOOTED_INSTEAD}: {error}"))?;
-            }
+            Err(error) => notes.push(format!("{BOOTED_INSTEAD}: {error}")),
         }
         let drives = snapshot::over_image(&self.disks, role.name(), image)?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let (machine, stalled) =
             Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
-        note_stalls(progress, stalled)?;
-        Ok(Started { machine, drives, saved: false })
+        notes.extend(stalls(stalled));
+        Ok(Started { machine, drives, saved: false, notes })
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
@@ -220,21 +249,43 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts the guest to which snapshots are attached.
-    fn verifier(&self, progress: &mut Progress) -> Result<(Verifier<'_>, String)> {
-        let (machine, _) = self.awake(self.start(Role::Verifier, progress)?)?;
-        Ok((Verifier::new(self.plan, machine, &self.disks)?, String::new()))
+    fn start_verifier(&self) -> Result<(Verifier<'_>, Vec<String>)> {
+        let mut started = self.start(Role::Verifier)?;
+        if !started.saved {
+            restore::prepare(&started.machine, self.plan)?;
+        }
+        let notes = std::mem::take(&mut started.notes);
+        let (machine, _) = self.awake(started)?;
+        Ok((Verifier::new(self.plan, machine, &self.disks)?, notes))
     }
 
     /// From the load's first write to its last freeze: the load, which goes on,
-    /// and a snapshot for each freeze that was not refused. A verifier looks at
-    /// each before the next, and leaves its overlays to the one below.
-    fn make_backup(
-        &self,
+    /// and a snapshot for each freeze that was not refused. A verifier looks at each
+    /// before the next, and leaves its overlays to the one below; not at the last yet.
+    fn make_backup<'scope>(
+        &'scope self,
         progress: &mut Progress,
         source: &mut Source,
-        mut verifier: Option<Verifier<'_>>,
-    ) -> Result<(Load, Vec<Snapshot>)> {
-        let load = progress.stage(Stage::Load, |_| self.load(source))?;
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<Backup<'scope>> {
+        let (load, starting) = progress.stage(Stage::Load, |_| {
+            let load = self.start_load(source)?;
+            // Where the time is given anyway.
+            let starting =
+                (self.plan.restore == Restore::Attach).then(|| scope.spawn(|| self.start_verifier()));
+            interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
+            self.strike(Point::BeforeFreeze, &source.machine)?;
+            let detail = format!("{} transfers acknowledged", load.acknowledged());
+            Ok(((load, starting), detail))
+        })?;
+        let mut verifier = match starting {
+            None => None,
+            Some(starting) => Some(progress.stage(Stage::Restore, |progress| {
+                let (verifier, notes) = starting.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                notes.iter().try_for_each(|note| progress.note(note))?;
+                Ok((verifier, String::new()))
+            })?),
+        };
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
         for cycle in 1..=self.plan.snapshot.cycles {
@@ -245,37 +296,31 @@ impl<'a> Trial<'a> {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
             let taken = if self.plan.freeze {
-                self.quiesced_snapshot(progress, source, &drives, cycle)?
+                self.quiesced_snapshot(progress, source, &mut drives, cycle, scope)?
             } else {
-                Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &drives, cycle))?)
+                Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
-            if let Some(live) = taken {
-                snapshots.push(Snapshot { cycle, drives: std::mem::replace(&mut drives, live) });
-            }
             progress.stage(Stage::Resume, |_| self.resume(source, &load))?;
-            if let Some(verifier) = &mut verifier
-                && let Some(snapshot) = snapshots.last().filter(|snapshot| snapshot.cycle == cycle)
-            {
-                self.attach_and_observe(progress, verifier, snapshot)?;
-                // The first of the trial's own stays: below it is what all trials share.
-                if snapshot.drives != source.drives {
-                    snapshot::merge(&mut source.machine, &snapshot.drives, self.plan.limits.statement)?;
+            match (&mut verifier, taken) {
+                (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
+                    let below = snapshot.drives.clone();
+                    self.attach_and_observe(progress, verifier, snapshot)?;
+                    // The first of the trial's own stays: below it is what all trials share.
+                    if below != source.drives {
+                        snapshot::merge(&mut source.machine, &below, self.plan.limits.statement)?;
+                    }
                 }
+                (_, taken) => snapshots.extend(taken),
             }
         }
         progress.end_cycle();
-        if let Some(verifier) = verifier {
-            self.keep_logs(verifier.machine(), "verifier")?;
-        }
-        Ok((load, snapshots))
+        Ok(Backup { load, snapshots, verifier })
     }
 
-    /// Ends the load, keeps what the first guest can still tell, and cuts its
-    /// power. What a roll-forward must reach; nothing when there can be none,
+    /// Ends the load, keeps what the first guest can still tell if it `tells` anything, and cuts
+    /// its power. What a roll-forward must reach; nothing when there can be none,
     /// as without a snapshot.
-    fn stop(&self, source: Source, load: Load, snapshots: &[Snapshot]) -> Result<(Vec<Record>, String)> {
-        // After a refused freeze the agent may be as stuck as the rest.
-        let tells = !snapshots.is_empty() && !source.agent_lost.get();
+    fn stop(&self, source: Source, load: Load, tells: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
             self.history.finish()?;
             let compared = tells && self.plan.freeze && self.plan.restore == Restore::Boot;
@@ -290,8 +335,8 @@ impl<'a> Trial<'a> {
         Ok((live, String::new()))
     }
 
-    /// Starts the load and lets it run its time.
-    fn load(&self, source: &mut Source) -> Result<(Load, String)> {
+    /// Starts the load.
+    fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { image, load, seed, limits, .. } = self.plan;
         let Source { machine, access, .. } = source;
         let running = Load::start(
@@ -306,27 +351,24 @@ impl<'a> Trial<'a> {
         )?;
         quiesce::tell(machine.agent(), &self.history)?;
         // Delayed allocation would leave fresh tables empty on the disk and
-        // hide finer defects behind that.
-        machine.agent().script("sync", b"", limits.agent)?;
-        // Only now, so that the tables themselves are safe whatever the profile;
-        // as root over the server's own socket, because the load's account may not.
+        // hide finer defects behind that. The profile comes only then, so that the tables
+        // themselves are safe whatever it is; as root over the server's own socket, because the
+        // load's account may not.
         let profile = database::profile_statements(load.profile);
-        machine.agent().script("mysql", profile.as_bytes(), limits.agent)?;
-        interrupt::pass(Duration::from_secs_f64(load.seconds))?;
-        self.strike(Point::BeforeFreeze, machine)?;
-        let detail = format!("{} transfers acknowledged", running.acknowledged());
-        Ok((running, detail))
+        machine.agent().script("sync && mysql", profile.as_bytes(), limits.agent)?;
+        Ok(running)
     }
 
-    /// Freeze, snapshot, thaw. The disks that the guest writes to from then on;
-    /// `None` when the freeze was refused.
-    fn quiesced_snapshot(
-        &self,
+    /// Freeze, snapshot, thaw; `None` when the freeze was refused. `drives` are then
+    /// those that the guest writes to from then on.
+    fn quiesced_snapshot<'scope>(
+        &'scope self,
         progress: &mut Progress,
         source: &Source,
-        drives: &[Drive],
+        drives: &mut Vec<Drive>,
         cycle: u32,
-    ) -> Result<Option<Vec<Drive>>> {
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<Option<Snapshot<'scope>>> {
         let Source { machine, access, .. } = source;
         let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
@@ -340,14 +382,15 @@ impl<'a> Trial<'a> {
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
         let answers = probes.send(&self.runtime, &self.history);
-        let live = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle))?;
+        let frozen_disks = drives.clone();
+        let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
         progress.stage(Stage::Hold, |_| {
             // The probes bound themselves; the window's guard bounds them once more.
             self.runtime
                 .block_on(answers)
                 .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-            self.count_writes(machine, drives)?;
+            self.count_writes(machine, &frozen_disks)?;
             Ok(((), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
@@ -357,7 +400,7 @@ impl<'a> Trial<'a> {
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
             Ok(((), detail))
         })?;
-        Ok(Some(live))
+        Ok(Some(snapshot))
     }
 
     /// What the guest has written so far, by QEMU's count.
@@ -370,13 +413,38 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// Takes the snapshot; the disks that the guest writes to from then on.
-    fn snapshot(&self, source: &Source, drives: &[Drive], cycle: u32) -> Result<(Vec<Drive>, String)> {
+    /// Takes the snapshot, and begins to read its raw disks. `drives` are then those that
+    /// the guest writes to from then on.
+    fn snapshot<'scope>(
+        &'scope self,
+        source: &Source,
+        drives: &mut Vec<Drive>,
+        cycle: u32,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<(Snapshot<'scope>, String)> {
         let apart = Duration::from_millis(self.plan.snapshot.apart_ms);
         self.history.mark(Mark::SnapBegin, "")?;
         let live = snapshot::take(&source.machine, drives, &self.disks, cycle, apart)?;
         self.history.mark(Mark::SnapEnd, "")?;
-        Ok((live, String::new()))
+        let drives = std::mem::replace(drives, live);
+        let out = observe::create(&self.cycle_dir(cycle)?.join(judge::OBSERVATION))?;
+        let read = drives.clone();
+        let examined = scope.spawn(move || self.examine(&read, out));
+        Ok((Snapshot { drives, examined }, String::new()))
+    }
+
+    /// Reads the raw disks of a snapshot, to which nobody writes any more.
+    fn examine(
+        &self,
+        drives: &[Drive],
+        mut out: ObservationLog,
+    ) -> Result<(ObservationLog, Option<Position>)> {
+        let Plan { image, load, .. } = self.plan;
+        let myisam = database::myisam_tables(image.server.database, load.profile);
+        // One at a time: each copies them.
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = observe::disks(image, drives, &myisam, &scratch, &mut out)?;
+        Ok((out, position))
     }
 
     /// Lets the load go on after the window. Whether writes came through is in
@@ -384,7 +452,10 @@ impl<'a> Trial<'a> {
     fn resume(&self, source: &Source, load: &Load) -> Result<((), String)> {
         load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, &source.machine)?;
-        interrupt::pass(AFTERWARDS)?;
+        if self.plan.restore == Restore::Boot {
+            // Otherwise it goes on while the snapshot is looked at.
+            interrupt::pass(AFTERWARDS)?;
+        }
         Ok(((), String::new()))
     }
 
@@ -403,22 +474,27 @@ impl<'a> Trial<'a> {
     }
 
     /// Boots the snapshot, observes it, and ends the guest.
-    fn boot_and_observe(&self, progress: &mut Progress, snapshot: &Snapshot, live: &[Record]) -> Result<()> {
+    fn boot_and_observe(
+        &self,
+        progress: &mut Progress,
+        snapshot: Snapshot<'_>,
+        live: &[Record],
+    ) -> Result<()> {
         let Plan { image, limits, .. } = self.plan;
-        let mut out = self.observation(snapshot)?;
-        let (position, booted) = progress.stage(Stage::Restore, |progress| {
-            let (position, booted) = self.beside_raw_disks(snapshot, &mut out, || {
-                let drives = snapshot::over(&self.disks, "restored", &snapshot.drives)?;
+        let (mut out, position, booted) = progress.stage(Stage::Restore, |progress| {
+            let (out, position, booted) = restored(snapshot, |drives| {
+                let drives = snapshot::over(&self.disks, "restored", drives)?;
                 let spec = Spec {
                     exchange: Some(self.exchange.clone()),
                     ..Spec::of(self.plan, "restored", drives, &self.root)
                 };
                 restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
             })?;
-            if let Some(booted) = &booted {
-                note_stalls(progress, booted.stalled)?;
+            if let Some(note) = booted.as_ref().and_then(|booted| stalls(booted.stalled)) {
+                progress.note(&note)?;
             }
-            Ok(told_of(position, booted))
+            let words = told_of(booted.as_ref());
+            Ok(((out, position, booted), words))
         })?;
         progress.stage(Stage::Observe, |_| {
             if let Some(restore::Booted { machine, mut conn, .. }) = booted {
@@ -443,55 +519,64 @@ impl<'a> Trial<'a> {
         &self,
         progress: &mut Progress,
         verifier: &mut Verifier<'_>,
-        snapshot: &Snapshot,
+        snapshot: Snapshot<'_>,
     ) -> Result<()> {
-        let mut out = self.observation(snapshot)?;
-        let (_, attached) = progress.stage(Stage::Restore, |_| {
-            let (position, attached) = self
-                .beside_raw_disks(snapshot, &mut out, || verifier.attach(&self.runtime, &snapshot.drives))?;
-            Ok(told_of(position, attached))
-        })?;
+        let attached = progress.stage(Stage::Restore, |_| self.attach(verifier, snapshot))?;
         progress.stage(Stage::Observe, |_| {
-            if let Some((mut conn, server)) = attached {
-                self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
-                self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
-            }
+            self.observe_attached(verifier, attached)?;
             verifier.detach()?;
-            observe::complete(out)?;
             Ok(((), String::new()))
         })
     }
 
-    /// Creates the observation of a snapshot.
-    fn observation(&self, snapshot: &Snapshot) -> Result<ObservationLog> {
-        observe::create(&self.cycle_dir(snapshot.cycle)?.join(judge::OBSERVATION))
+    /// Attaches the last snapshot to the verifier while `stop` brings the load and the first
+    /// guest to their end; then observes it, and keeps what the verifier can tell.
+    fn attach_last_and_observe(
+        &self,
+        progress: &mut Progress,
+        verifier: &mut Verifier<'_>,
+        last: Option<Snapshot<'_>>,
+        stop: impl FnOnce(&mut Progress) -> Result<()>,
+    ) -> Result<()> {
+        let attached = thread::scope(|scope| {
+            let verifier = &mut *verifier;
+            let attaching = last.map(|last| scope.spawn(move || self.attach(verifier, last)));
+            stop(progress)?;
+            attaching
+                .map(|attaching| {
+                    progress.stage(Stage::Restore, |_| {
+                        attaching.join().unwrap_or_else(|panic| resume_unwind(panic))
+                    })
+                })
+                .transpose()
+        })?;
+        progress.stage(Stage::Observe, |_| {
+            if let Some(attached) = attached {
+                self.observe_attached(verifier, attached)?;
+            }
+            self.keep_logs(verifier.machine(), "verifier")?;
+            Ok(((), String::new()))
+        })
     }
 
-    /// Restores while the raw disks are read: neither writes to the snapshot. The
-    /// position that a hook recorded on them, and the server; none when the
-    /// snapshot does not come up, which is written down.
-    fn beside_raw_disks<T>(
+    /// Attaches the snapshot to the verifier.
+    fn attach(&self, verifier: &mut Verifier<'_>, snapshot: Snapshot<'_>) -> Result<(Attached, String)> {
+        let (out, _, server) = restored(snapshot, |drives| verifier.attach(&self.runtime, drives))?;
+        let words = told_of(server.as_ref());
+        Ok((Attached { out, server }, words))
+    }
+
+    /// Writes down what the server on an attached snapshot holds.
+    fn observe_attached(
         &self,
-        snapshot: &Snapshot,
-        out: &mut ObservationLog,
-        restore: impl FnOnce() -> Result<T>,
-    ) -> Result<(Option<Position>, Option<T>)> {
-        let Plan { image, load, .. } = self.plan;
-        let myisam = database::myisam_tables(image.server.database, load.profile);
-        let (position, restored) = thread::scope(|scope| {
-            let raw = scope.spawn(|| observe::disks(image, &snapshot.drives, &myisam, &self.disks, out));
-            let restored = restore();
-            (raw.join().unwrap_or_else(|panic| resume_unwind(panic)), restored)
-        });
-        let position = position?;
-        match restored {
-            Ok(restored) => Ok((position, Some(restored))),
-            Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
-                observe::server_failed(&error.to_string(), out)?;
-                Ok((position, None))
-            }
-            Err(error) => Err(error),
+        verifier: &Verifier<'_>,
+        Attached { mut out, server }: Attached,
+    ) -> Result<()> {
+        if let Some((mut conn, server)) = server {
+            self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
+            self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
         }
+        observe::complete(out)
     }
 
     /// Writes down what a restored server holds.
@@ -535,18 +620,31 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// What a stage says when the snapshot does not come up.
-fn told_of<T>(position: Option<Position>, restored: Option<T>) -> ((Option<Position>, Option<T>), String) {
-    let words = if restored.is_some() { "" } else { "the snapshot does not come up" };
-    ((position, restored), words.to_owned())
+/// Restores a snapshot, and has its raw disks read by then: its observation, the position that
+/// a hook recorded on it, and the server; none when the snapshot does not come up, which is written down.
+fn restored<T>(
+    Snapshot { drives, examined }: Snapshot<'_>,
+    restore: impl FnOnce(&[Drive]) -> Result<T>,
+) -> Result<(ObservationLog, Option<Position>, Option<T>)> {
+    let restored = restore(&drives);
+    let (mut out, position) = examined.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+    match restored {
+        Ok(restored) => Ok((out, position, Some(restored))),
+        Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
+            observe::server_failed(&error.to_string(), &mut out)?;
+            Ok((out, position, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Tells of boots that had to be tried again.
-fn note_stalls(progress: &mut Progress, stalled: u32) -> Result<()> {
-    match stalled {
-        0 => Ok(()),
-        n => {
-            progress.note(&format!("hung {n} times before its kernel said a word, and was powered on again"))
-        }
-    }
+/// What a stage says when the snapshot does not come up.
+fn told_of<T>(restored: Option<&T>) -> String {
+    if restored.is_some() { String::new() } else { "the snapshot does not come up".to_owned() }
+}
+
+/// What there is to note of boots that had to be tried again.
+fn stalls(stalled: u32) -> Option<String> {
+    (stalled > 0)
+        .then(|| format!("hung {stalled} times before its kernel said a word, and was powered on again"))
 }
