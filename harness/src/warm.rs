@@ -1,5 +1,5 @@
 //! Warm start: an image is booted once until its server answers and its agent
-//! is connected, and saved with its memory. Every trial then starts from there,
+//! is connected, and saved with its memory (a verifier after its server was stopped). Every trial then starts from there,
 //! with overlays, sockets and a port of its own.
 //!
 //! ```text
