@@ -140,11 +140,12 @@ mkdir -p /run/freezeframe-attached
 systemctl daemon-reload
 ";
 
-/// Lines of target, kind and mount point on its input. A disk appears a moment after it was attached.
+/// Lines of target, kind and mount point on its input. A disk appears a moment after it was attached,
+/// and its node may still be that of one which is gone: it is there when it can be opened.
 const ATTACH: &str = "set -e
 tries=0
 while read -r target fs mount; do
-    while set -- /sys/bus/scsi/devices/*:0:\"$target\":0/block/*; [ ! -b \"/dev/${1##*/}\" ]; do
+    while set -- /sys/bus/scsi/devices/*:0:\"$target\":0/block/*; ! true 2>/dev/null <\"/dev/${1##*/}\"; do
         [ \"$((tries += 1))\" -lt 200 ] || exit 69
         sleep 0.05
     done
