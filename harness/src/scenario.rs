@@ -170,6 +170,10 @@ pub struct Load {
     pub profile: Profile,
     /// Concurrent writers, each with one operation in flight.
     pub writers: u32,
+    /// The most transfers a second that all of them together make; without it, as many as
+    /// are acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// Seconds of load before the freeze.
     pub seconds: f64,
 }
@@ -342,6 +346,8 @@ mod file {
     pub(super) struct Load {
         pub(super) profile: Profile,
         pub(super) writers: Spanned<u32>,
+        #[serde(default)]
+        pub(super) rate: Option<Spanned<u32>>,
         pub(super) seconds: Spanned<f64>,
     }
 
@@ -418,6 +424,12 @@ impl Scenario {
         if !(1..=64).contains(&writers) {
             return refuse(file.load.writers.span(), format!("`writers = {writers}`: choose 1 to 64"));
         }
+        let rate = match file.load.rate {
+            Some(rate) if !(1..=10_000).contains(rate.get_ref()) => {
+                return refuse(rate.span(), format!("`rate = {}`: choose 1 to 10000", rate.get_ref()));
+            }
+            rate => rate.map(Spanned::into_inner),
+        };
         let seconds = *file.load.seconds.get_ref();
         if !(0.5..=600.0).contains(&seconds) {
             return refuse(file.load.seconds.span(), format!("`seconds = {seconds}`: choose 0.5 to 600"));
@@ -497,7 +509,7 @@ impl Scenario {
             disks: file.image.disks,
             snapshot,
             restore: file.restore,
-            load: Load { profile: file.load.profile, writers, seconds },
+            load: Load { profile: file.load.profile, writers, rate, seconds },
             freeze: file.quiesce.freeze,
             faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
             expect: expect.into_iter().map(|(hook, e)| (hook, e.into_inner())).collect(),
@@ -566,6 +578,7 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             ("covers = [", "cover = [", 3, "unknown field `cover`"),
             ("writers = 4", "writers = 0", 6, "1 to 64"),
             ("writers = 4", "writers = -1", 6, "u32"),
+            ("writers = 4", "writers = 4\nrate = 0", 7, "1 to 10000"),
             ("seconds = 3", "seconds = 9999", 7, "0.5 to 600"),
             ("\"durable\"", "\"careless\"", 5, "unknown variant"),
             ("[\"application-consistent\"]", "[]", 9, "lists at least one|list at least one"),

@@ -242,7 +242,7 @@ mod tests {
         write(&drive("lower").file, &["write -P 3 100k 200k", "write -z 5M 64k"]);
         over(dir.path(), "upper", &[drive("lower")]).expect("an overlay");
         write(&drive("upper").file, &["write -P 4 0 4k", "write -P 5 7M 1M", "discard 512k 64k"]);
-        for (start, bytes) in [(0, 8 << 20), (1 << 16, 5 << 20), (70_000 / 512 * 512, 7 << 20)] {
+        for (start, bytes) in [(0, 8 << 20), (1 << 16, 5 << 20), (137 * SECTOR, 7 << 20)] {
             let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
             let fs = FileSystem { name, start, bytes, fs: FsKind::Ext4, mount };
             let gathered = flatten(&drive("upper"), &fs, dir.path()).expect("a raw file");

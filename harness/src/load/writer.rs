@@ -14,7 +14,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{ACCOUNTS, Shared, connect};
 use crate::clock;
@@ -53,8 +53,17 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(shared.seed);
     random.set_stream(u64::from(client));
     let mut writer = Writer { shared, client, random, conn };
+    let mut pace = writer.shared.rate.map(|rate| {
+        let mut pace = interval(Duration::from_secs(1) * writer.shared.writers / rate);
+        // What a freeze held up is not made up for.
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pace
+    });
     let mut number = 1;
     while !writer.shared.stop.load(Ordering::Relaxed) {
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
         if writer.transfer(number).await? {
             writer.follow(number).await?;
             number += 1;

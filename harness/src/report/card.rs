@@ -91,7 +91,9 @@ fn facts(trial: &Trial) -> Markup {
 
 fn load(plan: &Plan) -> String {
     let profile = in_words(&plan.load.profile);
-    format!("{profile}, {} for {} s", count(plan.load.writers as usize, "writer"), plan.load.seconds)
+    let rate = plan.load.rate.map(|rate| format!(", at most {} a second", count(rate as usize, "transfer")));
+    let writers = count(plan.load.writers as usize, "writer");
+    format!("{profile}, {writers}{} for {} s", rate.unwrap_or_default(), plan.load.seconds)
 }
 
 /// A plain enum's name as files spell it.

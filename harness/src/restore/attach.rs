@@ -69,7 +69,7 @@ impl<'a> Verifier<'a> {
         let unit = self.unit();
         let lines: String =
             mounts.iter().map(|(mount, disk)| format!("{disk} {}\n", mount.display())).collect();
-        let line = ATTACH.replace("UNIT", &unit);
+        let line = ATTACH.replace("UNIT", &unit).replace("NOT_THERE", &NOT_THERE.to_string());
         let started = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
         if started.code == Some(NOT_THERE) {
             // Which says nothing of the snapshot.
@@ -146,7 +146,7 @@ const ATTACH: &str = "set -e
 tries=0
 while read -r target fs mount; do
     while set -- /sys/bus/scsi/devices/*:0:\"$target\":0/block/*; ! true 2>/dev/null <\"/dev/${1##*/}\"; do
-        [ \"$((tries += 1))\" -lt 200 ] || exit 69
+        [ \"$((tries += 1))\" -lt 200 ] || exit NOT_THERE
         sleep 0.05
     done
     disk=/dev/${1##*/}
