@@ -3,6 +3,9 @@
 //! `cargo xtask e2e` says what to run in a `run.json`, whose directory it names
 //! in `FREEZEFRAME_RUN`. Without that, every scenario runs on the default image.
 
+// See `words`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -11,6 +14,7 @@ use freezeframe::host::accel;
 use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
 use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
+use freezeframe::tell;
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -23,7 +27,7 @@ fn main() -> ExitCode {
     match trials() {
         Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
         Err(problem) => {
-            eprintln!("error: {problem}");
+            tell!("error: {problem}");
             ExitCode::from(2)
         }
     }
@@ -58,8 +62,7 @@ fn trials() -> Result<Vec<Trial>, String> {
 fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     let image = Manifest::load(&options.built, &asked.image)?;
     let plan = options.plan(asked, image, accelerator(options));
-    let verdict =
-        supervise::run(Path::new(PROGRAM), &plan).inspect_err(|e| eprintln!("{}: {e}", plan.trial))?;
+    let verdict = supervise::run(Path::new(PROGRAM), &plan).inspect_err(|e| tell!("{}: {e}", plan.trial))?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);
         options.measured().keep(&plan.trial, plan.snapshot.cycles, took)?;
@@ -81,7 +84,7 @@ fn accelerator(options: &RunOptions) -> Accel {
         }
         let probe = accel::probe(&workspace().join("target/e2e/.accel.json"));
         if probe.accel == Accel::Tcg {
-            eprintln!(
+            tell!(
                 "Guests run under TCG, QEMU's software emulation, with longer time limits: {}.",
                 probe.reason
             );

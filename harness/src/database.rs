@@ -1,9 +1,10 @@
 //! What differs between the database servers, in one place.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mysql_async::{Conn, Opts, OptsBuilder};
+use mysql_async::{Conn, IoError, Opts, OptsBuilder};
 
 use crate::error::{Error, Result};
 use crate::image::{Database, Server};
@@ -17,6 +18,9 @@ pub const BULK: &str = "bulk";
 
 /// The most that a server that is up needs for its greeting, also under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the first attempt may take while the server, or its guest's network, is still starting.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// How to reach a guest's server.
 #[derive(Clone)]
@@ -52,10 +56,10 @@ impl Access {
     ///
     /// QEMU's user network now and then loses one of several connections that
     /// are opened at the same time; it then hangs for ever, so each attempt is bounded.
-    pub async fn connect(&self) -> mysql_async::Result<Conn> {
-        match tokio::time::timeout(CONNECT_LIMIT, Conn::new(self.opts.clone())).await {
+    async fn connect(&self, limit: Duration) -> mysql_async::Result<Conn> {
+        match tokio::time::timeout(limit, Conn::new(self.opts.clone())).await {
             Ok(connected) => connected,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
     }
 
@@ -63,7 +67,7 @@ impl Access {
     pub async fn connect_patiently(&self, limit: Duration) -> mysql_async::Result<Conn> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
-            match self.connect().await {
+            match self.connect(CONNECT_LIMIT).await {
                 Err(_) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -80,13 +84,19 @@ impl Access {
         mut alive: impl FnMut() -> Result<()>,
     ) -> Result<Conn> {
         let deadline = tokio::time::Instant::now() + limit;
+        let mut attempt = FIRST_ATTEMPT;
         loop {
             // QEMU accepts the connection long before the server does; only the
             // server's greeting says that it is there.
-            let error = match self.connect().await {
+            let error = match self.connect(attempt).await {
                 Ok(conn) => return Ok(conn),
                 Err(error) => error,
             };
+            // What a guest does not get before its network is up is lost, and is waited for in vain.
+            if matches!(&error, mysql_async::Error::Io(IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut)
+            {
+                attempt = (2 * attempt).min(CONNECT_LIMIT);
+            }
             if tokio::time::Instant::now() > deadline {
                 return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(
                     error,

@@ -14,6 +14,7 @@ use crate::guest::{Machine, Spec, Transcript, escape_shell, printable};
 use crate::host::{Libvirt, accel};
 use crate::image::{Claims, Database, Found, Manifest};
 use crate::plan::Limits;
+use crate::tell;
 use crate::{interrupt, snapshot};
 
 /// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
@@ -27,7 +28,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     match examined() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            tell!("{problem}");
             ExitCode::from(3)
         }
     }

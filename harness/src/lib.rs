@@ -10,6 +10,9 @@
 //! guest need the `vm` feature (and libvirt's headers); the rest checks
 //! scenario files and judges trial directories anywhere.
 
+// See `words`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 #[cfg(feature = "vm")]
 mod clock;
 #[cfg(feature = "vm")]
@@ -18,6 +21,7 @@ pub mod error;
 pub mod interrupt;
 pub mod jsonl;
 mod text;
+pub mod words;
 
 pub mod image;
 pub mod measured;

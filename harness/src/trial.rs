@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use crate::events::{self, Stage};
 use crate::interrupt;
 use crate::plan::Plan;
+use crate::tell;
 use crate::verdict::Verdict;
 use progress::Progress;
 
@@ -22,7 +23,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     match planned(dir, root) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            tell!("{problem}");
             ExitCode::from(3)
         }
     }
@@ -46,7 +47,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
     if let Ok(profile) = events::profile(&dir.join(events::FILE)) {
         verdict.timings_ms.add(&profile);
     }
-    eprintln!("  {}: {}", plan.trial, verdict.reason);
+    tell!("  {}: {}", plan.trial, verdict.reason);
     verdict.write(dir).map_err(|e| e.to_string())
 }
 

@@ -1,10 +1,14 @@
 //! The processes behind one trial. The test binary starts them; people need not.
 
+// See `words`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use freezeframe::examine;
+use freezeframe::tell;
 use freezeframe::trial;
 use freezeframe::trial::supervise::{self, Task};
 
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
                 supervise::supervise(&program, task, &dir)
             }
             Err(e) => {
-                eprintln!("cannot find this program's own file: {e}");
+                tell!("cannot find this program's own file: {e}");
                 ExitCode::from(3)
             }
         },

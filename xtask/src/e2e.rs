@@ -15,6 +15,7 @@ use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep, Plan};
 use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::scenario::Hook;
+use freezeframe::tell;
 use freezeframe::verdict::{Outcome, Verdict};
 use jiff::Zoned;
 
@@ -119,7 +120,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     point_latest_at(&options.dir)?;
 
     let count = asked.len();
-    eprintln!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
+    tell!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
     run_trials(&program, &options, jobs.unwrap_or_else(default_jobs))?;
     let clean = check_for_leftovers(&options.dir);
 
@@ -263,7 +264,7 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
         leftover.remove()?;
     }
     if left.is_empty() {
-        eprintln!("Nothing was left behind: no guest, no process, no overlay, no directory.");
+        tell!("Nothing was left behind: no guest, no process, no overlay, no directory.");
         return Ok(());
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();
@@ -280,9 +281,9 @@ fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
     let boots: Vec<_> = notes.filter(|note| note.starts_with(events::BOOTED_INSTEAD)).collect();
     match boots.as_slice() {
         [] => {}
-        [one] => eprintln!("One guest {one}"),
+        [one] => tell!("One guest {one}"),
         [first, ..] => {
-            eprintln!("{} guests booted that should not have had to; the first {first}", boots.len());
+            tell!("{} guests booted that should not have had to; the first {first}", boots.len());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use freezeframe::events;
 use freezeframe::plan::Plan;
 use freezeframe::verdict::{Outcome, Verdict};
+use freezeframe::{say, tell};
 
 use crate::error::Failure;
 
@@ -24,16 +25,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         let json = serde_json::to_string_pretty(&verdict)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
-        println!("{json}");
+        say!("{json}");
     } else {
         for (n, cycle) in (1..).zip(&cycles) {
-            println!("cycle {n}: {}", cycle.reason);
+            say!("cycle {n}: {}", cycle.reason);
         }
-        println!("{}", verdict.reason);
+        say!("{}", verdict.reason);
         for finding in &verdict.findings {
-            println!("  {} {}: {}", finding.id, finding.property, finding.summary);
+            say!("  {} {}: {}", finding.id, finding.property, finding.summary);
             for line in &finding.evidence {
-                println!("      {line}");
+                say!("      {line}");
             }
         }
     }
@@ -52,7 +53,7 @@ fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
     // No property rests on how long the stages took.
     match events::profile(&dir.join(events::FILE)) {
         Ok(profile) => verdict.timings_ms.add(&profile),
-        Err(e) => eprintln!("warning: {e}; the verdict goes without the times of the stages"),
+        Err(e) => tell!("warning: {e}; the verdict goes without the times of the stages"),
     }
     Ok((verdict, cycles))
 }

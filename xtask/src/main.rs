@@ -1,5 +1,8 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
+// See `words`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod bench;
 mod cargo;
 mod columns;
@@ -19,6 +22,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use freezeframe::{tell, words};
 
 use error::Failure;
 
@@ -64,10 +68,12 @@ impl Task {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().task.run() {
+    let done = Cli::parse().task.run();
+    let told = words::end();
+    match done.and(told.map_err(|e| Failure::Infrastructure(format!("cannot write the results: {e}.")))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            tell!("error: {failure}");
             failure.exit_code()
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use freezeframe::report;
+use freezeframe::{say, tell};
 
 use crate::error::Failure;
 use crate::host;
@@ -26,7 +27,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         runs.push(host::repository().join("target/e2e/latest"));
     }
     let page = write(&runs, args.output.as_deref())?;
-    println!("{}", page.display());
+    say!("{}", page.display());
     Ok(())
 }
 
@@ -39,8 +40,8 @@ pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
 /// says so, and the verdicts stand as they are.
 pub(crate) fn at_end(run: &Path) {
     match write(&[run.to_owned()], None) {
-        Ok(page) => eprintln!("Report: {}", page.display()),
-        Err(failure) => eprintln!("The report could not be written: {failure}"),
+        Ok(page) => tell!("Report: {}", page.display()),
+        Err(failure) => tell!("The report could not be written: {failure}"),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
+use freezeframe::tell;
+
 use crate::error::Failure;
 use crate::setup::{self, Who};
 use crate::{host, roots};
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure_for(&[Who::Rpm])?;
     match roots::ensure() {
         // Most tests do without. Those that do not will say so.
-        Err(failure) if !args.filters.is_empty() => eprintln!("warning: {failure}"),
+        Err(failure) if !args.filters.is_empty() => tell!("warning: {failure}"),
         outcome => outcome?,
     }
     clear_measured()?;

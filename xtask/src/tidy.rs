@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: removes what dead runs left.
 
+use freezeframe::say;
+
 use crate::error::Failure;
 use crate::{host, leftovers};
 
@@ -12,10 +14,10 @@ pub(crate) fn run(_: &Args) -> Result<(), Failure> {
     let left = leftovers::find(&host::repository().join("target/e2e"))?;
     for leftover in &left {
         leftover.remove()?;
-        println!("removed {leftover}");
+        say!("removed {leftover}");
     }
     if left.is_empty() {
-        println!("nothing was left behind");
+        say!("nothing was left behind");
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use freezeframe::judge::synthetic::{self, Files, Shape};
 use proptest::prelude::*;
@@ -228,4 +228,20 @@ proptest! {
         prop_assert_eq!(judge(dir.path(), &[]).code, Some(3));
         prop_assert_eq!(fs::read(dir.path().join("verdict.json")).unwrap(), lie);
     }
+}
+
+#[test]
+fn results_may_go_unread_but_not_be_lost() {
+    let trial = trial(8);
+    let judge = |stdout: Stdio| {
+        let mut judge = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let judged = judge.arg("judge").arg(trial.path()).stdout(stdout).output().unwrap();
+        (judged.status.code(), String::from_utf8(judged.stderr).unwrap())
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(judge(writer.into()), (Some(0), String::new()));
+    let (code, error) = judge(File::options().write(true).open("/dev/full").unwrap().into());
+    assert_eq!(code, Some(3));
+    assert!(error.starts_with("error: cannot write the results: No space left on device"), "{error}");
 }

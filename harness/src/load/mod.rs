@@ -11,6 +11,7 @@ mod writer;
 pub use log::HistoryLog;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -77,6 +78,9 @@ impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Drop for Pending<F> {
     }
 }
 
+/// How long writers are given to end when a write was waited for in vain already.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
+
 async fn connect(shared: &Shared) -> Result<Conn> {
     let connected = shared.access.connect_patiently(shared.statement_limit).await;
     connected.map_err(Error::sql("accept a connection of the load"))
@@ -88,6 +92,8 @@ pub struct Load {
     shared: Arc<Shared>,
     tasks: JoinSet<Result<()>>,
     acks: Receiver<Nanos>,
+    /// Whether the last write that was waited for did not come.
+    blocked: Cell<bool>,
 }
 
 impl Load {
@@ -136,7 +142,7 @@ impl Load {
         for channel in heartbeats {
             tasks.spawn_on(heartbeat::run(Arc::clone(&shared), channel), runtime.handle());
         }
-        Ok(Self { shared, tasks, acks })
+        Ok(Self { shared, tasks, acks, blocked: Cell::new(false) })
     }
 
     /// Transfers acknowledged so far.
@@ -148,20 +154,23 @@ impl Load {
     /// false when that does not happen within `limit`.
     pub fn wait_for_write(&self, since: Nanos, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
-        loop {
+        let written = loop {
             match interrupt::receive(&self.acks, deadline)? {
-                Some(invoked) if invoked > since => return Ok(true),
+                Some(invoked) if invoked > since => break true,
                 Some(_) => {}
-                None => return Ok(false),
+                None => break false,
             }
-        }
+        };
+        self.blocked.set(!written);
+        Ok(written)
     }
 
     /// Lets every writer finish its operation and ends, at most within
-    /// `patience`: writers that hang by then, because the database is blocked,
-    /// are abandoned, and the history shows their operations without an
-    /// outcome. A writer that ended by itself is an error.
+    /// `patience`, or less when the last write that was waited for did not come: writers that
+    /// hang by then, because the database is blocked, are abandoned, and the history shows
+    /// their operations without an outcome. A writer that ended by itself is an error.
     pub fn stop(mut self, runtime: &Runtime, patience: Duration) -> Result<()> {
+        let patience = if self.blocked.get() { patience.min(BLOCKED_PATIENCE) } else { patience };
         self.shared.stop.store(true, Ordering::Relaxed);
         runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + patience;

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::events::{Event, KIND, Stage, What};
 use crate::jsonl;
+use crate::tell;
 
 /// Writes `events.jsonl` and tells the terminal.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Progress {
         let detail = if detail.is_empty() { detail } else { format!(", {detail}") };
         match &mut self.cycle {
             Some((_, stages)) => stages.push(format!("{stage} {took}{detail}")),
-            None => eprintln!("  {}: {stage} {took}{detail}", self.trial),
+            None => tell!("  {}: {stage} {took}{detail}", self.trial),
         }
         Ok(value)
     }
@@ -54,7 +55,7 @@ impl Progress {
     /// Tells of the stages of the cycle that ran.
     pub(super) fn end_cycle(&mut self) {
         if let Some((name, stages)) = self.cycle.take() {
-            eprintln!("  {}: {name}: {}", self.trial, stages.join(", "));
+            tell!("  {}: {name}: {}", self.trial, stages.join(", "));
         }
     }
 
@@ -68,7 +69,7 @@ impl Progress {
     }
 
     pub(super) fn note(&mut self, text: &str) -> Result<()> {
-        eprintln!("  {}: {text}", self.trial);
+        tell!("  {}: {text}", self.trial);
         self.event(self.stage, What::Note, text).map(drop)
     }
 

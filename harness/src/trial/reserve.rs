@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::plan::{Accel, Plan};
 use crate::root::{self, Owner};
 use crate::scenario::Restore;
+use crate::tell;
 
 /// The part of the host's memory that all guests together may take: the rest is
 /// for the page cache, which holds their disks, and for whatever else runs.
@@ -50,7 +51,7 @@ pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Opt
             return Ok(Some(root));
         }
         if !told {
-            eprintln!("  {name}: waits until {memory_mib} MiB of memory are free for its guests");
+            tell!("  {name}: waits until {memory_mib} MiB of memory are free for its guests");
             told = true;
         }
         if lifeline_closed(PAUSE)? {

@@ -28,6 +28,7 @@ use rustix::process::{self, Pid, Signal, WaitOptions};
 use super::reserve::{guest_mib, needed_mib, reserve};
 use crate::image::Claims;
 use crate::plan::{Accel, Keep, Plan};
+use crate::tell;
 use crate::verdict::{Outcome, Verdict};
 
 /// How long a trial that was asked to stop may take: it thaws its guest first.
@@ -97,7 +98,7 @@ pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
     match supervised(program, task, dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("cannot supervise what runs in {}: {e}", dir.display());
+            tell!("cannot supervise what runs in {}: {e}", dir.display());
             ExitCode::from(3)
         }
     }
@@ -161,7 +162,7 @@ fn kill_children() -> io::Result<()> {
     loop {
         for child in children_of(process::getpid())? {
             let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            eprintln!("  the trial left a process behind; killed {} (pid {child})", name.trim());
+            tell!("  the trial left a process behind; killed {} (pid {child})", name.trim());
             let _ = process::kill_process(child, Signal::KILL);
         }
         if wait_for_any()?.is_none() {
@@ -201,6 +202,6 @@ fn remove_disks(dir: &Path) {
     if disks.exists()
         && let Err(e) = fs::remove_dir_all(&disks)
     {
-        eprintln!("cannot remove {}: {e}", disks.display());
+        tell!("cannot remove {}: {e}", disks.display());
     }
 }

@@ -116,7 +116,7 @@ impl Run<'_> {
 
     /// With writers that give a statement up after this limit.
     pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
-        let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, seconds: 0.0 };
+        let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, rate: None, seconds: 0.0 };
         let Client { runtime, access, .. } = self.client;
         Load::start(runtime, access, Database::Mariadb, &load, seed, limit, &self.history, []).unwrap()
     }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use freezeframe::image::{Boot, Database, Manifest};
 use freezeframe::plan::Accel;
 use freezeframe::scenario::Load;
+use freezeframe::tell;
 
 use crate::e2e::processes;
 use crate::error::Failure;
@@ -96,7 +97,7 @@ impl Baseline {
 fn last_stage(stages: impl std::io::Read) -> (f64, String) {
     let mut last = (f64::NAN, String::new());
     for line in BufReader::new(stages).lines().map_while(Result::ok) {
-        eprintln!("  bench/baseline.sh: {line}");
+        tell!("  bench/baseline.sh: {line}");
         if let Some((ms, stage)) = line.split_once(" ms: ")
             && let Ok(ms) = ms.parse()
         {

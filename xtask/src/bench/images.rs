@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use freezeframe::tell;
+
 use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};
 use crate::error::Failure;
@@ -19,7 +21,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let (mut cold, mut unchanged) = (Vec::new(), Vec::new());
     for n in 1..=on.repeat {
-        eprintln!("{n} of {}", on.repeat);
+        tell!("{n} of {}", on.repeat);
         let store =
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
         for times in [&mut cold, &mut unchanged] {

@@ -10,6 +10,7 @@ use freezeframe::judge;
 use freezeframe::judge::synthetic::{self, Files, Logs, Shape};
 use freezeframe::observation::Record;
 use freezeframe::verdict::Grade;
+use freezeframe::{say, tell};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -91,12 +92,12 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
-    eprintln!("making a trial of {operations} operations");
+    tell!("making a trial of {operations} operations");
     std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
     generate(dir, args.seed, operations).map_err(|e| Failure::Infrastructure(e.to_string()))?;
     let mut runs = Vec::new();
     for run in 1..=args.repeat {
-        eprintln!("judging it: {run} of {}", args.repeat);
+        tell!("judging it: {run} of {}", args.repeat);
         runs.push(in_a_process(dir)?);
     }
     let figure = |what: &str, unit, part: fn(&Measurement) -> f64| {
@@ -117,7 +118,7 @@ fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
 pub(super) fn once(args: &OnceArgs) -> Result<(), Failure> {
     let json = serde_json::to_string(&measure(&args.dir)?)
         .map_err(|e| Failure::Infrastructure(format!("cannot write the measurement as JSON: {e}.")))?;
-    println!("{json}");
+    say!("{json}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use freezeframe::history::{self, Entry, Op};
 use freezeframe::jsonl;
 use freezeframe::run::RunOptions;
 use freezeframe::scenario::Hook;
+use freezeframe::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Ran, Trials, scenarios};
@@ -47,7 +48,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     })?;
     let mut felt = HOOKS.map(|_| Vec::new());
     for n in 1..=on.repeat {
-        eprintln!("{n} of {}", on.repeat);
+        tell!("{n} of {}", on.repeat);
         for (hook, felt) in HOOKS.iter().zip(&mut felt) {
             let run = trials.run_whole(1, |options| options.hook = Some(hook.clone()))?;
             for ran in &run.trials {

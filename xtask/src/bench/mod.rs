@@ -14,6 +14,8 @@ mod trials;
 
 use std::process::Command;
 
+use freezeframe::tell;
+
 use crate::error::Failure;
 
 /// Measures what must be fast, and exits with 1 where a goal is missed. What was
@@ -69,7 +71,7 @@ fn all(json: bool) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(failed)?;
     let (mut missed, mut broken) = (Vec::new(), Vec::new());
     for name in ALL {
-        eprintln!("bench {name}");
+        tell!("bench {name}");
         let mut bench = Command::new(&program);
         bench.args(["bench", name]);
         if json {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use freezeframe::report::plot;
+use freezeframe::{say, tell};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -119,11 +120,11 @@ impl Report {
         let picture = self.write("svg", &self.plot())?;
         self.write("json", &format!("{text}\n"))?;
         if json {
-            println!("{text}");
+            say!("{text}");
         } else {
-            print!("{}", self.table());
+            say!("{}", self.table().trim_end());
         }
-        eprintln!("Plot: {}", picture.display());
+        tell!("Plot: {}", picture.display());
         let missed: Vec<_> = self.goals.iter().filter(|goal| !goal.met).map(|goal| &*goal.name).collect();
         if missed.is_empty() {
             return Ok(());

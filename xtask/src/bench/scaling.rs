@@ -1,6 +1,7 @@
 //! `cargo xtask bench scaling`: several trials at once.
 
 use freezeframe::run::RunOptions;
+use freezeframe::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Trials, millis};
@@ -30,7 +31,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     trials.run(1, |options| options.start_only = true)?;
     let mut each = JOBS.map(|_| Vec::new());
     for n in 1..=on.repeat {
-        eprintln!("{n} of {}", on.repeat);
+        tell!("{n} of {}", on.repeat);
         for (jobs, each) in JOBS.iter().zip(&mut each) {
             let run = trials.run_whole(*jobs, |_| {})?;
             each.push(millis(run.wall) / run.trials.len() as f64);

@@ -1,6 +1,7 @@
 //! `cargo xtask bench snapshots`: the methods of snapshots against each other.
 
 use freezeframe::run::RunOptions;
+use freezeframe::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};
@@ -33,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     })?;
     let mut taken = METHODS.map(|_| (Vec::new(), Vec::new()));
     for n in 1..=args.repeat {
-        eprintln!("{n} of {}", args.repeat);
+        tell!("{n} of {}", args.repeat);
         for ((_, filter), (snapshot, stall)) in METHODS.iter().zip(&mut taken) {
             let run = trials.run_whole(1, |options| options.filters = vec![(*filter).to_owned()])?;
             for ran in &run.trials {

@@ -3,6 +3,7 @@
 use freezeframe::image::Manifest;
 use freezeframe::plan::Plan;
 use freezeframe::run::RunOptions;
+use freezeframe::tell;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
@@ -50,7 +51,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
 
     let (mut booted, mut attached, mut script) = (Vec::new(), Vec::new(), Vec::new());
     for n in 1..=on.repeat {
-        eprintln!("{n} of {}", on.repeat);
+        tell!("{n} of {}", on.repeat);
         booted.push(millis(trials.run_whole(1, |options| options.filters = only(BOOTED))?.wall));
         attached.push(millis(trials.run_whole(1, |options| options.filters = only(ATTACHED))?.wall));
         script.push(baseline.run()?);

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use freezeframe::say;
 use freezeframe::verdict::{Grade, Outcome, Verdict};
 
 use crate::columns::align;
@@ -30,26 +31,26 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     // Aligned before it is painted: colours have no width.
     let mut texts: Vec<_> = cells.iter().map(|row| row.clone().map(|(text, _)| text)).collect();
     align(&mut texts, [false, false, false, true, true]);
-    println!();
+    say!("");
     for (texts, cells) in texts.iter().zip(&cells) {
         let line = texts.iter().zip(cells).map(|(text, (_, colour))| paint(text, colour));
-        println!("{}", line.collect::<Vec<_>>().join("  "));
+        say!("{}", line.collect::<Vec<_>>().join("  "));
     }
-    println!();
+    say!("");
     for (name, dir, verdict) in rows {
-        println!("{}", paint(name, BOLD));
+        say!("{}", paint(name, BOLD));
         match verdict {
             Ok(verdict) => {
-                println!("  {}", verdict.reason);
+                say!("  {}", verdict.reason);
                 if verdict.outcome != Outcome::Pass {
                     evidence(verdict);
-                    println!("  evidence: {}", dir.display());
+                    say!("  evidence: {}", dir.display());
                 }
             }
-            Err(problem) => println!("  the trial left no verdict: {problem}"),
+            Err(problem) => say!("  the trial left no verdict: {problem}"),
         }
     }
-    println!("\nEvidence of every trial: {}", run.display());
+    say!("\nEvidence of every trial: {}", run.display());
 }
 
 fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
@@ -77,12 +78,12 @@ fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
 
 fn evidence(verdict: &Verdict) {
     for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason) {
-        println!("  not met: {unmet}");
+        say!("  not met: {unmet}");
     }
     for finding in &verdict.findings {
-        println!("  {} {}: {}", finding.id, finding.property, finding.summary);
+        say!("  {} {}: {}", finding.id, finding.property, finding.summary);
         for line in finding.evidence.iter().take(3) {
-            println!("      {line}");
+            say!("      {line}");
         }
     }
 }
@@ -92,6 +93,6 @@ pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
     let verdicts: Vec<_> = rows.iter().filter_map(|(_, _, verdict)| verdict.as_ref().ok()).collect();
     let json = serde_json::to_string_pretty(&verdicts)
         .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
-    println!("{json}");
+    say!("{json}");
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use freezeframe::run::PACKAGE;
+use freezeframe::say;
 
 use crate::error::Failure;
 use crate::{host, setup};
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             setup::ensure()?;
             let out = packages_dir();
             for package in [deb::build(VERSION, &out)?, rpm::build(VERSION, &out)?] {
-                println!("{}", package.display());
+                say!("{}", package.display());
             }
             Ok(())
         }

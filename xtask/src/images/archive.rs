@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use freezeframe::image::Definition;
+use freezeframe::tell;
 use sha2::{Digest, Sha256};
 
 use super::recipe::{Recipe, hex, sorted_entries};
@@ -69,7 +70,7 @@ impl Archive {
                     self.release
                 )));
             }
-            eprintln!(
+            tell!(
                 "warning: cannot read the package indexes of {}; going by those of the last build",
                 self.release
             );

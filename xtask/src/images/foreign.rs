@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use freezeframe::image::{Disk, FileSystem, FsKind};
+use freezeframe::tell;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -239,7 +240,7 @@ fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<Str
     let looked = unshare.output().map_err(|e| Failure::io("look at", raw, &e))?;
     if !looked.status.success() {
         let why = String::from_utf8_lossy(&looked.stderr);
-        eprintln!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
+        tell!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
         return Ok(None);
     }
     let fstab = String::from_utf8_lossy(&looked.stdout).into_owned();

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use freezeframe::image::{Definition, DiskLayout, Manifest, Origin};
+use freezeframe::say;
 use serde::Serialize;
 
 use super::offer;
@@ -55,9 +56,9 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
     if json {
         let text = serde_json::to_string_pretty(&listed)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
-        println!("{text}");
+        say!("{text}");
     } else {
-        print!("{}", table(&listed));
+        say!("{}", table(&listed).trim_end());
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod verified;
 use std::path::PathBuf;
 
 use freezeframe::image::{Definition, Family};
+use freezeframe::{say, tell};
 
 use crate::error::Failure;
 use crate::host;
@@ -83,12 +84,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn tell_left_out(unverified: &[Definition]) {
     let names: Vec<_> = unverified.iter().map(|image| image.name.as_str()).collect();
     if !names.is_empty() {
-        eprintln!("left out, because never verified here; name those that you want: {}", names.join(", "));
+        tell!("left out, because never verified here; name those that you want: {}", names.join(", "));
     }
 }
 
 fn report(name: &str, outcome: &build::Outcome) {
-    println!("{name}: {outcome}");
+    say!("{name}: {outcome}");
 }
 
 /// Builds what changed of these images, for a task that needs them.

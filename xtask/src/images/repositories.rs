@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use freezeframe::image::{Definition, Repository};
+use freezeframe::tell;
 use sha2::{Digest, Sha256};
 
 use super::archive::{output, short_hash};
@@ -58,7 +59,7 @@ impl Repositories {
                     self.release
                 )));
             }
-            eprintln!(
+            tell!(
                 "warning: cannot read the repositories of {}; going by those of the last build",
                 self.release
             );

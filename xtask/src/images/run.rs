@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use freezeframe::tell;
+
 use crate::error::Failure;
 
 /// As much of a log as an error shows.
@@ -33,10 +35,10 @@ impl Log {
         what: &str,
         work: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        eprintln!("{}: {what} ...", self.image);
+        tell!("{}: {what} ...", self.image);
         let start = Instant::now();
         let value = work()?;
-        eprintln!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
+        tell!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
         Ok(value)
     }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use freezeframe::image::Manifest;
+use freezeframe::tell;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 use serde::Serialize;
@@ -126,7 +127,7 @@ impl Store {
         let failed = |e: std::io::Error| Failure::io("lock", &path, &e);
         let file = File::create(&path).map_err(failed)?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            eprintln!("waiting for another build to finish ({} is locked)", path.display());
+            tell!("waiting for another build to finish ({} is locked)", path.display());
             rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
         }
         // Programs of the build inherit it: when this process is killed, what
@@ -204,7 +205,7 @@ impl LockedStore<'_> {
         for entry in sorted_entries(&self.store.inner())? {
             let dead = entry.file_name().unwrap_or_default().to_string_lossy().starts_with("tmp-");
             if dead {
-                eprintln!("{name}: removing {}, left by an interrupted build", entry.display());
+                tell!("{name}: removing {}, left by an interrupted build", entry.display());
                 remove(&entry)?;
             }
         }
@@ -266,7 +267,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(failure) = remove(&self.path) {
-            eprintln!("warning: {failure}");
+            tell!("warning: {failure}");
         }
     }
 }

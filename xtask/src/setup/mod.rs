@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use freezeframe::{say, tell};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -72,10 +73,10 @@ fn install(also: &[Who]) -> Result<Installed, Failure> {
     let plan = plan(&host);
     if let Plan::Act(actions) = &plan {
         for need in &host.missing {
-            eprintln!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
+            tell!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
         }
         for action in actions {
-            eprintln!("\n# {}\n{}", action.why(), action.command());
+            tell!("\n# {}\n{}", action.why(), action.command());
             act(action, host.root)?;
         }
         findings = probe::findings(also);
@@ -131,13 +132,13 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
             serde_json::json!({ "package_manager": host.manager.map(Manager::program), "needs": needs });
         let text = serde_json::to_string_pretty(&value)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     for need in needs {
         match need.found {
-            Some(path) => println!("found    {:<20} {}", need.what, path.display()),
-            None => println!("missing  {:<20} {} ({})", need.what, need.why, need.looked_for),
+            Some(path) => say!("found    {:<20} {}", need.what, path.display()),
+            None => say!("missing  {:<20} {} ({})", need.what, need.why, need.looked_for),
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use freezeframe::image::{CloudImage, Place};
+use freezeframe::tell;
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
@@ -89,7 +90,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
             if digest(part)? == wanted {
                 return Ok(wanted.to_owned());
             }
-            eprintln!("{url} cannot be resumed after {after} bytes; beginning again");
+            tell!("{url} cannot be resumed after {after} bytes; beginning again");
             fs::remove_file(part).map_err(|e| Failure::io("remove", part, &e))?;
             after = 0;
         }
@@ -102,7 +103,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
                  then try again. {kept} was kept."
             )));
         }
-        eprintln!("the download of {url} stopped after {after} bytes ({status}); going on from there");
+        tell!("the download of {url} stopped after {after} bytes ({status}); going on from there");
     }
 }
 
