@@ -1,9 +1,14 @@
 //! The serial console: what to show of it when a guest does not come up.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// How much of the console's end is looked at, bytes.
 const TAIL: u64 = 16 * 1024;
+
+/// How much of the console's beginning is looked at, bytes: more than a kernel says before it has found its disks.
+const HEAD: u64 = 64 * 1024;
 
 /// The telling lines of a console log, control characters escaped: those from a
 /// kernel panic on, because a trace of no interest follows it, or else the last.
@@ -22,6 +27,13 @@ pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
     shown.join("\n")
 }
 
+/// Whether the console's beginning has these words; true when that cannot be told.
+pub(super) fn names(log: &Path, words: &str) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+    read.is_err() || String::from_utf8_lossy(&head).contains(words)
+}
+
 /// Guest text made safe for a terminal and bounded in length.
 pub(crate) fn printable(line: &str) -> String {
     line.chars()
@@ -31,8 +43,7 @@ pub(crate) fn printable(line: &str) -> String {
 }
 
 fn tail(log: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(log)?;
+    let mut file = File::open(log)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::console;
 use crate::image::{Boot, Channel, Manifest};
 use crate::plan::{Accel, Plan};
 
@@ -58,6 +59,13 @@ pub struct Drive {
 }
 
 impl Spec {
+    /// Whether a guest that has stopped may have read anything of its disks: firmware reads them at
+    /// once, but a kernel that QEMU gave it first names each disk that it finds on the console.
+    pub(super) fn may_have_read_disks(&self) -> bool {
+        let named = |drive: &Drive| console::names(&self.console, &format!("[{}]", drive.target));
+        self.boot == Boot::Firmware || self.drives.iter().any(named)
+    }
+
     /// The guest of a plan's image in one of its two roles, on these disks.
     /// `root` is the trial's directory for sockets.
     pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>, root: &Path) -> Self {
@@ -229,9 +237,8 @@ pub(crate) fn escape_shell(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn hostile_names_stay_text() {
-        let spec = Spec {
+    fn spec() -> Spec {
+        Spec {
             name: "a'/><b>&".to_owned(),
             accel: Accel::Tcg,
             memory_mib: 512,
@@ -244,8 +251,31 @@ mod tests {
             heartbeats: Vec::new(),
             console: "/c".into(),
             forward: 3306,
+        }
+    }
+
+    #[test]
+    fn a_given_kernel_has_read_no_disk_before_it_names_one() {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let given = Spec { console: console.path().to_owned(), ..spec() };
+        let firmware = Spec { boot: Boot::Firmware, ..given.clone() };
+        let may = |words: &str| {
+            std::fs::write(console.path(), words).unwrap();
+            [&given, &firmware].map(Spec::may_have_read_disks)
         };
-        let xml = spec.xml();
+        assert_eq!(
+            may("[    1.509932] mtrr: your CPUs had inconsistent MTRRdefType settings\n"),
+            [false, true]
+        );
+        assert_eq!(
+            may("[    2.961092] virtio_blk virtio2: [vda] 4194304 512-byte logical blocks\n"),
+            [true, true]
+        );
+    }
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let xml = spec().xml();
         assert!(xml.contains("<name>a&apos;/&gt;&lt;b&gt;&amp;</name>"), "{xml}");
         assert!(xml.contains("file='/o&apos;k.qcow2'"), "{xml}");
         assert!(xml.contains("path='/a&apos;'/><target port='1'/>"), "{xml}");

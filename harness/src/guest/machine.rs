@@ -19,7 +19,7 @@ use crate::interrupt;
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
 
-/// How often a guest is powered on that hangs before its first word.
+/// How often a guest is powered on that does not come as far as its disks.
 const ATTEMPTS: u32 = 3;
 
 /// The part of a boot's time within which the kernel's first word must come. It
@@ -58,9 +58,9 @@ impl Machine {
     /// `agent_limit` bounds each later agent command. Ends at once when the guest
     /// dies or its kernel panics.
     ///
-    /// A guest that hangs before its kernel says a word is powered on again, a
-    /// few times: under emulation on a busy host that was seen in one boot of a
-    /// few hundred. How often is returned as well.
+    /// A guest that hangs before its kernel says a word, or stops before its kernel has found a
+    /// disk, is powered on again, a few times: under emulation on a busy host that was seen in
+    /// one boot of a few hundred. How often is returned as well.
     pub fn boot(
         libvirt: &Libvirt,
         spec: &Spec,
@@ -74,6 +74,7 @@ impl Machine {
             match machine.wait_for_agent(boot_limit) {
                 Ok(()) => return Ok((machine, stalled)),
                 Err(Error::Stalled(..)) => machine.power_off()?,
+                Err(_) if machine.stopped && !spec.may_have_read_disks() => {}
                 Err(error) => return Err(error),
             }
         }

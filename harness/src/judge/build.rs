@@ -353,7 +353,8 @@ impl Builder {
             heartbeats: self.heartbeats,
             schema_changes: self.schema_changes,
             bulk: self.bulk,
-            complete: self.ended,
+            ended: self.ended,
+            complete: false,
             observation: None,
         };
         (case, cycles)

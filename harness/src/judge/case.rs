@@ -34,6 +34,8 @@ pub struct Case {
     /// Statement `n` is at `n - 1`.
     pub(super) bulk: Vec<Bulk>,
     /// The history has its last line.
+    pub(super) ended: bool,
+    /// The history tells all of the cycle: it has its last line, or the next cycle's first.
     pub(super) complete: bool,
     pub(super) observation: Option<Observation>,
 }
@@ -390,7 +392,9 @@ impl Case {
 
     /// Turns to another cycle, counted from 1; one that never was has no marks.
     pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
-        self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
+        let at = slot(cycle);
+        self.cycle = at.and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
+        self.complete = self.ended || at.is_some_and(|at| at + 1 < cycles.len());
         self.observation = None;
     }
 

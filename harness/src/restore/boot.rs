@@ -15,7 +15,7 @@ pub struct Booted {
     pub machine: Machine,
     /// A connection to its server.
     pub conn: mysql_async::Conn,
-    /// How often it hung before its kernel said a word.
+    /// How often its kernel did not come as far as its disks.
     pub stalled: u32,
 }
 

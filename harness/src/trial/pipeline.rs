@@ -645,6 +645,7 @@ fn told_of<T>(restored: Option<&T>) -> String {
 
 /// What there is to note of boots that had to be tried again.
 fn stalls(stalled: u32) -> Option<String> {
-    (stalled > 0)
-        .then(|| format!("hung {stalled} times before its kernel said a word, and was powered on again"))
+    (stalled > 0).then(|| {
+        format!("its kernel did not come as far as its disks {stalled} times, and it was powered on again")
+    })
 }
