@@ -18,7 +18,7 @@ const ATTACHED: &str = "trial/attached::";
 
 /// How many times faster than the script a trial must be. One that boots its
 /// restore saves one boot of two, and does more than the script otherwise.
-const LEAST_BOOTED: f64 = 1.2;
+const LEAST_BOOTED: f64 = 1.1;
 const LEAST_ATTACHED: f64 = 2.0;
 
 /// Runs the whole quiesced trial, restored by a boot and by attaching, and the
