@@ -425,8 +425,11 @@ impl Scenario {
             return refuse(file.load.writers.span(), format!("`writers = {writers}`: choose 1 to 64"));
         }
         let rate = match file.load.rate {
-            Some(rate) if !(1..=10_000).contains(rate.get_ref()) => {
-                return refuse(rate.span(), format!("`rate = {}`: choose 1 to 10000", rate.get_ref()));
+            // A writer that waits for its turn does not end before.
+            Some(rate) if !(writers..=10_000).contains(rate.get_ref()) => {
+                let problem =
+                    format!("`rate = {}`: choose {writers} (one for each writer) to 10000", rate.get_ref());
+                return refuse(rate.span(), problem);
             }
             rate => rate.map(Spanned::into_inner),
         };
@@ -578,7 +581,7 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             ("covers = [", "cover = [", 3, "unknown field `cover`"),
             ("writers = 4", "writers = 0", 6, "1 to 64"),
             ("writers = 4", "writers = -1", 6, "u32"),
-            ("writers = 4", "writers = 4\nrate = 0", 7, "1 to 10000"),
+            ("writers = 4", "writers = 4\nrate = 3", 7, "4 (one for each writer) to 10000"),
             ("seconds = 3", "seconds = 9999", 7, "0.5 to 600"),
             ("\"durable\"", "\"careless\"", 5, "unknown variant"),
             ("[\"application-consistent\"]", "[]", 9, "lists at least one|list at least one"),
