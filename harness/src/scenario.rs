@@ -172,7 +172,7 @@ pub struct Load {
     pub writers: u32,
     /// The most transfers a second that all of them together make; without it, as many as
     /// are acknowledged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
     /// Seconds of load before the freeze.
     pub seconds: f64,
@@ -346,7 +346,6 @@ mod file {
     pub(super) struct Load {
         pub(super) profile: Profile,
         pub(super) writers: Spanned<u32>,
-        #[serde(default)]
         pub(super) rate: Option<Spanned<u32>>,
         pub(super) seconds: Spanned<f64>,
     }

@@ -28,7 +28,7 @@ pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
 }
 
 /// Whether the console's beginning has these words; true when that cannot be told.
-pub(super) fn names(log: &Path, words: &str) -> bool {
+pub(super) fn says(log: &Path, words: &str) -> bool {
     let mut head = Vec::new();
     let read = File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head));
     read.is_err() || String::from_utf8_lossy(&head).contains(words)

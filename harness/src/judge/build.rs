@@ -159,7 +159,7 @@ impl Builder {
         if t < self.since {
             return Err(format!("cycle {n} begins before the one before it ends"));
         }
-        self.earlier.push(std::mem::take(&mut self.cycle));
+        self.earlier.push(Cycle { complete: true, ..std::mem::take(&mut self.cycle) });
         self.last_mark = None;
         self.since = t;
         Ok(())
@@ -343,7 +343,7 @@ impl Builder {
     /// The case, of which no cycle is chosen yet, and its cycles: always one or more.
     pub(super) fn finish(self) -> (Case, Vec<Cycle>) {
         let mut cycles = self.earlier;
-        cycles.push(self.cycle);
+        cycles.push(Cycle { complete: self.ended, ..self.cycle });
         let case = Case {
             setup: self.setup.unwrap_or_default(),
             guest: self.guest.unwrap_or_default(),
@@ -353,8 +353,6 @@ impl Builder {
             heartbeats: self.heartbeats,
             schema_changes: self.schema_changes,
             bulk: self.bulk,
-            ended: self.ended,
-            complete: false,
             observation: None,
         };
         (case, cycles)

@@ -33,10 +33,6 @@ pub struct Case {
     pub(super) schema_changes: Vec<Span>,
     /// Statement `n` is at `n - 1`.
     pub(super) bulk: Vec<Bulk>,
-    /// The history has its last line.
-    pub(super) ended: bool,
-    /// The history tells all of the cycle: it has its last line, or the next cycle's first.
-    pub(super) complete: bool,
     pub(super) observation: Option<Observation>,
 }
 
@@ -131,6 +127,8 @@ pub(super) struct BlockStats {
 /// What belongs to one cycle of freeze, snapshot and thaw alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cycle {
+    /// The history tells all of it: it has the next cycle's first line, or its own last.
+    pub(super) complete: bool,
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
@@ -392,9 +390,7 @@ impl Case {
 
     /// Turns to another cycle, counted from 1; one that never was has no marks.
     pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
-        let at = slot(cycle);
-        self.cycle = at.and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
-        self.complete = self.ended || at.is_some_and(|at| at + 1 < cycles.len());
+        self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
         self.observation = None;
     }
 

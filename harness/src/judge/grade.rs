@@ -91,7 +91,7 @@ pub(super) fn grade(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, 
 
 fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
     let marks = view.marks();
-    if !view.case.complete {
+    if !view.case.cycle.complete {
         return (Grade::Unknown, "the history breaks off before its last line".into());
     }
     if marks.freeze_err.is_some() && marks.snap_begin.is_none() {

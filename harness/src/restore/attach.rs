@@ -74,7 +74,8 @@ impl<'a> Verifier<'a> {
         if started.code == Some(NOT_THERE) {
             // Which says nothing of the snapshot.
             let disk = Path::new("the snapshot's disks");
-            let why = std::io::Error::other("the verifier guest does not see them");
+            let why =
+                std::io::Error::other("the verifier guest does not see them; look at verifier-console.log");
             return Err(Error::io("attach", disk)(why));
         }
         started.done(&line)?;
