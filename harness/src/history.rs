@@ -23,17 +23,9 @@ pub type Nanos = u64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "e", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Entry {
-    /// What the load set up before its first operation. Written once, first.
-    Setup {
-        /// Number of writers; clients are numbered from 1.
-        writers: u32,
-        /// Number of accounts; accounts are numbered from 1.
-        accounts: u32,
-        /// The balance with which every account starts.
-        opening_balance: i64,
-        /// The non-transactional tables that follow each transfer, in order.
-        followers: Vec<String>,
-    },
+    /// What the load set up before its first operation, and with that everything
+    /// that the other records owe. Written once, first.
+    Setup(Setup),
     /// A client is about to send an operation.
     Invoke {
         /// When, before sending.
@@ -42,8 +34,8 @@ pub enum Entry {
         c: u32,
         /// The client's own count of transfers, from 1, without gaps: a
         /// transfer that was rolled back (`Fail`, or `Resolved` as not present)
-        /// gives its number to the next one. A follower row carries the number
-        /// of the transfer it follows.
+        /// gives its number to the next one. The client of a follower counts its
+        /// rows, and uses each number once.
         n: u32,
         /// What is written.
         op: Op,
@@ -54,7 +46,7 @@ pub enum Entry {
         t: Nanos,
         /// The client.
         c: u32,
-        /// The transfer's number.
+        /// The operation's number.
         n: u32,
         /// For a transfer: the version that each account reached, in leg order.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +59,7 @@ pub enum Entry {
         t: Nanos,
         /// The client.
         c: u32,
-        /// The transfer's number.
+        /// The operation's number.
         n: u32,
         /// The server's error.
         error: String,
@@ -79,7 +71,7 @@ pub enum Entry {
         t: Nanos,
         /// The client.
         c: u32,
-        /// The transfer's number.
+        /// The operation's number.
         n: u32,
         /// What happened to the connection.
         error: String,
@@ -93,7 +85,7 @@ pub enum Entry {
         t: Nanos,
         /// The client.
         c: u32,
-        /// The transfer's number.
+        /// The operation's number.
         n: u32,
         /// Whether the operation is there.
         present: bool,
@@ -105,10 +97,29 @@ pub enum Entry {
         t: Nanos,
         /// The operating system, as the agent names it: `debian`, [`WINDOWS`].
         os: String,
-        /// How many volumes the freeze must reach, where the agent's list tells:
-        /// on Windows those with a file system of which VSS makes snapshots.
+        /// How many volumes the freeze must reach: on Windows those with a file
+        /// system of which VSS makes snapshots; elsewhere the devices that the
+        /// agent's mount table names with a file system that the kernel can freeze.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volumes: Option<u32>,
+    },
+    /// A directory of the server, as the server itself sees it: through its own
+    /// mount table, links resolved. Written before the first freeze.
+    Directory {
+        /// When.
+        t: Nanos,
+        /// What the server keeps there.
+        holds: Holds,
+        /// The directory.
+        path: String,
+        /// The kind of its file system: `ext4`, `tmpfs`.
+        fs: String,
+        /// The file system of the image that holds it, which the snapshot has;
+        /// absent when it lies elsewhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<String>,
+        /// The agent's own mount table names its device, so a freeze reaches it.
+        reached: bool,
     },
     /// The pipeline crossed a mark of the freeze window.
     Mark {
@@ -122,17 +133,8 @@ pub enum Entry {
         detail: String,
     },
     /// A quiescence probe: one statement sent inside the window on a
-    /// connection opened before the freeze.
-    Probe {
-        /// When it was sent.
-        t: Nanos,
-        /// When it was answered, or given up.
-        end: Nanos,
-        /// Which statement.
-        kind: ProbeKind,
-        /// What came of it.
-        answer: ProbeAnswer,
-    },
+    /// connection opened before the freeze. Written when nobody looks at it any more.
+    Probe(Probe),
     /// How much the guest has written to one disk since it was powered on, as
     /// QEMU counts it. Written when the freeze has returned and before the thaw.
     BlockStats {
@@ -203,6 +205,90 @@ pub enum Entry {
     },
 }
 
+/// What the load set up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setup {
+    /// Number of writers of transfers; their clients are numbered from 1. The
+    /// client of the follower at place `i` is `writers + 1 + i`.
+    pub writers: u32,
+    /// Number of accounts; accounts are numbered from 1.
+    pub accounts: u32,
+    /// The balance with which every account starts.
+    pub opening_balance: i64,
+    /// The ways to the server that writers and probes take. Writer `c` takes the
+    /// one at place `(c - 1) % doors`.
+    pub doors: Vec<String>,
+    /// The tables whose rows follow transfers.
+    pub followers: Vec<Follower>,
+    /// The other tables, all transactional but the bulk writer's, and what else
+    /// the restored server must be asked about each.
+    pub tables: Vec<Table>,
+    /// The disks whose writes are counted, by target name: `vda`.
+    pub disks: Vec<String>,
+    /// The file systems of the disks, by the image's names: each is examined raw
+    /// and checked, and has heartbeats.
+    pub file_systems: Vec<String>,
+    /// The server keeps a binary log.
+    pub binlog: bool,
+}
+
+/// A table whose rows each follow a transfer, written by a client of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follower {
+    /// The name that records use.
+    pub table: String,
+    /// Its storage engine: `MyISAM`, `Aria`, `InnoDB`.
+    pub engine: String,
+    /// Whether a transaction protects it.
+    pub transactional: bool,
+    /// Which schema it is in: that of the transfers, or the second one.
+    pub schema: Schema,
+    /// Its client's way to the server, by its place among the doors.
+    pub door: u8,
+    /// The secondary indexes that are compared with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
+}
+
+/// A table of the load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// The name that records use.
+    pub table: String,
+    /// Its storage engine.
+    pub engine: String,
+    /// The secondary indexes that are compared with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
+}
+
+/// The schemas of a trial. Both have names that nobody in the guest can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schema {
+    /// That of the transfers.
+    Load,
+    /// A second one, which a hook that knows of one schema does not know.
+    Second,
+}
+
+/// What a server keeps in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// Its tables.
+    Data,
+    /// The redo log of its engine.
+    Redo,
+    /// The undo log of its engine.
+    Undo,
+    /// Its binary logs.
+    Binlogs,
+}
+
 /// An operation of the load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "k", rename_all = "snake_case", deny_unknown_fields)]
@@ -217,11 +303,12 @@ pub enum Op {
         /// CRC-32 (IEEE) of the payload that both legs carry.
         crc: u32,
     },
-    /// One row with the same `(c, n)` in a non-transactional table, sent after
-    /// the transfer was acknowledged.
+    /// One row in a follower's table, sent after a transfer was acknowledged.
     Follow {
         /// The table.
         table: String,
+        /// The transfer: `[client, number]`.
+        of: [u32; 2],
         /// CRC-32 (IEEE) of the payload.
         crc: u32,
     },
@@ -253,7 +340,8 @@ impl jsonl::Record for Entry {
                     "transfer" => transfer(&mut scan)?,
                     "follow" => {
                         let table = scan.name(r#","table":""#)?.to_owned();
-                        Op::Follow { table, crc: scan.unsigned(r#","crc":"#)? }
+                        let of = [scan.unsigned(r#","of":["#)?, scan.unsigned(",")?];
+                        Op::Follow { table, of, crc: scan.unsigned(r#"],"crc":"#)? }
                     }
                     _ => return None,
                 };
@@ -310,18 +398,64 @@ pub enum Mark {
     ThawErr,
 }
 
+/// A quiescence probe, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// When it was sent.
+    pub t: Nanos,
+    /// When it was answered or given up; for one that waits for a lock, when the
+    /// server last said so.
+    pub end: Nanos,
+    /// For one that waits for a lock, when the server first said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Nanos>,
+    /// Which of the two that are sent through each door: one before the snapshot,
+    /// one after it, just before the thaw.
+    pub round: Round,
+    /// The way to the server, by its place among the doors.
+    pub door: u8,
+    /// Which schema it writes to.
+    pub schema: Schema,
+    /// Which statement.
+    pub kind: ProbeKind,
+    /// The row that it writes, of which there must be none in the backup; absent
+    /// for a table in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<u32>,
+    /// What came of it.
+    pub answer: ProbeAnswer,
+    /// The number of the server's error, where it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+}
+
+/// When in the window a probe is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Round {
+    /// When the freeze has returned. The snapshot begins when it is answered or
+    /// seen to wait, and it is looked at until the thaw.
+    Snapshot,
+    /// When the snapshot is there and the guest was held, just before the thaw.
+    Thaw,
+}
+
 /// Which statement a quiescence probe sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeKind {
-    /// UPDATE of a MEMORY table, not binlogged: it never touches a disk, so
-    /// only a lock can refuse it. `FLUSH TABLES WITH READ LOCK` does,
+    /// UPDATE of a MEMORY table, not binlogged: it never touches a disk. `FLUSH
+    /// TABLES WITH READ LOCK` refuses it, and so does a lock of that table alone;
     /// `BACKUP STAGE BLOCK_COMMIT` does not.
     Memory,
-    /// COMMIT of a transaction whose changes were made before the freeze:
-    /// either lock keeps it waiting, and it hangs in the write when only the
-    /// file system is frozen.
-    Transactional,
+    /// COMMIT of a transaction whose changes were made before the freeze: the
+    /// server's own lock keeps it waiting, whoever asks and whatever it changed,
+    /// and no lock of a table does. It hangs in the write when only the file
+    /// system is frozen.
+    Commit,
+    /// INSERT of a row into a non-transactional table, which only a lock keeps out.
+    Row,
 }
 
 /// What came of a quiescence probe.
@@ -330,13 +464,23 @@ pub enum ProbeKind {
 pub enum ProbeAnswer {
     /// The server executed the statement: nothing held it back.
     Done,
-    /// A lock is held: the server refused with error 1205 (lock wait timeout),
-    /// or says of itself that the statement waits for a lock.
+    /// A lock is held: the server said at `since` and at `end`, and whenever it
+    /// was asked between, that the statement waits for a lock; or it refused it
+    /// with error 1205 (lock wait timeout).
     Locked,
+    /// The server said at `since` that the statement waits for a lock, and at
+    /// `end` that it does not any more, inside the window.
+    Released,
     /// No answer within the client's limit, and no lock that it would wait
     /// for: the statement is stuck below the locks, as it is when only the
-    /// file system is frozen.
+    /// file system is frozen, or never arrived.
     Hung,
-    /// Another error: the probe says nothing.
+    /// The server refused it with another error, see `code`.
+    Refused,
+    /// The connection was lost, and the server accepts another one.
+    Cut,
+    /// The connection was lost, and there is no server that accepts another one.
+    Gone,
+    /// The probe failed for another reason, and says nothing.
     Error,
 }

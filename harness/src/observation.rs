@@ -36,12 +36,21 @@ pub enum Record {
         /// What the checker printed, bounded.
         detail: String,
     },
-    /// The header of a MyISAM index file, read from the raw image.
-    MyisamHeader {
-        /// The table.
-        table: String,
-        /// How many times the table is open: 16 bits at offset 24 of the `.MYI`.
+    /// The header of an index file of MyISAM or Aria, read from the raw image.
+    TableFile {
+        /// The file below the data directory: `shop/orders.MYI`.
+        file: String,
+        /// The table of the load whose file it is; absent for another's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        table: Option<String>,
+        /// How many times the table is open: 16 bits at offset 24 of a `.MYI` or `.MAI`.
         open_count: u16,
+    },
+    /// How many index files the data directory holds on the raw image; each has a
+    /// [`Record::TableFile`] or a [`Record::Unreadable`].
+    TableFiles {
+        /// How many.
+        files: u32,
     },
     /// A file that should have been on the raw image could not be read.
     Unreadable {
@@ -63,6 +72,8 @@ pub enum Record {
         file: String,
         /// Its size in bytes.
         size: u64,
+        /// The server had not closed it: `LOG_EVENT_BINLOG_IN_USE_F` is set.
+        in_use: bool,
     },
     /// The binary logs, or one of them, could not be read to their end.
     BinlogError {
@@ -103,9 +114,17 @@ pub enum Record {
         /// was not readable.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prepared: Option<u64>,
+        /// Whether the engine recovered from a crash, by the server's log: a server
+        /// that was stopped cleanly has nothing to recover. Absent when the log was
+        /// not readable.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
         /// Lines of the server's log that tell of recovery, bounded.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recovery: Vec<String>,
+        /// Errors in the server's log that tell of corruption, bounded.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        corruption: Vec<String>,
     },
     /// The outcome of `CHECK TABLE ... EXTENDED`, run with automatic repair off.
     CheckTable {
@@ -135,6 +154,11 @@ pub enum Record {
     MemoryRows {
         /// How many.
         rows: u64,
+    },
+    /// The rows of the quiescence probes that are there.
+    ProbeRows {
+        /// Their numbers.
+        rows: Vec<u32>,
     },
     /// A client's counter (table `cl`).
     Counter {
@@ -173,14 +197,16 @@ pub enum Record {
         /// The CRC-32 of the payload as read back.
         sum: u32,
     },
-    /// One row of a non-transactional table.
+    /// One row of a follower's table.
     Follow {
         /// The table.
         table: String,
         /// The client.
         c: u32,
-        /// The number of the transfer that it follows.
+        /// The row's number.
         n: u32,
+        /// The transfer that it follows: `[client, number]`.
+        of: [u32; 2],
         /// The CRC-32 stored beside the payload.
         crc: u32,
         /// The CRC-32 of the payload as read back.
@@ -234,6 +260,9 @@ pub enum Record {
         table: String,
         /// The server's error.
         error: String,
+        /// The server says that there is no such table or schema: error 1049 or 1146.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        gone: bool,
     },
     /// The observation is complete. Always the last line; without it the
     /// observer was interrupted and the file proves nothing.
@@ -271,7 +300,8 @@ impl jsonl::Record for Record {
                 table: scan.name(r#","table":""#)?.to_owned(),
                 c: scan.unsigned(r#","c":"#)?,
                 n: scan.unsigned(r#","n":"#)?,
-                crc: scan.unsigned(r#","crc":"#)?,
+                of: [scan.unsigned(r#","of":["#)?, scan.unsigned(",")?],
+                crc: scan.unsigned(r#"],"crc":"#)?,
                 sum: scan.unsigned(r#","sum":"#)?,
             },
             "binlog_transfer" => {
