@@ -332,6 +332,30 @@ pub struct Counts {
     pub restored: u64,
 }
 
+/// What a trial had the power to see. A grade claims no more than that.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Power {
+    /// Writes, transfers or rows, that were sent before the freeze had returned and
+    /// had no outcome by then. Without a freeze, the beginning of the snapshot counts.
+    pub in_flight: u64,
+    /// The transfers among them.
+    pub transfers_in_flight: u64,
+    /// The same by the way they took: the door to the server and the schema.
+    pub in_flight_by: BTreeMap<String, u64>,
+    /// Writes acknowledged in the last second before the freeze was called, by the way they took.
+    pub acknowledged_last_second: BTreeMap<String, u64>,
+    /// From the last transfer acknowledged before the freeze was called to that call, milliseconds.
+    pub silence_ms: Option<f64>,
+    /// COMMITs that the server kept waiting from before the snapshot until after it.
+    pub probes_over_snapshot: u64,
+    /// What confirmed that the database stood still; absent when nothing but the hook's word did.
+    pub lock: Option<String>,
+    /// How far apart two disks may have stopped without a finding, milliseconds; absent for one disk.
+    pub resolution_ms: Option<f64>,
+    /// The properties that were not examined, and why.
+    pub not_examined: BTreeMap<Property, String>,
+}
+
 /// Whether a trial met its scenario's expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -371,6 +395,9 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Every property: its name to `holds`, `broken` or `not-applicable: <why>`.
     pub properties: BTreeMap<Property, Status>,
+    /// What the trial had the power to see.
+    #[serde(default)]
+    pub power: Power,
     /// Milliseconds spent.
     pub timings_ms: Timings,
     /// Operations counted.
@@ -395,7 +422,7 @@ impl Verdict {
     /// The verdict over a judged trial: its judgement held against what the
     /// plan expected.
     pub fn new(plan: &Plan, judgement: Judgement) -> Self {
-        let Judgement { grade, reason, findings, details: _, properties, counts, timings, resumed } =
+        let Judgement { grade, reason, findings, details: _, properties, power, counts, timings, resumed } =
             judgement;
         let mut unmet = Vec::new();
         let expect = &plan.expect;
@@ -430,6 +457,7 @@ impl Verdict {
             reason,
             findings,
             properties,
+            power,
             counts,
             timings_ms: timings,
             outcome,
@@ -528,6 +556,7 @@ impl Verdict {
             reason: String::new(),
             findings: Vec::new(),
             properties: BTreeMap::new(),
+            power: Power::default(),
             timings_ms: Timings::default(),
             counts: Counts::default(),
             expected: plan.expect.to_string(),
