@@ -71,14 +71,15 @@ fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)
     for sent in view.rows_of(true).filter(|sent| sent.row.acked < before && !sent.there) {
         rows.add(|| anchor.row(&sent, view.case.follower(sent.table)));
     }
-    let steps = Steps::of(view)?.lost(before);
+    let schema = Steps::of(view)?;
+    let steps = schema.lost(before);
     let parts: Vec<_> = [(&lost, "transfer"), (&rows, "row"), (&steps, "schema change")]
         .into_iter()
         .filter(|(evidence, _)| !evidence.is_empty())
         .map(|(evidence, what)| count(evidence.total(), what))
         .collect();
     if parts.is_empty() {
-        return Ok(None);
+        return schema.told().map(|()| None);
     }
     lost.append(rows);
     lost.append(steps);
@@ -110,7 +111,7 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
         stray.add(|| format!("a counter of client {c}, at {n}: there is no such client"));
     }
     let summary = match (late.total(), stray.total()) {
-        (0, 0) => return Ok(None),
+        (0, 0) => return Steps::of(view)?.told().map(|()| None),
         (n, 0) => format!("{} from after the snapshot {} in the backup", count(n, "write"), were(n)),
         (0, n) => {
             format!("{} from nowhere: no client sent {}", count(n, "row"), if n == 1 { "it" } else { "them" })
@@ -141,7 +142,7 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
         }
     }
     if late.is_empty() {
-        return Ok(None);
+        return Steps::of(view)?.told().map(|()| None);
     }
     let n = late.total();
     let summary =

@@ -108,7 +108,9 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
     }
     let latest = cuts.iter().max_by_key(|(_, cut)| cut.after);
     let earliest = cuts.iter().min_by_key(|(_, cut)| cut.before);
-    let (Some((late, after)), Some((early, before))) = (latest, earliest) else { return Ok(None) };
+    let (Some((late, after)), Some((early, before))) = (latest, earliest) else {
+        return unread.map_or(Ok(None), Err);
+    };
     if after.after <= before.before {
         return unread.map_or(Ok(None), Err);
     }

@@ -37,6 +37,12 @@ impl<'a> Steps<'a> {
         Ok(Self { sent, held, anchor: view.anchor() })
     }
 
+    /// Whether it can be told at all which steps are there: R5 tells when not.
+    pub(super) fn told(&self) -> Result<(), Missing> {
+        let why = || Missing("the tables `ddl_*` are not those of any number of schema changes".into());
+        self.held.map(drop).ok_or_else(why)
+    }
+
     /// The steps acknowledged before a time that are not there.
     pub(super) fn lost(&self, before: Nanos) -> Evidence {
         let held = self.held.unwrap_or(usize::MAX);
