@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Profile, Stage};
-use crate::jsonl;
 use crate::judge::{self, Judgement};
 use crate::plan::Plan;
+use crate::text::printable;
+use crate::{json, jsonl};
 
 /// How good a backup turned out to be, best first; then the two that are not
 /// about a backup.
@@ -271,7 +272,7 @@ impl TryFrom<String> for Status {
             (_, Some(why)) => Ok(Self::NotApplicable(why.to_owned())),
             _ => Err(format!(
                 "`{}` is not a property's status: `holds`, `broken` or `{NOT_APPLICABLE}<why>`",
-                text.escape_debug()
+                printable(&text)
             )),
         }
     }
@@ -578,7 +579,7 @@ impl Verdict {
         let path = dir.join("verdict.json");
         let new = dir.join("verdict.json.new");
         let write = || -> std::io::Result<()> {
-            std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+            std::fs::write(&new, json::pretty(self)?)?;
             std::fs::rename(&new, &path)
         };
         write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })

@@ -15,6 +15,7 @@ use super::serial::Serial;
 use crate::error::{Error, Result};
 use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
+use crate::text::printable;
 
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
@@ -304,7 +305,7 @@ impl Machine {
                     return Err(Error::Guest(format!(
                         "`{line}` failed in the {} guest: {}",
                         self.role,
-                        console::printable(String::from_utf8_lossy(&said).trim())
+                        printable(String::from_utf8_lossy(&said).trim())
                     )));
                 }
                 // It runs, or nobody answers while the agent restarts.
@@ -337,7 +338,7 @@ impl Machine {
             .qemu_monitor_command("info usernet", sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
             .map_err(Error::libvirt("ask QEMU for the forwarded port"))?;
         let port = forwarded_port(&info)
-            .ok_or_else(|| Error::Guest(format!("QEMU forwards no port: {}", console::printable(&info))))?;
+            .ok_or_else(|| Error::Guest(format!("QEMU forwards no port: {}", printable(&info))))?;
         Ok((Ipv4Addr::LOCALHOST, port).into())
     }
 

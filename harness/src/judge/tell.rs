@@ -18,7 +18,7 @@ const MAX_QUOTE: usize = 160;
 /// Text from a guest or a log on one line: what does not print is escaped, and
 /// the length is bounded.
 pub(super) fn quote(text: &str) -> String {
-    text::quote(MAX_QUOTE, text)
+    text::quote(MAX_QUOTE, text.trim())
 }
 
 /// `1 transfer`, `3 transfers`, `2 indexes`, `2 directories`.

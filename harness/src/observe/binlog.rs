@@ -11,8 +11,8 @@ use super::files::{Files, Opened, Why};
 use crate::binlog::{Log, Position, index, position};
 use crate::database::SCHEMA;
 use crate::error::Result;
-use crate::guest::printable;
 use crate::observation::{POSITION_FILE, Record};
+use crate::text::printable;
 
 /// The table whose rows are the legs of transfers.
 const LEDGER: &str = "ledger";

@@ -13,11 +13,12 @@ use super::{ObservationLog, binlog, file_system};
 use crate::binlog::Position;
 use crate::database::SCHEMA;
 use crate::error::{Error, Result};
-use crate::guest::{Drive, printable};
+use crate::guest::Drive;
 use crate::image::{FileSystem, Manifest};
 use crate::load::heartbeat;
 use crate::observation::{POSITION_FILE, Record};
 use crate::snapshot;
+use crate::text::printable;
 
 /// `state.open_count`, big endian at this offset of a `.MYI` file. See
 /// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation.

@@ -25,7 +25,7 @@ pub(super) fn recovery(log: &str) -> Recovery {
         let telling = ["recover", "prepared", "crash"];
         let lower = line.to_lowercase();
         if found.lines.len() < LINES && telling.iter().any(|word| lower.contains(word)) {
-            found.lines.push(crate::guest::printable(line));
+            found.lines.push(crate::text::printable(line));
         }
     }
     found

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::{ObservationLog, log};
 use crate::database::{BULK, follower_tables};
 use crate::error::{Error, Result};
-use crate::guest::{Agent, printable};
+use crate::guest::Agent;
 use crate::image::{Database, Server};
 use crate::observation::{Record, State};
 use crate::scenario::Profile;
+use crate::text::printable;
 
 /// The most messages of one CHECK TABLE that are kept.
 const MESSAGES: usize = 10;
