@@ -195,7 +195,7 @@ impl<'a> Proof<'a> {
         let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
         let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
         Some(format!(
-            "the lock was released by somebody else: it was gone {before:.1} ms before the thaw was asked for"
+            "the lock did not last: it was gone {before:.1} ms before the thaw was asked for"
         ))
     }
 
