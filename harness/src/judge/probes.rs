@@ -194,9 +194,7 @@ impl<'a> Proof<'a> {
         });
         let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
         let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
-        Some(format!(
-            "the lock did not last: it was gone {before:.1} ms before the thaw was asked for"
-        ))
+        Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was asked for"))
     }
 
     /// The lock was there when the snapshot was, and until just before the thaw.
