@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::events::{Profile, Stage};
 use crate::judge::{self, Judgement};
 use crate::plan::Plan;
-use crate::text::printable;
+use crate::text::{printable, quote};
 use crate::{json, jsonl};
+
+/// Properties that a line about the unexamined names, and the characters of each reason.
+const MAX_UNEXAMINED: usize = 4;
+const MAX_WHY: usize = 80;
 
 /// How good a backup turned out to be, best first; then the two that are not
 /// about a backup.
@@ -369,6 +373,9 @@ pub enum Outcome {
     Unknown,
 }
 
+/// How bad a cycle is, see [`Verdict::rank`].
+pub(crate) type Rank = (u8, (Grade, bool));
+
 /// `verdict.json`, schema 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -500,22 +507,24 @@ impl Verdict {
         Ok((Self::worst_of(plan, &verdicts), verdicts))
     }
 
+    /// How bad it is: the greatest is the worst.
+    pub(crate) fn rank(&self) -> Rank {
+        let outcome = match self.outcome {
+            Outcome::Pass => 0,
+            Outcome::Unknown => 1,
+            Outcome::Fail => 2,
+        };
+        // A refusal makes no backup: it hides none that is worse than the best.
+        let grade = match self.grade {
+            Grade::Refused => (Grade::ApplicationConsistent, true),
+            grade => (grade, false),
+        };
+        (outcome, grade)
+    }
+
     /// The verdict over a trial of several cycles: that of its worst one, which it names.
     fn worst_of(plan: &Plan, cycles: &[Self]) -> Self {
-        let rank = |verdict: &Self| {
-            let outcome = match verdict.outcome {
-                Outcome::Pass => 0,
-                Outcome::Unknown => 1,
-                Outcome::Fail => 2,
-            };
-            // A refusal makes no backup: it hides none that is worse than the best.
-            let grade = match verdict.grade {
-                Grade::Refused => (Grade::ApplicationConsistent, true),
-                grade => (grade, false),
-            };
-            (outcome, grade)
-        };
-        let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(rank(verdict))) else {
+        let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(verdict.rank())) else {
             return Self::unknown(plan, "the trial has no cycle".to_owned());
         };
         let mut of_grade: BTreeMap<Grade, usize> = BTreeMap::new();
@@ -564,6 +573,25 @@ impl Verdict {
             outcome: Outcome::Unknown,
             unmet: Vec::new(),
         }
+    }
+
+    /// What a pass with the top grade rests on without, on one short line:
+    /// `not examined: roll-forward (the hook recorded no position)`.
+    pub fn unexamined(&self) -> Option<String> {
+        let passed = self.grade == Grade::ApplicationConsistent && self.outcome == Outcome::Pass;
+        let all = &self.power.not_examined;
+        if !passed || all.is_empty() {
+            return None;
+        }
+        let mut shown: Vec<_> = all
+            .iter()
+            .take(MAX_UNEXAMINED)
+            .map(|(property, why)| format!("{property} ({})", quote(MAX_WHY, why)))
+            .collect();
+        if all.len() > shown.len() {
+            shown.push(format!("and {} more", all.len() - shown.len()));
+        }
+        Some(format!("not examined: {}", shown.join(", ")))
     }
 
     /// Reads `verdict.json` of a trial directory.

@@ -31,6 +31,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             say!("cycle {n}: {}", cycle.reason);
         }
         say!("{}", verdict.reason);
+        if let Some(unexamined) = verdict.unexamined() {
+            say!("  {unexamined}");
+        }
         for finding in &verdict.findings {
             say!("  {} {}: {}", finding.id, finding.property, finding.summary);
             for line in &finding.evidence {

@@ -36,6 +36,7 @@ mod details;
 mod disks;
 mod grade;
 mod order;
+pub mod picture;
 mod power;
 mod probes;
 mod quiet;

@@ -229,6 +229,11 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
 
 /// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
 pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
+    format!("{}, sent {}", statement(view, probe), view.anchor().when(probe.t))
+}
+
+/// What a probe asks, and which way it takes: `COMMIT through tcp`.
+pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
     let statement = match (probe.kind, probe.schema) {
         (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
         (ProbeKind::Commit, Schema::Load) => "COMMIT",
@@ -237,7 +242,7 @@ pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
         (ProbeKind::Row, Schema::Second) => "INSERT into a non-transactional table of the second schema",
     };
     let door = view.case.setup.doors.get(usize::from(probe.door)).map_or("?".to_owned(), |door| quote(door));
-    format!("{statement} through {door}, sent {}", view.anchor().when(probe.t))
+    format!("{statement} through {door}")
 }
 
 /// What came of a probe, in words.

@@ -62,6 +62,12 @@ impl Trial {
         if self.cycles.len() == 1 { self.dir.clone() } else { cycle_dir(&self.dir, cycle) }
     }
 
+    /// A cycle, counted from 1, without its observation.
+    pub fn unobserved(&mut self, cycle: u32) -> &Case {
+        self.case.choose(&self.cycles, cycle);
+        &self.case
+    }
+
     /// A cycle, counted from 1, with its observation if the trial came that far.
     ///
     /// An error names the file and line that no honest writer could have written.

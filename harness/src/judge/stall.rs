@@ -14,11 +14,7 @@ pub(super) fn timings(view: &View<'_>) -> Timings {
         snapshot: between(marks.snap_begin, marks.snap_end),
         thaw: between(marks.thaw_call, answered),
         window: between(marks.freeze_ok, marks.thaw_call),
-        write_stall: marks
-            .freeze_call
-            .or(marks.snap_begin)
-            .zip(answered.or(marks.thaw_call).or(marks.snap_end))
-            .and_then(|(from, to)| write_stall(view, from, to)),
+        write_stall: write_stall(view).map(|stall| millis(stall.from, stall.to)),
         ..Timings::default()
     }
 }
@@ -34,10 +30,25 @@ fn between(from: Option<Nanos>, to: Option<Nanos>) -> Option<f64> {
     Some(millis(from?, to?))
 }
 
+/// The longest time without an acknowledged transfer around the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stall {
+    /// The acknowledgement before it, or the window's begin where none came before.
+    pub from: Nanos,
+    /// The acknowledgement after it, or the window's end where none came after.
+    pub to: Nanos,
+    /// Both ends are acknowledgements. Otherwise it may have been longer.
+    pub whole: bool,
+}
+
 /// The longest gap between two acknowledgements of transfers that overlaps the
-/// interval, in milliseconds. Where none comes before or after, the interval's
-/// own end stands in, so that the result is never more than was seen.
-fn write_stall(view: &View<'_>, from: Nanos, to: Nanos) -> Option<f64> {
+/// time from the first mark to the last. Where none comes before or after, the mark
+/// itself stands in, so that the result is never more than was seen.
+pub(super) fn write_stall(view: &View<'_>) -> Option<Stall> {
+    let marks = view.marks();
+    let answered = marks.thaw_ok.or(marks.thaw_err);
+    let from = marks.freeze_call.or(marks.snap_begin)?;
+    let to = answered.or(marks.thaw_call).or(marks.snap_end)?;
     let (mut before, mut after) = (None::<Nanos>, None::<Nanos>);
     let mut within = Vec::new();
     for (_, _, transfer, _) in view.transfers().filter(|(_, _, transfer, _)| transfer.is_acked()) {
@@ -56,5 +67,7 @@ fn write_stall(view: &View<'_>, from: Nanos, to: Nanos) -> Option<f64> {
     within.push(before.unwrap_or(from));
     within.push(after.unwrap_or(to));
     within.sort_unstable();
-    within.windows(2).map(|pair| millis(pair[0], pair[1])).reduce(f64::max)
+    let (from, to) = within.windows(2).map(|pair| (pair[0], pair[1])).max_by_key(|(from, to)| to - from)?;
+    let whole = (before.is_some() || from != within[0]) && (after.is_some() || Some(&to) != within.last());
+    Some(Stall { from, to, whole })
 }

@@ -3,9 +3,8 @@
 use maud::{Markup, html};
 
 use super::text::{count, duration, size};
-use super::{Trial, draw, page, stages};
+use super::{Trial, cycles, page, power, stages};
 use crate::events::What;
-use crate::history::Mark;
 use crate::plan::Plan;
 use crate::text::quote_lines;
 use crate::verdict::{Finding, Property, Status, Verdict};
@@ -15,20 +14,20 @@ const MAX_TEXT: usize = 2_000;
 /// Findings of a trial, and lines of evidence of a finding, that are shown.
 const MAX_LINES: usize = 40;
 
-/// The section about one trial. `bars` is how many transfers may be drawn one by one.
-pub(super) fn card(trial: &Trial, id: &str, bars: usize) -> Markup {
+/// The section about one trial.
+pub(super) fn card(trial: &Trial, id: &str) -> Markup {
     html! {
         section class="card" id=(id) {
             (head(trial))
             @match &trial.verdict {
-                Ok(verdict) => { (said(verdict)) }
+                Ok(verdict) => { (said(verdict)) (power::power(verdict)) }
                 Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, why)) } }
             }
             @if let Err(why) = &trial.plan {
                 p class="note bad" { "No plan: " (quote_lines(MAX_TEXT, why)) }
             }
             (facts(trial))
-            (pictures(trial, bars))
+            (pictures(trial, id))
             @if let Ok(verdict) = &trial.verdict { (findings(&verdict.findings)) (properties(verdict)) }
             (files(trial))
         }
@@ -105,20 +104,13 @@ fn in_words(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
-fn pictures(trial: &Trial, bars: usize) -> Markup {
+fn pictures(trial: &Trial, id: &str) -> Markup {
     let spans = stages::spans(&trial.events.got);
     let told =
         trial.events.got.iter().filter(|event| event.event == What::Failed && !event.detail.is_empty());
-    let frozen = trial.window.got.as_ref().is_none_or(|window| window.mark(Mark::FreezeCall).is_some());
     html! {
-        figure {
-            figcaption { "Around the " (if frozen { "freeze" } else { "snapshot" }) }
-            @match &trial.window.got {
-                Some(window) => { (draw::draw(window, bars)) }
-                None => { p class="note" { "No picture: the trial neither froze the guest nor took a snapshot." } }
-            }
-            (problems(&trial.window.problems))
-        }
+        (cycles::cycles(&trial.cycles, id))
+        (problems(&trial.cycles.problems))
         figure {
             figcaption { "The whole trial" }
             @if spans.is_empty() { p class="note" { "No picture: the event log tells of no stage." } }

@@ -1,104 +1,210 @@
-//! The picture of the freeze window: who wrote when, and what came back.
+//! The picture of a cycle: who wrote when around its window, and what came back.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use maud::{Markup, html};
 
+use super::lanes::{self, Way};
 use super::scale::{Scale, merge, rows, ticks};
 use super::text::{count, duration, px};
-use super::window::{Fate, Probe, Transfer, Window};
 use crate::history::{Mark, Nanos, ProbeAnswer, ProbeKind};
+use crate::judge::picture::{Client, Fate, Operation, Picture, Shown};
 
 const WIDTH: f64 = 1120.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 12.0;
 const FLAG: f64 = 17.0;
-const LANE: f64 = 17.0;
-const BAR: f64 = 9.0;
 const PROBE: f64 = 22.0;
+/// The heights of a row: with room for a label, and the least that can be seen.
+const ROW: (f64, f64) = (17.0, 2.0);
+/// A row lower than this has no label.
+const LABELLED: f64 = 12.0;
+/// About how high all rows together are, where there are many.
+const ROWS: f64 = 480.0;
+/// The most rows.
+const MOST_ROWS: usize = 240;
 /// About the width of a letter of the labels.
 const LETTER: f64 = 6.8;
-/// Bars nearer than this cannot be told apart, and are drawn as one.
-const GAP: f64 = 1.0;
+/// Operations that are drawn as bars of their own, with a word on each.
+const BARS: usize = 800;
+/// Bars nearer than this are drawn as one: at first what cannot be told apart, and at the most.
+const GAP: (f64, f64) = (1.0, 64.0);
+/// Probes that are drawn; an honest cycle has fewer than twenty.
+const MAX_PROBES: usize = 24;
+/// The size of a small picture.
+const SMALL: (f64, f64) = (150.0, 22.0);
 
-/// Draws the window with at most about `most` bars of their own; more than
-/// that are merged where they cannot be told apart.
-pub(super) fn draw(window: &Window, most: usize) -> Markup {
-    let scale = Scale::new(window.range.0, window.range.1, LEFT, WIDTH - LEFT - RIGHT);
-    let flags = flags(window, &scale);
+/// How much is drawn.
+#[derive(Debug, Clone, Copy)]
+struct Detail {
+    /// Each operation as a bar of its own.
+    bars: bool,
+    rows: usize,
+    gap: f64,
+}
+
+/// Draws the picture in at most about so many bytes: in fewer rows, and then with fewer
+/// gaps, than would be too many.
+pub(super) fn draw(picture: &Picture, bytes: usize) -> Markup {
+    let operations: usize = picture.clients.iter().map(|client| client.operations.len()).sum();
+    let bars = operations <= BARS && picture.clients.len() <= MOST_ROWS;
+    let mut detail = Detail { bars, rows: MOST_ROWS.min(picture.clients.len()), gap: GAP.0 };
+    loop {
+        let drawn = drawn(picture, detail);
+        if drawn.0.len() <= bytes || detail.gap >= GAP.1 {
+            return drawn;
+        }
+        match detail {
+            Detail { bars: true, .. } => detail.bars = false,
+            Detail { rows: 2.., .. } => detail.rows /= 2,
+            _ => detail.gap *= 2.0,
+        }
+    }
+}
+
+fn drawn(picture: &Picture, detail: Detail) -> Markup {
+    let scale = Scale::new(picture.range.0, picture.range.1, LEFT, WIDTH - LEFT - RIGHT);
+    let flags = flags(picture, &scale);
     let top = FLAG * (flags.iter().map(|flag| flag.row).max().unwrap_or(0) + 1) as f64 + 8.0;
-    let lanes = top + LANE * f64::from(window.clients.1.max(1));
-    let stall = lanes + 26.0;
-    let probes = stall + 12.0 + PROBE * window.probes.len() as f64;
-    let height = probes + 26.0;
-    let merged = window.transfers.len() > most;
+    let clients = lanes::by_door(picture);
+    let (ways, share) = lanes::ways(picture, &clients, detail.rows);
+    let places = Places::new(&ways, top);
+    let stall = places.bottom + 26.0;
+    let shown = picture.probes.len().min(MAX_PROBES);
+    let probes = stall + 12.0 + PROBE * shown as f64;
+    let apart = detail.gap / (scale.right() - LEFT) * millis(picture.range.0, picture.range.1);
     html! {
         div class="scroll" {
-            svg class="window" viewBox=(format!("0 0 {WIDTH} {}", px(height))) role="img"
-                aria-label="Transfers of each client around the freeze window" {
-                (held(window, &scale, top, probes))
-                (axis(window, &scale, top, probes))
+            svg class="window" viewBox=(format!("0 0 {WIDTH} {}", px(probes + 26.0))) role="img"
+                aria-label="Writes of each client around the freeze window" {
+                (held(picture, &scale, top - 4.0, probes))
+                (axis(picture, &scale, top, probes))
                 @for flag in &flags { (flag.line(probes)) }
-                @for client in 1..=window.clients.1 {
-                    @let y = top + LANE * f64::from(client - 1);
-                    text class="lane" x=(px(LEFT - 10.0)) y=(px(y + 12.5)) text-anchor="end" { "client " (client) }
-                }
-                path class="follower" d=(followers(window, &scale, top, false)) {}
-                path class="lost" d=(followers(window, &scale, top, true)) {}
-                @for ((fate, client), bars) in lanes_of(window) {
-                    @let y = lane(top, client);
-                    @if merged {
-                        path class=(class(fate)) d=(joined(&bars, &scale, y)) {}
-                    } @else {
-                        g class=(class(fate)) { @for bar in bars { (bar_of(bar, &scale, y)) } }
+                @if detail.bars { (bars(&ways, &places, &scale)) }
+                @else { (joined(&ways, &places, &scale, detail.gap)) }
+                @for (way, place) in ways.iter().zip(&places.ways) {
+                    text class="way" x=(px(LEFT)) y=(px(place.heading)) { (way.heading) }
+                    @if places.height >= LABELLED {
+                        @for (row, y) in way.rows.iter().zip(&place.rows) {
+                            text class="lane" x=(px(LEFT - 10.0)) y=(px(y + places.height - 4.5)) text-anchor="end" {
+                                (row.label())
+                            }
+                        }
                     }
                 }
-                (stalled(window, &scale, stall))
-                @for (probe, row) in window.probes.iter().zip(0u32..) {
+                (stalled(picture, &scale, stall))
+                @for (probe, row) in picture.probes.iter().take(shown).zip(0u32..) {
                     (probe_of(probe, &scale, stall + 12.0 + PROBE * f64::from(row)))
                 }
                 @for flag in &flags { (flag.label()) }
             }
         }
-        (legend(window))
-        @if merged {
-            p class="note" {
-                (count(window.transfers.len(), "transfer")) " touch this picture: bars that cannot be told "
-                "apart are drawn as one."
-            }
+        (legend(picture))
+        (notes(picture, detail, share, apart))
+    }
+}
+
+fn notes(picture: &Picture, detail: Detail, share: usize, apart: f64) -> Markup {
+    html! {
+        @if share > 1 {
+            p class="note" { (count(picture.clients.len(), "client")) ", up to " (share) " in each row." }
         }
-        @if window.clients.0 > window.clients.1 {
-            p class="note" { "The first " (window.clients.1) " of " (window.clients.0) " clients are shown." }
+        @if !detail.bars { p class="note" { "Bars less than " (duration(apart)) " apart are drawn as one." } }
+        @if picture.probes.len() > MAX_PROBES {
+            p class="note" { (picture.probes.len() - MAX_PROBES) " more probes are in history.jsonl." }
         }
-        @if window.left_out > 0 {
-            p class="note bad" {
-                "Too many to draw: the picture lacks its last " (count(window.left_out, "operation"))
-                ", so that silence at its end means nothing."
+        @if let Some(why) = &picture.unobserved {
+            p class="note bad" { "What came back is not known: " (why) "." }
+        }
+        @if !picture.complete {
+            p class="note bad" { "The history breaks off: silence at the end of the picture means nothing." }
+        }
+    }
+}
+
+/// All clients in one row, as large as a word.
+pub(super) fn small(picture: &Picture) -> Markup {
+    let (width, height) = SMALL;
+    let scale = Scale::new(picture.range.0, picture.range.1, 0.0, width);
+    let mut paths: BTreeMap<Fate, Vec<_>> = BTreeMap::new();
+    for operation in picture.clients.iter().flat_map(|client| &client.operations) {
+        paths.entry(operation.fate).or_default().push(ends(operation, &scale));
+    }
+    html! {
+        svg class="small" viewBox=(format!("0 0 {width} {height}")) width=(width) height=(height) aria-hidden="true" {
+            (held(picture, &scale, 0.0, height))
+            @for (fate, spans) in paths {
+                path class=(class(fate)) d=(boxes(merge(spans, GAP.0), 5.0, height - 10.0)) {}
             }
         }
     }
 }
 
-fn lane(top: f64, client: u32) -> f64 {
-    top + LANE * f64::from(client.saturating_sub(1)) + (LANE - BAR) / 2.0
+/// Where the rows stand.
+struct Places {
+    /// Of a row.
+    height: f64,
+    ways: Vec<Place>,
+    bottom: f64,
 }
 
-fn held(window: &Window, scale: &Scale, top: f64, bottom: f64) -> Markup {
-    let Some((from, to)) = window.held() else { return html! {} };
+struct Place {
+    /// The foot of the heading.
+    heading: f64,
+    /// The head of each row.
+    rows: Vec<f64>,
+}
+
+impl Places {
+    fn new(ways: &[Way<'_>], top: f64) -> Self {
+        let rows: usize = ways.iter().map(|way| way.rows.len()).sum();
+        let height = (ROWS / rows.max(1) as f64).clamp(ROW.1, ROW.0);
+        let mut bottom = top;
+        let place = |way: &Way<'_>| {
+            let heading = bottom + 13.0;
+            let first = heading + 5.0;
+            let rows: Vec<_> =
+                (0u32..).zip(&way.rows).map(|(at, _)| first + height * f64::from(at)).collect();
+            bottom = first + height * rows.len() as f64 + 3.0;
+            Place { heading, rows }
+        };
+        let ways = ways.iter().map(place).collect();
+        Self { height, ways, bottom }
+    }
+
+    /// The head and the height of a bar in the row that begins at `y`.
+    fn bar(&self, y: f64) -> (f64, f64) {
+        let height = (self.height * 0.55).max(self.height - 2.0).clamp(1.5, 9.0);
+        (y + (self.height - height) / 2.0, height)
+    }
+
+    /// Each row with its place.
+    fn rows<'a>(&self, ways: &'a [Way<'a>]) -> impl Iterator<Item = (&'a lanes::Row<'a>, f64, f64)> {
+        ways.iter().zip(&self.ways).flat_map(|(way, place)| way.rows.iter().zip(&place.rows)).map(
+            |(row, y)| {
+                let (y, height) = self.bar(*y);
+                (row, y, height)
+            },
+        )
+    }
+}
+
+fn held(picture: &Picture, scale: &Scale, top: f64, bottom: f64) -> Markup {
+    let Some((from, to)) = picture.window else { return html! {} };
     let (x, width) = (scale.x(from), (scale.x(to) - scale.x(from)).max(1.0));
     html! {
-        rect class="held" x=(px(x)) y=(px(top - 4.0)) width=(px(width)) height=(px(bottom - top + 4.0)) {
+        rect class="held" x=(px(x)) y=(px(top)) width=(px(width)) height=(px(bottom - top)) {
             title { "the freeze window: " (duration(millis(from, to))) }
         }
     }
 }
 
-fn axis(window: &Window, scale: &Scale, top: f64, bottom: f64) -> Markup {
-    let origin = window.marks.first().map_or(window.range.0, |(_, t)| *t);
+fn axis(picture: &Picture, scale: &Scale, top: f64, bottom: f64) -> Markup {
+    let origin = picture.marks.first().map_or(picture.range.0, |(_, t)| *t);
     html! {
         line class="axis" x1=(px(LEFT)) x2=(px(scale.right())) y1=(px(bottom)) y2=(px(bottom)) {}
-        @for (t, label) in ticks(window.range.0, window.range.1, origin) {
+        @for (t, label) in ticks(picture.range.0, picture.range.1, origin) {
             @let x = px(scale.x(t));
             line class="grid" x1=(x) x2=(x) y1=(px(top - 4.0)) y2=(px(bottom + 4.0)) {}
             text class="tick" x=(x) y=(px(bottom + 18.0)) text-anchor="middle" { (label) }
@@ -106,48 +212,49 @@ fn axis(window: &Window, scale: &Scale, top: f64, bottom: f64) -> Markup {
     }
 }
 
-/// The transfers of each fate and client; what matters most comes last, on top.
-fn lanes_of(window: &Window) -> BTreeMap<(Fate, u32), Vec<&Transfer>> {
-    let mut lanes: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for transfer in &window.transfers {
-        lanes.entry((transfer.fate, transfer.client)).or_default().push(transfer);
+fn ends(operation: &Operation, scale: &Scale) -> (f64, f64) {
+    let x = scale.x(operation.from);
+    (x, scale.x(operation.to).max(x + 1.0))
+}
+
+/// Every operation for itself; what matters most comes last, on top.
+fn bars(ways: &[Way<'_>], places: &Places, scale: &Scale) -> Markup {
+    let mut fates: BTreeMap<Fate, Vec<Markup>> = BTreeMap::new();
+    for (row, y, height) in places.rows(ways) {
+        for (client, operation) in row.operations() {
+            let bar = bar(client, operation, scale, y, height);
+            fates.entry(operation.fate).or_default().push(bar);
+        }
     }
-    lanes
+    html! { @for (fate, bars) in fates { g class=(class(fate)) { @for bar in bars { (bar) } } } }
 }
 
-fn ends(transfer: &Transfer, scale: &Scale) -> (f64, f64) {
-    let x = scale.x(transfer.from);
-    (x, scale.x(transfer.to).max(x + 1.0))
-}
-
-fn bar_of(transfer: &Transfer, scale: &Scale, y: f64) -> Markup {
-    let (from, to) = ends(transfer, scale);
+fn bar(client: &Client, operation: &Operation, scale: &Scale, y: f64, height: f64) -> Markup {
+    let (from, to) = ends(operation, scale);
+    let what = if client.table.is_none() { "transfer" } else { "row" };
     html! {
-        rect x=(px(from)) y=(px(y)) width=(px(to - from)) height=(px(BAR)) {
+        rect x=(px(from)) y=(px(y)) width=(px(to - from)) height=(px(height)) {
             title {
-                "client " (transfer.client) ", transfer " (transfer.number) ", "
-                (duration(millis(transfer.from, transfer.to))) ": " (meaning(transfer.fate))
+                "client " (client.number) ", " (what) @if let Some(n) = operation.number { " " (n) } ", "
+                (duration(millis(operation.from, operation.to))) ": " (meaning(operation.fate))
             }
         }
     }
 }
 
-fn joined(transfers: &[&Transfer], scale: &Scale, y: f64) -> String {
-    let bars = transfers.iter().map(|transfer| ends(transfer, scale)).collect();
-    boxes(merge(bars, GAP), y, BAR)
-}
-
-/// The rows in non-transactional tables, either those that are lost or the
-/// others: a thin line in each lane.
-fn followers(window: &Window, scale: &Scale, top: f64, lost: bool) -> String {
-    let mut lanes: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-    for row in window.followers.iter().filter(|row| (row.fate == Fate::Lost) == lost) {
-        lanes.entry(row.client).or_default().push(ends(row, scale));
+/// All operations of a fate as one path.
+fn joined(ways: &[Way<'_>], places: &Places, scale: &Scale, gap: f64) -> Markup {
+    let mut paths: BTreeMap<Fate, String> = BTreeMap::new();
+    for (row, y, height) in places.rows(ways) {
+        let mut spans: BTreeMap<Fate, Vec<_>> = BTreeMap::new();
+        for (_, operation) in row.operations() {
+            spans.entry(operation.fate).or_default().push(ends(operation, scale));
+        }
+        for (fate, spans) in spans {
+            paths.entry(fate).or_default().push_str(&boxes(merge(spans, gap), y, height));
+        }
     }
-    let lines = lanes
-        .into_iter()
-        .map(|(client, spans)| boxes(merge(spans, GAP), lane(top, client) + BAR / 2.0 - 1.0, 2.0));
-    lines.collect()
+    html! { @for (fate, path) in paths { path class=(class(fate)) d=(path) {} } }
 }
 
 fn boxes(spans: Vec<(f64, f64)>, y: f64, height: f64) -> String {
@@ -159,39 +266,34 @@ fn boxes(spans: Vec<(f64, f64)>, y: f64, height: f64) -> String {
     })
 }
 
-fn stalled(window: &Window, scale: &Scale, y: f64) -> Markup {
-    let Some((from, to, whole)) = window.stall() else { return html! {} };
-    let (a, b) = (scale.x(from), scale.x(to));
-    let least = if whole { "" } else { "at least " };
-    let label = format!("no write acknowledged for {least}{}", duration(millis(from, to)));
+fn stalled(picture: &Picture, scale: &Scale, y: f64) -> Markup {
+    let Some(stall) = picture.stall else { return html! {} };
+    let (a, b) = (scale.x(stall.from), scale.x(stall.to));
+    let least = if stall.whole { "" } else { "at least " };
+    let label = format!("no transfer acknowledged for {least}{}", duration(millis(stall.from, stall.to)));
     let half = LETTER * label.chars().count() as f64 / 2.0;
     let middle = ((a + b) / 2.0).clamp(LEFT + half, (scale.right() - half).max(LEFT + half));
+    // An end without a tick lies outside.
+    let ticks = [(a, stall.from >= picture.range.0), (b, stall.to <= picture.range.1)];
+    let ticks = ticks.iter().filter(|(_, inside)| *inside);
+    let ticks: String = ticks.map(|(x, _)| format!("M{} {}v8", px(*x), px(y - 12.0))).collect();
     html! {
-        path class="stall" d=(format!("M{0} {1}v8M{0} {2}H{3}M{3} {1}v8", px(a), px(y - 12.0), px(y - 8.0), px(b))) {}
+        path class="stall" d=(format!("M{} {}H{}{ticks}", px(a), px(y - 8.0), px(b))) {}
         text class="stall" x=(px(middle)) y=(px(y + 5.0)) text-anchor="middle" { (label) }
     }
 }
 
-fn probe_of(probe: &Probe, scale: &Scale, y: f64) -> Markup {
+fn probe_of(probe: &Shown, scale: &Scale, y: f64) -> Markup {
     let (a, b) = (scale.x(probe.from), scale.x(probe.to));
-    let (what, memory) = match probe.kind {
-        ProbeKind::Memory => ("MEMORY table", true),
-        ProbeKind::Commit => ("COMMIT", false),
-        ProbeKind::Row => ("INSERT", false),
-    };
-    let (class, answer) = match probe.answer {
-        ProbeAnswer::Locked => ("locked", "a lock held it back"),
+    let class = match probe.answer {
+        ProbeAnswer::Locked => "locked",
         // Not every lock that makes a good backup refuses this one.
-        ProbeAnswer::Done if memory => ("error", "executed, which only a global read lock would refuse"),
-        ProbeAnswer::Done => ("done", "executed: nothing held it back"),
-        ProbeAnswer::Released => ("done", "the lock was released"),
-        ProbeAnswer::Hung => ("hung", "hung below the locks"),
-        ProbeAnswer::Refused => ("error", "refused, but by no lock"),
-        ProbeAnswer::Cut => ("error", "its connection was cut"),
-        ProbeAnswer::Gone => ("hung", "there was no server"),
-        ProbeAnswer::Error => ("error", "another error, which says nothing"),
+        ProbeAnswer::Done if probe.kind == ProbeKind::Memory => "error",
+        ProbeAnswer::Done | ProbeAnswer::Released => "done",
+        ProbeAnswer::Hung | ProbeAnswer::Gone => "hung",
+        ProbeAnswer::Refused | ProbeAnswer::Cut | ProbeAnswer::Error => "error",
     };
-    let label = format!("{what}: {answer}");
+    let label = format!("{} {}", probe.asks, probe.says);
     let width = LETTER * label.chars().count() as f64;
     let (x, anchor) = if b + 8.0 + width < scale.right() {
         (b + 8.0, "start")
@@ -222,8 +324,8 @@ struct Flag {
     says: &'static str,
 }
 
-fn flags(window: &Window, scale: &Scale) -> Vec<Flag> {
-    let mut flags: Vec<Flag> = window
+fn flags(picture: &Picture, scale: &Scale) -> Vec<Flag> {
+    let mut flags: Vec<Flag> = picture
         .marks
         .iter()
         .map(|(mark, t)| {
@@ -275,22 +377,17 @@ fn described(mark: Mark) -> (&'static str, &'static str, &'static str) {
     }
 }
 
-fn legend(window: &Window) -> Markup {
-    let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
-    for transfer in &window.transfers {
-        *fates.entry(transfer.fate).or_default() += 1;
-    }
-    let lost_rows = window.followers.iter().filter(|row| row.fate == Fate::Lost).count();
+fn legend(picture: &Picture) -> Markup {
     html! {
         ul class="legend" {
-            @for (fate, n) in fates.iter().rev() {
-                li { span class=(format!("chip {}", class(*fate))) {} (n) " " (meaning(*fate)) }
-            }
-            @if lost_rows > 0 {
-                li { span class="chip lost line" {} (count(lost_rows, "row")) " in non-transactional tables lost" }
-            }
-            @if window.followers.len() > lost_rows {
-                li { span class="chip follower line" {} "rows in non-transactional tables" }
+            @for (fate, (transfers, rows)) in lanes::fates(picture).into_iter().rev() {
+                li {
+                    span class=(format!("chip {}", class(fate))) {}
+                    @if transfers > 0 { (count(transfers, "transfer")) }
+                    @if transfers > 0 && rows > 0 { " and " }
+                    @if rows > 0 { (count(rows, "row")) }
+                    " " (meaning(fate))
+                }
             }
         }
     }
@@ -299,9 +396,9 @@ fn legend(window: &Window) -> Markup {
 fn class(fate: Fate) -> &'static str {
     match fate {
         Fate::Restored => "restored",
-        Fate::Lost | Fate::Torn | Fate::Future => "lost",
+        Fate::Lost | Fate::Torn | Fate::Future | Fate::Missed | Fate::UnderLock => "lost",
         Fate::Later | Fate::NotObserved => "later",
-        Fate::Unknown => "open",
+        Fate::Open => "open",
         Fate::RolledBack => "rolled",
     }
 }
@@ -310,10 +407,12 @@ fn meaning(fate: Fate) -> &'static str {
     match fate {
         Fate::Restored => "restored",
         Fate::Lost => "acknowledged before the snapshot, but lost",
+        Fate::Missed => "acknowledged before the thaw, but not in the backup",
         Fate::Torn => "restored by half",
         Fate::Future => "restored, though sent after the snapshot",
-        Fate::Later => "not restored, being acknowledged after the snapshot began",
-        Fate::Unknown => "not restored, and never answered",
+        Fate::UnderLock => "restored, though sent after the freeze had returned",
+        Fate::Later => "not restored, and not owed",
+        Fate::Open => "not restored, and never answered",
         Fate::NotObserved => "without a complete observation to compare with",
         Fate::RolledBack => "rolled back by the server",
     }

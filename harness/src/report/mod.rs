@@ -3,32 +3,35 @@
 //! | file | does |
 //! |---|---|
 //! | `read` | reads runs and trial directories; the only contact with files |
-//! | `window` | who wrote when around the freeze window, and what came back |
-//! | `scale`, `text` | places on an axis; names, times and links for people |
+//! | `scale`, `lanes`, `text` | places on an axis; rows of clients; names, times and links for people |
 //! | `draw`, `stages` | the pictures |
-//! | `page`, `card` | the table of trials; one trial |
+//! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
 //! | `plot` | the picture of a measurement, which no page shows |
+//!
+//! Who wrote when, and what came back, is the judge's to say: a page draws
+//! [`judge::picture`](crate::judge::picture) and reads no log of operations itself.
 //!
 //! Everything but [`read`] is pure: plain data in, a page out. A trial whose
 //! files are missing or damaged gets its place and says so, because that is
 //! when a report is needed most.
 
 mod card;
+mod cycles;
 mod draw;
+mod lanes;
 mod page;
 pub mod plot;
+mod power;
 pub mod read;
 mod scale;
 mod stages;
 mod text;
-mod window;
 
 use crate::events::Event;
 use crate::plan::Plan;
 use crate::verdict::{Outcome, Verdict};
 
 pub use page::render;
-pub use window::Window;
 
 /// Everything that one page shows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -52,8 +55,8 @@ pub struct Trial {
     pub verdict: Result<Verdict, String>,
     /// What the event log says, as far as it can be read.
     pub events: Partly<Vec<Event>>,
-    /// The freeze window; `None` when the trial did not come that far.
-    pub window: Partly<Option<Window>>,
+    /// Its cycles of freeze, snapshot and thaw, as far as its history can be read.
+    pub cycles: Partly<Vec<Cycle>>,
     /// Its files.
     pub files: Vec<Link>,
     /// The command that runs it again.
@@ -69,6 +72,28 @@ impl Trial {
         self.verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
     }
 }
+
+/// One cycle of freeze, snapshot and thaw.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cycle {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its own verdict, where the trial has several cycles; an error is why there is none.
+    pub verdict: Option<Result<Verdict, String>>,
+    /// The guest was frozen, or that was tried.
+    pub frozen: bool,
+    /// Its picture; `None` when the trial did not come that far, or has too many cycles.
+    pub picture: Option<Drawing>,
+    /// The same, as large as a word.
+    pub small: Option<Drawing>,
+    /// Why its observation could not be read.
+    pub problem: Option<String>,
+}
+
+/// A picture that is drawn, as SVG: what it was drawn from does not fit into memory for every cycle
+/// of every trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawing(String);
 
 /// What could be read of a log, and what stood in the way of the rest.
 #[derive(Debug, Clone, Default, PartialEq)]

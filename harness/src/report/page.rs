@@ -12,12 +12,8 @@ use crate::verdict::{Grade, Outcome, Timings};
 
 const STYLE: &str = include_str!("style.css");
 
-/// Transfers that are drawn one by one: in one trial, and on the page.
-const BARS: (usize, usize) = (800, 20_000);
-
 /// Renders a page.
 pub fn render(page: &Page) -> String {
-    let bars = BARS.0.min(BARS.1 / page.trials.len().max(1));
     let title = quote_lines(200, &page.runs.join(", "));
     let markup = html! {
         (DOCTYPE)
@@ -36,7 +32,7 @@ pub fn render(page: &Page) -> String {
                     (headline(page, &title))
                     (matrix(&page.trials))
                     (table(&page.trials))
-                    @for (trial, n) in page.trials.iter().zip(1..) { (card(trial, &id(n), bars)) }
+                    @for (trial, n) in page.trials.iter().zip(1..) { (card(trial, &id(n))) }
                     (key())
                 }
             }
@@ -195,7 +191,10 @@ pub(super) fn outcome(trial: &Trial) -> Markup {
 
 /// The grade, as a badge.
 pub(super) fn grade(trial: &Trial) -> Markup {
-    let grade = trial.verdict.as_ref().map_or(Grade::Unknown, |verdict| verdict.grade);
+    grade_of(trial.verdict.as_ref().map_or(Grade::Unknown, |verdict| verdict.grade))
+}
+
+pub(super) fn grade_of(grade: Grade) -> Markup {
     html! { span class=(format!("grade {grade}")) { (grade) } }
 }
 

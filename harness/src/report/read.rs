@@ -7,18 +7,17 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::text::{link, quoted};
-use super::window::{Frame, Window};
-use super::{Link, Page, Partly, Trial};
+use super::{Cycle, Drawing, Link, Page, Partly, Trial, draw};
 use crate::events::{self, Event};
-use crate::history::{self, Entry};
+use crate::history::Mark;
 use crate::json;
 use crate::jsonl::{self, Error, Reader};
-use crate::judge::{HISTORY, OBSERVATION};
-use crate::observation::{self, Record};
+use crate::judge::picture::{Picture, picture};
+use crate::judge::{self, judge};
 use crate::plan::Plan;
 use crate::run::{RunOptions, trial_dir_name};
 use crate::scenario::Hook;
-use crate::verdict::Verdict;
+use crate::verdict::{Outcome, Verdict};
 
 /// The names of the trials that a run asks for, as a JSON array in its directory.
 const ASKED: &str = "trials.json";
@@ -28,6 +27,14 @@ const MAX_JSON: u64 = 4 << 20;
 const MAX_EVENTS: usize = 1_000;
 /// Files of one trial that are listed.
 const MAX_FILES: usize = 60;
+/// The largest `verdict.json` of one of several cycles that is read.
+const MAX_CYCLE_JSON: u64 = 256 << 10;
+/// Bytes of pictures: on a page, and of one cycle at the most and at the least.
+const MAX_PICTURES: usize = 8 << 20;
+const MAX_PICTURE: usize = 400 << 10;
+const MIN_PICTURE: usize = 8 << 10;
+/// The most bytes of all pictures of one trial that has many cycles.
+const MAX_CYCLES: usize = 2 << 20;
 
 /// Notes in a run's directory which trials it asks for, so that one which
 /// leaves nothing behind is still missed.
@@ -43,17 +50,22 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     let mut page = Page::default();
     let mut asked = BTreeSet::new();
     let mut found = BTreeSet::new();
+    let mut dirs = Vec::new();
     for run in runs {
+        dirs.push(trial_dirs(run)?);
+    }
+    let room = MAX_PICTURES / dirs.iter().map(Vec::len).sum::<usize>().max(1);
+    for (run, dirs) in runs.iter().zip(dirs) {
         page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
         asked.extend(json::<Vec<String>>(&run.join(ASKED)).unwrap_or_default());
         let own = json::<RunOptions>(&run.join("run.json"))
             .ok()
             .map(|options| options.scenarios)
             .filter(|folder| *folder != repository.join("scenarios"));
-        for dir in trial_dirs(run)? {
+        for dir in dirs {
             let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
-            page.trials.push(Trial { run, ..trial(&dir, beside, repository, own.as_deref()) });
+            page.trials.push(Trial { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
             found.insert(name);
         }
     }
@@ -74,7 +86,8 @@ fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(dirs)
 }
 
-fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>) -> Trial {
+/// Reads a trial, whose pictures may take about `room` bytes.
+fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> Trial {
     let plan =
         regular(&dir.join("plan.json"), MAX_JSON).and_then(|()| Plan::read(dir).map_err(|e| e.to_string()));
     let verdict = regular(&dir.join("verdict.json"), MAX_JSON)
@@ -91,7 +104,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>)
         name,
         run: None,
         events: events(dir),
-        window: window(dir),
+        cycles: cycles(dir, plan.as_ref().ok(), room),
         files,
         again: plan.as_ref().ok().map(|plan| again(plan, scenarios)),
         judge: Some(format!("cargo xtask judge {}", quoted(&shown.to_string_lossy()))),
@@ -108,7 +121,7 @@ fn left_nothing(name: &str) -> Trial {
         plan: Err(why()),
         verdict: Err(why()),
         events: Partly::default(),
-        window: Partly::default(),
+        cycles: Partly::default(),
         files: Vec::new(),
         again: None,
         judge: None,
@@ -141,58 +154,81 @@ fn events(dir: &Path) -> Partly<Vec<Event>> {
     read
 }
 
-fn window(dir: &Path) -> Partly<Option<Window>> {
-    let mut problems = Vec::new();
-    let history = dir.join(HISTORY);
-    let mut frame = Frame::default();
-    if let Err(problem) = each(&history, history::KIND, |entry: Entry| {
-        frame.entry(&entry);
-        true
-    }) {
-        problems.push(problem);
-    }
-    let Some(mut builder) = frame.builder() else {
-        return Partly { got: None, problems };
-    };
-    // What the first pass could not read it has said already.
-    let _ = each(&history, history::KIND, |entry: Entry| {
-        builder.entry(&entry);
-        true
-    });
-    builder.end_of_history();
-    let path = dir.join(OBSERVATION);
-    let mut complete = false;
-    // A trial that ended before the restore has none.
-    if path.symlink_metadata().is_ok() {
-        let end = each(&path, observation::KIND, |record: Record| {
-            complete = record == Record::End;
-            builder.record(&record);
-            true
-        });
-        match end {
-            Err(problem) => {
-                complete = false;
-                problems.push(problem);
-            }
-            Ok(()) if !complete => {
-                problems.push(format!("{OBSERVATION} has no end: the observer was interrupted"));
-            }
-            Ok(()) => {}
+/// The cycles of a trial, each as the judge reads it.
+fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> Partly<Vec<Cycle>> {
+    let mut read = Partly::<Vec<Cycle>>::default();
+    let mut trial = match judge::Trial::open(dir) {
+        Ok(trial) => trial,
+        Err(error) => {
+            read.problems.push(problem(&error));
+            return read;
         }
+    };
+    let several = trial.cycles() > 1;
+    let mut room = if several { room.min(MAX_CYCLES) } else { room };
+    let each = (room / trial.cycles() as usize).clamp(MIN_PICTURE, MAX_PICTURE);
+    for number in 1..=trial.cycles() {
+        let mut cycle = Cycle { number, ..Cycle::default() };
+        let place = trial.place(number);
+        let (picture, verdict) = match trial.cycle(number) {
+            Ok(case) => {
+                let anew =
+                    || plan.map(|plan| Verdict::new(plan, judge(case))).ok_or("there is no plan".to_owned());
+                let verdict = several.then(|| of_cycle(&place).or_else(|_| anew()));
+                (picture(case), verdict)
+            }
+            Err(error) => {
+                cycle.problem = Some(problem(&error));
+                let why = || problem(&error);
+                (picture(trial.unobserved(number)), several.then(|| of_cycle(&place).map_err(|_| why())))
+            }
+        };
+        cycle.verdict = verdict;
+        if let Some(picture) = picture {
+            draw_into(&mut cycle, &picture, several, each, &mut room);
+        }
+        read.got.push(cycle);
     }
-    Partly { got: Some(builder.finish(complete)), problems }
+    read
+}
+
+/// Draws a cycle as long as there is room for it, or something to tell.
+fn draw_into(cycle: &mut Cycle, picture: &Picture, several: bool, most: usize, room: &mut usize) {
+    cycle.frozen = picture.marks.iter().any(|(mark, _)| *mark == Mark::FreezeCall);
+    let told = cycle
+        .verdict
+        .as_ref()
+        .is_some_and(|verdict| !matches!(verdict, Ok(it) if it.outcome == Outcome::Pass));
+    if *room > 0 || told {
+        let drawn = draw::draw(picture, most).into_string();
+        *room = room.saturating_sub(drawn.len());
+        cycle.picture = Some(Drawing(drawn));
+    }
+    if several {
+        cycle.small = Some(Drawing(draw::small(picture).into_string()));
+    }
+}
+
+/// The verdict that a cycle of several left.
+fn of_cycle(place: &Path) -> Result<Verdict, String> {
+    regular(&place.join("verdict.json"), MAX_CYCLE_JSON)?;
+    Verdict::read(place).map_err(|e| e.to_string())
+}
+
+/// Why a log cannot be read, with its name and without the place of its directory.
+fn problem(error: &Error) -> String {
+    match error {
+        Error::Io { action, source, path } => format!("cannot {action} {}: {source}", name_of(path)),
+        Error::Line { line, problem, path } => format!("{}:{line}: {problem}", name_of(path)),
+    }
 }
 
 /// Reads a log record by record until `take` has enough. The error is a
 /// sentence about what could not be read; the records before it were taken.
 fn each<T: jsonl::Record>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bool) -> Result<(), String> {
     regular(path, u64::MAX)?;
-    let problem = |error: Error| match error {
-        Error::Io { action, source, .. } => format!("cannot {action} {}: {source}", name_of(path)),
-        Error::Line { line, problem, .. } => format!("{}:{line}: {problem}", name_of(path)),
-    };
-    for record in Reader::<T>::open(path, kind).map_err(problem)? {
-        if !take(record.map_err(problem)?) {
+    for record in Reader::<T>::open(path, kind).map_err(|e| problem(&e))? {
+        if !take(record.map_err(|e| problem(&e))?) {
             break;
         }
     }

@@ -4,8 +4,6 @@ use crate::history::Nanos;
 
 /// One millisecond.
 pub(super) const MILLISECOND: Nanos = 1_000_000;
-/// One second.
-pub(super) const SECOND: Nanos = 1_000 * MILLISECOND;
 
 /// Maps a span of time to a span of pixels.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +99,8 @@ pub(super) fn rows(spans: &[(f64, f64)]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Nanos = 1_000 * MILLISECOND;
 
     #[test]
     fn times_outside_the_span_are_at_its_edges() {

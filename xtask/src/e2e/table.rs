@@ -34,6 +34,9 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
         match verdict {
             Ok(verdict) => {
                 say!("  {}", verdict.reason);
+                if let Some(unexamined) = verdict.unexamined() {
+                    say!("  {unexamined}");
+                }
                 if verdict.outcome != Outcome::Pass {
                     evidence(verdict);
                     say!("  evidence: {}", dir.display());
