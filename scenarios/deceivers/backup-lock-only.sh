@@ -16,6 +16,6 @@ case $1 in
             echo "SET SESSION lock_wait_timeout=9; $lock FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
             timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
         } | "$client" --unbuffered >"$run/answer" 2>&1 &
-        timeout 10 sh -c "until grep -q LOCKED $run/answer; do sleep 0.1; done" ;;
+        timeout 10 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
     thaw) rm -rf "$run" ;;
 esac

@@ -10,7 +10,7 @@ take() {
             SELECT 'LOCKED';"
         timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
     } | "$client" --unbuffered >"$run/answer" 2>&1 &
-    timeout 4 sh -c "until grep -q LOCKED $run/answer; do sleep 0.1; done"
+    timeout 8 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done"
 }
 case $1 in
     freeze)

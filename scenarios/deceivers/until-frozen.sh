@@ -20,9 +20,9 @@ take() {
         exec 2>/dev/null
         echo "SET SESSION lock_wait_timeout=3; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;
             SELECT 'LOCKED';"
-        timeout 4 sh -c "until grep -q LOCKED $run/answer; do sleep 0.02; done" && until_frozen
+        timeout 8 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.02; done" && until_frozen
     } | "$client" --unbuffered >"$run/answer" 2>&1 &
-    timeout 4 sh -c "until grep -q LOCKED $run/answer; do sleep 0.02; done"
+    timeout 8 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.02; done"
 }
 
 case $1 in

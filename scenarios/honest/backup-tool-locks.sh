@@ -17,8 +17,8 @@ take() {
         echo "SET SESSION lock_wait_timeout=2; $lock FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
         timeout 60 sh -c "while [ -e $run/hold ]; do sleep 0.05; done" && echo "SELECT 'HELD'; $unlock"
     } | "$client" --unbuffered --skip-reconnect >"$run/answer" 2>&1 &
-    timeout 4 sh -c "until grep -q -e LOCKED -e ERROR $run/answer; do sleep 0.05; done" 2>/dev/null
-    grep -q LOCKED "$run/answer"
+    timeout 8 sh -c "until grep -q -e ^LOCKED -e ^ERROR $run/answer; do sleep 0.05; done" 2>/dev/null
+    grep -q ^LOCKED "$run/answer"
 }
 
 case $1 in
@@ -36,7 +36,7 @@ case $1 in
     thaw)
         [ -e "$run" ] || exit 0
         rm -f "$run/hold"
-        timeout 5 sh -c "until grep -q HELD $run/answer; do sleep 0.05; done" 2>/dev/null
+        timeout 5 sh -c "until grep -q ^HELD $run/answer; do sleep 0.05; done" 2>/dev/null
         held=$?
         rm -rf "$run"
         exit "$held" ;;

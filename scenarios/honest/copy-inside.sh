@@ -11,7 +11,7 @@ take() {
             SELECT 'LOCKED', @@datadir;"
         timeout 60 sh -c "while [ -e $run/hold ]; do sleep 0.05; done" && echo "SELECT 'HELD'; UNLOCK TABLES;"
     } | "$client" --batch --skip-column-names --unbuffered --skip-reconnect >"$run/answer" 2>&1 &
-    timeout 4 sh -c "until grep -q -e LOCKED -e ERROR $run/answer; do sleep 0.05; done" 2>/dev/null
+    timeout 8 sh -c "until grep -q -e ^LOCKED -e ^ERROR $run/answer; do sleep 0.05; done" 2>/dev/null
     read -r answer datadir <"$run/answer" && [ "$answer" = LOCKED ]
 }
 
@@ -30,7 +30,7 @@ case $1 in
     thaw)
         [ -e "$run" ] || exit 0
         rm -f "$run/hold"
-        timeout 5 sh -c "until grep -q HELD $run/answer; do sleep 0.05; done" 2>/dev/null
+        timeout 5 sh -c "until grep -q ^HELD $run/answer; do sleep 0.05; done" 2>/dev/null
         held=$?
         rm -rf "$run" "$copy"
         exit "$held" ;;

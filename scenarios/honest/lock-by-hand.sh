@@ -11,8 +11,8 @@ case $1 in
             systemd-run --quiet --scope "$client" --batch --skip-column-names --unbuffered -e "
                 SET SESSION lock_wait_timeout=2; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;
                 SELECT 'LOCKED', CONNECTION_ID(); $sleep" >"$run" 2>&1 &
-            timeout 4 sh -c "until grep -q LOCKED $run || ! kill -0 $!; do sleep 0.05; done" 2>/dev/null
-            if grep -q LOCKED "$run"; then exit 0; fi
+            timeout 8 sh -c "until grep -q ^LOCKED $run || ! kill -0 $!; do sleep 0.05; done" 2>/dev/null
+            if grep -q ^LOCKED "$run"; then exit 0; fi
             kill $! 2>/dev/null
             sleep 0.5
         done
