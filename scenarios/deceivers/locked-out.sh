@@ -17,8 +17,10 @@ case $1 in
                 UPDATE mysql.user SET account_locked = 'N' WHERE $account;" 2>/dev/null ||
                 sql "UPDATE mysql.global_priv SET priv = JSON_REMOVE(priv, '$.account_locked') WHERE $account;"
         done <"$run"
-        sql "SELECT CONCAT('KILL ', id, ';') FROM information_schema.processlist WHERE $own
-            AND user NOT IN ('system user', 'event_scheduler')" | "$client" --force 2>/dev/null
+        # The whole list first: the session that ends the others must not find itself on it.
+        kills=$(sql "SELECT CONCAT('KILL ', id, ';') FROM information_schema.processlist WHERE $own
+            AND user NOT IN ('system user', 'event_scheduler')")
+        sql "$kills" 2>/dev/null
         sleep 0.5
         sql 'FLUSH NO_WRITE_TO_BINLOG TABLES; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS' ;;
     thaw)

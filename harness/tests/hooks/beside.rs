@@ -32,6 +32,7 @@ macro_rules! on_both_servers {
 on_both_servers!(
     all_tables: leaves_nothing_behind("deceivers/all-tables"),
     backup_lock_only: leaves_nothing_behind("deceivers/backup-lock-only"),
+    nobody_stays: ends_all_sessions("deceivers/locked-out"),
     late_lock: leaves_nothing_behind("deceivers/late-lock"),
     locked_out: leaves_nothing_behind("deceivers/locked-out"),
     one_schema: leaves_nothing_behind("deceivers/one-schema"),
@@ -59,6 +60,16 @@ fn leaves_nothing_behind(database: Database, hook: &str) {
         wait_until("no session is left", || sessions(&server).is_empty());
     }
     assert!(hook.is_clean());
+}
+
+fn ends_all_sessions(database: Database, hook: &str) {
+    let server = Server::with_tables(database, &[]);
+    let client = Client::working_on(&server);
+    let hook = Hook::new(&server, hook);
+    hook.call("freeze").succeeded();
+    assert!(!client.writes());
+    let app = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'";
+    assert_eq!(server.sql(app), "0");
 }
 
 fn locks_or_fails(database: Database, hook: &str) {
