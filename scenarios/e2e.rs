@@ -15,6 +15,7 @@ use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
 use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::tell;
+use freezeframe::text::quote_lines;
 use freezeframe::trial::supervise;
 use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -70,7 +71,8 @@ fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     match verdict.outcome {
         Outcome::Pass => Ok(()),
         Outcome::Fail | Outcome::Unknown => {
-            Err(format!("{}\nevidence: {}", verdict.unmet.join("\n"), plan.dir.display()).into())
+            let unmet = quote_lines(usize::MAX, &verdict.unmet.join("\n"));
+            Err(format!("{unmet}\nevidence: {}", plan.dir.display()).into())
         }
     }
 }

@@ -50,7 +50,8 @@ impl Target {
     /// A server behind these two addresses, of which the second leads to its own socket.
     pub fn new(database: Database, names: Names, network: SocketAddr, socket: SocketAddr) -> Self {
         let Names { ordinary, administrator, .. } = &names;
-        let doors = [(network, ordinary), (network, administrator), (socket, ordinary), (socket, administrator)];
+        let doors =
+            [(network, ordinary), (network, administrator), (socket, ordinary), (socket, administrator)];
         Self { database, doors: doors.map(|(address, account)| Access::new(address, account)), names }
     }
 
@@ -64,7 +65,10 @@ impl Target {
     pub async fn greet(&self, limit: Duration) -> Result<()> {
         for door in [TCP, TCP_ADMIN] {
             let connected = self.door(door).connect_patiently(limit).await;
-            let conn = connected.map_err(Error::sql(format!("let the account of the door `{}` in", DOORS[usize::from(door)])))?;
+            let conn = connected.map_err(Error::sql(format!(
+                "let the account of the door `{}` in",
+                DOORS[usize::from(door)]
+            )))?;
             // Closing is a courtesy; the server notices anyway.
             let _ = conn.disconnect().await;
         }

@@ -10,11 +10,12 @@ use tokio::runtime::Runtime;
 
 use crate::database::Access;
 use crate::error::{Error, Result};
-use crate::guest::{Machine, Spec, Transcript, escape_shell, printable};
+use crate::guest::{Machine, Spec, Transcript, escape_shell};
 use crate::host::{Libvirt, accel};
 use crate::image::{Claims, Database, Found, Manifest};
 use crate::plan::Limits;
 use crate::tell;
+use crate::text::printable;
 use crate::{interrupt, snapshot};
 
 /// The examining process: reads `claims.json` in `dir` and leaves `found.json`.

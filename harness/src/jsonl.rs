@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::text;
+use crate::{json, text};
 pub(crate) use scan::Scan;
 
 /// The longest line a reader accepts, in bytes.
@@ -95,9 +95,9 @@ impl<T: Serialize> Writer<T> {
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        serde_json::to_writer(&mut self.out, value)
+        json::line(value)
             .map_err(std::io::Error::from)
-            .and_then(|()| self.out.write_all(b"\n"))
+            .and_then(|json| writeln!(self.out, "{json}"))
             .map_err(|source| self.failed(source))
     }
 

@@ -19,8 +19,9 @@ mod clock;
 pub mod error;
 #[cfg(feature = "vm")]
 pub mod interrupt;
+pub mod json;
 pub mod jsonl;
-mod text;
+pub mod text;
 pub mod words;
 
 pub mod image;

@@ -148,7 +148,8 @@ impl Names {
 
     /// The plain name of a table that the server knows by these; `None` when it is no table of the trial.
     pub fn plain(&self, schema: &str, table: &str) -> Option<String> {
-        let here = |(plain, at): &&(&'static str, Schema)| self.schema(*at) == schema && self.tables[plain] == table;
+        let here =
+            |(plain, at): &&(&'static str, Schema)| self.schema(*at) == schema && self.tables[plain] == table;
         match TABLES.iter().find(here) {
             Some((plain, _)) => Some((*plain).to_owned()),
             None if schema == self.load => Some(format!("{DDL}{}", table.strip_prefix(&self.ddl)?)),
@@ -164,7 +165,11 @@ impl Names {
             Database::Mariadb => "BINLOG ADMIN",
             Database::Mysql => "SESSION_VARIABLES_ADMIN",
         };
-        let grants = [format!("ALL PRIVILEGES ON {load}.*"), format!("ALL PRIVILEGES ON {second}.*"), format!("{quiet} ON *.*")];
+        let grants = [
+            format!("ALL PRIVILEGES ON {load}.*"),
+            format!("ALL PRIVILEGES ON {second}.*"),
+            format!("{quiet} ON *.*"),
+        ];
         format!(
             "CREATE DATABASE {load};\nCREATE DATABASE {second};\n{QUIETLY}{}{}",
             creation(database, ordinary, &grants),

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::guest::{Agent, escape_shell, printable};
+use crate::guest::{Agent, escape_shell};
 use crate::history::{Entry, Holds};
 use crate::image::{FileSystem, Manifest};
+use crate::text::printable;
 
 /// The kinds of file systems that Linux can freeze.
 const FREEZABLE: [&str; 10] =
@@ -50,8 +51,9 @@ pub(crate) struct Told {
 pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<Told> {
     let line = LOOK.replace("UNIT", &escape_shell(Path::new(&image.server.unit)));
     let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
-    parse(&String::from_utf8_lossy(&told), image)
-        .map_err(|what| Error::Guest(format!("the guest does not tell where its server keeps its files: {what}")))
+    parse(&String::from_utf8_lossy(&told), image).map_err(|what| {
+        Error::Guest(format!("the guest does not tell where its server keeps its files: {what}"))
+    })
 }
 
 impl Places {
@@ -62,7 +64,10 @@ impl Places {
 
     /// The directories on this file system where this is kept, as seen from its root.
     pub fn on<'a>(&'a self, fs: &'a FileSystem, holds: Holds) -> impl Iterator<Item = &'a Path> {
-        self.of(holds).filter_map(|place| place.on.as_ref()).filter(|(on, _)| *on == fs.name).map(|(_, dir)| &**dir)
+        self.of(holds)
+            .filter_map(|place| place.on.as_ref())
+            .filter(|(on, _)| *on == fs.name)
+            .map(|(_, dir)| &**dir)
     }
 
     /// As entries of the history.
@@ -177,7 +182,9 @@ fn parse(text: &str, image: &Manifest) -> Result<Told, String> {
         };
         let path = PathBuf::from(path);
         // A part of the data may be a mount of its own.
-        let below = server.iter().filter(|mount| holds == Holds::Data && mount.at != path && mount.at.starts_with(&path));
+        let below = server
+            .iter()
+            .filter(|mount| holds == Holds::Data && mount.at != path && mount.at.starts_with(&path));
         let below: Vec<_> = below.filter_map(|mount| place(holds, mount.at.clone())).collect();
         places.push(place(holds, path).ok_or("a directory is on no mount")?);
         places.extend(below);
@@ -199,7 +206,8 @@ fn is_freezable(mount: &Mount) -> bool {
 fn file_system<'a>(mount: &Mount, devices: &[Device<'_>], image: &'a Manifest) -> Option<&'a FileSystem> {
     // btrfs has no numbers of its device, but its name.
     let source = Path::new(&mount.source).file_name()?;
-    let named = |device: &&Device<'_>| device.path.file_name() == Some(source) || Path::new(device.name) == source;
+    let named =
+        |device: &&Device<'_>| device.path.file_name() == Some(source) || Path::new(device.name) == source;
     let device = match mount.device.starts_with("0:") {
         false => devices.iter().find(|device| device.numbers == mount.device),
         true if mount.fs == "btrfs" => devices.iter().find(named),

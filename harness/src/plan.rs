@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Manifest;
 use crate::jsonl::open_regular;
 use crate::scenario::{Expectation, Fault, Hook, Load, Restore, Snapshot};
-use crate::text;
+use crate::{json, text};
 
 /// The longest `plan.json` that is read, bytes.
 const MAX_LEN: u64 = 1 << 20;
@@ -87,7 +87,7 @@ impl Plan {
         let path = self.dir.join("plan.json");
         let write = || -> std::io::Result<()> {
             std::fs::create_dir_all(&self.dir)?;
-            std::fs::write(&path, serde_json::to_vec_pretty(self)?)
+            std::fs::write(&path, json::pretty(self)?)
         };
         write().map_err(|e| PlanError { path: path.clone(), problem: e.to_string() })
     }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use crate::binlog::Position;
 use crate::error::{Error, Result};
-use crate::guest::{EXCHANGE, Machine, escape_shell, printable};
+use crate::guest::{EXCHANGE, Machine, escape_shell};
 use crate::image::Server;
 use crate::observation::{POSITION_FILE, Record};
+use crate::text::printable;
 
 /// The size of the exchange disk, bytes; the file is sparse.
 const EXCHANGE_BYTES: u64 = 4 << 30;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Definition, Manifest};
+use crate::json;
 use crate::measured::Measured;
 use crate::plan::{Accel, Keep, Limits, Plan, Start};
 use crate::scenario::{Hook, Scenario};
@@ -191,7 +192,7 @@ impl RunOptions {
     /// Creates the run's directory and writes `run.json`.
     pub fn write(&self) -> Result<(), String> {
         let path = self.dir.join("run.json");
-        let json = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
+        let json = json::pretty(self).map_err(|e| e.to_string())?;
         std::fs::create_dir_all(&self.dir)
             .and_then(|()| std::fs::write(&path, json))
             .map_err(|e| format!("cannot write {}: {e}", path.display()))

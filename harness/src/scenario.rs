@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::image::{Database, Definition};
+use crate::text::printable;
 use crate::verdict::{self, Grade, Property};
 
 /// A scenario, as its file says it.
@@ -415,7 +416,7 @@ impl Scenario {
                 && id[1..].bytes().all(|b| b.is_ascii_digit());
             if !known {
                 let problem =
-                    format!("`{}` is no row of the failure catalogue; rows read like D01", id.escape_debug());
+                    format!("`{}` is no row of the failure catalogue; rows read like D01", printable(id));
                 return refuse(row.span(), problem);
             }
         }
@@ -465,7 +466,7 @@ impl Scenario {
             match Hook::built_in(&name) {
                 Some(hook) => expect.push((hook, expectation)),
                 None => {
-                    let problem = format!("`{}` is no hook; write {}", name.escape_debug(), Hook::names());
+                    let problem = format!("`{}` is no hook; write {}", printable(&name), Hook::names());
                     return refuse(expectation.span(), problem);
                 }
             }

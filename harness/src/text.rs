@@ -1,20 +1,83 @@
-//! Foreign text, fit to be shown.
+//! Foreign text, fit to be shown: on a terminal, in a log, on a page.
+//!
+//! What is escaped reads `\n` or `\u{202e}`. A backslash stays as it is, so
+//! that escaping twice is escaping once.
 
-/// Text from a guest or a log on one line: what does not print is escaped, and
-/// at most `max` characters are kept.
-pub(crate) fn quote(max: usize, text: &str) -> String {
-    let mut rest = text.trim().chars();
-    let mut quoted = String::new();
+#[cfg(test)]
+#[path = "../tests/hidden/mod.rs"]
+pub(crate) mod hidden;
+
+/// The most characters of a guest's line.
+const LINE: usize = 200;
+
+/// Whether a character is not seen, or not where it stands.
+///
+/// These are the controls (Cc) and format characters (Cf) of Unicode, its line
+/// and paragraph separators, what else has the property
+/// `Default_Ignorable_Code_Point`, and private use with all from plane 14 on.
+pub(crate) fn is_hidden(c: char) -> bool {
+    matches!(
+        c,
+        '\0'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{34f}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{e000}'..='\u{f8ff}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..
+    )
+}
+
+/// On one line: at most `max` characters of the text, those that hide escaped.
+pub fn quote(max: usize, text: &str) -> String {
+    escape(max, text, is_hidden)
+}
+
+/// The same on as many lines as the text has.
+pub fn quote_lines(max: usize, text: &str) -> String {
+    escape(max, text, |c| c != '\n' && is_hidden(c))
+}
+
+/// On one line of common length.
+pub fn printable(text: &str) -> String {
+    quote(LINE, text)
+}
+
+fn escape(max: usize, text: &str, hidden: impl Fn(char) -> bool) -> String {
+    let mut rest = text.chars();
+    let mut shown = String::new();
     for c in rest.by_ref().take(max) {
-        match c {
-            '"' | '\'' => quoted.push(c),
-            _ => quoted.extend(c.escape_debug()),
+        if hidden(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
         }
     }
     if rest.next().is_some() {
-        quoted.push('…');
+        shown.push('…');
     }
-    quoted
+    shown
 }
 
 /// What serde has to say about JSON, without the place: it quotes what it read.
@@ -26,13 +89,26 @@ pub(crate) fn json_problem(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::hidden::{HIDDEN, LEGAL};
     use super::*;
 
     #[test]
     fn foreign_text_is_one_bounded_line() {
-        assert_eq!(quote(99, " it isn't\nclosed\u{1b}[2J\u{202e} "), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
+        assert_eq!(quote(99, "it isn't\nclosed\u{1b}[2J\u{202e}"), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
         let long = quote(160, &"x".repeat(100_000));
         assert_eq!(long.chars().count(), 161);
+        assert_eq!(quote_lines(9, "two\nlines\u{9b}"), "two\nlines…");
+    }
+
+    #[test]
+    fn nothing_hides_and_nothing_else_is_changed() {
+        for c in HIDDEN.into_iter().flatten() {
+            let text = format!("a{c}b");
+            let escaped = format!("a{}b", c.escape_default());
+            assert_eq!([printable(&text), printable(&escaped)], [escaped.clone(), escaped.clone()]);
+            assert_eq!(quote_lines(99, &text), if c == '\n' { text } else { escaped });
+        }
+        assert_eq!([printable(LEGAL), quote_lines(99, LEGAL)], [LEGAL, LEGAL]);
     }
 
     #[test]
@@ -41,7 +117,7 @@ mod tests {
             format!("{{\"schema\":\"\u{1b}[2J{}\"}}", "y".repeat(100_000)).replace('\u{1b}', "\\u001b");
         let error = serde_json::from_str::<std::collections::BTreeMap<String, u32>>(&json).unwrap_err();
         let problem = json_problem(&error);
-        assert!(problem.starts_with("invalid type: string \"\\\\u{1b}[2Jyyy"), "{problem}");
+        assert!(problem.starts_with("invalid type: string \"\\u{1b}[2Jyyy"), "{problem}");
         assert!(problem.chars().count() < 310);
     }
 }

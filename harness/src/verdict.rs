@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Profile, Stage};
-use crate::jsonl;
 use crate::judge::{self, Judgement};
 use crate::plan::Plan;
+use crate::text::printable;
+use crate::{json, jsonl};
 
 /// How good a backup turned out to be, best first; then the two that are not
 /// about a backup.
@@ -271,7 +272,7 @@ impl TryFrom<String> for Status {
             (_, Some(why)) => Ok(Self::NotApplicable(why.to_owned())),
             _ => Err(format!(
                 "`{}` is not a property's status: `holds`, `broken` or `{NOT_APPLICABLE}<why>`",
-                text.escape_debug()
+                printable(&text)
             )),
         }
     }
@@ -332,6 +333,30 @@ pub struct Counts {
     pub restored: u64,
 }
 
+/// What a trial had the power to see. A grade claims no more than that.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Power {
+    /// Writes, transfers or rows, that were sent before the freeze had returned and
+    /// had no outcome by then. Without a freeze, the beginning of the snapshot counts.
+    pub in_flight: u64,
+    /// The transfers among them.
+    pub transfers_in_flight: u64,
+    /// The same by the way they took: the door to the server and the schema.
+    pub in_flight_by: BTreeMap<String, u64>,
+    /// Writes acknowledged in the last second before the freeze was called, by the way they took.
+    pub acknowledged_last_second: BTreeMap<String, u64>,
+    /// From the last transfer acknowledged before the freeze was called to that call, milliseconds.
+    pub silence_ms: Option<f64>,
+    /// COMMITs that the server kept waiting from before the snapshot until after it.
+    pub probes_over_snapshot: u64,
+    /// What confirmed that the database stood still; absent when nothing but the hook's word did.
+    pub lock: Option<String>,
+    /// How far apart two disks may have stopped without a finding, milliseconds; absent for one disk.
+    pub resolution_ms: Option<f64>,
+    /// The properties that were not examined, and why.
+    pub not_examined: BTreeMap<Property, String>,
+}
+
 /// Whether a trial met its scenario's expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -371,6 +396,9 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Every property: its name to `holds`, `broken` or `not-applicable: <why>`.
     pub properties: BTreeMap<Property, Status>,
+    /// What the trial had the power to see.
+    #[serde(default)]
+    pub power: Power,
     /// Milliseconds spent.
     pub timings_ms: Timings,
     /// Operations counted.
@@ -395,7 +423,7 @@ impl Verdict {
     /// The verdict over a judged trial: its judgement held against what the
     /// plan expected.
     pub fn new(plan: &Plan, judgement: Judgement) -> Self {
-        let Judgement { grade, reason, findings, details: _, properties, counts, timings, resumed } =
+        let Judgement { grade, reason, findings, details: _, properties, power, counts, timings, resumed } =
             judgement;
         let mut unmet = Vec::new();
         let expect = &plan.expect;
@@ -430,6 +458,7 @@ impl Verdict {
             reason,
             findings,
             properties,
+            power,
             counts,
             timings_ms: timings,
             outcome,
@@ -528,6 +557,7 @@ impl Verdict {
             reason: String::new(),
             findings: Vec::new(),
             properties: BTreeMap::new(),
+            power: Power::default(),
             timings_ms: Timings::default(),
             counts: Counts::default(),
             expected: plan.expect.to_string(),
@@ -549,7 +579,7 @@ impl Verdict {
         let path = dir.join("verdict.json");
         let new = dir.join("verdict.json.new");
         let write = || -> std::io::Result<()> {
-            std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+            std::fs::write(&new, json::pretty(self)?)?;
             std::fs::rename(&new, &path)
         };
         write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })

@@ -235,7 +235,7 @@ fn make(
     let file = scratch.join(XML);
     fs::write(&file, xml).map_err(Error::io("write", &file))?;
     let file = scratch.join(PATHS);
-    let json = serde_json::to_vec_pretty(&paths(&spec)).unwrap_or_default();
+    let json = crate::json::pretty(&paths(&spec)).unwrap_or_default();
     fs::write(&file, json).map_err(Error::io("write", &file))?;
     copy_files(&capabilities(root), &scratch.join(CAPABILITIES))?;
     // A rename may reach the disk before what it renames.

@@ -2,10 +2,14 @@
 //!
 //! Their reader may go away, as `head` does, while a guest is frozen or a disk is half written. That
 //! ends nothing, where `println!` would panic: what matters is in files as well.
+//!
+//! Guests and logs wrote some of the words, so that all are [quoted](crate::text).
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
+
+use crate::text::quote_lines;
 
 /// Why a result could not be written.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
@@ -24,15 +28,21 @@ macro_rules! tell {
 
 #[doc(hidden)]
 pub fn result(words: fmt::Arguments<'_>) {
-    if let Err(error) = line(&mut io::stdout(), words) {
-        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
+    write_result(fit(&words.to_string()));
+}
+
+/// One line of the results in cells, each with its colour: the parameters of SGR, see
+/// console_codes(4). What is no terminal is not coloured.
+pub fn row<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    let coloured =
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    write_result(in_colours(cells, coloured));
 }
 
 #[doc(hidden)]
 pub fn progress(words: fmt::Arguments<'_>) {
     // There is nobody left to tell.
-    let _ = line(&mut io::stderr(), words);
+    let _ = line(&mut io::stderr(), fit(&words.to_string()));
 }
 
 /// Brings out the last of the results. An error is why some of them were lost, as on a disk that is
@@ -45,7 +55,42 @@ pub fn end() -> io::Result<()> {
     }
 }
 
+fn write_result(words: String) {
+    if let Err(error) = line(&mut io::stdout(), words) {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
 /// In one piece, so that the lines of several processes do not mix.
-fn line(to: &mut dyn Write, words: fmt::Arguments<'_>) -> io::Result<()> {
-    to.write_all(format!("{words}\n").as_bytes())
+fn line(to: &mut dyn Write, words: String) -> io::Result<()> {
+    to.write_all((words + "\n").as_bytes())
+}
+
+/// Fit for a terminal.
+fn fit(words: &str) -> String {
+    quote_lines(usize::MAX, words)
+}
+
+fn in_colours<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>, coloured: bool) -> String {
+    let cells = cells.into_iter().map(|(words, colour)| match coloured && !colour.is_empty() {
+        true => format!("\u{1b}[{colour}m{}\u{1b}[0m", fit(words)),
+        false => fit(words),
+    });
+    cells.collect::<Vec<_>>().join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::hidden::{LEGAL, hides, hostile};
+
+    #[test]
+    fn a_terminal_gets_no_colours_but_ours() {
+        let cells = [(&*hostile(), "31"), (LEGAL, "")];
+        assert!(!hides(&in_colours(cells, false)));
+        let coloured = in_colours(cells, true);
+        let inner = coloured.strip_prefix("\u{1b}[31m").unwrap().split_once("\u{1b}[0m  ").unwrap();
+        assert!(!hides(inner.0), "{coloured}");
+        assert_eq!((inner.1, &*fit(LEGAL)), (LEGAL, LEGAL));
+    }
 }

@@ -1,6 +1,8 @@
 //! Reports of generated trial directories, honest and hostile.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod hidden;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use freezeframe::judge::{judge, read as judge_read};
 use freezeframe::plan::Plan;
 use freezeframe::report::{read, render};
 use freezeframe::verdict::Verdict;
+use hidden::{LEGAL, hides, hostile};
 use serde_json::json;
 
 const NAME: &str = "core/small::tiny-image::mine";
@@ -176,6 +179,42 @@ fn what_a_guest_wrote_stays_text() {
     let page = page(&run);
     assert!(!page.contains("<script") && !page.contains("<img") && !page.contains('\u{202e}'));
     assert_shows(&page, &["&lt;script&gt;alert(1)", "&lt;img src=x", "460 more in verdict.json"]);
+}
+
+#[test]
+fn nothing_hides_in_a_verdict_or_on_a_page() {
+    let (_root, run) = run();
+    let dir = run.join(DIR);
+    let text = hostile() + LEGAL;
+    let mut verdict = Verdict::read(&dir).unwrap();
+    for field in [&mut verdict.trial, &mut verdict.reason, &mut verdict.hook, &mut verdict.expected] {
+        field.clone_from(&text);
+    }
+    verdict.unmet = vec![format!("not {text}")];
+    verdict.findings[0].summary.clone_from(&text);
+    verdict.findings[0].evidence = vec![text.clone()];
+    verdict.write(&dir).unwrap();
+    let json = fs::read_to_string(dir.join("verdict.json")).unwrap();
+    assert!(!hides(&json) && json.contains("हिन्दी"), "{json}");
+    assert_eq!(Verdict::read(&dir).unwrap(), verdict);
+
+    let mut plan = plan(&dir);
+    plan["trial"] = json!(text);
+    plan["summary"] = json!(text);
+    fs::write(dir.join("plan.json"), plan.to_string()).unwrap();
+    let failed = json!({ "t": 6_000_000_000u64, "stage": "freeze", "event": "failed", "detail": text });
+    write_log(&dir, "events", &[EVENTS[0], &failed.to_string()].join("\n"));
+    fs::write(dir.join("a\u{202e}\u{9b}file"), "").unwrap();
+    for _ in ["a trial", "a plan that cannot be read"] {
+        let page = page(&run);
+        assert!(!hides(&page), "{page}");
+        // Whole plane 14 is more than a page shows of one text.
+        assert_shows(&page, &["\\u{202e}", "a\\u{202e}\\u{9b}file"]);
+        fs::write(dir.join("plan.json"), format!("{{\"{}\": 1}}", "\u{202e}\u{9b}")).unwrap();
+    }
+    verdict.reason = LEGAL.to_owned();
+    verdict.write(&dir).unwrap();
+    assert_shows(&page(&run), &[LEGAL]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use freezeframe::events;
 use freezeframe::plan::Plan;
 use freezeframe::verdict::{Outcome, Verdict};
-use freezeframe::{say, tell};
+use freezeframe::{json, say, tell};
 
 use crate::error::Failure;
 
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (verdict, cycles) = judged(&args.dir)?;
     if args.json {
-        let json = serde_json::to_string_pretty(&verdict)
+        let json = json::pretty(&verdict)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
         say!("{json}");
     } else {

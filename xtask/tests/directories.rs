@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
 
+#[path = "../../harness/tests/hidden/mod.rs"]
+mod hidden;
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use freezeframe::judge::synthetic::{self, Files, Shape};
+use hidden::{LEGAL, hides, hostile};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -73,8 +77,7 @@ fn judge(dir: &Path, options: &[&str]) -> Answer {
     let answer =
         Answer { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) };
     assert!(!answer.stderr.contains("panicked"), "{answer:?}");
-    let shown = answer.stdout.chars().chain(answer.stderr.chars());
-    assert!(shown.filter(|c| *c != '\n').all(|c| !c.is_control()), "{answer:?}");
+    assert!(!hides(&answer.stdout) && !hides(&answer.stderr), "{answer:?}");
     assert!(answer.stderr.len() < 2_000, "{answer:?}");
     answer
 }
@@ -114,6 +117,36 @@ fn one_acknowledged_row_less_is_inconsistent() {
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.stdout.starts_with("inconsistent: "), "{answer:?}");
     assert!(answer.stdout.contains("\n  D* quiesced-durability: 1 transfer acknowledged"), "{answer:?}");
+}
+
+#[test]
+fn what_a_guest_wrote_gives_a_terminal_no_orders() {
+    let dir = trial(1);
+    let text = hostile() + LEGAL;
+    change(dir.path(), "plan.json", |bytes| {
+        let mut plan: Value = serde_json::from_slice(&bytes).unwrap();
+        plan["trial"] = json!(text);
+        plan.to_string().into_bytes()
+    });
+    let messages: Vec<_> = hostile().chars().take(100).map(String::from).chain([LEGAL.to_owned()]).collect();
+    change(dir.path(), "observation.jsonl", |bytes| {
+        let lines = String::from_utf8(bytes).unwrap();
+        let lines = lines.lines().map(|line| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            if record["o"] == "check_table" {
+                record["clean"] = json!(false);
+                record["messages"] = json!(messages);
+            }
+            record.to_string() + "\n"
+        });
+        lines.collect::<String>().into_bytes()
+    });
+    let shown = judge(dir.path(), &[]);
+    assert!(shown.stdout.contains("\\u{1b}"), "{shown:?}");
+    let json = judge(dir.path(), &["--json"]).stdout;
+    assert!(json.contains("\\u009b") && json.contains("\\udb40"), "{json}");
+    let verdict: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(verdict["trial"], text);
 }
 
 #[test]

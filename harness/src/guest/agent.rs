@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::interrupt;
 use crate::jsonl;
+use crate::text::printable;
 
 /// The `kind` in the header of `agent.jsonl`.
 const KIND: &str = "agent";
@@ -81,7 +82,7 @@ impl Exec {
             "`{}` failed in the guest with {}: {}",
             line.chars().take(200).collect::<String>(),
             self.code.map_or("a signal".to_owned(), |code| format!("exit code {code}")),
-            super::console::printable(output.trim())
+            printable(output.trim())
         )))
     }
 }
@@ -149,7 +150,7 @@ impl Agent {
     /// The version that the agent says it has.
     pub fn version(&self) -> Result<String> {
         let info = self.command("guest-info", json!({}))?;
-        let version = info["version"].as_str().map(super::console::printable);
+        let version = info["version"].as_str().map(printable);
         version.ok_or_else(|| self.nonsense("guest-info", &info))
     }
 
@@ -164,7 +165,7 @@ impl Agent {
         let name = "guest-get-osinfo";
         let info = self.command(name, json!({}))?;
         let id = info["id"].as_str().ok_or_else(|| self.nonsense(name, &info))?;
-        Ok(super::console::printable(id))
+        Ok(printable(id))
     }
 
     /// The kinds of the file systems of its guest, one for each that it lists.
@@ -264,7 +265,7 @@ impl Agent {
         let mut answer: Value =
             serde_json::from_str(&answer).map_err(|_| self.nonsense(name, &answer.into()))?;
         if let Some(why) = answer["error"]["desc"].as_str() {
-            let why = super::console::printable(why);
+            let why = printable(why);
             return Err(Error::Guest(format!(
                 "the agent of the {} guest cannot run {name}: {why}",
                 self.guest
@@ -283,7 +284,7 @@ impl Agent {
     }
 
     fn nonsense(&self, command: &str, answer: &Value) -> Error {
-        let shown = super::console::printable(&answer.to_string());
+        let shown = printable(&answer.to_string());
         Error::Guest(format!(
             "the agent of the {} guest answered {command} with nonsense: {shown}",
             self.guest

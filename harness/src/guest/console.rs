@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::text::printable;
+
 /// How much of the console's end is looked at, bytes.
 const TAIL: u64 = 16 * 1024;
 
@@ -32,14 +34,6 @@ pub(super) fn says(log: &Path, words: &str) -> bool {
     let mut head = Vec::new();
     let read = File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head));
     read.is_err() || String::from_utf8_lossy(&head).contains(words)
-}
-
-/// Guest text made safe for a terminal and bounded in length.
-pub(crate) fn printable(line: &str) -> String {
-    line.chars()
-        .take(200)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
 }
 
 fn tail(log: &Path) -> std::io::Result<Vec<u8>> {

@@ -15,6 +15,7 @@ use super::serial::Serial;
 use crate::error::{Error, Result};
 use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
+use crate::text::printable;
 
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
@@ -307,7 +308,7 @@ impl Machine {
                     return Err(Error::Guest(format!(
                         "`{line}` failed in the {} guest: {}",
                         self.role,
-                        console::printable(String::from_utf8_lossy(&said).trim())
+                        printable(String::from_utf8_lossy(&said).trim())
                     )));
                 }
                 // It runs, or nobody answers while the agent restarts.
@@ -349,7 +350,7 @@ impl Machine {
     fn address(&self, port: u16) -> Result<SocketAddr> {
         let info = self.monitor("info usernet")?;
         let forwarded = forwarded_port(&info, port).ok_or_else(|| {
-            Error::Guest(format!("QEMU does not forward port {port}: {}", console::printable(&info)))
+            Error::Guest(format!("QEMU does not forward port {port}: {}", printable(&info)))
         })?;
         Ok((Ipv4Addr::LOCALHOST, forwarded).into())
     }

@@ -9,7 +9,6 @@ mod serial;
 #[cfg(test)]
 pub(crate) use agent::Transport;
 pub use agent::{Agent, Exec, Transcript};
-pub(crate) use console::printable;
 pub use domain::{Drive, Spec};
 pub(crate) use domain::{EMULATOR, EXCHANGE, HEARTBEAT, escape, escape_shell};
 pub use machine::Machine;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Manifest;
+use crate::json;
 
 /// `claims.json`: what to look for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 }
 
 fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), String> {
-    serde_json::to_vec_pretty(value)
+    json::pretty(value)
         .map_err(|e| e.to_string())
         .and_then(|json| std::fs::write(path, json).map_err(|e| e.to_string()))
         .map_err(|e| format!("cannot write {}: {e}", path.display()))

@@ -13,6 +13,7 @@ use toml::Spanned;
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
 use super::origin::{Origin, RawCloudImage, RawExisting};
 use super::{Agent, Channel, Database};
+use crate::text::printable;
 
 /// The least memory that a guest boots and serves with, MiB.
 const MIN_MEMORY_MIB: u64 = 384;
@@ -491,7 +492,7 @@ impl Source {
                 if !known || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
                     return Err(self.invalid(
                         address.span().start,
-                        format!("`{}` must be a URL without blanks.", text.escape_debug()),
+                        format!("`{}` must be a URL without blanks.", printable(text)),
                     ));
                 }
             }

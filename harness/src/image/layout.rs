@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::text::printable;
+
 /// The smallest root disk that a server with its packages and some load fits on, MiB.
 const MIN_ROOT_MIB: u64 = 1536;
 
@@ -273,7 +275,7 @@ fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Ok(());
     }
-    Err((name.span().start, format!("`{}`: use lowercase letters and digits only.", text.escape_debug())))
+    Err((name.span().start, format!("`{}`: use lowercase letters and digits only.", printable(text))))
 }
 
 fn check_size(size_mib: &Spanned<u64>, fs: FsKind) -> Result<(), Problem> {

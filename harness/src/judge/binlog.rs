@@ -89,7 +89,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
         }));
     };
     if recorded == end {
-        return Ok(gtids_differ(seen));
+        return gtids_differ(seen);
     }
     let summary = if recorded.file == end.file {
         match recorded.byte.cmp(&end.byte) {
@@ -106,17 +106,21 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
 }
 
 /// The GTIDs beside the position are those of the restored server: B2's other half.
-fn gtids_differ(seen: &Observation) -> Option<Defect> {
-    let restored = seen.gtids.get(&State::Restored).filter(|_| !seen.position_gtid.is_empty())?;
+fn gtids_differ(seen: &Observation) -> Ruling {
+    if seen.position_gtid.is_empty() {
+        return Ok(None);
+    }
+    let restored = seen.gtids.get(&State::Restored);
+    let restored = restored.ok_or_else(|| Missing("the restored server's GTIDs were not read".into()))?;
     if gtids(restored) == gtids(&seen.position_gtid) {
-        return None;
+        return Ok(None);
     }
     let evidence = vec![
         format!("recorded: {}", quote(&seen.position_gtid)),
         format!("the restored server has: {}", quote(restored)),
     ];
     let summary = "the recorded GTIDs are not those of the restored server";
-    Some(Defect::new(Property::RecordedPosition, summary, evidence))
+    Ok(Some(Defect::new(Property::RecordedPosition, summary, evidence)))
 }
 
 /// A set of GTIDs as it is compared: servers break it into lines at their liking.
@@ -136,7 +140,8 @@ fn gtids(text: &str) -> BTreeSet<String> {
 /// all. A position too early repeats a change, one too late skips it. Rows and
 /// checksum of every table decide, MyISAM included, and the GTIDs; and the
 /// source's ledger must hold the transfers that the history says, so that two
-/// empty servers never agree. Needs a freeze that succeeded and the replay.
+/// empty servers never agree. Needs a freeze that succeeded, the replay, and every table of the
+/// load on both sides.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     view.frozen()?;
@@ -176,11 +181,14 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
         }
     }
     let gtid = |state| seen.gtids.get(&state).map(String::as_str);
-    if let (Some(live), Some(reached)) = (gtid(State::Live), gtid(State::RolledForward))
-        && gtids(live) != gtids(reached)
-    {
-        different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
-    }
+    let no_gtids = match (gtid(State::Live), gtid(State::RolledForward)) {
+        (Some(live), Some(reached)) if gtids(live) != gtids(reached) => {
+            different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
+            false
+        }
+        (Some(_), Some(_)) => false,
+        _ => true,
+    };
     let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.is_acked()).count() as u64;
     let sent = view.transfers().count() as u64;
     let legs = live.get(LEDGER).map_or(0, |(rows, _)| *rows);
@@ -193,6 +201,12 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             format!("the roll-forward ends elsewhere than the source: {}", count(n, "difference")),
             different,
         );
+    }
+    if no_gtids {
+        return Err(Missing("the GTIDs to compare after the roll-forward were not read".into()));
+    }
+    if let Some((table, _)) = view.tables().find(|(table, _)| !live.contains_key(*table)) {
+        return Err(Missing(format!("the table `{}` was not compared after the roll-forward", quote(table))));
     }
     match unsure {
         Some(name) => Err(Missing(format!("the server gave no checksum of `{name}`"))),

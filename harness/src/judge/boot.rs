@@ -1,20 +1,40 @@
 //! What the raw disks and the first boot tell: R0, L1, L2, M.
 
+use super::case::{Directory, Observation};
 use super::tell::{Evidence, count, quote};
 use super::view::{Missing, View};
 use super::{Defect, Ruling};
-use crate::verdict::Property;
+use crate::history::Holds;
+use crate::verdict::{Grade, Property};
 
-/// R0: the disks pass their file system checks and the server starts from them.
+/// R0: the disks hold what the server had, pass their file system checks, and the
+/// server starts from them.
 ///
-/// Source: what any backup is for. Needs the observation's `server` record;
-/// file system checks count where they were made.
+/// Source: what any backup is for; and where the server itself sees its directories. One
+/// that lies on no disk of the snapshot, such as a tmpfs, is in no backup, whatever starts from it.
+/// Needs the observation's `server` record, the check of every file system, and
+/// where the data directory is.
 pub(super) fn starts(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let server = seen
         .server
         .as_ref()
         .ok_or_else(|| Missing("the observation does not tell whether the server started".into()))?;
+    let mut outside = Evidence::default();
+    let mut grave = false;
+    for directory in view.case.directories.iter().filter(|directory| directory.on.is_none()) {
+        grave |= directory.holds != Holds::Binlogs;
+        outside.add(|| directory_line(directory));
+    }
+    if !outside.is_empty() {
+        let what = count(outside.total(), "directory");
+        let summary = format!("{what} of the server on no disk of the snapshot: in no backup of these disks");
+        let mut defect = Defect::new(Property::Starts, summary, outside.into_lines());
+        if !grave {
+            defect.ceiling = Grade::Inconsistent;
+        }
+        return Ok(Some(defect));
+    }
     let mut evidence = Evidence::default();
     for disk in seen.checked_disks.iter().filter(|disk| !disk.clean) {
         evidence.add(|| format!("disk {}: {}", quote(&disk.disk), quote(&disk.detail)));
@@ -24,7 +44,7 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
         evidence.add(|| quote(&server.detail));
     }
     let summary = match (server.started, damaged) {
-        (true, 0) => return Ok(None),
+        (true, 0) => return all_checked(view, seen),
         (true, n) => format!("the file system check found damage on {}", count(n, "disk")),
         (false, 0) => "the server did not start from the restored disks".into(),
         (false, n) => {
@@ -35,6 +55,28 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
         }
     };
     Ok(Some(Defect::new(Property::Starts, summary, evidence.into_lines())))
+}
+
+fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
+    let checked = |fs: &str| seen.checked_disks.iter().any(|disk| disk.disk == fs);
+    if let Some(unchecked) = view.case.setup.file_systems.iter().find(|fs| !checked(fs)) {
+        return Err(Missing(format!("the file system of {} was not checked", quote(unchecked))));
+    }
+    if !view.case.directories.iter().any(|directory| directory.holds == Holds::Data) {
+        return Err(Missing("the history does not tell where the server's data directory is".into()));
+    }
+    Ok(None)
+}
+
+/// `data in /var/lib/mysql, on tmpfs`.
+pub(super) fn directory_line(directory: &Directory) -> String {
+    let holds = match directory.holds {
+        Holds::Data => "data",
+        Holds::Redo => "redo log",
+        Holds::Undo => "undo log",
+        Holds::Binlogs => "binary logs",
+    };
+    format!("{holds} in {}, on {}", quote(&directory.path), quote(&directory.fs))
 }
 
 /// L1: recovery found no prepared transaction.
@@ -65,20 +107,26 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
 ///
 /// Source: the kernel's FIFREEZE, which empties the journal and clears ext4's
 /// `needs_recovery`. A set flag proves that the freeze skipped this file
-/// system. Needs the raw image, read before anything mounts it.
+/// system, or that somebody thawed it before. Needs every file system of the raw image, read
+/// before anything mounts it.
 pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
-    if seen.filesystems.is_empty() {
-        return Err(Missing("no file system was read from the raw snapshot".into()));
-    }
     let mut evidence = Evidence::default();
     for system in seen.filesystems.iter().filter(|system| system.dirty) {
         evidence.add(|| format!("{} on disk {}", quote(&system.kind), quote(&system.disk)));
     }
     if evidence.is_empty() {
+        let read = |fs: &str| seen.filesystems.iter().any(|system| system.disk == fs);
+        if let Some(unread) = view.case.setup.file_systems.iter().find(|fs| !read(fs)) {
+            return Err(Missing(format!("the file system of {} was not read raw", quote(unread))));
+        }
+        if seen.filesystems.is_empty() {
+            return Err(Missing("no file system was read from the raw snapshot".into()));
+        }
         return Ok(None);
     }
-    let summary = format!("{} had a journal to replay: not frozen", count(evidence.total(), "file system"));
+    let why = view.thawed_by_another().unwrap_or_else(|| "not frozen".into());
+    let summary = format!("{} had a journal to replay: {why}", count(evidence.total(), "file system"));
     Ok(Some(Defect::new(Property::FilesystemClean, summary, evidence.into_lines())))
 }
 

@@ -8,19 +8,27 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    BlockStats, Bulk, Case, Client, Cycle, Follow, Guest, NEVER, Probe, SentLeg, Setup, Span, Transfer, slot,
+    BlockStats, Bulk, Case, Client, Cycle, Directory, Follow, Guest, NEVER, SentLeg, Span, Transfer, slot,
 };
-use crate::history::{Entry, Mark, Nanos, Op, WINDOWS};
+use super::tell::quote;
+use crate::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
 
 /// The most writers a history may have.
 pub const MAX_WRITERS: u32 = 65_536;
 /// The most accounts a history may have.
 pub const MAX_ACCOUNTS: u32 = 1 << 20;
-/// The most non-transactional tables a history may have.
+/// The most followers a history may have.
 pub const MAX_FOLLOWERS: usize = 64;
+/// The most ways to the server, and other tables.
+const MAX_DOORS: usize = 16;
+const MAX_TABLES: usize = 64;
 
-/// The most disks with heartbeats that a history may have.
+/// The most disks and file systems that a history may have.
 const MAX_DISKS: usize = 64;
+/// The most directories of the server.
+const MAX_DIRECTORIES: usize = 64;
+/// The most probes of one cycle; there are two for each door, and three more.
+const MAX_PROBES: usize = 256;
 /// The most cycles that a history may have.
 const MAX_CYCLES: usize = 1000;
 
@@ -29,6 +37,7 @@ const MAX_CYCLES: usize = 1000;
 pub(super) struct Builder {
     setup: Option<Setup>,
     guest: Option<Guest>,
+    directories: Vec<Directory>,
     clients: Vec<Building>,
     rolled_back: HashSet<SentLeg>,
     /// The cycle whose records come, and those before it.
@@ -42,7 +51,7 @@ pub(super) struct Builder {
     heartbeats: BTreeMap<String, Vec<Span>>,
     schema_changes: Vec<Span>,
     bulk: Vec<Bulk>,
-    ended: bool,
+    ended: Option<Nanos>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +75,7 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Transfer,
-    Follow(u8),
+    Row,
 }
 
 pub(super) type Checked<T = ()> = Result<T, String>;
@@ -74,21 +83,19 @@ pub(super) type Checked<T = ()> = Result<T, String>;
 impl Builder {
     /// Takes the next record of the history.
     pub(super) fn entry(&mut self, entry: Entry) -> Checked {
-        if self.ended {
+        if self.ended.is_some() {
             return Err(
                 "a record after `end`; two histories were joined, or the lines are out of order".into()
             );
         }
-        if self.setup.is_none() && !matches!(entry, Entry::Setup { .. }) {
+        if self.setup.is_none() && !matches!(entry, Entry::Setup(_)) {
             return Err(
                 "the first record must be `setup`; the lines are out of order, or the start is cut off"
                     .into(),
             );
         }
         match entry {
-            Entry::Setup { writers, accounts, opening_balance, followers } => {
-                self.set_up(Setup { writers, accounts, opening_balance, followers })
-            }
+            Entry::Setup(setup) => self.set_up(setup),
             Entry::Invoke { t, c, n, op } => self.invoke(t, c, n, &op),
             Entry::Ok { t, c, n, ver } => self.ok(t, c, n, ver),
             Entry::Fail { t, c, n, error: _ } => self.fail(t, c, n),
@@ -104,18 +111,19 @@ impl Builder {
                     None => Ok(()),
                 }
             }
-            Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
-            Entry::Probe { t, end, kind, answer } => {
-                if end < t {
-                    return Err(format!("the probe ends at {end}, before it is sent at {t}"));
+            Entry::Directory { t: _, holds, path, fs, on, reached } => {
+                if self.directories.len() == MAX_DIRECTORIES {
+                    return Err(format!("more than {MAX_DIRECTORIES} directories of the server"));
                 }
-                self.cycle.probes.push(Probe { sent: t, end, kind, answer });
+                self.directories.push(Directory { holds, path, fs, on, reached });
                 Ok(())
             }
+            Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
+            Entry::Probe(probe) => self.probe(probe),
             Entry::BlockStats { t, disk, writes, bytes } => {
                 let last = self.last_count.entry(disk.clone()).or_insert(t);
                 if t < *last {
-                    let disk = super::tell::quote(&disk);
+                    let disk = quote(&disk);
                     return Err(format!(
                         "the write count of disk `{disk}` goes back in time; the lines are out of order"
                     ));
@@ -128,7 +136,7 @@ impl Builder {
                 if !self.heartbeats.contains_key(&disk) && self.heartbeats.len() == MAX_DISKS {
                     return Err(format!("heartbeats of more than {MAX_DISKS} disks"));
                 }
-                let what = format!("heartbeat of disk `{}`", super::tell::quote(&disk));
+                let what = format!("heartbeat of disk `{}`", quote(&disk));
                 append(self.heartbeats.entry(disk).or_default(), |span| span, &what, n, span(t, end, &what)?)
             }
             Entry::SchemaChange { t, end, n } => {
@@ -141,8 +149,8 @@ impl Builder {
                 append(&mut self.bulk, |bulk| &bulk.span, what, n, bulk)
             }
             Entry::Cycle { t, n } => self.next_cycle(t, n),
-            Entry::End { .. } => {
-                self.ended = true;
+            Entry::End { t } => {
+                self.ended = Some(t);
                 Ok(())
             }
         }
@@ -175,27 +183,56 @@ impl Builder {
         if !(1..=MAX_ACCOUNTS).contains(&setup.accounts) {
             return Err(format!("{} accounts; from 1 to {MAX_ACCOUNTS} can be judged", setup.accounts));
         }
-        if setup.followers.len() > MAX_FOLLOWERS {
-            return Err(format!(
-                "{} follower tables; at most {MAX_FOLLOWERS} can be judged",
-                setup.followers.len()
-            ));
+        if !(1..=MAX_DOORS).contains(&setup.doors.len()) {
+            return Err(format!("{} doors; from 1 to {MAX_DOORS} can be judged", setup.doors.len()));
         }
-        let mut names: Vec<_> = setup.followers.iter().collect();
+        for (what, many, most) in [
+            ("follower tables", setup.followers.len(), MAX_FOLLOWERS),
+            ("other tables", setup.tables.len(), MAX_TABLES),
+            ("disks", setup.disks.len(), MAX_DISKS),
+            ("file systems", setup.file_systems.len(), MAX_DISKS),
+        ] {
+            if many > most {
+                return Err(format!("{many} {what}; at most {most} can be judged"));
+            }
+        }
+        if let Some(lost) =
+            setup.followers.iter().find(|follower| usize::from(follower.door) >= setup.doors.len())
+        {
+            let doors = setup.doors.len();
+            return Err(format!("the follower `{}` has no door; there are {doors}", quote(&lost.table)));
+        }
+        let followers = setup.followers.iter().map(|follower| &follower.table);
+        let mut names: Vec<_> = followers.chain(setup.tables.iter().map(|table| &table.table)).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("the follower table `{}` is named twice", super::tell::quote(twice[0])));
+            return Err(format!("the table `{}` is named twice", quote(twice[0])));
         }
         self.setup = Some(setup);
         Ok(())
     }
 
+    fn probe(&mut self, probe: Probe) -> Checked {
+        let Probe { t, end, since, door, .. } = probe;
+        if end < t || since.is_some_and(|since| !(t..=end).contains(&since)) {
+            return Err(format!("the probe ends at {end}, before it is sent at {t} or seen to wait"));
+        }
+        if self.setup.as_ref().is_none_or(|setup| usize::from(door) >= setup.doors.len()) {
+            return Err(format!("a probe through the door {door}, which the setup does not name"));
+        }
+        if self.cycle.probes.len() == MAX_PROBES {
+            return Err(format!("more than {MAX_PROBES} probes of one cycle"));
+        }
+        self.cycle.probes.push(probe);
+        Ok(())
+    }
+
     /// The client `c` at the time `t`, which must not be before its last time.
     fn client(&mut self, t: Nanos, c: u32) -> Checked<&mut Building> {
-        let writers = self.setup.as_ref().map_or(0, |setup| setup.writers);
+        let clients = self.setup.as_ref().map_or(0, |setup| setup.writers + setup.followers.len() as u32);
         let at = slot(c)
-            .filter(|_| c <= writers)
-            .ok_or_else(|| format!("client {c}, but the setup names the clients 1 to {writers}"))?;
+            .filter(|_| c <= clients)
+            .ok_or_else(|| format!("client {c}, but the setup names the clients 1 to {clients}"))?;
         if t == NEVER {
             return Err(format!("the time {t} is beyond any clock"));
         }
@@ -226,6 +263,9 @@ impl Builder {
     fn invoke(&mut self, t: Nanos, c: u32, n: u32, op: &Op) -> Checked {
         match op {
             Op::Transfer { dep, legs, crc } => {
+                if self.setup.as_ref().is_some_and(|setup| c > setup.writers) {
+                    return Err(format!("client {c} sends a transfer; it writes the rows of a follower"));
+                }
                 let accounts = self.setup.as_ref().map_or(0, |setup| setup.accounts);
                 let [(from, minus), (to, plus)] = *legs;
                 for account in [from, to] {
@@ -249,10 +289,25 @@ impl Builder {
                 };
                 self.client(t, c)?.send_transfer(c, n, transfer)
             }
-            Op::Follow { table, crc } => {
-                let table = self.setup.as_ref().map_or(Ok(0), |setup| setup.follower(table))?;
-                let follow = Follow { n, crc: *crc, sent: t, acked: NEVER };
-                self.client(t, c)?.send_follow(c, table, follow)
+            Op::Follow { table, of, crc } => {
+                let setup = self.setup.as_ref().ok_or("there is no setup")?;
+                let place = setup.follower(table)?;
+                let owner = setup.writers + 1 + u32::from(place);
+                if c != owner {
+                    let table = quote(table);
+                    return Err(format!("client {c} sends a row of `{table}`, which client {owner} writes"));
+                }
+                let followed = |[c, n]: [u32; 2]| {
+                    self.clients.get(slot(c)?)?.client.transfers.get(slot(n)?).filter(|of| of.is_acked())
+                };
+                if followed(*of).is_none() {
+                    let [other, number] = of;
+                    return Err(format!(
+                        "client {c} sends a row after transfer {number} of client {other}, which is not acknowledged"
+                    ));
+                }
+                let follow = Follow { of: *of, crc: *crc, sent: t, acked: NEVER };
+                self.client(t, c)?.send_row(c, n, follow)
             }
         }
     }
@@ -266,7 +321,7 @@ impl Builder {
     fn fail(&mut self, t: Nanos, c: u32, n: u32) -> Checked {
         let (client, sent) = self.outcome("fail", t, c, n)?;
         client.state = State::Idle;
-        self.roll_back(c, n, sent);
+        self.roll_back(t, c, n, sent);
         Ok(())
     }
 
@@ -280,18 +335,19 @@ impl Builder {
             client.acknowledge(sent, t, [0; 2]);
         } else {
             client.state = State::Idle;
-            self.roll_back(c, n, sent);
+            self.roll_back(t, c, n, sent);
         }
         Ok(())
     }
 
-    /// Frees the number of a transfer that had no effect. A row of a
-    /// non-transactional table stays: nothing there rolls back.
-    fn roll_back(&mut self, c: u32, n: u32, sent: Sent) {
+    /// Frees the number of a transfer that had no effect. A row stays: most
+    /// followers cannot roll back.
+    fn roll_back(&mut self, t: Nanos, c: u32, n: u32, sent: Sent) {
         let client = slot(c).and_then(|at| self.clients.get_mut(at));
-        if let (Sent::Transfer, Some(client)) = (sent, client)
-            && let Some(attempt) = client.client.transfers.pop()
+        if let (Sent::Transfer, Some(Building { client, .. })) = (sent, client)
+            && let Some(attempt) = client.transfers.pop()
         {
+            client.rolled_back.push(Span { sent: attempt.sent, acked: t });
             self.rolled_back.extend([0, 1].map(|leg| attempt.leg(c, n, leg)));
         }
     }
@@ -331,7 +387,10 @@ impl Builder {
             // the window and tells of the lock.
             Mark::ThawCall => marks.thaw_call = marks.thaw_call.or(Some(t)),
             Mark::ThawOk | Mark::ThawErr if marks.thaw_ok.or(marks.thaw_err).is_some() => {}
-            Mark::ThawOk => marks.thaw_ok = Some(t),
+            Mark::ThawOk => {
+                marks.thaw_ok = Some(t);
+                marks.thawed_volumes = detail.parse().ok();
+            }
             Mark::ThawErr => {
                 marks.thaw_err = Some(t);
                 marks.thaw_detail = detail;
@@ -343,10 +402,11 @@ impl Builder {
     /// The case, of which no cycle is chosen yet, and its cycles: always one or more.
     pub(super) fn finish(self) -> (Case, Vec<Cycle>) {
         let mut cycles = self.earlier;
-        cycles.push(Cycle { complete: self.ended, ..self.cycle });
+        cycles.push(Cycle { complete: self.ended.is_some(), ..self.cycle });
         let case = Case {
             setup: self.setup.unwrap_or_default(),
-            guest: self.guest.unwrap_or_default(),
+            guest: self.guest,
+            directories: self.directories,
             clients: self.clients.into_iter().map(|building| building.client).collect(),
             rolled_back: self.rolled_back,
             cycle: Cycle::default(),
@@ -354,6 +414,7 @@ impl Builder {
             schema_changes: self.schema_changes,
             bulk: self.bulk,
             observation: None,
+            end: self.ended.unwrap_or(NEVER),
         };
         (case, cycles)
     }
@@ -388,9 +449,9 @@ fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new
 }
 
 impl Building {
-    /// The number of the last transfer; 0 before the first.
+    /// The number of the last operation; 0 before the first. A client has transfers or rows.
     fn number(&self) -> u32 {
-        u32::try_from(self.client.transfers.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.client.transfers.len() + self.client.rows.len()).unwrap_or(u32::MAX)
     }
 
     fn expect_number(&self, what: &str, c: u32, n: u32) -> Checked {
@@ -410,47 +471,31 @@ impl Building {
                 "client {c} goes on without the outcome of its transfer {}; it must be `resolved` first",
                 self.number()
             )),
-            State::Idle | State::Unsure(Sent::Follow(_)) => Ok(()),
+            State::Idle | State::Unsure(Sent::Row) => Ok(()),
         }
     }
 
     fn send_transfer(&mut self, c: u32, n: u32, transfer: Transfer) -> Checked {
-        self.ready(c)?;
-        let next = self.number().saturating_add(1);
-        if n != next {
-            return Err(format!("client {c} sends transfer {n}, but {next} is its next; lines are missing"));
-        }
+        self.expect_next(c, n)?;
         self.client.transfers.push(transfer);
         self.state = State::InFlight(Sent::Transfer);
         Ok(())
     }
 
-    fn send_follow(&mut self, c: u32, table: u8, follow: Follow) -> Checked {
-        self.ready(c)?;
-        if follow.n != self.number() || !self.client.transfers.last().is_some_and(Transfer::is_acked) {
-            return Err(format!(
-                "client {c} sends a row after transfer {}, which is not its last acknowledged one",
-                follow.n
-            ));
-        }
-        let at = usize::from(table);
-        if at >= self.client.follows.len() {
-            self.client.follows.resize_with(at + 1, Vec::new);
-        }
-        let rows = &mut self.client.follows[at];
-        match rows.last() {
-            // Sent again after a failure that may have left it behind: one row, from the first sending on.
-            Some(before) if before.n == follow.n && before.acked == NEVER && before.crc == follow.crc => {}
-            Some(before) if before.n == follow.n => {
-                return Err(format!(
-                    "client {c} sends the row after transfer {} to one table twice",
-                    follow.n
-                ));
-            }
-            _ => rows.push(follow),
-        }
-        self.state = State::InFlight(Sent::Follow(table));
+    fn send_row(&mut self, c: u32, n: u32, row: Follow) -> Checked {
+        self.expect_next(c, n)?;
+        self.client.rows.push(row);
+        self.state = State::InFlight(Sent::Row);
         Ok(())
+    }
+
+    fn expect_next(&self, c: u32, n: u32) -> Checked {
+        self.ready(c)?;
+        let next = self.number().saturating_add(1);
+        if n == next {
+            return Ok(());
+        }
+        Err(format!("client {c} sends operation {n}, but {next} is its next; lines are missing"))
     }
 
     fn acknowledge(&mut self, sent: Sent, t: Nanos, versions: [u32; 2]) {
@@ -462,10 +507,9 @@ impl Building {
                     transfer.versions = versions;
                 }
             }
-            Sent::Follow(table) => {
-                let rows = self.client.follows.get_mut(usize::from(table));
-                if let Some(follow) = rows.and_then(|rows| rows.last_mut()) {
-                    follow.acked = t;
+            Sent::Row => {
+                if let Some(row) = self.client.rows.last_mut() {
+                    row.acked = t;
                 }
             }
         }

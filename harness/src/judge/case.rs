@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::history::{Nanos, ProbeAnswer, ProbeKind};
+use crate::history::{Holds, Nanos, Probe, Setup};
 use crate::observation::State;
 
 /// The acknowledgement time of an operation whose outcome is not known: it may
@@ -19,7 +19,9 @@ pub(super) const NEVER: Nanos = Nanos::MAX;
 #[derive(Debug)]
 pub struct Case {
     pub(super) setup: Setup,
-    pub(super) guest: Guest,
+    pub(super) guest: Option<Guest>,
+    /// The server's directories.
+    pub(super) directories: Vec<Directory>,
     /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
     pub(super) clients: Vec<Client>,
     /// The legs of attempts that the server's answer or the client's own reading
@@ -34,15 +36,8 @@ pub struct Case {
     /// Statement `n` is at `n - 1`.
     pub(super) bulk: Vec<Bulk>,
     pub(super) observation: Option<Observation>,
-}
-
-/// What the load set up.
-#[derive(Debug, Default)]
-pub(super) struct Setup {
-    pub(super) writers: u32,
-    pub(super) accounts: u32,
-    pub(super) opening_balance: i64,
-    pub(super) followers: Vec<String>,
+    /// When the load had stopped; [`NEVER`] when that is not told.
+    pub(super) end: Nanos,
 }
 
 /// What one client sent, in order.
@@ -50,8 +45,10 @@ pub(super) struct Setup {
 pub(super) struct Client {
     /// Transfer `n` is at `n - 1`. Rolled back attempts are not among them.
     pub(super) transfers: Vec<Transfer>,
-    /// By follower table, each sorted by number.
-    pub(super) follows: Vec<Vec<Follow>>,
+    /// Row `n` is at `n - 1`; only of a follower's client.
+    pub(super) rows: Vec<Follow>,
+    /// Attempts that were rolled back: when they were sent, and when that was known.
+    pub(super) rolled_back: Vec<Span>,
 }
 
 /// A transfer that was acknowledged or whose outcome is not known.
@@ -80,13 +77,14 @@ pub(super) struct SentLeg {
     pub(super) crc: u32,
 }
 
-/// A row sent to a non-transactional table.
+/// A row sent to a follower's table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Follow {
-    pub(super) n: u32,
+    /// The transfer that it follows.
+    pub(super) of: [u32; 2],
     pub(super) crc: u32,
     pub(super) sent: Nanos,
-    /// [`NEVER`] when it failed or the outcome is not known: such a table
+    /// [`NEVER`] when it failed or the outcome is not known: most such tables
     /// cannot roll back, so a failure proves nothing.
     pub(super) acked: Nanos,
 }
@@ -104,15 +102,6 @@ pub(super) struct Span {
 pub(super) struct Bulk {
     pub(super) span: Span,
     pub(super) rows: u64,
-}
-
-/// A quiescence probe.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Probe {
-    pub(super) sent: Nanos,
-    pub(super) end: Nanos,
-    pub(super) kind: ProbeKind,
-    pub(super) answer: ProbeAnswer,
 }
 
 /// What a guest had written to a disk by some moment.
@@ -142,6 +131,18 @@ pub(super) struct Guest {
     pub(super) volumes: Option<u32>,
 }
 
+/// A directory of the server, as the server sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    pub(super) holds: Holds,
+    pub(super) path: String,
+    pub(super) fs: String,
+    /// The file system of the image that holds it, which the snapshot has.
+    pub(super) on: Option<String>,
+    /// The agent's mount table names its device.
+    pub(super) reached: bool,
+}
+
 /// When the trial crossed the marks of the freeze window.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Marks {
@@ -164,6 +165,8 @@ pub(super) struct Marks {
     /// When the first call was answered with a failure.
     pub(super) thaw_err: Option<Nanos>,
     pub(super) thaw_detail: String,
+    /// How many file systems or volumes the thaw said it thawed.
+    pub(super) thawed_volumes: Option<u32>,
 }
 
 /// What the snapshot's disks and the restored server held.
@@ -174,12 +177,16 @@ pub(super) struct Observation {
     pub(super) server: Option<Server>,
     pub(super) filesystems: Vec<FileSystem>,
     pub(super) checked_disks: Vec<CheckedDisk>,
-    pub(super) headers: Vec<Header>,
+    pub(super) table_files: Vec<TableFile>,
+    /// How many index files there are.
+    pub(super) table_files_there: Option<u32>,
     pub(super) unreadable: Vec<Trouble>,
     /// Transfers committed in the binary logs, as `(client, number)`.
     pub(super) logged: Vec<(u32, u32)>,
     /// The end of the last binary log.
     pub(super) log_end: Option<Place>,
+    /// The server had not closed it.
+    pub(super) log_in_use: bool,
     /// Binary logs that could not be read to their end.
     pub(super) cut_logs: Vec<Trouble>,
     /// The recorded position, and the GTIDs beside it.
@@ -195,6 +202,8 @@ pub(super) struct Observation {
     pub(super) checks: Vec<CheckedTable>,
     pub(super) indexes: Vec<Index>,
     pub(super) memory_rows: Option<u64>,
+    /// The rows of the quiescence probes that are there.
+    pub(super) probe_rows: Option<Vec<u32>>,
     /// `(client, number)`.
     pub(super) counters: Vec<(u32, u32)>,
     pub(super) accounts: Vec<Account>,
@@ -202,6 +211,8 @@ pub(super) struct Observation {
     pub(super) rows: Vec<Row>,
     /// Tables that could not be read to their end.
     pub(super) cut_tables: Vec<Trouble>,
+    /// Those of them of which the server says that they do not exist.
+    pub(super) gone_tables: Vec<String>,
 }
 
 /// What became of replaying the source's binary logs.
@@ -233,6 +244,10 @@ pub(super) struct Server {
     pub(super) started: bool,
     pub(super) detail: String,
     pub(super) prepared: Option<u64>,
+    /// Its engine recovered from a crash.
+    pub(super) recovered: Option<bool>,
+    /// Errors in its log that tell of corruption.
+    pub(super) corruption: Vec<String>,
 }
 
 /// A file system on a raw disk.
@@ -251,10 +266,12 @@ pub(super) struct CheckedDisk {
     pub(super) detail: String,
 }
 
-/// The header of a MyISAM index file.
+/// The header of an index file of MyISAM or Aria.
 #[derive(Debug)]
-pub(super) struct Header {
-    pub(super) table: String,
+pub(super) struct TableFile {
+    pub(super) file: String,
+    /// The table of the load whose file it is.
+    pub(super) table: Option<String>,
     pub(super) open_count: u16,
 }
 
@@ -313,13 +330,15 @@ pub(super) struct Leg {
     pub(super) sum: u32,
 }
 
-/// A restored row of a non-transactional table.
+/// A restored row of a follower's table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     /// Its place among the followers.
     pub(super) table: u8,
     pub(super) c: u32,
     pub(super) n: u32,
+    /// The transfer that it follows.
+    pub(super) of: [u32; 2],
     pub(super) crc: u32,
     pub(super) sum: u32,
 }
@@ -361,15 +380,6 @@ impl Leg {
     }
 }
 
-impl Client {
-    /// The row with this number that was sent to a follower table.
-    pub(super) fn follow(&self, table: u8, n: u32) -> Option<(usize, &Follow)> {
-        let rows = self.follows.get(usize::from(table))?;
-        let at = rows.binary_search_by_key(&n, |follow| follow.n).ok()?;
-        Some((at, &rows[at]))
-    }
-}
-
 impl Case {
     /// Every transfer that was acknowledged or may have taken effect, as
     /// `(client, number, transfer)`.
@@ -379,13 +389,24 @@ impl Case {
         })
     }
 
-    /// Every row sent to a non-transactional table, as `(client, table, row)`.
-    pub(super) fn follows(&self) -> impl Iterator<Item = (u32, u8, &Follow)> {
-        (1u32..).zip(&self.clients).flat_map(|(c, client)| {
-            (0u8..)
-                .zip(&client.follows)
-                .flat_map(move |(table, rows)| rows.iter().map(move |row| (c, table, row)))
-        })
+    /// The client that writes the rows of a follower.
+    pub(super) fn client_of(&self, table: u8) -> u32 {
+        self.setup.writers + 1 + u32::from(table)
+    }
+
+    /// The place of the follower whose rows a client writes; a writer of transfers has none.
+    pub(super) fn follower_of(&self, c: u32) -> Option<u8> {
+        let at = c.checked_sub(self.setup.writers + 1)?;
+        u8::try_from(at).ok().filter(|at| usize::from(*at) < self.setup.followers.len())
+    }
+
+    /// A client's way to the server, by its place.
+    pub(super) fn door_of(&self, c: u32) -> u8 {
+        match self.follower_of(c) {
+            Some(table) => self.setup.followers[usize::from(table)].door,
+            // The setup has 1 to 16.
+            None => (c.saturating_sub(1) % self.setup.doors.len().max(1) as u32) as u8,
+        }
     }
 
     /// Turns to another cycle, counted from 1; one that never was has no marks.
@@ -411,7 +432,12 @@ impl Case {
 
     /// The name of a follower table.
     pub(super) fn follower(&self, table: u8) -> &str {
-        self.setup.followers.get(usize::from(table)).map_or("?", String::as_str)
+        self.setup.followers.get(usize::from(table)).map_or("?", |follower| follower.table.as_str())
+    }
+
+    /// The row with this number that was sent to a follower's table.
+    pub(super) fn row(&self, table: u8, n: u32) -> Option<&Follow> {
+        self.client(self.client_of(table))?.rows.get(slot(n)?)
     }
 }
 

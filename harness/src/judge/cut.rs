@@ -2,42 +2,64 @@
 
 use super::schema::Steps;
 use super::tell::{Evidence, count, quote, were};
-use super::view::{LEDGER, View};
+use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
 use crate::history::Nanos;
-use crate::verdict::Property;
+use crate::verdict::{Grade, Property};
 
-/// D: every transfer and every change of the schema that was acknowledged
-/// before the snapshot began is there.
+/// D: every transfer, every row that a transaction protects and every change of
+/// the schema that was acknowledged before the snapshot began is there.
 ///
 /// Source: durability of an acknowledged commit. A transfer with a leg missing
-/// is not there. Needs S0 and the ledger.
+/// is not there. A server that does not know the ledger at all has lost
+/// everything: then the disks were not those of the database. Needs S0, the ledger and
+/// the followers' transactional tables.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
-    view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
-    Ok(lost(view, begin).map(|(what, n, lost)| {
+    if let Some(defect) = forgotten(view, begin)? {
+        return Ok(Some(defect));
+    }
+    view.read(&view.transactional_tables())?;
+    Ok(lost(view, begin)?.map(|(what, n, lost)| {
         let summary = format!("{what} acknowledged before the snapshot {} lost", were(n));
         Defect::new(Property::Durability, summary, lost.into_lines())
     }))
+}
+
+/// The restored server has no such table as the ledger, and it held something.
+fn forgotten(view: &View<'_>, begin: Nanos) -> Result<Option<Defect>, Missing> {
+    let seen = view.served()?;
+    let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.acked < begin).count() as u64;
+    if acked == 0 || !seen.gone_tables.iter().any(|table| table == LEDGER) {
+        return Ok(None);
+    }
+    let summary = format!(
+        "the restored server knows nothing of the load: {} acknowledged before the snapshot, and not even their table is there",
+        count(acked, "transfer")
+    );
+    let lines: Vec<_> = seen.gone_tables.iter().map(|table| format!("no table `{}`", quote(table))).collect();
+    let mut defect = Defect::new(Property::Durability, summary, lines);
+    defect.ceiling = Grade::Unusable;
+    Ok(Some(defect))
 }
 
 /// D*: every transfer acknowledged before the thaw was called is there.
 ///
 /// Source: what a held lock means. Nothing commits under it, so what is
 /// acknowledged inside the window was committed before the lock and only its
-/// answer travelled late. Needs a window and the ledger.
+/// answer travelled late. Needs a window, the ledger and the followers' transactional tables.
 pub(super) fn quiesced_durability(view: &View<'_>) -> Ruling {
-    view.read(&[LEDGER])?;
+    view.read(&view.transactional_tables())?;
     let thaw = view.window()?.thaw;
-    Ok(lost(view, thaw).map(|(what, n, lost)| {
+    Ok(lost(view, thaw)?.map(|(what, n, lost)| {
         let summary = format!("{what} acknowledged before the thaw {} not in the backup", were(n));
         Defect::new(Property::QuiescedDurability, summary, lost.into_lines())
     }))
 }
 
-/// The transfers and schema changes acknowledged before a time that are not
+/// The transfers, rows and schema changes acknowledged before a time that are not
 /// there: how many in words and as a number, and each.
-fn lost(view: &View<'_>, before: Nanos) -> Option<(String, u64, Evidence)> {
+fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)>, Missing> {
     let anchor = view.anchor();
     let mut lost = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
@@ -45,16 +67,23 @@ fn lost(view: &View<'_>, before: Nanos) -> Option<(String, u64, Evidence)> {
             lost.add(|| anchor.transfer(c, n, transfer));
         }
     }
-    let steps = Steps::of(view).map(|steps| steps.lost(before)).unwrap_or_default();
-    let (transfers, changes) = (lost.total(), steps.total());
-    let what = match (transfers, changes) {
-        (0, 0) => return None,
-        (n, 0) => count(n, "transfer"),
-        (0, n) => count(n, "schema change"),
-        (n, m) => format!("{} and {}", count(n, "transfer"), count(m, "schema change")),
-    };
+    let mut rows = Evidence::default();
+    for sent in view.rows_of(true).filter(|sent| sent.row.acked < before && !sent.there) {
+        rows.add(|| anchor.row(&sent, view.case.follower(sent.table)));
+    }
+    let schema = Steps::of(view)?;
+    let steps = schema.lost(before);
+    let parts: Vec<_> = [(&lost, "transfer"), (&rows, "row"), (&steps, "schema change")]
+        .into_iter()
+        .filter(|(evidence, _)| !evidence.is_empty())
+        .map(|(evidence, what)| count(evidence.total(), what))
+        .collect();
+    if parts.is_empty() {
+        return schema.told().map(|()| None);
+    }
+    lost.append(rows);
     lost.append(steps);
-    Some((what, transfers + changes, lost))
+    Ok(Some((parts.join(" and "), lost.total(), lost)))
 }
 
 /// F: nothing is there that was sent after the snapshot was complete, or that
@@ -66,7 +95,7 @@ fn lost(view: &View<'_>, before: Nanos) -> Option<(String, u64, Evidence)> {
 pub(super) fn no_future(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let end = view.snapshot()?.end;
-    let mut late = sent_after(view, end);
+    let mut late = sent_after(view, end)?;
     let mut stray = Evidence::default();
     for leg in &view.oddities.stray_legs {
         stray.add(|| format!("client {} transfer {} leg {}: nobody sent it", leg.c, leg.n, leg.leg));
@@ -82,7 +111,7 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
         stray.add(|| format!("a counter of client {c}, at {n}: there is no such client"));
     }
     let summary = match (late.total(), stray.total()) {
-        (0, 0) => return Ok(None),
+        (0, 0) => return Steps::of(view)?.told().map(|()| None),
         (n, 0) => format!("{} from after the snapshot {} in the backup", count(n, "write"), were(n)),
         (0, n) => {
             format!("{} from nowhere: no client sent {}", count(n, "row"), if n == 1 { "it" } else { "them" })
@@ -98,13 +127,22 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
 /// F*: nothing is there that was sent after the freeze had returned.
 ///
 /// Source: what a held lock means, seen from the other side. An acknowledgement
-/// is not needed: the write is there, so it was executed under the lock. Needs
-/// F1 and the rows.
+/// is not needed: the write is there, so it was executed under the lock. The
+/// quiescence probes are such writes, each with a row of its own. Needs
+/// F1 and the rows, and those of the probes where probes wrote any.
 pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
-    view.read(&[LEDGER])?;
-    let late = sent_after(view, view.frozen()?);
+    let seen = view.read(&[LEDGER])?;
+    let mut late = sent_after(view, view.frozen()?)?;
+    let mut probes = view.case.cycle.probes.iter().filter(|probe| probe.row.is_some()).peekable();
+    if probes.peek().is_some() {
+        let rows = seen.probe_rows.as_ref();
+        let rows = rows.ok_or_else(|| Missing("the rows of the quiescence probes were not read".into()))?;
+        for probe in probes.filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {
+            late.add(|| format!("{}, there", super::quiet::name(view, probe)));
+        }
+    }
     if late.is_empty() {
-        return Ok(None);
+        return Steps::of(view)?.told().map(|()| None);
     }
     let n = late.total();
     let summary =
@@ -113,7 +151,7 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
 }
 
 /// The writes sent after a time that left a trace.
-fn sent_after(view: &View<'_>, after: Nanos) -> Evidence {
+fn sent_after(view: &View<'_>, after: Nanos) -> Result<Evidence, Missing> {
     let anchor = view.anchor();
     let mut late = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
@@ -121,16 +159,14 @@ fn sent_after(view: &View<'_>, after: Nanos) -> Evidence {
             late.add(|| anchor.span(c, n, transfer));
         }
     }
-    for (c, table, follow, there) in view.follows() {
-        if follow.sent > after && there {
-            late.add(|| anchor.row(c, view.case.follower(table), follow));
-        }
+    for sent in view.rows().filter(|sent| sent.row.sent > after && sent.there) {
+        late.add(|| anchor.row(&sent, view.case.follower(sent.table)));
     }
     for (n, bulk, held) in view.bulk() {
         if bulk.span.sent > after && held.rows > 0 {
             late.add(|| format!("bulk statement {n} (sent {})", anchor.when(bulk.span.sent)));
         }
     }
-    late.append(Steps::of(view).map(|steps| steps.sent_after(after)).unwrap_or_default());
-    late
+    late.append(Steps::of(view)?.sent_after(after));
+    Ok(late)
 }

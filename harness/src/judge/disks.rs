@@ -18,8 +18,8 @@ use crate::verdict::{Grade, Property};
 /// freeze or the snapshot skipped shows. Without a freeze, what was synced
 /// before the snapshot began is owed, nothing from after its end may be there,
 /// and a torn last record that was never acknowledged is no fault. Needs
-/// heartbeats, and the file of every disk that had them; what one file shows
-/// counts without the others.
+/// heartbeats on every file system that were answered before the snapshot, and the file of each;
+/// what one file shows counts without the others.
 pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
     let snapshot = view.snapshot()?;
@@ -108,7 +108,9 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
     }
     let latest = cuts.iter().max_by_key(|(_, cut)| cut.after);
     let earliest = cuts.iter().min_by_key(|(_, cut)| cut.before);
-    let (Some((late, after)), Some((early, before))) = (latest, earliest) else { return Ok(None) };
+    let (Some((late, after)), Some((early, before))) = (latest, earliest) else {
+        return unread.map_or(Ok(None), Err);
+    };
     if after.after <= before.before {
         return unread.map_or(Ok(None), Err);
     }
@@ -153,15 +155,35 @@ struct Disk<'a> {
     held: &'a Heartbeats,
 }
 
-/// The disks whose heartbeats were read, and why another's were not.
+/// The disks whose heartbeats were read, and why another's were not, or tell nothing.
 fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Missing>), Missing> {
     let seen = view.observed()?;
-    if view.case.heartbeats.is_empty() {
+    if view.case.heartbeats.is_empty() && seen.heartbeats.is_empty() {
         return Err(Missing("the load wrote no heartbeats".into()));
     }
-    let sent = |name| view.case.heartbeats.get(name).map_or(&[][..], Vec::as_slice);
+    let sent = |name: &str| view.case.heartbeats.get(name).map_or(&[][..], Vec::as_slice);
     let disks = seen.heartbeats.iter().map(|(name, held)| Disk { name, sent: sent(name), held }).collect();
-    let unread = view.case.heartbeats.keys().find(|name| !seen.heartbeats.contains_key(*name));
-    let unread = unread.map(|name| Missing(format!("the heartbeats of disk {} were not read", quote(name))));
+    let begin = view.snapshot()?.begin;
+    let owed = view.case.setup.file_systems.iter().chain(view.case.heartbeats.keys());
+    let unread = owed.into_iter().find_map(|name| {
+        if !seen.heartbeats.contains_key(name) {
+            return Some(Missing(format!("the heartbeats of disk {} were not read", quote(name))));
+        }
+        let answered = sent(name).iter().any(|span| span.acked_before(begin));
+        let why = || format!("no heartbeat of disk {} was answered before the snapshot", quote(name));
+        (!answered).then(|| Missing(why()))
+    });
     Ok((disks, unread))
+}
+
+/// How far apart two disks may have stopped without [`agreement`] seeing it,
+/// nanoseconds: the widest span between the last heartbeat that a disk holds and the first that it
+/// lacks. `None` where no two disks were compared.
+pub(super) fn resolution(view: &View<'_>) -> Option<Nanos> {
+    let (disks, _) = heartbeats(view).ok()?;
+    if disks.len() < 2 {
+        return None;
+    }
+    let spans = disks.iter().map(Cut::of).map(|cut| cut.before.min(view.case.end).saturating_sub(cut.after));
+    spans.max()
 }

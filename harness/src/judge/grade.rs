@@ -1,9 +1,11 @@
 //! From rulings to a grade, and to the one line that says why.
 
+use super::power::lacking;
+use super::probes::{Proof, Quiesced};
 use super::tell::{count, quote};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
-use crate::verdict::{Grade, Property};
+use crate::verdict::{Grade, Power, Property};
 
 /// What must have been examined before a backup is called crash-consistent: all
 /// whose violation would make it worse than that, and the proof that a backup
@@ -26,22 +28,40 @@ const CRASH_CONSISTENT: [Property; 12] = [
 /// The same of the non-transactional tables, where the load has any.
 const CRASH_CONSISTENT_TABLES: [Property; 2] = [Property::NonTransactionalDurability, Property::TableCheck];
 
-/// What only a load with non-transactional tables can show.
-const OF_OTHER_TABLES: [Property; 2] = [Property::NonTransactionalDurability, Property::TablesClosed];
-
-/// What must have been examined besides before it is called application-consistent.
-const APPLICATION_CONSISTENT: [Property; 10] = [
+/// What must have been examined besides before it is called application-consistent:
+/// everything but what a trial may owe nothing of, see [`owed`].
+const APPLICATION_CONSISTENT: [Property; 15] = [
     Property::QuiescedDurability,
     Property::NoFutureStrict,
     Property::WindowSilence,
     Property::LockProbe,
+    Property::DiskSilence,
     Property::LockIdentity,
     Property::NonTransactionalDurability,
     Property::TablesClosed,
     Property::TableCheck,
+    Property::BinlogAgreement,
     Property::NoPreparedTransactions,
     Property::FilesystemClean,
+    Property::OutsideFiles,
+    Property::DiskAgreement,
+    Property::FreshBoot,
 ];
+
+/// Whether a trial owes what a property needs. A hook owes no recorded position, and so no
+/// roll-forward; what else may be missing is what the setup does not have.
+fn owed(view: &View<'_>, property: Property, stopped: bool) -> bool {
+    let setup = &view.case.setup;
+    match property {
+        Property::NonTransactionalDurability => view.has_other_tables(),
+        Property::BinlogAgreement => setup.binlog,
+        Property::OutsideFiles => !setup.file_systems.is_empty(),
+        Property::DiskAgreement => setup.file_systems.len() > 1,
+        // A server that was stopped holds no lock.
+        Property::LockIdentity => !stopped,
+        _ => true,
+    }
+}
 
 /// Properties from the most to the least telling, among those that allow the
 /// same grade.
@@ -84,12 +104,12 @@ pub(super) fn telling(property: Property, defect: &Defect) -> impl Ord + use<> {
 }
 
 /// The grade, and why.
-pub(super) fn grade(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
-    let (grade, why) = decide(view, rulings);
+pub(super) fn grade(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Grade, String) {
+    let (grade, why) = decide(view, rulings, power);
     (grade, format!("{grade}: {why}"))
 }
 
-fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
+fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Grade, String) {
     let marks = view.marks();
     if !view.case.cycle.complete {
         return (Grade::Unknown, "the history breaks off before its last line".into());
@@ -124,13 +144,12 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
         Freeze::Done => proven,
         Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
     };
-    let tables = !view.case.setup.followers.is_empty() || !view.case.bulk.is_empty();
+    let stopped = Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)));
     let needed = CRASH_CONSISTENT
         .iter()
-        .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| tables))
+        .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| view.has_other_tables()))
         .chain(APPLICATION_CONSISTENT.iter().filter(|_| best == Grade::ApplicationConsistent))
-        // A load of transactional tables alone has nothing to show for these.
-        .filter(|property| tables || !OF_OTHER_TABLES.contains(property));
+        .filter(|property| owed(view, **property, stopped));
     for property in needed {
         let ruling = rulings.iter().find(|(other, _)| other == property).map(|(_, ruling)| ruling);
         if let Some(Err(Missing(why))) = ruling {
@@ -138,8 +157,13 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)]) -> (Grade, String) {
         }
     }
 
+    if best == Grade::ApplicationConsistent
+        && let Some(why) = lacking(view, power)
+    {
+        return (Grade::Unknown, why);
+    }
     let why = match (best, view.freeze()) {
-        (Grade::ApplicationConsistent, _) => proof(view),
+        (Grade::ApplicationConsistent, _) => proof(view, power),
         (_, Freeze::Done) => because(&defects),
         (_, Freeze::NotTried) => unfrozen("no freeze took place", &defects),
         (_, Freeze::Failed) => unfrozen("the snapshot was taken although the freeze failed", &defects),
@@ -166,11 +190,15 @@ fn unfrozen(why: &str, defects: &[(Property, &Defect)]) -> String {
     if because.starts_with(why) { because } else { format!("{why}; {because}") }
 }
 
-fn proof(view: &View<'_>) -> String {
+/// What was proven, and with what power.
+fn proof(view: &View<'_>, power: &Power) -> String {
     let restored = view.transfers().filter(|(.., mask)| *mask == 0b11).count() as u64;
+    let ways = count(power.in_flight_by.len() as u64, "way");
+    let lock = power.lock.as_deref().unwrap_or("no lock was seen");
     format!(
-        "{} of {} restored as one instant inside the freeze window, with nothing in flight",
+        "{} of {} restored as one instant inside the freeze window; {} in flight through {ways} to the server, {lock}",
         count(restored, "transfer"),
-        count(u64::from(view.case.setup.writers), "writer")
+        count(u64::from(view.case.setup.writers), "writer"),
+        count(power.in_flight, "write"),
     )
 }

@@ -18,13 +18,14 @@
 //! | `rows` | R1 to R5 | are the rows right in themselves |
 //! | `cut` | D, D*, F, F* | is the cut where it must be |
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
-//! | `quiet` | Q1 to Q4 | was the guest quiet in the window |
+//! | `quiet`, `probes` | Q1 to Q4 | was the guest quiet in the window, and by whose lock |
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
 //! | `binlog` | B1, B2, B3 | does the binary log agree with the tables |
 //! | `disks` | X1, X2 | do the disks agree with each other |
 //!
-//! A property that lacks an input says so and never passes; a grade needs the
-//! properties that it rests on (see `grade`).
+//! What each property is owed stands in the history's setup: one that lacks an input says so
+//! and never passes. A grade needs the properties that it rests on (see `grade`), and the top grade a
+//! load that was under way (see `power`).
 
 mod binlog;
 mod boot;
@@ -35,6 +36,8 @@ mod details;
 mod disks;
 mod grade;
 mod order;
+mod power;
+mod probes;
 mod quiet;
 mod read;
 mod rows;
@@ -55,7 +58,7 @@ pub use read::{HISTORY, OBSERVATION, Trial, cycle_dir, read};
 use crate::history::Entry;
 use crate::jsonl::Error;
 use crate::observation::Record;
-use crate::verdict::{Counts, Finding, Grade, Property, Status, Timings};
+use crate::verdict::{Counts, Finding, Grade, Power, Property, Status, Timings};
 use view::{Missing, View};
 
 /// What the judge says about a case.
@@ -71,6 +74,8 @@ pub struct Judgement {
     pub details: BTreeMap<Property, Vec<String>>,
     /// All properties.
     pub properties: BTreeMap<Property, Status>,
+    /// What the trial had the power to see.
+    pub power: Power,
     /// Operations counted.
     pub counts: Counts,
     /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
@@ -95,6 +100,7 @@ impl Judgement {
                 .into_iter()
                 .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
                 .collect(),
+            power: Power::default(),
             counts: Counts::default(),
             timings: Timings::default(),
             resumed: None,
@@ -153,7 +159,8 @@ pub fn judge(case: &Case) -> Judgement {
     let view = View::new(case);
     let rulings: Vec<(Property, Ruling)> =
         Property::ALL.into_iter().map(|property| (property, examine(property, &view))).collect();
-    let (grade, reason) = grade::grade(&view, &rulings);
+    let power = power::power(&view, &rulings);
+    let (grade, reason) = grade::grade(&view, &rulings, &power);
     let mut properties = BTreeMap::new();
     let mut defects = Vec::new();
     for (property, ruling) in rulings {
@@ -181,6 +188,7 @@ pub fn judge(case: &Case) -> Judgement {
         findings,
         details,
         properties,
+        power,
         counts: counts(&view),
         timings: stall::timings(&view),
         resumed: stall::resumed(&view),

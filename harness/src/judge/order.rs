@@ -6,33 +6,36 @@
 //! or the order of versions of an account.
 
 use super::schema::Steps;
-use super::tell::{Evidence, are, count, were};
+use super::tell::{Evidence, are, count, quote, were};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
 use crate::verdict::Property;
 
-/// C1: no transfer and no change of the schema is missing that was acknowledged
-/// before one that is there was sent.
+/// C1: no transfer, no row that a transaction protects and no change of the schema
+/// is missing that was acknowledged before one that is there was sent.
 ///
 /// Source: linearizability (Herlihy and Wing, 1990), asked of a cut instead of a
 /// run. Two running extrema decide it: the earliest acknowledgement among the
 /// missing, and the latest sending among those that are there. Needs the
-/// ledger.
+/// ledger and the followers' transactional tables.
 pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
-    view.read(&[LEDGER])?;
-    let latest =
-        view.transfers().filter(|(.., mask)| *mask != 0).max_by_key(|(_, _, transfer, _)| transfer.sent);
+    view.read(&view.transactional_tables())?;
     let anchor = view.anchor();
-    let steps = Steps::of(view);
-    let step_sent = steps.as_ref().and_then(Steps::last_sent);
-    let (sent, there) = match latest {
-        Some((c, n, kept, _)) if step_sent.is_none_or(|step| step <= kept.sent) => {
-            (kept.sent, anchor.span(c, n, kept))
-        }
-        _ => match step_sent {
-            Some(sent) => (sent, format!("a schema change (sent {})", anchor.when(sent))),
-            None => return Ok(None),
-        },
+    let steps = Steps::of(view)?;
+    let transfer = view
+        .transfers()
+        .filter(|(.., mask)| *mask != 0)
+        .max_by_key(|(_, _, transfer, _)| transfer.sent)
+        .map(|(c, n, kept, _)| (kept.sent, anchor.span(c, n, kept)));
+    let row = view
+        .rows_of(true)
+        .filter(|sent| sent.there)
+        .max_by_key(|sent| sent.row.sent)
+        .map(|sent| (sent.row.sent, anchor.row(&sent, view.case.follower(sent.table))));
+    let step = steps.last_sent().map(|sent| (sent, format!("a schema change (sent {})", anchor.when(sent))));
+    let Some((sent, there)) = [step, row, transfer].into_iter().flatten().max_by_key(|(sent, _)| *sent)
+    else {
+        return Ok(None);
     };
     let mut missing = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
@@ -40,9 +43,12 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
             missing.add(|| format!("missing: {}", anchor.transfer(c, n, transfer)));
         }
     }
-    missing.append(steps.map(|steps| steps.lost(sent)).unwrap_or_default());
+    for lost in view.rows_of(true).filter(|lost| !lost.there && lost.row.acked < sent) {
+        missing.add(|| format!("missing: {}", anchor.row(&lost, view.case.follower(lost.table))));
+    }
+    missing.append(steps.lost(sent));
     if missing.is_empty() {
-        return Ok(None);
+        return steps.told().map(|()| None);
     }
     let n = missing.total();
     let summary = format!(
@@ -59,10 +65,11 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
 /// C2: whatever a transfer's client had read as committed is there with it.
 ///
 /// Source: Lamport's happened-before. Each transfer stores another one that its
-/// client had read first, so the restored rows certify this without any clock,
-/// also across outcomes that are not known. Needs the ledger.
+/// client had read first, and each row the one that it follows, so the restored rows
+/// certify this without any clock, also across outcomes that are not known. What no
+/// transaction protects is N1's. Needs the ledger and the followers' transactional tables.
 pub(super) fn causal_order(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER])?;
+    let seen = view.read(&view.transactional_tables())?;
     let mut orphans = Evidence::default();
     // What the row says counts; both legs say the same, and R1 tells if not.
     for leg in seen.legs.iter().filter(|leg| leg.leg == 0 || !view.is_whole(leg.c, leg.n)) {
@@ -76,11 +83,20 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
             });
         }
     }
+    for row in seen.rows.iter().filter(|row| view.is_transactional(row.table) && !view.is_whole_of(row)) {
+        orphans.add(|| {
+            let ([c, n], table) = (row.of, quote(view.case.follower(row.table)));
+            format!(
+                "client {} row {} of `{table}` follows client {c} transfer {n}, which is missing",
+                row.c, row.n
+            )
+        });
+    }
     if orphans.is_empty() {
         return Ok(None);
     }
     let n = orphans.total();
-    let summary = format!("{} {} there without what it had read", count(n, "transfer"), are(n));
+    let summary = format!("{} {} there without what it had read", count(n, "operation"), are(n));
     Ok(Some(Defect::new(Property::CausalOrder, summary, orphans.into_lines())))
 }
 

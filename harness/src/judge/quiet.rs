@@ -1,12 +1,12 @@
 //! Whether the guest was quiet while the snapshot was taken: Q1 to Q4.
 
-use std::collections::BTreeMap;
-
-use super::case::{BlockStats, Follow, NEVER, Transfer};
+use super::boot::directory_line;
+use super::case::{BlockStats, Marks, NEVER, Transfer};
+use super::probes::{Proof, Proven};
 use super::tell::{Evidence, count, quote, were};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
-use crate::history::{Nanos, ProbeAnswer, ProbeKind};
+use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Schema};
 use crate::verdict::Property;
 
 /// Without a freeze, how long after the snapshot a write still shows that the
@@ -69,11 +69,11 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
             writes.add(|| anchor.span(c, n, transfer));
         }
     }
-    for (c, table, follow, _) in view.follows() {
-        let Follow { sent, acked, .. } = *follow;
-        if during(sent, acked) {
-            writes.add(|| anchor.row(c, view.case.follower(table), follow));
-        }
+    for sent in view.rows().filter(|sent| during(sent.row.sent, sent.row.acked)) {
+        writes.add(|| anchor.row(&sent, view.case.follower(sent.table)));
+    }
+    for (n, bulk, _) in view.bulk().filter(|(_, bulk, _)| during(bulk.span.sent, bulk.span.acked)) {
+        writes.add(|| format!("bulk statement {n} (sent {})", anchor.when(bulk.span.sent)));
     }
     writes
 }
@@ -82,20 +82,27 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
 /// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
 const VSS_LIMIT: Nanos = 10_000_000_000;
 
-/// Q3: the freeze reached every volume, and the guest wrote next to nothing to
-/// its disks inside the window.
+/// Q3: the freeze reached every volume that it must, and the guest wrote next to nothing to
+/// its disks while the snapshot was taken.
 ///
 /// Source: QEMU's own count of the guest's write requests (`query-blockstats`),
-/// which neither the guest nor its agent can touch. Needs the counts of a disk
-/// at two moments inside the window. That volumes were left out shows in the
-/// freeze's own count as well, and counts without the others: an agent may
+/// which neither the guest nor its agent can touch. Needs the counts of every disk
+/// before and after the snapshot, inside the window. That volumes were left out shows in the
+/// freeze's own count as well, held against the agent's mount table, and in the mount table of
+/// the server, and counts without the others: an agent may
 /// report success without having frozen anything, as on a Windows guest without
-/// fixed volumes.
+/// fixed volumes. Where the thaw found more or less frozen than that, somebody else froze or thawed.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
-    let left_out = match (view.marks().frozen_volumes, view.case.guest.volumes) {
-        (Some(0), _) => Some("the freeze reached no volume at all, and reported success".to_owned()),
-        (Some(frozen), Some(owed)) if frozen != owed => {
+    let Marks { frozen_volumes, thawed_volumes, .. } = *view.marks();
+    let guest = view.case.guest.as_ref();
+    let owed = guest.and_then(|guest| guest.volumes);
+    let left_out = match (frozen_volumes, owed, thawed_volumes) {
+        (Some(0), ..) => Some("the freeze reached no volume at all, and reported success".to_owned()),
+        (Some(frozen), _, Some(thawed)) if thawed > frozen => Some(format!(
+            "the thaw undid {thawed} freezes and this one had made {frozen}: something else in the guest had frozen a file system before"
+        )),
+        (Some(frozen), Some(owed), _) if frozen != owed => {
             Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
         }
         _ => None,
@@ -103,13 +110,20 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     if let Some(summary) = left_out {
         return Ok(Some(Defect::new(Property::DiskSilence, summary, vec![])));
     }
-    let inside = |t: Nanos| window.frozen <= t && t <= window.thaw;
-    let mut first_of: BTreeMap<&str, &BlockStats> = BTreeMap::new();
+    let missed: Vec<_> = view.case.directories.iter().filter(|it| it.on.is_some() && !it.reached).collect();
+    if let Some(first) = missed.first() {
+        let summary = format!(
+            "the server has its {}, which the agent does not see mounted: the freeze never reached it",
+            directory_line(first)
+        );
+        let lines: Vec<_> = missed.into_iter().map(directory_line).collect();
+        return Ok(Some(Defect::new(Property::DiskSilence, summary, lines)));
+    }
+    let inside = |stats: &&BlockStats| window.frozen <= stats.t && stats.t <= window.thaw;
     let mut loud = Evidence::default();
-    let mut compared = false;
-    for stats in view.case.cycle.block_stats.iter().filter(|stats| inside(stats.t)) {
-        let first = *first_of.entry(&stats.disk).or_insert(stats);
-        compared |= stats.t > first.t;
+    let counts: Vec<&BlockStats> = view.case.cycle.block_stats.iter().filter(inside).collect();
+    for (at, stats) in counts.iter().enumerate() {
+        let Some(first) = counts[..at].iter().find(|first| first.disk == stats.disk) else { continue };
         // A count that goes backwards is none: it cannot show silence.
         let writes = stats.writes.checked_sub(first.writes).unwrap_or(u64::MAX);
         let bytes = stats.bytes.checked_sub(first.bytes).unwrap_or(u64::MAX);
@@ -117,103 +131,129 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
             loud.add(|| format!("disk {}: {writes} writes, {bytes} bytes", quote(&stats.disk)));
         }
     }
-    if !compared {
-        return Err(Missing("the disks' write counts were not taken twice inside the window".into()));
+    if !loud.is_empty() {
+        let why = view.thawed_by_another().unwrap_or_else(|| "the freeze skipped a file system".into());
+        let summary = format!("a disk was written to while the guest was frozen: {why}");
+        return Ok(Some(Defect::new(Property::DiskSilence, summary, loud.into_lines())));
     }
-    if loud.is_empty() {
-        return Ok(None);
+    let snapshot = view.snapshot()?;
+    for disk in &view.case.setup.disks {
+        let at = |when: &dyn Fn(Nanos) -> bool| counts.iter().any(|it| it.disk == *disk && when(it.t));
+        if !at(&|t| t <= snapshot.begin) || !at(&|t| t >= snapshot.end) {
+            let disk = quote(disk);
+            return Err(Missing(format!(
+                "the writes to disk {disk} were not counted before and after the snapshot, inside the window"
+            )));
+        }
     }
-    let summary = "a disk was written to while the guest was frozen: the freeze skipped a file system";
-    Ok(Some(Defect::new(Property::DiskSilence, summary, loud.into_lines())))
+    if view.case.setup.disks.is_empty() && counts.is_empty() {
+        return Err(Missing("the disks' write counts were not taken inside the window".into()));
+    }
+    match guest {
+        None => Err(Missing("the history does not tell what the freeze must reach".into())),
+        // VSS is trusted with its own count.
+        Some(guest) if frozen_volumes.is_none() && !guest.windows => {
+            Err(Missing("the freeze did not tell how much it reached".into()))
+        }
+        Some(_) => Ok(None),
+    }
 }
 
-/// What the probes of one kind answered inside the window.
-#[derive(Debug, Default, Clone, Copy)]
-struct Answers {
-    done: bool,
-    locked: bool,
-    hung: bool,
-}
-
-/// Q2: a write sent inside the window was refused by a lock of the server.
+/// Q2: the server's own lock kept commits out while the snapshot was taken, through every
+/// door; or there was no server, and it had been stopped cleanly.
 ///
-/// Source: MySQL's error 1205, and the thread states of its manual. An UPDATE
-/// of a MEMORY table that is not binlogged touches no disk, so only `FLUSH
-/// TABLES WITH READ LOCK` refuses it; a COMMIT waits for that lock and for
-/// MariaDB's `BACKUP STAGE BLOCK_COMMIT`, and hangs when only the file system
-/// is frozen. One refusal proves a lock; a statement of the same kind that was
-/// executed disproves it.
-/// Needs probes whose whole time lies in the window.
+/// Source: the thread states of MySQL's and MariaDB's manuals. A COMMIT waits for `FLUSH TABLES
+/// WITH READ LOCK` and for `BACKUP STAGE BLOCK_COMMIT`, and for no lock of a table; it hangs, and the
+/// server says nothing of a lock, when only the file system is frozen. So it is the one positive
+/// proof. A refused UPDATE of a MEMORY table is none, and a connection that was cut, an
+/// account that may not write or a server that does not answer are none either. Needs, through every
+/// door, a COMMIT that the server said was waiting before the snapshot began and after it ended;
+/// rows of other tables likewise, in each schema that has any.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
-    let window = view.window()?;
-    let anchor = view.anchor();
-    let (mut memory, mut transactional) = (Answers::default(), Answers::default());
-    let mut evidence = Evidence::default();
-    for probe in &view.case.cycle.probes {
-        // One that reaches beyond the window may have been answered by the thaw.
-        if probe.sent < window.frozen || probe.end > window.thaw {
-            continue;
+    match Proof::of(view)?.quiesced() {
+        Ok(_) => Ok(None),
+        Err(Proven::Missing(why)) => Err(why),
+        Err(Proven::Not(summary)) => {
+            let evidence = super::probes::told(view);
+            Ok(Some(Defect::new(Property::LockProbe, summary, evidence.into_lines())))
         }
-        let (answers, statement) = match probe.kind {
-            ProbeKind::Memory => (&mut memory, "UPDATE of a MEMORY table"),
-            ProbeKind::Transactional => (&mut transactional, "COMMIT of a transaction"),
-        };
-        let answer = match probe.answer {
-            ProbeAnswer::Done => {
-                answers.done = true;
-                "was executed"
-            }
-            ProbeAnswer::Locked => {
-                answers.locked = true;
-                "was kept out by a lock"
-            }
-            ProbeAnswer::Hung => {
-                answers.hung = true;
-                "got no answer"
-            }
-            ProbeAnswer::Error => "failed for another reason",
-        };
-        evidence.add(|| format!("{statement}, sent {}, {answer}", anchor.when(probe.sent)));
     }
-    let summary = match (memory, transactional) {
-        (Answers { done: true, locked: true, .. }, _) | (_, Answers { done: true, locked: true, .. }) => {
-            "the server's lock was not held through the whole window"
-        }
-        (Answers { locked: true, .. }, _) | (_, Answers { locked: true, .. }) => return Ok(None),
-        (_, Answers { done: true, .. }) => {
-            "nothing held writes back: a transaction was committed inside the window"
-        }
-        (Answers { done: true, .. }, Answers { hung: true, .. }) => {
-            "only the file system was frozen: no lock of the server was held"
-        }
-        _ if evidence.is_empty() => return Err(Missing("no probe was answered inside the window".into())),
-        _ => return Err(Missing("the probes' answers do not tell a lock from a frozen file system".into())),
-    };
-    Ok(Some(Defect::new(Property::LockProbe, summary, evidence.into_lines())))
 }
 
-/// Q4: the thaw confirms the lock.
+/// Q4: the lock was held until the thaw was asked for.
 ///
 /// Source: the hook's contract. A hook that cannot prove at thaw that the very
 /// session which took the lock still holds it must fail the thaw, because the
-/// snapshot between may be of a running server. The agent of a Windows guest is
+/// snapshot between may be of a running server. Its word is heard when it is a failure; success
+/// counts for nothing without a witness: COMMITs that were still waiting, and others sent
+/// after the snapshot that wait as well. The agent's count is another witness: it finds less to thaw than it
+/// froze when somebody else ended the window. The agent of a Windows guest is
 /// held to the same: VSS gives up after a time that is known, and then no answer
-/// of the thaw can be true. Needs the thaw's answer.
+/// of the thaw can be true. Needs the thaw's answer and count, and a lock that was seen.
 pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let marks = view.marks();
-    match (marks.thaw_err, marks.thaw_ok) {
-        (Some(_), _) => {
-            let detail = vec![quote(&marks.thaw_detail)];
-            let summary = "the thaw reported a failure: the lock was not proven to be held until then";
-            Ok(Some(Defect::new(Property::LockIdentity, summary, detail)))
-        }
-        (None, Some(_)) if view.case.guest.windows && window.length() > VSS_LIMIT => {
-            let seconds = window.length() as f64 / 1e9;
-            let summary = format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only");
-            Ok(Some(Defect::new(Property::LockIdentity, summary, vec![])))
-        }
-        (None, Some(_)) => Ok(None),
-        (None, None) => Err(Missing("the history does not tell how the thaw ended".into())),
+    let broken = |summary: String, evidence: Vec<String>| {
+        Ok(Some(Defect::new(Property::LockIdentity, summary, evidence)))
+    };
+    if marks.thaw_err.is_some() {
+        let summary = "the thaw reported a failure: the lock was not proven to be held until then";
+        return broken(summary.to_owned(), vec![quote(&marks.thaw_detail)]);
     }
+    if marks.thaw_ok.is_none() {
+        return Err(Missing("the history does not tell how the thaw ended".into()));
+    }
+    let windows = view.case.guest.as_ref().is_some_and(|guest| guest.windows);
+    if windows {
+        if window.length() > VSS_LIMIT {
+            let seconds = window.length() as f64 / 1e9;
+            return broken(
+                format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only"),
+                vec![],
+            );
+        }
+        return Ok(None);
+    }
+    if let Some(why) = view.thawed_by_another() {
+        return broken(format!("the window was over before the thaw was asked for: {why}"), vec![]);
+    }
+    let proof = Proof::of(view)?;
+    if let Some(summary) = proof.released() {
+        return broken(summary, super::probes::lines(view));
+    }
+    if marks.frozen_volumes.is_none() || marks.thawed_volumes.is_none() {
+        return Err(Missing("the freeze and the thaw did not both tell how much they reached".into()));
+    }
+    proof.held_until_thaw().map(|()| None)
+}
+
+/// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
+pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
+    let statement = match (probe.kind, probe.schema) {
+        (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
+        (ProbeKind::Commit, Schema::Load) => "COMMIT",
+        (ProbeKind::Commit, Schema::Second) => "COMMIT in the second schema",
+        (ProbeKind::Row, Schema::Load) => "INSERT into a non-transactional table",
+        (ProbeKind::Row, Schema::Second) => "INSERT into a non-transactional table of the second schema",
+    };
+    let door = view.case.setup.doors.get(usize::from(probe.door)).map_or("?".to_owned(), |door| quote(door));
+    format!("{statement} through {door}, sent {}", view.anchor().when(probe.t))
+}
+
+/// What came of a probe, in words.
+pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
+    let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
+    let until = || view.anchor().when(probe.end);
+    let what = match probe.answer {
+        ProbeAnswer::Done => "was executed".to_owned(),
+        ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
+        ProbeAnswer::Locked => "was refused by a lock".to_owned(),
+        ProbeAnswer::Released => format!("waited for a lock, and did not any more {}", until()),
+        ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
+        ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
+        ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
+        ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
+        ProbeAnswer::Error => "failed for another reason".to_owned(),
+    };
+    format!("{what}{code}")
 }

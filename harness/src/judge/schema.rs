@@ -3,7 +3,7 @@
 
 use super::case::Span;
 use super::tell::{Anchor, Evidence, quote};
-use super::view::View;
+use super::view::{Missing, View};
 use crate::history::{Nanos, ddl_tables};
 
 /// The most tables that evidence names.
@@ -19,16 +19,28 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// `None` when the load changed no schema, or the tables were not listed.
-    pub(super) fn of(view: &View<'a>) -> Option<Self> {
+    /// The steps that were sent, beside the tables that are there; none of either
+    /// when the load changed no schema.
+    pub(super) fn of(view: &View<'a>) -> Result<Self, Missing> {
         let sent = view.case.schema_changes.as_slice();
-        let tables = view.observed().ok()?.ddl_tables.as_ref().filter(|_| !sent.is_empty())?;
-        let mut tables = tables.clone();
-        tables.sort();
-        // Later steps than were sent are looked for as well: they come from nowhere.
-        let held = (0..=sent.len() + 1)
-            .find(|steps| u32::try_from(*steps).is_ok_and(|steps| ddl_tables(steps) == tables));
-        Some(Self { sent, held, anchor: view.anchor() })
+        let held = match &view.observed()?.ddl_tables {
+            None if sent.is_empty() => Some(0),
+            None => return Err(Missing("the tables `ddl_*` were not listed".into())),
+            Some(tables) => {
+                let mut tables = tables.clone();
+                tables.sort();
+                // Later steps than were sent are looked for as well: they come from nowhere.
+                (0..=sent.len() + 1)
+                    .find(|steps| u32::try_from(*steps).is_ok_and(|steps| ddl_tables(steps) == tables))
+            }
+        };
+        Ok(Self { sent, held, anchor: view.anchor() })
+    }
+
+    /// Whether it can be told at all which steps are there: R5 tells when not.
+    pub(super) fn told(&self) -> Result<(), Missing> {
+        let why = || Missing("the tables `ddl_*` are not those of any number of schema changes".into());
+        self.held.map(drop).ok_or_else(why)
     }
 
     /// The steps acknowledged before a time that are not there.
@@ -67,7 +79,7 @@ impl<'a> Steps<'a> {
 
 /// What is wrong with the tables when no number of steps leaves them.
 pub(super) fn impossible(view: &View<'_>) -> Option<String> {
-    let steps = Steps::of(view)?;
+    let steps = Steps::of(view).ok()?;
     if steps.held.is_some() {
         return None;
     }

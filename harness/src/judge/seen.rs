@@ -3,9 +3,10 @@
 
 use super::build::Checked;
 use super::case::{
-    Account, BulkRows, Case, CheckedDisk, CheckedTable, FileSystem, Header, Heartbeats, Index, Leg,
-    Observation, Place, RollForward, Row, Server, Setup, Trouble,
+    Account, BulkRows, Case, CheckedDisk, CheckedTable, FileSystem, Heartbeats, Index, Leg, Observation,
+    Place, RollForward, Row, Server, TableFile, Trouble,
 };
+use crate::history::Setup;
 use crate::observation::Record;
 
 impl Case {
@@ -29,10 +30,18 @@ impl Case {
             Record::Fsck { disk, clean, detail } => {
                 seen.checked_disks.push(CheckedDisk { disk, clean, detail });
             }
-            Record::MyisamHeader { table, open_count } => seen.headers.push(Header { table, open_count }),
+            Record::TableFile { file, table, open_count } => {
+                seen.table_files.push(TableFile { file, table, open_count });
+            }
+            Record::TableFiles { files } => {
+                if seen.table_files_there.replace(files).is_some() {
+                    return Err("a second `table_files` record; a server has one data directory".into());
+                }
+            }
             Record::Unreadable { path, detail } => seen.unreadable.push(Trouble { what: path, why: detail }),
             Record::BinlogTransfer { c, n } => seen.logged.push((c, n)),
-            Record::BinlogEnd { file, size } => {
+            Record::BinlogEnd { file, size, in_use } => {
+                seen.log_in_use = in_use;
                 if seen.log_end.replace(Place { file, byte: size }).is_some() {
                     return Err("a second `binlog_end` record; a snapshot has one last log".into());
                 }
@@ -44,11 +53,11 @@ impl Case {
                     return Err("a second `position` record; a hook leaves one".into());
                 }
             }
-            Record::Server { started, detail, prepared, recovery: _ } => {
+            Record::Server { started, detail, prepared, recovered, recovery: _, corruption } => {
                 if seen.server.is_some() {
                     return Err("a second `server` record; an observation is of one boot".into());
                 }
-                seen.server = Some(Server { started, detail, prepared });
+                seen.server = Some(Server { started, detail, prepared, recovered, corruption });
             }
             Record::CheckTable { table, engine, clean, usable, messages } => {
                 seen.checks.push(CheckedTable { table, engine, clean, usable, messages });
@@ -62,13 +71,18 @@ impl Case {
                 }
                 seen.memory_rows = Some(rows);
             }
+            Record::ProbeRows { rows } => {
+                if seen.probe_rows.replace(rows).is_some() {
+                    return Err("a second `probe_rows` record; an observation is of one boot".into());
+                }
+            }
             Record::Counter { c, n } => seen.counters.push((c, n)),
             Record::Account { id, balance, ver } => seen.accounts.push(Account { id, balance, version: ver }),
             Record::Leg { c, n, leg, dep, acct, amt, ver, crc, sum } => {
                 seen.legs.push(Leg { c, n, leg, dep, account: acct, amount: amt, version: ver, crc, sum });
             }
-            Record::Follow { table, c, n, crc, sum } => {
-                seen.rows.push(Row { table: self.setup.follower(&table)?, c, n, crc, sum });
+            Record::Follow { table, c, n, of, crc, sum } => {
+                seen.rows.push(Row { table: self.setup.follower(&table)?, c, n, of, crc, sum });
             }
             Record::Heartbeats { disk, count, rest } => {
                 let name = super::tell::quote(&disk);
@@ -104,7 +118,10 @@ impl Case {
                     return Err("a second `roll_forward` record; it is tried once".into());
                 }
             }
-            Record::TableError { table, error } => seen.cut_tables.push(Trouble { what: table, why: error }),
+            Record::TableError { table, error, gone } => {
+                seen.gone_tables.extend(gone.then(|| table.clone()));
+                seen.cut_tables.push(Trouble { what: table, why: error });
+            }
             Record::End => seen.complete = true,
         }
         Ok(())
@@ -114,7 +131,7 @@ impl Case {
 impl Setup {
     /// The place of a table among the followers.
     pub(super) fn follower(&self, table: &str) -> Checked<u8> {
-        let at = self.followers.iter().position(|name| name == table);
+        let at = self.followers.iter().position(|follower| follower.table == table);
         at.and_then(|at| u8::try_from(at).ok()).ok_or_else(|| {
             format!("the table `{}` is not among the setup's followers", super::tell::quote(table))
         })

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{HISTORY, OBSERVATION};
-use crate::history::{self, Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind, ddl_tables};
+use crate::history::{
+    self, Entry, Follower, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup,
+    Table, ddl_tables,
+};
 use crate::jsonl::{self, Writer};
 use crate::observation::{self, Record, State};
 
@@ -20,6 +23,12 @@ const OPENING: i64 = 1_000;
 /// The rows of a bulk statement.
 const BULK_ROWS: u64 = 64;
 
+/// The ways to the server.
+const DOORS: [&str; 2] = ["tcp", "socket-admin"];
+
+/// The disks, each with one file system.
+const DISKS: [&str; 2] = ["vda", "vdb"];
+
 /// What kind of trial to make.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -29,8 +38,8 @@ pub struct Shape {
     pub writers: u32,
     /// How many accounts there are.
     pub accounts: u32,
-    /// The non-transactional tables.
-    pub followers: Vec<String>,
+    /// The tables whose rows follow transfers.
+    pub followers: Vec<Follower>,
     /// How long the clients run, milliseconds.
     pub load_ms: u64,
     /// When the freeze is called, out of a hundred parts of the load.
@@ -52,7 +61,7 @@ impl Shape {
             seed,
             writers: 5,
             accounts: 12,
-            followers: vec!["nt".into(), "ar".into()],
+            followers: followers(),
             load_ms: 400,
             freeze_at: 50,
             failing: 6,
@@ -61,6 +70,24 @@ impl Shape {
             held: true,
         }
     }
+}
+
+/// One table of each kind: two that no transaction protects, one that it does, in both schemas.
+pub fn followers() -> Vec<Follower> {
+    let follower = |table: &str, engine: &str, schema, door| Follower {
+        table: table.into(),
+        engine: engine.into(),
+        transactional: engine == "InnoDB",
+        schema,
+        door,
+        indexes: vec!["crc".into()],
+    };
+    vec![
+        follower("nt", "MyISAM", Schema::Load, 0),
+        follower("ar", "Aria", Schema::Load, 0),
+        follower("second_tx", "InnoDB", Schema::Second, 1),
+        follower("second_nt", "MyISAM", Schema::Second, 1),
+    ]
 }
 
 /// When a trial crossed its marks: F0, F1, S0, S1, T0, T1.
@@ -168,20 +195,72 @@ impl Times {
         let mark = |t, mark, detail: &str| Entry::Mark { t, mark, detail: detail.into() };
         let mut entries = vec![mark(s0, Mark::SnapBegin, ""), mark(s1, Mark::SnapEnd, "")];
         if shape.freeze {
-            let probe = |kind, answer| Entry::Probe { t: f1 + 10, end: s0 - 10, kind, answer };
-            let written = |t, writes, bytes| Entry::BlockStats { t, disk: "vda".into(), writes, bytes };
             entries.extend([
                 mark(f0, Mark::FreezeCall, ""),
                 mark(f1, Mark::FreezeOk, "2"),
-                probe(ProbeKind::Transactional, ProbeAnswer::Locked),
-                probe(ProbeKind::Memory, ProbeAnswer::Done),
-                written(f1 + 5, 900, 14_000_000),
-                written(t0 - 5, 902, 14_008_192),
                 mark(t0, Mark::ThawCall, ""),
                 mark(t1, Mark::ThawOk, "2"),
             ]);
+            for disk in DISKS {
+                let written = |t, writes, bytes| Entry::BlockStats { t, disk: disk.into(), writes, bytes };
+                entries.extend([written(f1 + 5, 900, 14_000_000), written(t0 - 5, 902, 14_008_192)]);
+            }
+            entries.extend(self.probes(shape).into_iter().map(Entry::Probe));
         }
         entries
+    }
+}
+
+impl Times {
+    /// Everything waits for the lock, from before the snapshot until just before the thaw.
+    fn probes(&self, shape: &Shape) -> Vec<Probe> {
+        let Self { f1, s0, s1, t0, .. } = *self;
+        let mut row = 0;
+        let mut locked = |round, door, schema, kind| {
+            row += 1;
+            let (t, since) = match round {
+                Round::Snapshot => (f1 + 10, s0 - 20),
+                Round::Thaw => (s1 + 10, t0 - 20),
+            };
+            let (since, answer) = (Some(since), ProbeAnswer::Locked);
+            Probe { t, end: t0 - 10, since, round, door, schema, kind, row: Some(row), answer, code: None }
+        };
+        let mut probes = Vec::new();
+        for (door, schema) in [(0, Schema::Load), (1, Schema::Second)] {
+            probes.push(locked(Round::Snapshot, door, schema, ProbeKind::Commit));
+            if shape.followers.iter().any(|it| it.schema == schema && !it.transactional) {
+                probes.push(locked(Round::Snapshot, door, schema, ProbeKind::Row));
+            }
+            probes.push(locked(Round::Thaw, door, schema, ProbeKind::Commit));
+        }
+        let memory = locked(Round::Snapshot, 0, Schema::Load, ProbeKind::Memory);
+        probes.push(Probe { end: s0 - 10, since: None, row: None, answer: ProbeAnswer::Done, ..memory });
+        probes
+    }
+}
+
+/// What the load sets up.
+fn set_up(shape: &Shape) -> Setup {
+    let table = |name: &str, engine: &str, indexes: &[&str]| Table {
+        table: name.into(),
+        engine: engine.into(),
+        indexes: indexes.iter().map(|&index| index.into()).collect(),
+    };
+    Setup {
+        writers: shape.writers,
+        accounts: shape.accounts,
+        opening_balance: OPENING,
+        doors: DOORS.map(String::from).to_vec(),
+        followers: shape.followers.clone(),
+        tables: vec![
+            table("ledger", "InnoDB", &["rnd", "acct"]),
+            table("acct", "InnoDB", &[]),
+            table("cl", "InnoDB", &[]),
+            table("bulk", "MyISAM", &[]),
+        ],
+        disks: DISKS.map(String::from).to_vec(),
+        file_systems: DISKS.map(String::from).to_vec(),
+        binlog: true,
     }
 }
 
@@ -196,12 +275,19 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     let cut = if locked { lock } else { live };
     let load_ends = start + shape.load_ms * MS + (t1 - f0);
 
-    logs.entry(Entry::Setup {
-        writers: shape.writers,
-        accounts: shape.accounts,
-        opening_balance: OPENING,
-        followers: shape.followers.clone(),
-    })?;
+    logs.entry(Entry::Setup(set_up(shape)))?;
+    logs.entry(Entry::Guest { t: start, os: "debian".into(), volumes: Some(2) })?;
+    for (holds, path, on) in [(Holds::Data, "/var/lib/mysql", "vda"), (Holds::Binlogs, "/srv/binlog", "vdb")]
+    {
+        logs.entry(Entry::Directory {
+            t: start,
+            holds,
+            path: path.into(),
+            fs: "ext4".into(),
+            on: Some(on.into()),
+            reached: true,
+        })?;
+    }
     let mut db = Database::new(shape);
     let mut clients: Vec<Client> = Vec::new();
     for at in 0..shape.writers as usize {
@@ -210,6 +296,8 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         let next = Some(client.plan(shape, random, &db, at, begin));
         clients.push(Client { next, ..client });
     }
+    // The followers wait for something to follow.
+    clients.extend(shape.followers.iter().map(|_| Client::default()));
     // What was seen and is not written yet, because something earlier may follow.
     let mut seen: BTreeMap<(Nanos, u64), Entry> = BTreeMap::new();
     let mut number = 0;
@@ -221,7 +309,7 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
 
     // What runs beside the clients: a disk stops when it is frozen, the rest when the lock is taken.
     let frozen = if shape.freeze { random.between(lock, times.f1) } else { live };
-    for disk in ["vda", "vdb"] {
+    for disk in DISKS {
         let beats = Side::run(random, [start, load_ends], shape.freeze.then_some([frozen, t0]), 20 * MS);
         let count = Side::before(&beats, frozen);
         logs.record(Record::Heartbeats { disk: disk.into(), count, rest: String::new() })?;
@@ -262,12 +350,24 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         for entry in pending.seen(at, versions) {
             see(&mut seen, entry);
         }
-        let goes_on = clients[at].answered(shape, &pending);
+        let goes_on = clients[at].answered(&pending);
         // A lost connection takes a while to be read back.
         let free = pending.answered + if pending.end == End::Ok { 0 } else { 2 * MS };
         let begin = free + 1 + random.below(MS);
-        if goes_on && begin < load_ends {
+        let writers = shape.writers as usize;
+        if at >= writers {
+            clients[at].free = free;
+            clients[at].follow(shape, random, at - writers, begin, load_ends);
+        } else if goes_on && begin < load_ends {
             clients[at].next = Some(clients[at].plan(shape, random, &db, at, begin));
+        }
+        if versions.is_some() && pending.is_acknowledged() {
+            for place in 0..shape.followers.len() {
+                let follower = &mut clients[writers + place];
+                follower.newest = Some((free, [client_number(at), pending.n]));
+                let sent = free.max(follower.free) + 1 + random.below(MS);
+                follower.follow(shape, random, place, sent, load_ends);
+            }
         }
         let earliest = clients.iter().filter_map(|client| Some(client.next.as_ref()?.sent)).min();
         while let Some(first) = seen.first_entry()
@@ -285,7 +385,7 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         db.image(shape, logs)?;
     }
     if locked {
-        db.roll_forward(logs)?;
+        db.roll_forward(shape, logs)?;
     }
     logs.record(Record::End)?;
     logs.entry(Entry::End { t: last })?;
@@ -357,9 +457,11 @@ enum End {
 #[derive(Debug, Default)]
 struct Client {
     committed: u32,
-    /// How many followers of the last transfer are still to be sent.
-    owed: usize,
     next: Option<Pending>,
+    /// Of a follower: the transfer that it would follow, and since when it may.
+    newest: Option<(Nanos, [u32; 2])>,
+    /// Of a follower: when it had its last answer.
+    free: Nanos,
 }
 
 /// Takes the operation that takes effect before all others.
@@ -380,11 +482,6 @@ impl Client {
         // Some answers travel for long, so that they arrive inside the window.
         let slow = if random.percent(20) { 45 * MS } else { 2 * MS };
         let answered = effect + random.between(MS / 10, slow);
-        if self.owed > 0 {
-            let table = shape.followers[shape.followers.len() - self.owed].clone();
-            let op = Op::Follow { table, crc: random.next() as u32 };
-            return Pending { sent, effect, answered, n: self.committed, op, end: End::Ok };
-        }
         let other = random.below(u64::from(shape.writers)) as usize;
         let dep = if other == at { [0, 0] } else { [client_number(other), db.counter[other]] };
         let from = random.below(u64::from(shape.accounts)) as u32 + 1;
@@ -401,22 +498,34 @@ impl Client {
         Pending { sent, effect, answered, n: self.committed + 1, op, end }
     }
 
-    /// Takes note of an answer; false when the client gives up.
-    fn answered(&mut self, shape: &Shape, pending: &Pending) -> bool {
-        match (&pending.op, pending.end) {
-            (_, End::Lost { read_back: false, .. }) => return false,
-            (Op::Transfer { .. }, End::Ok | End::Lost { effective: true, .. }) => {
-                self.committed += 1;
-                self.owed = shape.followers.len();
-            }
-            (Op::Transfer { .. }, _) => {}
-            (Op::Follow { .. }, _) => self.owed -= 1,
+    /// Sends a row after the newest transfer, if there is one that it may follow and nothing in flight.
+    fn follow(&mut self, shape: &Shape, random: &mut Random, place: usize, sent: Nanos, load_ends: Nanos) {
+        let Some((_, of)) = self.newest.filter(|(since, _)| *since < sent && sent < load_ends) else {
+            return;
+        };
+        if self.next.is_some() {
+            return;
         }
-        true
+        self.newest = None;
+        let effect = sent + random.between(MS / 10, 3 * MS);
+        let answered = effect + random.between(MS / 10, 2 * MS);
+        let op = Op::Follow { table: shape.followers[place].table.clone(), of, crc: random.next() as u32 };
+        self.next = Some(Pending { sent, effect, answered, n: self.committed + 1, op, end: End::Ok });
+    }
+
+    /// Takes note of an answer; false when the client gives up.
+    fn answered(&mut self, pending: &Pending) -> bool {
+        self.committed += u32::from(!matches!(pending.end, End::Fail | End::Lost { effective: false, .. }));
+        !matches!(pending.end, End::Lost { read_back: false, .. })
     }
 }
 
 impl Pending {
+    /// Its client learns that it took effect.
+    fn is_acknowledged(&self) -> bool {
+        matches!(self.end, End::Ok | End::Lost { effective: true, read_back: true })
+    }
+
     /// What the client writes down.
     fn seen(&self, at: usize, ver: Option<[u32; 2]>) -> impl Iterator<Item = Entry> + use<> {
         let c = client_number(at);
@@ -484,18 +593,23 @@ impl Database {
                 row(Record::BinlogTransfer { c, n })?;
                 Ok(Some(versions))
             }
-            Op::Follow { table, crc } => {
-                row(Record::Follow { table: table.clone(), c, n, crc: *crc, sum: *crc })?;
+            Op::Follow { table, of, crc } => {
+                row(Record::Follow { table: table.clone(), c, n, of: *of, crc: *crc, sum: *crc })?;
                 Ok(None)
             }
         }
     }
 
     /// What a replay of the source's logs leads to: the same as the source holds.
-    fn roll_forward<L: Logs>(&self, logs: &mut L) -> Result<(), L::Error> {
+    fn roll_forward<L: Logs>(&self, shape: &Shape, logs: &mut L) -> Result<(), L::Error> {
+        let others = ["cl", "bulk"].into_iter().chain(shape.followers.iter().map(|it| it.table.as_str()));
+        let tables: Vec<_> = [("ledger", self.legs), ("acct", self.balance.len() as u64)]
+            .into_iter()
+            .chain(others.map(|table| (table, 7)))
+            .collect();
         for of in [State::Live, State::RolledForward] {
             logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
-            for (table, rows) in [("ledger", self.legs), ("acct", self.balance.len() as u64)] {
+            for &(table, rows) in &tables {
                 let checksum = Some(rows.wrapping_mul(0x9e37_79b9));
                 logs.record(Record::Table { of, table: table.into(), rows, checksum })?;
             }
@@ -515,33 +629,55 @@ impl Database {
         let mut image = vec![
             Record::FileSystem { disk: "vda".into(), fs: "ext4".into(), dirty: false },
             Record::FileSystem { disk: "vdb".into(), fs: "ext4".into(), dirty: false },
-            Record::Fsck { disk: "vda".into(), clean: true, detail: String::new() },
         ];
-        image.extend(
-            shape.followers.iter().map(|table| Record::MyisamHeader { table: table.clone(), open_count: 0 }),
+        image.extend(DISKS.map(|disk| Record::Fsck {
+            disk: disk.into(),
+            clean: true,
+            detail: String::new(),
+        }));
+        let closed = |folder: &str, name: &str, table: Option<&str>| Record::TableFile {
+            file: format!("{folder}/{name}"),
+            table: table.map(str::to_owned),
+            open_count: 0,
+        };
+        let mut files = vec![closed("shop", "orders.MYI", None), closed("qd", "b.MYI", Some("bulk"))];
+        files.extend(
+            shape
+                .followers
+                .iter()
+                .filter(|it| !it.transactional)
+                .map(|it| closed("qd", &format!("{}.MYI", it.table), Some(&it.table))),
         );
+        image.push(Record::TableFiles { files: u32::try_from(files.len()).unwrap_or(u32::MAX) });
+        image.extend(files);
         let (file, size) = ("binlog.000002".to_owned(), 400 + 700 * self.transfers);
         if shape.freeze && shape.held {
             let gtid = format!("0-1-{}", self.transfers);
             image.push(Record::Position { file: file.clone(), pos: size, gtid });
         }
-        image.push(Record::BinlogEnd { file, size });
+        image.push(Record::BinlogEnd { file, size, in_use: true });
         image.push(Record::Gtid { of: State::Restored, gtid: format!("0-1-{}", self.transfers) });
         image.push(Record::Server {
             started: true,
             detail: "11.8.6-MariaDB".into(),
             prepared: Some(0),
+            recovered: Some(true),
             recovery: Vec::new(),
+            corruption: Vec::new(),
         });
         image.extend(["ledger", "acct", "cl"].map(|table| check(table, "InnoDB")));
-        image.extend(shape.followers.iter().map(|table| check(table, "MyISAM")));
-        image.push(Record::Index {
-            table: "ledger".into(),
-            index: "rnd".into(),
-            primary: [self.legs, 0x1234],
-            secondary: [self.legs, 0x1234],
-        });
+        image.push(check("bulk", "MyISAM"));
+        image.extend(shape.followers.iter().map(|it| check(&it.table, &it.engine)));
+        let index = |table: &str, index: &str, rows| Record::Index {
+            table: table.into(),
+            index: index.into(),
+            primary: [rows, 0x1234],
+            secondary: [rows, 0x1234],
+        };
+        image.extend(["rnd", "acct"].map(|name| index("ledger", name, self.legs)));
+        image.extend(shape.followers.iter().map(|it| index(&it.table, "crc", 7)));
         image.push(Record::MemoryRows { rows: 0 });
+        image.push(Record::ProbeRows { rows: Vec::new() });
         image.extend((1..).zip(&self.counter).map(|(c, n)| Record::Counter { c, n: *n }));
         image.extend(
             (1..).zip(self.balance.iter().zip(&self.version)).map(|(id, (balance, ver))| Record::Account {
@@ -560,14 +696,15 @@ fn client_number(at: usize) -> u32 {
 
 fn time(entry: &Entry) -> Nanos {
     match entry {
-        Entry::Setup { .. } => 0,
+        Entry::Setup(_) => 0,
         Entry::Invoke { t, .. }
         | Entry::Ok { t, .. }
         | Entry::Fail { t, .. }
         | Entry::Unknown { t, .. }
         | Entry::Resolved { t, .. }
         | Entry::Mark { t, .. }
-        | Entry::Probe { t, .. }
+        | Entry::Probe(Probe { t, .. })
+        | Entry::Directory { t, .. }
         | Entry::Guest { t, .. }
         | Entry::BlockStats { t, .. }
         | Entry::Heartbeat { t, .. }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{CheckedTable, Trouble};
+use super::case::{CheckedTable, Row, TableFile, Trouble};
 use super::tell::{Evidence, count, quote, were};
 use super::view::{BULK, Freeze, LEDGER, Missing, View};
 use super::{Defect, Ruling};
@@ -26,16 +26,16 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     let (mut lost, mut late, mut orphans) = (Evidence::default(), Evidence::default(), Evidence::default());
     let mut torn = Evidence::default();
     let mut any = false;
-    for (c, table, follow, there) in view.follows() {
-        let name = view.case.follower(table);
+    for sent in view.rows_of(false) {
+        let name = view.case.follower(sent.table);
         if view.is_cut(name) {
             continue;
         }
-        any |= follow.acked < begin;
-        if !there && follow.acked < begin {
-            lost.add(|| format!("lost: {}", anchor.row(c, name, follow)));
-        } else if !there && follow.acked < owed_until {
-            late.add(|| format!("lost: {}", anchor.row(c, name, follow)));
+        any |= sent.row.acked < begin;
+        if !sent.there && sent.row.acked < begin {
+            lost.add(|| format!("lost: {}", anchor.row(&sent, name)));
+        } else if !sent.there && sent.row.acked < owed_until {
+            late.add(|| format!("lost: {}", anchor.row(&sent, name)));
         }
     }
     for (n, bulk, held) in view.bulk().filter(|_| !view.is_cut(BULK)) {
@@ -55,10 +55,13 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
             }
         }
     }
-    for row in seen.rows.iter().filter(|row| !view.is_whole(row.c, row.n)) {
+    let orphaned = |row: &&Row| !view.is_transactional(row.table) && !view.is_whole_of(row);
+    for row in seen.rows.iter().filter(orphaned) {
         let name = quote(view.case.follower(row.table));
-        orphans
-            .add(|| format!("orphan: client {} row {} of `{name}`; its transfer is missing", row.c, row.n));
+        let [c, n] = row.of;
+        orphans.add(|| {
+            format!("orphan: client {} row {} of `{name}`; client {c} transfer {n} is missing", row.c, row.n)
+        });
     }
     for row in &view.oddities.doubled_rows {
         let name = quote(view.case.follower(row.table));
@@ -87,10 +90,8 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         }
         return Ok(Some(defect));
     }
-    let followers = view.case.setup.followers.iter().map(String::as_str);
-    let mut tables = followers.chain((!view.case.bulk.is_empty()).then_some(BULK));
-    if let Some(cut) = tables.find(|name| view.is_cut(name)) {
-        return Err(Missing(format!("the table `{}` could not be read to its end", quote(cut))));
+    if let Some(cut) = seen.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
+        return Err(Missing(format!("the table `{}` could not be read to its end", quote(&cut.what))));
     }
     if !any {
         return Err(Missing(
@@ -100,64 +101,78 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     Ok(None)
 }
 
-/// N2: every MyISAM table was closed on the disk.
+/// N2: every table of MyISAM and Aria was closed on the disk, whosever it is.
 ///
-/// Source: the `.MYI` header, whose open count MyISAM writes when a table is
+/// Source: the header of a `.MYI` or `.MAI`, whose open count the engine writes when a table is
 /// first changed and clears when `FLUSH TABLES` closes it. Read from the raw
-/// image, it is the cheapest proof that a hook flushed. Needs the header of
-/// every MyISAM table of the load.
+/// image, it is the cheapest proof that a hook flushed. A lock of the load's tables alone leaves
+/// those of others open. Needs the header of every such file below the data directory, those of
+/// the load among them.
 pub(super) fn closed(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let mut open = Evidence::default();
-    for header in seen.headers.iter().filter(|header| header.open_count != 0) {
-        open.add(|| format!("`{}`: open count {}", quote(&header.table), header.open_count));
+    for file in seen.table_files.iter().filter(|file| file.open_count != 0) {
+        open.add(|| format!("`{}`: open count {}", named(file), file.open_count));
     }
-    if let Some(first) = seen.headers.iter().find(|header| header.open_count != 0) {
-        let name = quote(&first.table);
+    if let Some(first) = seen.table_files.iter().find(|file| file.open_count != 0) {
+        let name = named(first);
         let summary = match open.total() {
-            1 => {
-                format!("the MyISAM table `{name}` was still open when the disk stopped: no hook flushed it")
-            }
+            1 => format!("the table `{name}` was still open when the disk stopped: no hook flushed it"),
             n => format!(
-                "{n} MyISAM tables were still open when the disk stopped (first `{name}`): no hook flushed them"
+                "{n} tables of MyISAM or Aria were still open when the disk stopped (first `{name}`): no hook flushed them"
             ),
         };
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
-    let hides = |file: &&Trouble| file.what.ends_with(".MYI") || file.what.starts_with("/dev/");
+    let hides = |file: &&Trouble| {
+        [".MYI", ".MAI"].iter().any(|end| file.what.ends_with(end)) || file.what.starts_with("/dev/")
+    };
     if let Some(file) = seen.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Missing(format!("`{path}` could not be read from the raw snapshot: {why}")));
     }
-    let read: BTreeSet<&str> = seen.headers.iter().map(|header| header.table.as_str()).collect();
-    let unread = myisam(view, &seen.checks).find(|table| !read.contains(table.table.as_str()));
-    if let Some(table) = unread {
-        return Err(Missing(format!("the header of `{}` was not read", quote(&table.table))));
+    let read: BTreeSet<&str> = seen.table_files.iter().filter_map(|file| file.table.as_deref()).collect();
+    let owed = view.tables().filter(|(_, engine)| has_index_file(engine));
+    if let Some((table, _)) = owed.into_iter().find(|(table, _)| !read.contains(table)) {
+        return Err(Missing(format!("the header of `{}` was not read", quote(table))));
     }
-    if seen.headers.is_empty() {
-        return Err(Missing("the header of no MyISAM table was read".into()));
+    let there = seen
+        .table_files_there
+        .ok_or_else(|| Missing("the data directory's index files were not counted".into()))?;
+    if usize::try_from(there).ok() != Some(seen.table_files.len()) {
+        let read = seen.table_files.len();
+        return Err(Missing(format!("the headers of {read} of {} were read", count(there.into(), "table"))));
     }
     Ok(None)
 }
 
-/// The follower tables that the server says are MyISAM.
-fn myisam<'a>(view: &'a View<'_>, checks: &'a [CheckedTable]) -> impl Iterator<Item = &'a CheckedTable> {
-    checks.iter().filter(|check| {
-        check.engine.eq_ignore_ascii_case("myisam") && view.is_non_transactional(&check.table)
-    })
+/// A table of the load by its name, another by its file.
+fn named(file: &TableFile) -> String {
+    quote(file.table.as_ref().unwrap_or(&file.file))
+}
+
+fn has_index_file(engine: &str) -> bool {
+    ["myisam", "aria"].iter().any(|name| engine.eq_ignore_ascii_case(name))
 }
 
 /// N3: the server finds no fault in any table.
 ///
 /// Source: `CHECK TABLE ... EXTENDED`, run with automatic repair off, because
-/// the server's default repairs silently and hides the damage. A warning shows
+/// the server's default repairs silently and hides the damage; and what the server
+/// itself logged of corruption when it started. A warning shows
 /// that a table was not closed; a non-transactional table that cannot be used
 /// makes the backup inconsistent, a transactional one unusable. Needs the check
-/// of every non-transactional table.
+/// of every table of the load.
 pub(super) fn check(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut ceiling = Property::TableCheck.ceiling();
-    let (mut crashed, mut warned) = (Evidence::default(), Evidence::default());
+    let (mut crashed, mut warned, mut logged) =
+        (Evidence::default(), Evidence::default(), Evidence::default());
+    for line in seen.server.iter().flat_map(|server| &server.corruption) {
+        let worst = if line.contains("InnoDB") { Grade::Unusable } else { Grade::Inconsistent };
+        ceiling = ceiling.max(worst);
+        logged.add(|| format!("the server's log: {}", quote(line)));
+    }
     for check in &seen.checks {
         let line = || format!("`{}` ({}): {}", quote(&check.table), quote(&check.engine), messages(check));
         if !check.usable {
@@ -173,23 +188,19 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
         ceiling = ceiling.max(Grade::Inconsistent);
         crashed.add(|| format!("`{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
     }
-    let summary = match (crashed.is_empty(), warned.is_empty()) {
-        (false, _) => "a restored table is crashed and cannot be used as it is".to_owned(),
-        (true, false) => format!("the table check warned about {}", count(warned.total(), "table")),
-        (true, true) => {
-            let unchecked = view
-                .case
-                .setup
-                .followers
-                .iter()
-                .find(|name| !seen.checks.iter().any(|check| check.table == **name));
-            return match unchecked {
-                Some(name) => Err(Missing(format!("the table `{}` was not checked", quote(name)))),
-                None if seen.checks.is_empty() => Err(Missing("no table was checked".into())),
+    let summary = match (logged.is_empty(), crashed.is_empty(), warned.is_empty()) {
+        (_, false, _) => "a restored table is crashed and cannot be used as it is".to_owned(),
+        (false, true, _) => "the restored server's log tells of corruption".to_owned(),
+        (true, true, false) => format!("the table check warned about {}", count(warned.total(), "table")),
+        (true, true, true) => {
+            let checked: BTreeSet<&str> = seen.checks.iter().map(|check| check.table.as_str()).collect();
+            return match view.tables().find(|(table, _)| !checked.contains(table)) {
+                Some((table, _)) => Err(Missing(format!("the table `{}` was not checked", quote(table)))),
                 None => Ok(None),
             };
         }
     };
+    crashed.append(logged);
     crashed.append(warned);
     let mut defect = Defect::new(Property::TableCheck, summary, crashed.into_lines());
     defect.ceiling = ceiling;

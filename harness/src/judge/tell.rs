@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::case::{Follow, Transfer};
+use super::case::Transfer;
+use super::view::SentRow;
 use crate::history::Nanos;
 use crate::text;
 
@@ -17,17 +18,17 @@ const MAX_QUOTE: usize = 160;
 /// Text from a guest or a log on one line: what does not print is escaped, and
 /// the length is bounded.
 pub(super) fn quote(text: &str) -> String {
-    text::quote(MAX_QUOTE, text)
+    text::quote(MAX_QUOTE, text.trim())
 }
 
-/// `1 transfer`, `3 transfers`.
+/// `1 transfer`, `3 transfers`, `2 indexes`, `2 directories`.
 pub(super) fn count(n: u64, what: &str) -> String {
-    let plural = match (n, what.ends_with('x')) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{n} {what}{plural}")
+    match (n, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{n} {stem}ies"),
+        (_, None) if what.ends_with('x') => format!("{n} {what}es"),
+        (_, None) => format!("{n} {what}s"),
+    }
 }
 
 /// `is` or `are`.
@@ -149,16 +150,16 @@ impl Anchor {
         }
     }
 
-    /// `client 3 row 117 of `nt` (sent 1.2 ms after the freeze call, acked 0.8 ms later)`.
-    pub(super) fn row(&self, c: u32, table: &str, follow: &Follow) -> String {
-        let sent = self.when(follow.sent);
-        let took = millis(follow.sent, follow.acked);
-        let answer = if follow.acked == super::case::NEVER {
+    /// `client 7 row 117 of `nt` (sent 1.2 ms after the freeze call, acked 0.8 ms later)`.
+    pub(super) fn row(&self, sent: &SentRow<'_>, table: &str) -> String {
+        let SentRow { c, n, row, .. } = sent;
+        let when = self.when(row.sent);
+        let answer = if row.acked == super::case::NEVER {
             "never acknowledged".to_owned()
         } else {
-            format!("acked {took:.1} ms later")
+            format!("acked {:.1} ms later", millis(row.sent, row.acked))
         };
-        format!("client {c} row {} of `{}` (sent {sent}, {answer})", follow.n, quote(table))
+        format!("client {c} row {n} of `{}` (sent {when}, {answer})", quote(table))
     }
 }
 
@@ -191,8 +192,8 @@ mod tests {
     #[test]
     fn counts_are_plain_english() {
         assert_eq!(
-            [count(1, "index"), count(2, "index"), count(0, "row")],
-            ["1 index", "2 indexes", "0 rows"]
+            [count(1, "index"), count(2, "index"), count(0, "row"), count(2, "directory")],
+            ["1 index", "2 indexes", "0 rows", "2 directories"]
         );
     }
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{Bulk, BulkRows, Case, Client, Leg, Marks, Observation, Row, Transfer, slot};
-use super::tell::{Anchor, quote};
+use super::case::{Bulk, BulkRows, Case, Follow, Leg, Marks, Observation, Row, Transfer, slot};
+use super::tell::{Anchor, count, quote};
 use crate::history::Nanos;
 
 /// The tables of the load that are transactional.
@@ -44,6 +44,17 @@ impl Window {
     }
 }
 
+/// A row sent to a follower's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentRow<'a> {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    /// Its follower's place.
+    pub(super) table: u8,
+    pub(super) row: &'a Follow,
+    pub(super) there: bool,
+}
+
 /// How long the snapshot took (S0 to S1).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Snapshot {
@@ -57,8 +68,8 @@ pub(super) struct View<'a> {
     pub(super) case: &'a Case,
     /// Per client and transfer: bit 0 and bit 1 for the legs that are there.
     legs: Vec<Vec<u8>>,
-    /// Per client, follower table and row sent: it is there.
-    follows: Vec<Vec<Vec<bool>>>,
+    /// Per client of a follower and row sent: it is there.
+    rows: Vec<Vec<bool>>,
     /// What the restored rows were found to be; empty without an observation.
     pub(super) oddities: Oddities<'a>,
     /// Tables that could not be read to their end.
@@ -92,7 +103,7 @@ impl<'a> View<'a> {
         let mut view = Self {
             case,
             legs: case.clients.iter().map(|client| vec![0; client.transfers.len()]).collect(),
-            follows: case.clients.iter().map(no_follows).collect(),
+            rows: case.clients.iter().map(|client| vec![false; client.rows.len()]).collect(),
             oddities: Oddities::default(),
             cut: BTreeSet::new(),
         };
@@ -141,16 +152,17 @@ impl<'a> View<'a> {
         if row.crc != row.sum {
             odd.torn_rows.push(row);
         }
-        let sent = self.case.client(row.c).and_then(|client| client.follow(row.table, row.n));
-        let Some((at, follow)) = sent else {
+        let own = row.c == self.case.client_of(row.table);
+        let Some(sent) = self.case.row(row.table, row.n).filter(|_| own) else {
             odd.stray_rows.push(row);
             return;
         };
-        if follow.crc != row.crc {
+        if (sent.crc, sent.of) != (row.crc, row.of) {
             odd.altered_rows.push(row);
         }
         let place = slot(row.c)
-            .and_then(|client| self.follows.get_mut(client)?.get_mut(usize::from(row.table))?.get_mut(at));
+            .zip(slot(row.n))
+            .and_then(|(client, number)| self.rows.get_mut(client)?.get_mut(number));
         if let Some(place) = place {
             if *place {
                 odd.doubled_rows.push(row);
@@ -162,6 +174,12 @@ impl<'a> View<'a> {
     fn mask(&self, c: u32, n: u32) -> u8 {
         let mask = slot(c).zip(slot(n)).and_then(|(client, number)| self.legs.get(client)?.get(number));
         mask.copied().unwrap_or(0)
+    }
+
+    /// The transfer that a restored row follows is there with both legs.
+    pub(super) fn is_whole_of(&self, row: &Row) -> bool {
+        let [c, n] = row.of;
+        self.is_whole(c, n)
     }
 
     /// The transfer is there with both legs. One leg alone is not a transfer.
@@ -182,10 +200,27 @@ impl<'a> View<'a> {
             .map(|((c, n, transfer), mask)| (c, n, transfer, *mask))
     }
 
-    /// Rows that were sent to non-transactional tables, with whether they are there.
-    pub(super) fn follows(&self) -> impl Iterator<Item = (u32, u8, &'a super::case::Follow, bool)> {
-        let there = self.follows.iter().flatten().flatten();
-        self.case.follows().zip(there).map(|((c, table, follow), there)| (c, table, follow, *there))
+    /// Every row sent to a follower's table, and whether it is there.
+    pub(super) fn rows(&self) -> impl Iterator<Item = SentRow<'a>> {
+        (1u32..).zip(&self.case.clients).zip(&self.rows).flat_map(|((c, client), there)| {
+            let table = self.case.follower_of(c).unwrap_or(0);
+            (1u32..).zip(&client.rows).zip(there).map(move |((n, row), there)| SentRow {
+                c,
+                n,
+                table,
+                row,
+                there: *there,
+            })
+        })
+    }
+
+    /// The same of those that a transaction protects, or of the others.
+    pub(super) fn rows_of(&self, transactional: bool) -> impl Iterator<Item = SentRow<'a>> {
+        self.rows().filter(move |row| self.is_transactional(row.table) == transactional)
+    }
+
+    pub(super) fn is_transactional(&self, table: u8) -> bool {
+        self.case.setup.followers.get(usize::from(table)).is_some_and(|follower| follower.transactional)
     }
 
     /// The bulk statements that were sent, with what is there of them.
@@ -199,8 +234,37 @@ impl<'a> View<'a> {
 
     /// Whether a table is one that no transaction protects.
     pub(super) fn is_non_transactional(&self, table: &str) -> bool {
-        self.case.setup.followers.iter().any(|name| name == table)
-            || (table == BULK && !self.case.bulk.is_empty())
+        self.case.setup.followers.iter().any(|it| it.table == table && !it.transactional)
+            || (table == BULK && self.case.setup.tables.iter().any(|it| it.table == BULK))
+    }
+
+    /// Every table of the load on disk, with its engine.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let setup = &self.case.setup;
+        let followers = setup.followers.iter().map(|it| (it.table.as_str(), it.engine.as_str()));
+        setup.tables.iter().map(|it| (it.table.as_str(), it.engine.as_str())).chain(followers)
+    }
+
+    /// Every secondary index that is compared: its table and its name.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let setup = &self.case.setup;
+        let followers = setup.followers.iter().map(|it| (&it.table, &it.indexes));
+        let all = setup.tables.iter().map(|it| (&it.table, &it.indexes)).chain(followers);
+        all.flat_map(|(table, indexes)| indexes.iter().map(move |index| (table.as_str(), index.as_str())))
+    }
+
+    /// Whether the load has tables that no transaction protects.
+    pub(super) fn has_other_tables(&self) -> bool {
+        let setup = &self.case.setup;
+        setup.followers.iter().any(|follower| !follower.transactional)
+            || setup.tables.iter().any(|it| it.table == BULK)
+    }
+
+    /// The names of the tables that hold rows of transactions: the ledger, and the
+    /// followers that a transaction protects.
+    pub(super) fn transactional_tables(&self) -> Vec<&'a str> {
+        let followers = self.case.setup.followers.iter().filter(|follower| follower.transactional);
+        [LEDGER].into_iter().chain(followers.map(|follower| follower.table.as_str())).collect()
     }
 
     pub(super) fn marks(&self) -> &'a Marks {
@@ -214,6 +278,19 @@ impl<'a> View<'a> {
             Marks { freeze_ok: Some(_), .. } => Freeze::Done,
             _ => Freeze::Failed,
         }
+    }
+
+    /// That something else in the guest thawed what the freeze had frozen, in
+    /// words: the agent counts what it freezes and what is left to thaw. See the
+    /// note on `guest-fsfreeze-thaw` in QEMU's manual of the agent.
+    pub(super) fn thawed_by_another(&self) -> Option<String> {
+        let Marks { frozen_volumes: Some(frozen), thawed_volumes: Some(thawed), .. } = self.marks() else {
+            return None;
+        };
+        (thawed < frozen).then(|| {
+            let frozen = count(u64::from(*frozen), "file system");
+            format!("something else in the guest thawed it (the freeze froze {frozen}, the thaw found {thawed} frozen)")
+        })
     }
 
     /// When the guest was reported as frozen (F1).
@@ -296,8 +373,4 @@ impl<'a> View<'a> {
             (None, None) => Anchor { at: 0, name: "the start of the clock" },
         }
     }
-}
-
-fn no_follows(client: &Client) -> Vec<Vec<bool>> {
-    client.follows.iter().map(|rows| vec![false; rows.len()]).collect()
 }

@@ -44,7 +44,8 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         let op = Op::Follow { table: follower.table.clone(), of, crc };
         shared.history.write(&Entry::Invoke { t: clock::now(), c, n, op })?;
         let [of_c, of_n] = of;
-        let sql = format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
+        let sql =
+            format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
         let limit = shared.statement_limit;
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {

@@ -92,7 +92,7 @@ pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<
         answer.clear();
         stream.read_line(&mut answer).await.map_err(failed)?;
         if answer.trim() != n.to_string() {
-            let words = crate::guest::printable(answer.trim());
+            let words = crate::text::printable(answer.trim());
             return Err(Error::Guest(format!(
                 "the heartbeats of disk {disk} ended: the guest answered `{words}` to record {n}"
             )));

@@ -9,8 +9,8 @@ mod log;
 mod schema;
 mod writer;
 
-pub use log::HistoryLog;
 pub(crate) use ddl::tables_query as ddl_tables_query;
+pub use log::HistoryLog;
 pub(crate) use schema::PROBE_TABLES;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
 
@@ -252,12 +252,13 @@ impl Load {
     /// `limit`, which is the judge's business.
     pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
         let (since, deadline) = (clock::now(), Instant::now() + limit);
-        let mut missing: BTreeSet<u8> = (1..=self.shared.writers).map(|client| self.shared.door(client)).collect();
+        let mut missing: BTreeSet<u8> =
+            (1..=self.shared.writers).map(|client| self.shared.door(client)).collect();
         while !missing.is_empty() {
             match interrupt::receive(&self.acks, deadline)? {
                 Some(Ack { sent, door }) if sent > since => {
                     missing.remove(&door);
-                },
+                }
                 Some(_) => {}
                 None => return Ok(false),
             }

@@ -41,7 +41,9 @@ pub(super) async fn create(
     let name = |plain: &str| target.names.table(plain);
     let [counters, accounts, ledger] = [table::COUNTERS, table::ACCOUNTS, table::LEDGER].map(name);
     let mut statements = vec![
-        format!("CREATE TABLE {counters} (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB"),
+        format!(
+            "CREATE TABLE {counters} (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB"
+        ),
         format!(
             "CREATE TABLE {accounts} (id INT UNSIGNED PRIMARY KEY, bal BIGINT NOT NULL, ver INT UNSIGNED NOT NULL) \
              ENGINE=InnoDB"
@@ -54,7 +56,10 @@ pub(super) async fn create(
              crc INT UNSIGNED NOT NULL, rnd INT UNSIGNED NOT NULL, \
              PRIMARY KEY (c, seq, leg), KEY rnd (rnd), KEY acct (acct, amt)) ENGINE=InnoDB"
         ),
-        format!("CREATE TABLE {} (id INT UNSIGNED PRIMARY KEY, n INT UNSIGNED NOT NULL) ENGINE=MEMORY", name(table::PROBE)),
+        format!(
+            "CREATE TABLE {} (id INT UNSIGNED PRIMARY KEY, n INT UNSIGNED NOT NULL) ENGINE=MEMORY",
+            name(table::PROBE)
+        ),
         format!("INSERT INTO {} VALUES (1, 0)", name(table::PROBE)),
     ];
     // The quiescence probes have tables of their own: their rows prove nothing else.
@@ -76,8 +81,10 @@ pub(super) async fn create(
     }
     let rows = |count: u32, row: fn(u32) -> String| (1..=count).map(row).collect::<Vec<_>>().join(", ");
     statements.push(format!("INSERT INTO {counters} VALUES {}", rows(load.writers, |c| format!("({c}, 0)"))));
-    statements
-        .push(format!("INSERT INTO {accounts} VALUES {}", rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"))));
+    statements.push(format!(
+        "INSERT INTO {accounts} VALUES {}",
+        rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"))
+    ));
     if load.profile == Profile::Bulk {
         let [bulk, side] = [table::BULK, table::BULK_SIDE].map(name);
         statements.push(format!(
@@ -92,8 +99,10 @@ pub(super) async fn create(
         let what: String = statement.chars().take(60).collect();
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;
     }
-    let binlog: Option<u8> =
-        conn.query_first("SELECT @@log_bin").await.map_err(Error::sql("tell whether it keeps a binary log"))?;
+    let binlog: Option<u8> = conn
+        .query_first("SELECT @@log_bin")
+        .await
+        .map_err(Error::sql("tell whether it keeps a binary log"))?;
     // Closing is a courtesy; the server notices anyway.
     let _ = conn.disconnect().await;
     Ok(binlog == Some(1))

@@ -69,8 +69,11 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
     let random = shared.random(client);
     let mut pace = shared.pace(shared.writers);
     let name = |plain| shared.target.names.table(plain);
-    let tables =
-        Tables { counters: name(table::COUNTERS), accounts: name(table::ACCOUNTS), ledger: name(table::LEDGER) };
+    let tables = Tables {
+        counters: name(table::COUNTERS),
+        accounts: name(table::ACCOUNTS),
+        ledger: name(table::LEDGER),
+    };
     let mut writer = Writer { shared, tables, client, door, random, conn };
     let mut number = 1;
     while !writer.shared.stopped() {
@@ -96,7 +99,8 @@ impl Writer {
         let invoked = clock::now();
         self.log(&Entry::Invoke { t: invoked, c: self.client, n, op: Op::Transfer { dep, legs, crc } })?;
         let limit = self.shared.statement_limit;
-        let outcome = match timeout(limit, self.transact(Transfer { n, dep, legs, payload, crc, rnd })).await {
+        let outcome = match timeout(limit, self.transact(Transfer { n, dep, legs, payload, crc, rnd })).await
+        {
             Ok(Ok(ver)) => Outcome::Ok(ver),
             Ok(Err(error)) => self.roll_back(error).await,
             Err(_) => Outcome::Unknown(format!("no answer within {} s", limit.as_secs())),

@@ -10,9 +10,9 @@ use super::ObservationLog;
 use super::files::{Files, Opened, Why};
 use crate::binlog::{Log, Position, index, is_in_use, position};
 use crate::error::Result;
-use crate::guest::printable;
 use crate::names::{Names, table};
 use crate::observation::{POSITION_FILE, Record};
+use crate::text::printable;
 
 /// The longest index or position file, bytes, and the most logs that are read
 /// together. A trial writes a few MiB.
@@ -110,9 +110,9 @@ fn transfers(
     log: &mut ObservationLog,
 ) -> Result<Result<Option<u64>, Why>> {
     let ledger = names.bare(table::LEDGER);
-    let opened = files
-        .must(path)
-        .and_then(|file| Log::open(BufReader::new(file.read), &names.load, &ledger).map_err(|e| e.to_string()));
+    let opened = files.must(path).and_then(|file| {
+        Log::open(BufReader::new(file.read), &names.load, &ledger).map_err(|e| e.to_string())
+    });
     let mut input = match opened {
         Ok(input) => input,
         Err(why) => return Ok(Err(why)),

@@ -12,7 +12,7 @@ use super::files::{Files, Why};
 use super::{ObservationLog, binlog, file_system, table_files};
 use crate::binlog::Position;
 use crate::error::{Error, Result};
-use crate::guest::{Drive, printable};
+use crate::guest::Drive;
 use crate::history::Holds;
 use crate::image::{FileSystem, Manifest};
 use crate::load::heartbeat;
@@ -20,6 +20,7 @@ use crate::names::Names;
 use crate::observation::{POSITION_FILE, Record};
 use crate::places::{Place, Places};
 use crate::snapshot;
+use crate::text::printable;
 
 /// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
 const MAX_HEARTBEATS: u64 = 64 << 20;
@@ -69,7 +70,13 @@ pub fn disks(
 }
 
 impl Sought<'_> {
-    fn examine(&self, fs: &FileSystem, raw: &Path, found: &mut Found, log: &mut ObservationLog) -> Result<()> {
+    fn examine(
+        &self,
+        fs: &FileSystem,
+        raw: &Path,
+        found: &mut Found,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
         let kind = fs.fs;
         let dirty = match file_system::dirty(kind, raw) {
             Ok(dirty) => dirty,
@@ -128,7 +135,13 @@ impl Sought<'_> {
     }
 
     /// Writes down what the files of the server and of the load say.
-    fn read(&self, files: &Files, fs: &FileSystem, found: &mut Found, log: &mut ObservationLog) -> Result<()> {
+    fn read(
+        &self,
+        files: &Files,
+        fs: &FileSystem,
+        found: &mut Found,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
         for datadir in self.places.on(fs, Holds::Data) {
             *found.table_files.get_or_insert(0) += table_files::read(files, datadir, self.names, log)?;
         }

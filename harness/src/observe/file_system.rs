@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::files::Why;
-use crate::guest::printable;
 use crate::image::FsKind;
+use crate::text::printable;
 
 /// Where ext4's superblock lies, and what is read of it. See the kernel's
 /// Documentation/filesystems/ext4/super.rst.

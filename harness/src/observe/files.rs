@@ -80,7 +80,11 @@ impl Files {
                 let listed = grub(raw, &["ls", &format!("{LOOP}{dir}/")])?;
                 let name = |listed: &str| listed.strip_suffix('/').map(str::to_owned);
                 let listed = String::from_utf8_lossy(&listed);
-                Ok(listed.split_whitespace().filter_map(name).filter(|name| name != "." && name != "..").collect())
+                Ok(listed
+                    .split_whitespace()
+                    .filter_map(name)
+                    .filter(|name| name != "." && name != "..")
+                    .collect())
             }
         }
     }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use super::ObservationLog;
 use super::files::{Files, Why};
 use crate::error::Result;
-use crate::guest::printable;
 use crate::names::Names;
 use crate::observation::Record;
+use crate::text::printable;
 
 /// `state.open_count`, big endian at this offset of both kinds. See
 /// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation, and
@@ -31,7 +31,9 @@ pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut Obser
     let mut count = 0;
     let mut dirs = vec![PathBuf::new()];
     while let Some(dir) = dirs.pop() {
-        let listed = files.names(&datadir.join(&dir)).and_then(|names| Ok((names, files.directories(&datadir.join(&dir))?)));
+        let listed = files
+            .names(&datadir.join(&dir))
+            .and_then(|names| Ok((names, files.directories(&datadir.join(&dir))?)));
         let (mut inside, below) = match listed {
             Ok(listed) => listed,
             Err(why) => {

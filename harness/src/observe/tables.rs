@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::{ObservationLog, log};
 use crate::error::{Error, Result};
-use crate::guest::{Agent, printable};
+use crate::guest::Agent;
 use crate::history::{Follower, Setup, Table};
 use crate::image::{Database, Server};
 use crate::load::{PROBE_TABLES, ddl_tables_query};
 use crate::names::{Names, table};
 use crate::observation::{Record, State};
+use crate::text::printable;
 
 /// The most messages of one CHECK TABLE that are kept.
 const MESSAGES: usize = 10;
@@ -69,7 +70,11 @@ pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) ->
 }
 
 /// Every table of the load as a whole, and the GTIDs, of a server at this moment.
-pub async fn state(conn: &mut Conn, Asked { database, names, .. }: Asked<'_>, of: State) -> Result<Vec<Record>> {
+pub async fn state(
+    conn: &mut Conn,
+    Asked { database, names, .. }: Asked<'_>,
+    of: State,
+) -> Result<Vec<Record>> {
     let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
     let query = format!(
         "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('{}', '{}') \
@@ -107,10 +112,15 @@ async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
 }
 
 /// Observes every table of the load but the one in memory.
-pub async fn tables(conn: &mut Conn, Asked { setup, names, .. }: Asked<'_>, out: &mut ObservationLog) -> Result<()> {
+pub async fn tables(
+    conn: &mut Conn,
+    Asked { setup, names, .. }: Asked<'_>,
+    out: &mut ObservationLog,
+) -> Result<()> {
     let name = |plain: &str| names.table(plain);
     let others = setup.tables.iter().map(|Table { table, engine, indexes }| (table, engine, indexes));
-    let followers = setup.followers.iter().map(|Follower { table, engine, indexes, .. }| (table, engine, indexes));
+    let followers =
+        setup.followers.iter().map(|Follower { table, engine, indexes, .. }| (table, engine, indexes));
     let all: Vec<_> = others.chain(followers).collect();
     for (table, engine, _) in &all {
         out.write(&check_table(conn, table, &name(table), engine).await)?;
@@ -152,20 +162,16 @@ pub async fn tables(conn: &mut Conn, Asked { setup, names, .. }: Asked<'_>, out:
     .await?;
     for Follower { table, .. } in &setup.followers {
         let sql = format!("SELECT c, n, of_c, of_n, crc, pay FROM {} ORDER BY c, n", name(table));
-        rows(conn, out, table, &sql, |(c, n, of_c, of_n, crc, pay): (_, _, _, _, _, Vec<u8>)| Record::Follow {
-            table: table.clone(),
-            c,
-            n,
-            of: [of_c, of_n],
-            crc,
-            sum: crc32fast::hash(&pay),
+        rows(conn, out, table, &sql, |(c, n, of_c, of_n, crc, pay): (_, _, _, _, _, Vec<u8>)| {
+            Record::Follow { table: table.clone(), c, n, of: [of_c, of_n], crc, sum: crc32fast::hash(&pay) }
         })
         .await?;
     }
     probe_rows(conn, names, out).await?;
     match conn.query::<String, _>(ddl_tables_query(names)).await {
         Ok(there) => {
-            let mut tables: Vec<_> = there.iter().filter_map(|table| names.plain(&names.load, table)).collect();
+            let mut tables: Vec<_> =
+                there.iter().filter_map(|table| names.plain(&names.load, table)).collect();
             tables.sort();
             out.write(&Record::DdlTables { tables })?;
         }

@@ -100,8 +100,7 @@ impl Probes {
     /// Sends the first round.
     pub fn send(self, runtime: &Runtime) -> Asked {
         let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
-        let mut asked =
-            Asked { board: watch::Sender::new(Board::default()), tasks: JoinSet::new(), second };
+        let mut asked = Asked { board: watch::Sender::new(Board::default()), tasks: JoinSet::new(), second };
         asked.ask(runtime, first);
         for observer in self.observers {
             asked.tasks.spawn_on(observe(observer, asked.board.clone()), runtime.handle());
@@ -192,7 +191,8 @@ pub struct Asked {
 impl Asked {
     fn ask(&mut self, runtime: &Runtime, probes: Vec<Ready>) {
         for ready in probes {
-            let sent = Sent { connection: ready.conn.id(), probe: ready.probe.clone(), missed: None, over: false };
+            let sent =
+                Sent { connection: ready.conn.id(), probe: ready.probe.clone(), missed: None, over: false };
             self.board.send_modify(|board| board.sent.push(sent));
             let at = self.board.borrow().sent.len() - 1;
             self.tasks.spawn_on(send(ready, self.board.clone(), at), runtime.handle());
@@ -208,7 +208,8 @@ impl Asked {
 
     /// Sends the second round, if the first one has shown a lock, and waits as for the first one.
     pub fn send_again(&mut self, runtime: &Runtime) {
-        let locked = |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == ProbeAnswer::Locked;
+        let locked =
+            |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == ProbeAnswer::Locked;
         if self.board.borrow().sent.iter().any(locked) {
             let second = std::mem::take(&mut self.second);
             self.ask(runtime, second);
@@ -315,8 +316,12 @@ async fn send(Ready { mut conn, statement, access, .. }: Ready, board: watch::Se
     board.send_modify(|board| board.sent[at].probe.t = clock::now());
     let (answer, code) = match conn.query_drop(statement).await {
         Ok(()) => (ProbeAnswer::Done, None),
-        Err(mysql_async::Error::Server(e)) if e.code == LOCK_WAIT_TIMEOUT => (ProbeAnswer::Locked, Some(e.code)),
-        Err(mysql_async::Error::Server(e)) if !ENDED.contains(&e.code) => (ProbeAnswer::Refused, Some(e.code)),
+        Err(mysql_async::Error::Server(e)) if e.code == LOCK_WAIT_TIMEOUT => {
+            (ProbeAnswer::Locked, Some(e.code))
+        }
+        Err(mysql_async::Error::Server(e)) if !ENDED.contains(&e.code) => {
+            (ProbeAnswer::Refused, Some(e.code))
+        }
         Err(error) => {
             let (answer, refused) = try_another(&access).await;
             let code = match error {
@@ -400,7 +405,10 @@ mod tests {
         sent.seen(20, 30, Some("Waiting for table metadata lock"));
         assert!(!sent.is_settled(), "a lock of a table");
         sent.seen(40, 50, Some("Waiting for backup lock"));
-        assert_eq!((sent.probe.answer, sent.probe.since, sent.probe.end), (ProbeAnswer::Locked, Some(50), 50));
+        assert_eq!(
+            (sent.probe.answer, sent.probe.since, sent.probe.end),
+            (ProbeAnswer::Locked, Some(50), 50)
+        );
         sent.seen(60, 70, Some("Waiting for backup lock"));
         sent.seen(80, 90, Some("Commit"));
         sent.seen(100, 110, Some("Waiting for backup lock"));

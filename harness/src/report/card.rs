@@ -2,11 +2,12 @@
 
 use maud::{Markup, html};
 
-use super::text::{clean, count, duration, size};
+use super::text::{count, duration, size};
 use super::{Trial, draw, page, stages};
 use crate::events::What;
 use crate::history::Mark;
 use crate::plan::Plan;
+use crate::text::quote_lines;
 use crate::verdict::{Finding, Property, Status, Verdict};
 
 /// Characters of one text that are shown.
@@ -21,10 +22,10 @@ pub(super) fn card(trial: &Trial, id: &str, bars: usize) -> Markup {
             (head(trial))
             @match &trial.verdict {
                 Ok(verdict) => { (said(verdict)) }
-                Err(why) => { p class="reason" { "No verdict: " (clean(why, MAX_TEXT)) } }
+                Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, why)) } }
             }
             @if let Err(why) = &trial.plan {
-                p class="note bad" { "No plan: " (clean(why, MAX_TEXT)) }
+                p class="note bad" { "No plan: " (quote_lines(MAX_TEXT, why)) }
             }
             (facts(trial))
             (pictures(trial, bars))
@@ -38,20 +39,23 @@ fn head(trial: &Trial) -> Markup {
     let (scenario, on) = page::names(trial);
     html! {
         header {
-            h3 { (clean(&scenario, MAX_TEXT)) @if !on.is_empty() { " " small { (clean(&on, MAX_TEXT)) } } }
+            h3 {
+                (quote_lines(MAX_TEXT, &scenario))
+                @if !on.is_empty() { " " small { (quote_lines(MAX_TEXT, &on)) } }
+            }
             div { (page::outcome(trial)) " " (page::grade(trial)) }
         }
-        @if let Ok(plan) = &trial.plan { p class="summary" { (clean(&plan.summary, MAX_TEXT)) "." } }
+        @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
     }
 }
 
 fn said(verdict: &Verdict) -> Markup {
     html! {
-        p class="reason" { (clean(&verdict.reason, MAX_TEXT)) }
+        p class="reason" { (quote_lines(MAX_TEXT, &verdict.reason)) }
         @for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason).take(MAX_LINES) {
             // The reason stands above already.
             @let unmet = unmet.strip_suffix(&verdict.reason).map_or(&**unmet, |head| head.trim_end_matches("; came out "));
-            p class="note bad" { "Not met: " (clean(unmet, MAX_TEXT)) "." }
+            p class="note bad" { "Not met: " (quote_lines(MAX_TEXT, unmet)) "." }
         }
     }
 }
@@ -83,7 +87,7 @@ fn facts(trial: &Trial) -> Markup {
     html! {
         dl class="facts" {
             @for (name, value) in facts {
-                div { dt { (name) } dd { (clean(&value, MAX_TEXT)) } }
+                div { dt { (name) } dd { (quote_lines(MAX_TEXT, &value)) } }
             }
         }
     }
@@ -120,7 +124,7 @@ fn pictures(trial: &Trial, bars: usize) -> Markup {
             @if spans.is_empty() { p class="note" { "No picture: the event log tells of no stage." } }
             @else { (stages::draw(&spans)) }
             @for event in told.take(MAX_LINES) {
-                p class="note bad" { (event.stage) " failed: " (clean(&event.detail, MAX_TEXT)) }
+                p class="note bad" { (event.stage) " failed: " (quote_lines(MAX_TEXT, &event.detail)) }
             }
             (problems(&trial.events.problems))
         }
@@ -130,7 +134,7 @@ fn pictures(trial: &Trial, bars: usize) -> Markup {
 fn problems(problems: &[String]) -> Markup {
     html! {
         @for problem in problems.iter().take(MAX_LINES) {
-            p class="note bad" { "Not all could be read: " (clean(problem, MAX_TEXT)) }
+            p class="note bad" { "Not all could be read: " (quote_lines(MAX_TEXT, problem)) }
         }
     }
 }
@@ -145,12 +149,12 @@ fn findings(findings: &[Finding]) -> Markup {
                         p {
                             span class="id" title=(finding.property) { (finding.property.id()) }
                             " " b { (finding.property) } " "
-                            (clean(&finding.summary, MAX_TEXT))
+                            (quote_lines(MAX_TEXT, &finding.summary))
                         }
                         @if !finding.evidence.is_empty() {
                             ul {
                                 @for line in finding.evidence.iter().take(MAX_LINES) {
-                                    li { (clean(line, MAX_TEXT)) }
+                                    li { (quote_lines(MAX_TEXT, line)) }
                                 }
                                 (more(finding.evidence.len()))
                             }
@@ -201,7 +205,7 @@ fn row(property: Property, status: &Status) -> Markup {
             td { b { (property) } br; span class="claim" { (property.claim()) } }
             td {
                 span class="status" { (word) }
-                @if let Status::NotApplicable(why) = status { br; span class="claim" { (clean(why, MAX_TEXT)) } }
+                @if let Status::NotApplicable(why) = status { br; span class="claim" { (quote_lines(MAX_TEXT, why)) } }
             }
         }
     }
@@ -213,7 +217,7 @@ fn files(trial: &Trial) -> Markup {
             h4 { "Files" }
             ul class="files" {
                 @for file in &trial.files {
-                    li { a href=(file.href) { (clean(&file.name, 200)) } " " small { (size(file.size)) } }
+                    li { a href=(file.href) { (quote_lines(200, &file.name)) } " " small { (size(file.size)) } }
                 }
             }
         }
@@ -222,7 +226,7 @@ fn files(trial: &Trial) -> Markup {
             dl class="again" {
                 @for (does, command) in [("run it", &trial.again), ("judge its files", &trial.judge)] {
                     @if let Some(command) = command {
-                        dt { (does) } dd { code { (clean(command, MAX_TEXT)) } }
+                        dt { (does) } dd { code { (quote_lines(MAX_TEXT, command)) } }
                     }
                 }
             }

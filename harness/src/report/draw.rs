@@ -176,14 +176,19 @@ fn probe_of(probe: &Probe, scale: &Scale, y: f64) -> Markup {
     let (a, b) = (scale.x(probe.from), scale.x(probe.to));
     let (what, memory) = match probe.kind {
         ProbeKind::Memory => ("MEMORY table", true),
-        ProbeKind::Transactional => ("COMMIT", false),
+        ProbeKind::Commit => ("COMMIT", false),
+        ProbeKind::Row => ("INSERT", false),
     };
     let (class, answer) = match probe.answer {
         ProbeAnswer::Locked => ("locked", "a lock held it back"),
         // Not every lock that makes a good backup refuses this one.
         ProbeAnswer::Done if memory => ("error", "executed, which only a global read lock would refuse"),
         ProbeAnswer::Done => ("done", "executed: nothing held it back"),
+        ProbeAnswer::Released => ("done", "the lock was released"),
         ProbeAnswer::Hung => ("hung", "hung below the locks"),
+        ProbeAnswer::Refused => ("error", "refused, but by no lock"),
+        ProbeAnswer::Cut => ("error", "its connection was cut"),
+        ProbeAnswer::Gone => ("hung", "there was no server"),
         ProbeAnswer::Error => ("error", "another error, which says nothing"),
     };
     let label = format!("{what}: {answer}");

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::card::{card, time};
-use super::text::{clean, count};
+use super::text::count;
 use super::{Page, Trial};
+use crate::text::quote_lines;
 use crate::verdict::{Grade, Outcome, Timings};
 
 const STYLE: &str = include_str!("style.css");
@@ -17,7 +18,7 @@ const BARS: (usize, usize) = (800, 20_000);
 /// Renders a page.
 pub fn render(page: &Page) -> String {
     let bars = BARS.0.min(BARS.1 / page.trials.len().max(1));
-    let title = clean(&page.runs.join(", "), 200);
+    let title = quote_lines(200, &page.runs.join(", "));
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -91,10 +92,12 @@ fn matrix(trials: &[Trial]) -> Markup {
     html! {
         div class="scroll" {
             table class="matrix" {
-                thead { tr { th { "scenario" } th { "hook" } @for image in &images { th { (clean(image, 100)) } } } }
+                thead {
+                    tr { th { "scenario" } th { "hook" } @for image in &images { th { (quote_lines(100, image)) } } }
+                }
                 @for (scenario, hook) in &rows {
                     tr {
-                        th { (clean(scenario, 200)) } td { (clean(hook, 100)) }
+                        th { (quote_lines(200, scenario)) } td { (quote_lines(100, hook)) }
                         @for image in &images {
                             td {
                                 @for (n, trial) in cells.get(&(*scenario, *hook, *image)).into_iter().flatten() {
@@ -142,7 +145,8 @@ fn row(trial: &Trial, id: &str) -> Markup {
             td { (outcome(trial)) }
             td { (grade(trial)) }
             td class="what" {
-                a href=(format!("#{id}")) { b { (clean(&scenario, 300)) } } " " small { (clean(&on, 300)) }
+                a href=(format!("#{id}")) { b { (quote_lines(300, &scenario)) } }
+                " " small { (quote_lines(300, &on)) }
                 p { (why(trial)) }
             }
             @for (name, ms) in times { td class="n" data-name=(name) { (time(ms)) } }
@@ -153,14 +157,14 @@ fn row(trial: &Trial, id: &str) -> Markup {
 /// The reason in one line, without the grade that stands beside it.
 fn why(trial: &Trial) -> String {
     match &trial.verdict {
-        Err(why) => format!("no verdict: {}", clean(why, 300)),
+        Err(why) => format!("no verdict: {}", quote_lines(300, why)),
         Ok(verdict) => {
             let grade = verdict.grade.to_string();
             let reason = verdict
                 .reason
                 .strip_prefix(&grade)
                 .map_or(&*verdict.reason, |rest| rest.trim_start_matches([':', ',', ' ']));
-            clean(reason, 300)
+            quote_lines(300, reason)
         }
     }
 }

@@ -11,6 +11,7 @@ use super::window::{Frame, Window};
 use super::{Link, Page, Partly, Trial};
 use crate::events::{self, Event};
 use crate::history::{self, Entry};
+use crate::json;
 use crate::jsonl::{self, Error, Reader};
 use crate::judge::{HISTORY, OBSERVATION};
 use crate::observation::{self, Record};
@@ -31,7 +32,7 @@ const MAX_FILES: usize = 60;
 /// Notes in a run's directory which trials it asks for, so that one which
 /// leaves nothing behind is still missed.
 pub fn remember(run: &Path, trials: &[String]) -> std::io::Result<()> {
-    fs::write(run.join(ASKED), serde_json::to_vec_pretty(trials)?)
+    fs::write(run.join(ASKED), json::pretty(trials)?)
 }
 
 /// Reads the trials of these runs for a page that will stand in `beside`.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::scale::SECOND;
-use crate::history::{Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
+use crate::history::{self, Entry, Mark, Nanos, Op, ProbeAnswer, ProbeKind};
 use crate::observation::Record;
 
 /// How much is shown before the freeze is called and after the thaw.
@@ -107,13 +107,14 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) fn entry(&mut self, entry: &Entry) {
         match entry {
-            Entry::Setup { writers, followers, .. } => {
-                self.writers = *writers;
-                self.tables = followers.iter().take(MAX_TABLES).cloned().collect();
+            Entry::Setup(setup) => {
+                self.writers = setup.writers;
+                self.tables = setup.followers.iter().take(MAX_TABLES).map(|it| it.table.clone()).collect();
             }
             Entry::Mark { t, mark, .. } if self.marks.len() < MAX_MARKS => self.marks.push((*mark, *t)),
-            Entry::Probe { t, end, kind, answer } if self.probes.len() < MAX_MARKS => {
-                self.probes.push(Probe { from: *t, to: *end, kind: *kind, answer: *answer });
+            Entry::Probe(probe) if self.probes.len() < MAX_MARKS => {
+                let history::Probe { t, end, kind, answer, .. } = *probe;
+                self.probes.push(Probe { from: t, to: end, kind, answer });
             }
             _ => {}
         }
@@ -187,9 +188,10 @@ impl Builder {
                 }
             }
             Entry::End { t } => self.last = self.last.max(*t),
-            Entry::Setup { .. }
+            Entry::Setup(_)
+            | Entry::Directory { .. }
             | Entry::Mark { .. }
-            | Entry::Probe { .. }
+            | Entry::Probe(_)
             | Entry::Guest { .. }
             | Entry::BlockStats { .. }
             | Entry::Heartbeat { .. }

@@ -460,7 +460,8 @@ impl<'a> Trial<'a> {
         drives: &[Drive],
         mut out: ObservationLog,
     ) -> Result<(ObservationLog, Option<Position>)> {
-        let sought = observe::Sought { image: &self.plan.image, places: &self.written()?.places, names: &self.names };
+        let sought =
+            observe::Sought { image: &self.plan.image, places: &self.written()?.places, names: &self.names };
         // One at a time: each copies them.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let position = observe::disks(sought, drives, &scratch, &mut out)?;
@@ -581,7 +582,8 @@ impl<'a> Trial<'a> {
 
     /// Attaches the snapshot to the verifier.
     fn attach(&self, verifier: &mut Verifier<'_>, snapshot: Snapshot<'_>) -> Result<(Attached, String)> {
-        let (out, _, server) = restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
+        let (out, _, server) =
+            restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
         let words = told_of(server.as_ref());
         Ok((Attached { out, server }, words))
     }

@@ -59,15 +59,31 @@ fn a_trial_without_an_observation_is_unknown() {
     assert!(judgement.reason.contains("before the snapshot was observed"), "{}", judgement.reason);
 }
 
+fn invoke_of(c: u32) -> String {
+    format!(
+        r#"{{"e":"invoke","t":10,"c":{c},"n":1,"op":{{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}}}"#
+    )
+}
+
 #[test]
 fn the_reader_names_file_line_and_reason() {
-    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"followers":["nt"]}"#;
+    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"doors":["tcp"],"followers":[{"table":"nt","engine":"MyISAM","transactional":false,"schema":"load","door":0}],"tables":[],"disks":[],"file_systems":[],"binlog":true}"#;
+    let no_door = setup.replace("[\"tcp\"]", "[]");
+    let far_door = setup.replace("\"door\":0", "\"door\":1");
+    let twice = setup.replace("\"tables\":[]", "\"tables\":[{\"table\":\"nt\",\"engine\":\"InnoDB\"}]");
+    let row = r#"{"e":"invoke","t":20,"c":3,"n":1,"op":{"k":"follow","table":"nt","of":[1,1],"crc":7}}"#;
+    let others_row = row.replace("\"c\":3", "\"c\":2");
+    let others_transfer = invoke_of(3);
+    let probe = r#"{"e":"probe","t":20,"end":30,"round":"snapshot","door":0,"schema":"load","kind":"commit","answer":"done"}"#;
+    let early_probe = probe.replace("\"end\":30", "\"end\":19");
+    let odd_probe = probe.replace("\"end\":30", "\"end\":30,\"since\":31");
+    let lost_probe = probe.replace("\"door\":0", "\"door\":7");
     let guest = r#"{"e":"guest","t":1,"os":"mswindows","volumes":4294967295}"#;
     let invoke = r#"{"e":"invoke","t":10,"c":1,"n":1,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
     let ok = r#"{"e":"ok","t":11,"c":1,"n":1,"ver":[1,1]}"#;
     let call = r#"{"e":"mark","t":12,"mark":"freeze_call"}"#;
     let many_writers = setup.replace("\"writers\":2", "\"writers\":4000000000");
-    let stranger = invoke.replace("\"c\":1", "\"c\":3");
+    let stranger = invoke.replace("\"c\":1", "\"c\":4");
     let nobody = invoke.replace("\"c\":1", "\"c\":0");
     let gap = invoke.replace("\"n\":1", "\"n\":2");
     let unbalanced = invoke.replace("[2,5]", "[2,9223372036854775807]");
@@ -77,7 +93,7 @@ fn the_reader_names_file_line_and_reason() {
     let early_mark = r#"{"e":"mark","t":11,"mark":"freeze_ok"}"#;
     let unknown = r#"{"e":"unknown","t":11,"c":1,"n":1,"error":"2013"}"#;
     let next = r#"{"e":"invoke","t":20,"c":1,"n":2,"op":{"k":"transfer","dep":[2,0],"legs":[[1,-5],[2,5]],"crc":7}}"#;
-    let follow = r#"{"e":"invoke","t":20,"c":1,"n":1,"op":{"k":"follow","table":"zz","crc":7}}"#;
+    let follow = r#"{"e":"invoke","t":20,"c":1,"n":1,"op":{"k":"follow","table":"zz","of":[1,1],"crc":7}}"#;
     let end = r#"{"e":"end","t":99}"#;
     let beat = r#"{"e":"heartbeat","t":20,"end":30,"disk":"vda","n":1}"#;
     let far_beat = beat.replace("\"n\":1", "\"n\":4000000000");
@@ -102,9 +118,18 @@ fn the_reader_names_file_line_and_reason() {
         (&[setup, setup], 3, "second `setup`"),
         (&[setup, guest, guest], 4, "second `guest`"),
         (&[&many_writers], 2, "4000000000 writers"),
+        (&[&no_door], 2, "0 doors"),
+        (&[&far_door], 2, "has no door"),
+        (&[&twice], 2, "`nt` is named twice"),
+        (&[setup, row], 3, "transfer 1 of client 1, which is not acknowledged"),
+        (&[setup, invoke, ok, &others_row], 5, "which client 3 writes"),
+        (&[setup, &others_transfer], 3, "client 3 sends a transfer"),
+        (&[setup, &early_probe], 3, "the probe ends at 19"),
+        (&[setup, &odd_probe], 3, "the probe ends at 30"),
+        (&[setup, &lost_probe], 3, "the door 7"),
         (&[setup, ok], 3, "no operation in flight"),
         (&[setup, invoke, invoke], 4, "two operations in flight"),
-        (&[setup, &stranger], 3, "client 3"),
+        (&[setup, &stranger], 3, "client 4"),
         (&[setup, &nobody], 3, "client 0"),
         (&[setup, &gap], 3, "1 is its next"),
         (&[setup, &unbalanced], 3, "sum to 0"),
@@ -160,7 +185,9 @@ fn what_an_observation_says_once_is_refused_the_second_time() {
         r#"{"o":"table","of":"rolled_forward","table":"ledger","rows":1}"#,
         r#"{"o":"roll_forward","applied":true,"detail":""}"#,
         r#"{"o":"position","file":"b","pos":1}"#,
-        r#"{"o":"binlog_end","file":"b","size":1}"#,
+        r#"{"o":"binlog_end","file":"b","size":1,"in_use":true}"#,
+        r#"{"o":"table_files","files":1}"#,
+        r#"{"o":"probe_rows","rows":[]}"#,
         r#"{"o":"memory_rows","rows":0}"#,
     ];
     for record in records {

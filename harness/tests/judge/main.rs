@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
 
 mod cycles;
+mod evidence;
 mod files;
 mod mutants;
 mod random;

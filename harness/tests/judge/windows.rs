@@ -1,7 +1,7 @@
 //! What an agent that says it froze may have left out: the limit that VSS sets on
 //! Windows, and the volumes that a freeze did not reach.
 
-use freezeframe::history::{Entry, Mark, Nanos, WINDOWS};
+use freezeframe::history::{Entry, Mark, Nanos, Setup, WINDOWS};
 use freezeframe::judge::{Case, judge};
 use freezeframe::observation::Record;
 use freezeframe::verdict::{Property, Status};
@@ -32,7 +32,7 @@ fn findings(row: &Row) -> Vec<(Property, String)> {
     };
     let count = |t| Entry::BlockStats { t, disk: "vda".into(), writes: 7, bytes: 4096 };
     let history = [
-        Entry::Setup { writers: 1, accounts: 2, opening_balance: 0, followers: vec![] },
+        Entry::Setup(Setup { writers: 1, accounts: 2, doors: vec!["tcp".into()], ..Setup::default() }),
         Entry::Guest { t: 1, os: row.os.into(), volumes: row.volumes },
         mark(2, Mark::FreezeCall, ""),
         mark(SECOND, Mark::FreezeOk, row.frozen),
@@ -45,9 +45,10 @@ fn findings(row: &Row) -> Vec<(Property, String)> {
         Entry::End { t: thawed + 2 },
     ];
     let judgement = judge(&Case::new(history, None::<Vec<Record>>).unwrap());
-    for property in [Property::DiskSilence, Property::LockIdentity] {
-        let status = &judgement.properties[&property];
-        assert!(matches!(status, Status::Holds | Status::Broken), "{property}: {status:?}");
+    // Elsewhere a lock must have been seen, and a count be told.
+    let examined = |property| !matches!(&judgement.properties[&property], Status::NotApplicable(_));
+    if row.os == WINDOWS {
+        assert!(examined(Property::DiskSilence) && examined(Property::LockIdentity), "{judgement:#?}");
     }
     judgement.findings.into_iter().map(|finding| (finding.property, finding.summary)).collect()
 }
@@ -75,15 +76,19 @@ fn what_vss_cannot_have_held_is_a_finding() {
             Some((Property::LockIdentity, "the thaw reported a failure")),
         ),
         ("eleven seconds of Linux", Row { os: "debian", volumes: None, window: 11 * SECOND, ..GOOD }, None),
-        ("a volume left out", Row { frozen: "1", ..GOOD }, Some((Property::DiskSilence, left_out))),
+        (
+            "a volume left out",
+            Row { frozen: "1", thaw: Ok("1"), ..GOOD },
+            Some((Property::DiskSilence, left_out)),
+        ),
         (
             "a volume left out of Linux",
-            Row { os: "debian", frozen: "1", ..GOOD },
+            Row { os: "debian", frozen: "1", thaw: Ok("1"), ..GOOD },
             Some((Property::DiskSilence, left_out)),
         ),
         (
             "more than there are",
-            Row { frozen: "3", ..GOOD },
+            Row { frozen: "3", thaw: Ok("3"), ..GOOD },
             Some((Property::DiskSilence, "the freeze reached 3 of 2 volumes")),
         ),
         (

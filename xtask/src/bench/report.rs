@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use freezeframe::report::plot;
-use freezeframe::{say, tell};
+use freezeframe::{json, say, tell};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -115,7 +115,7 @@ impl Report {
     /// Writes `target/bench/NAME.json` and `NAME.svg`, prints the report, and
     /// fails where a goal is missed.
     pub(super) fn publish(&self, json: bool) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self)
+        let text = json::pretty(self)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the measurements as JSON: {e}.")))?;
         let picture = self.write("svg", &self.plot())?;
         self.write("json", &format!("{text}\n"))?;

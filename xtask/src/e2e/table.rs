@@ -1,10 +1,9 @@
 //! What a run prints at its end.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use freezeframe::say;
 use freezeframe::verdict::{Grade, Outcome, Verdict};
+use freezeframe::{json, say, words};
 
 use crate::columns::align;
 use crate::error::Failure;
@@ -19,12 +18,6 @@ const PLAIN: &str = "";
 
 /// A small table of trials and verdicts, and where the evidence lies.
 pub(super) fn print(run: &Path, rows: &[Row]) {
-    let coloured =
-        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let paint = |text: &str, colour: &str| match coloured && !colour.is_empty() {
-        true => format!("\u{1b}[{colour}m{text}\u{1b}[0m"),
-        false => text.to_owned(),
-    };
     let head = ["trial", "outcome", "grade", "total", "stall"];
     let cells: Vec<_> =
         [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
@@ -33,12 +26,11 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     align(&mut texts, [false, false, false, true, true]);
     say!("");
     for (texts, cells) in texts.iter().zip(&cells) {
-        let line = texts.iter().zip(cells).map(|(text, (_, colour))| paint(text, colour));
-        say!("{}", line.collect::<Vec<_>>().join("  "));
+        words::row(texts.iter().zip(cells).map(|(text, (_, colour))| (&**text, *colour)));
     }
     say!("");
     for (name, dir, verdict) in rows {
-        say!("{}", paint(name, BOLD));
+        words::row([(&**name, BOLD)]);
         match verdict {
             Ok(verdict) => {
                 say!("  {}", verdict.reason);
@@ -91,7 +83,7 @@ fn evidence(verdict: &Verdict) {
 /// The verdicts as one JSON array.
 pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
     let verdicts: Vec<_> = rows.iter().filter_map(|(_, _, verdict)| verdict.as_ref().ok()).collect();
-    let json = serde_json::to_string_pretty(&verdicts)
+    let json = json::pretty(&verdicts)
         .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
     say!("{json}");
     Ok(())

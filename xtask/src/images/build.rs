@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
+use freezeframe::json;
 
 use super::recipe::Recipe;
 use super::repositories::Repositories;
@@ -161,7 +162,7 @@ pub(super) fn manifest(
 /// Writes it beside the disks: the last file of an image.
 pub(super) fn write_manifest(manifest: &Manifest, scratch: &Scratch) -> Result<(), Failure> {
     let path = scratch.image().join("manifest.json");
-    let text = serde_json::to_string_pretty(manifest)
+    let text = json::pretty(manifest)
         .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
     fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use freezeframe::image::{Disk, FileSystem, FsKind};
 use freezeframe::tell;
+use freezeframe::text::printable;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -105,7 +106,7 @@ fn check_qcow2(file: &Path) -> Result<(), Failure> {
             "{} is only a part of a disk: the rest is in `{}`. Name a file that holds the whole disk; `qemu-img \
              convert -O qcow2` makes one of the two.",
             file.display(),
-            other.escape_debug()
+            printable(other)
         ))),
     }
 }
@@ -142,8 +143,7 @@ fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String
             return Ok((partitions.clone(), partition.clone(), fstab));
         }
     }
-    let found: Vec<_> =
-        partitions.iter().map(|p| format!("{}: {}", p.number, p.kind.escape_debug())).collect();
+    let found: Vec<_> = partitions.iter().map(|p| format!("{}: {}", p.number, printable(&p.kind))).collect();
     Err(Failure::Question(format!(
         "no partition of the disk holds the root of a distribution, with `etc/os-release` and `etc/fstab`, as \
          ext4, xfs or btrfs without subvolumes. Its partitions: {}. Such a disk cannot be used.",

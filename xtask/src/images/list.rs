@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use freezeframe::image::{Definition, DiskLayout, Manifest, Origin};
-use freezeframe::say;
+use freezeframe::{json, say};
 use serde::Serialize;
 
 use super::offer;
@@ -54,7 +54,7 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
     let listed: Vec<_> =
         definitions.into_iter().map(|image| look(&store, image)).collect::<Result<_, _>>()?;
     if json {
-        let text = serde_json::to_string_pretty(&listed)
+        let text = json::pretty(&listed)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
         say!("{text}");
     } else {

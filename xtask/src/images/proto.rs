@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use freezeframe::text::printable;
+
 use crate::error::Failure;
 use crate::host;
 
@@ -55,7 +57,7 @@ fn read(listing: &str) -> Result<Node, String> {
         };
         // A prototype file is words between blanks.
         if [path, link].iter().any(|word| word.contains(char::is_whitespace)) {
-            return Err(format!("a name with a blank: {}", path.escape_debug()));
+            return Err(format!("a name with a blank: {}", printable(path)));
         }
         let mut node = &mut root;
         for name in path.split('/').filter(|name| !name.is_empty()) {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use freezeframe::json;
 use jiff::Zoned;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ pub(crate) fn record_verified(
     let date = Zoned::now().strftime("%Y-%m-%d").to_string();
     let path = dir.join(FILE);
     let verified = Verified { digest: digest.to_owned(), date, accel, trials };
-    let text = serde_json::to_string(&verified)
+    let text = json::line(&verified)
         .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
     fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
 }

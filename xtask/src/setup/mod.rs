@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use freezeframe::{say, tell};
+use freezeframe::{json, say, tell};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -130,7 +130,7 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
     if json {
         let value =
             serde_json::json!({ "package_manager": host.manager.map(Manager::program), "needs": needs });
-        let text = serde_json::to_string_pretty(&value)
+        let text = json::pretty(&value)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
         say!("{text}");
         return Ok(());

@@ -1,0 +1,63 @@
+//! JSON that can be shown: what a string hides is written as `\uXXXX`, and is
+//! the same string again for whoever reads it.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::text::is_hidden;
+
+/// A value on many lines, for a file or a terminal.
+pub fn pretty(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(escape)
+}
+
+/// A value on one line, which is not ended.
+pub fn line(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(escape)
+}
+
+/// Outside its strings serde's JSON is ASCII without a control but the line
+/// feed, and inside them no line feed is left.
+fn escape(json: String) -> String {
+    let hidden = |c: char| c != '\n' && is_hidden(c);
+    if !json.contains(hidden) {
+        return json;
+    }
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if hidden(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::text::hidden::{LEGAL, hides, hostile};
+
+    #[test]
+    fn what_hides_is_escaped_and_read_back() {
+        let value = BTreeMap::from([(hostile(), vec![hostile(), LEGAL.to_owned()])]);
+        for json in [pretty(&value).unwrap(), line(&value).unwrap()] {
+            assert!(!hides(&json), "{json}");
+            assert_eq!(serde_json::from_str::<BTreeMap<String, Vec<String>>>(&json).unwrap(), value);
+        }
+        assert_eq!(line("\u{9b}\u{e0001}\n").unwrap(), r#""\u009b\udb40\udc01\n""#);
+    }
+
+    #[test]
+    fn other_text_is_as_serde_writes_it() {
+        assert_eq!(line(LEGAL).unwrap(), serde_json::to_string(LEGAL).unwrap());
+        assert_eq!(pretty(&[LEGAL]).unwrap(), serde_json::to_string_pretty(&[LEGAL]).unwrap());
+    }
+}

@@ -1,0 +1,251 @@
+//! What the quiescence probes prove: a lock of the server, held through the
+//! snapshot and until the thaw, or the absence of a server.
+
+use std::collections::BTreeSet;
+
+use super::quiet::{answer, name};
+use super::tell::{Evidence, quote};
+use super::view::{Missing, Snapshot, View, Window};
+use crate::history::{Probe, ProbeAnswer, ProbeKind, Round, Schema};
+
+/// How the database stood still while the snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quiesced {
+    /// Its lock kept this many COMMITs waiting.
+    Locked(usize),
+    /// There was no server: it had been stopped cleanly.
+    Stopped,
+}
+
+/// Why no quiescence is proven.
+#[derive(Debug)]
+pub(super) enum Proven {
+    /// It was not quiesced, or nothing shows it where something should.
+    Not(&'static str),
+    /// It could not be examined.
+    Missing(Missing),
+}
+
+/// The probes of a window, as a proof.
+pub(super) struct Proof<'a> {
+    view: &'a View<'a>,
+    window: Window,
+    snapshot: Snapshot,
+    probes: Vec<&'a Probe>,
+}
+
+impl<'a> Proof<'a> {
+    pub(super) fn of(view: &'a View<'a>) -> Result<Self, Missing> {
+        let (window, snapshot) = (view.window()?, view.snapshot()?);
+        // One that reaches beyond the window may have been answered by the thaw.
+        let inside = |probe: &&Probe| probe.t >= window.frozen && probe.end <= window.thaw;
+        let probes: Vec<_> = view.case.cycle.probes.iter().filter(inside).collect();
+        if probes.is_empty() {
+            return Err(Missing("no probe was answered inside the window".into()));
+        }
+        Ok(Self { view, window, snapshot, probes })
+    }
+
+    /// How the database stood still while the snapshot was taken.
+    pub(super) fn quiesced(&self) -> Result<Quiesced, Proven> {
+        if let Some(summary) = self.disproof() {
+            return Err(Proven::Not(summary));
+        }
+        let commits: Vec<_> =
+            self.of_round(Round::Snapshot).filter(|it| it.kind == ProbeKind::Commit).collect();
+        let early = commits.iter().filter(|probe| probe.t <= self.snapshot.begin);
+        let through: BTreeSet<u8> = early.map(|probe| probe.door).collect();
+        let doors = &self.view.case.setup.doors;
+        if let Some((_, door)) = (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
+            let why = format!("no COMMIT was sent through {} before the snapshot", quote(door));
+            return Err(Proven::Missing(Missing(why)));
+        }
+        if commits.iter().all(|probe| probe.answer == ProbeAnswer::Gone) {
+            return self.stopped();
+        }
+        self.locked(&commits)
+    }
+
+    /// What shows in so many words that no lock was held.
+    fn disproof(&self) -> Option<&'static str> {
+        let memory_done = self.any(|it| it.kind == ProbeKind::Memory && it.answer == ProbeAnswer::Done);
+        let writes = || self.probes.iter().filter(|probe| probe.kind != ProbeKind::Memory);
+        let some = |answer: ProbeAnswer| writes().any(|probe| probe.answer == answer);
+        let locked = some(ProbeAnswer::Locked) || some(ProbeAnswer::Released);
+        let released = writes().any(|it| it.answer == ProbeAnswer::Released && it.end < self.snapshot.end);
+        let late = |it: &&Probe| it.since.is_some_and(|since| since > self.snapshot.begin);
+        let first =
+            |kind: ProbeKind| writes().filter(move |it| it.round == Round::Snapshot && it.kind == kind);
+        if released {
+            return Some("the server's lock was not held until the snapshot was complete");
+        }
+        if some(ProbeAnswer::Done) {
+            return Some(match locked {
+                true => "the server's lock did not keep all writes out",
+                false => "nothing held writes back: they were executed inside the window",
+            });
+        }
+        if first(ProbeKind::Commit).any(|it| late(&it)) {
+            return Some("the server's lock was taken only after the freeze had returned");
+        }
+        if some(ProbeAnswer::Refused) {
+            return Some(
+                "writes were refused without a lock of the server, as of an account that may only read",
+            );
+        }
+        if some(ProbeAnswer::Cut) {
+            return Some(
+                "connections were cut, and no lock of the server was held: it went on serving others",
+            );
+        }
+        let hung =
+            first(ProbeKind::Commit).chain(first(ProbeKind::Row)).any(|it| it.answer == ProbeAnswer::Hung);
+        let gone = some(ProbeAnswer::Gone);
+        match (hung, locked, gone) {
+            (true, true, _) => Some("the server's lock did not reach all writes: some waited for no lock"),
+            (true, false, false) if memory_done => {
+                Some("only the file system was frozen: no lock of the server was held")
+            }
+            (true, false, _) => Some("no write was kept out by a lock of the server: it did not answer"),
+            (false, true, true) => Some("the server went away inside the window"),
+            _ => None,
+        }
+    }
+
+    /// Nobody answered: a server that was stopped has closed everything, and its next start
+    /// has nothing to recover.
+    fn stopped(&self) -> Result<Quiesced, Proven> {
+        let seen = self.view.served().map_err(Proven::Missing)?;
+        match seen.server.as_ref().and_then(|server| server.recovered) {
+            Some(false) if seen.log_in_use => Err(Proven::Not(
+                "the server was not reached in the window, and its binary log was not closed",
+            )),
+            Some(false) => Ok(Quiesced::Stopped),
+            Some(true) => Err(Proven::Not(
+                "the server was not reached in the window, and had not been stopped cleanly: its engine had to recover",
+            )),
+            None => {
+                let why = "whether the stopped server's engine had to recover is not known".to_owned();
+                Err(Proven::Missing(Missing(why)))
+            }
+        }
+    }
+
+    fn locked(&self, commits: &[&Probe]) -> Result<Quiesced, Proven> {
+        let missing = |why: String| Err(Proven::Missing(Missing(why)));
+        let covers = |probe: &Probe| self.covers_snapshot(probe);
+        let doors = &self.view.case.setup.doors;
+        for (at, door) in (0u8..).zip(doors) {
+            if !commits.iter().any(|probe| probe.door == at && covers(probe)) {
+                let door = quote(door);
+                return missing(format!(
+                    "no COMMIT through {door} was seen to wait before and after the snapshot"
+                ));
+            }
+        }
+        let schemas: BTreeSet<Schema> = self
+            .view
+            .case
+            .setup
+            .followers
+            .iter()
+            .map(|follower| follower.schema)
+            .chain([Schema::Load])
+            .collect();
+        for schema in schemas {
+            let words = if schema == Schema::Load { "the load's schema" } else { "the second schema" };
+            if !commits.iter().any(|probe| probe.schema == schema && covers(probe)) {
+                return missing(format!(
+                    "no COMMIT in {words} was seen to wait before and after the snapshot"
+                ));
+            }
+            let mut others =
+                self.view.case.setup.followers.iter().filter(|it| it.schema == schema && !it.transactional);
+            let row = |probe: &&&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
+            if others.next().is_some() && !self.probes.iter().filter(row).any(|probe| covers(probe)) {
+                return missing(format!(
+                    "no INSERT into a non-transactional table of {words} was seen to wait before and after the snapshot"
+                ));
+            }
+        }
+        Ok(Quiesced::Locked(commits.iter().filter(|probe| covers(probe)).count()))
+    }
+
+    /// The server said before the snapshot began and after it ended that the probe waits for a lock.
+    fn covers_snapshot(&self, probe: &Probe) -> bool {
+        matches!(probe.answer, ProbeAnswer::Locked | ProbeAnswer::Released)
+            && probe.since.is_some_and(|since| since <= self.snapshot.begin)
+            && probe.end >= self.snapshot.end
+    }
+
+    /// How many COMMITs were seen to wait before and after the snapshot.
+    pub(super) fn overlapping(&self) -> u64 {
+        let commits = self.of_round(Round::Snapshot).filter(|probe| probe.kind == ProbeKind::Commit);
+        commits.filter(|probe| self.covers_snapshot(probe)).count() as u64
+    }
+
+    /// That a lock which was seen was gone before the thaw was asked for, in words.
+    pub(super) fn released(&self) -> Option<String> {
+        let locked = self.any(|it| it.kind == ProbeKind::Commit && it.since.is_some());
+        let gone = self.probes.iter().filter(|it| match (it.kind, it.round) {
+            (ProbeKind::Memory, _) => false,
+            (_, Round::Snapshot) => it.answer == ProbeAnswer::Released,
+            (_, Round::Thaw) => it.answer != ProbeAnswer::Locked && it.answer != ProbeAnswer::Error,
+        });
+        let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
+        let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
+        Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was asked for"))
+    }
+
+    /// The lock was there when the snapshot was, and until just before the thaw.
+    pub(super) fn held_until_thaw(&self) -> Result<(), Missing> {
+        match self.quiesced() {
+            Ok(Quiesced::Locked(_)) => {}
+            Ok(Quiesced::Stopped) => {
+                return Err(Missing("the server was stopped, so there was no lock to be held".into()));
+            }
+            Err(_) => {
+                return Err(Missing("only the hook's word: no lock was seen that it could have held".into()));
+            }
+        }
+        let late = |probe: &&&Probe| {
+            probe.kind == ProbeKind::Commit
+                && probe.answer == ProbeAnswer::Locked
+                && probe.t >= self.snapshot.end
+                && probe.since.is_some()
+        };
+        let through: BTreeSet<u8> =
+            self.of_round(Round::Thaw).filter(|it| late(&it)).map(|probe| probe.door).collect();
+        let doors = &self.view.case.setup.doors;
+        match (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
+            Some((_, door)) => {
+                let door = quote(door);
+                Err(Missing(format!("no COMMIT was sent through {door} after the snapshot and seen to wait")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn of_round(&self, round: Round) -> impl Iterator<Item = &'a Probe> {
+        self.probes.iter().copied().filter(move |probe| probe.round == round)
+    }
+
+    fn any(&self, what: impl Fn(&Probe) -> bool) -> bool {
+        self.probes.iter().any(|probe| what(probe))
+    }
+}
+
+/// What the probes inside the window were answered.
+pub(super) fn told(view: &View<'_>) -> Evidence {
+    let mut evidence = Evidence::default();
+    for line in lines(view) {
+        evidence.add(|| line);
+    }
+    evidence
+}
+
+/// The same, line by line.
+pub(super) fn lines(view: &View<'_>) -> Vec<String> {
+    let probes = view.case.cycle.probes.iter();
+    probes.map(|probe| format!("{}, {}", name(view, probe), answer(view, probe))).collect()
+}
