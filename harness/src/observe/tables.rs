@@ -63,10 +63,11 @@ pub async fn server(
 /// the server's start makes the server write to its binary log.
 pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
     let count = format!("SELECT COUNT(*) FROM {}", names.table(table::PROBE));
-    Ok(match conn.query_first::<u64, _>(count).await {
-        Ok(rows) => out.write(&Record::MemoryRows { rows: rows.unwrap_or(0) })?,
-        Err(error) => out.write(&table_error(table::PROBE, &error))?,
-    })
+    let record = match conn.query_first::<u64, _>(count).await {
+        Ok(rows) => Record::MemoryRows { rows: rows.unwrap_or(0) },
+        Err(error) => table_error(table::PROBE, &error),
+    };
+    Ok(out.write(&record)?)
 }
 
 /// Every table of the load as a whole, and the GTIDs, of a server at this moment.
