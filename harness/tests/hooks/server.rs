@@ -50,10 +50,15 @@ impl Server {
         this
     }
 
-    /// Ends the server without any warning and starts it again on what it left.
-    pub(crate) fn crash_and_restart(&mut self) {
+    /// Ends the server without any warning.
+    pub(crate) fn kill(&mut self) {
         self.process.kill().expect("kill the server");
         self.process.wait().expect("wait for the server");
+    }
+
+    /// Ends the server without any warning and starts it again on what it left.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.kill();
         self.process = self.command.spawn().expect("start the server");
         self.wait_until_it_answers();
     }
