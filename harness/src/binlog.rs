@@ -275,6 +275,14 @@ impl<'a, R: Read> Log<'a, R> {
     }
 }
 
+/// Whether the server had not closed this log, as its first event says.
+pub fn is_in_use(mut log: impl Read) -> bool {
+    let mut start = [0; MAGIC.len() + header::LENGTH];
+    log.read_exact(&mut start).is_ok()
+        && start.starts_with(MAGIC)
+        && start[MAGIC.len() + header::FLAGS] & header::IN_USE != 0
+}
+
 /// Whether the events have checksums; `None` when the description is damaged.
 fn describe(body: &[u8]) -> Result<Option<bool>, Problem> {
     let Some(kind_at) = body.len().checked_sub(description::CHECKSUM_FROM_END) else { return Ok(None) };

@@ -7,20 +7,74 @@ use std::time::Duration;
 use mysql_async::{Conn, IoError, Opts, OptsBuilder};
 
 use crate::error::{Error, Result};
+use crate::history::{Follower, Schema, Table};
 use crate::image::{Database, Server};
-use crate::scenario::Profile;
+use crate::names::{Account, Names, table};
+use crate::scenario::{Load, Profile};
 
-/// The schema that the load works in.
-pub const SCHEMA: &str = "freezeframe";
+/// The ways to a server, by their names in the history. Their places are fixed.
+pub const DOORS: [&str; 4] = ["tcp", "tcp-admin", "socket", "socket-admin"];
 
-/// The table of the bulk writer.
-pub const BULK: &str = "bulk";
+/// The ordinary account over the network.
+pub const TCP: u8 = 0;
+/// The administrator over the network.
+pub const TCP_ADMIN: u8 = 1;
+/// The administrator through the server's own socket.
+pub const SOCKET_ADMIN: u8 = 3;
 
 /// The most that a server that is up needs for its greeting, also under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the first attempt may take while the server, or its guest's network, is still starting.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Errors with which a server turns an account away: 1044 and 1045 (access denied), 1049 (no such
+/// schema), 1130 (not from this host).
+const TURNED_AWAY: [u16; 4] = [1044, 1045, 1049, 1130];
+
+/// A server that a trial writes to: the ways to it, and the names on it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Which server.
+    pub database: Database,
+    /// The ways to it, in the order of [`DOORS`].
+    pub doors: [Access; 4],
+    /// What is called what.
+    pub names: Names,
+}
+
+impl Target {
+    /// A server behind these two addresses, of which the second leads to its own socket.
+    pub fn new(database: Database, names: Names, network: SocketAddr, socket: SocketAddr) -> Self {
+        let Names { ordinary, administrator, .. } = &names;
+        let doors =
+            [(network, ordinary), (network, administrator), (socket, ordinary), (socket, administrator)];
+        Self { database, doors: doors.map(|(address, account)| Access::new(address, account)), names }
+    }
+
+    /// The way at this place among the doors.
+    pub fn door(&self, place: u8) -> &Access {
+        &self.doors[usize::from(place) % self.doors.len()]
+    }
+
+    /// Logs both accounts in over the network once. MySQL asks for a password in full only there
+    /// in a way that also goes through a relay; later it remembers that it knows the account.
+    pub async fn greet(&self, limit: Duration) -> Result<()> {
+        for door in [TCP, TCP_ADMIN] {
+            let connected = self.door(door).connect_patiently(limit).await;
+            let conn = connected.map_err(Error::sql(format!(
+                "let the account of the door `{}` in",
+                DOORS[usize::from(door)]
+            )))?;
+            // Closing is a courtesy; the server notices anyway.
+            let _ = conn.disconnect().await;
+        }
+        Ok(())
+    }
+}
 
 /// How to reach a guest's server.
 #[derive(Clone)]
@@ -36,27 +90,33 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// The load's account on the server behind this address.
-    pub fn new(address: SocketAddr, server: &Server) -> Result<Self> {
-        let password = std::fs::read_to_string(&server.password_file)
-            .map_err(Error::io("read", &server.password_file))?;
+    /// An account on the server behind this address.
+    pub fn new(address: SocketAddr, Account { user, password }: &Account) -> Self {
         let opts = OptsBuilder::default()
             .ip_or_hostname(address.ip().to_string())
             .tcp_port(address.port())
-            .user(Some(&server.user))
-            .pass(Some(password.trim_end()))
-            .db_name(Some(SCHEMA))
+            .user(Some(user))
+            .pass(Some(password))
             // The address stays the only way: no detour over the server's own socket.
             .prefer_socket(false)
             .into();
-        Ok(Self { opts })
+        Self { opts }
+    }
+
+    /// The account that comes with the image, in its own schema.
+    pub fn of_image(address: SocketAddr, server: &Server) -> Result<Self> {
+        let password = std::fs::read_to_string(&server.password_file)
+            .map_err(Error::io("read", &server.password_file))?;
+        let account = Account { user: server.user.clone(), password: password.trim_end().to_owned() };
+        let opts = Self::new(address, &account).opts;
+        Ok(Self { opts: OptsBuilder::from_opts(opts).db_name(Some(IMAGE_SCHEMA)).into() })
     }
 
     /// Opens one connection.
     ///
     /// QEMU's user network now and then loses one of several connections that
     /// are opened at the same time; it then hangs for ever, so each attempt is bounded.
-    async fn connect(&self, limit: Duration) -> mysql_async::Result<Conn> {
+    pub async fn connect(&self, limit: Duration) -> mysql_async::Result<Conn> {
         match tokio::time::timeout(limit, Conn::new(self.opts.clone())).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -68,9 +128,7 @@ impl Access {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             match self.connect(CONNECT_LIMIT).await {
-                Err(_) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
                 connected => return connected,
             }
         }
@@ -97,36 +155,91 @@ impl Access {
             {
                 attempt = (2 * attempt).min(CONNECT_LIMIT);
             }
-            if tokio::time::Instant::now() > deadline {
+            if turned_away(&error) || tokio::time::Instant::now() > deadline {
                 return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(
                     error,
                 ));
             }
             alive()?;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until the server answers, also when it only says that it does not know the account.
+    pub async fn answers_within(&self, limit: Duration, alive: impl FnMut() -> Result<()>) -> Result<()> {
+        match self.connect_within(limit, alive).await {
+            Ok(conn) => {
+                // Closing is a courtesy; the server notices anyway.
+                let _ = conn.disconnect().await;
+                Ok(())
+            }
+            Err(Error::Sql { source, .. }) if turned_away(&source) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }
 
-/// The non-transactional tables that follow each transfer: name and engine.
-pub fn follower_tables(database: Database, profile: Profile) -> &'static [(&'static str, &'static str)] {
-    match (profile, database) {
-        (Profile::InnodbOnly, _) => &[],
-        (Profile::MixedEngines, Database::Mariadb) => {
-            &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0"), ("art", "Aria TRANSACTIONAL=1")]
+fn turned_away(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Server(e) if TURNED_AWAY.contains(&e.code))
+}
+
+/// The schema that comes with an image; nothing is written to it.
+const IMAGE_SCHEMA: &str = "freezeframe";
+
+/// The tables whose rows follow transfers.
+pub fn followers(database: Database, profile: Profile) -> Vec<Follower> {
+    let follower = |table: &str, engine: &str, schema| Follower {
+        table: table.to_owned(),
+        engine: engine.to_owned(),
+        transactional: engine == "InnoDB",
+        schema,
+        door: match schema {
+            Schema::Load => TCP,
+            Schema::Second => SOCKET_ADMIN,
+        },
+        indexes: vec!["crc".to_owned()],
+    };
+    let mut followers = vec![follower("second_tx", "InnoDB", Schema::Second)];
+    if profile != Profile::InnodbOnly {
+        followers.push(follower("nt", "MyISAM", Schema::Load));
+        followers.push(follower("second_nt", "MyISAM", Schema::Second));
+        if database == Database::Mariadb {
+            followers.push(follower("ar", "Aria", Schema::Load));
+            followers.push(follower("second_ar", "Aria", Schema::Second));
         }
-        (_, Database::Mariadb) => &[("nt", "MyISAM"), ("ar", "Aria TRANSACTIONAL=0")],
-        (_, Database::Mysql) => &[("nt", "MyISAM")],
+    }
+    if profile == Profile::MixedEngines && database == Database::Mariadb {
+        followers.push(follower(TRANSACTIONAL_ARIA, "Aria", Schema::Load));
+    }
+    followers
+}
+
+/// The follower of which Aria keeps a log.
+const TRANSACTIONAL_ARIA: &str = "art";
+
+/// A follower's engine, as a statement that creates its table has it.
+pub fn engine_clause(Follower { table, engine, .. }: &Follower) -> &str {
+    match engine.as_str() {
+        "Aria" if table == TRANSACTIONAL_ARIA => "Aria TRANSACTIONAL=1",
+        "Aria" => "Aria TRANSACTIONAL=0",
+        other => other,
     }
 }
 
-/// The MyISAM tables of a load.
-pub fn myisam_tables(database: Database, profile: Profile) -> Vec<&'static str> {
-    let followers = follower_tables(database, profile).iter();
-    let mut tables: Vec<_> =
-        followers.filter(|(_, engine)| *engine == "MyISAM").map(|(table, _)| *table).collect();
-    if profile == Profile::Bulk {
-        tables.push(BULK);
+/// The other tables of a load.
+pub fn tables(load: &Load) -> Vec<Table> {
+    let made = |table: &str, engine: &str, indexes: &[&str]| Table {
+        table: table.to_owned(),
+        engine: engine.to_owned(),
+        indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
+    };
+    let mut tables = vec![
+        made(table::COUNTERS, "InnoDB", &[]),
+        made(table::ACCOUNTS, "InnoDB", &[]),
+        made(table::LEDGER, "InnoDB", &["rnd", "acct"]),
+    ];
+    if load.profile == Profile::Bulk {
+        tables.push(made(table::BULK, "MyISAM", &[]));
     }
     tables
 }

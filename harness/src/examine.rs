@@ -159,7 +159,7 @@ fn differs(what: &str, key: &str, claimed: Option<&str>, version: &str) -> Optio
 /// Looks at the server as the load will: over the forwarded port, by its account.
 async fn server(claims: &Claims, machine: &mut Machine, limits: Limits, found: &mut Found) -> Result<()> {
     let Manifest { server, .. } = &claims.image;
-    let access = Access::new(machine.sql_address()?, server)?;
+    let access = Access::of_image(machine.sql_address()?, server)?;
     let connected = access.connect_within(limits.agent, || machine.check_alive()).await;
     let mut conn = match connected {
         Ok(conn) => conn,

@@ -39,11 +39,17 @@ pub mod host;
 #[cfg(feature = "vm")]
 pub mod database;
 #[cfg(feature = "vm")]
+pub mod doors;
+#[cfg(feature = "vm")]
 pub mod examine;
 #[cfg(feature = "vm")]
 pub mod load;
 #[cfg(feature = "vm")]
+pub mod names;
+#[cfg(feature = "vm")]
 pub mod observe;
+#[cfg(feature = "vm")]
+pub mod places;
 #[cfg(feature = "vm")]
 pub mod quiesce;
 #[cfg(feature = "vm")]

@@ -221,9 +221,9 @@ fn make(
         ..role.spec(plan, drives, &exchange, root)
     };
     let (mut machine, _) = Machine::boot(libvirt, &spec, role.name(), transcript, limits.boot, limits.agent)?;
-    let access = Access::new(machine.sql_address()?, &image.server)?;
+    let access = Access::of_image(machine.sql_address()?, &image.server)?;
     let unit = &image.server.unit;
-    runtime.block_on(access.connect_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    runtime.block_on(access.answers_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
     if role == Role::Verifier {
         restore::prepare(&machine, plan)?;
     }

@@ -238,19 +238,24 @@ impl Agent {
     }
 
     fn command(&self, name: &str, arguments: Value) -> Result<Value> {
-        let command = json!({ "execute": name, "arguments": arguments }).to_string();
+        let mut command = json!({ "execute": name, "arguments": arguments });
+        let text = command.to_string();
         let t = clock::now();
         let answer = match &self.transport {
             Transport::Libvirt(domain) => {
                 let seconds = i32::try_from(self.timeout.as_secs()).unwrap_or(i32::MAX);
                 let failed = Error::libvirt(format!("run {name} through the guest agent"));
-                domain.qemu_agent_command(&command, seconds, 0).map_err(failed)
+                domain.qemu_agent_command(&text, seconds, 0).map_err(failed)
             }
-            Transport::Serial(serial) => serial.ask(&command, self.timeout),
+            Transport::Serial(serial) => serial.ask(&text, self.timeout),
         };
+        // What a command reads may be secret.
+        if let Some(Value::String(input)) = command["arguments"].get_mut("input-data") {
+            *input = format!("{} bytes", input.len());
+        }
         self.record(
             t,
-            command,
+            command.to_string(),
             match &answer {
                 Ok(text) => text.clone(),
                 Err(e) => e.to_string(),

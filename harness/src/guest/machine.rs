@@ -49,6 +49,8 @@ pub struct Machine {
     events: Events,
     console: PathBuf,
     agent: Agent,
+    /// The guest's port that was forwarded from the start.
+    forward: u16,
     /// The unit that was last asked about, and when.
     asked: Option<(String, Instant)>,
     stopped: bool,
@@ -140,7 +142,8 @@ impl Machine {
             Some(socket) => Transport::Serial(Arc::new(Serial::new(socket.clone()))),
         };
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
-        Self { role, domain, events, console: spec.console.clone(), agent, asked: None, stopped: false }
+        let (console, forward) = (spec.console.clone(), spec.forward);
+        Self { role, domain, events, console, agent, forward, asked: None, stopped: false }
     }
 
     fn wait_for_agent(&mut self, limit: Duration) -> Result<()> {
@@ -333,13 +336,29 @@ impl Machine {
     /// The loopback address that leads to the guest's database port. QEMU
     /// chose a free port when it started.
     pub fn sql_address(&self) -> Result<SocketAddr> {
-        let info = self
-            .domain
-            .qemu_monitor_command("info usernet", sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
-            .map_err(Error::libvirt("ask QEMU for the forwarded port"))?;
-        let port = forwarded_port(&info)
-            .ok_or_else(|| Error::Guest(format!("QEMU forwards no port: {}", printable(&info))))?;
-        Ok((Ipv4Addr::LOCALHOST, port).into())
+        self.address(self.forward)
+    }
+
+    /// Lets a loopback port of the host lead to one more port of the guest; its address.
+    pub fn forward(&self, port: u16) -> Result<SocketAddr> {
+        // The monitor says nothing when it does as told, which the next question finds out.
+        self.monitor(&format!("hostfwd_add sql tcp:127.0.0.1:0-:{port}"))?;
+        self.address(port)
+    }
+
+    /// The loopback address that leads to a port of the guest.
+    fn address(&self, port: u16) -> Result<SocketAddr> {
+        let info = self.monitor("info usernet")?;
+        let forwarded = forwarded_port(&info, port).ok_or_else(|| {
+            Error::Guest(format!("QEMU does not forward port {port}: {}", printable(&info)))
+        })?;
+        Ok((Ipv4Addr::LOCALHOST, forwarded).into())
+    }
+
+    fn monitor(&self, command: &str) -> Result<String> {
+        self.domain
+            .qemu_monitor_command(command, sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+            .map_err(Error::libvirt(format!("run `{command}` in QEMU's monitor")))
     }
 
     /// Write requests and bytes that reached a disk since power-on.
@@ -375,11 +394,13 @@ impl Drop for Machine {
     }
 }
 
-/// The host port in QEMU's `info usernet`:
+/// The host port in QEMU's `info usernet` that leads to a port of the guest:
 /// `  TCP[HOST_FORWARD]  13       127.0.0.1 40123       10.0.2.15  3306     0     0`.
-fn forwarded_port(info: &str) -> Option<u16> {
-    let line = info.lines().find(|line| line.trim_start().starts_with("TCP[HOST_FORWARD]"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
+fn forwarded_port(info: &str, port: u16) -> Option<u16> {
+    info.lines().filter(|line| line.trim_start().starts_with("TCP[HOST_FORWARD]")).find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields.get(5)?.parse() == Ok(port)).then(|| fields.get(3)?.parse().ok()).flatten()
+    })
 }
 
 #[cfg(test)]
@@ -389,8 +410,10 @@ mod tests {
     #[test]
     fn the_port_is_read_from_the_monitor() {
         let info = "Hub -1 (sql):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  \
-                    TCP[HOST_FORWARD]  12       127.0.0.1 36047       10.0.2.15  3306     0     0\r\n";
-        assert_eq!(forwarded_port(info), Some(36047));
-        assert_eq!(forwarded_port("nothing"), None);
+                    TCP[HOST_FORWARD]  12       127.0.0.1 36047       10.0.2.15  3306     0     0\r\n  \
+                    TCP[HOST_FORWARD]  13       127.0.0.1 36048       10.0.2.15 20100     0     0\r\n";
+        assert_eq!(forwarded_port(info, 3306), Some(36047));
+        assert_eq!(forwarded_port(info, 20100), Some(36048));
+        assert_eq!(forwarded_port(info, 36047), None);
     }
 }

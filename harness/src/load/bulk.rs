@@ -2,17 +2,16 @@
 //! table, which nothing but a lock keeps whole.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
-use super::{Pending, Shared, connect};
+use super::{Pending, Shared, TCP};
 use crate::clock;
-use crate::database::BULK;
 use crate::error::Result;
 use crate::history::Entry;
+use crate::names::table;
 
 /// The rows of the table that a statement multiplies by itself.
 pub(super) const SIDE: u64 = 64;
@@ -23,16 +22,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Sends statement after statement until told to stop. A statement without an
 /// answer has its number used up: its rows may be there.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
-    let mut conn = connect(&shared).await?;
+    let [bulk, side] = [table::BULK, table::BULK_SIDE].map(|plain| shared.target.names.table(plain));
+    let mut conn = shared.connect(TCP).await?;
     for n in 1.. {
-        if shared.stop.load(Ordering::Relaxed) {
+        if shared.stopped() {
             break;
         }
         // The rows come from the server itself, so that the statement is long and its text short.
         let statement = format!(
-            "INSERT INTO {BULK} SELECT {n}, i, pay, CRC32(pay) FROM \
+            "INSERT INTO {bulk} SELECT {n}, i, pay, CRC32(pay) FROM \
              (SELECT a.i * {SIDE} + b.i AS i, MD5(CONCAT({n}, ' ', a.i, ' ', b.i)) AS pay \
-              FROM bulk_side a CROSS JOIN bulk_side b) AS made"
+              FROM {side} a CROSS JOIN {side} b) AS made"
         );
         let rows = SIDE * SIDE;
         let pending =
@@ -42,7 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
             // A failed statement on a non-transactional table proves nothing about its rows.
             Ok(Err(_)) | Err(_) => {
                 drop(pending);
-                conn = connect(&shared).await?;
+                conn = shared.connect(TCP).await?;
             }
         }
         sleep(PAUSE).await;

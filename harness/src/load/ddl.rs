@@ -3,17 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
 
-use super::{Pending, Shared, connect};
+use super::{Pending, Shared, TCP};
 use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, ddl_tables};
+use crate::names::Names;
 
 /// The pause between two steps: the load is about rows.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -23,19 +23,19 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Takes step after step until told to stop.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
-    let mut conn = connect(&shared).await?;
+    let mut conn = shared.connect(TCP).await?;
     for n in 1.. {
         let pending =
             Pending::new(&shared.history, clock::now(), move |t, end| Entry::SchemaChange { t, end, n });
         loop {
-            if shared.stop.load(Ordering::Relaxed) {
+            if shared.stopped() {
                 // Not sent again: whether it is done is for the judge to find.
                 return Ok(());
             }
-            match timeout(shared.statement_limit, step(&mut conn, n)).await {
+            match timeout(shared.statement_limit, step(&mut conn, &shared.target.names, n)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(SqlError::Server(_))) => {}
-                Ok(Err(_)) | Err(_) => conn = connect(&shared).await?,
+                Ok(Err(_)) | Err(_) => conn = shared.connect(TCP).await?,
             }
             sleep(AGAIN).await;
         }
@@ -46,22 +46,29 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
 }
 
 /// Takes a step, unless it is already taken: its answer may have been lost.
-async fn step(conn: &mut Conn, n: u32) -> mysql_async::Result<()> {
-    let there: BTreeSet<String> = conn
-        .query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE 'ddl\\_%'")
-        .await?
-        .into_iter()
-        .collect();
-    if there.into_iter().eq(ddl_tables(n)) { Ok(()) } else { conn.query_drop(statement(n)).await }
+async fn step(conn: &mut Conn, names: &Names, n: u32) -> mysql_async::Result<()> {
+    let there: BTreeSet<String> = conn.query(tables_query(names)).await?.into_iter().collect();
+    let done: BTreeSet<String> = ddl_tables(n).iter().map(|table| names.bare(table)).collect();
+    if there == done { Ok(()) } else { conn.query_drop(statement(n, |plain| names.table(plain))).await }
+}
+
+/// Asks for the tables of the schema changes, without their schema.
+pub(crate) fn tables_query(names: &Names) -> String {
+    format!(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = '{}' AND table_name LIKE '{}\\_%'",
+        names.load,
+        names.ddl()
+    )
 }
 
 /// The statement that leads from the tables after `n - 1` steps to those after `n`.
-fn statement(n: u32) -> String {
+fn statement(n: u32, name: impl Fn(&str) -> String) -> String {
     let k = n / 3;
+    let new = name(&format!("ddl_{}", k + 1));
     match n % 3 {
-        1 => format!("CREATE TABLE ddl_{} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB", k + 1),
-        2 => format!("RENAME TABLE ddl_{0} TO ddl_{0}_renamed", k + 1),
-        _ => format!("DROP TABLE ddl_{}_renamed", k - 1),
+        1 => format!("CREATE TABLE {new} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB"),
+        2 => format!("RENAME TABLE {new} TO {new}_renamed"),
+        _ => format!("DROP TABLE {}_renamed", name(&format!("ddl_{}", k - 1))),
     }
 }
 
@@ -73,7 +80,7 @@ mod tests {
     fn each_statement_leads_to_the_next_tables() {
         let mut tables: BTreeSet<String> = ddl_tables(0).into_iter().collect();
         for n in 1..=12 {
-            let statement = statement(n);
+            let statement = statement(n, str::to_owned);
             let words: Vec<_> = statement.split(' ').collect();
             match words[0] {
                 "CREATE" => assert!(tables.insert(words[2].to_owned())),

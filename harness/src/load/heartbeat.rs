@@ -5,7 +5,6 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -79,7 +78,7 @@ pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<
     let mut stream = BufReader::new(tokio::net::UnixStream::from_std(stream).map_err(failed)?);
     let mut answer = String::new();
     for n in 1u32.. {
-        if shared.stop.load(Ordering::Relaxed) {
+        if shared.stopped() {
             break;
         }
         let name = disk.clone();

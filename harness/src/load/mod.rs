@@ -3,47 +3,119 @@
 
 mod bulk;
 mod ddl;
+mod follower;
 pub mod heartbeat;
 mod log;
 mod schema;
 mod writer;
 
+pub(crate) use ddl::tables_query as ddl_tables_query;
 pub use log::HistoryLog;
+pub(crate) use schema::PROBE_TABLES;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
+use rand::{Rng, RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::clock;
-use crate::database::{self, Access};
+use crate::database::{self, DOORS, TCP, Target};
 use crate::error::{Error, Result};
-use crate::history::{Entry, Nanos};
-use crate::image::Database;
+use crate::history::{Entry, Follower, Nanos, Setup};
 use crate::interrupt;
 use crate::scenario::{self, Profile};
 
-/// What all writers share.
+/// Bytes of payload in each row.
+const PAYLOAD: std::ops::RangeInclusive<usize> = 32..=256;
+
+/// What all clients share.
 #[derive(Debug)]
 struct Shared {
-    access: Access,
+    target: Target,
     history: HistoryLog,
-    followers: Vec<String>,
+    followers: Vec<Follower>,
     writers: u32,
     rate: Option<u32>,
     seed: u64,
     statement_limit: Duration,
-    stop: AtomicBool,
+    stop: watch::Sender<bool>,
     /// Transfers acknowledged so far.
     acknowledged: AtomicU64,
-    /// Told the invoke time of each acknowledged transfer.
-    acks: Sender<Nanos>,
+    /// The transfer that was acknowledged last: client and number.
+    newest: watch::Sender<Option<[u32; 2]>>,
+    /// Told of each acknowledged transfer.
+    acks: Sender<Ack>,
+}
+
+/// An acknowledged transfer: when it was sent, and through which door.
+#[derive(Debug, Clone, Copy)]
+struct Ack {
+    sent: Nanos,
+    door: u8,
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// The door of a writer.
+    fn door(&self, client: u32) -> u8 {
+        u8::try_from((client - 1) % DOORS_COUNT).unwrap_or(0)
+    }
+
+    async fn connect(&self, door: u8) -> Result<Conn> {
+        let connected = self.target.door(door).connect_patiently(self.statement_limit).await;
+        let name = DOORS[usize::from(door)];
+        connected.map_err(Error::sql(format!("accept a connection of the load through the door `{name}`")))
+    }
+
+    /// One stream of numbers a client, so that the same seed replays the same
+    /// operations whatever the others do.
+    fn random(&self, client: u32) -> ChaCha8Rng {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(u64::from(client));
+        random
+    }
+
+    /// The pace of one of so many clients that have the load's rate together.
+    fn pace(&self, clients: u32) -> Option<Interval> {
+        let mut pace = interval(Duration::from_secs(1) * clients / self.rate?);
+        // What a freeze held up is not made up for.
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(pace)
+    }
+}
+
+/// How many doors there are.
+const DOORS_COUNT: u32 = DOORS.len() as u32;
+
+/// Random bytes, and their checksum.
+fn payload(random: &mut ChaCha8Rng) -> (Vec<u8>, u32) {
+    let mut payload = vec![0; random.random_range(PAYLOAD)];
+    random.fill_bytes(&mut payload);
+    let crc = crc32fast::hash(&payload);
+    (payload, crc)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// An operation that is written down once, when its outcome is known or
@@ -81,59 +153,64 @@ impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Drop for Pending<F> {
 /// How long writers are given to end when a write was waited for in vain already.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
 
-async fn connect(shared: &Shared) -> Result<Conn> {
-    let connected = shared.access.connect_patiently(shared.statement_limit).await;
-    connected.map_err(Error::sql("accept a connection of the load"))
-}
-
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
     tasks: JoinSet<Result<()>>,
-    acks: Receiver<Nanos>,
+    setup: Setup,
+    acks: Receiver<Ack>,
     /// Whether the last write that was waited for did not come.
     blocked: Cell<bool>,
 }
 
 impl Load {
-    /// Creates the schema and starts the writers, and the heartbeats on these channels.
+    /// Creates the tables and starts the clients, and the heartbeats on these channels.
+    /// `disks` are those whose writes are going to be counted.
     #[expect(clippy::too_many_arguments, reason = "a load is made of these, in one place")]
     pub fn start(
         runtime: &Runtime,
-        access: &Access,
-        database: Database,
+        target: &Target,
         load: &scenario::Load,
         seed: u64,
         statement_limit: Duration,
         history: &HistoryLog,
-        heartbeats: impl IntoIterator<Item = heartbeat::Channel>,
+        disks: Vec<String>,
+        heartbeats: Vec<heartbeat::Channel>,
     ) -> Result<Self> {
-        let tables = database::follower_tables(database, load.profile);
-        let followers: Vec<String> = tables.iter().map(|(table, _)| (*table).to_owned()).collect();
-        runtime.block_on(schema::create(access, statement_limit, load, tables))?;
-        history.write(&Entry::Setup {
+        let mut setup = Setup {
             writers: load.writers,
             accounts: ACCOUNTS,
             opening_balance: OPENING_BALANCE,
-            followers: followers.clone(),
-        })?;
+            doors: DOORS.map(str::to_owned).to_vec(),
+            followers: database::followers(target.database, load.profile),
+            tables: database::tables(load),
+            disks,
+            file_systems: heartbeats.iter().map(|(name, _)| name.clone()).collect(),
+            binlog: false,
+        };
+        setup.binlog = runtime.block_on(schema::create(target, statement_limit, load, &setup.followers))?;
+        history.write(&Entry::Setup(setup.clone()))?;
         let (sender, acks) = channel();
         let shared = Arc::new(Shared {
-            access: access.clone(),
+            target: target.clone(),
             history: history.clone(),
-            followers,
+            followers: setup.followers.clone(),
             writers: load.writers,
             rate: load.rate,
             seed,
             statement_limit,
-            stop: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
             acknowledged: AtomicU64::new(0),
+            newest: watch::Sender::new(None),
             acks: sender,
         });
         let mut tasks = JoinSet::new();
         for client in 1..=load.writers {
             tasks.spawn_on(writer::run(Arc::clone(&shared), client), runtime.handle());
+        }
+        for place in 0..setup.followers.len() {
+            tasks.spawn_on(follower::run(Arc::clone(&shared), place), runtime.handle());
         }
         tasks.spawn_on(ddl::run(Arc::clone(&shared)), runtime.handle());
         if load.profile == Profile::Bulk {
@@ -142,7 +219,12 @@ impl Load {
         for channel in heartbeats {
             tasks.spawn_on(heartbeat::run(Arc::clone(&shared), channel), runtime.handle());
         }
-        Ok(Self { shared, tasks, acks, blocked: Cell::new(false) })
+        Ok(Self { shared, tasks, setup, acks, blocked: Cell::new(false) })
+    }
+
+    /// What was set up.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
     }
 
     /// Transfers acknowledged so far.
@@ -156,7 +238,7 @@ impl Load {
         let deadline = Instant::now() + limit;
         let written = loop {
             match interrupt::receive(&self.acks, deadline)? {
-                Some(invoked) if invoked > since => break true,
+                Some(Ack { sent, .. }) if sent > since => break true,
                 Some(_) => {}
                 None => break false,
             }
@@ -165,13 +247,32 @@ impl Load {
         Ok(written)
     }
 
+    /// Waits until through every door that a writer takes a transfer was acknowledged
+    /// that was sent from now on: then all of them are at work. False when that does not happen within
+    /// `limit`, which is the judge's business.
+    pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
+        let (since, deadline) = (clock::now(), Instant::now() + limit);
+        let mut missing: BTreeSet<u8> =
+            (1..=self.shared.writers).map(|client| self.shared.door(client)).collect();
+        while !missing.is_empty() {
+            match interrupt::receive(&self.acks, deadline)? {
+                Some(Ack { sent, door }) if sent > since => {
+                    missing.remove(&door);
+                }
+                Some(_) => {}
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     /// Lets every writer finish its operation and ends, at most within
     /// `patience`, or less when the last write that was waited for did not come: writers that
     /// hang by then, because the database is blocked, are abandoned, and the history shows
     /// their operations without an outcome. A writer that ended by itself is an error.
     pub fn stop(mut self, runtime: &Runtime, patience: Duration) -> Result<()> {
         let patience = if self.blocked.get() { patience.min(BLOCKED_PATIENCE) } else { patience };
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.send_replace(true);
         runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + patience;
             let mut first = Ok(());

@@ -9,9 +9,10 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 
 use super::bulk::SIDE;
-use crate::database::{Access, BULK};
+use crate::database::{self, TCP, Target};
 use crate::error::{Error, Result};
-use crate::history::ddl_tables;
+use crate::history::{Follower, ddl_tables};
+use crate::names::table;
 use crate::scenario::{Load, Profile};
 
 /// Accounts are numbered 1 to this. Few enough that writers meet on them.
@@ -20,63 +21,89 @@ pub const ACCOUNTS: u32 = 64;
 /// The balance with which every account starts.
 pub const OPENING_BALANCE: i64 = 1_000_000;
 
-/// Creates the tables on an empty schema.
+/// The tables of the quiescence probes on disk, and their engines.
+pub(crate) const PROBE_TABLES: [(&str, &str); 4] = [
+    (table::PROBE_TX, "InnoDB"),
+    (table::PROBE_NT, "MyISAM"),
+    (table::SECOND_PROBE_TX, "InnoDB"),
+    (table::SECOND_PROBE_NT, "MyISAM"),
+];
+
+/// Creates the tables in empty schemas. Whether the server keeps a binary log.
 pub(super) async fn create(
-    access: &Access,
+    target: &Target,
     limit: Duration,
     load: &Load,
-    followers: &[(&str, &str)],
-) -> Result<()> {
-    let mut conn =
-        access.connect_patiently(limit).await.map_err(Error::sql("accept the load's connection"))?;
+    followers: &[Follower],
+) -> Result<bool> {
+    let connected = target.door(TCP).connect_patiently(limit).await;
+    let mut conn = connected.map_err(Error::sql("accept the load's connection"))?;
+    let name = |plain: &str| target.names.table(plain);
+    let [counters, accounts, ledger] = [table::COUNTERS, table::ACCOUNTS, table::LEDGER].map(name);
     let mut statements = vec![
-        "CREATE TABLE cl (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB".to_owned(),
-        "CREATE TABLE acct (id INT UNSIGNED PRIMARY KEY, bal BIGINT NOT NULL, ver INT UNSIGNED NOT NULL) \
-         ENGINE=InnoDB"
-            .to_owned(),
+        format!(
+            "CREATE TABLE {counters} (c INT UNSIGNED PRIMARY KEY, seq INT UNSIGNED NOT NULL) ENGINE=InnoDB"
+        ),
+        format!(
+            "CREATE TABLE {accounts} (id INT UNSIGNED PRIMARY KEY, bal BIGINT NOT NULL, ver INT UNSIGNED NOT NULL) \
+             ENGINE=InnoDB"
+        ),
         // `rnd` keeps a secondary index busy at random places.
-        "CREATE TABLE ledger (c INT UNSIGNED, seq INT UNSIGNED, leg TINYINT UNSIGNED, \
-         dc INT UNSIGNED NOT NULL, dseq INT UNSIGNED NOT NULL, acct INT UNSIGNED NOT NULL, \
-         amt BIGINT NOT NULL, ver INT UNSIGNED NOT NULL, pay VARBINARY(1024) NOT NULL, \
-         crc INT UNSIGNED NOT NULL, rnd INT UNSIGNED NOT NULL, \
-         PRIMARY KEY (c, seq, leg), KEY rnd (rnd), KEY acct (acct, amt)) ENGINE=InnoDB"
-            .to_owned(),
-        // The quiescence probes have tables of their own: their rows prove nothing else.
-        "CREATE TABLE probe (id INT UNSIGNED PRIMARY KEY, n INT UNSIGNED NOT NULL) ENGINE=MEMORY".to_owned(),
-        "CREATE TABLE probe_tx (id INT UNSIGNED PRIMARY KEY, n INT UNSIGNED NOT NULL) ENGINE=InnoDB"
-            .to_owned(),
-        "INSERT INTO probe VALUES (1, 0)".to_owned(),
-        "INSERT INTO probe_tx VALUES (1, 0)".to_owned(),
+        format!(
+            "CREATE TABLE {ledger} (c INT UNSIGNED, seq INT UNSIGNED, leg TINYINT UNSIGNED, \
+             dc INT UNSIGNED NOT NULL, dseq INT UNSIGNED NOT NULL, acct INT UNSIGNED NOT NULL, \
+             amt BIGINT NOT NULL, ver INT UNSIGNED NOT NULL, pay VARBINARY(1024) NOT NULL, \
+             crc INT UNSIGNED NOT NULL, rnd INT UNSIGNED NOT NULL, \
+             PRIMARY KEY (c, seq, leg), KEY rnd (rnd), KEY acct (acct, amt)) ENGINE=InnoDB"
+        ),
+        format!(
+            "CREATE TABLE {} (id INT UNSIGNED PRIMARY KEY, n INT UNSIGNED NOT NULL) ENGINE=MEMORY",
+            name(table::PROBE)
+        ),
+        format!("INSERT INTO {} VALUES (1, 0)", name(table::PROBE)),
     ];
-    statements.extend(
-        ddl_tables(0)
-            .into_iter()
-            .map(|table| format!("CREATE TABLE {table} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB")),
-    );
-    for (table, engine) in followers {
+    // The quiescence probes have tables of their own: their rows prove nothing else.
+    for (plain, engine) in PROBE_TABLES {
+        statements.push(format!("CREATE TABLE {} (n INT UNSIGNED PRIMARY KEY) ENGINE={engine}", name(plain)));
+    }
+    for plain in ddl_tables(0) {
+        statements.push(format!("CREATE TABLE {} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB", name(&plain)));
+    }
+    for follower in followers {
+        // The index covers what is compared by it, so that nothing else is read.
         statements.push(format!(
-            "CREATE TABLE {table} (c INT UNSIGNED, seq INT UNSIGNED, crc INT UNSIGNED NOT NULL, \
-             pay VARBINARY(1024) NOT NULL, PRIMARY KEY (c, seq), KEY crc (crc)) ENGINE={engine}"
+            "CREATE TABLE {} (c INT UNSIGNED, n INT UNSIGNED, of_c INT UNSIGNED NOT NULL, \
+             of_n INT UNSIGNED NOT NULL, crc INT UNSIGNED NOT NULL, pay VARBINARY(1024) NOT NULL, \
+             PRIMARY KEY (c, n), KEY crc (crc, c, n)) ENGINE={}",
+            name(&follower.table),
+            database::engine_clause(follower)
         ));
     }
     let rows = |count: u32, row: fn(u32) -> String| (1..=count).map(row).collect::<Vec<_>>().join(", ");
-    statements.push(format!("INSERT INTO cl VALUES {}", rows(load.writers, |c| format!("({c}, 0)"))));
-    let accounts = rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"));
-    statements.push(format!("INSERT INTO acct VALUES {accounts}"));
+    statements.push(format!("INSERT INTO {counters} VALUES {}", rows(load.writers, |c| format!("({c}, 0)"))));
+    statements.push(format!(
+        "INSERT INTO {accounts} VALUES {}",
+        rows(ACCOUNTS, |id| format!("({id}, {OPENING_BALANCE}, 0)"))
+    ));
     if load.profile == Profile::Bulk {
+        let [bulk, side] = [table::BULK, table::BULK_SIDE].map(name);
         statements.push(format!(
-            "CREATE TABLE {BULK} (n INT UNSIGNED, i INT UNSIGNED, pay CHAR(32) NOT NULL, \
+            "CREATE TABLE {bulk} (n INT UNSIGNED, i INT UNSIGNED, pay CHAR(32) NOT NULL, \
              crc INT UNSIGNED NOT NULL, PRIMARY KEY (n, i)) ENGINE=MyISAM"
         ));
-        statements.push("CREATE TABLE bulk_side (i INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB".to_owned());
-        let side = (0..SIDE).map(|i| format!("({i})")).collect::<Vec<_>>().join(", ");
-        statements.push(format!("INSERT INTO bulk_side VALUES {side}"));
+        statements.push(format!("CREATE TABLE {side} (i INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB"));
+        let values = (0..SIDE).map(|i| format!("({i})")).collect::<Vec<_>>().join(", ");
+        statements.push(format!("INSERT INTO {side} VALUES {values}"));
     }
     for statement in statements {
         let what: String = statement.chars().take(60).collect();
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;
     }
+    let binlog: Option<u8> = conn
+        .query_first("SELECT @@log_bin")
+        .await
+        .map_err(Error::sql("tell whether it keeps a binary log"))?;
     // Closing is a courtesy; the server notices anyway.
     let _ = conn.disconnect().await;
-    Ok(())
+    Ok(binlog == Some(1))
 }

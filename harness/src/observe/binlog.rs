@@ -8,14 +8,11 @@ use std::path::Path;
 
 use super::ObservationLog;
 use super::files::{Files, Opened, Why};
-use crate::binlog::{Log, Position, index, position};
-use crate::database::SCHEMA;
+use crate::binlog::{Log, Position, index, is_in_use, position};
 use crate::error::Result;
+use crate::names::{Names, table};
 use crate::observation::{POSITION_FILE, Record};
 use crate::text::printable;
-
-/// The table whose rows are the legs of transfers.
-const LEDGER: &str = "ledger";
 
 /// The longest index or position file, bytes, and the most logs that are read
 /// together. A trial writes a few MiB.
@@ -24,29 +21,30 @@ const MAX_LOGS: u64 = 4 << 30;
 
 /// Writes down what the binary logs hold and where they end. `dir` is seen
 /// from the file system's own root.
-pub(super) fn logs(files: &Files, dir: &Path, log: &mut ObservationLog) -> Result<()> {
-    let names = match index_name(files, dir) {
+pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut ObservationLog) -> Result<()> {
+    let logs = match index_name(files, dir) {
         // No server without an index keeps a binary log.
         Ok(None) => return Ok(()),
         Ok(Some(name)) => read_text(files, &dir.join(&name)).map_err(|why| (name, why)),
         Err(why) => Err(("binary log index".to_owned(), why)),
     };
-    let names: Vec<String> = match &names {
+    let logs: Vec<String> = match &logs {
         Ok(text) => index(text).map(str::to_owned).collect(),
         Err((name, why)) => return failed(name, why, log),
     };
-    let Some(last) = names.last() else { return Ok(()) };
+    let Some(last) = logs.last() else { return Ok(()) };
     let mut room = MAX_LOGS;
-    for name in &names {
+    for name in &logs {
         let path = dir.join(name);
         let read = match files.must(&path).map(|file| file.size) {
             Ok(size) if size > room => Err(format!("the binary logs are longer than {MAX_LOGS} bytes")),
             Ok(size) => {
                 room -= size;
                 if name == last {
-                    log.write(&Record::BinlogEnd { file: printable(name), size })?;
+                    let in_use = files.must(&path).is_ok_and(|file| is_in_use(file.read));
+                    log.write(&Record::BinlogEnd { file: printable(name), size, in_use })?;
                 }
-                transfers(files, &path, log)?
+                transfers(files, &path, names, log)?
             }
             Err(why) => Err(why),
         };
@@ -105,10 +103,16 @@ fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, Why> {
 }
 
 /// Writes down the transfers of one log; where it is torn, if it is.
-fn transfers(files: &Files, path: &Path, log: &mut ObservationLog) -> Result<Result<Option<u64>, Why>> {
-    let opened = files
-        .must(path)
-        .and_then(|file| Log::open(BufReader::new(file.read), SCHEMA, LEDGER).map_err(|e| e.to_string()));
+fn transfers(
+    files: &Files,
+    path: &Path,
+    names: &Names,
+    log: &mut ObservationLog,
+) -> Result<Result<Option<u64>, Why>> {
+    let ledger = names.bare(table::LEDGER);
+    let opened = files.must(path).and_then(|file| {
+        Log::open(BufReader::new(file.read), &names.load, &ledger).map_err(|e| e.to_string())
+    });
     let mut input = match opened {
         Ok(input) => input,
         Err(why) => return Ok(Err(why)),
@@ -165,7 +169,7 @@ mod tests {
         let files = Files::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
         let mut log = super::super::create(&path).unwrap();
-        logs(&files, Path::new("/data"), &mut log).unwrap();
+        logs(&files, Path::new("/data"), &Names::random(), &mut log).unwrap();
         recorded(&files, Path::new("/position"), &mut log).unwrap();
         log.flush().unwrap();
         Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect()
@@ -187,7 +191,7 @@ mod tests {
         let position = "gtid\t0-1-7\nbinlog_file\tbinlog.000002\nbinlog_pos\t8\n";
         let file = "binlog.000002".to_owned();
         let expected = [
-            Record::BinlogEnd { file: file.clone(), size: 8 },
+            Record::BinlogEnd { file: file.clone(), size: 8, in_use: false },
             Record::Position { file, pos: 8, gtid: "0-1-7".into() },
         ];
         assert_eq!(observed(&files, Some(position)), expected);

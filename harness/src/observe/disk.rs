@@ -1,7 +1,7 @@
 //! What the raw disks of the snapshot say; no guest has a part in it.
 //!
 //! Nothing here trusts the guest, its agent or its hook: the file system's
-//! journal and the header of a MyISAM index tell by themselves whether they
+//! journal and the headers of index files tell by themselves whether they
 //! were written out when the disk stopped.
 
 use std::fs::File;
@@ -9,158 +9,185 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::files::{Files, Why};
-use super::{ObservationLog, binlog, file_system};
+use super::{ObservationLog, binlog, file_system, table_files};
 use crate::binlog::Position;
-use crate::database::SCHEMA;
 use crate::error::{Error, Result};
 use crate::guest::Drive;
+use crate::history::Holds;
 use crate::image::{FileSystem, Manifest};
 use crate::load::heartbeat;
+use crate::names::Names;
 use crate::observation::{POSITION_FILE, Record};
+use crate::places::{Place, Places};
 use crate::snapshot;
 use crate::text::printable;
-
-/// `state.open_count`, big endian at this offset of a `.MYI` file. See
-/// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation.
-const MYI_OPEN_COUNT_AT: usize = 24;
 
 /// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
 const MAX_HEARTBEATS: u64 = 64 << 20;
 const MAX_REST: usize = 64;
 
+/// What is looked for on the disks of a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought<'a> {
+    /// The guest's image.
+    pub image: &'a Manifest,
+    /// Where its server keeps its files.
+    pub places: &'a Places,
+    /// What its tables are called.
+    pub names: &'a Names,
+}
+
+/// What was found beside the records.
+#[derive(Default)]
+struct Found {
+    position: Option<Position>,
+    /// How many index files, where a data directory was read.
+    table_files: Option<u32>,
+}
+
 /// Examines every file system of the snapshot, and returns the position that a hook
 /// recorded on them. `scratch` holds a raw copy meanwhile.
 pub fn disks(
-    image: &Manifest,
+    sought: Sought<'_>,
     snapshot: &[Drive],
-    myisam_tables: &[&str],
     scratch: &Path,
     log: &mut ObservationLog,
 ) -> Result<Option<Position>> {
-    let mut position = None;
-    for (disk, drive) in image.disks.iter().zip(snapshot) {
+    let mut found = Found::default();
+    for (disk, drive) in sought.image.disks.iter().zip(snapshot) {
         for fs in &disk.file_systems {
             let raw = snapshot::flatten(drive, fs, scratch)?;
-            let examined = examine(fs, image, &raw, myisam_tables, log);
+            let examined = sought.examine(fs, &raw, &mut found, log);
             std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
-            position = position.or(examined?);
+            examined?;
         }
     }
-    Ok(position)
+    sought.elsewhere(log)?;
+    if let Some(files) = found.table_files {
+        log.write(&Record::TableFiles { files })?;
+    }
+    Ok(found.position)
 }
 
-fn examine(
-    fs: &FileSystem,
-    image: &Manifest,
-    raw: &Path,
-    tables: &[&str],
-    log: &mut ObservationLog,
-) -> Result<Option<Position>> {
-    let kind = fs.fs;
-    let dirty = match file_system::dirty(kind, raw) {
-        Ok(dirty) => dirty,
-        Err(why) => {
-            unreadable(fs, image, &why, log)?;
-            return Ok(None);
-        }
-    };
-    log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
+impl Sought<'_> {
+    fn examine(
+        &self,
+        fs: &FileSystem,
+        raw: &Path,
+        found: &mut Found,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
+        let kind = fs.fs;
+        let dirty = match file_system::dirty(kind, raw) {
+            Ok(dirty) => dirty,
+            Err(why) => return self.unreadable(fs, &why, log),
+        };
+        log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
 
-    // ext4 is read as if its journal had been replayed, the others only after that.
-    let replayed = file_system::replay(kind, raw);
-    let files = match &replayed {
-        Err(why) if dirty => Err(format!("its journal was not replayed: {why}")),
-        _ => Files::open(kind, raw),
-    };
-    let mut recorded = None;
-    match files {
-        Ok(files) => {
-            recorded = read(&files, fs, image, tables, log)?;
-            for inner in &image.loops {
-                if let Some(file) = here(image, fs, &inner.file) {
-                    let found = examine_loop(&inner.file_system, &files, &file, image, raw, tables, log)?;
-                    recorded = recorded.or(found);
+        // ext4 is read as if its journal had been replayed, the others only after that.
+        let replayed = file_system::replay(kind, raw);
+        let files = match &replayed {
+            Err(why) if dirty => Err(format!("its journal was not replayed: {why}")),
+            _ => Files::open(kind, raw),
+        };
+        match files {
+            Ok(files) => {
+                self.read(&files, fs, found, log)?;
+                for inner in &self.image.loops {
+                    if let Some(file) = self.here(fs, &inner.file) {
+                        self.examine_loop(&inner.file_system, &files, &file, raw, found, log)?;
+                    }
                 }
             }
+            Err(why) => self.unreadable(fs, &why, log)?,
         }
-        Err(why) => unreadable(fs, image, &why, log)?,
-    }
-    if replayed.is_ok()
-        && let Ok((clean, detail)) = file_system::check(kind, raw)
-    {
-        log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
-    }
-    Ok(recorded)
-}
-
-/// Examines the file system in a file of another one; `outer` is that one's raw copy.
-fn examine_loop(
-    fs: &FileSystem,
-    files: &Files,
-    file: &Path,
-    image: &Manifest,
-    outer: &Path,
-    tables: &[&str],
-    log: &mut ObservationLog,
-) -> Result<Option<Position>> {
-    let raw = outer.with_file_name(format!("{}.raw", fs.name));
-    let copied = files.must(file).and_then(|opened| {
-        let mut copy = File::create(&raw).map_err(|e| e.to_string())?;
-        std::io::copy(&mut opened.read.take(fs.bytes), &mut copy).map_err(|e| e.to_string())
-    });
-    let examined = match copied {
-        Ok(_) => examine(fs, image, &raw, tables, log),
-        Err(why) => unreadable(fs, image, &why, log).map(|()| None),
-    };
-    if raw.exists() {
-        std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
-    }
-    examined
-}
-
-/// Writes down what the files of the server and of the load say.
-fn read(
-    files: &Files,
-    fs: &FileSystem,
-    image: &Manifest,
-    tables: &[&str],
-    log: &mut ObservationLog,
-) -> Result<Option<Position>> {
-    if let Some(datadir) = here(image, fs, &image.server.datadir) {
-        for table in tables {
-            let path = datadir.join(SCHEMA).join(format!("{table}.MYI"));
-            log.write(&match open_count(files, &path) {
-                Ok(open_count) => Record::MyisamHeader { table: (*table).to_owned(), open_count },
-                Err(detail) => {
-                    Record::Unreadable { path: path.display().to_string(), detail: printable(&detail) }
-                }
-            })?;
+        if replayed.is_ok()
+            && let Ok((clean, detail)) = file_system::check(kind, raw)
+        {
+            log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
         }
+        Ok(())
     }
-    heartbeats(files, fs, log)?;
-    if let Some(dir) = here(image, fs, &image.server.binlogs) {
-        binlog::logs(files, &dir, log)?;
-    }
-    match here(image, fs, Path::new(POSITION_FILE)) {
-        Some(path) => binlog::recorded(files, &path, log),
-        None => Ok(None),
-    }
-}
 
-/// Nothing of a file system could be read.
-fn unreadable(fs: &FileSystem, image: &Manifest, why: &str, log: &mut ObservationLog) -> Result<()> {
-    let (path, detail) = (format!("/dev/{}", fs.name), printable(why));
-    log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
-    if here(image, fs, &image.server.binlogs).is_some() {
-        log.write(&Record::BinlogError { file: path, error: detail })?;
+    /// Examines the file system in a file of another one; `outer` is that one's raw copy.
+    fn examine_loop(
+        &self,
+        fs: &FileSystem,
+        files: &Files,
+        file: &Path,
+        outer: &Path,
+        found: &mut Found,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
+        let raw = outer.with_file_name(format!("{}.raw", fs.name));
+        let copied = files.must(file).and_then(|opened| {
+            let mut copy = File::create(&raw).map_err(|e| e.to_string())?;
+            std::io::copy(&mut opened.read.take(fs.bytes), &mut copy).map_err(|e| e.to_string())
+        });
+        let examined = match copied {
+            Ok(_) => self.examine(fs, &raw, found, log),
+            Err(why) => self.unreadable(fs, &why, log),
+        };
+        if raw.exists() {
+            std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
+        }
+        examined
     }
-    Ok(())
-}
 
-/// A path of the guest as seen from the root of this file system; `None` when
-/// it lies on another.
-fn here(image: &Manifest, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
-    image.place(path).filter(|(holder, _)| *holder == fs).map(|(_, inside)| inside)
+    /// Writes down what the files of the server and of the load say.
+    fn read(
+        &self,
+        files: &Files,
+        fs: &FileSystem,
+        found: &mut Found,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
+        for datadir in self.places.on(fs, Holds::Data) {
+            *found.table_files.get_or_insert(0) += table_files::read(files, datadir, self.names, log)?;
+        }
+        heartbeats(files, fs, log)?;
+        for dir in self.places.on(fs, Holds::Binlogs) {
+            binlog::logs(files, dir, self.names, log)?;
+        }
+        if let Some(path) = self.here(fs, Path::new(POSITION_FILE)) {
+            let recorded = binlog::recorded(files, &path, log)?;
+            found.position = found.position.take().or(recorded);
+        }
+        Ok(())
+    }
+
+    /// Nothing of a file system could be read.
+    fn unreadable(&self, fs: &FileSystem, why: &str, log: &mut ObservationLog) -> Result<()> {
+        let (path, detail) = (format!("/dev/{}", fs.name), printable(why));
+        log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
+        if self.places.on(fs, Holds::Binlogs).next().is_some() {
+            log.write(&Record::BinlogError { file: path, error: detail })?;
+        }
+        Ok(())
+    }
+
+    /// Writes down which of the server's files are on none of these disks.
+    fn elsewhere(&self, log: &mut ObservationLog) -> Result<()> {
+        let lost = |place: &Place| {
+            let path = printable(&place.path.to_string_lossy());
+            (path, printable(&format!("it lies on {}, which is on no disk of the snapshot", place.fs)))
+        };
+        for place in self.places.of(Holds::Data).filter(|place| place.on.is_none()) {
+            let (path, detail) = lost(place);
+            log.write(&Record::Unreadable { path, detail })?;
+        }
+        for place in self.places.of(Holds::Binlogs).filter(|place| place.on.is_none()) {
+            let (file, error) = lost(place);
+            log.write(&Record::BinlogError { file, error })?;
+        }
+        Ok(())
+    }
+
+    /// A path of the guest as seen from the root of this file system; `None` when
+    /// it lies on another.
+    fn here(&self, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
+        self.image.place(path).filter(|(holder, _)| *holder == fs).map(|(_, inside)| inside)
+    }
 }
 
 /// Writes down the heartbeats of a file system; none when their file is not there.
@@ -195,11 +222,4 @@ fn parse_heartbeats(bytes: &[u8]) -> (u32, String) {
     }
     let shown = &rest[..rest.len().min(MAX_REST)];
     (count, printable(&String::from_utf8_lossy(shown)))
-}
-
-/// The open count of a MyISAM table, as a mount would see the file.
-fn open_count(files: &Files, path: &Path) -> Result<u16, Why> {
-    let mut header = [0; MYI_OPEN_COUNT_AT + 2];
-    files.must(path)?.read.read_exact(&mut header).map_err(|e| e.to_string())?;
-    Ok(u16::from_be_bytes([header[MYI_OPEN_COUNT_AT], header[MYI_OPEN_COUNT_AT + 1]]))
 }

@@ -55,7 +55,36 @@ impl Files {
             // Names with spaces fall apart; nothing that is looked for has any.
             Self::Grub(raw) => {
                 let listed = grub(raw, &["ls", &format!("{LOOP}{dir}/")])?;
-                Ok(String::from_utf8_lossy(&listed).split_whitespace().map(str::to_owned).collect())
+                let name = |listed: &str| listed.trim_end_matches('/').to_owned();
+                Ok(String::from_utf8_lossy(&listed).split_whitespace().map(name).collect())
+            }
+        }
+    }
+
+    /// The directories in a directory, whose names are UTF-8.
+    pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>, Why> {
+        let dir = text(dir)?;
+        match self {
+            Self::Ext4(fs) => {
+                let mut names = Vec::new();
+                for entry in fs.read_dir(dir).map_err(|e| e.to_string())? {
+                    let entry = entry.map_err(|e| e.to_string())?;
+                    let Ok(name) = entry.file_name().as_str().map(str::to_owned) else { continue };
+                    if name != "." && name != ".." && entry.file_type().map_err(|e| e.to_string())?.is_dir() {
+                        names.push(name);
+                    }
+                }
+                Ok(names)
+            }
+            Self::Grub(raw) => {
+                let listed = grub(raw, &["ls", &format!("{LOOP}{dir}/")])?;
+                let name = |listed: &str| listed.strip_suffix('/').map(str::to_owned);
+                let listed = String::from_utf8_lossy(&listed);
+                Ok(listed
+                    .split_whitespace()
+                    .filter_map(name)
+                    .filter(|name| name != "." && name != "..")
+                    .collect())
             }
         }
     }

@@ -10,7 +10,18 @@ pub(super) struct Recovery {
     pub(super) prepared: u64,
     /// The lines that tell of recovery.
     pub(super) lines: Vec<String>,
+    /// Whether the engine recovered from a crash; `None` when it does not speak in this log.
+    pub(super) recovered: Option<bool>,
+    /// The errors that tell of corruption.
+    pub(super) corruption: Vec<String>,
 }
+
+/// What InnoDB says when it has to recover: MariaDB, MySQL from 8.0 on.
+const RECOVERS: [&str; 2] = ["Starting crash recovery", "Applying a batch of"];
+
+/// The words of an error that tell of corruption, in lowercase.
+const CORRUPTION: [&str; 6] =
+    ["corrupt", "crashed", "checksum", "was not closed", "page number mismatch", "inconsistent"];
 
 /// Reads the log. MariaDB and MySQL report prepared transactions as
 /// `Starting recovery for XA transactions...` followed by
@@ -22,8 +33,18 @@ pub(super) fn recovery(log: &str) -> Recovery {
         if let Some(count) = prepared(line) {
             found.prepared = found.prepared.max(count);
         }
+        if line.contains("InnoDB") {
+            found.recovered.get_or_insert(false);
+        }
+        if RECOVERS.iter().any(|words| line.contains(words)) {
+            found.recovered = Some(true);
+        }
         let telling = ["recover", "prepared", "crash"];
         let lower = line.to_lowercase();
+        let corrupt = line.contains("[ERROR]") && CORRUPTION.iter().any(|word| lower.contains(word));
+        if found.corruption.len() < LINES && corrupt {
+            found.corruption.push(crate::text::printable(line));
+        }
         if found.lines.len() < LINES && telling.iter().any(|word| lower.contains(word)) {
             found.lines.push(crate::text::printable(line));
         }

@@ -6,10 +6,11 @@ mod disk;
 mod file_system;
 mod files;
 mod log;
+mod table_files;
 mod tables;
 
-pub use disk::disks;
-pub use tables::{memory, server, server_failed, state, tables};
+pub use disk::{Sought, disks};
+pub use tables::{Asked, memory, server, server_failed, state, tables};
 
 use std::path::Path;
 

@@ -5,12 +5,13 @@ use mysql_async::{Conn, Row};
 use std::time::Duration;
 
 use super::{ObservationLog, log};
-use crate::database::{BULK, follower_tables};
 use crate::error::{Error, Result};
 use crate::guest::Agent;
+use crate::history::{Follower, Setup, Table};
 use crate::image::{Database, Server};
+use crate::load::{PROBE_TABLES, ddl_tables_query};
+use crate::names::{Names, table};
 use crate::observation::{Record, State};
-use crate::scenario::Profile;
 use crate::text::printable;
 
 /// The most messages of one CHECK TABLE that are kept.
@@ -19,12 +20,26 @@ const MESSAGES: usize = 10;
 /// The most of the server's log that is read, bytes.
 const LOG_LIMIT: u32 = 256 * 1024;
 
+/// Errors that say that there is no such schema (1049) or table (1146).
+const GONE: [u16; 2] = [1049, 1146];
+
+/// What is asked of a server that should hold what a load wrote.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Which server.
+    pub database: Database,
+    /// What the load set up.
+    pub setup: &'a Setup,
+    /// What its tables are called.
+    pub names: &'a Names,
+}
+
 /// Observes a server that answers: its log, then its tables.
 pub async fn server(
     conn: &mut Conn,
     agent: &Agent,
     server: &Server,
-    profile: Profile,
+    asked: Asked<'_>,
     limit: Duration,
     out: &mut ObservationLog,
 ) -> Result<()> {
@@ -35,33 +50,41 @@ pub async fn server(
         started: true,
         detail: printable(&version.unwrap_or_default()),
         prepared: Some(recovery.prepared),
+        recovered: recovery.recovered,
         recovery: recovery.lines,
+        corruption: recovery.corruption,
     })?;
     let gtid = gtid(conn, server.database).await?;
     out.write(&Record::Gtid { of: State::Restored, gtid })?;
-    tables(conn, server.database, profile, out).await
+    tables(conn, asked, out).await
 }
 
 /// Counts the rows of the MEMORY table. Last of all: the first look at it since
 /// the server's start makes the server write to its binary log.
-pub async fn memory(conn: &mut Conn, out: &mut ObservationLog) -> Result<()> {
-    let memory: Option<u64> =
-        conn.query_first("SELECT COUNT(*) FROM probe").await.map_err(Error::sql("read the MEMORY table"))?;
-    Ok(out.write(&Record::MemoryRows { rows: memory.unwrap_or(0) })?)
+pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
+    let count = format!("SELECT COUNT(*) FROM {}", names.table(table::PROBE));
+    let record = match conn.query_first::<u64, _>(count).await {
+        Ok(rows) => Record::MemoryRows { rows: rows.unwrap_or(0) },
+        Err(error) => table_error(table::PROBE, &error),
+    };
+    Ok(out.write(&record)?)
 }
 
 /// Every table of the load as a whole, and the GTIDs, of a server at this moment.
-pub async fn state(conn: &mut Conn, database: Database, of: State) -> Result<Vec<Record>> {
+pub async fn state(
+    conn: &mut Conn,
+    Asked { database, names, .. }: Asked<'_>,
+    of: State,
+) -> Result<Vec<Record>> {
     let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
-    let tables: Vec<String> = conn
-        .query(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() \
-             AND table_type = 'BASE TABLE' AND engine <> 'MEMORY' ORDER BY table_name",
-        )
-        .await
-        .map_err(Error::sql("list its tables"))?;
-    for table in tables {
-        let named = format!("`{}`", table.replace('`', "``"));
+    let query = format!(
+        "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('{}', '{}') \
+         AND table_type = 'BASE TABLE' AND engine <> 'MEMORY' ORDER BY table_schema, table_name",
+        names.load, names.second
+    );
+    let there: Vec<(String, String)> = conn.query(query).await.map_err(Error::sql("list its tables"))?;
+    for (schema, table) in there {
+        let named = format!("{schema}.`{}`", table.replace('`', "``"));
         let rows: Option<u64> = conn
             .query_first(format!("SELECT COUNT(*) FROM {named}"))
             .await
@@ -72,7 +95,8 @@ pub async fn state(conn: &mut Conn, database: Database, of: State) -> Result<Vec
             .await
             .map_err(Error::sql(format!("sum up {named}")))?;
         let checksum = checksum.and_then(|(_, checksum)| checksum);
-        records.push(Record::Table { of, table: printable(&table), rows: rows.unwrap_or(0), checksum });
+        let table = names.plain(&schema, &table).unwrap_or_else(|| printable(&table));
+        records.push(Record::Table { of, table, rows: rows.unwrap_or(0), checksum });
     }
     Ok(records)
 }
@@ -91,33 +115,39 @@ async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
 /// Observes every table of the load but the one in memory.
 pub async fn tables(
     conn: &mut Conn,
-    database: Database,
-    profile: Profile,
+    Asked { setup, names, .. }: Asked<'_>,
     out: &mut ObservationLog,
 ) -> Result<()> {
-    let followers = follower_tables(database, profile);
-    let transactional = ["cl", "acct", "ledger"].map(|table| (table, "InnoDB"));
-    let bulk = (profile == Profile::Bulk).then_some((BULK, "MyISAM"));
-    for (table, engine) in transactional.iter().chain(followers).chain(&bulk) {
-        out.write(&check_table(conn, table, engine).await)?;
+    let name = |plain: &str| names.table(plain);
+    let others = setup.tables.iter().map(|Table { table, engine, indexes }| (table, engine, indexes));
+    let followers =
+        setup.followers.iter().map(|Follower { table, engine, indexes, .. }| (table, engine, indexes));
+    let all: Vec<_> = others.chain(followers).collect();
+    for (table, engine, _) in &all {
+        out.write(&check_table(conn, table, &name(table), engine).await)?;
     }
-    for (table, index, column) in [("ledger", "rnd", "rnd"), ("ledger", "acct", "acct")] {
-        match index_sums(conn, table, index, column).await {
-            Ok(record) => out.write(&record)?,
-            Err(error) => out.write(&table_error(table, &error))?,
+    for (table, _, indexes) in &all {
+        for index in *indexes {
+            match index_sums(conn, table, &name(table), index).await {
+                Ok(record) => out.write(&record)?,
+                Err(error) => out.write(&table_error(table, &error))?,
+            }
         }
     }
 
-    rows(conn, out, "cl", "SELECT c, seq FROM cl ORDER BY c", |(c, n)| Record::Counter { c, n }).await?;
-    rows(conn, out, "acct", "SELECT id, bal, ver FROM acct ORDER BY id", |(id, balance, ver)| {
-        Record::Account { id, balance, ver }
-    })
-    .await?;
+    let sql = format!("SELECT c, seq FROM {} ORDER BY c", name(table::COUNTERS));
+    rows(conn, out, table::COUNTERS, &sql, |(c, n)| Record::Counter { c, n }).await?;
+    let sql = format!("SELECT id, bal, ver FROM {} ORDER BY id", name(table::ACCOUNTS));
+    rows(conn, out, table::ACCOUNTS, &sql, |(id, balance, ver)| Record::Account { id, balance, ver }).await?;
+    let sql = format!(
+        "SELECT c, seq, leg, dc, dseq, acct, amt, ver, crc, pay FROM {} ORDER BY c, seq, leg",
+        name(table::LEDGER)
+    );
     rows(
         conn,
         out,
-        "ledger",
-        "SELECT c, seq, leg, dc, dseq, acct, amt, ver, crc, pay FROM ledger ORDER BY c, seq, leg",
+        table::LEDGER,
+        &sql,
         |(c, n, leg, dc, dseq, acct, amt, ver, crc, pay): (_, _, _, _, _, _, _, _, _, Vec<u8>)| Record::Leg {
             c,
             n,
@@ -131,29 +161,43 @@ pub async fn tables(
         },
     )
     .await?;
-    for (table, _) in followers {
-        let sql = format!("SELECT c, seq, crc, pay FROM {table} ORDER BY c, seq");
-        rows(conn, out, table, &sql, |(c, n, crc, pay): (_, _, _, Vec<u8>)| Record::Follow {
-            table: (*table).to_owned(),
-            c,
-            n,
-            crc,
-            sum: crc32fast::hash(&pay),
+    for Follower { table, .. } in &setup.followers {
+        let sql = format!("SELECT c, n, of_c, of_n, crc, pay FROM {} ORDER BY c, n", name(table));
+        rows(conn, out, table, &sql, |(c, n, of_c, of_n, crc, pay): (_, _, _, _, _, Vec<u8>)| {
+            Record::Follow { table: table.clone(), c, n, of: [of_c, of_n], crc, sum: crc32fast::hash(&pay) }
         })
         .await?;
     }
-    let ddl = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() \
-               AND table_name LIKE 'ddl\\_%' ORDER BY table_name";
-    match conn.query(ddl).await {
-        Ok(tables) => out.write(&Record::DdlTables { tables })?,
+    probe_rows(conn, names, out).await?;
+    match conn.query::<String, _>(ddl_tables_query(names)).await {
+        Ok(there) => {
+            let mut tables: Vec<_> =
+                there.iter().filter_map(|table| names.plain(&names.load, table)).collect();
+            tables.sort();
+            out.write(&Record::DdlTables { tables })?;
+        }
         Err(error) => out.write(&table_error("information_schema.tables", &error))?,
     }
-    if bulk.is_some() {
-        let sql = format!("SELECT n, COUNT(*), SUM(crc <> CRC32(pay)) FROM {BULK} GROUP BY n ORDER BY n");
+    if setup.tables.iter().any(|made| made.table == table::BULK) {
+        let bulk = name(table::BULK);
+        let sql = format!("SELECT n, COUNT(*), SUM(crc <> CRC32(pay)) FROM {bulk} GROUP BY n ORDER BY n");
         let record = |(n, rows, torn)| Record::Bulk { n, rows, torn };
-        rows(conn, out, BULK, &sql, record).await?;
+        rows(conn, out, table::BULK, &sql, record).await?;
     }
     Ok(())
+}
+
+/// Which rows of the quiescence probes are there.
+async fn probe_rows(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
+    let mut rows = Vec::new();
+    for (plain, _) in PROBE_TABLES {
+        match conn.query::<u32, _>(format!("SELECT n FROM {}", names.table(plain))).await {
+            Ok(there) => rows.extend(there),
+            Err(error) => out.write(&table_error(plain, &error))?,
+        }
+    }
+    rows.sort_unstable();
+    Ok(out.write(&Record::ProbeRows { rows })?)
 }
 
 /// Writes down that the restored guest or its server did not come up.
@@ -162,7 +206,9 @@ pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
         started: false,
         detail: detail.to_owned(),
         prepared: None,
+        recovered: None,
         recovery: vec![],
+        corruption: vec![],
     })?)
 }
 
@@ -190,7 +236,11 @@ async fn rows<T: FromRow + Send + 'static>(
         match result.next().await {
             Ok(Some(row)) => match mysql_async::from_row_opt(row) {
                 Ok(row) => out.write(&record(row))?,
-                Err(error) => return Ok(out.write(&table_error(table, &error))?),
+                // The server says the type of each column, and a damaged one may say another.
+                Err(error) => {
+                    let error = mysql_async::Error::Other(Box::new(error));
+                    return Ok(out.write(&table_error(table, &error))?);
+                }
             },
             Ok(None) => return Ok(()),
             Err(error) => return Ok(out.write(&table_error(table, &error))?),
@@ -198,16 +248,16 @@ async fn rows<T: FromRow + Send + 'static>(
     }
 }
 
-fn table_error(table: &str, error: &dyn std::error::Error) -> Record {
-    Record::TableError { table: table.to_owned(), error: printable(&error.to_string()) }
+fn table_error(table: &str, error: &mysql_async::Error) -> Record {
+    let gone = matches!(error, mysql_async::Error::Server(e) if GONE.contains(&e.code));
+    Record::TableError { table: table.to_owned(), error: printable(&error.to_string()), gone }
 }
 
 /// `CHECK TABLE ... EXTENDED` answers with rows of `Table, Op, Msg_type,
 /// Msg_text`; see the MySQL manual, "CHECK TABLE Statement".
-async fn check_table(conn: &mut Conn, table: &str, engine: &str) -> Record {
-    let engine = engine.split(' ').next().unwrap_or(engine).to_owned();
+async fn check_table(conn: &mut Conn, table: &str, real: &str, engine: &str) -> Record {
     let (mut clean, mut usable, mut messages) = (true, true, Vec::new());
-    match conn.query::<Row, _>(format!("CHECK TABLE {table} EXTENDED")).await {
+    match conn.query::<Row, _>(format!("CHECK TABLE {real} EXTENDED")).await {
         Ok(answer) => {
             for row in answer {
                 let text = |column| row.get::<String, _>(column).unwrap_or_default();
@@ -228,14 +278,19 @@ async fn check_table(conn: &mut Conn, table: &str, engine: &str) -> Record {
             messages.push(printable(&error.to_string()));
         }
     }
-    Record::CheckTable { table: table.to_owned(), engine, clean, usable, messages }
+    Record::CheckTable { table: table.to_owned(), engine: engine.to_owned(), clean, usable, messages }
 }
 
-/// Rows and the XOR of a column, by the primary key and by the index.
-async fn index_sums(conn: &mut Conn, table: &str, index: &str, column: &str) -> mysql_async::Result<Record> {
+/// Rows and the XOR of what an index knows of each, by the primary key and by the index. The
+/// key is a part of it, because equal values would cancel each other out.
+async fn index_sums(conn: &mut Conn, table: &str, real: &str, index: &str) -> mysql_async::Result<Record> {
+    let key = if table == table::LEDGER { "c, seq, leg" } else { "c, n" };
     let mut sums = Vec::new();
     for by in ["PRIMARY", index] {
-        let sql = format!("SELECT COUNT(*), BIT_XOR({column}) FROM {table} FORCE INDEX ({by})");
+        // An index has the name of its column.
+        let sql = format!(
+            "SELECT COUNT(*), BIT_XOR(CRC32(CONCAT_WS(',', {key}, {index}))) FROM {real} FORCE INDEX ({by})"
+        );
         let (count, xor): (u64, u64) = conn.query_first(sql).await?.unwrap_or_default();
         sums.push([count, xor]);
     }

@@ -10,5 +10,5 @@ mod windows;
 
 pub(crate) use guest::tell;
 pub use hook::install_hook;
-pub use probe::Probes;
+pub use probe::{Asked, Probes};
 pub use window::{FreezeWindow, OpenError, Quiesce};

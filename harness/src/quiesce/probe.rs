@@ -1,130 +1,434 @@
-//! The quiescence probes: two statements, sent as soon as the freeze has
-//! returned, on connections that were opened before it.
+//! The quiescence probes: statements that are sent inside the window, through
+//! every door, on connections that were opened before the freeze.
 //!
-//! They tell three states apart that look alike from outside: nothing held
-//! back, only the file system frozen, and the database locked. Neither needs a
-//! disk to find out, because on a frozen one the server hangs here and there
-//! for reasons of its own:
+//! They tell states apart that look alike from outside: nothing held back, only
+//! the file system frozen, the database locked, the clients cut off, the server
+//! gone. None needs a disk to find out, because on a frozen one the server hangs
+//! here and there for reasons of its own:
 //!
-//! - an UPDATE of a MEMORY table, which only a lock can refuse;
 //! - a COMMIT of a transaction whose changes were made before the freeze. The
 //!   server asks for its commit lock before it writes anything, and the list
 //!   of its threads then says what it waits for. Without a lock the COMMIT
-//!   hangs in the write instead.
+//!   hangs in the write instead. A lock of tables does not hold it up;
+//! - an INSERT into a MyISAM table, which only a lock keeps out;
+//! - an UPDATE of a MEMORY table, which only a lock can refuse.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row};
+use mysql_async::{Conn, IoError, Row};
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::database::Access;
+use crate::database::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
 use crate::error::{Error, Result};
-use crate::history::{Entry, ProbeAnswer, ProbeKind};
-use crate::load::HistoryLog;
+use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use crate::names::{Names, table};
 
-/// What has not been answered by then hangs below the locks. More than the
-/// second after which the server refuses to wait for a lock.
+/// How long the probes of a round are waited for. More than the second after which the server
+/// refuses to wait for a lock.
 const ANSWER_LIMIT: Duration = Duration::from_millis(2500);
 
-/// How often the list of threads is asked for.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The pause between two looks at the list of threads.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// How long a look may take; who takes longer is not asked again.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the last looks may take.
+const LAST_LOOK_LIMIT: Duration = Duration::from_millis(1000);
 
 /// Error 1205, ER_LOCK_WAIT_TIMEOUT.
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 
-/// The probes, connected and ready.
+/// Errors with which a server ends a connection: 1053 (shutdown), 1927 and 3169 (killed), 4031 (idle).
+const ENDED: [u16; 4] = [1053, 1927, 3169, 4031];
+
+/// How a thread's state names the lock of the whole server; that of a table may have any cause.
+const SERVER_LOCKS: [&str; 3] =
+    ["Waiting for backup lock", "Waiting for commit lock", "Waiting for global read lock"];
+
+/// How often another connection is tried when one is lost, and how long each try may take.
+const TRIES: u32 = 2;
+const TRY_LIMIT: Duration = Duration::from_millis(700);
+
+/// How many rows the probes of one window have.
+const ROWS: u32 = 2 * DOORS.len() as u32 + 2;
+
+/// The probes of one window, connected and ready.
 #[derive(Debug)]
 pub struct Probes {
-    memory: Conn,
-    transaction: Conn,
-    /// Sees what `transaction` waits for.
-    observer: Conn,
+    ready: Vec<Ready>,
+    observers: Vec<Conn>,
+}
+
+/// A probe that can be sent.
+#[derive(Debug)]
+struct Ready {
+    probe: Probe,
+    conn: Conn,
+    statement: String,
+    /// For another connection when this one is lost.
+    access: Access,
 }
 
 impl Probes {
-    /// Opens the connections and the transaction. Must be done before the
-    /// freeze: a frozen guest may not accept any.
-    pub fn connect(runtime: &Runtime, access: &Access, limit: Duration) -> Result<Self> {
-        let open = async |statements: &[&str]| -> mysql_async::Result<Conn> {
-            let mut conn = access.connect_patiently(limit).await?;
-            for statement in statements {
-                conn.query_drop(*statement).await?;
-            }
-            Ok(conn)
-        };
+    /// Opens the connections and the transactions for the window of this cycle. Must be done before
+    /// the freeze: a frozen guest may not accept any.
+    pub fn connect(runtime: &Runtime, target: &Target, cycle: u32, limit: Duration) -> Result<Self> {
+        let first = (cycle - 1) * ROWS + 1;
+        let plan: Vec<_> = plan(&target.names, first);
+        let [a, b, c, d] = [0, 1, 2, 3].map(|door| prepare(target, &plan, door, limit));
         let connected = runtime.block_on(async {
-            Ok(Self {
-                // Without the binlog the statement cannot touch a disk.
-                memory: open(&["SET SESSION lock_wait_timeout = 1", "SET SESSION sql_log_bin = 0"]).await?,
-                transaction: open(&["START TRANSACTION", "UPDATE probe_tx SET n = n + 1 WHERE id = 1"])
-                    .await?,
-                observer: open(&[]).await?,
-            })
+            // One door after the other would take long; everything at once is more than QEMU's
+            // user network takes.
+            let (a, b, c, d) = tokio::try_join!(a, b, c, d)?;
+            let mut observers = Vec::new();
+            for door in [TCP_ADMIN, SOCKET_ADMIN] {
+                observers.push(target.door(door).connect_patiently(limit).await?);
+            }
+            Ok(Self { ready: [a, b, c, d].into_iter().flatten().collect(), observers })
         });
         connected.map_err(Error::sql("prepare the quiescence probes"))
     }
 
-    /// Sends both statements at once. The answers go into the history.
-    pub fn send(self, runtime: &Runtime, history: &HistoryLog) -> JoinHandle<Result<()>> {
-        let history = history.clone();
-        runtime.spawn(async move {
-            let (memory, transactional) =
-                tokio::join!(update_memory(self.memory), commit(self.transaction, self.observer));
-            history.write(&memory)?;
-            history.write(&transactional)
-        })
+    /// Sends the first round.
+    pub fn send(self, runtime: &Runtime) -> Asked {
+        let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
+        let mut asked = Asked { board: watch::Sender::new(Board::default()), tasks: JoinSet::new(), second };
+        asked.ask(runtime, first);
+        for observer in self.observers {
+            asked.tasks.spawn_on(observe(observer, asked.board.clone()), runtime.handle());
+        }
+        asked
     }
 }
 
-async fn update_memory(mut conn: Conn) -> Entry {
-    let t = clock::now();
-    let answer = match timeout(ANSWER_LIMIT, conn.query_drop("UPDATE probe SET n = n + 1 WHERE id = 1")).await
-    {
-        Ok(answer) => answer_of(&answer),
-        Err(_) => ProbeAnswer::Hung,
-    };
-    Entry::Probe { t, end: clock::now(), kind: ProbeKind::Memory, answer }
+/// What one probe does: first on its connection, and in the window.
+struct Planned {
+    probe: Probe,
+    before: Vec<String>,
+    statement: String,
 }
 
-async fn commit(mut conn: Conn, mut observer: Conn) -> Entry {
-    let t = clock::now();
-    let deadline = Instant::now() + ANSWER_LIMIT;
-    let id = conn.id();
-    let commit = conn.query_drop("COMMIT");
-    tokio::pin!(commit);
-    let answer = loop {
-        if let Ok(answer) = timeout(LOOK_EVERY, &mut commit).await {
-            break answer_of(&answer);
-        }
-        match timeout_at(deadline, waits_for_a_lock(&mut observer, id)).await {
-            Ok(Ok(true)) => break ProbeAnswer::Locked,
-            Ok(Ok(false)) if Instant::now() < deadline => {}
-            Ok(Err(_)) => break ProbeAnswer::Error,
-            Ok(Ok(false)) | Err(_) => break ProbeAnswer::Hung,
-        }
+/// The probes of a window, whose rows are numbered from `row`.
+fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
+    let mut planned = Vec::new();
+    let mut add = |round, door, schema, kind, before: &[String], statement: String, numbered: bool| {
+        let probe = Probe {
+            t: 0,
+            end: 0,
+            since: None,
+            round,
+            door,
+            schema,
+            kind,
+            row: numbered.then_some(row),
+            answer: ProbeAnswer::Hung,
+            code: None,
+        };
+        let put = |text: &String| text.replace("ROW", &row.to_string());
+        planned.push(Planned { probe, before: before.iter().map(put).collect(), statement: put(&statement) });
+        row += u32::from(numbered);
     };
-    Entry::Probe { t, end: clock::now(), kind: ProbeKind::Transactional, answer }
+    let insert = |plain| format!("INSERT INTO {} VALUES (ROW)", names.table(plain));
+    for round in [Round::Snapshot, Round::Thaw] {
+        for door in 0..DOORS.len() as u8 {
+            let (schema, table) = if door <= TCP_ADMIN {
+                (Schema::Load, table::PROBE_TX)
+            } else {
+                (Schema::Second, table::SECOND_PROBE_TX)
+            };
+            let before = ["START TRANSACTION".to_owned(), insert(table)];
+            add(round, door, schema, ProbeKind::Commit, &before, "COMMIT".to_owned(), true);
+        }
+    }
+    let rows = [(TCP, Schema::Load, table::PROBE_NT), (SOCKET_ADMIN, Schema::Second, table::SECOND_PROBE_NT)];
+    for (door, schema, table) in rows {
+        add(Round::Snapshot, door, schema, ProbeKind::Row, &[], insert(table), true);
+    }
+    // Without the binlog the statement cannot touch a disk.
+    let before = ["SET SESSION lock_wait_timeout = 1", "SET SESSION sql_log_bin = 0"].map(str::to_owned);
+    let update = format!("UPDATE {} SET n = n + 1 WHERE id = 1", names.table(table::PROBE));
+    add(Round::Snapshot, TCP, Schema::Load, ProbeKind::Memory, &before, update, false);
+    planned
 }
 
-fn answer_of(answer: &mysql_async::Result<()>) -> ProbeAnswer {
-    match answer {
-        Ok(()) => ProbeAnswer::Done,
-        Err(mysql_async::Error::Server(e)) if e.code == LOCK_WAIT_TIMEOUT => ProbeAnswer::Locked,
-        Err(_) => ProbeAnswer::Error,
+/// Makes the probes of one door ready.
+async fn prepare(
+    target: &Target,
+    plan: &[Planned],
+    door: u8,
+    limit: Duration,
+) -> mysql_async::Result<Vec<Ready>> {
+    let access = target.door(door);
+    let mut ready = Vec::new();
+    for Planned { probe, before, statement } in plan.iter().filter(|planned| planned.probe.door == door) {
+        let mut conn = access.connect_patiently(limit).await?;
+        for statement in before {
+            conn.query_drop(statement).await?;
+        }
+        let (probe, statement) = (probe.clone(), statement.clone());
+        ready.push(Ready { probe, conn, statement, access: access.clone() });
+    }
+    Ok(ready)
+}
+
+/// Probes under way. What is in flight stays so until this is dropped.
+#[derive(Debug)]
+pub struct Asked {
+    board: watch::Sender<Board>,
+    tasks: JoinSet<()>,
+    /// The second round.
+    second: Vec<Ready>,
+}
+
+impl Asked {
+    fn ask(&mut self, runtime: &Runtime, probes: Vec<Ready>) {
+        for ready in probes {
+            let sent =
+                Sent { connection: ready.conn.id(), probe: ready.probe.clone(), missed: None, over: false };
+            self.board.send_modify(|board| board.sent.push(sent));
+            let at = self.board.borrow().sent.len() - 1;
+            self.tasks.spawn_on(send(ready, self.board.clone(), at), runtime.handle());
+        }
+    }
+
+    /// Waits until every probe that was sent is answered or seen to wait for a lock, but not for ever:
+    /// what is not by then hangs, or is seen later.
+    pub fn settle(&self, runtime: &Runtime) {
+        let settled = |board: &Board| board.sent.iter().all(Sent::is_settled);
+        self.wait(runtime, ANSWER_LIMIT, settled);
+    }
+
+    /// Sends the second round, if the first one has shown a lock, and waits as for the first one.
+    pub fn send_again(&mut self, runtime: &Runtime) {
+        let locked =
+            |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == ProbeAnswer::Locked;
+        if self.board.borrow().sent.iter().any(locked) {
+            let second = std::mem::take(&mut self.second);
+            self.ask(runtime, second);
+            self.settle(runtime);
+        }
+    }
+
+    /// Looks at all of them a last time: what came of each.
+    pub fn look(&self, runtime: &Runtime) -> Vec<Probe> {
+        let before = self.board.borrow().looks;
+        // Two, because one look does not prove that a lock is gone.
+        let looked = |board: &Board| board.looks >= before + 2 || board.sent.iter().all(|sent| sent.over);
+        self.wait(runtime, LAST_LOOK_LIMIT, looked);
+        let now = clock::now();
+        let board = self.board.borrow();
+        let given_up = |Sent { probe, .. }: &Sent| match probe.answer {
+            ProbeAnswer::Hung => Probe { end: now, ..probe.clone() },
+            _ => probe.clone(),
+        };
+        // One that no task came to send was not sent.
+        board.sent.iter().filter(|sent| sent.probe.t > 0).map(given_up).collect()
+    }
+
+    fn wait(&self, runtime: &Runtime, limit: Duration, until: impl FnMut(&Board) -> bool) {
+        let mut board = self.board.subscribe();
+        runtime.block_on(async { drop(timeout(limit, board.wait_for(until)).await) });
     }
 }
 
-/// Whether the server says that this connection waits for a lock: "Waiting for
-/// backup lock", "Waiting for commit lock", "Waiting for global read lock".
-/// SHOW PROCESSLIST needs no temporary table, which could lie on a frozen disk.
-async fn waits_for_a_lock(observer: &mut Conn, id: u32) -> mysql_async::Result<bool> {
-    let threads: Vec<Row> = observer.query("SHOW PROCESSLIST").await?;
-    Ok(threads.iter().any(|thread| {
+/// What is known of the probes that were sent.
+#[derive(Debug, Default)]
+struct Board {
+    sent: Vec<Sent>,
+    /// How many looks at the list of threads there were.
+    looks: u32,
+}
+
+/// A probe that was sent. Until it is known better it hangs.
+#[derive(Debug)]
+struct Sent {
+    /// Its connection, as the server numbers them.
+    connection: u32,
+    probe: Probe,
+    /// When it was first seen not to wait any more, which one look does not prove.
+    missed: Option<Nanos>,
+    /// It was answered.
+    over: bool,
+}
+
+impl Sent {
+    fn is_settled(&self) -> bool {
+        self.over || self.probe.answer != ProbeAnswer::Hung
+    }
+
+    /// Takes in a look at the list of threads, which was asked for and read at these times.
+    fn seen(&mut self, asked: Nanos, read: Nanos, state: Option<&str>) {
+        let Self { probe, missed, over, .. } = self;
+        if *over || probe.t == 0 || asked < probe.t {
+            return;
+        }
+        let waits = state.is_some_and(|state| waits_for_a_lock(probe.kind, state));
+        match (probe.answer, waits) {
+            (ProbeAnswer::Hung, true) => {
+                (probe.answer, probe.since, probe.end) = (ProbeAnswer::Locked, Some(read), read);
+            }
+            (ProbeAnswer::Locked, true) => {
+                *missed = None;
+                // It waited then at the earliest.
+                probe.end = probe.end.max(asked);
+            }
+            (ProbeAnswer::Locked, false) => match *missed {
+                Some(first) => (probe.answer, probe.end) = (ProbeAnswer::Released, first),
+                None => *missed = Some(read),
+            },
+            _ => {}
+        }
+    }
+
+    /// Takes in what came of the statement.
+    fn answered(&mut self, end: Nanos, answer: ProbeAnswer, code: Option<u16>) {
+        let Self { probe, over, .. } = self;
+        *over = true;
+        probe.code = code;
+        match (probe.answer, answer) {
+            (ProbeAnswer::Released, ProbeAnswer::Done) => {}
+            (ProbeAnswer::Locked, ProbeAnswer::Done) => {
+                (probe.answer, probe.end) = (ProbeAnswer::Released, end);
+            }
+            _ => (probe.answer, probe.end) = (answer, end),
+        }
+    }
+}
+
+/// Whether a thread in this state waits for a lock that holds such a probe up.
+fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
+    match kind {
+        ProbeKind::Commit => SERVER_LOCKS.contains(&state),
+        ProbeKind::Row | ProbeKind::Memory => state.starts_with("Waiting for") && state.ends_with("lock"),
+    }
+}
+
+/// Sends a probe, and keeps its connection until the window is over.
+async fn send(Ready { mut conn, statement, access, .. }: Ready, board: watch::Sender<Board>, at: usize) {
+    board.send_modify(|board| board.sent[at].probe.t = clock::now());
+    let (answer, code) = match conn.query_drop(statement).await {
+        Ok(()) => (ProbeAnswer::Done, None),
+        Err(mysql_async::Error::Server(e)) if e.code == LOCK_WAIT_TIMEOUT => {
+            (ProbeAnswer::Locked, Some(e.code))
+        }
+        Err(mysql_async::Error::Server(e)) if !ENDED.contains(&e.code) => {
+            (ProbeAnswer::Refused, Some(e.code))
+        }
+        Err(error) => {
+            let (answer, refused) = try_another(&access).await;
+            let code = match error {
+                mysql_async::Error::Server(e) => Some(e.code),
+                _ => None,
+            };
+            (answer, refused.or(code))
+        }
+    };
+    let end = clock::now();
+    board.send_modify(|board| board.sent[at].answered(end, answer, code));
+    // As long as the guest is frozen it may matter that it is there.
+    std::future::pending::<()>().await;
+}
+
+/// Whether a server accepts another connection in the place of one that was lost.
+async fn try_another(access: &Access) -> (ProbeAnswer, Option<u16>) {
+    for _ in 0..TRIES {
+        match access.connect(TRY_LIMIT).await {
+            Ok(_) => return (ProbeAnswer::Cut, None),
+            Err(mysql_async::Error::Server(e)) => return (ProbeAnswer::Refused, Some(e.code)),
+            // It may have been lost on the way.
+            Err(mysql_async::Error::Io(IoError::Io(e))) if e.kind() == io::ErrorKind::TimedOut => {}
+            // Whoever accepts for the server closes at once where there is none.
+            Err(_) => return (ProbeAnswer::Gone, None),
+        }
+    }
+    (ProbeAnswer::Error, None)
+}
+
+/// Looks at what the server's threads wait for, as long as it answers.
+async fn observe(mut conn: Conn, board: watch::Sender<Board>) {
+    loop {
+        let asked = clock::now();
+        let Ok(Ok(states)) = timeout(LOOK_LIMIT, states(&mut conn)).await else { return };
+        let read = clock::now();
+        board.send_modify(|board| {
+            board.looks += 1;
+            for sent in &mut board.sent {
+                sent.seen(asked, read, states.get(&sent.connection).map(String::as_str));
+            }
+        });
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What each of the server's threads does. SHOW PROCESSLIST needs no temporary table, which
+/// could lie on a frozen disk.
+async fn states(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, String>> {
+    let threads: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
+    let state = |thread: Row| {
         let state = thread.get::<Option<String>, _>("State").flatten().unwrap_or_default();
-        thread.get::<u32, _>("Id") == Some(id) && state.starts_with("Waiting for") && state.ends_with("lock")
-    }))
+        Some((thread.get::<u32, _>("Id")?, state))
+    };
+    Ok(threads.into_iter().filter_map(state).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit() -> Sent {
+        let planned = plan(&Names::random(), 1).remove(0);
+        Sent { connection: 7, probe: Probe { t: 10, ..planned.probe }, missed: None, over: false }
+    }
+
+    #[test]
+    fn every_row_has_a_number_of_its_own() {
+        let planned = plan(&Names::random(), 11);
+        let mut rows: Vec<_> = planned.iter().filter_map(|planned| planned.probe.row).collect();
+        assert!(planned.iter().all(|planned| !planned.statement.contains("ROW)")));
+        rows.sort_unstable();
+        assert!(rows.into_iter().eq(11..11 + ROWS));
+    }
+
+    #[test]
+    fn a_lock_is_what_the_server_says_again_and_again() {
+        let mut sent = commit();
+        sent.seen(5, 20, Some("Waiting for backup lock"));
+        assert!(!sent.is_settled(), "it was not sent yet");
+        sent.seen(20, 30, Some("Waiting for table metadata lock"));
+        assert!(!sent.is_settled(), "a lock of a table");
+        sent.seen(40, 50, Some("Waiting for backup lock"));
+        assert_eq!(
+            (sent.probe.answer, sent.probe.since, sent.probe.end),
+            (ProbeAnswer::Locked, Some(50), 50)
+        );
+        sent.seen(60, 70, Some("Waiting for backup lock"));
+        sent.seen(80, 90, Some("Commit"));
+        sent.seen(100, 110, Some("Waiting for backup lock"));
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 100));
+        sent.seen(120, 130, None);
+        sent.seen(140, 150, None);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
+        sent.answered(160, ProbeAnswer::Done, None);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
+    }
+
+    #[test]
+    fn an_answer_ends_the_wait() {
+        let mut sent = commit();
+        sent.seen(40, 50, Some("Waiting for commit lock"));
+        sent.answered(60, ProbeAnswer::Done, None);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 60));
+        let mut sent = commit();
+        sent.answered(60, ProbeAnswer::Refused, Some(1290));
+        sent.seen(70, 80, Some("Waiting for commit lock"));
+        assert_eq!((sent.probe.answer, sent.probe.code), (ProbeAnswer::Refused, Some(1290)));
+    }
 }

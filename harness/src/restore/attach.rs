@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
+use crate::doors;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape};
 use crate::image::Server;
+use crate::names::Names;
 use crate::plan::Plan;
 use crate::snapshot;
 
@@ -32,7 +34,7 @@ pub struct Verifier<'a> {
 impl<'a> Verifier<'a> {
     /// Makes a verifier of a running guest that was [prepared](prepare).
     pub fn new(plan: &'a Plan, machine: Machine, dir: &Path) -> Result<Self> {
-        let access = Access::new(machine.sql_address()?, &plan.image.server)?;
+        let access = Access::of_image(machine.sql_address()?, &plan.image.server)?;
         Ok(Self { plan, machine, access, dir: dir.to_owned(), attached: Vec::new(), count: 0 })
     }
 
@@ -46,7 +48,12 @@ impl<'a> Verifier<'a> {
     ///
     /// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come up,
     /// which is a fact about the backup. Whatever comes out, [`Self::detach`] must come before the next.
-    pub fn attach(&mut self, runtime: &Runtime, snapshot: &[Drive]) -> Result<(mysql_async::Conn, Server)> {
+    pub fn attach(
+        &mut self,
+        runtime: &Runtime,
+        names: &Names,
+        snapshot: &[Drive],
+    ) -> Result<(mysql_async::Conn, Server)> {
         let Plan { image, limits, .. } = self.plan;
         self.count += 1;
         let drives = snapshot::over(&self.dir, &self.suffix(), snapshot)?;
@@ -79,8 +86,11 @@ impl<'a> Verifier<'a> {
             return Err(Error::io("attach", disk)(why));
         }
         started.done(&line)?;
-        let conn = self.access.connect_within(limits.server, || self.machine.check_unit(&unit, limits.agent));
-        let conn = runtime.block_on(conn)?;
+        let answers =
+            self.access.answers_within(limits.server, || self.machine.check_unit(&unit, limits.agent));
+        runtime.block_on(answers)?;
+        let conn =
+            doors::let_observer_in(&self.machine, runtime, image.server.database, names, limits.agent)?;
         Ok((conn, Server { unit, ..image.server.clone() }))
     }
 

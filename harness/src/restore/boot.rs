@@ -3,9 +3,11 @@
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
+use crate::doors;
 use crate::error::Result;
 use crate::guest::{Machine, Spec, Transcript};
 use crate::host::Libvirt;
+use crate::names::Names;
 use crate::plan::Plan;
 
 /// A restored guest whose server answers.
@@ -28,15 +30,16 @@ pub fn boot(
     libvirt: &Libvirt,
     runtime: &Runtime,
     plan: &Plan,
+    names: &Names,
     spec: &Spec,
     transcript: &Transcript,
 ) -> Result<Booted> {
     let (mut machine, stalled) =
         Machine::boot(libvirt, spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
-    let access = Access::new(machine.sql_address()?, &plan.image.server)?;
-    let unit = &plan.image.server.unit;
-    let conn = runtime.block_on(
-        access.connect_within(plan.limits.server, || machine.check_unit(unit, plan.limits.agent)),
-    )?;
+    let Plan { image, limits, .. } = plan;
+    let access = Access::of_image(machine.sql_address()?, &image.server)?;
+    let unit = &image.server.unit;
+    runtime.block_on(access.answers_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    let conn = doors::let_observer_in(&machine, runtime, image.server.database, names, limits.agent)?;
     Ok(Booted { machine, conn, stalled })
 }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,18 +16,21 @@ use tokio::runtime::Runtime;
 use super::progress::Progress;
 use crate::binlog::Position;
 use crate::clock;
-use crate::database::{self, Access};
+use crate::database::{self, Access, TCP_ADMIN, Target};
+use crate::doors;
 use crate::error::{Error, Result};
 use crate::events::{self, BOOTED_INSTEAD, Stage};
 use crate::guest::{Drive, Machine, Spec, Transcript};
-use crate::history::{Entry, Mark};
+use crate::history::{Entry, Mark, Setup};
 use crate::host::Libvirt;
 use crate::image::Server;
 use crate::interrupt;
 use crate::judge;
 use crate::load::{HistoryLog, Load, heartbeat};
+use crate::names::Names;
 use crate::observation::{Record, State};
 use crate::observe::{self, ObservationLog};
+use crate::places::{self, Places};
 use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
@@ -47,9 +50,15 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 /// How long the first write after the thaw may take.
 const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long writers are given before a freeze until all doors are at work.
+const POWER_WITHIN: Duration = Duration::from_secs(20);
+
 /// A trial under way: what its stages share.
 struct Trial<'a> {
     plan: &'a Plan,
+    names: Names,
+    /// Known when the load has started.
+    written: OnceLock<Written>,
     runtime: Runtime,
     libvirt: Libvirt,
     history: HistoryLog,
@@ -108,11 +117,17 @@ struct Started {
     notes: Vec<String>,
 }
 
+/// What the load writes, and where the server keeps it.
+struct Written {
+    setup: Setup,
+    places: Places,
+}
+
 /// The first guest, whose backup is made.
 struct Source {
     machine: Machine,
     drives: Vec<Drive>,
-    access: Access,
+    target: Target,
     heartbeats: Vec<heartbeat::Channel>,
     /// Whether a thaw has left the agent dead, as a hook that hangs does. The
     /// backup is there all the same; what else the guest could tell is not.
@@ -164,6 +179,8 @@ impl<'a> Trial<'a> {
         roll_forward::exchange(&exchange)?;
         Ok(Self {
             plan,
+            names: Names::random(),
+            written: OnceLock::new(),
             root: root.to_owned(),
             exchange,
             runtime,
@@ -181,9 +198,9 @@ impl<'a> Trial<'a> {
         let mut started = self.start(Role::Source)?;
         started.notes.iter().try_for_each(|note| progress.note(note))?;
         let machine = &mut started.machine;
-        let access = Access::new(machine.sql_address()?, &image.server)?;
+        let access = Access::of_image(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
-        let wait = access.connect_within(limits.server, || machine.check_unit(unit, limits.agent));
+        let wait = access.answers_within(limits.server, || machine.check_unit(unit, limits.agent));
         if let Err(error) = self.runtime.block_on(wait) {
             // Why it does not serve is in the guest's journal.
             let _ = self.keep_logs(machine, "source");
@@ -199,12 +216,13 @@ impl<'a> Trial<'a> {
         let xml = self.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
         quiesce::install_hook(&mut machine, self.plan)?;
-        let access = Access::new(machine.sql_address()?, &image.server)?;
+        let target = doors::open(&machine, image.server.database, self.names.clone(), limits.agent)?;
+        self.runtime.block_on(target.greet(limits.statement))?;
         let sockets = heartbeat::sockets(image, &self.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok((Source { machine, drives, access, heartbeats, agent_lost: Cell::new(false) }, String::new()))
+        Ok((Source { machine, drives, target, heartbeats, agent_lost: Cell::new(false) }, String::new()))
     }
 
     /// Tells a guest that goes on from a saved memory that time has passed.
@@ -295,6 +313,7 @@ impl<'a> Trial<'a> {
             if cycle > 1 {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
+            load.wait_for_power(POWER_WITHIN)?;
             let taken = if self.plan.freeze {
                 self.quiesced_snapshot(progress, source, &mut drives, cycle, scope)?
             } else {
@@ -338,18 +357,21 @@ impl<'a> Trial<'a> {
     /// Starts the load.
     fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { image, load, seed, limits, .. } = self.plan;
-        let Source { machine, access, .. } = source;
+        let Source { machine, drives, target, .. } = source;
         let running = Load::start(
             &self.runtime,
-            access,
-            image.server.database,
+            target,
             load,
             *seed,
             limits.statement,
             &self.history,
+            drives.iter().map(|drive| drive.target.clone()).collect(),
             std::mem::take(&mut source.heartbeats),
         )?;
-        quiesce::tell(machine.agent(), &self.history)?;
+        let agent = machine.agent();
+        let places = quiesce::tell(agent, &self.history, || places::ask(agent, image, limits.agent))?;
+        // The load starts once.
+        let _ = self.written.set(Written { setup: running.setup().clone(), places });
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that. The profile comes only then, so that the tables
         // themselves are safe whatever it is; as root over the server's own socket, because the
@@ -369,8 +391,8 @@ impl<'a> Trial<'a> {
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Option<Snapshot<'scope>>> {
-        let Source { machine, access, .. } = source;
-        let probes = Probes::connect(&self.runtime, access, self.plan.limits.statement)?;
+        let Source { machine, target, .. } = source;
+        let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
                 Ok(window) => Ok((Some(window), String::new())),
@@ -381,23 +403,23 @@ impl<'a> Trial<'a> {
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
-        let answers = probes.send(&self.runtime, &self.history);
+        let mut asked = probes.send(&self.runtime);
+        asked.settle(&self.runtime);
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
-        progress.stage(Stage::Hold, |_| {
-            // The probes bound themselves; the window's guard bounds them once more.
-            self.runtime
-                .block_on(answers)
-                .map_err(|e| Error::Guest(format!("the quiescence probes ended: {e}")))??;
+        let probes = progress.stage(Stage::Hold, |_| {
+            // All this bounds itself; the window's guard bounds it once more.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
-            Ok(((), String::new()))
+            asked.send_again(&self.runtime);
+            Ok((asked.look(&self.runtime), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
             // window makes sure that the guest is thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
+            probes.into_iter().try_for_each(|probe| self.history.write(&Entry::Probe(probe)))?;
             Ok(((), detail))
         })?;
         Ok(Some(snapshot))
@@ -439,11 +461,11 @@ impl<'a> Trial<'a> {
         drives: &[Drive],
         mut out: ObservationLog,
     ) -> Result<(ObservationLog, Option<Position>)> {
-        let Plan { image, load, .. } = self.plan;
-        let myisam = database::myisam_tables(image.server.database, load.profile);
+        let sought =
+            observe::Sought { image: &self.plan.image, places: &self.written()?.places, names: &self.names };
         // One at a time: each copies them.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = observe::disks(image, drives, &myisam, &scratch, &mut out)?;
+        let position = observe::disks(sought, drives, &scratch, &mut out)?;
         Ok((out, position))
     }
 
@@ -467,9 +489,9 @@ impl<'a> Trial<'a> {
             return Ok(vec![]);
         }
         self.runtime.block_on(async {
-            let connected = source.access.connect_patiently(limits.statement).await;
+            let connected = source.target.door(TCP_ADMIN).connect_patiently(limits.statement).await;
             let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
-            observe::state(&mut conn, image.server.database, State::Live).await
+            observe::state(&mut conn, self.asked()?, State::Live).await
         })
     }
 
@@ -488,7 +510,7 @@ impl<'a> Trial<'a> {
                     exchange: Some(self.exchange.clone()),
                     ..Spec::of(self.plan, "restored", drives, &self.root)
                 };
-                restore::boot(&self.libvirt, &self.runtime, self.plan, &spec, &self.transcript)
+                restore::boot(&self.libvirt, &self.runtime, self.plan, &self.names, &spec, &self.transcript)
             })?;
             if let Some(note) = booted.as_ref().and_then(|booted| stalls(booted.stalled)) {
                 progress.note(&note)?;
@@ -502,10 +524,10 @@ impl<'a> Trial<'a> {
                 if let Some(position) = position.filter(|_| !live.is_empty()) {
                     live.iter().try_for_each(|record| out.write(record))?;
                     out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
-                    let reached = observe::state(&mut conn, image.server.database, State::RolledForward);
+                    let reached = observe::state(&mut conn, self.asked()?, State::RolledForward);
                     self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
                 }
-                self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
+                self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;
                 self.keep_logs(&machine, "restored")?;
                 machine.power_off()?;
             }
@@ -561,7 +583,8 @@ impl<'a> Trial<'a> {
 
     /// Attaches the snapshot to the verifier.
     fn attach(&self, verifier: &mut Verifier<'_>, snapshot: Snapshot<'_>) -> Result<(Attached, String)> {
-        let (out, _, server) = restored(snapshot, |drives| verifier.attach(&self.runtime, drives))?;
+        let (out, _, server) =
+            restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
         let words = told_of(server.as_ref());
         Ok((Attached { out, server }, words))
     }
@@ -574,7 +597,7 @@ impl<'a> Trial<'a> {
     ) -> Result<()> {
         if let Some((mut conn, server)) = server {
             self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
-            self.runtime.block_on(observe::memory(&mut conn, &mut out))?;
+            self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;
         }
         observe::complete(out)
     }
@@ -587,9 +610,20 @@ impl<'a> Trial<'a> {
         server: &Server,
         out: &mut ObservationLog,
     ) -> Result<()> {
-        let Plan { load, limits, .. } = self.plan;
-        let observed = observe::server(conn, machine.agent(), server, load.profile, limits.agent, out);
+        let limit = self.plan.limits.agent;
+        let observed = observe::server(conn, machine.agent(), server, self.asked()?, limit, out);
         self.runtime.block_on(observed)
+    }
+
+    fn written(&self) -> Result<&Written> {
+        let early = || Error::Guest("the load has not started yet".to_owned());
+        self.written.get().ok_or_else(early)
+    }
+
+    /// What a server is asked.
+    fn asked(&self) -> Result<observe::Asked<'_>> {
+        let database = self.plan.image.server.database;
+        Ok(observe::Asked { database, setup: &self.written()?.setup, names: &self.names })
     }
 
     /// Where the observation of a cycle goes: a trial of one cycle has it beside its history.

@@ -1,14 +1,17 @@
 //! A server set up like that of an image, and runs of the load against it.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use freezeframe::database::{Access, SCHEMA};
-use freezeframe::image::{Database, Server as ServerFacts};
+use freezeframe::database::{TCP_ADMIN, Target};
+use freezeframe::history::Setup;
+use freezeframe::image::Database;
 use freezeframe::judge::{HISTORY, OBSERVATION};
 use freezeframe::load::{HistoryLog, Load};
+use freezeframe::names::Names;
 use freezeframe::observation::Record;
 use freezeframe::observe;
 use freezeframe::scenario::{self, Profile};
@@ -27,16 +30,17 @@ pub(crate) const WRITERS: u32 = 6;
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longer than anything here may take: what exceeds it hangs.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a trial has on the host's side: a way to the server, and a place for its logs.
 pub(crate) struct Client {
     pub(crate) runtime: Runtime,
-    pub(crate) access: Access,
+    address: SocketAddr,
+    socket: PathBuf,
     dir: TempDir,
 }
 
-/// A server with the load's account, as an image has it.
+/// A server set up like that of an image.
 pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
     let address = free_address();
     let port = format!("--port={}", address.port());
@@ -55,21 +59,9 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
     ];
     let server = Server::start(Database::Mariadb, &[&like_the_image, options].concat());
     let dir = tempfile::tempdir().unwrap();
-    let password_file = dir.path().join("secret");
-    fs::write(&password_file, "5e3c\n").unwrap();
-    server.sql(&account_statements("5e3c"));
-    let facts = ServerFacts {
-        database: Database::Mariadb,
-        unit: String::new(),
-        datadir: server.datadir(),
-        binlogs: server.datadir(),
-        port: address.port(),
-        user: "freezeframe".to_owned(),
-        password_file,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let access = Access::new(address, &facts).unwrap();
-    (server, Client { runtime, access, dir })
+    let socket = server.socket();
+    (server, Client { runtime, address, socket, dir })
 }
 
 impl Client {
@@ -80,24 +72,23 @@ impl Client {
         self.runtime.block_on(async { tokio::time::timeout(LIMIT, event).await }).expect("no answer in time")
     }
 
-    /// A new run, on an empty schema.
+    /// A new run, with names that no other one has. Here every door leads over the network: the
+    /// relay to the server's socket is a guest's.
     pub(crate) fn run(&self, name: &str) -> Run<'_> {
-        let empty = format!("DROP DATABASE {SCHEMA}; CREATE DATABASE {SCHEMA}");
-        self.wait(self.connect().query_drop(empty)).unwrap();
+        let names = Names::random();
+        let mut root = self.connect_as_root();
+        self.wait(root.query_drop(names.setup_statements(Database::Mariadb))).unwrap();
+        let target = Target::new(Database::Mariadb, names, self.address, self.address);
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        Run { client: self, history: HistoryLog::create(&dir.join(HISTORY)).unwrap(), dir }
-    }
-
-    /// A connection of the load's account.
-    pub(crate) fn connect(&self) -> Conn {
-        self.wait(self.access.connect_patiently(STATEMENT_LIMIT)).unwrap()
+        let history = HistoryLog::create(&dir.join(HISTORY)).unwrap();
+        Run { client: self, target, history, dir, setup: OnceCell::new() }
     }
 
     /// A connection of root, over the server's own socket.
-    pub(crate) fn connect_as_root(&self, server: &Server) -> Conn {
-        let socket = server.socket().display().to_string();
-        let opts = OptsBuilder::default().user(Some("root")).socket(Some(socket)).db_name(Some(SCHEMA));
+    pub(crate) fn connect_as_root(&self) -> Conn {
+        let socket = self.socket.display().to_string();
+        let opts = OptsBuilder::default().user(Some("root")).socket(Some(socket));
         self.wait(Conn::new(opts)).unwrap()
     }
 }
@@ -105,8 +96,11 @@ impl Client {
 /// One run of the load, with a directory like that of a trial.
 pub(crate) struct Run<'a> {
     client: &'a Client,
+    pub(crate) target: Target,
     pub(crate) dir: PathBuf,
     pub(crate) history: HistoryLog,
+    /// What its load set up.
+    setup: OnceCell<Setup>,
 }
 
 impl Run<'_> {
@@ -117,24 +111,46 @@ impl Run<'_> {
     /// With writers that give a statement up after this limit.
     pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
         let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, rate: None, seconds: 0.0 };
-        let Client { runtime, access, .. } = self.client;
-        Load::start(runtime, access, Database::Mariadb, &load, seed, limit, &self.history, []).unwrap()
+        let Client { runtime, .. } = self.client;
+        let load =
+            Load::start(runtime, &self.target, &load, seed, limit, &self.history, vec![], vec![]).unwrap();
+        self.setup.set(load.setup().clone()).unwrap();
+        load
     }
 
     pub(crate) fn stop(&self, load: Load) {
         load.stop(&self.client.runtime, LIMIT).unwrap();
     }
 
+    /// A table as statements name it.
+    pub(crate) fn table(&self, plain: &str) -> String {
+        self.target.names.table(plain)
+    }
+
+    /// A condition on the server's threads: those of this run's accounts.
+    pub(crate) fn is_ours(&self) -> String {
+        let Names { ordinary, administrator, .. } = &self.target.names;
+        format!("user IN ('{}', '{}')", ordinary.user, administrator.user)
+    }
+
     /// Writes down what the tables hold now, as a trial does with a restored server's.
     pub(crate) fn observe(&self) {
         let mut out = observe::create(&self.dir.join(OBSERVATION)).unwrap();
-        let server =
-            Record::Server { started: true, detail: String::new(), prepared: None, recovery: vec![] };
+        let server = Record::Server {
+            started: true,
+            detail: String::new(),
+            prepared: None,
+            recovered: None,
+            recovery: vec![],
+            corruption: vec![],
+        };
         out.write(&server).unwrap();
-        let mut conn = self.client.connect();
-        let tables = observe::tables(&mut conn, Database::Mariadb, Profile::Durable, &mut out);
-        self.client.wait(tables).unwrap();
-        self.client.wait(observe::memory(&mut conn, &mut out)).unwrap();
+        let connecting = self.target.door(TCP_ADMIN).connect_patiently(STATEMENT_LIMIT);
+        let mut conn = self.client.wait(connecting).unwrap();
+        let setup = self.setup.get().unwrap();
+        let asked = observe::Asked { database: Database::Mariadb, setup, names: &self.target.names };
+        self.client.wait(observe::tables(&mut conn, asked, &mut out)).unwrap();
+        self.client.wait(observe::memory(&mut conn, &self.target.names, &mut out)).unwrap();
         observe::complete(out).unwrap();
     }
 }
@@ -150,15 +166,4 @@ pub(crate) fn wait_for_transfers(load: &Load, more: u64) {
 /// likely to be given it before the server has it.
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).unwrap()
-}
-
-/// What an image's build tells its server: the database of the load, and its account.
-fn account_statements(secret: &str) -> String {
-    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/layers/mariadb/customize.sh");
-    let script = fs::read_to_string(layer).unwrap();
-    let (_, rest) = script.split_once("<<SQL\n").expect("its statements");
-    let (statements, _) = rest.split_once("\nSQL\n").expect("their end");
-    // Here root has no password, whoever runs this test.
-    let ours = statements.lines().filter(|line| !line.contains("root@localhost"));
-    ours.collect::<Vec<_>>().join("\n").replace("$secret", secret)
 }

@@ -1,18 +1,17 @@
 //! The quiescence probes against locks that are held, not held and lost.
 
-use std::fs;
+use std::collections::BTreeSet;
 
-use freezeframe::history::{self, Entry, ProbeAnswer, ProbeKind};
-use freezeframe::jsonl::Reader;
-use freezeframe::judge::HISTORY;
-use freezeframe::quiesce::Probes;
+use freezeframe::database::{TCP, TCP_ADMIN};
+use freezeframe::history::{Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use freezeframe::names::table;
+use freezeframe::quiesce::{Asked, Probes};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use tokio::task::JoinHandle;
 
 use crate::bench::{Client, LIMIT, Run, serve};
-use crate::call::{send_signal, wait_until};
-use crate::server::Server;
+use crate::call::wait_until;
+use crate::server::Stopped;
 
 /// What MariaDB's backup tools hold.
 pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result<()> {
@@ -33,67 +32,52 @@ impl<'a> Ready<'a> {
     fn new(client: &'a Client, name: &str) -> Self {
         let run = client.run(name);
         run.stop(run.start(5));
-        let probes = Probes::connect(&client.runtime, &client.access, LIMIT).unwrap();
+        let probes = Probes::connect(&client.runtime, &run.target, 1, LIMIT).unwrap();
         Self { client, run, probes }
     }
 
-    /// The answers of the MEMORY table's and of the transaction's probe.
-    fn ask(self) -> (ProbeAnswer, ProbeAnswer) {
-        let (waiting, asked) = self.send();
-        asked.answers(waiting)
+    fn send(self) -> Asked {
+        let asked = self.probes.send(&self.client.runtime);
+        asked.settle(&self.client.runtime);
+        asked
     }
 
-    fn send(self) -> (JoinHandle<freezeframe::error::Result<()>>, Asked<'a>) {
-        let waiting = self.probes.send(&self.client.runtime, &self.run.history);
-        (waiting, Asked { client: self.client, run: self.run })
-    }
-}
-
-struct Asked<'a> {
-    client: &'a Client,
-    run: Run<'a>,
-}
-
-impl Asked<'_> {
-    fn answers(self, waiting: JoinHandle<freezeframe::error::Result<()>>) -> (ProbeAnswer, ProbeAnswer) {
-        self.client.wait(waiting).unwrap().unwrap();
-        self.run.history.finish().unwrap();
-        let answer = |asked| {
-            let entries = Reader::<Entry>::open(&self.run.dir.join(HISTORY), history::KIND).unwrap();
-            let mut answers = entries.filter_map(|entry| match entry.unwrap() {
-                Entry::Probe { kind, answer, .. } if kind == asked => Some(answer),
-                _ => None,
-            });
-            let answer = answers.next().expect("an answer");
-            assert_eq!(answers.next(), None);
-            answer
-        };
-        (answer(ProbeKind::Memory), answer(ProbeKind::Transactional))
+    /// What came of both rounds.
+    fn ask(self) -> Answers {
+        let Client { runtime, .. } = self.client;
+        let mut asked = self.send();
+        asked.send_again(runtime);
+        Answers(asked.look(runtime))
     }
 }
 
-/// A stopped server goes on when this ends, however it ends.
-struct Stopped<'a>(&'a Server);
+struct Answers(Vec<Probe>);
 
-impl<'a> Stopped<'a> {
-    fn new(server: &'a Server) -> Self {
-        send_signal("STOP", server.pid());
-        let this = Self(server);
-        // The signal reaches one thread after the other, and one that still runs still answers.
-        wait_until("every thread stands still", || {
-            let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
-            threads.filter_map(Result::ok).all(|thread| {
-                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-                stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
-            })
-        });
-        this
+impl Answers {
+    /// What came of the COMMITs of a round.
+    fn commits(&self, round: Round) -> Vec<ProbeAnswer> {
+        let asked = self.0.iter().filter(|probe| probe.round == round && probe.kind == ProbeKind::Commit);
+        asked.map(|probe| probe.answer).collect()
     }
-}
 
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        send_signal("CONT", self.0.pid());
+    fn memory(&self) -> ProbeAnswer {
+        self.0.iter().find(|probe| probe.kind == ProbeKind::Memory).expect("one").answer
+    }
+
+    /// What came of the row in the MyISAM table of a schema.
+    fn row(&self, schema: Schema) -> ProbeAnswer {
+        let asked = |probe: &&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
+        self.0.iter().find(asked).expect("one").answer
+    }
+
+    /// Whether one thing came of all COMMITs of the first round and of all rows, and the second was sent
+    /// just when there was a lock.
+    #[track_caller]
+    fn are_all(&self, answer: ProbeAnswer) {
+        assert_eq!(self.commits(Round::Snapshot), [answer; 4]);
+        let second = self.commits(Round::Thaw);
+        assert_eq!(second, if answer == ProbeAnswer::Locked { vec![answer; 4] } else { vec![] });
+        assert_eq!([Schema::Load, Schema::Second].map(|schema| self.row(schema)), [answer; 2]);
     }
 }
 
@@ -101,43 +85,113 @@ impl Drop for Stopped<'_> {
 fn probes_tell_what_holds_writes_back() {
     let (server, client) = serve(&[]);
 
-    let ready = Ready::new(&client, "nothing");
-    assert_eq!(ready.ask(), (ProbeAnswer::Done, ProbeAnswer::Done));
+    let answers = Ready::new(&client, "nothing").ask();
+    answers.are_all(ProbeAnswer::Done);
+    assert_eq!(answers.memory(), ProbeAnswer::Done);
+    let rows: BTreeSet<_> = answers.0.iter().filter_map(|probe| probe.row).collect();
+    assert_eq!(rows.len(), 6, "each has a row of its own: {rows:?}");
 
     let ready = Ready::new(&client, "backup-lock");
-    let mut holder = client.connect();
+    let mut holder = client.connect_as_root();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
-    assert_eq!(ready.ask(), (ProbeAnswer::Done, ProbeAnswer::Locked));
+    let answers = ready.ask();
+    answers.are_all(ProbeAnswer::Locked);
+    assert_eq!(answers.memory(), ProbeAnswer::Done);
+    for probe in answers.0.iter().filter(|probe| probe.answer == ProbeAnswer::Locked) {
+        assert!(probe.since.is_some_and(|since| probe.t < since && since <= probe.end), "{probe:?}");
+    }
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
 
     let ready = Ready::new(&client, "global-read-lock");
     client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
-    assert_eq!(ready.ask(), (ProbeAnswer::Locked, ProbeAnswer::Locked));
+    let answers = ready.ask();
+    answers.are_all(ProbeAnswer::Locked);
+    assert_eq!(answers.memory(), ProbeAnswer::Locked);
     client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
 
     let ready = Ready::new(&client, "stopped");
     let stopped = Stopped::new(&server);
-    let (memory, transactional) = ready.ask();
+    let answers = ready.ask();
     drop(stopped);
-    for answer in [memory, transactional] {
-        assert!(matches!(answer, ProbeAnswer::Hung | ProbeAnswer::Error), "{memory:?} {transactional:?}");
-    }
+    answers.are_all(ProbeAnswer::Hung);
+    assert_eq!(answers.memory(), ProbeAnswer::Hung);
 }
 
-/// The update gets through in the end, so it must not be taken for one that was refused. Whether the
-/// transaction is seen waiting before depends on who is faster; both are true.
+/// A lock of every table of one schema but those in a transaction is no lock of the server.
+#[test]
+fn a_lock_of_tables_is_seen_where_it_is() {
+    let (_server, client) = serve(&[]);
+    let ready = Ready::new(&client, "tables");
+    let mut holder = client.connect_as_root();
+    let [memory, row] = [table::PROBE, table::PROBE_NT].map(|plain| ready.run.table(plain));
+    client.wait(holder.query_drop(format!("FLUSH TABLES {memory}, {row} WITH READ LOCK"))).unwrap();
+    let answers = ready.ask();
+    assert_eq!(answers.memory(), ProbeAnswer::Locked);
+    assert_eq!(answers.row(Schema::Load), ProbeAnswer::Locked);
+    assert_eq!(answers.row(Schema::Second), ProbeAnswer::Done);
+    assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Done; 4]);
+    assert_eq!(answers.commits(Round::Thaw), []);
+}
+
+/// All get through in the end, so none may be taken for one that was refused; the update may have been
+/// answered before anybody saw it wait.
 #[test]
 fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
-    let (server, client) = serve(&[]);
+    let (_server, client) = serve(&[]);
     let ready = Ready::new(&client, "lost");
-    let mut holder = client.connect();
+    let mut holder = client.connect_as_root();
     client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
-    let (waiting, asked) = ready.send();
-    let waits = "SELECT COUNT(*) FROM information_schema.processlist
-                 WHERE info LIKE 'UPDATE probe %' AND state LIKE 'Waiting for %lock'";
-    wait_until("the update waits", || server.sql(waits) == "1");
+    let asked = ready.send();
     client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
-    let (memory, transactional) = asked.answers(waiting);
-    assert_eq!(memory, ProbeAnswer::Done);
-    assert!(matches!(transactional, ProbeAnswer::Locked | ProbeAnswer::Done), "{transactional:?}");
+    let mut answers = Vec::new();
+    wait_until("all get through", || {
+        answers = asked.look(&client.runtime);
+        answers.iter().all(|probe| probe.answer != ProbeAnswer::Locked || probe.code.is_some())
+    });
+    let answers = Answers(answers);
+    assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Released; 4]);
+    assert_eq!(answers.row(Schema::Second), ProbeAnswer::Released);
+}
+
+/// Who may write in spite of it does, and the others are told why not.
+#[test]
+fn a_server_that_only_reads_is_not_locked() {
+    const READ_ONLY: u16 = 1290;
+    let (_server, client) = serve(&[]);
+    let ready = Ready::new(&client, "read-only");
+    let mut holder = client.connect_as_root();
+    client.wait(holder.query_drop("SET GLOBAL read_only = 1")).unwrap();
+    let answers = ready.ask();
+    client.wait(holder.query_drop("SET GLOBAL read_only = 0")).unwrap();
+    let of = |door| {
+        let found = answers.0.iter().find(|probe| probe.kind == ProbeKind::Commit && probe.door == door);
+        found.map(|probe| (probe.answer, probe.code)).unwrap()
+    };
+    assert_eq!(of(TCP), (ProbeAnswer::Refused, Some(READ_ONLY)));
+    assert_eq!(of(TCP_ADMIN), (ProbeAnswer::Done, None));
+}
+
+#[test]
+fn who_is_cut_off_is_told_from_a_server_that_is_gone() {
+    let (mut server, client) = serve(&[]);
+    let ready = Ready::new(&client, "cut");
+    let ours = ready.run.is_ours();
+    let mut holder = client.connect_as_root();
+    client.wait(hold_the_backup_lock(&mut holder)).unwrap();
+    let asked = ready.send();
+    let query = format!("SELECT id FROM information_schema.processlist WHERE {ours} AND info = 'COMMIT'");
+    let waiting: Vec<u64> = client.wait(holder.query(query)).unwrap();
+    assert_eq!(waiting.len(), 4);
+    for id in waiting {
+        client.wait(holder.query_drop(format!("KILL CONNECTION {id}"))).unwrap();
+    }
+    wait_until("they are lost", || {
+        let answers = Answers(asked.look(&client.runtime));
+        answers.commits(Round::Snapshot) == [ProbeAnswer::Cut; 4]
+    });
+    drop(holder);
+
+    let ready = Ready::new(&client, "gone");
+    server.kill();
+    ready.ask().are_all(ProbeAnswer::Gone);
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use freezeframe::history::{Mark, Op};
+use freezeframe::history::{Entry, Mark, Op};
 use freezeframe::judge::Judgement;
 use freezeframe::load::{ACCOUNTS, Load};
+use freezeframe::names::table;
 use freezeframe::quiesce::Probes;
 use freezeframe::verdict::{Finding, Property, Status};
 use mysql_async::Conn;
@@ -38,20 +39,23 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
     let run = client.run("trial");
     let load = run.start(1);
     wait_for_transfers(&load, 200);
-    let probes = Probes::connect(&client.runtime, &client.access, LIMIT).unwrap();
-    let mut holder = client.connect();
+    let probes = Probes::connect(&client.runtime, &run.target, 1, LIMIT).unwrap();
+    let mut holder = client.connect_as_root();
 
     run.history.mark(Mark::FreezeCall, "").unwrap();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
     run.history.mark(Mark::FreezeOk, "1").unwrap();
-    let answers = probes.send(&client.runtime, &run.history);
+    let mut asked = probes.send(&client.runtime);
+    asked.settle(&client.runtime);
     run.history.mark(Mark::SnapBegin, "").unwrap();
     run.observe();
     run.history.mark(Mark::SnapEnd, "").unwrap();
-    client.wait(answers).unwrap().unwrap();
+    asked.send_again(&client.runtime);
+    let probes = asked.look(&client.runtime);
     run.history.mark(Mark::ThawCall, "").unwrap();
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     let thawed = run.history.mark(Mark::ThawOk, "1").unwrap();
+    probes.into_iter().try_for_each(|probe| run.history.write(&Entry::Probe(probe))).unwrap();
     assert!(load.wait_for_write(thawed, LIMIT).unwrap());
     run.stop(load);
     run.history.finish().unwrap();
@@ -85,16 +89,16 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
 #[test]
 fn what_a_killed_connection_leaves_is_found_out() {
     const TRANSFERS: u64 = 1500;
-    let (server, client) = serve(&[]);
+    let (_server, client) = serve(&[]);
     let run = client.run("trial");
-    let mut root = client.connect_as_root(&server);
+    let mut root = client.connect_as_root();
     let load = run.start(2);
     let mut kills = 0;
     while load.acknowledged() < TRANSFERS {
         wait_for_transfers(&load, 5);
         // A COMMIT that is cut off may be executed all the same; what comes before it is not.
         let which = if kills % 2 == 0 { "info = 'COMMIT'" } else { "command = 'Sleep'" };
-        kills += u64::from(client.wait(kill_a_writer(&mut root, which)).unwrap());
+        kills += u64::from(client.wait(kill_a_writer(&mut root, &run.is_ours(), which)).unwrap());
     }
     let (story, judgement) = at_rest(&run, load);
     assert_eq!(judgement.findings, []);
@@ -116,7 +120,7 @@ fn what_the_server_rolls_back_is_gone() {
         server.sql(&query).parse().unwrap()
     };
     let run = client.run("trial");
-    let mut root = client.connect_as_root(&server);
+    let mut root = client.connect_as_root();
     let load = run.start(3);
     let mut send = |statement: &str| client.wait(root.query_drop(statement));
     wait_for_transfers(&load, 50);
@@ -124,10 +128,10 @@ fn what_the_server_rolls_back_is_gone() {
     // Against the order of the load; it changes more rows, so that mostly a writer is the victim.
     wait_until("deadlocks", || {
         // This side may be the victim as well.
-        let half = ACCOUNTS / 2;
+        let (half, acct) = (ACCOUNTS / 2, run.table(table::ACCOUNTS));
         let _ = send(&format!(
-            "BEGIN; UPDATE acct SET bal = bal + 1 WHERE id > {half};
-             UPDATE acct SET bal = bal + 1 WHERE id <= {half}; ROLLBACK"
+            "BEGIN; UPDATE {acct} SET bal = bal + 1 WHERE id > {half};
+             UPDATE {acct} SET bal = bal + 1 WHERE id <= {half}; ROLLBACK"
         ));
         metric("lock_deadlocks") >= 10
     });
@@ -135,7 +139,7 @@ fn what_the_server_rolls_back_is_gone() {
     wait_for_transfers(&load, 50);
 
     let timeouts = metric("lock_timeouts");
-    send("BEGIN; SELECT COUNT(*) FROM acct FOR UPDATE").unwrap();
+    send(&format!("BEGIN; SELECT COUNT(*) FROM {} FOR UPDATE", run.table(table::ACCOUNTS))).unwrap();
     wait_until("waits for rows end", || metric("lock_timeouts") >= timeouts + u64::from(WRITERS));
     send("ROLLBACK").unwrap();
     wait_for_transfers(&load, 50);
@@ -166,17 +170,19 @@ fn what_the_server_rolls_back_is_gone() {
 fn an_answer_that_comes_too_late_is_found_out() {
     let (server, client) = serve(&[]);
     let run = client.run("trial");
-    let mut root = client.connect_as_root(&server);
-    let mut holder = client.connect();
+    let mut root = client.connect_as_root();
+    let mut holder = client.connect_as_root();
     let load = run.start_impatiently(6, Duration::from_millis(200));
-    let asks = "info LIKE '%FROM cl%FOR UPDATE'";
+    let asks = format!("info LIKE '%FROM {}%FOR UPDATE'", run.table(table::COUNTERS));
     let is_asked =
         format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {asks} AND time_ms > 100");
     for _ in 0..3 {
         wait_for_transfers(&load, 50);
         client.wait(hold_the_backup_lock(&mut holder)).unwrap();
         // The question gets lost as well, and is asked again.
-        wait_until("a writer that asks is killed", || client.wait(kill_a_writer(&mut root, asks)).unwrap());
+        wait_until("a writer that asks is killed", || {
+            client.wait(kill_a_writer(&mut root, &run.is_ours(), &asks)).unwrap()
+        });
         wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
         client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     }
@@ -188,8 +194,8 @@ fn an_answer_that_comes_too_late_is_found_out() {
     wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
     run.stop(load);
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
-    let others = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'freezeframe' AND id <> ";
-    wait_until("the writers' sessions end", || server.sql(&format!("{others}{}", holder.id())) == "0");
+    let sessions = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {}", run.is_ours());
+    wait_until("the writers' sessions end", || server.sql(&sessions) == "0");
 
     let (story, judgement) = look_at(&run);
     assert_eq!(judgement.findings, []);
@@ -274,10 +280,10 @@ fn holds(judgement: &Judgement, properties: &[Property]) {
 }
 
 /// Kills one of the load's connections of which this is true. False when there was none.
-async fn kill_a_writer(root: &mut Conn, condition: &str) -> mysql_async::Result<bool> {
+async fn kill_a_writer(root: &mut Conn, ours: &str, condition: &str) -> mysql_async::Result<bool> {
     let query = format!(
         "SELECT id FROM information_schema.processlist
-         WHERE user = 'freezeframe' AND {condition} ORDER BY RAND() LIMIT 1"
+         WHERE {ours} AND {condition} ORDER BY RAND() LIMIT 1"
     );
     let Some(id) = root.query_first::<u64, _>(query).await? else { return Ok(false) };
     match root.query_drop(format!("KILL CONNECTION {id}")).await {

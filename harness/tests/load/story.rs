@@ -45,12 +45,15 @@ pub(crate) struct Story(Vec<Sent>);
 /// One leg as the ledger holds it: dep, account, amount, version, crc.
 type Leg = ([u32; 2], u32, i64, u32, u32);
 
+/// One row of a follower: the transfer that it follows, and crc.
+type Row = ([u32; 2], u32);
+
 #[derive(Default)]
 struct Tables {
     counters: BTreeMap<u32, u32>,
     accounts: BTreeMap<u32, (i64, u32)>,
     legs: BTreeMap<(u32, u32), Vec<Leg>>,
-    rows: BTreeMap<(String, u32, u32), u32>,
+    rows: BTreeMap<(String, u32, u32), Row>,
 }
 
 impl Story {
@@ -77,9 +80,10 @@ impl Story {
                 Entry::Resolved { c, n, present, .. } => {
                     (c, n, if present { Fate::There } else { Fate::Gone }, None)
                 }
-                Entry::Setup { .. }
+                Entry::Setup(_)
+                | Entry::Directory { .. }
                 | Entry::Mark { .. }
-                | Entry::Probe { .. }
+                | Entry::Probe(_)
                 | Entry::Guest { .. }
                 | Entry::BlockStats { .. }
                 | Entry::Heartbeat { .. }
@@ -154,14 +158,18 @@ impl Story {
     #[track_caller]
     pub(crate) fn is_true_of_followers(&self, dir: &Path) {
         let mut rows = Tables::read(dir).rows;
-        let mut sent_once = BTreeSet::new();
+        let there = self.transfers().filter(|sent| sent.fate == Fate::There);
+        let acknowledged: BTreeSet<_> = there.map(|sent| [sent.c, sent.n]).collect();
+        let (mut sent_once, mut followed) = (BTreeSet::new(), BTreeSet::new());
         for sent in &self.0 {
-            let Op::Follow { table, crc } = &sent.op else { continue };
+            let Op::Follow { table, of, crc } = &sent.op else { continue };
+            assert!(followed.insert((table.clone(), *of)), "followed twice: {sent:?}");
+            assert!(acknowledged.contains(of), "nothing to follow: {sent:?}");
             let key = (table.clone(), sent.c, sent.n);
             assert!(sent_once.insert(key.clone()), "sent twice: {sent:?}");
             assert_ne!(sent.fate, Fate::Gone, "nothing proves this: {sent:?}");
             match rows.remove(&key) {
-                Some(found) => assert_eq!(found, *crc, "other than sent: {sent:?}"),
+                Some(found) => assert_eq!(found, (*of, *crc), "other than sent: {sent:?}"),
                 None => assert_eq!(sent.fate, Fate::Open, "missing: {sent:?}"),
             }
         }
@@ -184,9 +192,9 @@ impl Tables {
                     assert_eq!(legs.len(), usize::from(leg), "read in order, none missing");
                     legs.push((dep, acct, amt, ver, crc));
                 }
-                Record::Follow { table, c, n, crc, sum } => {
+                Record::Follow { table, c, n, of, crc, sum } => {
                     assert_eq!(crc, sum, "the payload of client {c} row {n} of {table}");
-                    assert_eq!(this.rows.insert((table, c, n), crc), None);
+                    assert_eq!(this.rows.insert((table, c, n), (of, crc)), None);
                 }
                 _ => {}
             }

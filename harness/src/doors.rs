@@ -1,0 +1,58 @@
+//! The ways to a guest's server: its accounts and schemas, made by its root, and a way from the
+//! host to its own socket.
+
+use std::time::Duration;
+
+use mysql_async::Conn;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use tokio::runtime::Runtime;
+
+use crate::database::{Access, Target};
+use crate::error::{Error, Result};
+use crate::guest::Machine;
+use crate::image::Database;
+use crate::names::Names;
+
+/// Below those that Linux chooses by itself.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// Makes schemas and accounts on the first guest's server, and opens every door to it.
+pub fn open(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
+    let statements = format!("{}SELECT @@socket;\n", names.setup_statements(database));
+    let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
+    let line = OPEN.replace("PORT", &port.to_string());
+    let opened = machine.agent().script(&line, statements.as_bytes(), limit);
+    opened.map_err(|error| {
+        Error::Guest(format!(
+            "the guest does not let the load in: {error}. Its root must get into the server by `mysql` without a \
+             password, and systemd must have systemd-socket-proxyd, which Debian and Fedora keep in the package `systemd`"
+        ))
+    })?;
+    Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
+}
+
+/// Makes an account on a restored server, which may lack everything that the first one had, and
+/// connects to it.
+pub fn let_observer_in(
+    machine: &Machine,
+    runtime: &Runtime,
+    database: Database,
+    names: &Names,
+    limit: Duration,
+) -> Result<Conn> {
+    machine.agent().script("mysql", names.observer_statements(database).as_bytes(), limit)?;
+    let access = Access::new(machine.sql_address()?, &names.observer);
+    runtime.block_on(access.connect_patiently(limit)).map_err(Error::sql("let the observer in"))
+}
+
+/// The relay is outside the agent's unit, so that neither ends with the other; it asks for the server's
+/// socket at each connection, so that it outlives the server.
+const OPEN: &str = r#"set -e
+socket=$(mysql --batch --raw --skip-column-names)
+for relay in /usr/lib/systemd/systemd-socket-proxyd /lib/systemd/systemd-socket-proxyd; do
+    [ ! -x "$relay" ] || break
+done
+[ -x "$relay" ] || { echo "there is no $relay" >&2; exit 1; }
+systemd-run --quiet --collect --socket-property=ListenStream=0.0.0.0:PORT "$relay" "$socket"
+"#;

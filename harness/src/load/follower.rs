@@ -1,0 +1,64 @@
+//! A follower: one client whose rows in one table each follow the newest transfer
+//! that anybody was acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use tokio::time::{sleep, timeout};
+
+use super::{Shared, hex, payload};
+use crate::clock;
+use crate::error::Result;
+use crate::history::{Entry, Op};
+
+/// The pause after a row that was not acknowledged: the next would hardly be.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Follows transfers until told to stop, or until the server is gone for good.
+pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
+    let follower = shared.followers[place].clone();
+    let followers = u32::try_from(shared.followers.len()).unwrap_or(u32::MAX);
+    let c = shared.writers + 1 + u32::try_from(place).unwrap_or(u32::MAX);
+    let real = shared.target.names.table(&follower.table);
+    let mut conn = shared.connect(follower.door).await?;
+    let mut random = shared.random(c);
+    let mut pace = shared.pace(followers);
+    let (mut newest, mut stop) = (shared.newest.subscribe(), shared.stop.subscribe());
+    let mut n = 0;
+    loop {
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stopped| *stopped) => break,
+            // The sender lives as long as what is shared.
+            _ = newest.changed() => {}
+        }
+        let Some(of) = *newest.borrow_and_update() else { continue };
+        if shared.stopped() {
+            break;
+        }
+        n += 1;
+        let (payload, crc) = payload(&mut random);
+        let op = Op::Follow { table: follower.table.clone(), of, crc };
+        shared.history.write(&Entry::Invoke { t: clock::now(), c, n, op })?;
+        let [of_c, of_n] = of;
+        let sql =
+            format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
+        let limit = shared.statement_limit;
+        let error = match timeout(limit, conn.query_drop(sql)).await {
+            Ok(Ok(())) => {
+                shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
+                continue;
+            }
+            // A failed statement on a non-transactional table proves nothing about the row.
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", limit.as_secs()),
+        };
+        shared.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
+        conn = shared.connect(follower.door).await?;
+        sleep(AGAIN).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The names of a trial: what its schemas, tables and accounts are called on the
+//! server. They come from the operating system's randomness and not from the
+//! seed, so that nothing in a guest can know them before it sees them used.
+//!
+//! Everything that is written down uses the plain names below.
+
+use std::collections::BTreeMap;
+
+use rand::distr::{Alphanumeric, SampleString};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+use crate::history::Schema;
+use crate::image::Database;
+
+/// The tables of a trial by their plain names, but for those of the schema changes.
+pub mod table {
+    /// Each client's last transfer.
+    pub const COUNTERS: &str = "cl";
+    /// The accounts.
+    pub const ACCOUNTS: &str = "acct";
+    /// The legs of all transfers.
+    pub const LEDGER: &str = "ledger";
+    /// The rows of the bulk writer.
+    pub const BULK: &str = "bulk";
+    /// What the bulk writer's statements multiply.
+    pub const BULK_SIDE: &str = "bulk_side";
+    /// What the quiescence probes write to: in memory, transactional, and not.
+    pub const PROBE: &str = "probe";
+    /// See [`PROBE`].
+    pub const PROBE_TX: &str = "probe_tx";
+    /// See [`PROBE`].
+    pub const PROBE_NT: &str = "probe_nt";
+    /// See [`PROBE`]; in the second schema.
+    pub const SECOND_PROBE_TX: &str = "second_probe_tx";
+    /// See [`PROBE`]; in the second schema.
+    pub const SECOND_PROBE_NT: &str = "second_probe_nt";
+}
+
+/// Every plain name of [`table`] and of a follower, and the schema it is in.
+const TABLES: [(&str, Schema); 16] = [
+    (table::COUNTERS, Schema::Load),
+    (table::ACCOUNTS, Schema::Load),
+    (table::LEDGER, Schema::Load),
+    ("nt", Schema::Load),
+    ("ar", Schema::Load),
+    ("art", Schema::Load),
+    ("second_tx", Schema::Second),
+    ("second_nt", Schema::Second),
+    ("second_ar", Schema::Second),
+    (table::BULK, Schema::Load),
+    (table::BULK_SIDE, Schema::Load),
+    (table::PROBE, Schema::Load),
+    (table::PROBE_TX, Schema::Load),
+    (table::PROBE_NT, Schema::Load),
+    (table::SECOND_PROBE_TX, Schema::Second),
+    (table::SECOND_PROBE_NT, Schema::Second),
+];
+
+/// How the plain names of the tables of the schema changes begin.
+const DDL: &str = "ddl";
+
+/// How long a name is. Letters only, so that none needs quotes; far too many of them to be a
+/// reserved word by chance.
+const LENGTH: usize = 12;
+
+/// How long a password is.
+const PASSWORD: usize = 24;
+
+/// An account of the server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub user: String,
+    /// Its password: letters, digits and a hyphen.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Account {
+    // Derived output would show the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Account({})", self.user)
+    }
+}
+
+/// The names of one trial.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The schema of the transfers.
+    pub load: String,
+    /// The second schema.
+    pub second: String,
+    /// May do everything in both schemas.
+    pub ordinary: Account,
+    /// May do everything.
+    pub administrator: Account,
+    /// The administrator of a restored server: the first one has no such account, so that
+    /// nothing of the backup stands in its way.
+    pub observer: Account,
+    /// By their plain names, without a schema.
+    tables: BTreeMap<&'static str, String>,
+    /// How the names of the tables of the schema changes begin.
+    ddl: String,
+}
+
+impl Names {
+    /// Names that nobody knows yet.
+    pub fn random() -> Self {
+        let mut random = ChaCha20Rng::from_os_rng();
+        let tables = TABLES.iter().map(|(plain, _)| (*plain, name(&mut random))).collect();
+        Self {
+            load: name(&mut random),
+            second: name(&mut random),
+            ordinary: account(&mut random),
+            administrator: account(&mut random),
+            observer: account(&mut random),
+            tables,
+            ddl: name(&mut random),
+        }
+    }
+
+    /// What a schema is called.
+    pub fn schema(&self, schema: Schema) -> &str {
+        match schema {
+            Schema::Load => &self.load,
+            Schema::Second => &self.second,
+        }
+    }
+
+    /// A table as statements name it, with its schema. `plain` is one of [`table`], of a follower,
+    /// or of [`crate::history::ddl_tables`].
+    pub fn table(&self, plain: &str) -> String {
+        match TABLES.iter().find(|(known, _)| *known == plain) {
+            Some((known, schema)) => format!("{}.{}", self.schema(*schema), self.tables[known]),
+            None => format!("{}.{}", self.load, plain.replacen(DDL, &self.ddl, 1)),
+        }
+    }
+
+    /// A table without its schema.
+    pub fn bare(&self, plain: &str) -> String {
+        self.table(plain).rsplit('.').next().unwrap_or_default().to_owned()
+    }
+
+    /// What the names of the tables of the schema changes begin with.
+    pub fn ddl(&self) -> &str {
+        &self.ddl
+    }
+
+    /// The plain name of a table that the server knows by these; `None` when it is no table of the trial.
+    pub fn plain(&self, schema: &str, table: &str) -> Option<String> {
+        let here =
+            |(plain, at): &&(&'static str, Schema)| self.schema(*at) == schema && self.tables[plain] == table;
+        match TABLES.iter().find(here) {
+            Some((plain, _)) => Some((*plain).to_owned()),
+            None if schema == self.load => Some(format!("{DDL}{}", table.strip_prefix(&self.ddl)?)),
+            None => None,
+        }
+    }
+
+    /// The statements that create the schemas and the accounts of the first server, for its root.
+    pub fn setup_statements(&self, database: Database) -> String {
+        let Self { load, second, ordinary, administrator, .. } = self;
+        // What it needs to keep a statement out of the binary log.
+        let quiet = match database {
+            Database::Mariadb => "BINLOG ADMIN",
+            Database::Mysql => "SESSION_VARIABLES_ADMIN",
+        };
+        let grants = [
+            format!("ALL PRIVILEGES ON {load}.*"),
+            format!("ALL PRIVILEGES ON {second}.*"),
+            format!("{quiet} ON *.*"),
+        ];
+        format!(
+            "CREATE DATABASE {load};\nCREATE DATABASE {second};\n{QUIETLY}{}{}",
+            creation(database, ordinary, &grants),
+            creation(database, administrator, &[EVERYTHING.to_owned()]),
+        )
+    }
+
+    /// The statements that create the observer on a restored server, for its root.
+    pub fn observer_statements(&self, database: Database) -> String {
+        format!("{QUIETLY}{}", creation(database, &self.observer, &[EVERYTHING.to_owned()]))
+    }
+}
+
+/// Accounts are no part of what is compared: not in the binary log, and without a GTID.
+const QUIETLY: &str = "SET SESSION sql_log_bin = 0;\n";
+
+const EVERYTHING: &str = "ALL PRIVILEGES ON *.*";
+
+/// The statements that create an account.
+fn creation(database: Database, Account { user, password }: &Account, grants: &[String]) -> String {
+    // A server may prefer an account without a name at `localhost` to one of this name at `%`. MySQL
+    // has none any more, and remembers a login of one account only for that one: see `Access`.
+    let hosts: &[&str] = match database {
+        Database::Mariadb => &["%", "localhost"],
+        Database::Mysql => &["%"],
+    };
+    let mut statements = String::new();
+    for host in hosts {
+        statements.push_str(&format!("CREATE USER '{user}'@'{host}' IDENTIFIED BY '{password}';\n"));
+        for grant in grants {
+            statements.push_str(&format!("GRANT {grant} TO '{user}'@'{host}';\n"));
+        }
+    }
+    statements
+}
+
+fn name(random: &mut ChaCha20Rng) -> String {
+    (0..LENGTH).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
+}
+
+fn account(random: &mut ChaCha20Rng) -> Account {
+    // The end is there for servers that want one of each kind.
+    let password = format!("{}-aA1", Alphanumeric.sample_string(random, PASSWORD));
+    Account { user: name(random), password }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::ddl_tables;
+
+    #[test]
+    fn names_lead_there_and_back() {
+        let names = Names::random();
+        for plain in TABLES.iter().map(|(plain, _)| (*plain).to_owned()).chain(ddl_tables(5)) {
+            let real = names.table(&plain);
+            let (schema, table) = real.split_once('.').expect("two parts");
+            assert!(!table.contains(&plain), "{real}");
+            assert_eq!(names.plain(schema, table), Some(plain));
+        }
+        assert_eq!(names.plain("mysql", "user"), None);
+        assert_eq!(names.plain(&names.load, "user"), None);
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let names = Names::random();
+        assert!(!format!("{names:?}").contains(&names.administrator.password));
+        assert_ne!(names.load, Names::random().load);
+    }
+}

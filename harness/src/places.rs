@@ -1,0 +1,260 @@
+//! Where a server keeps its files, as it sees them itself: through its own mount
+//! table, links resolved. What the image says, or the agent sees, may be another place.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::guest::{Agent, escape_shell};
+use crate::history::{Entry, Holds};
+use crate::image::{FileSystem, Manifest};
+use crate::text::printable;
+
+/// The kinds of file systems that Linux can freeze.
+const FREEZABLE: [&str; 10] =
+    ["btrfs", "ext2", "ext3", "ext4", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs", "xfs"];
+
+/// The unit in which the kernel counts where partitions begin, bytes.
+const SECTOR: u64 = 512;
+
+/// The directories of one server.
+#[derive(Debug, Clone, Default)]
+pub struct Places(Vec<Place>);
+
+/// A directory of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What it holds.
+    pub holds: Holds,
+    /// Its path, as the server sees it.
+    pub path: PathBuf,
+    /// The kind of its file system.
+    pub fs: String,
+    /// The image's file system, and the path in that; `None` when it is on none of them.
+    pub on: Option<(String, PathBuf)>,
+    /// The agent's own mount table names its device.
+    pub reached: bool,
+}
+
+/// What a guest tells of its mounts.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The server's directories.
+    pub(crate) places: Places,
+    /// How many devices a freeze must reach.
+    pub(crate) volumes: u32,
+}
+
+/// Asks the guest, whose server runs.
+pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<Told> {
+    let line = LOOK.replace("UNIT", &escape_shell(Path::new(&image.server.unit)));
+    let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
+    parse(&String::from_utf8_lossy(&told), image).map_err(|what| {
+        Error::Guest(format!("the guest does not tell where its server keeps its files: {what}"))
+    })
+}
+
+impl Places {
+    /// Those where this is kept.
+    pub fn of(&self, holds: Holds) -> impl Iterator<Item = &Place> {
+        self.0.iter().filter(move |place| place.holds == holds)
+    }
+
+    /// The directories on this file system where this is kept, as seen from its root.
+    pub fn on<'a>(&'a self, fs: &'a FileSystem, holds: Holds) -> impl Iterator<Item = &'a Path> {
+        self.of(holds)
+            .filter_map(|place| place.on.as_ref())
+            .filter(|(on, _)| *on == fs.name)
+            .map(|(_, dir)| &**dir)
+    }
+
+    /// As entries of the history.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
+        let t = clock::now();
+        self.0.iter().map(move |place| Entry::Directory {
+            t,
+            holds: place.holds,
+            path: printable(&place.path.to_string_lossy()),
+            fs: printable(&place.fs),
+            on: place.on.as_ref().map(|(on, _)| on.clone()),
+            reached: place.reached,
+        })
+    }
+}
+
+/// What the server is asked for: what a directory holds, and its path. The data directory
+/// comes first, because others may be relative to it.
+const QUESTIONS: &str = "SELECT 'data', @@datadir;
+SELECT 'redo', IFNULL(@@innodb_log_group_home_dir, '.');
+SELECT 'undo', IFNULL(@@innodb_undo_directory, '.');
+SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_basename <> '';
+";
+
+/// Prints four parts: the directories, the server's mount table, the agent's, and the block devices.
+const LOOK: &str = r#"set -e
+PATH=$PATH:/usr/sbin:/sbin
+tab=$(printf '\t')
+pid=$(systemctl show --property MainPID --value UNIT)
+[ "${pid:-0}" -gt 0 ] || { echo "no process of the unit runs" >&2; exit 1; }
+answers=$(mysql --batch --raw --skip-column-names)
+data=
+echo "$answers" | while IFS=$tab read -r holds path; do
+    case $path in
+        /*) ;;
+        *) path=$data/$path ;;
+    esac
+    [ "$holds" != data ] || data=$path
+    [ "$holds" != binlogs ] || path=${path%/*}
+    printf '%s\t%s\n' "$holds" "$(chroot "/proc/$pid/root" readlink -f "$path")"
+done
+echo; cat "/proc/$pid/mountinfo"
+echo; cat /proc/self/mountinfo
+echo
+for device in /sys/dev/block/*; do
+    start=0 name=
+    [ ! -r "$device/start" ] || read -r start <"$device/start"
+    [ ! -r "$device/dm/name" ] || read -r name <"$device/dm/name"
+    [ ! -r "$device/loop/backing_file" ] || IFS= read -r name <"$device/loop/backing_file"
+    printf '%s\t%s\t%s\t%s\n' "${device##*/}" "$(readlink "$device")" "$start" "$name"
+done
+"#;
+
+/// A line of a mount table; see proc_pid_mountinfo(5).
+#[derive(Debug)]
+struct Mount {
+    id: String,
+    parent: String,
+    /// Major and minor number.
+    device: String,
+    /// Which directory of the file system is mounted.
+    root: PathBuf,
+    at: PathBuf,
+    fs: String,
+    source: String,
+}
+
+/// A block device.
+#[derive(Debug)]
+struct Device<'a> {
+    numbers: &'a str,
+    /// Where it is among the devices; ends with the disk's name, and that of the partition.
+    path: &'a Path,
+    /// Where it begins on its disk, bytes.
+    start: u64,
+    /// What it is called by the device mapper, or the file that a loop shows.
+    name: &'a str,
+}
+
+fn parse(text: &str, image: &Manifest) -> Result<Told, String> {
+    let mut parts = text.splitn(4, "\n\n");
+    let mut part = |what: &str| parts.next().ok_or_else(|| format!("{what} are missing"));
+    let (dirs, server) = (part("the directories")?, part("the server's mounts")?);
+    let (agent, devices) = (part("the agent's mounts")?, part("the devices")?);
+    let [server, agent] = [server, agent].map(|table| table.lines().filter_map(mount).collect::<Vec<_>>());
+    let devices: Vec<_> = devices.lines().filter_map(device).collect();
+    // What is mounted over hides what is below.
+    let hidden = |below: &Mount| agent.iter().any(|mount| mount.parent == below.id && mount.at == below.at);
+    let frozen: BTreeSet<&str> = agent
+        .iter()
+        .filter(|mount| is_freezable(mount) && !hidden(mount))
+        .map(|mount| mount.device.as_str())
+        .collect();
+    let place = |holds, path: PathBuf| {
+        // Of those at one place the last is on top.
+        let holders = server.iter().filter(|mount| path.starts_with(&mount.at));
+        let mount = holders.max_by_key(|mount| mount.at.components().count())?;
+        let inside = mount.root.join(path.strip_prefix(&mount.at).ok()?);
+        let on = file_system(mount, &devices, image).map(|fs| (fs.name.clone(), inside));
+        let reached = frozen.contains(mount.device.as_str());
+        Some(Place { holds, path, fs: mount.fs.clone(), on, reached })
+    };
+    let mut places = Vec::new();
+    for line in dirs.lines() {
+        let (holds, path) = line.split_once('\t').ok_or("a directory is not named")?;
+        let holds = match holds {
+            "data" => Holds::Data,
+            "redo" => Holds::Redo,
+            "undo" => Holds::Undo,
+            "binlogs" => Holds::Binlogs,
+            _ => return Err("a directory holds something unknown".to_owned()),
+        };
+        let path = PathBuf::from(path);
+        // A part of the data may be a mount of its own.
+        let below = server
+            .iter()
+            .filter(|mount| holds == Holds::Data && mount.at != path && mount.at.starts_with(&path));
+        let below: Vec<_> = below.filter_map(|mount| place(holds, mount.at.clone())).collect();
+        places.push(place(holds, path).ok_or("a directory is on no mount")?);
+        places.extend(below);
+    }
+    if !places.iter().any(|place| place.holds == Holds::Data) {
+        return Err("the data directory is missing".to_owned());
+    }
+    let volumes = u32::try_from(frozen.len()).unwrap_or(u32::MAX);
+    Ok(Told { places: Places(places), volumes })
+}
+
+/// Whether a freeze that finds this mount freezes it. Agents leave out what has no device of its own,
+/// but for btrfs; see `build_fs_mount_list` in QEMU's `qga/commands-linux.c`.
+fn is_freezable(mount: &Mount) -> bool {
+    FREEZABLE.contains(&mount.fs.as_str()) && (mount.fs == "btrfs" || !mount.device.starts_with("0:"))
+}
+
+/// The file system of the image that is mounted here.
+fn file_system<'a>(mount: &Mount, devices: &[Device<'_>], image: &'a Manifest) -> Option<&'a FileSystem> {
+    // btrfs has no numbers of its device, but its name.
+    let source = Path::new(&mount.source).file_name()?;
+    let named =
+        |device: &&Device<'_>| device.path.file_name() == Some(source) || Path::new(device.name) == source;
+    let device = match mount.device.starts_with("0:") {
+        false => devices.iter().find(|device| device.numbers == mount.device),
+        true if mount.fs == "btrfs" => devices.iter().find(named),
+        true => None,
+    }?;
+    let looped = image.loops.iter().find(|looped| looped.file == Path::new(device.name));
+    let on_disks = || image.disks.iter().flat_map(|disk| &disk.file_systems);
+    looped
+        .map(|looped| &looped.file_system)
+        .or_else(|| on_disks().find(|fs| !device.name.is_empty() && fs.name == device.name))
+        .or_else(|| {
+            let names = || device.path.iter().rev().take(2);
+            let disk = image.disks.iter().find(|disk| names().any(|name| name == disk.target.as_str()))?;
+            disk.file_systems.iter().find(|fs| fs.start == device.start && device.name.is_empty())
+        })
+}
+
+fn mount(line: &str) -> Option<Mount> {
+    let mut fields = line.split(' ');
+    let mut field = || fields.next();
+    let (id, parent, device) = (field()?.to_owned(), field()?.to_owned(), field()?.to_owned());
+    let (root, at) = (unescape(field()?), unescape(field()?));
+    // Options, of which there may be any number, end with a hyphen.
+    fields.by_ref().find(|field| *field == "-")?;
+    let (fs, source) = (fields.next()?.to_owned(), unescape(fields.next()?));
+    let source = source.to_string_lossy().into_owned();
+    Some(Mount { id, parent, device, root, at, fs, source })
+}
+
+fn device(line: &str) -> Option<Device<'_>> {
+    let fields: Vec<_> = line.splitn(4, '\t').collect();
+    let &[numbers, path, start, name] = fields.as_slice() else { return None };
+    Some(Device { numbers, path: Path::new(path), start: start.parse::<u64>().ok()? * SECTOR, name })
+}
+
+/// Mount tables have blanks and backslashes as three octal digits.
+fn unescape(text: &str) -> PathBuf {
+    let mut pieces = text.split('\\');
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        match piece.split_at_checked(3).map(|(digits, rest)| (u8::from_str_radix(digits, 8), rest)) {
+            Some((Ok(byte), rest)) => {
+                plain.push(char::from(byte));
+                plain.push_str(rest);
+            }
+            _ => plain.extend(["\\", piece]),
+        }
+    }
+    PathBuf::from(plain)
+}
