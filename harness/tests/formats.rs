@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use freezeframe::events::{self, Event, Stage, What};
-use freezeframe::history::{self, Entry, Mark, Op, ProbeAnswer, ProbeKind};
+use freezeframe::history::{
+    self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, Table,
+};
 use freezeframe::jsonl::{self, Reader};
 use freezeframe::observation::{self, Record};
 use freezeframe::plan::{Accel, Keep, Plan};
@@ -76,6 +78,13 @@ fn check_values<T: DeserializeOwned + Debug>(file: &str) {
     }
 }
 
+/// Checks that the section names each field of what stands inside a record.
+fn check_fields<T: DeserializeOwned + Debug>(file: &str) {
+    for field in wanted::<T>(&json!({ "?": 0 })) {
+        assert!(section(file).contains(&format!("`{field}`")), "{file} does not name `{field}`");
+    }
+}
+
 #[test]
 fn the_history() {
     records::<Entry>("history.jsonl", history::KIND);
@@ -84,6 +93,13 @@ fn the_history() {
     check_values::<Mark>("history.jsonl");
     check_values::<ProbeKind>("history.jsonl");
     check_values::<ProbeAnswer>("history.jsonl");
+    check_values::<Holds>("history.jsonl");
+    check_values::<Round>("history.jsonl");
+    check_values::<Schema>("history.jsonl");
+    check_fields::<Setup>("history.jsonl");
+    check_fields::<Follower>("history.jsonl");
+    check_fields::<Table>("history.jsonl");
+    check_fields::<Probe>("history.jsonl");
 }
 
 #[test]
@@ -91,9 +107,7 @@ fn the_events() {
     records::<Event>("events.jsonl", events::KIND);
     check_values::<Stage>("events.jsonl");
     check_values::<What>("events.jsonl");
-    for field in wanted::<Event>(&json!({ "?": 0 })) {
-        assert!(section("events.jsonl").contains(&format!("`{field}`")), "{field}");
-    }
+    check_fields::<Event>("events.jsonl");
 }
 
 #[test]
@@ -141,7 +155,8 @@ fn the_verdict() {
     let verdict = object::<Verdict>("verdict.json");
     check_values::<Grade>("verdict.json");
     check_values::<Outcome>("verdict.json");
-    let nested = [&verdict, &verdict["findings"][0], &verdict["timings_ms"], &verdict["counts"]];
+    let nested =
+        [&verdict, &verdict["findings"][0], &verdict["timings_ms"], &verdict["counts"], &verdict["power"]];
     for (field, _) in nested.into_iter().flat_map(|object| object.as_object().unwrap()) {
         assert!(section("verdict.json").contains(&format!("`{field}`")), "{field}");
     }

@@ -21,13 +21,13 @@ pub(super) fn quote(text: &str) -> String {
     text::quote(MAX_QUOTE, text.trim())
 }
 
-/// `1 transfer`, `3 transfers`, `2 indexes`, `2 directories`.
+/// `1 transfer`, `3 transfers`, `2 indexes`, `2 directories`, `2 ways`.
 pub(super) fn count(n: u64, what: &str) -> String {
     match (n, what.strip_suffix('y')) {
         (1, _) => format!("1 {what}"),
-        (_, Some(stem)) => format!("{n} {stem}ies"),
+        (_, Some(stem)) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{n} {stem}ies"),
         (_, None) if what.ends_with('x') => format!("{n} {what}es"),
-        (_, None) => format!("{n} {what}s"),
+        _ => format!("{n} {what}s"),
     }
 }
 
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn counts_are_plain_english() {
         assert_eq!(
-            [count(1, "index"), count(2, "index"), count(0, "row"), count(2, "directory")],
-            ["1 index", "2 indexes", "0 rows", "2 directories"]
+            [count(1, "index"), count(2, "index"), count(0, "row"), count(2, "directory"), count(2, "way")],
+            ["1 index", "2 indexes", "0 rows", "2 directories", "2 ways"]
         );
     }
 }

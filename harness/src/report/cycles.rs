@@ -2,7 +2,6 @@
 //! the worst in full.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 
 use maud::{Markup, PreEscaped, html};
 
@@ -59,7 +58,7 @@ fn drawn(Drawing(svg): &Drawing) -> Markup {
 
 fn several(cycles: &[Cycle], id: &str) -> Markup {
     let open = open(cycles);
-    let rest = cycles.iter().filter(|cycle| !open.contains(&cycle.number));
+    let rest = cycles.iter().filter(|cycle| !open.iter().any(|it| it.number == cycle.number));
     let more = cycles.len() - open.len();
     html! {
         figure {
@@ -74,7 +73,7 @@ fn several(cycles: &[Cycle], id: &str) -> Markup {
                     }
                 }
             }
-            @for cycle in cycles.iter().filter(|cycle| open.contains(&cycle.number)) { (one(cycle, id, true)) }
+            @for cycle in &open { (one(cycle, id, true)) }
             @if more > 0 {
                 details class="rest" {
                     summary { b { "The other " (more) } }
@@ -85,14 +84,14 @@ fn several(cycles: &[Cycle], id: &str) -> Markup {
     }
 }
 
-/// Those that are shown open: the worst, and others that did not come out as expected or that
+/// Those that are shown open, the worst first: it, and others that did not come out as expected or that
 /// have findings.
-fn open(cycles: &[Cycle]) -> BTreeSet<u32> {
+fn open(cycles: &[Cycle]) -> Vec<&Cycle> {
     let mut worst: Vec<_> = cycles.iter().collect();
     // It keeps the order of those that are as bad.
     worst.sort_by_key(|cycle| Reverse(rank(cycle)));
     let others = worst.iter().skip(1).filter(|cycle| has_something_to_tell(cycle));
-    worst.iter().take(1).chain(others).take(OPEN).map(|cycle| cycle.number).collect()
+    worst.iter().take(1).chain(others).take(OPEN).copied().collect()
 }
 
 fn rank(cycle: &Cycle) -> Rank {

@@ -15,7 +15,7 @@ const WIDTH: f64 = 1120.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 12.0;
 const FLAG: f64 = 17.0;
-const PROBE: f64 = 22.0;
+const PROBE: f64 = 28.0;
 /// The heights of a row: with room for a label, and the least that can be seen.
 const ROW: (f64, f64) = (17.0, 2.0);
 /// A row lower than this has no label.
@@ -205,9 +205,10 @@ fn axis(picture: &Picture, scale: &Scale, top: f64, bottom: f64) -> Markup {
     html! {
         line class="axis" x1=(px(LEFT)) x2=(px(scale.right())) y1=(px(bottom)) y2=(px(bottom)) {}
         @for (t, label) in ticks(picture.range.0, picture.range.1, origin) {
+            @let anchor = if scale.x(t) > scale.right() - 25.0 { "end" } else { "middle" };
             @let x = px(scale.x(t));
             line class="grid" x1=(x) x2=(x) y1=(px(top - 4.0)) y2=(px(bottom + 4.0)) {}
-            text class="tick" x=(x) y=(px(bottom + 18.0)) text-anchor="middle" { (label) }
+            text class="tick" x=(x) y=(px(bottom + 18.0)) text-anchor=(anchor) { (label) }
         }
     }
 }
@@ -294,21 +295,15 @@ fn probe_of(probe: &Shown, scale: &Scale, y: f64) -> Markup {
         ProbeAnswer::Refused | ProbeAnswer::Cut | ProbeAnswer::Error => "error",
     };
     let label = format!("{} {}", probe.asks, probe.says);
-    let width = LETTER * label.chars().count() as f64;
-    let (x, anchor) = if b + 8.0 + width < scale.right() {
-        (b + 8.0, "start")
-    } else if a - 8.0 - width > LEFT {
-        (a - 8.0, "end")
-    } else {
-        (LEFT + 4.0, "start")
-    };
+    // Above its bar, where nothing else is.
+    let x = a.min(scale.right() - LETTER * label.chars().count() as f64).max(LEFT);
     html! {
         g class=(format!("probe {class}")) {
-            text class="lane" x=(px(LEFT - 10.0)) y=(px(y + 14.0)) text-anchor="end" { "probe" }
-            rect x=(px(a)) y=(px(y + 5.0)) width=(px((b - a).max(3.0))) height="10" rx="2" {
+            text class="lane" x=(px(LEFT - 10.0)) y=(px(y + 12.0)) text-anchor="end" { "probe" }
+            rect x=(px(a)) y=(px(y + 16.0)) width=(px((b - a).max(3.0))) height="7" rx="2" {
                 title { (label) ", " (duration(millis(probe.from, probe.to))) }
             }
-            text x=(px(x)) y=(px(y + 14.0)) text-anchor=(anchor) { (label) }
+            text x=(px(x)) y=(px(y + 12.0)) { (label) }
         }
     }
 }

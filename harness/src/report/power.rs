@@ -22,7 +22,7 @@ pub(super) fn power(verdict: &Verdict) -> Markup {
         div class="power" {
             div {
                 h4 { "What it could see" }
-                ul { @for line in lines(power) { li { (quote(MAX_TEXT, &line)) } } }
+                ul { @for line in lines(power, verdict.timings_ms.freeze.is_some()) { li { (quote(MAX_TEXT, &line)) } } }
             }
             @if !power.not_examined.is_empty() {
                 div class=(if top { "unexamined doubt" } else { "unexamined" }) {
@@ -41,11 +41,16 @@ pub(super) fn power(verdict: &Verdict) -> Markup {
     }
 }
 
-fn lines(power: &Power) -> Vec<String> {
+fn lines(power: &Power, frozen: bool) -> Vec<String> {
+    // Without a freeze, the beginning of the snapshot counts.
+    let (stood, asked) = match frozen {
+        true => ("the freeze returned", "the freeze was called"),
+        false => ("the snapshot began", "the snapshot began"),
+    };
     let flying = match power.in_flight {
-        0 => "no write was in flight when the guest stood still".to_owned(),
+        0 => format!("no write was in flight when {stood}"),
         n => format!(
-            "{} in flight when the guest stood still, {} of them",
+            "{} in flight when {stood}, {} of them",
             number(n, "write"),
             number(power.transfers_in_flight, "transfer"),
         ),
@@ -56,11 +61,11 @@ fn lines(power: &Power) -> Vec<String> {
     let acknowledged: u64 = power.acknowledged_last_second.values().fold(0, |sum, n| sum.saturating_add(*n));
     let silent = power.acknowledged_last_second.iter().filter(|(_, n)| **n == 0).count();
     lines.push(format!(
-        "{} acknowledged in the second before{}",
+        "{} acknowledged in the last second before {asked}{}",
         number(acknowledged, "write"),
         match silent {
             0 => String::new(),
-            n => format!(", none through {n} of the ways"),
+            n => format!(", none through {n} of the ways to the server"),
         }
     ));
     lines.push(match power.silence_ms {
@@ -71,7 +76,8 @@ fn lines(power: &Power) -> Vec<String> {
     });
     lines.push(match &power.lock {
         Some(lock) => lock.clone(),
-        None => "nothing but the hook's word says that the database stood still".to_owned(),
+        None if frozen => "nothing but the hook's word says that the database stood still".to_owned(),
+        None => "nothing says that the database stood still".to_owned(),
     });
     if power.lock.is_none() && power.probes_over_snapshot > 0 {
         lines.push(format!(
