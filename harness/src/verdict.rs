@@ -639,6 +639,23 @@ mod tests {
     }
 
     #[test]
+    fn a_pass_at_the_top_says_in_one_line_what_it_rests_without() {
+        let json = include_str!("../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
+        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let mut verdict: Verdict = serde_json::from_str(json).unwrap();
+        assert_eq!(verdict.unexamined(), None);
+        verdict.grade = Grade::ApplicationConsistent;
+        let why = |why: &str| why.to_owned();
+        verdict.power.not_examined = [(Property::RollForward, why("no\nposition"))].into();
+        assert_eq!(verdict.unexamined().unwrap(), "not examined: roll-forward (no\\nposition)");
+        verdict.power.not_examined = Property::ALL.map(|property| (property, why(&"x".repeat(9_000)))).into();
+        let line = verdict.unexamined().unwrap();
+        assert!(line.ends_with("and 24 more") && line.chars().count() < 600, "{line}");
+        verdict.outcome = Outcome::Fail;
+        assert_eq!(verdict.unexamined(), None);
+    }
+
+    #[test]
     fn a_status_is_written_as_one_string() {
         let statuses = [
             (Status::Holds, "\"holds\""),

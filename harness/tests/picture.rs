@@ -343,3 +343,24 @@ fn two_hundred_cycles_stay_one_page() {
     assert_eq!(page.matches("<b>Cycle ").count(), 200);
     assert!(page.len() < 4_000_000, "{}", page.len());
 }
+
+#[test]
+fn the_largest_numbers_that_a_history_may_have_stay_one_page() {
+    let run = Run::new(&[Grade::CrashConsistent]);
+    let World { mut history, times, .. } = World::new(&Shape { freeze: false, ..shape(3, 2) });
+    let Some(Entry::Setup(setup)) = history.first_mut() else { unreachable!() };
+    // The followers' clients are others then.
+    setup.writers = 65_536;
+    history.retain(|entry| !matches!(entry, Entry::Invoke { c: 4.., .. } | Entry::Ok { c: 4.., .. }));
+    let end = history.pop().unwrap();
+    for n in 2..=40 {
+        let t = times.s1 + u64::from(n);
+        history.push(Entry::Cycle { t, n });
+        history.push(Entry::Mark { t, mark: Mark::SnapBegin, detail: String::new() });
+    }
+    history.push(end);
+    Cycles { history, images: vec![] }.write(&run.dir);
+    let page = run.page();
+    assert!(page.contains("65540 clients, up to"), "{page}");
+    assert!(page.len() < 2_000_000, "{}", page.len());
+}
