@@ -4,6 +4,7 @@
 //! A file is checked whole before anything boots. Unknown keys, bad names and
 //! impossible combinations are errors with file, line and a hint.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub struct Scenario {
     pub freeze: bool,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
-    /// What must come out, for each hook that the scenario runs with, in the file's order.
+    /// What must come out, for each hook that the scenario runs with: the built-in ones first.
     pub expect: Vec<(Hook, Expectation)>,
 }
 
@@ -121,9 +122,12 @@ pub enum Hook {
     Freezeframe,
     /// The same, installed as its package does it on what the distribution ships.
     Package,
-    /// A file that the user names; absolute.
+    /// A file that the user names, or a scenario as one beside it; absolute.
     File(PathBuf),
 }
+
+/// The largest hook file: the agent takes it in one message.
+const MAX_HOOK_BYTES: u64 = 1024 * 1024;
 
 impl Hook {
     /// Those that go by a name, in the order in which a scenario's trials run.
@@ -133,6 +137,47 @@ impl Hook {
     /// The built-in hook of this name.
     pub fn built_in(name: &str) -> Option<Self> {
         Self::BUILT_IN.into_iter().find(|hook| hook.name() == name)
+    }
+
+    /// This file, if it can be a hook. An error ends a sentence that begins with its name.
+    pub fn file(path: &Path) -> Result<Self, String> {
+        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+            _ => format!("cannot be read: {e}"),
+        })?;
+        if !metadata.is_file() {
+            return Err("is not a file".to_owned());
+        }
+        if metadata.len() == 0 {
+            return Err("is empty".to_owned());
+        }
+        if metadata.len() > MAX_HOOK_BYTES {
+            return Err(format!("is larger than {} KiB", MAX_HOOK_BYTES / 1024));
+        }
+        std::fs::File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
+        if metadata.permissions().mode() & 0o111 == 0 {
+            return Err(format!(
+                "is not executable, and the agent would not run it; try `chmod +x {}`",
+                path.display()
+            ));
+        }
+        path.canonicalize().map(Self::File).map_err(|e| format!("cannot be found: {e}"))
+    }
+
+    /// What a scenario means by this name: a built-in hook, or a file in `folder`.
+    fn in_scenario(name: &str, folder: &Path) -> Result<Self, String> {
+        let plain = Path::new(name).file_name().is_some_and(|file| file == name);
+        match Self::built_in(name) {
+            Some(hook) => Ok(hook),
+            None if plain && name.ends_with(".sh") => {
+                Self::file(&folder.join(name)).map_err(|problem| format!("the hook `{name}` {problem}"))
+            }
+            None => Err(format!(
+                "`{}` is no hook; write {}, or the name of a file beside the scenario that ends in `.sh`",
+                printable(name),
+                Self::names()
+            )),
+        }
     }
 
     /// The names of all built-in hooks, as a message lists them.
@@ -319,7 +364,7 @@ mod file {
         pub(super) quiesce: Quiesce,
         #[serde(default)]
         pub(super) fault: Vec<Spanned<Fault>>,
-        /// By the hook's name.
+        /// By the hook's name, or that of a file beside this one.
         pub(super) expect: Spanned<BTreeMap<String, Spanned<Expectation>>>,
     }
 
@@ -372,10 +417,13 @@ impl Scenario {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
         let name = path.strip_prefix(root).unwrap_or(path).with_extension("");
-        Self::parse(&name.to_string_lossy(), &text).map_err(|(offset, problem)| ScenarioError::Content {
-            path: path.to_owned(),
-            line: 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count(),
-            problem,
+        let folder = path.parent().unwrap_or(root);
+        Self::parse(&name.to_string_lossy(), folder, &text).map_err(|(offset, problem)| {
+            ScenarioError::Content {
+                path: path.to_owned(),
+                line: 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count(),
+                problem,
+            }
         })
     }
 
@@ -399,8 +447,8 @@ impl Scenario {
         Ok(scenarios)
     }
 
-    /// Parses a file's text. An error is the byte offset of the trouble and what it is.
-    fn parse(name: &str, text: &str) -> Result<Self, (usize, String)> {
+    /// Parses the text of a file in `folder`. An error is the byte offset of the trouble and what it is.
+    fn parse(name: &str, folder: &Path, text: &str) -> Result<Self, (usize, String)> {
         let file: file::Scenario = toml::from_str(text)
             .map_err(|e| (e.span().map_or(0, |span| span.start), e.message().to_owned()))?;
         let refuse = |span: std::ops::Range<usize>, problem: String| Err((span.start, problem));
@@ -465,15 +513,13 @@ impl Scenario {
         let span = file.expect.span();
         let mut expect = Vec::new();
         for (name, expectation) in file.expect.into_inner() {
-            match Hook::built_in(&name) {
-                Some(hook) => expect.push((hook, expectation)),
-                None => {
-                    let problem = format!("`{}` is no hook; write {}", printable(&name), Hook::names());
-                    return refuse(expectation.span(), problem);
-                }
+            match Hook::in_scenario(&name, folder) {
+                Ok(hook) => expect.push((hook, expectation)),
+                Err(problem) => return refuse(expectation.span(), problem),
             }
         }
-        expect.sort_by_key(|(hook, _)| Hook::BUILT_IN.iter().position(|other| other == hook));
+        let built_ins = Hook::BUILT_IN;
+        expect.sort_by_key(|(hook, _)| built_ins.iter().position(|b| b == hook).unwrap_or(built_ins.len()));
         if expect.is_empty() {
             return refuse(span, format!("`[expect]` names no hook; add {}", Hook::names()));
         }
@@ -570,14 +616,19 @@ freezeframe = { grade = ["application-consistent"] }
 none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-closed"] }
 "#;
 
-    fn refused(text: &str) -> (usize, String) {
-        let (offset, problem) = Scenario::parse("core/x", text).unwrap_err();
+    /// Hooks that are files lie in `folder`.
+    fn refused_in(folder: &Path, text: &str) -> (usize, String) {
+        let (offset, problem) = Scenario::parse("core/x", folder, text).unwrap_err();
         (1 + text[..offset].matches('\n').count(), problem)
+    }
+
+    fn refused(text: &str) -> (usize, String) {
+        refused_in(Path::new("/nowhere"), text)
     }
 
     #[test]
     fn a_good_file_is_read() {
-        let scenario = Scenario::parse("core/quiet", GOOD).unwrap();
+        let scenario = Scenario::parse("core/quiet", Path::new("/nowhere"), GOOD).unwrap();
         assert_eq!(scenario.name, "core/quiet");
         assert!(scenario.freeze);
         assert_eq!(scenario.expect.len(), 2);
@@ -609,5 +660,42 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             assert_eq!(at, line, "{to}: {problem}");
             assert!(hint.split('|').any(|h| problem.contains(h)), "{to}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_hook_may_be_a_file_beside_the_scenario() {
+        let folder = tempfile::tempdir().unwrap();
+        let hook = folder.path().join("own.sh");
+        let text = GOOD.replace("none =", "\"own.sh\" =");
+        let refused = |text: &str| {
+            let (line, problem) = refused_in(folder.path(), text);
+            assert_eq!(line, 10, "{problem}");
+            problem
+        };
+        assert!(refused(&text).contains("the hook `own.sh` does not exist"));
+        std::fs::write(&hook, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(refused(&text).contains("chmod +x"));
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(refused(&text.replace("own.sh", "../own.sh")).contains("beside the scenario"));
+        assert!(refused(&text.replace("own.sh", "own")).contains("ends in `.sh`"));
+
+        let scenario = Scenario::parse("core/quiet", folder.path(), &text).unwrap();
+        let file = Hook::file(&hook).unwrap();
+        let hooks: Vec<_> = scenario.expect.iter().map(|(hook, _)| hook.clone()).collect();
+        assert_eq!(hooks, [Hook::Freezeframe, file.clone()]);
+        assert_eq!(file.name(), "own.sh");
+        assert_eq!(scenario.expectation(&file).findings, [Property::TablesClosed]);
+    }
+
+    #[test]
+    fn hooks_beside_scenarios_are_no_scenarios() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("own");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("quiet.toml"), GOOD).unwrap();
+        std::fs::write(folder.join("own.sh"), "#!/bin/sh\n").unwrap();
+        let names: Vec<_> = Scenario::read_all(root.path()).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["own/quiet"]);
     }
 }

@@ -13,7 +13,8 @@ use crate::{host, roots};
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
 /// files. At its end it shows which defect each property of the judge has caught,
-/// and how the hooks have fared, row by row of the failure catalogue.
+/// and how the hooks have fared, row by row of the failure catalogue. A test that
+/// fails holds back neither the others nor the tables.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only tests whose name contains one of these.
@@ -36,21 +37,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     clear_measured()?;
     // nextest bounds each test's time; without it the same tests run all the same.
     let mut tests = if host::find_program("cargo-nextest").is_some() {
-        cargo(&["nextest", "run"])
+        cargo(&["nextest", "run", "--no-fail-fast"])
     } else {
-        let mut tests = cargo(&["test"]);
+        let mut tests = cargo(&["test", "--no-fail-fast"]);
         tests.arg("--");
         tests
     };
-    succeed(tests.args(&args.filters))?;
-    if args.filters.is_empty() {
-        // A test that passes is silent, but these have something to show.
-        let table = ["--exact", MUTATION_TABLE, "--nocapture"];
-        succeed(cargo(&["test", "--quiet", "--test", "judge"]).arg("--").args(table))?;
-        let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];
-        succeed(cargo(&["test", "--quiet", "--test", "hooks"]).arg("--").args(table))?;
+    let outcome = succeed(tests.args(&args.filters));
+    if !args.filters.is_empty() {
+        return outcome;
     }
-    Ok(())
+    // A test that passes is silent, but these have something to show, also when others have failed.
+    let table = ["--exact", MUTATION_TABLE, "--nocapture"];
+    let mutations = succeed(cargo(&["test", "--quiet", "--test", "judge"]).arg("--").args(table));
+    let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];
+    let catalogue = succeed(cargo(&["test", "--quiet", "--test", "hooks"]).arg("--").args(table));
+    outcome.and(mutations).and(catalogue)
 }
 
 /// Removes what earlier runs have measured, so that the table is of this one.

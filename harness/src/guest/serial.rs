@@ -204,7 +204,8 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(200);
+    /// Enough for the answers that do come.
+    const SHORT: Duration = Duration::from_secs(3);
     const LONG: Duration = Duration::from_secs(30);
 
     /// The guest's end of one connection.
@@ -295,7 +296,7 @@ mod tests {
             guest.write(b"{\"return\": 2}\n");
         });
         let error = serial.ask(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
-        assert_eq!(error, "the guest agent gave no answer within 0.2 s");
+        assert_eq!(error, "the guest agent gave no answer within 3.0 s");
         assert_eq!(serial.ask(&command("guest-fsfreeze-thaw"), LONG).unwrap(), "{\"return\": 2}");
         guest.join().unwrap();
     }
@@ -311,11 +312,13 @@ mod tests {
             seen
         });
         let asked = Instant::now();
-        let error = serial.ask(&command("guest-fsfreeze-freeze"), PATIENCE + SHORT).unwrap_err().to_string();
-        assert_eq!(error, "no guest agent answers on its serial port within 1.2 s");
-        assert!(asked.elapsed() >= PATIENCE + SHORT);
+        let error = serial.ask(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
+        assert_eq!(error, "no guest agent answers on its serial port within 3.0 s");
+        assert!(asked.elapsed() >= SHORT);
         drop(serial);
-        assert_eq!(guest.join().unwrap(), ["guest-sync-delimited"; 2]);
+        let seen = guest.join().unwrap();
+        // One at once and one after each PATIENCE, as far as the processor lets it.
+        assert!(seen.len() >= 2 && seen.iter().all(|name| name == "guest-sync-delimited"), "{seen:?}");
     }
 
     #[test]

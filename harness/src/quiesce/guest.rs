@@ -1,14 +1,11 @@
 //! What the judge must know of a guest before it is frozen.
 
-use std::time::Duration;
-
 use crate::clock;
 use crate::error::Result;
 use crate::guest::Agent;
 use crate::history::{Entry, WINDOWS};
-use crate::image::Manifest;
 use crate::load::HistoryLog;
-use crate::places::{self, Places, Told};
+use crate::places::{Places, Told};
 
 /// The file systems of which VSS makes snapshots. A freeze takes all of them on
 /// fixed drives, and fails when a fixed drive has another one; what a compact
@@ -16,9 +13,13 @@ use crate::places::{self, Places, Told};
 /// `requester_freeze` in QEMU's `qga/vss-win32/requester.cpp`.
 const VSS_KINDS: [&str; 2] = ["NTFS", "ReFS"];
 
-/// Writes down what the agent tells of its guest, and where its server keeps its files. An agent
-/// that does not tell its system is none of a backup's faults.
-pub(crate) fn tell(agent: &Agent, image: &Manifest, limit: Duration, history: &HistoryLog) -> Result<Places> {
+/// Writes down what the agent tells of its guest, and where its server keeps its files; `ask` asks
+/// a guest that has a shell. An agent that does not tell its system is none of a backup's faults.
+pub(crate) fn tell(
+    agent: &Agent,
+    history: &HistoryLog,
+    ask: impl FnOnce() -> Result<Told>,
+) -> Result<Places> {
     let t = clock::now();
     let os = agent.os();
     if os.as_ref().is_ok_and(|os| os == WINDOWS) {
@@ -26,7 +27,7 @@ pub(crate) fn tell(agent: &Agent, image: &Manifest, limit: Duration, history: &H
         history.write(&Entry::Guest { t, os: WINDOWS.to_owned(), volumes })?;
         return Ok(Places::default());
     }
-    let Told { places, volumes } = places::ask(agent, image, limit)?;
+    let Told { places, volumes } = ask()?;
     if let Ok(os) = os {
         history.write(&Entry::Guest { t, os, volumes: Some(volumes) })?;
     }

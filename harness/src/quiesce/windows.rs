@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{FreezeWindow, tell};
 use crate::guest::{Agent, Serial, Transcript, Transport};
-use crate::history::{Entry, KIND, Mark, WINDOWS};
+use crate::history::{Entry, KIND, Mark, Setup, WINDOWS};
 use crate::jsonl;
 use crate::judge::{Case, Judgement, judge};
 use crate::load::HistoryLog;
@@ -115,9 +115,8 @@ impl Scene {
         let listener = UnixListener::bind(&socket).unwrap();
         thread::spawn(move || Peer { volumes, freeze_takes, frozen: None }.serve(&listener));
         let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
-        history
-            .write(&Entry::Setup { writers: 1, accounts: 2, opening_balance: 0, followers: vec![] })
-            .unwrap();
+        let setup = Setup { writers: 1, accounts: 2, doors: vec!["tcp".into()], ..Setup::default() };
+        history.write(&Entry::Setup(setup)).unwrap();
         let transcript = Transcript::create(&dir.path().join("agent.jsonl")).unwrap();
         let transport = Transport::Serial(Arc::new(Serial::new(socket)));
         let agent = Agent::new(transport, "source".to_owned(), transcript, Duration::from_secs(30));
@@ -125,7 +124,7 @@ impl Scene {
     }
 
     fn freeze(&self) -> FreezeWindow {
-        tell(&self.agent, &self.history).unwrap();
+        tell(&self.agent, &self.history, || unreachable!("it has no shell")).unwrap();
         let limits = Limits { hold: 3 * VSS_HOLDS, ..Limits::for_accel(Accel::Kvm) };
         FreezeWindow::open(self.agent.clone(), limits, &self.history).unwrap()
     }

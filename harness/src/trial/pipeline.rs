@@ -30,7 +30,7 @@ use crate::load::{HistoryLog, Load, heartbeat};
 use crate::names::Names;
 use crate::observation::{Record, State};
 use crate::observe::{self, ObservationLog};
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
@@ -369,7 +369,8 @@ impl<'a> Trial<'a> {
             drives.iter().map(|drive| drive.target.clone()).collect(),
             std::mem::take(&mut source.heartbeats),
         )?;
-        let places = quiesce::tell(machine.agent(), image, limits.agent, &self.history)?;
+        let agent = machine.agent();
+        let places = quiesce::tell(agent, &self.history, || places::ask(agent, image, limits.agent))?;
         // The load starts once.
         let _ = self.written.set(Written { setup: running.setup().clone(), places });
         // Delayed allocation would leave fresh tables empty on the disk and

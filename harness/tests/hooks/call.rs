@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 /// Longer than anything here may take: what exceeds it hangs.
 pub(crate) const HANGS: Duration = Duration::from_secs(60);
 
+/// For what is under way and only needs the processor: a busy machine takes no longer. Less than the 60 s
+/// after which a server by itself ends the session of a hook that nobody has thawed.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// For a hook that was told to wait 2 s: less than the 11 to 12 s that it waits when it is not told.
+pub(crate) const AS_TOLD: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shell {
     Dash,
@@ -119,10 +126,27 @@ pub(crate) fn call_as_agent(mut command: Command) -> Outcome {
 
 /// Waits for an event.
 #[track_caller]
-pub(crate) fn wait_until(event: &str, mut happened: impl FnMut() -> bool) {
+pub(crate) fn wait_until(event: &str, happened: impl FnMut() -> bool) {
+    wait_for(HANGS, event, happened);
+}
+
+/// Waits for the end of something that was told to end, and must not last until it ends by itself.
+#[track_caller]
+pub(crate) fn soon(event: &str, happened: impl FnMut() -> bool) {
+    wait_for(SOON, event, happened);
+}
+
+/// Waits for the end of a process. Whoever has killed it need not have waited for that.
+#[track_caller]
+pub(crate) fn ends_soon(pid: u32) {
+    soon("the process ends", || !is_running(pid));
+}
+
+#[track_caller]
+fn wait_for(limit: Duration, event: &str, mut happened: impl FnMut() -> bool) {
     let started = Instant::now();
     while !happened() {
-        assert!(started.elapsed() < HANGS, "waited {HANGS:?} in vain: {event}");
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain: {event}");
         thread::sleep(Duration::from_millis(5));
     }
 }

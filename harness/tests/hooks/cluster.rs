@@ -231,7 +231,12 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn send(&mut self, statements: &str) {
-        writeln!(self.input, "{statements}").expect("send statements");
+        assert!(self.asks(statements), "the client is gone");
+    }
+
+    /// False when the client is gone, as after the server has refused it.
+    pub(crate) fn asks(&mut self, statements: &str) -> bool {
+        writeln!(self.input, "{statements}").is_ok()
     }
 
     /// The next line of an answer; none when the client ended.

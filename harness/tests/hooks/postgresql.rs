@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::call::{
-    Outcome, Shell, call_as_agent, hooks_dir, in_both_shells, install, is_running, send_signal, wait_until,
+    AS_TOLD, Outcome, SOON, Shell, call_as_agent, ends_soon, hooks_dir, in_both_shells, install, is_running,
+    send_signal, soon, wait_until,
 };
 use crate::cluster::{Cluster, Paused, give_away};
 
@@ -128,7 +129,7 @@ impl Hook {
     #[track_caller]
     fn left_nothing(&self, cluster: &Cluster) {
         assert!(!self.path("run/session").exists());
-        wait_until("the hook has no session", || cluster.hook_sessions().is_empty());
+        soon("the hook has no session", || cluster.hook_sessions().is_empty());
         assert!(!cluster.in_backup_mode());
     }
 }
@@ -149,14 +150,14 @@ fn backup_mode_lasts_until_the_thaw_and_leaves_nothing(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let hook = Hook::new(shell, &cluster);
     assert!(!cluster.in_backup_mode());
-    let freeze = hook.freeze().succeeded().within(Duration::from_secs(5));
+    let freeze = hook.freeze().succeeded().within(SOON);
     assert!(cluster.in_backup_mode());
     hook.call("status").succeeded();
     let holder = hook.holder();
     assert!(is_running(holder));
     assert_eq!(cluster.hook_sessions(), hook.backend().to_string());
-    let thaw = hook.thaw().succeeded().within(Duration::from_secs(5));
-    assert!(!is_running(holder));
+    let thaw = hook.thaw().succeeded().within(SOON);
+    ends_soon(holder);
     hook.left_nothing(&cluster);
     hook.call("status").failed_with("not in backup mode");
     let log = cluster.log();
@@ -340,7 +341,7 @@ fn freeze_and_thaw_may_be_repeated(shell: Shell) {
     hook.freeze().succeeded();
     let first = hook.holder();
     hook.freeze().succeeded();
-    wait_until("the first client is gone", || !is_running(first));
+    ends_soon(first);
     assert!(cluster.in_backup_mode());
     hook.thaw().succeeded();
     hook.left_nothing(&cluster);
@@ -371,7 +372,7 @@ fn a_lost_session_is_reported(shell: Shell) {
     hook.freeze().succeeded();
     assert!(cluster.in_backup_mode());
     send_signal("QUIT", cluster.pid());
-    wait_until("the server is gone", || !is_running(cluster.pid()));
+    ends_soon(cluster.pid());
     hook.call("status").failed_with("not in backup mode");
     hook.thaw().failed_with("backup mode was NOT held until thaw");
     assert!(!hook.path("run/session").exists());
@@ -478,10 +479,13 @@ fn too_many_connections_are_refused(shell: Shell) {
     // Some places are for administrators, and so is this crowd.
     let crowd: Vec<_> = (0..5)
         .map(|_| {
-            let mut session = cluster.session();
-            session.send("SELECT 1;");
-            assert!(session.answer().is_some());
-            session
+            let mut entered = None;
+            // The server may still be about to end an earlier session, and have no place until then.
+            wait_until("there is a place", || {
+                let session = entered.insert(cluster.session());
+                session.asks("SELECT 1;") && session.answer().is_some()
+            });
+            entered
         })
         .collect();
     hook.freeze().failed_with("too many clients already");
@@ -502,7 +506,7 @@ fn a_hung_server_is_refused(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let hook = Hook::new(shell, &cluster);
     let paused = cluster.pause();
-    let outcome = hook.freeze().failed_with("timeout expired").within(Duration::from_secs(12));
+    let outcome = hook.freeze().failed_with("timeout expired").within(SOON);
     drop(paused);
     hook.left_nothing(&cluster);
     eprintln!("given up after {:?}", outcome.took);
@@ -510,7 +514,7 @@ fn a_hung_server_is_refused(shell: Shell) {
     // A server that hangs in the window: the thaw must end, and tell.
     hook.freeze().succeeded();
     let paused = cluster.pause();
-    hook.thaw().failed_with("NOT held until thaw").within(Duration::from_secs(15));
+    hook.thaw().failed_with("NOT held until thaw").within(SOON);
     drop(paused);
     hook.left_nothing(&cluster);
 }
@@ -521,13 +525,13 @@ fn a_slow_checkpoint_is_given_up(shell: Shell) {
     hook.set("START_SECONDS=2");
     let paused = Paused::one(cluster.process("checkpointer"));
     let outcome = hook.freeze().failed_with("did not get into backup mode: ERROR:  canceling statement");
-    wait_until("the hook has no session", || cluster.hook_sessions().is_empty());
+    soon("the hook has no session", || cluster.hook_sessions().is_empty());
     drop(paused);
     hook.left_nothing(&cluster);
-    assert!(outcome.took < Duration::from_secs(7), "{outcome:?}");
+    outcome.within(AS_TOLD);
 
     // Done in time, it is waited for.
-    hook.set("START_SECONDS=12");
+    hook.set("START_SECONDS=30");
     let paused = Paused::one(cluster.process("checkpointer"));
     let outcome = thread::scope(|scope| {
         let freeze = scope.spawn(|| hook.freeze());
@@ -625,11 +629,11 @@ fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
     let holder = hook.holder();
     freeze.kill().unwrap();
     freeze.wait().unwrap();
-    let outcome = hook.thaw().succeeded().within(Duration::from_secs(5));
+    let outcome = hook.thaw().succeeded().within(SOON);
     assert!(outcome.output.contains("a freeze that did not finish"), "{outcome:?}");
     // While the checkpoint still does not end: the wait for it was cancelled.
-    wait_until("the hook has no session", || cluster.hook_sessions().is_empty());
-    wait_until("the client is gone", || !is_running(holder));
+    soon("the hook has no session", || cluster.hook_sessions().is_empty());
+    ends_soon(holder);
     drop(paused);
     hook.left_nothing(&cluster);
 }
@@ -654,13 +658,14 @@ fn stale_state_is_no_obstacle(shell: Shell) {
 fn the_server_ends_backup_mode_when_no_thaw_comes(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let mut hook = Hook::new(shell, &cluster);
-    hook.set("HOLD_SECONDS=2");
+    // Long enough to stop the client, and to be told from the default, which `soon` does not wait for.
+    const HELD: Duration = Duration::from_secs(8);
+    hook.set(&format!("HOLD_SECONDS={}", HELD.as_secs()));
+    let called = Instant::now();
     hook.freeze().succeeded();
-    let frozen = Instant::now();
     let client = Paused::one(hook.holder());
-    wait_until("the server ends the session", || cluster.hook_sessions().is_empty());
-    let held = frozen.elapsed();
-    assert!(held > Duration::from_millis(1500) && held < Duration::from_secs(10), "{held:?}");
+    soon("the server ends the session", || cluster.hook_sessions().is_empty());
+    assert!(called.elapsed() >= HELD, "ended after {:?}", called.elapsed());
     assert!(!cluster.in_backup_mode());
     drop(client);
     hook.thaw().failed_with("backup mode was NOT held until thaw");
@@ -681,14 +686,14 @@ fn a_standby_is_backed_up_too(shell: Shell) {
     assert_eq!(hook.position("lsn"), standby.sql("SELECT pg_last_wal_replay_lsn()"));
     hook.call("status").succeeded();
     hook.thaw().succeeded();
-    assert_eq!(standby.hook_sessions(), "");
+    soon("the hook has no session", || standby.hook_sessions().is_empty());
 
     // Promoted in the window, it is another server than the one that the freeze saw.
     hook.freeze().succeeded();
     standby.sql("SELECT pg_promote()");
     hook.thaw().failed_with("the standby was promoted during online backup");
     assert!(!hook.path("run/session").exists());
-    wait_until("the hook has no session", || standby.hook_sessions().is_empty());
+    soon("the hook has no session", || standby.hook_sessions().is_empty());
 }
 
 fn thirty_cycles_under_load(shell: Shell) {
@@ -763,7 +768,7 @@ fn works_below_the_dispatcher(shell: Shell) {
     let trace = || fs::read_to_string(hook.path("trace")).unwrap();
 
     other(&second, "");
-    call("freeze").succeeded().within(Duration::from_secs(5));
+    call("freeze").succeeded().within(SOON);
     assert!(cluster.in_backup_mode());
     call("thaw").succeeded();
     hook.left_nothing(&cluster);

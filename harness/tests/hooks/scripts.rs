@@ -3,16 +3,28 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::beside::scenarios_dir;
 use crate::call::{hooks_dir, program};
 
-fn scripts() -> [PathBuf; 4] {
-    [
+fn scripts() -> Vec<PathBuf> {
+    let mut scripts: Vec<_> = [
         "freezeframe/fsfreeze-hook",
         "freezeframe/fsfreeze-hook.d/50-mysql",
         "freezeframe/fsfreeze-hook.d/40-postgresql",
         "sample/fsfreeze-hook",
     ]
     .map(|script| hooks_dir().join(script))
+    .into();
+    let folders = entries(scenarios_dir()).filter(|path| path.is_dir());
+    let beside = folders.flat_map(entries).filter(|path| path.extension().is_some_and(|e| e == "sh"));
+    scripts.extend(beside);
+    assert!(scripts.len() > 4, "the hooks beside the scenarios are checked as well");
+    scripts
+}
+
+fn entries(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("read the folder");
+    entries.map(|entry| entry.expect("an entry").path())
 }
 
 fn passes(checker: &str, args: &[&str]) {

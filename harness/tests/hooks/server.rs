@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use freezeframe::image::Database;
 use tempfile::TempDir;
 
-use crate::call::{is_running, program, root, wait_until};
+use crate::call::{is_running, program, root, send_signal, soon, wait_until};
 
 /// Has a root account without a password, and ends with this value.
 pub(crate) struct Server {
@@ -180,7 +180,29 @@ impl Server {
     }
 
     /// A session of its own that has sent these statements and does not wait for the answer.
+    #[track_caller]
     pub(crate) fn session(&self, statements: &str) -> Session {
+        let mut session = self.log_in().expect("the session answers");
+        session.send(statements);
+        session
+    }
+
+    /// So many sessions. The server may still be about to end earlier ones, and have no place until then.
+    #[track_caller]
+    pub(crate) fn crowd(&self, size: usize) -> Vec<Session> {
+        let enter = |_| {
+            let mut session = None;
+            wait_until("there is a place", || {
+                session = self.log_in();
+                session.is_some()
+            });
+            session.expect("a session")
+        };
+        (0..size).map(enter).collect()
+    }
+
+    /// None when the server refuses.
+    fn log_in(&self) -> Option<Session> {
         let mut process = self
             .client()
             .args(["--unbuffered", "--skip-reconnect"])
@@ -191,11 +213,11 @@ impl Server {
             .expect("start a client");
         let mut input = process.stdin.take().expect("its stdin");
         let answers = BufReader::new(process.stdout.take().expect("its stdout")).lines();
-        writeln!(input, "SELECT CONNECTION_ID();").expect("send");
+        // A client that was refused may be gone by now.
+        let _ = writeln!(input, "SELECT CONNECTION_ID();");
         let mut this = Session { process, input, answers, connection: String::new() };
-        this.connection = this.answer().expect("the session answers");
-        this.send(statements);
-        this
+        this.connection = this.answer()?;
+        Some(this)
     }
 
     /// A session whose statement runs at the server now.
@@ -207,6 +229,13 @@ impl Server {
         );
         wait_until("the statement runs", || self.sql(&query) == "1");
         session
+    }
+
+    /// Waits until the server has ended this connection.
+    #[track_caller]
+    pub(crate) fn disconnects(&self, connection: &str) {
+        let query = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id={connection}");
+        soon("the connection ends", || self.sql(&query) == "0");
     }
 
     /// The statements that are being executed, without this one.
@@ -250,6 +279,31 @@ impl Drop for Session {
         let _ = self.process.kill();
         let _ = self.process.wait();
         debug_assert!(!is_running(self.process.id()));
+    }
+}
+
+/// A server that stands still, and goes on when this ends, however it ends.
+pub(crate) struct Stopped<'a>(&'a Server);
+
+impl<'a> Stopped<'a> {
+    pub(crate) fn new(server: &'a Server) -> Self {
+        send_signal("STOP", server.pid());
+        let this = Self(server);
+        // The signal reaches one thread after the other, and one that still runs still answers.
+        wait_until("every thread stands still", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
+            threads.filter_map(Result::ok).all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
+            })
+        });
+        this
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        send_signal("CONT", self.0.pid());
     }
 }
 

@@ -1,7 +1,6 @@
 //! The quiescence probes against locks that are held, not held and lost.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use freezeframe::database::{TCP, TCP_ADMIN};
 use freezeframe::history::{Probe, ProbeAnswer, ProbeKind, Round, Schema};
@@ -11,8 +10,8 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 use crate::bench::{Client, LIMIT, Run, serve};
-use crate::call::{send_signal, wait_until};
-use crate::server::Server;
+use crate::call::wait_until;
+use crate::server::Stopped;
 
 /// What MariaDB's backup tools hold.
 pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result<()> {
@@ -79,31 +78,6 @@ impl Answers {
         let second = self.commits(Round::Thaw);
         assert_eq!(second, if answer == ProbeAnswer::Locked { vec![answer; 4] } else { vec![] });
         assert_eq!([Schema::Load, Schema::Second].map(|schema| self.row(schema)), [answer; 2]);
-    }
-}
-
-/// A stopped server goes on when this ends, however it ends.
-struct Stopped<'a>(&'a Server);
-
-impl<'a> Stopped<'a> {
-    fn new(server: &'a Server) -> Self {
-        send_signal("STOP", server.pid());
-        let this = Self(server);
-        // The signal reaches one thread after the other, and one that still runs still answers.
-        wait_until("every thread stands still", || {
-            let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
-            threads.filter_map(Result::ok).all(|thread| {
-                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-                stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
-            })
-        });
-        this
-    }
-}
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        send_signal("CONT", self.0.pid());
     }
 }
 

@@ -1,9 +1,8 @@
 //! The hook that the user names.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use freezeframe::scenario::Hook;
-use rustix::fs::Access;
 
 use crate::error::Failure;
 
@@ -12,7 +11,7 @@ pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
     if let Some(hook) = named.to_str().and_then(Hook::built_in) {
         return Ok(hook);
     }
-    file(&named).map(Hook::File).map_err(|problem| {
+    Hook::file(&named).map_err(|problem| {
         Failure::Question(format!(
             "the hook {} {problem}. Name an executable file, or {}.",
             named.display(),
@@ -21,33 +20,10 @@ pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
     })
 }
 
-fn file(path: &Path) -> Result<PathBuf, String> {
-    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-        _ => format!("cannot be read: {e}"),
-    })?;
-    if !metadata.is_file() {
-        return Err("is not a file".to_owned());
-    }
-    if metadata.len() == 0 {
-        return Err("is empty".to_owned());
-    }
-    if metadata.len() > MAX_BYTES {
-        return Err(format!("is larger than {} KiB", MAX_BYTES / 1024));
-    }
-    rustix::fs::access(path, Access::READ_OK).map_err(|e| format!("cannot be read: {e}"))?;
-    // Root may "execute" nothing without an x bit either, so this holds for everyone.
-    rustix::fs::access(path, Access::EXEC_OK).map_err(|_| {
-        format!("is not executable, and the agent would not run it; try `chmod +x {}`", path.display())
-    })?;
-    path.canonicalize().map_err(|e| format!("cannot be found: {e}"))
-}
-
-/// The agent takes the file in one message.
-const MAX_BYTES: u64 = 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn refusal(path: &Path) -> String {

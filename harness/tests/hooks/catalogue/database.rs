@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use freezeframe::image::Database;
 
 use super::Shown;
-use crate::call::{Outcome, Shell, install, is_running, send_signal, wait_until};
+use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, send_signal, soon, wait_until};
 use crate::mysql::Hook;
 use crate::sample::Sample;
 use crate::server::{Server, Session, client_program};
@@ -61,7 +61,7 @@ fn honest(server: &Server, hook: &Hook) -> String {
         return format!("{exit}, locked");
     }
     assert_eq!(freeze.code, Some(1), "{freeze:?}");
-    assert!(server.takes_writes(), "failed, and locked");
+    soon("it failed, and has locked nothing", || server.takes_writes());
     hook.left_nothing();
     format!("{exit}, nothing locked: {}", reason(&freeze))
 }
@@ -96,9 +96,16 @@ fn locks(server: &Server, sample: &Sample) -> Outcome {
     freeze
 }
 
-/// The connection that holds the sample's lock.
+/// The connection that holds the sample's lock: the only one, once the others have left.
+#[track_caller]
 fn holder_of(server: &Server) -> String {
-    server.sql("SELECT id FROM information_schema.processlist WHERE command='Sleep' AND id<>CONNECTION_ID()")
+    let query = "SELECT id FROM information_schema.processlist WHERE command='Sleep' AND id<>CONNECTION_ID()";
+    let mut holder = String::new();
+    soon("one connection is left", || {
+        holder = server.sql(query);
+        holder.lines().count() == 1
+    });
+    holder
 }
 
 pub(super) fn d01(database: Database) -> Shown {
@@ -111,8 +118,7 @@ pub(super) fn d01(database: Database) -> Shown {
     let sample = Sample::new(&server);
     let freeze = sample.call("freeze");
     assert_eq!(freeze.code, Some(0));
-    let busy = server.busy();
-    assert!(busy.contains("FLUSH TABLES WITH READ LOCK"), "the defect: {busy}");
+    wait_until("the defect: the lock is pending", || server.busy().contains("FLUSH TABLES WITH READ LOCK"));
     Shown { place: place(&server), theirs: format!("sample: {}, lock pending", exit(&freeze)), ours }
 }
 
@@ -123,7 +129,7 @@ pub(super) fn d02(database: Database) -> Shown {
     let freeze = lies(&server, &Sample::with(&server, &nobody));
     lies(&server, &Sample::with(&server, nowhere));
     // One more than the limit: the last place is for an administrator.
-    let crowd: Vec<_> = (0..11).map(|_| server.session("")).collect();
+    let crowd = server.crowd(11);
     let crowded = Sample::new(&server).call("freeze");
     assert_eq!(crowded.code, Some(0), "the defect");
     let mut hook = ours(&server);
@@ -242,7 +248,7 @@ pub(super) fn d08(database: Database) -> Shown {
     let hook = ours(&server);
     hook.freeze().succeeded();
     send_signal("KILL", hook.holder());
-    let told = hook.thaw().failed_with("NOT held until thaw").within(Duration::from_secs(10));
+    let told = hook.thaw().failed_with("NOT held until thaw").within(SOON);
     hook.left_nothing();
 
     // What a killed holder leaves: a fifo that nobody reads.
@@ -291,10 +297,10 @@ pub(super) fn d09(database: Database) -> Shown {
 pub(super) fn d10(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let mut hook = ours(&server);
-    hook.set("HOLD_SECONDS=2");
+    hook.set("HOLD_SECONDS=4");
     hook.freeze().succeeded();
     let frozen = Instant::now();
-    wait_until("the server releases the lock", || server.takes_writes());
+    soon("the server releases the lock", || server.takes_writes());
     let held = frozen.elapsed();
     hook.thaw().failed_with("the lock was NOT held until thaw");
 
@@ -306,7 +312,7 @@ pub(super) fn d10(database: Database) -> Shown {
     Shown {
         place: place(&server),
         theirs: format!("sample: locked after {}, until wait_timeout ({limit} s)", seconds(held + A_WHILE)),
-        ours: format!("HOLD_SECONDS=2: released after {}, thaw exit 1", seconds(held)),
+        ours: format!("HOLD_SECONDS=4: released after {}, thaw exit 1", seconds(held)),
     }
 }
 
@@ -331,7 +337,7 @@ pub(super) fn d11(database: Database) -> Shown {
         }
         freeze.join().unwrap()
     });
-    let freeze = freeze.failed_with("").within(Duration::from_secs(8));
+    let freeze = freeze.failed_with("").within(AS_TOLD);
 
     let sample = Sample::new(&server);
     assert_eq!(sample.call("freeze").code, Some(0));
@@ -454,7 +460,9 @@ pub(super) fn d13(database: Database) -> Shown {
 pub(super) fn d14(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let version = place(&server);
-    let hook = ours(&server);
+    let mut hook = ours(&server);
+    // One request, which lasts until it is seen, however long the blocker runs by then.
+    hook.set("LOCK_SECONDS=100\nFTWRL_WAIT=100\nLONG_STATEMENT=600");
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let refused = thread::scope(|scope| {
         let freeze = scope.spawn(|| hook.freeze());
@@ -482,7 +490,7 @@ pub(super) fn d14(database: Database) -> Shown {
     let commands = if database == Database::Mysql { " --commands" } else { "" };
     let freeze = Sample::by(&client, &format!("{}{commands}", server.login())).call("freeze");
     assert_eq!(freeze.code, Some(0), "the defect");
-    assert!(!is_running(server.pid()));
+    ends_soon(server.pid());
     Shown {
         place: version,
         theirs: format!("sample: {}, of a server that died while it was asked", exit(&freeze)),
@@ -536,7 +544,7 @@ pub(super) fn d17(database: Database) -> Shown {
     // All that the hook does before the file systems are frozen.
     server.sql("FLUSH TABLES WITH READ LOCK");
     let took = started.elapsed();
-    assert!(server.takes_writes(), "the defect");
+    soon("the defect: the lock is gone", || server.takes_writes());
     Shown {
         place: place(&server),
         theirs: format!(
@@ -588,9 +596,7 @@ pub(super) fn d22(database: Database) -> Shown {
     let backup: &dyn Fn() -> Session = &|| holding(&server, "BACKUP STAGE START");
     for block in [bulk, backup] {
         let blocker = block();
-        told.push(
-            hook.refuses(&server, "the lock was not granted: ERROR 1205").within(Duration::from_secs(8)),
-        );
+        told.push(hook.refuses(&server, "the lock was not granted: ERROR 1205").within(AS_TOLD));
 
         // The statements as the manual gives them.
         let started = Instant::now();
