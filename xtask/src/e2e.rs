@@ -170,6 +170,8 @@ pub(crate) fn default_options() -> RunOptions {
 fn options(args: Args) -> Result<RunOptions, Failure> {
     let default = default_options();
     let hook = args.hook.map(hook::resolve).transpose()?;
+    let named = !args.image.is_empty() || matches!(hook, Some(Hook::File(_)));
+    let repeat = named && args.matrix.is_none();
     let scenarios = match &args.scenarios {
         None => default.scenarios.clone(),
         Some(dir) => dir.canonicalize().map_err(|e| {
@@ -197,7 +199,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         },
         cold: args.cold,
         cycles: args.cycles,
-        repeat: args.matrix.is_none() && (!args.image.is_empty() || matches!(hook, Some(Hook::File(_)))),
+        repeat,
         seed: args.seed.unwrap_or(default.seed),
         keep: match args.keep {
             None => Keep::None,
