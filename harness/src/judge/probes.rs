@@ -73,7 +73,7 @@ impl<'a> Proof<'a> {
         let some = |answer: ProbeAnswer| writes().any(|probe| probe.answer == answer);
         let locked = some(ProbeAnswer::Locked) || some(ProbeAnswer::Released);
         let released = writes().any(|it| it.answer == ProbeAnswer::Released && it.end < self.snapshot.end);
-        let late = |it: &&Probe| it.since.is_some_and(|since| since > self.snapshot.begin);
+        let late = |it: &Probe| it.since.is_some_and(|since| since > self.snapshot.begin);
         let first =
             |kind: ProbeKind| writes().filter(move |it| it.round == Round::Snapshot && it.kind == kind);
         if released {
@@ -85,7 +85,7 @@ impl<'a> Proof<'a> {
                 false => "nothing held writes back: they were executed inside the window",
             });
         }
-        if first(ProbeKind::Commit).any(|it| late(&it)) {
+        if first(ProbeKind::Commit).any(|it| late(it)) {
             return Some("the server's lock was taken only after the freeze had returned");
         }
         if some(ProbeAnswer::Refused) {

@@ -356,27 +356,48 @@ async fn try_another(access: &Access) -> (ProbeAnswer, Option<u16>) {
 async fn observe(mut conn: Conn, board: watch::Sender<Board>) {
     loop {
         let asked = clock::now();
-        let Ok(Ok(states)) = timeout(LOOK_LIMIT, states(&mut conn)).await else { return };
+        let Ok(Ok(threads)) = timeout(LOOK_LIMIT, threads(&mut conn)).await else { return };
         let read = clock::now();
         board.send_modify(|board| {
             board.looks += 1;
+            // Behind a lock that is not granted yet a COMMIT waits as well, and others are executed.
+            if threads.values().any(Thread::asks_for_the_lock) {
+                return;
+            }
             for sent in &mut board.sent {
-                sent.seen(asked, read, states.get(&sent.connection).map(String::as_str));
+                sent.seen(asked, read, threads.get(&sent.connection).map(|thread| &*thread.state));
             }
         });
         sleep(LOOK_EVERY).await;
     }
 }
 
+/// What a thread of the server does.
+#[derive(Debug)]
+struct Thread {
+    state: String,
+    statement: String,
+}
+
+impl Thread {
+    /// It has asked for the lock of the whole server, and does not have it.
+    fn asks_for_the_lock(&self) -> bool {
+        let statement = self.statement.trim_start().to_ascii_uppercase();
+        let locks = ["FLUSH ", "BACKUP ", "LOCK INSTANCE"].iter().any(|verb| statement.starts_with(verb));
+        locks && self.state.starts_with("Waiting for")
+    }
+}
+
 /// What each of the server's threads does. SHOW PROCESSLIST needs no temporary table, which
 /// could lie on a frozen disk.
-async fn states(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, String>> {
+async fn threads(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, Thread>> {
     let threads: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
-    let state = |thread: Row| {
-        let state = thread.get::<Option<String>, _>("State").flatten().unwrap_or_default();
-        Some((thread.get::<u32, _>("Id")?, state))
+    let text = |thread: &Row, column| thread.get::<Option<String>, _>(column).flatten().unwrap_or_default();
+    let told = |thread: Row| {
+        let (state, statement) = (text(&thread, "State"), text(&thread, "Info"));
+        Some((thread.get::<u32, _>("Id")?, Thread { state, statement }))
     };
-    Ok(threads.into_iter().filter_map(state).collect())
+    Ok(threads.into_iter().filter_map(told).collect())
 }
 
 #[cfg(test)]
@@ -418,6 +439,17 @@ mod tests {
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
         sent.answered(160, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
+    }
+
+    #[test]
+    fn a_lock_that_is_asked_for_is_not_one_that_is_held() {
+        let thread =
+            |statement: &str, state: &str| Thread { state: state.into(), statement: statement.into() };
+        assert!(thread("flush tables WITH READ LOCK", "Waiting for commit lock").asks_for_the_lock());
+        assert!(thread("BACKUP STAGE BLOCK_COMMIT", "Waiting for backup lock").asks_for_the_lock());
+        assert!(!thread("COMMIT", "Waiting for backup lock").asks_for_the_lock());
+        assert!(!thread("", "").asks_for_the_lock());
+        assert!(!thread("FLUSH ENGINE LOGS", "").asks_for_the_lock());
     }
 
     #[test]

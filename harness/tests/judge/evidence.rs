@@ -196,7 +196,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
     ("probes answered as the freeze returned", Property::LockProbe, |world| {
         let f1 = world.times.f1;
         probes(world).for_each(|probe| {
-            (probe.t, probe.end, probe.since) = (f1, f1 + 1, probe.since.and(Some(f1 + 1)))
+            (probe.t, probe.end, probe.since) = (f1, f1 + 1, probe.since.and(Some(f1 + 1)));
         });
     }),
     ("probes looked at before the snapshot only", Property::LockProbe, |world| {
@@ -277,7 +277,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         drop_counts(world, |_, t| t < s1);
     }),
     ("writes of one of two disks counted", Property::DiskSilence, |world| {
-        drop_counts(world, |disk, _| disk == "vdb")
+        drop_counts(world, |disk, _| disk == "vdb");
     }),
     ("writes of one of two disks counted once", Property::DiskSilence, |world| {
         let s1 = world.times.s1;

@@ -476,7 +476,7 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
     }),
     ("probe outside the window", Unknown, "no probe", late_probes),
     ("probe failed", Unknown, "was seen to wait", |world| {
-        answer(world, ProbeAnswer::Error, ProbeAnswer::Done)
+        answer(world, ProbeAnswer::Error, ProbeAnswer::Done);
     }),
     ("server record missing", Unknown, "whether the server started", |world| {
         drop_records(world, |record| matches!(record, Record::Server { .. }));

@@ -195,3 +195,24 @@ fn who_is_cut_off_is_told_from_a_server_that_is_gone() {
     server.kill();
     ready.ask().are_all(ProbeAnswer::Gone);
 }
+
+/// Behind a lock that somebody only asks for a COMMIT may wait as well. It proves nothing.
+#[test]
+fn a_lock_that_is_only_asked_for_holds_nothing() {
+    let (_server, client) = serve(&[]);
+    let ready = Ready::new(&client, "asked");
+    let mut writer = client.connect_as_root();
+    let table = ready.run.table(table::PROBE_NT);
+    client.wait(writer.query_drop(format!("LOCK TABLES {table} WRITE"))).unwrap();
+    let mut asking = client.connect_as_root();
+    let asked = client.runtime.spawn(async move { asking.query_drop("FLUSH TABLES WITH READ LOCK").await });
+    let mut observer = client.connect_as_root();
+    wait_until("the lock is asked for", || {
+        let query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'FLUSH TABLES%' AND state LIKE 'Waiting%'";
+        client.wait(observer.query_first::<u64, _>(query)).unwrap() == Some(1)
+    });
+    let commits = ready.ask().commits(Round::Snapshot);
+    assert!(!commits.contains(&ProbeAnswer::Locked), "{commits:?}");
+    client.wait(writer.query_drop("UNLOCK TABLES")).unwrap();
+    asked.abort();
+}
