@@ -241,6 +241,9 @@ pub fn tables(load: &Load) -> Vec<Table> {
     if load.profile == Profile::Bulk {
         tables.push(made(table::BULK, "MyISAM", &[]));
     }
+    if load.data_mib > 0 {
+        tables.push(made(table::BIG, "InnoDB", &[]));
+    }
     tables
 }
 

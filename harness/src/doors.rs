@@ -46,6 +46,29 @@ pub fn let_observer_in(
     runtime.block_on(access.connect_patiently(limit)).map_err(Error::sql("let the observer in"))
 }
 
+/// Makes sure that so much data find room where the server keeps its own, with what changes add to them.
+pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<()> {
+    if data_mib == 0 {
+        return Ok(());
+    }
+    let free = machine.agent().script(FREE, b"SELECT @@datadir;\n", limit)?;
+    let free = String::from_utf8_lossy(&free).trim().parse::<u64>().unwrap_or(0) / 1024;
+    let needed = u64::from(data_mib) * 5 / 4 + 256;
+    if free >= needed {
+        return Ok(());
+    }
+    Err(Error::Guest(format!(
+        "the server's data directory has {free} MiB left, and `data_mib = {data_mib}` needs {needed}: take an image \
+         with a larger disk, such as bookworm-mariadb-large, or write less data into the scenario"
+    )))
+}
+
+/// Prints how many KiB are free where the server's data lie; see df(1).
+const FREE: &str = r#"set -e
+datadir=$(mysql --batch --raw --skip-column-names)
+df -kP "$datadir" | awk 'NR == 2 { print $4 }'
+"#;
+
 /// The relay is outside the agent's unit, so that neither ends with the other; it asks for the server's
 /// socket at each connection, so that it outlives the server.
 const OPEN: &str = r#"set -e

@@ -25,6 +25,8 @@ pub mod table {
     pub const BULK: &str = "bulk";
     /// What the bulk writer's statements multiply.
     pub const BULK_SIDE: &str = "bulk_side";
+    /// The rows of `data_mib`.
+    pub const BIG: &str = "big";
     /// What the quiescence probes write to: in memory, transactional, and not.
     pub const PROBE: &str = "probe";
     /// See [`PROBE`].
@@ -38,7 +40,7 @@ pub mod table {
 }
 
 /// Every plain name of [`table`] and of a follower, and the schema it is in.
-const TABLES: [(&str, Schema); 16] = [
+const TABLES: [(&str, Schema); 17] = [
     (table::COUNTERS, Schema::Load),
     (table::ACCOUNTS, Schema::Load),
     (table::LEDGER, Schema::Load),
@@ -50,6 +52,7 @@ const TABLES: [(&str, Schema); 16] = [
     ("second_ar", Schema::Second),
     (table::BULK, Schema::Load),
     (table::BULK_SIDE, Schema::Load),
+    (table::BIG, Schema::Second),
     (table::PROBE, Schema::Load),
     (table::PROBE_TX, Schema::Load),
     (table::PROBE_NT, Schema::Load),

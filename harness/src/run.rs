@@ -15,7 +15,8 @@ pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
 
 /// The images that are used when none is named: each scenario runs on the
 /// first that suits it.
-pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-split"];
+pub const DEFAULT_IMAGES: [&str; 3] =
+    ["bookworm-mariadb", "bookworm-mariadb-split", "bookworm-mariadb-large"];
 
 /// How many cycles come before the one that a repeated trial is about.
 pub const REPETITIONS: u32 = 5;

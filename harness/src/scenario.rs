@@ -14,6 +14,9 @@ use crate::image::{Database, Definition};
 use crate::text::printable;
 use crate::verdict::{self, Grade, Property};
 
+/// The most data that a load can have, MiB.
+const MOST_DATA_MIB: u32 = 8192;
+
 /// A scenario, as its file says it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
@@ -224,6 +227,22 @@ pub struct Load {
     pub rate: Option<u32>,
     /// Seconds of load before the freeze.
     pub seconds: f64,
+    /// MiB of rows that are there before the load begins, and are changed all over while it lasts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub data_mib: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Load {
+    /// MiB of disk that an image needs for this load's data beside its own: the table, what the logs keep
+    /// of its changes, and the system.
+    fn disk_mib(&self) -> u64 {
+        if self.data_mib == 0 { 0 } else { 2048 + 2 * u64::from(self.data_mib) }
+    }
 }
 
 /// What the load writes, and how durable the server's commits are.
@@ -396,6 +415,7 @@ mod file {
         pub(super) writers: Spanned<u32>,
         pub(super) rate: Option<Spanned<u32>>,
         pub(super) seconds: Spanned<f64>,
+        pub(super) data_mib: Option<Spanned<u32>>,
     }
 
     #[derive(Deserialize)]
@@ -487,6 +507,13 @@ impl Scenario {
         if !(0.5..=600.0).contains(&seconds) {
             return refuse(file.load.seconds.span(), format!("`seconds = {seconds}`: choose 0.5 to 600"));
         }
+        let data_mib = match file.load.data_mib {
+            Some(data_mib) if *data_mib.get_ref() > MOST_DATA_MIB => {
+                let problem = format!("`data_mib = {}`: choose 0 to {MOST_DATA_MIB}", data_mib.get_ref());
+                return refuse(data_mib.span(), problem);
+            }
+            data_mib => data_mib.map_or(0, Spanned::into_inner),
+        };
         for fault in &file.fault {
             if fault.get_ref().guest.trim().is_empty() {
                 return refuse(fault.span(), "`guest` is empty; give a line for the guest's shell".into());
@@ -560,7 +587,7 @@ impl Scenario {
             disks: file.image.disks,
             snapshot,
             restore: file.restore,
-            load: Load { profile: file.load.profile, writers, rate, seconds },
+            load: Load { profile: file.load.profile, writers, rate, seconds, data_mib },
             freeze: file.quiesce.freeze,
             faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
             expect: expect.into_iter().map(|(hook, e)| (hook, e.into_inner())).collect(),
@@ -580,6 +607,8 @@ impl Scenario {
             && self.databases.contains(&image.database)
             && self.disks.is_none_or(|needed| needed == disks)
             && (self.restore == Restore::Boot || image.can_be_attached())
+            // How large a disk is that was made elsewhere, its guest tells.
+            && (image.disks.is_empty() || self.load.disk_mib() <= image.disks.iter().map(|disk| disk.size_mib).sum())
     }
 
     /// Whether a trial of it on this image can be one of several cycles, of which the last is the
@@ -646,6 +675,7 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             ("writers = 4", "writers = -1", 6, "u32"),
             ("writers = 4", "writers = 4\nrate = 3", 7, "4 (one for each writer) to 10000"),
             ("seconds = 3", "seconds = 9999", 7, "0.5 to 600"),
+            ("seconds = 3", "seconds = 3\ndata_mib = 9999", 8, "0 to 8192"),
             ("\"durable\"", "\"careless\"", 5, "unknown variant"),
             ("[\"application-consistent\"]", "[]", 9, "lists at least one|list at least one"),
             ("[\"application-consistent\"]", "[\"unknown\"]", 9, "cannot be expected"),

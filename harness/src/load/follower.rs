@@ -12,8 +12,9 @@ use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, Op};
 
-/// The pause after a row that was not acknowledged: the next would hardly be.
-const AGAIN: Duration = Duration::from_millis(100);
+/// The pause between two rows: the transfers want the server as well. After one that was not
+/// acknowledged the next would hardly be.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Follows transfers until told to stop, or until the server is gone for good.
 pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
@@ -50,6 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {
                 shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
+                sleep(PAUSE).await;
                 continue;
             }
             // A failed statement on a non-transactional table proves nothing about the row.
@@ -58,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         };
         shared.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
         conn = shared.connect(follower.door).await?;
-        sleep(AGAIN).await;
+        sleep(PAUSE).await;
     }
     Ok(())
 }

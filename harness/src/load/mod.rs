@@ -1,6 +1,7 @@
 //! The load: writers on the host, each with one connection and one operation
 //! in flight, that write down everything they do.
 
+mod big;
 mod bulk;
 mod ddl;
 mod follower;
@@ -30,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::clock;
-use crate::database::{self, DOORS, TCP, Target};
+use crate::database::{self, DOORS, TCP, TCP_ADMIN, Target};
 use crate::error::{Error, Result};
 use crate::history::{Entry, Follower, Nanos, Setup};
 use crate::interrupt;
@@ -215,6 +216,9 @@ impl Load {
         tasks.spawn_on(ddl::run(Arc::clone(&shared)), runtime.handle());
         if load.profile == Profile::Bulk {
             tasks.spawn_on(bulk::run(Arc::clone(&shared)), runtime.handle());
+        }
+        if load.data_mib > 0 {
+            tasks.spawn_on(big::churn(Arc::clone(&shared), load.data_mib), runtime.handle());
         }
         for channel in heartbeats {
             tasks.spawn_on(heartbeat::run(Arc::clone(&shared), channel), runtime.handle());

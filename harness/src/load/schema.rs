@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 
+use super::big;
 use super::bulk::SIDE;
 use crate::database::{self, TCP, Target};
 use crate::error::{Error, Result};
@@ -98,6 +99,9 @@ pub(super) async fn create(
     for statement in statements {
         let what: String = statement.chars().take(60).collect();
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;
+    }
+    if load.data_mib > 0 {
+        big::fill(&mut conn, &name(table::BIG), load.data_mib).await?;
     }
     let binlog: Option<u8> = conn
         .query_first("SELECT @@log_bin")

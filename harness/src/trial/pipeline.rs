@@ -359,6 +359,7 @@ impl<'a> Trial<'a> {
     fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { image, load, seed, limits, .. } = self.plan;
         let Source { machine, drives, target, .. } = source;
+        doors::check_room(machine, load.data_mib, limits.agent)?;
         let running = Load::start(
             &self.runtime,
             target,

@@ -110,7 +110,13 @@ impl Run<'_> {
 
     /// With writers that give a statement up after this limit.
     pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
-        let load = scenario::Load { profile: Profile::Durable, writers: WRITERS, rate: None, seconds: 0.0 };
+        let load = scenario::Load {
+            profile: Profile::Durable,
+            writers: WRITERS,
+            rate: None,
+            seconds: 0.0,
+            data_mib: 0,
+        };
         let Client { runtime, .. } = self.client;
         let load =
             Load::start(runtime, &self.target, &load, seed, limit, &self.history, vec![], vec![]).unwrap();

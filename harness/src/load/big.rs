@@ -1,0 +1,78 @@
+//! Data beyond what the load reads back: a table that the server fills by itself before the load
+//! begins, and a client that changes rows all over it, so that a freeze meets dirty pages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use rand::Rng;
+use tokio::time::{sleep, timeout};
+
+use super::{Shared, TCP_ADMIN};
+use crate::error::{Error, Result};
+use crate::names::table;
+
+/// Rows of a MiB; each has about a KiB.
+const ROWS_A_MIB: u32 = 1000;
+
+/// Rows of one statement that fills: the fourth power of those of [`DIGITS`].
+const ROWS_AT_ONCE: u32 = 10_000;
+
+const DIGITS: &str = "(SELECT 0 AS i UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 \
+                      UNION SELECT 5 UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9)";
+
+/// How many rows one change reaches.
+const CHANGED: u32 = 8;
+
+/// The pause after a change that failed.
+const AGAIN: Duration = Duration::from_millis(100);
+
+fn rows(data_mib: u32) -> u32 {
+    data_mib * ROWS_A_MIB
+}
+
+/// Creates the table and fills it, past the binary log: the rows belong to the data that a backup starts
+/// from. `real` is what the table is called.
+pub(super) async fn fill(conn: &mut Conn, real: &str, data_mib: u32) -> Result<()> {
+    let mut run = async |statement: String| {
+        conn.query_drop(statement).await.map_err(Error::sql("fill the table of `data_mib`"))
+    };
+    run(format!(
+        "CREATE TABLE {real} (id INT UNSIGNED PRIMARY KEY, ver INT UNSIGNED NOT NULL, \
+         pay VARBINARY(1024) NOT NULL) ENGINE=InnoDB"
+    ))
+    .await?;
+    run("SET SESSION sql_log_bin = 0".to_owned()).await?;
+    for first in (0..rows(data_mib)).step_by(ROWS_AT_ONCE as usize) {
+        // In the order of the key, so that pages fill up one after the other.
+        run(format!(
+            "INSERT INTO {real} SELECT n, 0, REPEAT(MD5(n), 31) FROM \
+             (SELECT {first} + 1000 * a.i + 100 * b.i + 10 * c.i + d.i AS n \
+              FROM {DIGITS} a CROSS JOIN {DIGITS} b CROSS JOIN {DIGITS} c CROSS JOIN {DIGITS} d) AS made \
+             WHERE n < {} ORDER BY n",
+            rows(data_mib)
+        ))
+        .await?;
+    }
+    run("SET SESSION sql_log_bin = 1".to_owned()).await
+}
+
+/// Changes rows at random places until told to stop. Nobody asks what became of a change.
+pub(super) async fn churn(shared: Arc<Shared>, data_mib: u32) -> Result<()> {
+    let real = shared.target.names.table(table::BIG);
+    let mut random = shared.random(u32::MAX);
+    let mut conn = shared.connect(TCP_ADMIN).await?;
+    while !shared.stopped() {
+        let first = random.random_range(0..rows(data_mib));
+        let statement = format!(
+            "UPDATE {real} SET ver = ver + 1, pay = REPEAT(MD5(id + ver), 31) WHERE id BETWEEN {first} AND {}",
+            first + CHANGED - 1
+        );
+        if !matches!(timeout(shared.statement_limit, conn.query_drop(statement)).await, Ok(Ok(()))) {
+            conn = shared.connect(TCP_ADMIN).await?;
+            sleep(AGAIN).await;
+        }
+    }
+    Ok(())
+}
