@@ -85,7 +85,7 @@ impl<'a> Proof<'a> {
                 false => "nothing held writes back: they were executed inside the window",
             });
         }
-        if first(ProbeKind::Commit).any(|it| late(&it)) {
+        if first(ProbeKind::Commit).any(late) {
             return Some("the server's lock was taken only after the freeze had returned");
         }
         if some(ProbeAnswer::Refused) {
