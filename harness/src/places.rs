@@ -258,3 +258,133 @@ fn unescape(text: &str) -> PathBuf {
     }
     PathBuf::from(plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Database, FsKind};
+
+    fn image() -> Manifest {
+        let fs = |name: &str, start, mount: &str| FileSystem {
+            name: name.to_owned(),
+            start,
+            bytes: 1 << 30,
+            fs: FsKind::Ext4,
+            mount: mount.into(),
+        };
+        let disk = |target: &str, file_systems| crate::image::Disk {
+            target: target.to_owned(),
+            file: PathBuf::new(),
+            file_systems,
+        };
+        let inner = fs("loop0", 0, "/var/lib/mysql-binlog");
+        let disks = vec![
+            disk("vda", vec![fs("vda", 1 << 20, "/")]),
+            disk("vdb", vec![fs("data-tables", 4096, "/var/lib/mysql"), fs("data-redo", 1 << 21, "/redo")]),
+        ];
+        let loops = vec![crate::image::Loop { file: "/srv/inner.img".into(), file_system: inner }];
+        let agent =
+            crate::image::Agent { unit: String::new(), hook: PathBuf::new(), enabled_by: PathBuf::new() };
+        let server = crate::image::Server {
+            database: Database::Mariadb,
+            unit: "mariadb.service".to_owned(),
+            datadir: "/var/lib/mysql".into(),
+            binlogs: "/var/lib/mysql-binlog".into(),
+            port: 3306,
+            user: String::new(),
+            password_file: PathBuf::new(),
+        };
+        Manifest {
+            schema: 3,
+            name: String::new(),
+            digest: String::new(),
+            distro: String::new(),
+            release: String::new(),
+            dir: PathBuf::new(),
+            boot: crate::image::Boot::Firmware,
+            disks,
+            loops,
+            binds: Vec::new(),
+            memory_mib: 512,
+            cpu: None,
+            agent,
+            channel: crate::image::Channel::default(),
+            server,
+            versions: Default::default(),
+        }
+    }
+
+    /// A root partition, a volume, a loop, and what only the server sees.
+    const TOLD: &str = "data\t/var/lib/mysql
+redo\t/srv/re do
+undo\t/var/lib/mysql/undo
+binlogs\t/var/lib/mysql-binlog/now
+
+60 1 252:1 / / rw shared:1 - ext4 /dev/vda1 rw
+61 60 253:0 / /var/lib/mysql rw shared:2 - ext4 /dev/mapper/data-tables rw
+62 60 7:0 /sub /var/lib/mysql-binlog rw - ext4 /dev/loop0 rw
+63 60 0:40 / /srv rw - tmpfs tmpfs rw
+64 61 0:41 / /var/lib/mysql/shop rw - tmpfs tmpfs rw
+
+20 1 252:1 / / rw shared:1 - ext4 /dev/vda1 rw
+21 20 253:0 / /var/lib/mysql rw shared:2 - ext4 /dev/mapper/data-tables rw
+22 20 252:1 /srv /mnt/a\\040bind rw shared:2 - ext4 /dev/vda1 rw
+23 20 7:0 / /over rw - ext4 /dev/loop0 rw
+24 23 0:42 / /over rw - tmpfs tmpfs rw
+25 20 0:43 / /proc rw - proc proc rw
+
+252:0\t../../devices/pci0000:00/virtio1/block/vda\t0\t
+252:1\t../../devices/pci0000:00/virtio1/block/vda/vda1\t2048\t
+253:0\t../../devices/virtual/block/dm-0\t0\tdata-tables
+7:0\t../../devices/virtual/block/loop0\t0\t/srv/inner.img
+";
+
+    #[test]
+    fn directories_are_found_where_the_server_sees_them() {
+        let told = parse(TOLD, &image()).unwrap();
+        let found: Vec<_> = told
+            .places
+            .0
+            .iter()
+            .map(|Place { holds, path, on, reached, .. }| {
+                let on = on.as_ref().map(|(fs, dir)| format!("{fs}:{}", dir.display()));
+                (*holds, path.display().to_string(), on, *reached)
+            })
+            .collect();
+        let on = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            found,
+            [
+                (Holds::Data, "/var/lib/mysql".to_owned(), on("data-tables:/"), true),
+                (Holds::Data, "/var/lib/mysql/shop".to_owned(), None, false),
+                (Holds::Redo, "/srv/re do".to_owned(), None, false),
+                (Holds::Undo, "/var/lib/mysql/undo".to_owned(), on("data-tables:/undo"), true),
+                // Something lies over it where the agent sees it.
+                (Holds::Binlogs, "/var/lib/mysql-binlog/now".to_owned(), on("loop0:/sub/now"), false),
+            ]
+        );
+        assert_eq!(told.volumes, 2);
+    }
+
+    #[test]
+    fn btrfs_is_known_by_the_name_of_its_device() {
+        let told = "data\t/data/mysql\n\n\
+                    60 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
+                    20 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
+                    252:1\t../../devices/pci0000:00/virtio1/block/vda/vda1\t2048\t\n";
+        let told = parse(told, &image()).unwrap();
+        let place = &told.places.0[0];
+        assert_eq!(place.on, Some(("vda".to_owned(), "/top/mysql".into())));
+        assert!(place.reached);
+        assert_eq!(told.volumes, 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for told in ["", "data\t/x", "\n\n\n\n\n\n", "data\t/x\n\n\n\n\n\n"] {
+            assert!(parse(told, &image()).is_err(), "{told:?}");
+        }
+        assert_eq!(unescape(r"/a\040b\134c\09"), PathBuf::from(r"/a b\c\09"));
+        assert_eq!(unescape(r"/a\"), PathBuf::from(r"/a\"));
+    }
+}

@@ -8,7 +8,7 @@ use crate::image::{Definition, Manifest};
 use crate::json;
 use crate::measured::Measured;
 use crate::plan::{Accel, Keep, Limits, Plan, Start};
-use crate::scenario::{Hook, Scenario};
+use crate::scenario::{Hook, Restore, Scenario};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
@@ -16,6 +16,9 @@ pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
 /// The images that are used when none is named: each scenario runs on the
 /// first that suits it.
 pub const DEFAULT_IMAGES: [&str; 2] = ["bookworm-mariadb", "bookworm-mariadb-split"];
+
+/// How many cycles come before the one that a repeated trial is about.
+pub const REPETITIONS: u32 = 5;
 
 /// The .deb of the hooks.
 pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
@@ -40,6 +43,9 @@ pub struct RunOptions {
     pub cold: bool,
     /// How many cycles the trials go through that have several; `None` leaves it to the scenarios.
     pub cycles: Option<u32>,
+    /// Whether trials of one cycle that can be repeated go through several before it.
+    #[serde(default)]
+    pub repeat: bool,
     /// Whether each trial ends with the first answer of its first guest's server, and without a grade.
     #[serde(default)]
     pub start_only: bool,
@@ -85,6 +91,7 @@ impl RunOptions {
             accel: None,
             cold: false,
             cycles: None,
+            repeat: false,
             start_only: false,
             seed: 1,
             keep: Keep::None,
@@ -111,6 +118,11 @@ impl RunOptions {
             }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
+                let mut scenario = scenario.clone();
+                if self.repeat && scenario.can_repeat(image) {
+                    scenario.snapshot.cycles = self.cycles.unwrap_or(REPETITIONS) + 1;
+                    scenario.restore = Restore::AttachAndBoot;
+                }
                 for hook in self.hooks_of(&scenario) {
                     let name = format!("{}::{}::{}", scenario.name, image.name, hook.name());
                     if self.is_wanted(&name) {

@@ -94,7 +94,7 @@ impl std::fmt::Display for Snapshot {
 
 /// How a snapshot comes to be a server again, to be looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Restore {
     /// A new guest boots from it, when the first one is gone: what an operator does.
     #[default]
@@ -102,6 +102,8 @@ pub enum Restore {
     /// Its disks are attached to a guest that runs already, and the server is
     /// started on them there while the load goes on: for many moments in a row.
     Attach,
+    /// As `attach` for every cycle but the last, and as `boot` for that one.
+    AttachAndBoot,
 }
 
 /// What the agent runs at freeze and thaw.
@@ -578,6 +580,16 @@ impl Scenario {
             && self.databases.contains(&image.database)
             && self.disks.is_none_or(|needed| needed == disks)
             && (self.restore == Restore::Boot || image.can_be_attached())
+    }
+
+    /// Whether a trial of it on this image can be one of several cycles, of which the last is the
+    /// one that it says: nothing but the freeze must happen at a moment of its own.
+    pub fn can_repeat(&self, image: &Definition) -> bool {
+        self.freeze
+            && self.faults.is_empty()
+            && self.snapshot.cycles == 1
+            && self.restore == Restore::Boot
+            && image.can_be_attached()
     }
 
     /// What is expected with this hook: the file's word where it has one,

@@ -57,7 +57,9 @@ pub(crate) struct Args {
     #[arg(long)]
     cold: bool,
     /// How many times the trials freeze, snapshot and thaw that do it several
-    /// times under one load [default: what their scenarios say].
+    /// times under one load [default: what their scenarios say]. With `--image`, or a file as
+    /// `--hook`, that is every trial in which nothing is made to go wrong: N snapshots [default: 5]
+    /// are attached to a guest that runs, one more is booted, and the worst grade counts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
     cycles: Option<u32>,
     /// How many trials run at once [default: one more than there are processors].
@@ -167,6 +169,9 @@ pub(crate) fn default_options() -> RunOptions {
 
 fn options(args: Args) -> Result<RunOptions, Failure> {
     let default = default_options();
+    let hook = args.hook.map(hook::resolve).transpose()?;
+    let named = !args.image.is_empty() || matches!(hook, Some(Hook::File(_)));
+    let repeat = named && args.matrix.is_none();
     let scenarios = match &args.scenarios {
         None => default.scenarios.clone(),
         Some(dir) => dir.canonicalize().map_err(|e| {
@@ -185,7 +190,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         },
         every_image: args.matrix.is_some() || !args.image.is_empty(),
         images,
-        hook: args.hook.map(hook::resolve).transpose()?,
+        hook,
         connect: args.connect,
         accel: match args.accel {
             AccelChoice::Auto => None,
@@ -194,6 +199,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         },
         cold: args.cold,
         cycles: args.cycles,
+        repeat,
         seed: args.seed.unwrap_or(default.seed),
         keep: match args.keep {
             None => Keep::None,

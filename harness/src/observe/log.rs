@@ -16,8 +16,14 @@ pub(super) struct Recovery {
     pub(super) corruption: Vec<String>,
 }
 
-/// What InnoDB says when it has to recover: MariaDB, MySQL from 8.0 on.
-const RECOVERS: [&str; 2] = ["Starting crash recovery", "Applying a batch of"];
+/// What a server says when it has something to recover: InnoDB of both, MySQL's binary log also with
+/// a quiet log, MariaDB's binary log and Aria. (MySQL speaks of crash recovery also when it has none.)
+const RECOVERS: [&str; 4] = [
+    "Starting crash recovery",
+    "Starting XA crash recovery",
+    "Recovering after a crash using",
+    "Aria engine: starting recovery",
+];
 
 /// The words of an error that tell of corruption, in lowercase.
 const CORRUPTION: [&str; 6] =
@@ -74,5 +80,32 @@ mod tests {
         assert_eq!(found.prepared, 3);
         assert_eq!(found.lines.len(), 4);
         assert_eq!(recovery("InnoDB: Buffer pool(s) load completed").prepared, 0);
+    }
+
+    /// Lines of MariaDB 10.11 and MySQL 9.7, shortened.
+    #[test]
+    fn a_crash_is_told_from_a_clean_end() {
+        let recovered = |log: &str| recovery(log).recovered;
+        assert_eq!(recovered("Started mariadb.service"), None);
+        assert_eq!(recovered("0 [Note] InnoDB: End of log at LSN=44760"), Some(false));
+        let crashed = "0 [Note] InnoDB: Using io_uring\n\
+                       0 [Note] InnoDB: Starting crash recovery from checkpoint LSN=44744\n\
+                       0 [Note] InnoDB: End of log at LSN=501997\n";
+        assert_eq!(recovered(crashed), Some(true));
+        let clean = "1 [Note] [MY-012532] [InnoDB] Applying a batch of 0 redo log records ...\n\
+                     0 [Note] [MY-013911] [Server] Crash recovery finished in InnoDB engine. No attempts to commit.\n";
+        assert_eq!(recovered(clean), Some(false));
+        let quiet = "1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n\
+                     0 [System] [MY-010229] [Server] Starting XA crash recovery...\n";
+        assert_eq!(recovered(quiet), Some(true));
+    }
+
+    #[test]
+    fn errors_that_tell_of_corruption_are_kept() {
+        let log = "0 [ERROR] InnoDB: Database page corruption on disk\n\
+                   0 [Warning] Checking table: './a/b' is marked as crashed\n\
+                   5 [ERROR] mariadbd: Table './a/b' is marked as crashed and should be repaired\n\
+                   5 [ERROR] Access denied\n";
+        assert_eq!(recovery(log).corruption.len(), 2);
     }
 }

@@ -16,11 +16,6 @@ use crate::text::printable;
 /// `_ma_state_info_write` in MariaDB's `storage/maria/ma_open.c`.
 const OPEN_COUNT_AT: usize = 24;
 
-/// Where the header of an Aria file says where its base information is, and where in that it says
-/// that a log protects the table; see `_ma_base_info_write`.
-const BASE_AT: usize = 12;
-const TRANSACTIONAL_AT: usize = 106;
-
 /// How deep directories are looked into, and how many files are read.
 const DEPTH: usize = 4;
 const MOST_FILES: u32 = 100_000;
@@ -51,10 +46,8 @@ pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut Obser
                 return Ok(count);
             }
             let file = dir.join(name);
-            match header(files, &datadir.join(&file)) {
-                // The log of the server protects it, and it may stay open under any lock.
-                Ok(Header { protected: true, .. }) => continue,
-                Ok(Header { open_count, .. }) => {
+            match open_count(files, &datadir.join(&file)) {
+                Ok(open_count) => {
                     let schema = dir.to_string_lossy();
                     let table = name.rsplit_once('.').and_then(|(table, _)| names.plain(&schema, table));
                     let file = printable(&file.to_string_lossy());
@@ -73,25 +66,11 @@ fn is_index(name: &str) -> bool {
     !name.starts_with("#sql") && (name.ends_with(".MYI") || name.ends_with(".MAI"))
 }
 
-struct Header {
-    open_count: u16,
-    /// An Aria table of which a log is kept.
-    protected: bool,
-}
-
-/// The header of an index file, as a mount would see it.
-fn header(files: &Files, path: &Path) -> Result<Header, Why> {
-    // More than any header and its base information have.
-    let mut bytes = Vec::new();
-    files.must(path)?.read.take(4096).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    let number = |at: usize| -> Result<u16, Why> {
-        let two = bytes.get(at..at + 2).ok_or("it ends within its header")?;
-        Ok(u16::from_be_bytes([two[0], two[1]]))
-    };
-    let open_count = number(OPEN_COUNT_AT)?;
-    let protected = path.extension().is_some_and(|kind| kind == "MAI")
-        && bytes.get(usize::from(number(BASE_AT)?) + TRANSACTIONAL_AT) == Some(&1);
-    Ok(Header { open_count, protected })
+/// The open count of a table, as a mount would see its file.
+fn open_count(files: &Files, path: &Path) -> Result<u16, Why> {
+    let mut header = [0; OPEN_COUNT_AT + 2];
+    files.must(path)?.read.read_exact(&mut header).map_err(|e| e.to_string())?;
+    Ok(u16::from_be_bytes([header[OPEN_COUNT_AT], header[OPEN_COUNT_AT + 1]]))
 }
 
 fn unreadable(path: &Path, why: &str, log: &mut ObservationLog) -> Result<()> {

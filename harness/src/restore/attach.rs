@@ -43,6 +43,11 @@ impl<'a> Verifier<'a> {
         &self.machine
     }
 
+    /// Ends the guest as if its power were cut.
+    pub fn power_off(self) -> Result<()> {
+        self.machine.power_off()
+    }
+
     /// Attaches the snapshot's disks, mounts them and starts their server: a
     /// connection to it, and the facts of its unit.
     ///

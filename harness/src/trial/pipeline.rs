@@ -93,15 +93,16 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         let tells = !snapshots.is_empty() && !source.agent_lost.get();
         let stop = |progress: &mut Progress| progress.stage(Stage::Stop, |_| trial.stop(source, load, tells));
         match verifier {
-            None => {
-                let live = stop(progress)?;
-                snapshots.into_iter().try_for_each(|it| trial.boot_and_observe(progress, it, &live))
-            }
-            Some(mut verifier) => {
+            Some(mut verifier) if plan.restore == Restore::Attach => {
                 trial.attach_last_and_observe(progress, &mut verifier, snapshots.pop(), |progress| {
                     progress.stage(Stage::Resume, |_| Ok((interrupt::pass(AFTERWARDS)?, String::new())))?;
                     stop(progress).map(drop)
                 })
+            }
+            verifier => {
+                let live = stop(progress)?;
+                verifier.map(|verifier| trial.dismiss(verifier)).transpose()?;
+                snapshots.into_iter().try_for_each(|it| trial.boot_and_observe(progress, it, &live))
             }
         }
     })
@@ -290,7 +291,7 @@ impl<'a> Trial<'a> {
             let load = self.start_load(source)?;
             // Where the time is given anyway.
             let starting =
-                (self.plan.restore == Restore::Attach).then(|| scope.spawn(|| self.start_verifier()));
+                (self.plan.restore != Restore::Boot).then(|| scope.spawn(|| self.start_verifier()));
             interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
             self.strike(Point::BeforeFreeze, &source.machine)?;
             let detail = format!("{} transfers acknowledged", load.acknowledged());
@@ -319,7 +320,7 @@ impl<'a> Trial<'a> {
             } else {
                 Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
-            progress.stage(Stage::Resume, |_| self.resume(source, &load))?;
+            progress.stage(Stage::Resume, |_| self.resume(source, &load, cycle))?;
             match (&mut verifier, taken) {
                 (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
                     let below = snapshot.drives.clone();
@@ -342,7 +343,7 @@ impl<'a> Trial<'a> {
     fn stop(&self, source: Source, load: Load, tells: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
             self.history.finish()?;
-            let compared = tells && self.plan.freeze && self.plan.restore == Restore::Boot;
+            let compared = tells && self.plan.freeze && self.plan.restore != Restore::Attach;
             if compared { self.live_state(&source) } else { Ok(vec![]) }
         });
         let kept = self.keep_logs(&source.machine, "source");
@@ -471,10 +472,15 @@ impl<'a> Trial<'a> {
 
     /// Lets the load go on after the window. Whether writes came through is in
     /// the history; the judge looks there.
-    fn resume(&self, source: &Source, load: &Load) -> Result<((), String)> {
+    fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
         load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, &source.machine)?;
-        if self.plan.restore == Restore::Boot {
+        let attached = match self.plan.restore {
+            Restore::Boot => false,
+            Restore::Attach => true,
+            Restore::AttachAndBoot => cycle < self.plan.snapshot.cycles,
+        };
+        if !attached {
             // Otherwise it goes on while the snapshot is looked at.
             interrupt::pass(AFTERWARDS)?;
         }
@@ -587,6 +593,12 @@ impl<'a> Trial<'a> {
             restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
         let words = told_of(server.as_ref());
         Ok((Attached { out, server }, words))
+    }
+
+    /// Ends a verifier that is needed no more, and keeps what it can tell.
+    fn dismiss(&self, verifier: Verifier<'_>) -> Result<()> {
+        self.keep_logs(verifier.machine(), "verifier")?;
+        verifier.power_off()
     }
 
     /// Writes down what the server on an attached snapshot holds.

@@ -36,7 +36,7 @@ pub(super) fn guest_mib(accel: Accel, memory_mib: u64) -> u64 {
 pub(super) fn needed_mib(plan: &Plan) -> u64 {
     let guests = match plan.restore {
         Restore::Boot => 1,
-        Restore::Attach => 2,
+        Restore::Attach | Restore::AttachAndBoot => 2,
     };
     guests * guest_mib(plan.accel, plan.image.memory_mib)
 }
