@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Ruling;
-use super::case::Span;
+use super::case::{NEVER, Span};
 use super::probes::{Proof, Quiesced};
 use super::tell::{count, millis};
 use super::view::{Missing, View};
@@ -43,7 +43,9 @@ pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
     let mut acknowledged = BTreeMap::new();
     let mut last = 0;
     for (way, transfer, Span { sent, acked }) in operations(view) {
-        if sent <= frozen && acked > frozen {
+        // What lost its answer long before is not in flight, whatever became of it.
+        let open = if acked == NEVER { sent.saturating_add(SILENT) > from } else { acked > frozen };
+        if sent <= frozen && open {
             power.in_flight += 1;
             *in_flight.entry(way.clone()).or_insert(0) += 1;
             power.transfers_in_flight += u64::from(transfer);

@@ -70,9 +70,9 @@ fn lines(power: &Power, frozen: bool) -> Vec<String> {
     ));
     lines.push(match power.silence_ms {
         Some(ms) => {
-            format!("the last transfer was acknowledged {} before the freeze was called", duration(ms))
+            format!("the last transfer was acknowledged {} before {asked}", duration(ms))
         }
-        None => "no transfer was acknowledged before the freeze was called".to_owned(),
+        None => format!("no transfer was acknowledged before {asked}"),
     });
     lines.push(match &power.lock {
         Some(lock) => lock.clone(),
