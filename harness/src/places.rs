@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{Agent, escape_shell};
-use crate::history::{Entry, Holds};
+use crate::history::{Entry, Holds, Nanos};
 use crate::image::{FileSystem, Manifest};
 use crate::text::printable;
 
@@ -38,17 +37,9 @@ pub struct Place {
     pub reached: bool,
 }
 
-/// What a guest tells of its mounts.
-#[derive(Debug)]
-pub(crate) struct Told {
-    /// The server's directories.
-    pub(crate) places: Places,
-    /// How many devices a freeze must reach.
-    pub(crate) volumes: u32,
-}
-
-/// Asks the guest, whose server runs.
-pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<Told> {
+/// Asks the guest, whose server runs: for its server's directories, and how many devices a freeze
+/// must reach.
+pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Places, u32)> {
     let line = LOOK.replace("UNIT", &escape_shell(Path::new(&image.server.unit)));
     let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
     parse(&String::from_utf8_lossy(&told), image).map_err(|what| {
@@ -71,8 +62,7 @@ impl Places {
     }
 
     /// As entries of the history.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
-        let t = clock::now();
+    pub(crate) fn entries(&self, t: Nanos) -> impl Iterator<Item = Entry> {
         self.0.iter().map(move |place| Entry::Directory {
             t,
             holds: place.holds,
@@ -147,7 +137,7 @@ struct Device<'a> {
     name: &'a str,
 }
 
-fn parse(text: &str, image: &Manifest) -> Result<Told, String> {
+fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), String> {
     let mut parts = text.splitn(4, "\n\n");
     let mut part = |what: &str| parts.next().ok_or_else(|| format!("{what} are missing"));
     let (dirs, server) = (part("the directories")?, part("the server's mounts")?);
@@ -193,7 +183,7 @@ fn parse(text: &str, image: &Manifest) -> Result<Told, String> {
         return Err("the data directory is missing".to_owned());
     }
     let volumes = u32::try_from(frozen.len()).unwrap_or(u32::MAX);
-    Ok(Told { places: Places(places), volumes })
+    Ok((Places(places), volumes))
 }
 
 /// Whether a freeze that finds this mount freezes it. Agents leave out what has no device of its own,
@@ -341,9 +331,8 @@ binlogs\t/var/lib/mysql-binlog/now
 
     #[test]
     fn directories_are_found_where_the_server_sees_them() {
-        let told = parse(TOLD, &image()).unwrap();
-        let found: Vec<_> = told
-            .places
+        let (places, volumes) = parse(TOLD, &image()).unwrap();
+        let found: Vec<_> = places
             .0
             .iter()
             .map(|Place { holds, path, on, reached, .. }| {
@@ -363,7 +352,7 @@ binlogs\t/var/lib/mysql-binlog/now
                 (Holds::Binlogs, "/var/lib/mysql-binlog/now".to_owned(), on("loop0:/sub/now"), false),
             ]
         );
-        assert_eq!(told.volumes, 2);
+        assert_eq!(volumes, 2);
     }
 
     #[test]
@@ -372,11 +361,11 @@ binlogs\t/var/lib/mysql-binlog/now
                     60 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     20 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     252:1\t../../devices/pci0000:00/virtio1/block/vda/vda1\t2048\t\n";
-        let told = parse(told, &image()).unwrap();
-        let place = &told.places.0[0];
+        let (places, volumes) = parse(told, &image()).unwrap();
+        let place = &places.0[0];
         assert_eq!(place.on, Some(("vda".to_owned(), "/top/mysql".into())));
         assert!(place.reached);
-        assert_eq!(told.volumes, 1);
+        assert_eq!(volumes, 1);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use crate::clock;
 use crate::error::Result;
 use crate::guest::Agent;
-use crate::history::{Entry, WINDOWS};
+use crate::history::{Entry, Nanos, WINDOWS};
 use crate::load::HistoryLog;
-use crate::places::{Places, Told};
+use crate::places::Places;
 
 /// The file systems of which VSS makes snapshots. A freeze takes all of them on
 /// fixed drives, and fails when a fixed drive has another one; what a compact
@@ -13,26 +13,39 @@ use crate::places::{Places, Told};
 /// `requester_freeze` in QEMU's `qga/vss-win32/requester.cpp`.
 const VSS_KINDS: [&str; 2] = ["NTFS", "ReFS"];
 
-/// Writes down what the agent tells of its guest, and where its server keeps its files; `ask` asks
-/// a guest that has a shell. An agent that does not tell its system is none of a backup's faults.
-pub(crate) fn tell(
-    agent: &Agent,
-    history: &HistoryLog,
-    ask: impl FnOnce() -> Result<Told>,
-) -> Result<Places> {
+/// What a guest tells of itself.
+#[derive(Debug)]
+pub(crate) struct Told {
+    t: Nanos,
+    /// The operating system; absent when the agent does not tell, which is none of a backup's faults.
+    os: Option<String>,
+    volumes: Option<u32>,
+    /// Where its server keeps its files.
+    pub(crate) places: Places,
+}
+
+/// Asks the agent about its guest, and by `look` a guest that has a shell. Best before the load, which
+/// slows every answer.
+pub(crate) fn ask(agent: &Agent, look: impl FnOnce() -> Result<(Places, u32)>) -> Result<Told> {
     let t = clock::now();
-    let os = agent.os();
-    if os.as_ref().is_ok_and(|os| os == WINDOWS) {
+    let os = agent.os().ok();
+    if os.as_deref() == Some(WINDOWS) {
         let volumes = agent.file_system_kinds().ok().map(|kinds| owed(&kinds));
-        history.write(&Entry::Guest { t, os: WINDOWS.to_owned(), volumes })?;
-        return Ok(Places::default());
+        return Ok(Told { t, os, volumes, places: Places::default() });
     }
-    let Told { places, volumes } = ask()?;
-    if let Ok(os) = os {
-        history.write(&Entry::Guest { t, os, volumes: Some(volumes) })?;
+    let (places, volumes) = look()?;
+    Ok(Told { t, os, volumes: Some(volumes), places })
+}
+
+impl Told {
+    /// Writes it down.
+    pub(crate) fn write(&self, history: &HistoryLog) -> Result<()> {
+        let Self { t, volumes, .. } = *self;
+        if let Some(os) = self.os.clone() {
+            history.write(&Entry::Guest { t, os, volumes })?;
+        }
+        self.places.entries(t).try_for_each(|entry| history.write(&entry))
     }
-    places.entries().try_for_each(|entry| history.write(&entry))?;
-    Ok(places)
 }
 
 fn owed(kinds: &[String]) -> u32 {

@@ -8,7 +8,7 @@ mod window;
 #[cfg(test)]
 mod windows;
 
-pub(crate) use guest::tell;
+pub(crate) use guest::{Told, ask};
 pub use hook::install_hook;
 pub use probe::{Asked, Probes};
 pub use window::{FreezeWindow, OpenError, Quiesce};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{FreezeWindow, tell};
+use super::{FreezeWindow, ask};
 use crate::guest::{Agent, Serial, Transcript, Transport};
 use crate::history::{Entry, KIND, Mark, Setup, WINDOWS};
 use crate::jsonl;
@@ -124,7 +124,8 @@ impl Scene {
     }
 
     fn freeze(&self) -> FreezeWindow {
-        tell(&self.agent, &self.history, || unreachable!("it has no shell")).unwrap();
+        let told = ask(&self.agent, || unreachable!("it has no shell")).unwrap();
+        told.write(&self.history).unwrap();
         let limits = Limits { hold: 3 * VSS_HOLDS, ..Limits::for_accel(Accel::Kvm) };
         FreezeWindow::open(self.agent.clone(), limits, &self.history).unwrap()
     }

@@ -129,6 +129,7 @@ struct Source {
     machine: Machine,
     drives: Vec<Drive>,
     target: Target,
+    told: quiesce::Told,
     heartbeats: Vec<heartbeat::Channel>,
     /// Whether a thaw has left the agent dead, as a hook that hangs does. The
     /// backup is there all the same; what else the guest could tell is not.
@@ -222,8 +223,13 @@ impl<'a> Trial<'a> {
         let sockets = heartbeat::sockets(image, &self.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.strike(Point::AfterBoot, &machine)?;
+        let agent = machine.agent();
+        let told = quiesce::ask(agent, || places::ask(agent, image, limits.agent))?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
-        Ok((Source { machine, drives, target, heartbeats, agent_lost: Cell::new(false) }, String::new()))
+        Ok((
+            Source { machine, drives, target, told, heartbeats, agent_lost: Cell::new(false) },
+            String::new(),
+        ))
     }
 
     /// Tells a guest that goes on from a saved memory that time has passed.
@@ -357,8 +363,8 @@ impl<'a> Trial<'a> {
 
     /// Starts the load.
     fn start_load(&self, source: &mut Source) -> Result<Load> {
-        let Plan { image, load, seed, limits, .. } = self.plan;
-        let Source { machine, drives, target, .. } = source;
+        let Plan { load, seed, limits, .. } = self.plan;
+        let Source { machine, drives, target, told, .. } = source;
         doors::check_room(machine, load.data_mib, limits.agent)?;
         let running = Load::start(
             &self.runtime,
@@ -370,10 +376,9 @@ impl<'a> Trial<'a> {
             drives.iter().map(|drive| drive.target.clone()).collect(),
             std::mem::take(&mut source.heartbeats),
         )?;
-        let agent = machine.agent();
-        let places = quiesce::tell(agent, &self.history, || places::ask(agent, image, limits.agent))?;
+        told.write(&self.history)?;
         // The load starts once.
-        let _ = self.written.set(Written { setup: running.setup().clone(), places });
+        let _ = self.written.set(Written { setup: running.setup().clone(), places: told.places.clone() });
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that. The profile comes only then, so that the tables
         // themselves are safe whatever it is; as root over the server's own socket, because the
