@@ -2,19 +2,15 @@
 //! that anybody was acknowledged.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use mysql_async::prelude::Queryable;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Shared, hex, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, Op};
-
-/// The pause between two rows: the transfers want the server as well. After one that was not
-/// acknowledged the next would hardly be.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Follows transfers until told to stop, or until the server is gone for good.
 pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
@@ -47,11 +43,11 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         let [of_c, of_n] = of;
         let sql =
             format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
-        let limit = shared.statement_limit;
+        let (limit, asked) = (shared.statement_limit, Instant::now());
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {
                 shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
-                sleep(PAUSE).await;
+                shared.think(asked.elapsed()).await;
                 continue;
             }
             // A failed statement on a non-transactional table proves nothing about the row.
@@ -60,7 +56,8 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         };
         shared.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
         conn = shared.connect(follower.door).await?;
-        sleep(PAUSE).await;
+        // The next one would hardly be acknowledged at once.
+        shared.think(asked.elapsed()).await;
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::clock;
 use crate::database::{self, DOORS, TCP, TCP_ADMIN, Target};
@@ -91,6 +91,15 @@ impl Shared {
     }
 
     /// The pace of one of so many clients that have the load's rate together.
+    /// Waits three times as long as the last operation took, or until the load stops: a guest under
+    /// emulation has no processor to spare, and whatever its hook does would wait behind the load.
+    async fn think(&self, took: Duration) {
+        let mut stop = self.stop.subscribe();
+        let stopped = stop.wait_for(|stopped| *stopped);
+        // A wait that ends early is what it is for.
+        let _ = timeout(LONGEST_THOUGHT.min(3 * took), stopped).await;
+    }
+
     fn pace(&self, clients: u32) -> Option<Interval> {
         let mut pace = interval(Duration::from_secs(1) * clients / self.rate?);
         // What a freeze held up is not made up for.
@@ -98,6 +107,10 @@ impl Shared {
         Some(pace)
     }
 }
+
+/// How long a client thinks at the most before its next operation. Less than a hook needs from its
+/// lock until the freeze returns, so that every client has something in flight by then.
+const LONGEST_THOUGHT: Duration = Duration::from_millis(400);
 
 /// How many doors there are.
 const DOORS_COUNT: u32 = DOORS.len() as u32;

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -80,7 +80,9 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
         if let Some(pace) = &mut pace {
             pace.tick().await;
         }
+        let asked = Instant::now();
         number += u32::from(writer.transfer(number).await?);
+        writer.shared.think(asked.elapsed()).await;
     }
     Ok(())
 }

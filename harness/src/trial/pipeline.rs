@@ -320,10 +320,10 @@ impl<'a> Trial<'a> {
             if cycle > 1 {
                 self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
-            load.wait_for_power(POWER_WITHIN)?;
             let taken = if self.plan.freeze {
-                self.quiesced_snapshot(progress, source, &mut drives, cycle, scope)?
+                self.quiesced_snapshot(progress, source, &load, &mut drives, cycle, scope)?
             } else {
+                load.wait_for_power(POWER_WITHIN)?;
                 Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
             progress.stage(Stage::Resume, |_| self.resume(source, &load, cycle))?;
@@ -394,12 +394,15 @@ impl<'a> Trial<'a> {
         &'scope self,
         progress: &mut Progress,
         source: &Source,
+        load: &Load,
         drives: &mut Vec<Drive>,
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Option<Snapshot<'scope>>> {
         let Source { machine, target, .. } = source;
         let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
+        // Last of all: what it waits for must still be so when the freeze is called.
+        load.wait_for_power(POWER_WITHIN)?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
                 Ok(window) => Ok((Some(window), String::new())),
