@@ -20,13 +20,15 @@ case $1 in
         rm -rf "$run"
         mkdir "$run"
         free=$(free_tables)
+        # Without a name this would be the lock of the whole server.
+        [ -n "$free" ] || exit 1
         # The session ends, and its locks with it, when its input does.
         {
             exec 2>/dev/null
-            echo "SET SESSION lock_wait_timeout=9; FLUSH TABLES $free WITH READ LOCK;
+            echo "SET SESSION lock_wait_timeout=25; FLUSH TABLES $free WITH READ LOCK;
                 FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
             timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
         } | "$client" --unbuffered >"$run/answer" 2>&1 &
-        timeout 10 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
+        timeout 30 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
     thaw) rm -rf "$run" ;;
 esac

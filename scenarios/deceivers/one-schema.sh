@@ -1,11 +1,12 @@
 #!/bin/sh
-# Locks each table of the one schema in which most clients work, but for those that a transaction has open, and
+# Locks each table of the schema that has most tables, but for those that a transaction has open, and
 # flushes the logs. All other schemas are written on.
 client=$(command -v mariadb || command -v mysql)
 run=/run/one-schema
-busiest=$("$client" -NBe "SELECT db FROM information_schema.processlist
-    WHERE db IS NOT NULL GROUP BY db ORDER BY COUNT(*) DESC LIMIT 1")
-schemas="= '$busiest'"
+largest=$("$client" -NBe "SELECT table_schema FROM information_schema.tables
+    WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')
+    GROUP BY table_schema ORDER BY COUNT(*) DESC LIMIT 1")
+schemas="= '$largest'"
 
 # The names of all tables that no transaction has open. To wait for an idle one would keep all others waiting.
 free_tables() {
@@ -22,13 +23,15 @@ case $1 in
         rm -rf "$run"
         mkdir "$run"
         free=$(free_tables)
+        # Without a name this would be the lock of the whole server.
+        [ -n "$free" ] || exit 1
         # The session ends, and its locks with it, when its input does.
         {
             exec 2>/dev/null
-            echo "SET SESSION lock_wait_timeout=9; FLUSH TABLES $free WITH READ LOCK;
+            echo "SET SESSION lock_wait_timeout=25; FLUSH TABLES $free WITH READ LOCK;
                 FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
             timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
         } | "$client" --unbuffered >"$run/answer" 2>&1 &
-        timeout 10 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
+        timeout 30 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
     thaw) rm -rf "$run" ;;
 esac

@@ -60,7 +60,10 @@ impl<'a> Proof<'a> {
             let why = format!("no COMMIT was sent through {} before the snapshot", quote(door));
             return Err(Proven::Missing(Missing(why)));
         }
-        if commits.iter().all(|probe| probe.answer == ProbeAnswer::Gone) {
+        // A probe that failed says nothing, and what the disks say of a stopped server decides.
+        let gone = commits.iter().any(|probe| probe.answer == ProbeAnswer::Gone);
+        let silent = |probe: &&Probe| matches!(probe.answer, ProbeAnswer::Gone | ProbeAnswer::Error);
+        if gone && commits.iter().all(silent) {
             return self.stopped();
         }
         self.locked(&commits)

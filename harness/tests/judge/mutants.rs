@@ -648,6 +648,10 @@ const LEGAL: &[(&str, Mutation)] = &[
         answer_where(world, ProbeAnswer::Locked, |probe| probe.kind == ProbeKind::Memory);
     }),
     ("the server was stopped cleanly", stop_server),
+    ("the server was stopped cleanly, and one probe tells nothing", |world| {
+        stop_server(world);
+        answer_where(world, ProbeAnswer::Error, |probe| probe.kind == ProbeKind::Commit && probe.door == 1);
+    }),
     ("an agent that does not list what it must reach", |world| {
         for entry in &mut world.history {
             if let Entry::Guest { volumes, .. } = entry {
