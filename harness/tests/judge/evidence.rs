@@ -6,7 +6,7 @@ use freezeframe::observation::{Record, State};
 use freezeframe::verdict::Grade::{self, ApplicationConsistent, Unknown};
 use freezeframe::verdict::{Property, Status};
 
-use crate::mutants::{mend_source, settle, stop_server};
+use crate::mutants::{drop_probes, drop_records, mend_source, probes, settle, stop_server};
 use crate::world::{Shape, World};
 
 type Mutation = fn(&mut World);
@@ -160,21 +160,6 @@ fn no_property_holds_without_any_one_record_that_it_needs() {
         wrong.extend(hold_without(&without, &format!("{entry:?}"), needed));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-fn probes(world: &mut World) -> impl Iterator<Item = &mut Probe> {
-    world.history.iter_mut().filter_map(|entry| match entry {
-        Entry::Probe(probe) => Some(probe),
-        _ => None,
-    })
-}
-
-fn drop_probes(world: &mut World, which: impl Fn(&Probe) -> bool) {
-    world.history.retain(|entry| !matches!(entry, Entry::Probe(probe) if which(probe)));
-}
-
-fn drop_records(world: &mut World, which: impl Fn(&Record) -> bool) {
-    world.image.retain(|record| !which(record));
 }
 
 fn drop_counts(world: &mut World, which: impl Fn(&str, Nanos) -> bool) {

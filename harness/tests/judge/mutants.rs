@@ -814,7 +814,7 @@ fn is_leg(record: &Record) -> bool {
     matches!(record, Record::Leg { .. })
 }
 
-fn drop_records(world: &mut World, which: impl Fn(&Record) -> bool) {
+pub(crate) fn drop_records(world: &mut World, which: impl Fn(&Record) -> bool) {
     world.image.retain(|record| !which(record));
 }
 
@@ -1630,14 +1630,14 @@ fn unknown_counter(world: &mut World) {
 }
 
 /// The probes of the window.
-fn probes(world: &mut World) -> impl Iterator<Item = &mut Probe> {
+pub(crate) fn probes(world: &mut World) -> impl Iterator<Item = &mut Probe> {
     world.history.iter_mut().filter_map(|entry| match entry {
         Entry::Probe(probe) => Some(probe),
         _ => None,
     })
 }
 
-fn drop_probes(world: &mut World, which: impl Fn(&Probe) -> bool) {
+pub(crate) fn drop_probes(world: &mut World, which: impl Fn(&Probe) -> bool) {
     world.history.retain(|entry| !matches!(entry, Entry::Probe(probe) if which(probe)));
 }
 
