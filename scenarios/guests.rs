@@ -187,3 +187,23 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
         assert!(verdict.reason.contains(words), "{}", verdict.reason);
     }
 }
+
+/// A kernel without its initial file system finds no disk and stops: that says nothing about the
+/// disks, and each next power-on must find libvirt ready for it.
+#[test]
+fn a_guest_that_stops_before_its_disks_is_powered_on_again() {
+    let options = options("no-disks");
+    let asked = &options.trials().unwrap()[0];
+    let image = Manifest::load(&options.built, &asked.image).unwrap();
+    let mut plan = options.plan(asked, image, Accel::Tcg);
+    plan.start = Start::Cold;
+    let Boot::Direct { initrd, .. } = &mut plan.image.boot else { panic!("{:?}", plan.image.boot) };
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    empty.path().clone_into(initrd);
+
+    let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();
+    fs::remove_dir_all(&options.dir).unwrap();
+
+    assert_eq!(verdict.grade, Grade::Unknown);
+    assert!(verdict.reason.contains("as far as its disks, 3 times in a row"), "{}", verdict.reason);
+}

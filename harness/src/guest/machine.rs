@@ -77,7 +77,9 @@ impl Machine {
             match machine.wait_for_agent(boot_limit) {
                 Ok(()) => return Ok((machine, stalled)),
                 Err(Error::Stalled(..)) => machine.power_off()?,
-                Err(_) if machine.stopped && !spec.may_have_read_disks() => {}
+                Err(_) if machine.stopped && !spec.may_have_read_disks() => {
+                    machine.wait_until_gone(agent_limit)?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -144,6 +146,21 @@ impl Machine {
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
         let (console, forward) = (spec.console.clone(), spec.forward);
         Self { role, domain, events, console, agent, forward, asked: None, stopped: false }
+    }
+
+    /// Waits until libvirt has forgotten a guest that stopped by itself: it tells of the end before it
+    /// gives the name free.
+    fn wait_until_gone(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.domain.is_active().is_ok() {
+            if Instant::now() > deadline {
+                return Err(
+                    self.trouble(&format!("stopped, and libvirt still keeps it after {} s", limit.as_secs()))
+                );
+            }
+            interrupt::pass(Duration::from_millis(20))?;
+        }
+        Ok(())
     }
 
     fn wait_for_agent(&mut self, limit: Duration) -> Result<()> {
