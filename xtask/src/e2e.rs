@@ -239,10 +239,11 @@ fn point_latest_at(dir: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
 }
 
-/// A trial keeps about one processor busy, and now and then waits: so there is one more than that.
+/// As many as there are processors: a trial keeps more than one busy while its guest boots, and what waits for
+/// a processor in a freeze window looks like a slow hook.
 fn default_jobs() -> u16 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(processors + 1).unwrap_or(u16::MAX)
+    u16::try_from(processors).unwrap_or(u16::MAX)
 }
 
 /// Runs the trials of options that were written: runs the test binary, and waits

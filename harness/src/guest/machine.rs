@@ -78,7 +78,7 @@ impl Machine {
                 Ok(()) => return Ok((machine, stalled)),
                 Err(Error::Stalled(..)) => machine.power_off()?,
                 Err(_) if machine.stopped && !spec.may_have_read_disks() => {
-                    machine.wait_until_gone(agent_limit)?
+                    machine.wait_until_gone(agent_limit)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -299,9 +299,7 @@ impl<'a> Trial<'a> {
             let starting =
                 (self.plan.restore != Restore::Boot).then(|| scope.spawn(|| self.start_verifier()));
             interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
-            self.strike(Point::BeforeFreeze, &source.machine)?;
-            let detail = format!("{} transfers acknowledged", load.acknowledged());
-            Ok(((load, starting), detail))
+            Ok(((load, starting), String::new()))
         })?;
         let mut verifier = match starting {
             None => None,
@@ -323,7 +321,7 @@ impl<'a> Trial<'a> {
             let taken = if self.plan.freeze {
                 self.quiesced_snapshot(progress, source, &load, &mut drives, cycle, scope)?
             } else {
-                load.wait_for_power(POWER_WITHIN)?;
+                progress.stage(Stage::Load, |_| Ok(((), self.make_ready(&source.machine, &load, cycle)?)))?;
                 Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
             progress.stage(Stage::Resume, |_| self.resume(source, &load, cycle))?;
@@ -400,9 +398,10 @@ impl<'a> Trial<'a> {
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Option<Snapshot<'scope>>> {
         let Source { machine, target, .. } = source;
-        let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
-        // Last of all: what it waits for must still be so when the freeze is called.
-        load.wait_for_power(POWER_WITHIN)?;
+        let probes = progress.stage(Stage::Load, |_| {
+            let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
+            Ok((probes, self.make_ready(machine, load, cycle)?))
+        })?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
                 Ok(window) => Ok((Some(window), String::new())),
@@ -433,6 +432,16 @@ impl<'a> Trial<'a> {
             Ok(((), detail))
         })?;
         Ok(Some(snapshot))
+    }
+
+    /// Strikes the faults that come before the first snapshot, and waits for the load's power last of all:
+    /// both must still be so when the freeze is called.
+    fn make_ready(&self, machine: &Machine, load: &Load, cycle: u32) -> Result<String> {
+        if cycle == 1 {
+            self.strike(Point::BeforeFreeze, machine)?;
+        }
+        load.wait_for_power(POWER_WITHIN)?;
+        Ok(format!("{} transfers acknowledged", load.acknowledged()))
     }
 
     /// What the guest has written so far, by QEMU's count.
