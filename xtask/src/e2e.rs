@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// are attached to a guest that runs, one more is booted, and the worst grade counts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
     cycles: Option<u32>,
-    /// How many trials run at once [default: one more than there are processors].
+    /// How many trials run at once [default: as many as there are processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Seed of the load; the same seed replays the same operations [default: random].
