@@ -28,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::clock;
 use crate::database::{self, DOORS, TCP, TCP_ADMIN, Target};
@@ -51,6 +51,7 @@ struct Shared {
     seed: u64,
     statement_limit: Duration,
     stop: watch::Sender<bool>,
+    rest: watch::Sender<bool>,
     /// Transfers acknowledged so far.
     acknowledged: AtomicU64,
     /// The transfer that was acknowledged last: client and number.
@@ -90,16 +91,22 @@ impl Shared {
         random
     }
 
-    /// The pace of one of so many clients that have the load's rate together.
-    /// Waits three times as long as the last operation took, or until the load stops: a guest under
-    /// emulation has no processor to spare, and whatever its hook does would wait behind the load.
+    /// Waits three times as long as the last operation took, then until the load does not rest, or
+    /// until it stops: a guest under emulation has no processor to spare, and whatever its hook does
+    /// would wait behind the load.
     async fn think(&self, took: Duration) {
-        let mut stop = self.stop.subscribe();
-        let stopped = stop.wait_for(|stopped| *stopped);
-        // A wait that ends early is what it is for.
-        let _ = timeout(LONGEST_THOUGHT.min(3 * took), stopped).await;
+        let (mut stop, mut rest) = (self.stop.subscribe(), self.rest.subscribe());
+        let thought = async {
+            sleep(LONGEST_THOUGHT.min(3 * took)).await;
+            let _ = rest.wait_for(|resting| !*resting).await;
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stopped| *stopped) => {}
+            () = thought => {}
+        }
     }
 
+    /// The pace of one of so many clients that have the load's rate together.
     fn pace(&self, clients: u32) -> Option<Interval> {
         let mut pace = interval(Duration::from_secs(1) * clients / self.rate?);
         // What a freeze held up is not made up for.
@@ -215,6 +222,7 @@ impl Load {
             seed,
             statement_limit,
             stop: watch::Sender::new(false),
+            rest: watch::Sender::new(false),
             acknowledged: AtomicU64::new(0),
             newest: watch::Sender::new(None),
             acks: sender,
@@ -247,6 +255,14 @@ impl Load {
     /// Transfers acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Lets the clients rest while `work` is done, which the same processors do.
+    pub fn rest_during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.shared.rest.send_replace(true);
+        let done = work();
+        self.shared.rest.send_replace(false);
+        done
     }
 
     /// Waits until a transfer that was sent after `since` is acknowledged;

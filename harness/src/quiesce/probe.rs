@@ -380,11 +380,17 @@ struct Thread {
 }
 
 impl Thread {
-    /// It has asked for the lock of the whole server, and does not have it.
+    /// It has asked for a lock that would keep commits out, and does not have it. What asks may hide
+    /// behind a comment or in a procedure; who only begins a backup keeps nobody out.
     fn asks_for_the_lock(&self) -> bool {
-        let statement = self.statement.trim_start().to_ascii_uppercase();
-        let locks = ["FLUSH ", "BACKUP ", "LOCK INSTANCE"].iter().any(|verb| statement.starts_with(verb));
-        locks && self.state.starts_with("Waiting for")
+        let statement = self.statement.to_ascii_uppercase();
+        let words = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+        let has = |all: &[&str]| all.iter().all(|part| words.contains(part));
+        let asks = has(&["FLUSH", "READ LOCK"])
+            || has(&["BACKUP STAGE FLUSH"])
+            || has(&["BACKUP STAGE BLOCK"])
+            || has(&["SET", "READ_ONLY"]);
+        asks && self.state.starts_with("Waiting for")
     }
 }
 
@@ -447,6 +453,14 @@ mod tests {
             |statement: &str, state: &str| Thread { state: state.into(), statement: statement.into() };
         assert!(thread("flush tables WITH READ LOCK", "Waiting for commit lock").asks_for_the_lock());
         assert!(thread("BACKUP STAGE BLOCK_COMMIT", "Waiting for backup lock").asks_for_the_lock());
+        assert!(
+            thread("/* x */  FLUSH\nTABLES  WITH READ LOCK", "Waiting for commit lock").asks_for_the_lock()
+        );
+        assert!(
+            thread("SET GLOBAL super_read_only = ON", "Waiting for global read lock").asks_for_the_lock()
+        );
+        assert!(!thread("BACKUP STAGE START", "Waiting for backup lock").asks_for_the_lock());
+        assert!(!thread("LOCK INSTANCE FOR BACKUP", "Waiting for backup lock").asks_for_the_lock());
         assert!(!thread("COMMIT", "Waiting for backup lock").asks_for_the_lock());
         assert!(!thread("", "").asks_for_the_lock());
         assert!(!thread("FLUSH ENGINE LOGS", "").asks_for_the_lock());

@@ -328,7 +328,7 @@ impl<'a> Trial<'a> {
             match (&mut verifier, taken) {
                 (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
                     let below = snapshot.drives.clone();
-                    self.attach_and_observe(progress, verifier, snapshot)?;
+                    load.rest_during(|| self.attach_and_observe(progress, verifier, snapshot))?;
                     // The first of the trial's own stays: below it is what all trials share.
                     if below != source.drives {
                         snapshot::merge(&mut source.machine, &below, self.plan.limits.statement)?;
