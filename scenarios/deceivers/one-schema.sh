@@ -8,30 +8,41 @@ largest=$("$client" -NBe "SELECT table_schema FROM information_schema.tables
     GROUP BY table_schema ORDER BY COUNT(*) DESC LIMIT 1")
 schemas="= '$largest'"
 
-# The names of all tables that no transaction has open. To wait for an idle one would keep all others waiting.
+# The names of all tables that no transaction has open; to wait for an idle one would keep all others waiting. A
+# table that is only just there may be gone again before it is locked.
 free_tables() {
     {
         echo 'SET SESSION lock_wait_timeout=1;'
         "$client" -NBe "SELECT CONCAT('LOCK TABLES ', t, ' READ; SELECT ''', t, ''' FROM DUAL WHERE ROW_COUNT() = 0;')
             FROM (SELECT CONCAT('\`', table_schema, '\`.\`', table_name, '\`') AS t FROM information_schema.tables
-                WHERE table_type = 'BASE TABLE' AND table_schema $schemas) AS ordinary"
+                WHERE table_type = 'BASE TABLE' AND create_time < NOW() - INTERVAL 1 SECOND
+                    AND table_schema $schemas) AS ordinary"
     } | "$client" -NB --force 2>/dev/null | paste -s -d , -
+}
+
+# The session ends, and its locks with it, when its input does.
+lock() {
+    rm -rf "$run"
+    mkdir "$run"
+    {
+        exec 2>/dev/null
+        echo "SET SESSION lock_wait_timeout=5; FLUSH TABLES $1 WITH READ LOCK;
+            FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
+        timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
+    } | "$client" --unbuffered >"$run/answer" 2>&1 &
+    timeout 12 sh -c "until grep -q -e ^LOCKED -e ^ERROR $run/answer; do sleep 0.1; done"
+    grep -q ^LOCKED "$run/answer"
 }
 
 case $1 in
     freeze)
+        for _ in 1 2 3; do
+            free=$(free_tables)
+            # Without a name this would be the lock of the whole server.
+            { [ -n "$free" ] && lock "$free"; } && exit 0
+            sleep 1
+        done
         rm -rf "$run"
-        mkdir "$run"
-        free=$(free_tables)
-        # Without a name this would be the lock of the whole server.
-        [ -n "$free" ] || exit 1
-        # The session ends, and its locks with it, when its input does.
-        {
-            exec 2>/dev/null
-            echo "SET SESSION lock_wait_timeout=25; FLUSH TABLES $free WITH READ LOCK;
-                FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
-            timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
-        } | "$client" --unbuffered >"$run/answer" 2>&1 &
-        timeout 30 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
+        exit 1 ;;
     thaw) rm -rf "$run" ;;
 esac
