@@ -481,6 +481,6 @@ pub enum ProbeAnswer {
     Cut,
     /// The connection was lost, and there is no server that accepts another one.
     Gone,
-    /// The probe failed for another reason, and says nothing.
+    /// The connection was lost, and whether there still was a server did not show in time.
     Error,
 }

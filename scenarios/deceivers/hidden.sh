@@ -10,8 +10,9 @@ case $1 in
         ip link set "$device" down && mv "$socket" "$socket.hidden" || exit 1
         # What was sent before comes to its end.
         sleep 1
-        "$client" --socket="$socket.hidden" -e "SET SESSION lock_wait_timeout=3; FLUSH NO_WRITE_TO_BINLOG TABLES;
-            FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS" ;;
+        "$client" --socket="$socket.hidden" --force -e "SET SESSION lock_wait_timeout=3;
+            FLUSH NO_WRITE_TO_BINLOG TABLES; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+        exit 0 ;;
     thaw)
         [ -e "$run" ] || exit 0
         { read -r _ _ gateway _ device _ && read -r socket; } <"$run"

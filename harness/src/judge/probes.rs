@@ -60,11 +60,9 @@ impl<'a> Proof<'a> {
             let why = format!("no COMMIT was sent through {} before the snapshot", quote(door));
             return Err(Proven::Missing(Missing(why)));
         }
-        // A probe that failed says nothing, and what the disks say of a stopped server decides.
-        let gone = commits.iter().any(|probe| probe.answer == ProbeAnswer::Gone);
         let silent = |probe: &&Probe| matches!(probe.answer, ProbeAnswer::Gone | ProbeAnswer::Error);
-        if gone && commits.iter().all(silent) {
-            return self.stopped();
+        if commits.iter().all(silent) {
+            return self.stopped(commits.iter().any(|probe| probe.answer == ProbeAnswer::Gone));
         }
         self.locked(&commits)
     }
@@ -116,21 +114,25 @@ impl<'a> Proof<'a> {
     }
 
     /// Nobody answered: a server that was stopped has closed everything, and its next start
-    /// has nothing to recover.
-    fn stopped(&self) -> Result<Quiesced, Proven> {
+    /// has nothing to recover. `gone` says that there was none any more; otherwise it may only have been
+    /// slow, and a clean disk proves nothing.
+    fn stopped(&self, gone: bool) -> Result<Quiesced, Proven> {
+        let missing = |why: &str| Err(Proven::Missing(Missing(why.to_owned())));
         let seen = self.view.served().map_err(Proven::Missing)?;
         match seen.server.as_ref().and_then(|server| server.recovered) {
-            Some(false) if seen.log_in_use => Err(Proven::Not(
-                "the server was not reached in the window, and its binary log was not closed",
-            )),
-            Some(false) => Ok(Quiesced::Stopped),
             Some(true) => Err(Proven::Not(
                 "the server was not reached in the window, and had not been stopped cleanly: its engine had to recover",
             )),
-            None => {
-                let why = "whether the stopped server's engine had to recover is not known".to_owned();
-                Err(Proven::Missing(Missing(why)))
+            Some(false) if seen.log_in_use => Err(Proven::Not(
+                "the server was not reached in the window, and its binary log was not closed",
+            )),
+            Some(false) if gone => Ok(Quiesced::Stopped),
+            Some(false) => {
+                missing("the server was not reached in the window, and whether there was one is not known")
             }
+            None => missing(
+                "whether the engine of the server, which was not reached in the window, had to recover is not known",
+            ),
         }
     }
 

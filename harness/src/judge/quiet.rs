@@ -258,7 +258,7 @@ pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
         ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
         ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
         ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
-        ProbeAnswer::Error => "failed for another reason".to_owned(),
+        ProbeAnswer::Error => "lost its connection, and got no answer when it tried another".to_owned(),
     };
     format!("{what}{code}")
 }

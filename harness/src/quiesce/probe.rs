@@ -55,7 +55,7 @@ const SERVER_LOCKS: [&str; 3] =
 
 /// How often another connection is tried when one is lost, and how long each try may take.
 const TRIES: u32 = 2;
-const TRY_LIMIT: Duration = Duration::from_millis(700);
+const TRY_LIMIT: Duration = Duration::from_millis(1100);
 
 /// How many rows the probes of one window have.
 const ROWS: u32 = 2 * DOORS.len() as u32 + 2;

@@ -209,6 +209,15 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
         stop_server(world);
         set_server(world, |server| *server.recovered = Some(true));
     }),
+    (
+        "all sessions were ended, and the server was too slow to take others",
+        Property::LockProbe,
+        CrashConsistent,
+        |world| {
+            answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
+            set_server(world, |server| *server.recovered = Some(true));
+        },
+    ),
     ("the server was hidden, its binary log open", Property::LockProbe, CrashConsistent, |world| {
         stop_server(world);
         set_log_in_use(world, true);
@@ -475,8 +484,13 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
         world.history.retain(|entry| !matches!(entry, Entry::Probe { .. }));
     }),
     ("probe outside the window", Unknown, "no probe", late_probes),
-    ("probe failed", Unknown, "was seen to wait", |world| {
-        answer(world, ProbeAnswer::Error, ProbeAnswer::Done);
+    ("all probes failed, and the disks are clean", Unknown, "whether there was one", |world| {
+        stop_server(world);
+        answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
+    }),
+    ("all probes failed, and the log says nothing", Unknown, "had to recover is not known", |world| {
+        answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
+        set_server(world, |server| *server.recovered = None);
     }),
     ("server record missing", Unknown, "whether the server started", |world| {
         drop_records(world, |record| matches!(record, Record::Server { .. }));
