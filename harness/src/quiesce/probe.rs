@@ -40,6 +40,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How long a look may take; who takes longer is not asked again.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a probe must be seen not to wait until its lock counts as gone. A server's thread
+/// wakes up each second while it waits, and says nothing of the lock until it waits again, which an emulated
+/// guest was seen to take 95 ms for.
+const GONE_AFTER: Nanos = 300_000_000;
+
 /// How long the last looks may take.
 const LAST_LOOK_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -220,8 +225,10 @@ impl Asked {
     /// Looks at all of them a last time: what came of each.
     pub fn look(&self, runtime: &Runtime) -> Vec<Probe> {
         let before = self.board.borrow().looks;
-        // Two, because one look does not prove that a lock is gone.
-        let looked = |board: &Board| board.looks >= before + 2 || board.sent.iter().all(|sent| sent.over);
+        let looked = |board: &Board| {
+            let fresh = board.looks > before || board.sent.iter().all(|sent| sent.over);
+            fresh && !board.sent.iter().any(Sent::is_in_doubt)
+        };
         self.wait(runtime, LAST_LOOK_LIMIT, looked);
         let now = clock::now();
         let board = self.board.borrow();
@@ -253,7 +260,7 @@ struct Sent {
     /// Its connection, as the server numbers them.
     connection: u32,
     probe: Probe,
-    /// When it was first seen not to wait any more, which one look does not prove.
+    /// When it was first seen not to wait any more, which a look or two do not prove.
     missed: Option<Nanos>,
     /// It was answered.
     over: bool,
@@ -262,6 +269,11 @@ struct Sent {
 impl Sent {
     fn is_settled(&self) -> bool {
         self.over || self.probe.answer != ProbeAnswer::Hung
+    }
+
+    /// It does not seem to wait any more.
+    fn is_in_doubt(&self) -> bool {
+        !self.over && self.missed.is_some() && self.probe.answer == ProbeAnswer::Locked
     }
 
     /// Takes in a look at the list of threads, which was asked for and read at these times.
@@ -281,9 +293,16 @@ impl Sent {
                 probe.end = probe.end.max(asked);
             }
             (ProbeAnswer::Locked, false) => match *missed {
-                Some(first) => (probe.answer, probe.end) = (ProbeAnswer::Released, first),
+                Some(first) if asked.saturating_sub(first) >= GONE_AFTER => {
+                    (probe.answer, probe.end) = (ProbeAnswer::Released, first);
+                }
+                Some(_) => {}
                 None => *missed = Some(read),
             },
+            // A COMMIT asks for its lock once: one that waits again never had it.
+            (ProbeAnswer::Released, true) if probe.kind == ProbeKind::Commit => {
+                (probe.answer, probe.end, *missed) = (ProbeAnswer::Locked, asked, None);
+            }
             _ => {}
         }
     }
@@ -442,9 +461,25 @@ mod tests {
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 100));
         sent.seen(120, 130, None);
         sent.seen(140, 150, None);
-        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
-        sent.answered(160, ProbeAnswer::Done, None);
-        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 130));
+        assert_eq!((sent.probe.answer, sent.is_in_doubt()), (ProbeAnswer::Locked, true));
+        sent.seen(160, 170, Some("Waiting for backup lock"));
+        assert_eq!((sent.probe.end, sent.is_in_doubt()), (160, false));
+        sent.seen(180, 190, None);
+        sent.seen(190 + GONE_AFTER, 200 + GONE_AFTER, None);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
+        sent.answered(210 + GONE_AFTER, ProbeAnswer::Done, None);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
+    }
+
+    #[test]
+    fn a_commit_that_waits_again_never_had_its_lock() {
+        let mut sent = commit();
+        sent.seen(40, 50, Some("Waiting for backup lock"));
+        sent.seen(60, 70, None);
+        sent.seen(70 + GONE_AFTER, 80 + GONE_AFTER, None);
+        assert_eq!(sent.probe.answer, ProbeAnswer::Released);
+        sent.seen(90 + GONE_AFTER, 100 + GONE_AFTER, Some("Waiting for backup lock"));
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + GONE_AFTER));
     }
 
     #[test]
