@@ -62,7 +62,8 @@ pub(crate) struct Args {
     /// are attached to a guest that runs, one more is booted, and the worst grade counts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
     cycles: Option<u32>,
-    /// How many trials run at once [default: as many as there are processors].
+    /// How many trials run at once [default: one for each processor, or for two where
+    /// each is repeated].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Seed of the load; the same seed replays the same operations [default: random].
@@ -123,7 +124,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
     let count = asked.len();
     tell!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
-    run_trials(&program, &options, jobs.unwrap_or_else(default_jobs))?;
+    run_trials(&program, &options, jobs.unwrap_or_else(|| default_jobs(options.repeat)))?;
     let clean = check_for_leftovers(&options.dir);
 
     let verdicts = verdicts(&options, &asked);
@@ -239,11 +240,12 @@ fn point_latest_at(dir: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
 }
 
-/// As many as there are processors: a trial keeps more than one busy while its guest boots, and what waits for
-/// a processor in a freeze window looks like a slow hook.
-fn default_jobs() -> u16 {
+/// As many guests as there are processors, of which a repeated trial has two: a guest keeps more than one busy
+/// while it boots, and what waits for a processor in a freeze window looks like a slow hook.
+fn default_jobs(repeat: bool) -> u16 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(processors).unwrap_or(u16::MAX)
+    let guests = if repeat { 2 } else { 1 };
+    u16::try_from((processors / guests).max(1)).unwrap_or(u16::MAX)
 }
 
 /// Runs the trials of options that were written: runs the test binary, and waits
