@@ -97,7 +97,7 @@ fn what_a_killed_connection_leaves_is_found_out() {
     while load.acknowledged() < TRANSFERS {
         wait_for_transfers(&load, 5);
         // A COMMIT that is cut off may be executed all the same; what comes before it is not.
-        let which = if kills % 2 == 0 { "info = 'COMMIT'" } else { "command = 'Sleep'" };
+        let which = if kills % 2 == 0 { "info = 'COMMIT'" } else { "info LIKE '%UPDATE%'" };
         kills += u64::from(client.wait(kill_a_writer(&mut root, &run.is_ours(), which)).unwrap());
     }
     let (story, judgement) = at_rest(&run, load);
