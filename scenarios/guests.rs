@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::{Boot, Manifest};
 use freezeframe::jsonl;
-use freezeframe::plan::{Accel, Start};
+use freezeframe::plan::{Accel, Plan, Start};
 use freezeframe::root::roots;
 use freezeframe::run::{RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
@@ -40,6 +40,13 @@ fn options(name: &str) -> RunOptions {
         every_image: true,
         ..RunOptions::of(workspace, dir)
     }
+}
+
+/// The plan of their one trial, whose guest boots: emulated, which works everywhere.
+fn booted(options: &RunOptions) -> Plan {
+    let asked = &options.trials().unwrap()[0];
+    let image = Manifest::load(&options.built, &asked.image).unwrap();
+    Plan { start: Start::Cold, ..options.plan(asked, image, Accel::Tcg) }
 }
 
 impl Run {
@@ -168,11 +175,7 @@ fn sigkill_of_the_trial_itself_leaves_no_guest_behind() {
 #[test]
 fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
     let options = options("panic");
-    let asked = &options.trials().unwrap()[0];
-    let image = Manifest::load(&options.built, &asked.image).unwrap();
-    // Emulated, which works everywhere; that says nothing about the boot.
-    let mut plan = options.plan(asked, image, Accel::Tcg);
-    plan.start = Start::Cold;
+    let mut plan = booted(&options);
     let Boot::Direct { cmdline, .. } = &mut plan.image.boot else { panic!("{:?}", plan.image.boot) };
     cmdline.push_str(" init=/bin/false");
 
@@ -193,10 +196,7 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
 #[test]
 fn a_guest_that_stops_before_its_disks_is_powered_on_again() {
     let options = options("no-disks");
-    let asked = &options.trials().unwrap()[0];
-    let image = Manifest::load(&options.built, &asked.image).unwrap();
-    let mut plan = options.plan(asked, image, Accel::Tcg);
-    plan.start = Start::Cold;
+    let mut plan = booted(&options);
     let Boot::Direct { initrd, .. } = &mut plan.image.boot else { panic!("{:?}", plan.image.boot) };
     let empty = tempfile::NamedTempFile::new().unwrap();
     empty.path().clone_into(initrd);

@@ -296,7 +296,7 @@ pub enum Point {
 pub struct Expectation {
     /// The grades that are right.
     pub grade: Vec<Grade>,
-    /// Properties that must be reported as broken.
+    /// Properties that must be reported as broken where a backup was made.
     #[serde(default)]
     pub findings: Vec<Property>,
     /// The freeze must return within this many seconds (on KVM; scaled under TCG).
@@ -309,6 +309,13 @@ pub struct Expectation {
 }
 
 impl Expectation {
+    /// The findings that a trial of this grade must show. Where the freeze was refused, which
+    /// is right as well, there is no backup that could show any.
+    pub(crate) fn findings_at(&self, grade: Grade) -> &[Property] {
+        let refused = grade == Grade::Refused && self.grade.contains(&grade);
+        if refused { &[] } else { &self.findings }
+    }
+
     /// What is expected of a hook that the user names: the top grade.
     pub fn top_grade() -> Self {
         Self {
@@ -653,6 +660,20 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
 
     fn refused(text: &str) -> (usize, String) {
         refused_in(Path::new("/nowhere"), text)
+    }
+
+    #[test]
+    fn a_refusal_that_is_right_shows_no_findings() {
+        let expected = |grade: &[Grade]| Expectation {
+            grade: grade.to_vec(),
+            findings: vec![Property::LockIdentity],
+            ..Expectation::top_grade()
+        };
+        let either = expected(&[Grade::CrashConsistent, Grade::Refused]);
+        assert_eq!(either.findings_at(Grade::Refused), []);
+        assert_eq!(either.findings_at(Grade::CrashConsistent), [Property::LockIdentity]);
+        let never = expected(&[Grade::CrashConsistent]);
+        assert_eq!(never.findings_at(Grade::Refused), [Property::LockIdentity]);
     }
 
     #[test]

@@ -437,9 +437,7 @@ impl Verdict {
         if !expect.grade.contains(&grade) {
             unmet.push(format!("expected {}; came out {reason}", grades(&expect.grade)));
         }
-        // Where the freeze was refused, which was expected as well, there is nothing that could show a finding.
-        let refused = grade == Grade::Refused && expect.grade.contains(&grade);
-        for property in expect.findings.iter().filter(|_| !refused) {
+        for property in expect.findings_at(grade) {
             if !findings.iter().any(|finding| finding.property == *property) {
                 unmet.push(format!(
                     "expected the finding `{property}` ({}), which did not show",

@@ -39,7 +39,7 @@ case $1 in
         for _ in 1 2 3; do
             free=$(free_tables)
             # Without a name this would be the lock of the whole server.
-            { [ -n "$free" ] && lock "$free"; } && exit 0
+            [ -n "$free" ] && lock "$free" && exit 0
             sleep 1
         done
         rm -rf "$run"

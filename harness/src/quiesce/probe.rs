@@ -408,7 +408,8 @@ impl Thread {
         let asks = has(&["FLUSH", "READ LOCK"])
             || has(&["BACKUP STAGE FLUSH"])
             || has(&["BACKUP STAGE BLOCK"])
-            || has(&["SET", "READ_ONLY"]);
+            || has(&["SET", "GLOBAL", "READ_ONLY"])
+            || has(&["SET", "PERSIST", "READ_ONLY"]);
         asks && self.state.starts_with("Waiting for")
     }
 }
@@ -493,6 +494,10 @@ mod tests {
         );
         assert!(
             thread("SET GLOBAL super_read_only = ON", "Waiting for global read lock").asks_for_the_lock()
+        );
+        assert!(
+            !thread("UPDATE notes SET read_only = 1", "Waiting for backup lock").asks_for_the_lock(),
+            "a column of that name"
         );
         assert!(!thread("BACKUP STAGE START", "Waiting for backup lock").asks_for_the_lock());
         assert!(!thread("LOCK INSTANCE FOR BACKUP", "Waiting for backup lock").asks_for_the_lock());
