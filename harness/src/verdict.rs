@@ -373,8 +373,44 @@ pub enum Outcome {
     Unknown,
 }
 
-/// How bad a cycle is, see [`Verdict::rank`].
-pub(crate) type Rank = (u8, (Grade, bool));
+/// How bad a cycle is, see [`rank`].
+pub(crate) type Rank = (u8, u8);
+
+/// How bad a cycle is: the greatest is the worst. The backup counts first, whatever was expected of
+/// it. A refusal makes none: it hides none that is worse than the best. What is not known hides none
+/// that is known to be bad.
+pub(crate) fn rank(grade: Grade, outcome: Outcome) -> Rank {
+    let grade = match grade {
+        Grade::ApplicationConsistent => 0,
+        Grade::Refused => 1,
+        Grade::Unknown => 2,
+        Grade::CrashConsistent => 3,
+        Grade::Inconsistent => 4,
+        Grade::Unusable => 5,
+    };
+    (grade, badness(outcome))
+}
+
+fn badness(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Pass => 0,
+        Outcome::Unknown => 1,
+        Outcome::Fail => 2,
+    }
+}
+
+/// Why a history is not that of the trial which was planned, if it is not.
+fn other_than_planned(plan: &Plan, trial: &judge::Trial) -> Option<String> {
+    let (planned, told) = (plan.snapshot.cycles, trial.cycles());
+    if planned != told {
+        return Some(format!("{planned} cycles were planned, and the history tells of {told}"));
+    }
+    let setup = trial.setup();
+    let disk = plan.image.disks.iter().map(|disk| &disk.target).find(|it| !setup.disks.contains(it));
+    let fs = plan.image.file_systems().map(|fs| &fs.name).find(|it| !setup.file_systems.contains(it));
+    let (what, name) = disk.map(|it| ("disk", it)).or(fs.map(|it| ("file system", it)))?;
+    Some(format!("the image has a {what} `{}` of which the history does not tell", quote(MAX_WHY, name)))
+}
 
 /// `verdict.json`, schema 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -481,6 +517,7 @@ impl Verdict {
     /// An error names the file and line that no honest writer could have written.
     pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), jsonl::Error> {
         let mut trial = judge::Trial::open(dir)?;
+        let other = other_than_planned(plan, &trial);
         let mut verdicts = Vec::new();
         for cycle in 1..=trial.cycles() {
             let place = trial.place(cycle);
@@ -490,7 +527,7 @@ impl Verdict {
             }
             let verdict = Self::new(plan, judgement);
             if trial.cycles() == 1 {
-                return Ok((verdict, Vec::new()));
+                return Ok((verdict.unless(other), Vec::new()));
             }
             if keep {
                 // A cycle whose freeze was refused has left nothing there.
@@ -504,22 +541,23 @@ impl Verdict {
             }
             verdicts.push(verdict);
         }
-        Ok((Self::worst_of(plan, &verdicts), verdicts))
+        Ok((Self::worst_of(plan, &verdicts).unless(other), verdicts))
     }
 
-    /// How bad it is: the greatest is the worst.
+    /// A pass is none when the history is that of another trial than was planned.
+    fn unless(mut self, other: Option<String>) -> Self {
+        if let Some(why) = other.filter(|_| self.outcome == Outcome::Pass) {
+            self.grade = Grade::Unknown;
+            self.outcome = Outcome::Unknown;
+            self.reason = format!("{}: {why}", Grade::Unknown);
+            self.unmet = vec![self.reason.clone()];
+        }
+        self
+    }
+
+    /// How bad it is, see [`rank`].
     pub(crate) fn rank(&self) -> Rank {
-        let outcome = match self.outcome {
-            Outcome::Pass => 0,
-            Outcome::Unknown => 1,
-            Outcome::Fail => 2,
-        };
-        // A refusal makes no backup: it hides none that is worse than the best.
-        let grade = match self.grade {
-            Grade::Refused => (Grade::ApplicationConsistent, true),
-            grade => (grade, false),
-        };
-        (outcome, grade)
+        rank(self.grade, self.outcome)
     }
 
     /// The verdict over a trial of several cycles: that of its worst one, which it names.
@@ -534,6 +572,8 @@ impl Verdict {
         let counts: Vec<_> = of_grade.iter().map(|(grade, count)| format!("{count} {grade}")).collect();
         let why = worst.reason.strip_prefix(&format!("{}: ", worst.grade)).unwrap_or(&worst.reason);
         let mut verdict = worst.clone();
+        let outcomes = cycles.iter().map(|verdict| verdict.outcome);
+        verdict.outcome = outcomes.max_by_key(|outcome| badness(*outcome)).unwrap_or(worst.outcome);
         verdict.reason =
             format!("{}: of {} cycles {}; cycle {n}: {why}", worst.grade, cycles.len(), counts.join(", "));
         for finding in &mut verdict.findings {

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::case::{Observation, Place};
+use super::case::{NEVER, Observation, Place};
 use super::tell::{Evidence, are, count, quote};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
@@ -186,7 +186,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
             false
         }
-        (Some(_), Some(_)) => false,
+        (Some(live), Some(_)) => gtids(live).is_empty(),
         _ => true,
     };
     let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.is_acked()).count() as u64;
@@ -201,6 +201,21 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             format!("the roll-forward ends elsewhere than the source: {}", count(n, "difference")),
             different,
         );
+    }
+    let acked_rows =
+        |at: usize| view.rows().filter(|it| usize::from(it.table) == at && it.row.acked != NEVER).count();
+    for (at, follower) in view.case.setup.followers.iter().enumerate() {
+        let held = live.get(&follower.table).map_or(0, |(rows, _)| *rows);
+        let acked = acked_rows(at) as u64;
+        if live.contains_key(&follower.table) && held < acked {
+            let table = quote(&follower.table);
+            return Err(Missing(format!(
+                "the source's `{table}` was read with {held} rows, and {acked} were acknowledged"
+            )));
+        }
+    }
+    if seen.position.is_none() {
+        return Err(Missing("the position from which the logs were replayed is not known".into()));
     }
     if no_gtids {
         return Err(Missing("the GTIDs to compare after the roll-forward were not read".into()));

@@ -13,7 +13,7 @@ use crate::verdict::{Grade, Property};
 /// Source: what any backup is for; and where the server itself sees its directories. One
 /// that lies on no disk of the snapshot, such as a tmpfs, is in no backup, whatever starts from it.
 /// Needs the observation's `server` record, the check of every file system, and
-/// where the data directory is.
+/// where its directories are.
 pub(super) fn starts(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let server = seen
@@ -62,21 +62,33 @@ fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
     if let Some(unchecked) = view.case.setup.file_systems.iter().find(|fs| !checked(fs)) {
         return Err(Missing(format!("the file system of {} was not checked", quote(unchecked))));
     }
-    if !view.case.directories.iter().any(|directory| directory.holds == Holds::Data) {
-        return Err(Missing("the history does not tell where the server's data directory is".into()));
+    for owed in [Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs] {
+        let told = view.case.directories.iter().any(|directory| directory.holds == owed);
+        if !told && (owed != Holds::Binlogs || view.case.setup.binlog) {
+            let what = held(owed);
+            return Err(Missing(format!("the history does not tell where the server has its {what}")));
+        }
     }
-    Ok(None)
+    let known = |fs: &String| view.case.setup.file_systems.contains(fs);
+    match view.case.directories.iter().find(|it| it.on.as_ref().is_some_and(|fs| !known(fs))) {
+        Some(lost) => Err(Missing(format!("{}, lies on a disk that was not examined", directory_line(lost)))),
+        None => Ok(None),
+    }
 }
 
 /// `data in /var/lib/mysql, on tmpfs`.
 pub(super) fn directory_line(directory: &Directory) -> String {
-    let holds = match directory.holds {
+    let holds = held(directory.holds);
+    format!("{holds} in {}, on {}", quote(&directory.path), quote(&directory.fs))
+}
+
+fn held(holds: Holds) -> &'static str {
+    match holds {
         Holds::Data => "data",
         Holds::Redo => "redo log",
         Holds::Undo => "undo log",
         Holds::Binlogs => "binary logs",
-    };
-    format!("{holds} in {}, on {}", quote(&directory.path), quote(&directory.fs))
+    }
 }
 
 /// L1: recovery found no prepared transaction.
@@ -91,6 +103,7 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
         .served()?
         .server
         .as_ref()
+        .filter(|server| server.recovered.is_some())
         .and_then(|server| server.prepared)
         .ok_or_else(|| Missing("the log of the server's recovery was not readable".into()))?;
     if prepared == 0 {

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::case::{
-    BlockStats, Bulk, Case, Client, Cycle, Directory, Follow, Guest, NEVER, SentLeg, Span, Transfer, slot,
+    BlockStats, Bulk, Case, Client, Cycle, Directory, Follow, Guest, Marks, NEVER, SentLeg, Span, Transfer,
+    slot,
 };
 use super::tell::quote;
 use crate::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
@@ -196,6 +197,17 @@ impl Builder {
                 return Err(format!("{many} {what}; at most {most} can be judged"));
             }
         }
+        for (what, many) in [("disk", setup.disks.len()), ("file system", setup.file_systems.len())] {
+            if many == 0 {
+                return Err(format!("no {what}; a database lies on one"));
+            }
+        }
+        let known = |engine: &str| engine.eq_ignore_ascii_case("innodb");
+        if let Some(odd) = setup.followers.iter().find(|it| it.transactional != known(&it.engine)) {
+            let (table, engine) = (quote(&odd.table), quote(&odd.engine));
+            let what = if odd.transactional { "transactional" } else { "not transactional" };
+            return Err(format!("the follower `{table}` of the engine {engine} is said to be {what}"));
+        }
         if let Some(lost) =
             setup.followers.iter().find(|follower| usize::from(follower.door) >= setup.doors.len())
         {
@@ -219,6 +231,10 @@ impl Builder {
         }
         if self.setup.as_ref().is_none_or(|setup| usize::from(door) >= setup.doors.len()) {
             return Err(format!("a probe through the door {door}, which the setup does not name"));
+        }
+        let Marks { freeze_call, freeze_ok, .. } = self.cycle.marks;
+        if freeze_call.is_none() || freeze_ok.is_some_and(|frozen| t < frozen) {
+            return Err(format!("a probe sent at {t}, before the cycle's freeze had returned"));
         }
         if self.cycle.probes.len() == MAX_PROBES {
             return Err(format!("more than {MAX_PROBES} probes of one cycle"));

@@ -4,7 +4,7 @@ use super::schema::Steps;
 use super::tell::{Evidence, count, quote, were};
 use super::view::{LEDGER, Missing, View};
 use super::{Defect, Ruling};
-use crate::history::Nanos;
+use crate::history::{Nanos, Probe, ProbeKind};
 use crate::verdict::{Grade, Property};
 
 /// D: every transfer, every row that a transaction protects and every change of
@@ -129,12 +129,16 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
 /// Source: what a held lock means, seen from the other side. An acknowledgement
 /// is not needed: the write is there, so it was executed under the lock. The
 /// quiescence probes are such writes, each with a row of its own. Needs
-/// F1 and the rows, and those of the probes where probes wrote any.
+/// F1 and the rows, those of the probes among them.
 pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let mut late = sent_after(view, view.frozen()?)?;
-    let mut probes = view.case.cycle.probes.iter().filter(|probe| probe.row.is_some()).peekable();
+    let writes = |probe: &&Probe| probe.kind != ProbeKind::Memory;
+    let mut probes = view.case.cycle.probes.iter().filter(writes).peekable();
     if probes.peek().is_some() {
+        if view.case.cycle.probes.iter().filter(writes).any(|probe| probe.row.is_none()) {
+            return Err(Missing("the history does not tell which rows the quiescence probes wrote".into()));
+        }
         let rows = seen.probe_rows.as_ref();
         let rows = rows.ok_or_else(|| Missing("the rows of the quiescence probes were not read".into()))?;
         for probe in probes.filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {

@@ -2,7 +2,7 @@
 
 use super::boot::directory_line;
 use super::case::{BlockStats, Marks, NEVER, Transfer};
-use super::probes::{Proof, Proven};
+use super::probes::{Proof, Proven, Quiesced};
 use super::tell::{Evidence, count, quote, were};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
@@ -196,6 +196,10 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let broken = |summary: String, evidence: Vec<String>| {
         Ok(Some(Defect::new(Property::LockIdentity, summary, evidence)))
     };
+    let quiesced = Proof::of(view).ok().map(|proof| proof.quiesced());
+    if let Some(Ok(Quiesced::Stopped)) = quiesced {
+        return Err(Missing("the server was stopped, so there was no lock to be held".into()));
+    }
     if marks.thaw_err.is_some() {
         let summary = "the thaw reported a failure: the lock was not proven to be held until then";
         return broken(summary.to_owned(), vec![quote(&marks.thaw_detail)]);
@@ -204,23 +208,25 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
         return Err(Missing("the history does not tell how the thaw ended".into()));
     }
     let windows = view.case.guest.as_ref().is_some_and(|guest| guest.windows);
-    if windows {
-        if window.length() > VSS_LIMIT {
-            let seconds = window.length() as f64 / 1e9;
-            return broken(
-                format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only"),
-                vec![],
-            );
-        }
-        return Ok(None);
+    if windows && window.length() > VSS_LIMIT {
+        let seconds = window.length() as f64 / 1e9;
+        return broken(
+            format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only"),
+            vec![],
+        );
     }
     if let Some(why) = view.thawed_by_another() {
         return broken(format!("the window was over before the thaw was asked for: {why}"), vec![]);
     }
-    let proof = Proof::of(view)?;
-    if let Some(summary) = proof.released() {
+    let proof = Proof::of(view);
+    if let Some(summary) = proof.as_ref().ok().and_then(Proof::released) {
         return broken(summary, super::probes::lines(view));
     }
+    if windows {
+        // VSS proves by itself that it held its writers, or fails the thaw.
+        return Ok(None);
+    }
+    let proof = proof?;
     if marks.frozen_volumes.is_none() || marks.thawed_volumes.is_none() {
         return Err(Missing("the freeze and the thaw did not both tell how much they reached".into()));
     }

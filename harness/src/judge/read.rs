@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::build::Builder;
 use super::case::{Case, Cycle};
-use crate::history::{self, Entry};
+use crate::history::{self, Entry, Setup};
 use crate::jsonl::{Error, Reader};
 use crate::observation::{self, Record};
 
@@ -55,6 +55,11 @@ impl Trial {
     /// How many cycles of freeze, snapshot and thaw the trial went through; at least one.
     pub fn cycles(&self) -> u32 {
         u32::try_from(self.cycles.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What the load set up, as the history says.
+    pub fn setup(&self) -> &Setup {
+        &self.case.setup
     }
 
     /// Where a cycle has its observation: the only one beside the history.

@@ -27,8 +27,10 @@ pub(super) fn checksums(view: &View<'_>) -> Ruling {
     let seen = view.read(&[])?;
     let mut evidence = Evidence::default();
     for cut in &seen.cut_tables {
-        // A non-transactional table may be broken and the rest usable: N3 tells.
-        if !view.is_non_transactional(&cut.what) {
+        // A non-transactional table may be broken and the rest usable: N3 tells. Of a table that is
+        // not the load's, those tell who need it.
+        let of_load = view.tables().any(|(table, _)| table == cut.what);
+        if of_load && !view.is_non_transactional(&cut.what) {
             evidence.add(|| format!("the table `{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
         }
     }
@@ -226,7 +228,8 @@ fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
 /// Source: InnoDB's change buffer and MyISAM's separate index file, both of
 /// which can lag behind the rows. The same count and XOR of every row's checksum are read
 /// once by the primary key and once by the index. Needs such a pair for every index of the load,
-/// and sums that could have shown a difference: rows that cancel each other out show none.
+/// over the rows that were read, and sums that could have shown a difference: rows that cancel each
+/// other out show none.
 pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut evidence = Evidence::default();
@@ -255,6 +258,19 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
             return Err(Missing(format!(
                 "the sums of index `{index}` of `{table}` cancel out: they tell nothing"
             )));
+        }
+        let rows_of = |table: &str| {
+            let at = view.case.setup.followers.iter().position(|it| it.table == table)?;
+            Some(seen.rows.iter().filter(|row| usize::from(row.table) == at).count())
+        };
+        for index in seen.indexes.iter().filter(|index| !view.is_cut(&index.table)) {
+            let read = if index.table == LEDGER { Some(seen.legs.len()) } else { rows_of(&index.table) };
+            if let Some(read) = read.map(|read| read as u64).filter(|read| *read != index.primary[0]) {
+                let (table, name, [rows, _]) = (quote(&index.table), quote(&index.index), index.primary);
+                return Err(Missing(format!(
+                    "index `{name}` of `{table}` was summed up over {rows} rows, and {read} were read"
+                )));
+            }
         }
         if seen.indexes.is_empty() {
             return Err(Missing("no index was compared with its table".into()));

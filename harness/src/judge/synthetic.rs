@@ -23,6 +23,9 @@ const OPENING: i64 = 1_000;
 /// The rows of a bulk statement.
 const BULK_ROWS: u64 = 64;
 
+/// What the sums of every index come to.
+pub const SUM: u64 = 0x1234;
+
 /// The ways to the server.
 const DOORS: [&str; 2] = ["tcp", "socket-admin"];
 
@@ -277,8 +280,12 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
 
     logs.entry(Entry::Setup(set_up(shape)))?;
     logs.entry(Entry::Guest { t: start, os: "debian".into(), volumes: Some(2) })?;
-    for (holds, path, on) in [(Holds::Data, "/var/lib/mysql", "vda"), (Holds::Binlogs, "/srv/binlog", "vdb")]
-    {
+    for (holds, path, on) in [
+        (Holds::Data, "/var/lib/mysql", "vda"),
+        (Holds::Redo, "/var/lib/mysql-redo", "vda"),
+        (Holds::Undo, "/var/lib/mysql", "vda"),
+        (Holds::Binlogs, "/srv/binlog", "vdb"),
+    ] {
         logs.entry(Entry::Directory {
             t: start,
             holds,
@@ -550,6 +557,8 @@ struct Database {
     counter: Vec<u32>,
     legs: u64,
     transfers: u64,
+    /// Rows of each follower.
+    rows: BTreeMap<String, u64>,
 }
 
 impl Database {
@@ -560,6 +569,7 @@ impl Database {
             counter: vec![0; shape.writers as usize],
             legs: 0,
             transfers: 0,
+            rows: BTreeMap::new(),
         }
     }
 
@@ -594,19 +604,22 @@ impl Database {
                 Ok(Some(versions))
             }
             Op::Follow { table, of, crc } => {
+                *self.rows.entry(table.clone()).or_default() += 1;
                 row(Record::Follow { table: table.clone(), c, n, of: *of, crc: *crc, sum: *crc })?;
                 Ok(None)
             }
         }
     }
 
+    fn rows_of(&self, follower: &str) -> u64 {
+        self.rows.get(follower).copied().unwrap_or(0)
+    }
+
     /// What a replay of the source's logs leads to: the same as the source holds.
     fn roll_forward<L: Logs>(&self, shape: &Shape, logs: &mut L) -> Result<(), L::Error> {
-        let others = ["cl", "bulk"].into_iter().chain(shape.followers.iter().map(|it| it.table.as_str()));
-        let tables: Vec<_> = [("ledger", self.legs), ("acct", self.balance.len() as u64)]
-            .into_iter()
-            .chain(others.map(|table| (table, 7)))
-            .collect();
+        let of_load = [("ledger", self.legs), ("acct", self.balance.len() as u64), ("cl", 7), ("bulk", 7)];
+        let followers = shape.followers.iter().map(|it| (it.table.as_str(), self.rows_of(&it.table)));
+        let tables: Vec<_> = of_load.into_iter().chain(followers).collect();
         for of in [State::Live, State::RolledForward] {
             logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
             for &(table, rows) in &tables {
@@ -671,11 +684,11 @@ impl Database {
         let index = |table: &str, index: &str, rows| Record::Index {
             table: table.into(),
             index: index.into(),
-            primary: [rows, 0x1234],
-            secondary: [rows, 0x1234],
+            primary: [rows, SUM],
+            secondary: [rows, SUM],
         };
         image.extend(["rnd", "acct"].map(|name| index("ledger", name, self.legs)));
-        image.extend(shape.followers.iter().map(|it| index(&it.table, "crc", 7)));
+        image.extend(shape.followers.iter().map(|it| index(&it.table, "crc", self.rows_of(&it.table))));
         image.push(Record::MemoryRows { rows: 0 });
         image.push(Record::ProbeRows { rows: Vec::new() });
         image.extend((1..).zip(&self.counter).map(|(c, n)| Record::Counter { c, n: *n }));

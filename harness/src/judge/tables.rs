@@ -6,6 +6,7 @@ use super::case::{CheckedTable, Row, TableFile, Trouble};
 use super::tell::{Evidence, count, quote, were};
 use super::view::{BULK, Freeze, LEDGER, Missing, View};
 use super::{Defect, Ruling};
+use crate::observation::POSITION_FILE;
 use crate::verdict::{Grade, Property};
 
 /// N1: every acknowledged row is there, and none without its transfer.
@@ -15,7 +16,7 @@ use crate::verdict::{Grade, Property};
 /// acknowledged. A row lost that was acknowledged inside the window tells of a
 /// missing lock; one acknowledged before the snapshot, or a row whose transfer
 /// is missing, makes the backup inconsistent. So does, where no freeze waited
-/// for its end, part of a statement. Needs the rows and an acknowledgement
+/// for its end, part of a statement. Needs the rows, and of each table an acknowledgement
 /// before the snapshot.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
@@ -25,13 +26,15 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     let anchor = view.anchor();
     let (mut lost, mut late, mut orphans) = (Evidence::default(), Evidence::default(), Evidence::default());
     let mut torn = Evidence::default();
-    let mut any = false;
+    let mut heard = BTreeSet::new();
     for sent in view.rows_of(false) {
         let name = view.case.follower(sent.table);
         if view.is_cut(name) {
             continue;
         }
-        any |= sent.row.acked < begin;
+        if sent.row.acked < begin {
+            heard.insert(name);
+        }
         if !sent.there && sent.row.acked < begin {
             lost.add(|| format!("lost: {}", anchor.row(&sent, name)));
         } else if !sent.there && sent.row.acked < owed_until {
@@ -39,7 +42,9 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         }
     }
     for (n, bulk, held) in view.bulk().filter(|_| !view.is_cut(BULK)) {
-        any |= bulk.span.acked_before(begin);
+        if bulk.span.acked_before(begin) {
+            heard.insert(BULK);
+        }
         if held.rows < bulk.rows {
             let line = || {
                 let acked = anchor.when(bulk.span.acked);
@@ -93,12 +98,16 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
     if let Some(cut) = seen.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
         return Err(Missing(format!("the table `{}` could not be read to its end", quote(&cut.what))));
     }
-    if !any {
-        return Err(Missing(
-            "no row of a non-transactional table was acknowledged before the snapshot".into(),
-        ));
+    let mut others = view.tables().filter(|(table, _)| view.is_non_transactional(table)).peekable();
+    if others.peek().is_none() {
+        return Err(Missing("the load has no non-transactional table".into()));
     }
-    Ok(None)
+    match others.find(|(table, _)| !heard.contains(table)) {
+        Some((table, _)) => {
+            Err(Missing(format!("no row of `{}` was acknowledged before the snapshot", quote(table))))
+        }
+        None => Ok(None),
+    }
 }
 
 /// N2: every table of MyISAM and Aria was closed on the disk, whosever it is.
@@ -124,9 +133,8 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         };
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
-    let hides = |file: &&Trouble| {
-        [".MYI", ".MAI"].iter().any(|end| file.what.ends_with(end)) || file.what.starts_with("/dev/")
-    };
+    // Any place may hide a table, but the file that a hook leaves.
+    let hides = |file: &&Trouble| file.what != POSITION_FILE;
     if let Some(file) = seen.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Missing(format!("`{path}` could not be read from the raw snapshot: {why}")));
@@ -139,8 +147,9 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
     let there = seen
         .table_files_there
         .ok_or_else(|| Missing("the data directory's index files were not counted".into()))?;
-    if usize::try_from(there).ok() != Some(seen.table_files.len()) {
-        let read = seen.table_files.len();
+    let read: BTreeSet<&str> = seen.table_files.iter().map(|file| file.file.as_str()).collect();
+    if usize::try_from(there).ok() != Some(read.len()) {
+        let read = read.len();
         return Err(Missing(format!("the headers of {read} of {} were read", count(there.into(), "table"))));
     }
     Ok(None)
@@ -162,7 +171,7 @@ fn has_index_file(engine: &str) -> bool {
 /// itself logged of corruption when it started. A warning shows
 /// that a table was not closed; a non-transactional table that cannot be used
 /// makes the backup inconsistent, a transactional one unusable. Needs the check
-/// of every table of the load.
+/// of every table of the load, and the log of the server's start.
 pub(super) fn check(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut ceiling = Property::TableCheck.ceiling();
@@ -196,6 +205,9 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
             let checked: BTreeSet<&str> = seen.checks.iter().map(|check| check.table.as_str()).collect();
             return match view.tables().find(|(table, _)| !checked.contains(table)) {
                 Some((table, _)) => Err(Missing(format!("the table `{}` was not checked", quote(table)))),
+                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => {
+                    Err(Missing("the log of the restored server's start was not readable".into()))
+                }
                 None => Ok(None),
             };
         }

@@ -6,8 +6,8 @@ const LINES: usize = 20;
 /// What is looked for in a server's log of one boot.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recovery {
-    /// Transactions that recovery found prepared.
-    pub(super) prepared: u64,
+    /// Transactions that recovery found prepared; `None` as for `recovered`.
+    pub(super) prepared: Option<u64>,
     /// The lines that tell of recovery.
     pub(super) lines: Vec<String>,
     /// Whether the engine recovered from a crash; `None` when it does not speak in this log.
@@ -36,12 +36,11 @@ const CORRUPTION: [&str; 6] =
 pub(super) fn recovery(log: &str) -> Recovery {
     let mut found = Recovery::default();
     for line in log.lines() {
-        if let Some(count) = prepared(line) {
-            found.prepared = found.prepared.max(count);
-        }
         if line.contains("InnoDB") {
             found.recovered.get_or_insert(false);
+            found.prepared.get_or_insert(0);
         }
+        found.prepared = found.prepared.max(prepared(line));
         if RECOVERS.iter().any(|words| line.contains(words)) {
             found.recovered = Some(true);
         }
@@ -56,6 +55,13 @@ pub(super) fn recovery(log: &str) -> Recovery {
         }
     }
     found
+}
+
+/// What a log file that outlives its server tells of the present one, from the line that every server
+/// begins with; `None` when that line is not there.
+pub(super) fn last_start(log: &str) -> Option<&str> {
+    let at = log.rfind(" as process ")?;
+    Some(&log[log[..at].rfind('\n').map_or(0, |end| end + 1)..])
 }
 
 /// The number in front of `prepared transaction` or `transaction(s) in prepared state`.
@@ -77,9 +83,10 @@ mod tests {
                    2026 0 [Note] InnoDB: 3 transaction(s) in prepared state\n\
                    2026 0 [Note] Found 2 prepared transaction(s) in InnoDB\n";
         let found = recovery(log);
-        assert_eq!(found.prepared, 3);
+        assert_eq!(found.prepared, Some(3));
         assert_eq!(found.lines.len(), 4);
-        assert_eq!(recovery("InnoDB: Buffer pool(s) load completed").prepared, 0);
+        assert_eq!(recovery("InnoDB: Buffer pool(s) load completed").prepared, Some(0));
+        assert_eq!(recovery("Started mysql.service - MySQL Community Server").prepared, None);
     }
 
     /// Lines of MariaDB 10.11 and MySQL 9.7, shortened.
@@ -98,6 +105,18 @@ mod tests {
         let quiet = "1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n\
                      0 [System] [MY-010229] [Server] Starting XA crash recovery...\n";
         assert_eq!(recovered(quiet), Some(true));
+    }
+
+    #[test]
+    fn a_log_file_tells_of_the_present_server_only() {
+        let log = "0 [System] [MY-010116] [Server] mysqld (mysqld 9.7.4-2) starting as process 579\n\
+                   0 [System] [MY-010229] [Server] Starting XA crash recovery...\n\
+                   0 [System] [MY-010116] [Server] mysqld (mysqld 9.7.4-2) starting as process 3687\n\
+                   1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n";
+        assert_eq!(recovery(log).recovered, Some(true));
+        assert_eq!(recovery(last_start(log).unwrap()).recovered, Some(false));
+        assert_eq!(last_start("0 [Note] Starting MariaDB 10.11.6 as process 12").map(str::len), Some(46));
+        assert_eq!(last_start("1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended."), None);
     }
 
     #[test]

@@ -45,11 +45,18 @@ pub async fn server(
 ) -> Result<()> {
     let version: Option<String> =
         conn.query_first("SELECT VERSION()").await.map_err(Error::sql("tell its version"))?;
-    let recovery = log::recovery(&journal(agent, server, limit)?);
+    let place: Option<String> =
+        conn.query_first("SELECT @@log_error").await.map_err(Error::sql("tell where its log is"))?;
+    let recovery = match place.as_deref() {
+        None | Some("" | "stderr") => log::recovery(&journal(agent, server, limit)?),
+        Some(file) => {
+            log::last_start(&log_file(agent, server, file, limit)?).map(log::recovery).unwrap_or_default()
+        }
+    };
     out.write(&Record::Server {
         started: true,
         detail: printable(&version.unwrap_or_default()),
-        prepared: Some(recovery.prepared),
+        prepared: recovery.prepared,
         recovered: recovery.recovered,
         recovery: recovery.lines,
         corruption: recovery.corruption,
@@ -217,6 +224,18 @@ pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
 fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
     let line = format!("journalctl -b -o cat --no-pager -u '{}' | head -c {LOG_LIMIT}", server.unit);
     Ok(String::from_utf8_lossy(&agent.script(&line, b"", limit)?).into_owned())
+}
+
+/// The end of the file that the server logs to, as the server itself sees it: its root may be a snapshot,
+/// and a relative path starts in its data directory, where it works. Empty when there is none.
+fn log_file(agent: &Agent, server: &Server, file: &str, limit: Duration) -> Result<String> {
+    let line = format!(
+        "read -r file; case $file in /*) from=root ;; *) from=cwd ;; esac
+        tail -c {LOG_LIMIT} \"/proc/$(systemctl show --property=MainPID --value '{}')/$from/$file\" || true",
+        server.unit
+    );
+    let log = agent.script(&line, format!("{file}\n").as_bytes(), limit)?;
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 /// Streams a query's rows into the log. A server that fails on the way is a

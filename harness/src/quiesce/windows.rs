@@ -115,7 +115,14 @@ impl Scene {
         let listener = UnixListener::bind(&socket).unwrap();
         thread::spawn(move || Peer { volumes, freeze_takes, frozen: None }.serve(&listener));
         let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
-        let setup = Setup { writers: 1, accounts: 2, doors: vec!["tcp".into()], ..Setup::default() };
+        let setup = Setup {
+            writers: 1,
+            accounts: 2,
+            doors: vec!["tcp".into()],
+            disks: vec!["vda".into()],
+            file_systems: vec!["vda".into()],
+            ..Setup::default()
+        };
         history.write(&Entry::Setup(setup)).unwrap();
         let transcript = Transcript::create(&dir.path().join("agent.jsonl")).unwrap();
         let transport = Transport::Serial(Arc::new(Serial::new(socket)));

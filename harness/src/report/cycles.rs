@@ -9,7 +9,7 @@ use super::card::time;
 use super::power::power;
 use super::{Cycle, Drawing, Partly, page};
 use crate::text::{quote, quote_lines};
-use crate::verdict::{Grade, Outcome, Rank, Verdict};
+use crate::verdict::{self, Grade, Outcome, Rank, Verdict};
 
 /// Cycles that are shown open.
 const OPEN: usize = 4;
@@ -97,7 +97,7 @@ fn open(cycles: &[Cycle]) -> Vec<&Cycle> {
 fn rank(cycle: &Cycle) -> Rank {
     match &cycle.verdict {
         Some(Ok(verdict)) => verdict.rank(),
-        _ => (1, (Grade::Unknown, false)),
+        _ => verdict::rank(Grade::Unknown, Outcome::Unknown),
     }
 }
 

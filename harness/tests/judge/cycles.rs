@@ -11,7 +11,7 @@ use freezeframe::plan::Plan;
 use freezeframe::verdict::{Grade, Outcome, Property, Verdict};
 use proptest::prelude::*;
 
-use crate::world::{Shape, World};
+use crate::world::{Shape, World, indexed};
 
 /// One load, snapshotted twice. With nothing frozen the snapshots do not change
 /// the load, so that two trials of one seed are alike but for them.
@@ -40,7 +40,7 @@ impl Two {
 
     /// Judges a cycle by the observation of one.
     fn judge(&self, cycle: u32, image: usize) -> Judgement {
-        let image = self.images[image - 1].clone();
+        let image = indexed(&self.images[image - 1]);
         judge(&Case::of_cycle(cycle, self.history.clone(), Some(image)).unwrap())
     }
 
@@ -52,7 +52,7 @@ impl Two {
             let dir = cycle_dir(dir, cycle);
             fs::create_dir_all(&dir).unwrap();
             let mut out = Writer::<Record>::create(&dir.join(OBSERVATION), observation::KIND).unwrap();
-            image.iter().for_each(|record| out.write(record).unwrap());
+            indexed(image).iter().for_each(|record| out.write(record).unwrap());
             out.flush().unwrap();
         }
     }
@@ -123,6 +123,7 @@ fn plan(grades: &[Grade]) -> Plan {
     let example = section.split("```").nth(1).unwrap().strip_prefix("json").unwrap();
     let mut plan: Plan = serde_json::from_str(example).unwrap();
     plan.expect.grade = grades.to_vec();
+    plan.snapshot.cycles = 2;
     plan
 }
 
@@ -156,6 +157,40 @@ fn the_verdict_is_that_of_the_worst_cycle() {
     fs::remove_file(cycle_dir(dir.path(), 1).join("verdict.json")).unwrap();
     assert_eq!(Verdict::over(&expected, dir.path(), false).unwrap().0.grade, Grade::Inconsistent);
     assert!(!cycle_dir(dir.path(), 1).join("verdict.json").exists());
+}
+
+#[test]
+fn the_worst_backup_counts_whatever_was_expected_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut two = Two::new(1);
+    two.images[1].retain(|record| !matches!(record, Record::Leg { c: 1..=3, .. }));
+    two.write(dir.path());
+    let (verdict, cycles) = Verdict::over(&plan(&[Grade::Inconsistent]), dir.path(), true).unwrap();
+    assert_eq!(cycles.iter().map(|cycle| cycle.outcome).collect::<Vec<_>>(), [Outcome::Fail, Outcome::Pass]);
+    assert_eq!((verdict.grade, verdict.outcome), (Grade::Inconsistent, Outcome::Fail));
+}
+
+#[test]
+fn a_pass_is_none_of_another_trial_than_was_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    Two::new(1).write(dir.path());
+    let as_planned = plan(&[Grade::CrashConsistent]);
+    let judged = |plan: &Plan| Verdict::over(plan, dir.path(), true).unwrap().0;
+    assert_eq!(judged(&as_planned).outcome, Outcome::Pass);
+    let mut more = as_planned.clone();
+    more.snapshot.cycles = 3;
+    let mut disk = as_planned.clone();
+    disk.image.disks.push(disk.image.disks[0].clone());
+    disk.image.disks[1].target = "vdz".to_owned();
+    for (plan, why) in [(more, "3 cycles were planned"), (disk, "has a disk `vdz`")] {
+        let verdict = judged(&plan);
+        assert_eq!((verdict.grade, verdict.outcome), (Grade::Unknown, Outcome::Unknown));
+        assert!(verdict.reason.contains(why), "{}", verdict.reason);
+    }
+    // What did not come out as expected stays so.
+    let mut failed = plan(&[Grade::ApplicationConsistent]);
+    failed.snapshot.cycles = 3;
+    assert_eq!(judged(&failed).grade, Grade::CrashConsistent);
 }
 
 #[test]

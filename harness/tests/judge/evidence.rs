@@ -1,12 +1,14 @@
 //! Evidence that was taken away, weakened or moved in time: whatever needed it
 //! never holds, and the top grade is never given.
 
-use freezeframe::history::{Entry, Mark, Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use freezeframe::history::{Entry, Holds, Mark, Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use freezeframe::observation::{Record, State};
 use freezeframe::verdict::Grade::{self, ApplicationConsistent, Unknown};
 use freezeframe::verdict::{Property, Status};
 
-use crate::mutants::{drop_probes, drop_records, mend_source, probes, settle, stop_server};
+use crate::mutants::{
+    client_of, drop_probes, drop_records, follower, mend_source, probes, settle, stop_server,
+};
 use crate::world::{Shape, World};
 
 type Mutation = fn(&mut World);
@@ -160,6 +162,10 @@ fn no_property_holds_without_any_one_record_that_it_needs() {
         wrong.extend(hold_without(&without, &format!("{entry:?}"), needed));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn drop_directories(world: &mut World, which: impl Fn(Holds) -> bool) {
+    world.history.retain(|entry| !matches!(entry, Entry::Directory { holds, .. } if which(*holds)));
 }
 
 fn drop_counts(world: &mut World, which: impl Fn(&str, Nanos) -> bool) {
@@ -367,8 +373,111 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             }
         }
     }),
-    ("where the data are is not known", Property::Starts, |world| {
-        world.history.retain(|entry| !matches!(entry, Entry::Directory { .. }));
+    ("a log of the restored server's start that was not readable", Property::TableCheck, |world| {
+        for record in &mut world.image {
+            if let Record::Server { prepared, recovered, .. } = record {
+                (*prepared, *recovered) = (None, None);
+            }
+        }
+    }),
+    (
+        "prepared transactions counted in a log without the engine's words",
+        Property::NoPreparedTransactions,
+        |world| {
+            for record in &mut world.image {
+                if let Record::Server { recovered, .. } = record {
+                    *recovered = None;
+                }
+            }
+        },
+    ),
+    ("where the data are is not known", Property::Starts, |world| drop_directories(world, |_| true)),
+    ("where the redo log is is not known", Property::Starts, |world| {
+        drop_directories(world, |holds| holds == Holds::Redo);
+    }),
+    ("where the undo log is is not known", Property::Starts, |world| {
+        drop_directories(world, |holds| holds == Holds::Undo);
+    }),
+    ("where the binary logs are is not known", Property::Starts, |world| {
+        drop_directories(world, |holds| holds == Holds::Binlogs);
+    }),
+    ("data on a disk that nobody examined", Property::Starts, |world| {
+        for entry in &mut world.history {
+            if let Entry::Directory { on, .. } = entry {
+                *on = Some("vdz".into());
+            }
+        }
+    }),
+    ("a directory of tables that cannot be listed", Property::TablesClosed, |world| {
+        let path = "/var/lib/mysql/shop".into();
+        world.image.insert(0, Record::Unreadable { path, detail: "too many tables".into() });
+    }),
+    ("one table file read twice in another's place", Property::TablesClosed, |world| {
+        let mut files = world.image.iter_mut().filter_map(|record| match record {
+            Record::TableFile { file, table: Some(_), .. } => Some(file),
+            _ => None,
+        });
+        let first = files.next().cloned();
+        drop(files);
+        for record in &mut world.image {
+            if let (Record::TableFile { file, table: None, .. }, Some(first)) = (record, &first) {
+                file.clone_from(first);
+            }
+        }
+    }),
+    ("index sums over other rows than those read", Property::IndexAgreement, |world| {
+        for record in &mut world.image {
+            if let Record::Index { primary, secondary, .. } = record {
+                (*primary, *secondary) = ([0, 5], [0, 5]);
+            }
+        }
+    }),
+    ("no row of one table was acknowledged", Property::NonTransactionalDurability, |world| {
+        let idle = follower(world, "second_nt");
+        world.history.retain(|entry| client_of(entry) != Some(idle));
+        drop_records(world, |record| matches!(record, Record::Follow { table, .. } if table == "second_nt"));
+    }),
+    ("probes that tell of no row", Property::NoFutureStrict, |world| {
+        probes(world).for_each(|probe| probe.row = None);
+    }),
+    ("the lock last seen long before the thaw", Property::LockIdentity, |world| {
+        let thaw = world.times.t0;
+        for entry in &mut world.history {
+            match entry {
+                Entry::Mark { t, .. } | Entry::BlockStats { t, .. } | Entry::End { t } if *t >= thaw => {
+                    *t += 2_000_000_000;
+                }
+                _ => {}
+            }
+        }
+    }),
+    ("one COMMIT let go while others wait on", Property::LockIdentity, |world| {
+        let let_go = world.times.s1 + 1;
+        let first = |probe: &&mut Probe| probe.round == Round::Snapshot && probe.kind == ProbeKind::Commit;
+        let waits = probes(world).filter(first).map(|probe| probe.end = let_go + 1).count();
+        let one = probes(world).find(first).filter(|_| waits > 1);
+        one.into_iter().for_each(|probe| (probe.answer, probe.end) = (ProbeAnswer::Released, let_go));
+    }),
+    ("heartbeats that ended long before the freeze", Property::OutsideFiles, one_early_heartbeat),
+    ("heartbeats that ended long before the freeze (X2)", Property::DiskAgreement, one_early_heartbeat),
+    ("roll-forward from a position that is not known", Property::RollForward, |world| {
+        drop_records(world, |record| matches!(record, Record::Position { .. }));
+    }),
+    ("roll-forward compared with empty GTIDs", Property::RollForward, |world| {
+        for record in &mut world.image {
+            if let Record::Gtid { gtid, .. } = record {
+                gtid.clear();
+            }
+        }
+    }),
+    ("roll-forward compared with a follower that lost its rows", Property::RollForward, |world| {
+        for record in &mut world.image {
+            if let Record::Table { table, rows, .. } = record
+                && table == "nt"
+            {
+                *rows = 0;
+            }
+        }
     }),
     ("what the freeze must reach is not known", Property::DiskSilence, |world| {
         world.history.retain(|entry| !matches!(entry, Entry::Guest { .. }));
@@ -416,6 +525,17 @@ fn all_end_before(world: &mut World, t: Nanos) {
         settle(world, client, t);
     }
     mend_source(world);
+}
+
+/// Each disk has one heartbeat, six seconds and more before the freeze.
+fn one_early_heartbeat(world: &mut World) {
+    world.history.retain(|entry| !matches!(entry, Entry::Heartbeat { n, .. } if *n > 1));
+    for record in &mut world.image {
+        if let Record::Heartbeats { count, .. } = record {
+            *count = 1;
+        }
+    }
+    later(world, 6_000_000_000);
 }
 
 /// Everything from the freeze on comes so much later.

@@ -67,7 +67,7 @@ fn invoke_of(c: u32) -> String {
 
 #[test]
 fn the_reader_names_file_line_and_reason() {
-    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"doors":["tcp"],"followers":[{"table":"nt","engine":"MyISAM","transactional":false,"schema":"load","door":0}],"tables":[],"disks":[],"file_systems":[],"binlog":true}"#;
+    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"doors":["tcp"],"followers":[{"table":"nt","engine":"MyISAM","transactional":false,"schema":"load","door":0}],"tables":[],"disks":["vda"],"file_systems":["vda"],"binlog":true}"#;
     let no_door = setup.replace("[\"tcp\"]", "[]");
     let far_door = setup.replace("\"door\":0", "\"door\":1");
     let twice = setup.replace("\"tables\":[]", "\"tables\":[{\"table\":\"nt\",\"engine\":\"InnoDB\"}]");

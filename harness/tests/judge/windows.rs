@@ -32,7 +32,14 @@ fn findings(row: &Row) -> Vec<(Property, String)> {
     };
     let count = |t| Entry::BlockStats { t, disk: "vda".into(), writes: 7, bytes: 4096 };
     let history = [
-        Entry::Setup(Setup { writers: 1, accounts: 2, doors: vec!["tcp".into()], ..Setup::default() }),
+        Entry::Setup(Setup {
+            writers: 1,
+            accounts: 2,
+            doors: vec!["tcp".into()],
+            disks: vec!["vda".into()],
+            file_systems: vec!["vda".into()],
+            ..Setup::default()
+        }),
         Entry::Guest { t: 1, os: row.os.into(), volumes: row.volumes },
         mark(2, Mark::FreezeCall, ""),
         mark(SECOND, Mark::FreezeOk, row.frozen),
@@ -100,6 +107,11 @@ fn what_vss_cannot_have_held_is_a_finding() {
             "nothing at all on Linux",
             Row { os: "debian", volumes: None, frozen: "0", thaw: Ok("0"), ..GOOD },
             Some((Property::DiskSilence, "the freeze reached no volume at all")),
+        ),
+        (
+            "a window that somebody else ended",
+            Row { thaw: Ok("0"), ..GOOD },
+            Some((Property::LockIdentity, "the window was over before the thaw was asked for")),
         ),
         ("an agent that does not list its volumes", Row { volumes: None, ..GOOD }, None),
         ("an agent that does not count", Row { frozen: "", ..GOOD }, None),

@@ -1,7 +1,7 @@
 //! Synthetic trials in memory, where defects can be planted.
 
 use freezeframe::history::Entry;
-use freezeframe::judge::synthetic::{Logs, make};
+use freezeframe::judge::synthetic::{self, Logs, make};
 pub(crate) use freezeframe::judge::synthetic::{Random, Shape, Times};
 use freezeframe::judge::{Case, Judgement, judge};
 use freezeframe::observation::Record;
@@ -14,6 +14,35 @@ pub(crate) struct World {
     pub(crate) times: Times,
     /// The cycle that is judged.
     pub(crate) cycle: u32,
+}
+
+/// An observation whose index sums follow the rows that were added to it or taken out of it, as those of
+/// a server do.
+pub(crate) fn indexed(image: &[Record]) -> Vec<Record> {
+    let rows = |of: &str| {
+        let is_of = |record: &&Record| match record {
+            Record::Leg { .. } => of == "ledger",
+            Record::Follow { table, .. } => of == table,
+            _ => false,
+        };
+        image.iter().filter(is_of).count() as u64
+    };
+    let mut image = image.to_vec();
+    let counts: Vec<_> = image
+        .iter()
+        .map(|record| match record {
+            Record::Index { table, .. } => rows(table),
+            _ => 0,
+        })
+        .collect();
+    for (record, rows) in image.iter_mut().zip(counts) {
+        if let Record::Index { primary, secondary, .. } = record
+            && (*primary, primary[1]) == (*secondary, synthetic::SUM)
+        {
+            (primary[0], secondary[0]) = (rows, rows);
+        }
+    }
+    image
 }
 
 #[derive(Default)]
@@ -45,7 +74,7 @@ impl World {
     }
 
     pub(crate) fn case(&self) -> Result<Case, String> {
-        Case::of_cycle(self.cycle, self.history.clone(), Some(self.image.clone()))
+        Case::of_cycle(self.cycle, self.history.clone(), Some(indexed(&self.image)))
     }
 
     pub(crate) fn judge(&self) -> Judgement {
