@@ -37,6 +37,9 @@ mod header {
 /// The kinds of event that matter here.
 mod kind {
     pub(super) const QUERY: u8 = 2;
+    /// The server's own end, and that of a log which another follows.
+    pub(super) const STOP: u8 = 3;
+    pub(super) const ROTATE: u8 = 4;
     pub(super) const FORMAT_DESCRIPTION: u8 = 15;
     pub(super) const XID: u8 = 16;
     pub(super) const TABLE_MAP: u8 = 19;
@@ -275,12 +278,33 @@ impl<'a, R: Read> Log<'a, R> {
     }
 }
 
-/// Whether the server had not closed this log, as its first event says.
-pub fn is_in_use(mut log: impl Read) -> bool {
-    let mut start = [0; MAGIC.len() + header::LENGTH];
-    log.read_exact(&mut start).is_ok()
-        && start.starts_with(MAGIC)
-        && start[MAGIC.len() + header::FLAGS] & header::IN_USE != 0
+/// Whether the server had not closed this log: its first event says so, or its last one is none that
+/// closes a log, or it cannot be read to its end.
+pub fn is_in_use(log: impl Read) -> bool {
+    is_closed(log) != Some(true)
+}
+
+/// `None` for what cannot be read to its end.
+fn is_closed(mut log: impl Read) -> Option<bool> {
+    let mut magic = [0; MAGIC.len()];
+    log.read_exact(&mut magic).ok()?;
+    let (mut first, mut last) = (None, None);
+    loop {
+        let mut event = Vec::with_capacity(header::LENGTH);
+        (&mut log).take(header::LENGTH as u64).read_to_end(&mut event).ok()?;
+        if event.is_empty() {
+            break;
+        }
+        let (flags, kind) = (*event.get(header::FLAGS)?, *event.get(header::KIND)?);
+        let rest = Bytes(event.get(header::SIZE)?).number(4)?.checked_sub(header::LENGTH as u64)?;
+        if io::copy(&mut (&mut log).take(rest), &mut io::sink()).ok()? != rest {
+            return None;
+        }
+        first = first.or(Some(flags));
+        last = Some(kind);
+    }
+    let written = first.is_none_or(|flags| flags & header::IN_USE != 0);
+    Some(magic == *MAGIC && !written && matches!(last, Some(kind::STOP | kind::ROTATE)))
 }
 
 /// Whether the events have checksums; `None` when the description is damaged.

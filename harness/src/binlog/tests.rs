@@ -86,6 +86,26 @@ fn read(log: &[u8]) -> Result<(Vec<Key>, Option<u64>), Problem> {
 }
 
 #[test]
+fn a_log_is_closed_by_its_last_event_and_by_its_first() {
+    let closed = |log: &Made| {
+        let mut log = log.0.clone();
+        log[MAGIC.len() + header::FLAGS] &= !header::IN_USE;
+        log
+    };
+    let mut log = Made::new();
+    log.transfer((1, 1), true);
+    assert!(is_in_use(&log.0[..]));
+    assert!(is_in_use(&closed(&log)[..]), "somebody cleared its flag");
+    log.event(kind::STOP, &[]);
+    assert!(is_in_use(&log.0[..]), "somebody else wrote the last event");
+    let whole = closed(&log);
+    assert!(!is_in_use(&whole[..]));
+    for cut in [0, 3, 4, 10, whole.len() - 1] {
+        assert!(is_in_use(&whole[..cut]), "cut at {cut}");
+    }
+}
+
+#[test]
 fn only_what_was_committed_counts() {
     let mut log = Made::new();
     log.transfer((1, 1), false).event(kind::XID, &[0; 8]);

@@ -105,7 +105,9 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
         .as_ref()
         .filter(|server| server.recovered.is_some())
         .and_then(|server| server.prepared)
-        .ok_or_else(|| Missing("the log of the server's recovery was not readable".into()))?;
+        .ok_or_else(|| {
+            Missing("the log of the server's recovery was not readable, or holds no notes".into())
+        })?;
     if prepared == 0 {
         return Ok(None);
     }

@@ -108,7 +108,9 @@ pub(super) fn lacking(view: &View<'_>, power: &Power) -> Option<String> {
             "no transfer was acknowledged for {seconds:.1} s before the freeze: the load had stopped before the guest was frozen"
         ));
     }
-    if power.transfers_in_flight == 0 {
+    // A clean stop lets what is under way come to its end.
+    let stopped = Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)));
+    if power.transfers_in_flight == 0 && !stopped {
         return Some(
             "no transfer was in flight when the freeze returned, so their order decides nothing".into(),
         );

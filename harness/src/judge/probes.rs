@@ -12,6 +12,9 @@ use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 /// the longest such time was 0.16 s.
 const UNSEEN: Nanos = 1_000_000_000;
 
+/// Errors 1290, ER_OPTION_PREVENTS_STATEMENT, and 1836, ER_READ_ONLY_MODE.
+const READ_ONLY: [u16; 2] = [1290, 1836];
+
 /// How the database stood still while the snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quiesced {
@@ -71,13 +74,14 @@ impl<'a> Proof<'a> {
                     "COMMITs got no answer inside the window, and a server gave others one",
                 ));
             }
-            return self.stopped(commits.iter().any(|probe| probe.answer == ProbeAnswer::Gone));
+            return self.stopped();
         }
         self.locked(&commits)
     }
 
     /// What shows in so many words that no lock was held.
     fn disproof(&self) -> Option<&'static str> {
+        let doors = &self.view.case.setup.doors;
         let memory_done = self.any(|it| it.kind == ProbeKind::Memory && it.answer == ProbeAnswer::Done);
         let writes = || self.probes.iter().filter(|probe| probe.kind != ProbeKind::Memory);
         let some = |answer: ProbeAnswer| writes().any(|probe| probe.answer == answer);
@@ -98,7 +102,9 @@ impl<'a> Proof<'a> {
         if first(ProbeKind::Commit).any(|it| late(it)) {
             return Some("the server's lock was taken only after the freeze had returned");
         }
-        if some(ProbeAnswer::Refused) {
+        let all_wait = || (0..doors.len()).all(|door| self.waits_through(door));
+        let beside_a_lock = |it: &Probe| is_read_only(it) && it.kind == ProbeKind::Row && all_wait();
+        if writes().any(|it| it.answer == ProbeAnswer::Refused && !beside_a_lock(it)) {
             return Some(
                 "writes were refused without a lock of the server, as of an account that may only read",
             );
@@ -123,9 +129,17 @@ impl<'a> Proof<'a> {
     }
 
     /// Nobody answered: a server that was stopped has closed everything, and its next start
-    /// has nothing to recover. `gone` says that there was none any more; otherwise it may only have been
-    /// slow, and a clean disk proves nothing.
-    fn stopped(&self, gone: bool) -> Result<Quiesced, Proven> {
+    /// has nothing to recover. Where it was asked over the network and where over its socket, there must
+    /// have been none any more; otherwise it may only have been slow, or hidden on one side, and a clean
+    /// disk proves nothing.
+    fn stopped(&self) -> Result<Quiesced, Proven> {
+        let doors = &self.view.case.setup.doors;
+        // An account is the second part of a door's name.
+        let way = |door: usize| doors.get(door).and_then(|door| door.split('-').next());
+        let is_gone = |asked: usize| {
+            self.any(|it| it.answer == ProbeAnswer::Gone && way(usize::from(it.door)) == way(asked))
+        };
+        let gone = (0..doors.len()).all(is_gone);
         let missing = |why: &str| Err(Proven::Missing(Missing(why.to_owned())));
         let seen = self.view.served().map_err(Proven::Missing)?;
         match seen.server.as_ref().and_then(|server| server.recovered) {
@@ -149,8 +163,8 @@ impl<'a> Proof<'a> {
         let missing = |why: String| Err(Proven::Missing(Missing(why)));
         let covers = |probe: &Probe| self.covers_snapshot(probe);
         let doors = &self.view.case.setup.doors;
-        for (at, door) in (0u8..).zip(doors) {
-            if !commits.iter().any(|probe| probe.door == at && covers(probe)) {
+        for (at, door) in doors.iter().enumerate() {
+            if !self.waits_through(at) {
                 let door = quote(door);
                 return missing(format!(
                     "no COMMIT through {door} was seen to wait before and after the snapshot"
@@ -176,13 +190,20 @@ impl<'a> Proof<'a> {
             let mut others =
                 self.view.case.setup.followers.iter().filter(|it| it.schema == schema && !it.transactional);
             let row = |probe: &&&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
-            if others.next().is_some() && !self.probes.iter().filter(row).any(|probe| covers(probe)) {
+            let kept_out = |probe: &Probe| covers(probe) || is_read_only(probe);
+            if others.next().is_some() && !self.probes.iter().filter(row).any(|probe| kept_out(probe)) {
                 return missing(format!(
                     "no INSERT into a non-transactional table of {words} was seen to wait before and after the snapshot"
                 ));
             }
         }
         Ok(Quiesced::Locked(commits.iter().filter(|probe| covers(probe)).count()))
+    }
+
+    /// A COMMIT through this door waited before and after the snapshot.
+    fn waits_through(&self, door: usize) -> bool {
+        let commits = self.of_round(Round::Snapshot).filter(|it| it.kind == ProbeKind::Commit);
+        commits.filter(|it| usize::from(it.door) == door).any(|it| self.covers_snapshot(it))
     }
 
     /// The server said before the snapshot began and after it ended that the probe waits for a lock.
@@ -268,6 +289,12 @@ impl<'a> Proof<'a> {
     fn any(&self, what: impl Fn(&Probe) -> bool) -> bool {
         self.probes.iter().any(|probe| what(probe))
     }
+}
+
+/// The server is read-only, also to an administrator, as the rows of other tables are asked for by one. Beside a
+/// lock that is one more, and without a lock none.
+fn is_read_only(probe: &Probe) -> bool {
+    probe.answer == ProbeAnswer::Refused && probe.code.is_some_and(|code| READ_ONLY.contains(&code))
 }
 
 /// What the probes inside the window were answered.

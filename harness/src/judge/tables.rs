@@ -205,9 +205,9 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
             let checked: BTreeSet<&str> = seen.checks.iter().map(|check| check.table.as_str()).collect();
             return match view.tables().find(|(table, _)| !checked.contains(table)) {
                 Some((table, _)) => Err(Missing(format!("the table `{}` was not checked", quote(table)))),
-                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => {
-                    Err(Missing("the log of the restored server's start was not readable".into()))
-                }
+                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => Err(Missing(
+                    "the log of the restored server's start was not readable, or holds no notes".into(),
+                )),
                 None => Ok(None),
             };
         }

@@ -191,7 +191,7 @@ mod tests {
         let position = "gtid\t0-1-7\nbinlog_file\tbinlog.000002\nbinlog_pos\t8\n";
         let file = "binlog.000002".to_owned();
         let expected = [
-            Record::BinlogEnd { file: file.clone(), size: 8, in_use: false },
+            Record::BinlogEnd { file: file.clone(), size: 8, in_use: true },
             Record::Position { file, pos: 8, gtid: "0-1-7".into() },
         ];
         assert_eq!(observed(&files, Some(position)), expected);

@@ -10,7 +10,8 @@ pub(super) struct Recovery {
     pub(super) prepared: Option<u64>,
     /// The lines that tell of recovery.
     pub(super) lines: Vec<String>,
-    /// Whether the engine recovered from a crash; `None` when it does not speak in this log.
+    /// Whether the engine recovered from a crash; `None` when it writes no notes into this log, and so
+    /// might keep that to itself.
     pub(super) recovered: Option<bool>,
     /// The errors that tell of corruption.
     pub(super) corruption: Vec<String>,
@@ -36,7 +37,7 @@ const CORRUPTION: [&str; 6] =
 pub(super) fn recovery(log: &str) -> Recovery {
     let mut found = Recovery::default();
     for line in log.lines() {
-        if line.contains("InnoDB") {
+        if line.contains("[Note]") && line.contains("InnoDB") {
             found.recovered.get_or_insert(false);
             found.prepared.get_or_insert(0);
         }
@@ -85,7 +86,7 @@ mod tests {
         let found = recovery(log);
         assert_eq!(found.prepared, Some(3));
         assert_eq!(found.lines.len(), 4);
-        assert_eq!(recovery("InnoDB: Buffer pool(s) load completed").prepared, Some(0));
+        assert_eq!(recovery("0 [Note] InnoDB: Buffer pool(s) load completed").prepared, Some(0));
         assert_eq!(recovery("Started mysql.service - MySQL Community Server").prepared, None);
     }
 
@@ -105,6 +106,8 @@ mod tests {
         let quiet = "1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n\
                      0 [System] [MY-010229] [Server] Starting XA crash recovery...\n";
         assert_eq!(recovered(quiet), Some(true));
+        // Without notes, silence is none.
+        assert_eq!(recovered("1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended."), None);
     }
 
     #[test]
@@ -112,7 +115,7 @@ mod tests {
         let log = "0 [System] [MY-010116] [Server] mysqld (mysqld 9.7.4-2) starting as process 579\n\
                    0 [System] [MY-010229] [Server] Starting XA crash recovery...\n\
                    0 [System] [MY-010116] [Server] mysqld (mysqld 9.7.4-2) starting as process 3687\n\
-                   1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n";
+                   1 [Note] [MY-012535] [InnoDB] Apply batch completed!\n";
         assert_eq!(recovery(log).recovered, Some(true));
         assert_eq!(recovery(last_start(log).unwrap()).recovered, Some(false));
         assert_eq!(last_start("0 [Note] Starting MariaDB 10.11.6 as process 12").map(str::len), Some(46));

@@ -9,7 +9,8 @@
 //! - a COMMIT of a transaction whose changes were made before the freeze. The
 //!   server asks for its commit lock before it writes anything, and the list
 //!   of its threads then says what it waits for. Without a lock the COMMIT
-//!   hangs in the write instead. A lock of tables does not hold it up;
+//!   hangs in the write instead. A lock of tables does not hold it up. Where its connection is
+//!   ended, a new one writes the same: a hook may end sessions under a lock, or instead of one;
 //! - an INSERT into a MyISAM table, which only a lock keeps out;
 //! - an UPDATE of a MEMORY table, which only a lock can refuse.
 
@@ -69,7 +70,7 @@ const ROWS: u32 = 2 * DOORS.len() as u32 + 2;
 #[derive(Debug)]
 pub struct Probes {
     ready: Vec<Ready>,
-    observers: Vec<Conn>,
+    observers: Vec<(Conn, Access)>,
 }
 
 /// A probe that can be sent.
@@ -78,6 +79,8 @@ struct Ready {
     probe: Probe,
     conn: Conn,
     statement: String,
+    /// What the statement would have made true, as one statement of another connection.
+    again: String,
     /// For another connection when this one is lost.
     access: Access,
 }
@@ -95,7 +98,8 @@ impl Probes {
             let (a, b, c, d) = tokio::try_join!(a, b, c, d)?;
             let mut observers = Vec::new();
             for door in [TCP_ADMIN, SOCKET_ADMIN] {
-                observers.push(target.door(door).connect_patiently(limit).await?);
+                let access = target.door(door);
+                observers.push((access.connect_patiently(limit).await?, access.clone()));
             }
             Ok(Self { ready: [a, b, c, d].into_iter().flatten().collect(), observers })
         });
@@ -107,8 +111,8 @@ impl Probes {
         let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
         let mut asked = Asked { board: watch::Sender::new(Board::default()), tasks: JoinSet::new(), second };
         asked.ask(runtime, first);
-        for observer in self.observers {
-            asked.tasks.spawn_on(observe(observer, asked.board.clone()), runtime.handle());
+        for (conn, access) in self.observers {
+            asked.tasks.spawn_on(observe(conn, access, asked.board.clone()), runtime.handle());
         }
         asked
     }
@@ -119,6 +123,7 @@ struct Planned {
     probe: Probe,
     before: Vec<String>,
     statement: String,
+    again: String,
 }
 
 /// The probes of a window, whose rows are numbered from `row`.
@@ -138,7 +143,13 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
             code: None,
         };
         let put = |text: &String| text.replace("ROW", &row.to_string());
-        planned.push(Planned { probe, before: before.iter().map(put).collect(), statement: put(&statement) });
+        let before: Vec<_> = before.iter().map(put).collect();
+        let statement = put(&statement);
+        let again = match kind {
+            ProbeKind::Commit => before.last().unwrap_or(&statement).clone(),
+            ProbeKind::Row | ProbeKind::Memory => statement.clone(),
+        };
+        planned.push(Planned { probe, before, statement, again });
         row += u32::from(numbered);
     };
     let insert = |plain| format!("INSERT INTO {} VALUES (ROW)", names.table(plain));
@@ -153,7 +164,9 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
             add(round, door, schema, ProbeKind::Commit, &before, "COMMIT".to_owned(), true);
         }
     }
-    let rows = [(TCP, Schema::Load, table::PROBE_NT), (SOCKET_ADMIN, Schema::Second, table::SECOND_PROBE_NT)];
+    // Of an administrator, whom `read_only` does not keep out.
+    let rows =
+        [(TCP_ADMIN, Schema::Load, table::PROBE_NT), (SOCKET_ADMIN, Schema::Second, table::SECOND_PROBE_NT)];
     for (door, schema, table) in rows {
         add(Round::Snapshot, door, schema, ProbeKind::Row, &[], insert(table), true);
     }
@@ -173,13 +186,15 @@ async fn prepare(
 ) -> mysql_async::Result<Vec<Ready>> {
     let access = target.door(door);
     let mut ready = Vec::new();
-    for Planned { probe, before, statement } in plan.iter().filter(|planned| planned.probe.door == door) {
+    for Planned { probe, before, statement, again } in
+        plan.iter().filter(|planned| planned.probe.door == door)
+    {
         let mut conn = access.connect_patiently(limit).await?;
         for statement in before {
             conn.query_drop(statement).await?;
         }
-        let (probe, statement) = (probe.clone(), statement.clone());
-        ready.push(Ready { probe, conn, statement, access: access.clone() });
+        let (probe, statement, again) = (probe.clone(), statement.clone(), again.clone());
+        ready.push(Ready { probe, conn, statement, again, access: access.clone() });
     }
     Ok(ready)
 }
@@ -233,7 +248,7 @@ impl Asked {
         let now = clock::now();
         let board = self.board.borrow();
         let given_up = |Sent { probe, .. }: &Sent| match probe.answer {
-            ProbeAnswer::Hung => Probe { end: now, ..probe.clone() },
+            ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
             _ => probe.clone(),
         };
         // One that no task came to send was not sent.
@@ -268,7 +283,14 @@ struct Sent {
 
 impl Sent {
     fn is_settled(&self) -> bool {
-        self.over || self.probe.answer != ProbeAnswer::Hung
+        self.over || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+    }
+
+    /// Its connection was lost, and this one goes on in its place.
+    fn goes_on(&mut self, connection: u32) {
+        (self.connection, self.missed) = (connection, None);
+        self.probe.answer = ProbeAnswer::Cut;
+        self.probe.since = None;
     }
 
     /// It does not seem to wait any more.
@@ -276,15 +298,18 @@ impl Sent {
         !self.over && self.missed.is_some() && self.probe.answer == ProbeAnswer::Locked
     }
 
-    /// Takes in a look at the list of threads, which was asked for and read at these times.
-    fn seen(&mut self, asked: Nanos, read: Nanos, state: Option<&str>) {
+    /// Takes in a look at the list of threads, which was asked for and read at these times. Behind a
+    /// lock that is only asked for, a COMMIT waits as well: then it shows nothing of one that was not
+    /// seen to wait before.
+    fn seen(&mut self, asked: Nanos, read: Nanos, state: Option<&str>, asked_for: bool) {
         let Self { probe, missed, over, .. } = self;
         if *over || probe.t == 0 || asked < probe.t {
             return;
         }
         let waits = state.is_some_and(|state| waits_for_a_lock(probe.kind, state));
         match (probe.answer, waits) {
-            (ProbeAnswer::Hung, true) => {
+            (ProbeAnswer::Hung | ProbeAnswer::Cut, true) if asked_for => {}
+            (ProbeAnswer::Hung | ProbeAnswer::Cut, true) => {
                 (probe.answer, probe.since, probe.end) = (ProbeAnswer::Locked, Some(read), read);
             }
             (ProbeAnswer::Locked, true) => {
@@ -331,60 +356,84 @@ fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
 }
 
 /// Sends a probe, and keeps its connection until the window is over.
-async fn send(Ready { mut conn, statement, access, .. }: Ready, board: watch::Sender<Board>, at: usize) {
+async fn send(
+    Ready { mut conn, statement, again, access, .. }: Ready,
+    board: watch::Sender<Board>,
+    at: usize,
+) {
     board.send_modify(|board| board.sent[at].probe.t = clock::now());
-    let (answer, code) = match conn.query_drop(statement).await {
-        Ok(()) => (ProbeAnswer::Done, None),
-        Err(mysql_async::Error::Server(e)) if e.code == LOCK_WAIT_TIMEOUT => {
-            (ProbeAnswer::Locked, Some(e.code))
+    let (mut answer, mut code) = outcome(conn.query_drop(statement).await);
+    if answer == ProbeAnswer::Error {
+        match try_another(&access).await {
+            Ok(other) => {
+                conn = other;
+                board.send_modify(|board| board.sent[at].goes_on(conn.id()));
+                let (other, refused) = outcome(conn.query_drop(again).await);
+                answer = if other == ProbeAnswer::Error { ProbeAnswer::Cut } else { other };
+                code = refused.or(code);
+            }
+            Err((other, refused)) => (answer, code) = (other, refused.or(code)),
         }
-        Err(mysql_async::Error::Server(e)) if !ENDED.contains(&e.code) => {
-            (ProbeAnswer::Refused, Some(e.code))
-        }
-        Err(error) => {
-            let (answer, refused) = try_another(&access).await;
-            let code = match error {
-                mysql_async::Error::Server(e) => Some(e.code),
-                _ => None,
-            };
-            (answer, refused.or(code))
-        }
-    };
+    }
     let end = clock::now();
     board.send_modify(|board| board.sent[at].answered(end, answer, code));
     // As long as the guest is frozen it may matter that it is there.
     std::future::pending::<()>().await;
 }
 
-/// Whether a server accepts another connection in the place of one that was lost.
-async fn try_another(access: &Access) -> (ProbeAnswer, Option<u16>) {
+/// What came of a statement; an error where its connection was lost.
+fn outcome(result: mysql_async::Result<()>) -> (ProbeAnswer, Option<u16>) {
+    match result {
+        Ok(()) => (ProbeAnswer::Done, None),
+        Err(mysql_async::Error::Server(e)) => {
+            let answer = match e.code {
+                LOCK_WAIT_TIMEOUT => ProbeAnswer::Locked,
+                code if ENDED.contains(&code) => ProbeAnswer::Error,
+                _ => ProbeAnswer::Refused,
+            };
+            (answer, Some(e.code))
+        }
+        Err(_) => (ProbeAnswer::Error, None),
+    }
+}
+
+/// Another connection in the place of one that was lost; or what shows that there is none.
+async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer, Option<u16>)> {
     for _ in 0..TRIES {
         match access.connect(TRY_LIMIT).await {
-            Ok(_) => return (ProbeAnswer::Cut, None),
-            Err(mysql_async::Error::Server(e)) => return (ProbeAnswer::Refused, Some(e.code)),
+            Ok(conn) => return Ok(conn),
+            Err(mysql_async::Error::Server(e)) => return Err((ProbeAnswer::Refused, Some(e.code))),
             // It may have been lost on the way.
             Err(mysql_async::Error::Io(IoError::Io(e))) if e.kind() == io::ErrorKind::TimedOut => {}
             // Whoever accepts for the server closes at once where there is none.
-            Err(_) => return (ProbeAnswer::Gone, None),
+            Err(_) => return Err((ProbeAnswer::Gone, None)),
         }
     }
-    (ProbeAnswer::Error, None)
+    Err((ProbeAnswer::Error, None))
 }
 
 /// Looks at what the server's threads wait for, as long as it answers.
-async fn observe(mut conn: Conn, board: watch::Sender<Board>) {
+async fn observe(mut conn: Conn, access: Access, board: watch::Sender<Board>) {
     loop {
         let asked = clock::now();
-        let Ok(Ok(threads)) = timeout(LOOK_LIMIT, threads(&mut conn)).await else { return };
+        let threads = match timeout(LOOK_LIMIT, threads(&mut conn)).await {
+            Ok(Ok(threads)) => threads,
+            Ok(Err(_)) => match try_another(&access).await {
+                Ok(other) => {
+                    conn = other;
+                    continue;
+                }
+                Err(_) => return,
+            },
+            Err(_) => return,
+        };
         let read = clock::now();
+        let asked_for = threads.values().any(Thread::asks_for_the_lock);
         board.send_modify(|board| {
             board.looks += 1;
-            // Behind a lock that is not granted yet a COMMIT waits as well, and others are executed.
-            if threads.values().any(Thread::asks_for_the_lock) {
-                return;
-            }
             for sent in &mut board.sent {
-                sent.seen(asked, read, threads.get(&sent.connection).map(|thread| &*thread.state));
+                let state = threads.get(&sent.connection).map(|thread| &*thread.state);
+                sent.seen(asked, read, state, asked_for);
             }
         });
         sleep(LOOK_EVERY).await;
@@ -415,9 +464,9 @@ impl Thread {
 }
 
 /// What each of the server's threads does. SHOW PROCESSLIST needs no temporary table, which
-/// could lie on a frozen disk.
+/// could lie on a frozen disk; without FULL it shows the first 100 characters of a statement.
 async fn threads(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, Thread>> {
-    let threads: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
+    let threads: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await?;
     let text = |thread: &Row, column| thread.get::<Option<String>, _>(column).flatten().unwrap_or_default();
     let told = |thread: Row| {
         let (state, statement) = (text(&thread, "State"), text(&thread, "Info"));
@@ -447,26 +496,26 @@ mod tests {
     #[test]
     fn a_lock_is_what_the_server_says_again_and_again() {
         let mut sent = commit();
-        sent.seen(5, 20, Some("Waiting for backup lock"));
+        sent.seen(5, 20, Some("Waiting for backup lock"), false);
         assert!(!sent.is_settled(), "it was not sent yet");
-        sent.seen(20, 30, Some("Waiting for table metadata lock"));
+        sent.seen(20, 30, Some("Waiting for table metadata lock"), false);
         assert!(!sent.is_settled(), "a lock of a table");
-        sent.seen(40, 50, Some("Waiting for backup lock"));
+        sent.seen(40, 50, Some("Waiting for backup lock"), false);
         assert_eq!(
             (sent.probe.answer, sent.probe.since, sent.probe.end),
             (ProbeAnswer::Locked, Some(50), 50)
         );
-        sent.seen(60, 70, Some("Waiting for backup lock"));
-        sent.seen(80, 90, Some("Commit"));
-        sent.seen(100, 110, Some("Waiting for backup lock"));
+        sent.seen(60, 70, Some("Waiting for backup lock"), false);
+        sent.seen(80, 90, Some("Commit"), false);
+        sent.seen(100, 110, Some("Waiting for backup lock"), false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 100));
-        sent.seen(120, 130, None);
-        sent.seen(140, 150, None);
+        sent.seen(120, 130, None, false);
+        sent.seen(140, 150, None, false);
         assert_eq!((sent.probe.answer, sent.is_in_doubt()), (ProbeAnswer::Locked, true));
-        sent.seen(160, 170, Some("Waiting for backup lock"));
+        sent.seen(160, 170, Some("Waiting for backup lock"), false);
         assert_eq!((sent.probe.end, sent.is_in_doubt()), (160, false));
-        sent.seen(180, 190, None);
-        sent.seen(190 + GONE_AFTER, 200 + GONE_AFTER, None);
+        sent.seen(180, 190, None, false);
+        sent.seen(190 + GONE_AFTER, 200 + GONE_AFTER, None, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
         sent.answered(210 + GONE_AFTER, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
@@ -475,11 +524,11 @@ mod tests {
     #[test]
     fn a_commit_that_waits_again_never_had_its_lock() {
         let mut sent = commit();
-        sent.seen(40, 50, Some("Waiting for backup lock"));
-        sent.seen(60, 70, None);
-        sent.seen(70 + GONE_AFTER, 80 + GONE_AFTER, None);
+        sent.seen(40, 50, Some("Waiting for backup lock"), false);
+        sent.seen(60, 70, None, false);
+        sent.seen(70 + GONE_AFTER, 80 + GONE_AFTER, None, false);
         assert_eq!(sent.probe.answer, ProbeAnswer::Released);
-        sent.seen(90 + GONE_AFTER, 100 + GONE_AFTER, Some("Waiting for backup lock"));
+        sent.seen(90 + GONE_AFTER, 100 + GONE_AFTER, Some("Waiting for backup lock"), false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + GONE_AFTER));
     }
 
@@ -509,12 +558,12 @@ mod tests {
     #[test]
     fn an_answer_ends_the_wait() {
         let mut sent = commit();
-        sent.seen(40, 50, Some("Waiting for commit lock"));
+        sent.seen(40, 50, Some("Waiting for commit lock"), false);
         sent.answered(60, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 60));
         let mut sent = commit();
         sent.answered(60, ProbeAnswer::Refused, Some(1290));
-        sent.seen(70, 80, Some("Waiting for commit lock"));
+        sent.seen(70, 80, Some("Waiting for commit lock"), false);
         assert_eq!((sent.probe.answer, sent.probe.code), (ProbeAnswer::Refused, Some(1290)));
     }
 }

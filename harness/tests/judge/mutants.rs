@@ -231,6 +231,15 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
             answer_where(world, ProbeAnswer::Done, |probe| probe.kind == ProbeKind::Memory);
         },
     ),
+    ("rows refused beside a lock, and by none", Property::LockProbe, CrashConsistent, |world| {
+        for probe in probes(world).filter(|probe| probe.kind == ProbeKind::Row) {
+            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some(1142));
+        }
+    }),
+    ("a read-only server without a lock", Property::LockProbe, CrashConsistent, |world| {
+        answer(world, ProbeAnswer::Refused, ProbeAnswer::Refused);
+        probes(world).for_each(|probe| probe.code = Some(1290));
+    }),
     ("the server was there for some", Property::LockProbe, CrashConsistent, |world| {
         answer_where(world, ProbeAnswer::Gone, |probe| probe.door == 0 && probe.kind == ProbeKind::Commit);
     }),
@@ -497,6 +506,10 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
         stop_server(world);
         answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
     }),
+    ("the server was gone on one side only", Unknown, "whether there was one", |world| {
+        stop_server(world);
+        answer_where(world, ProbeAnswer::Error, |probe| probe.door == 0);
+    }),
     ("all probes failed, and the log says nothing", Unknown, "not readable", |world| {
         answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
         set_server(world, |server| *server.recovered = None);
@@ -676,6 +689,16 @@ const LEGAL: &[(&str, Mutation)] = &[
         answer_where(world, ProbeAnswer::Locked, |probe| probe.kind == ProbeKind::Memory);
     }),
     ("the server was stopped cleanly", stop_server),
+    ("a server that is read-only beside its lock", |world| {
+        for probe in probes(world).filter(|probe| probe.kind == ProbeKind::Row) {
+            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some(1290));
+        }
+    }),
+    ("the server was stopped cleanly, and nothing was under way", |world| {
+        stop_server(world);
+        (1..=writers(world)).for_each(|client| settle(world, client, world.times.f1));
+        mend_source(world);
+    }),
     ("the server was stopped cleanly, and its start took longer than the thaw may", |world| {
         stop_server(world);
         thaw_fails(world);
@@ -1276,6 +1299,10 @@ pub(crate) fn mend_source(world: &mut World) {
             *rows = legs;
         }
     }
+}
+
+fn writers(world: &mut World) -> u32 {
+    setup(world).writers
 }
 
 fn transfer() -> Op {
