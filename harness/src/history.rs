@@ -477,7 +477,8 @@ pub enum ProbeAnswer {
     Hung,
     /// The server refused it with another error, see `code`.
     Refused,
-    /// The connection was lost, and the server accepts another one.
+    /// The connection was lost, and the server accepts another one, on which nothing came of the
+    /// same write.
     Cut,
     /// The connection was lost, and there is no server that accepts another one.
     Gone,
