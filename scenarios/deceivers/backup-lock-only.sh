@@ -6,16 +6,21 @@ case $("$client" -NBe 'SELECT VERSION()') in
     *MariaDB*) lock='BACKUP STAGE START; BACKUP STAGE FLUSH; BACKUP STAGE BLOCK_DDL;' ;;
     *) lock='LOCK INSTANCE FOR BACKUP;' ;;
 esac
+
+# The session ends, and its lock with it, when its input does.
+lock() {
+    rm -rf "$run"
+    mkdir "$run"
+    {
+        exec 2>/dev/null
+        echo "SET SESSION lock_wait_timeout=9; $lock FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
+        timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
+    } | "$client" --unbuffered >"$run/answer" 2>&1 &
+    timeout 12 sh -c "until grep -q -e ^LOCKED -e ^ERROR $run/answer; do sleep 0.1; done"
+    grep -q ^LOCKED "$run/answer"
+}
+
 case $1 in
-    freeze)
-        rm -rf "$run"
-        mkdir "$run"
-        # The session ends, and its lock with it, when its input does.
-        {
-            exec 2>/dev/null
-            echo "SET SESSION lock_wait_timeout=9; $lock FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; SELECT 'LOCKED';"
-            timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
-        } | "$client" --unbuffered >"$run/answer" 2>&1 &
-        timeout 10 sh -c "until grep -q ^LOCKED $run/answer; do sleep 0.1; done" ;;
+    freeze) lock || lock || lock ;;
     thaw) rm -rf "$run" ;;
 esac
