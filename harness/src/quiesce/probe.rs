@@ -521,6 +521,17 @@ mod tests {
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
     }
 
+    /// A dump may ask for its lock while a backup holds one.
+    #[test]
+    fn a_lock_that_is_asked_for_takes_nothing_from_one_that_is_held() {
+        let mut sent = commit();
+        sent.seen(20, 30, Some("Waiting for backup lock"), true);
+        assert_eq!(sent.probe.answer, ProbeAnswer::Hung);
+        sent.seen(40, 50, Some("Waiting for backup lock"), false);
+        sent.seen(60, 70, Some("Waiting for backup lock"), true);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 60));
+    }
+
     #[test]
     fn a_commit_that_waits_again_never_had_its_lock() {
         let mut sent = commit();

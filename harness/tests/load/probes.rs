@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use freezeframe::database::{TCP, TCP_ADMIN};
-use freezeframe::history::{Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use freezeframe::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use freezeframe::names::table;
 use freezeframe::quiesce::{Asked, Probes};
 use mysql_async::Conn;
@@ -49,6 +49,11 @@ impl<'a> Ready<'a> {
         asked.send_again(runtime);
         Answers(asked.look(runtime))
     }
+}
+
+/// When any of them was last answered or seen.
+fn latest(probes: &[Probe]) -> Nanos {
+    probes.iter().map(|probe| probe.end).max().unwrap_or_default()
 }
 
 struct Answers(Vec<Probe>);
@@ -171,8 +176,9 @@ fn a_server_that_only_reads_is_not_locked() {
     assert_eq!(of(TCP_ADMIN), (ProbeAnswer::Done, None));
 }
 
+/// Sessions that are ended under a lock say nothing against it.
 #[test]
-fn who_is_cut_off_is_told_from_a_server_that_is_gone() {
+fn who_is_cut_off_asks_again_and_a_server_may_be_gone() {
     let (mut server, client) = serve(&[]);
     let ready = Ready::new(&client, "cut");
     let ours = ready.run.is_ours();
@@ -182,14 +188,20 @@ fn who_is_cut_off_is_told_from_a_server_that_is_gone() {
     let query = format!("SELECT id FROM information_schema.processlist WHERE {ours} AND info = 'COMMIT'");
     let waiting: Vec<u64> = client.wait(holder.query(query)).unwrap();
     assert_eq!(waiting.len(), 4);
+    let killed = latest(&asked.look(&client.runtime));
     for id in waiting {
         client.wait(holder.query_drop(format!("KILL CONNECTION {id}"))).unwrap();
     }
-    wait_until("they are lost", || {
+    wait_until("they wait again", || {
         let answers = Answers(asked.look(&client.runtime));
-        answers.commits(Round::Snapshot) == [ProbeAnswer::Cut; 4]
+        let commits = || answers.0.iter().filter(|probe| probe.kind == ProbeKind::Commit);
+        commits().all(|it| it.answer == ProbeAnswer::Locked && it.since.is_some_and(|since| since > killed))
     });
     drop(holder);
+    wait_until("nothing holds them back", || {
+        let answers = Answers(asked.look(&client.runtime));
+        answers.commits(Round::Snapshot) == [ProbeAnswer::Released; 4]
+    });
 
     let ready = Ready::new(&client, "gone");
     server.kill();
@@ -205,10 +217,11 @@ fn a_lock_that_is_only_asked_for_holds_nothing() {
     let table = ready.run.table(table::PROBE_NT);
     client.wait(writer.query_drop(format!("LOCK TABLES {table} WRITE"))).unwrap();
     let mut asking = client.connect_as_root();
-    let asked = client.runtime.spawn(async move { asking.query_drop("FLUSH TABLES WITH READ LOCK").await });
+    let statement = format!("/* {:120} */ FLUSH TABLES WITH READ LOCK", "a list may cut a statement off");
+    let asked = client.runtime.spawn(async move { asking.query_drop(statement).await });
     let mut observer = client.connect_as_root();
     wait_until("the lock is asked for", || {
-        let query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'FLUSH TABLES%' AND state LIKE 'Waiting%'";
+        let query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE '%FLUSH TABLES%' AND state LIKE 'Waiting%'";
         client.wait(observer.query_first::<u64, _>(query)).unwrap() == Some(1)
     });
     let commits = ready.ask().commits(Round::Snapshot);
