@@ -299,6 +299,9 @@ pub struct Expectation {
     /// Properties that must be reported as broken where a backup was made.
     #[serde(default)]
     pub findings: Vec<Property>,
+    /// Properties of which one at least must be, where chance decides which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<Property>,
     /// The freeze must return within this many seconds (on KVM; scaled under TCG).
     #[serde(default)]
     pub within_s: Option<f64>,
@@ -309,11 +312,22 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// The findings that a trial of this grade must show. Where the freeze was refused, which
+    /// What a trial of this grade with these findings lacks, in words. Where the freeze was refused, which
     /// is right as well, there is no backup that could show any.
-    pub(crate) fn findings_at(&self, grade: Grade) -> &[Property] {
-        let refused = grade == Grade::Refused && self.grade.contains(&grade);
-        if refused { &[] } else { &self.findings }
+    pub(crate) fn lacks(&self, grade: Grade, findings: &[Property]) -> Vec<String> {
+        if grade == Grade::Refused && self.grade.contains(&grade) {
+            return Vec::new();
+        }
+        let lacked = |owed: &&Property| !findings.contains(owed);
+        let told = |owed: &Property| format!("`{owed}` ({})", owed.id());
+        let each = self.findings.iter().filter(lacked);
+        let mut lacks: Vec<_> =
+            each.map(|owed| format!("expected the finding {}, which did not show", told(owed))).collect();
+        if !self.one_of.is_empty() && self.one_of.iter().all(|owed| lacked(&owed)) {
+            let any: Vec<_> = self.one_of.iter().map(told).collect();
+            lacks.push(format!("expected the finding {}, and none showed", any.join(" or ")));
+        }
+        lacks
     }
 
     /// What is expected of a hook that the user names: the top grade.
@@ -321,6 +335,7 @@ impl Expectation {
         Self {
             grade: vec![Grade::ApplicationConsistent],
             findings: Vec::new(),
+            one_of: Vec::new(),
             within_s: None,
             writable: yes(),
         }
@@ -333,6 +348,10 @@ impl std::fmt::Display for Expectation {
         if !self.findings.is_empty() {
             let names: Vec<_> = self.findings.iter().map(ToString::to_string).collect();
             write!(f, " with {}", names.join(", "))?;
+        }
+        if !self.one_of.is_empty() {
+            let names: Vec<_> = self.one_of.iter().map(ToString::to_string).collect();
+            write!(f, " with {}", names.join(" or "))?;
         }
         if let Some(seconds) = self.within_s {
             write!(f, ", frozen within {seconds} s")?;
@@ -579,7 +598,7 @@ impl Scenario {
                 }
             }
             let only_top = expectation.grade == [Grade::ApplicationConsistent];
-            if only_top && !expectation.findings.is_empty() {
+            if only_top && !(expectation.findings.is_empty() && expectation.one_of.is_empty()) {
                 let hint = "an `application-consistent` backup has no findings; drop one or the other";
                 return refuse(span, hint.into());
             }
@@ -670,10 +689,23 @@ none = { grade = ["crash-consistent", "inconsistent"], findings = ["tables-close
             ..Expectation::top_grade()
         };
         let either = expected(&[Grade::CrashConsistent, Grade::Refused]);
-        assert_eq!(either.findings_at(Grade::Refused), []);
-        assert_eq!(either.findings_at(Grade::CrashConsistent), [Property::LockIdentity]);
+        assert_eq!(either.lacks(Grade::Refused, &[]), [""; 0]);
+        assert_eq!(either.lacks(Grade::CrashConsistent, &[]).len(), 1);
+        assert_eq!(either.lacks(Grade::CrashConsistent, &[Property::LockIdentity]), [""; 0]);
         let never = expected(&[Grade::CrashConsistent]);
-        assert_eq!(never.findings_at(Grade::Refused), [Property::LockIdentity]);
+        assert_eq!(never.lacks(Grade::Refused, &[]).len(), 1);
+    }
+
+    #[test]
+    fn one_of_several_findings_is_enough() {
+        let one_of = vec![Property::LockProbe, Property::LockIdentity];
+        let expected =
+            Expectation { grade: vec![Grade::CrashConsistent], one_of, ..Expectation::top_grade() };
+        let lacks = |findings: &[Property]| expected.lacks(Grade::CrashConsistent, findings);
+        assert_eq!(lacks(&[Property::LockIdentity]), [""; 0]);
+        let none = "expected the finding `lock-probe` (Q2) or `lock-identity` (Q4), and none showed";
+        assert_eq!(lacks(&[Property::TablesClosed]), [none]);
+        assert_eq!(expected.to_string(), "crash-consistent with lock-probe or lock-identity");
     }
 
     #[test]

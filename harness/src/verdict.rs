@@ -473,14 +473,8 @@ impl Verdict {
         if !expect.grade.contains(&grade) {
             unmet.push(format!("expected {}; came out {reason}", grades(&expect.grade)));
         }
-        for property in expect.findings_at(grade) {
-            if !findings.iter().any(|finding| finding.property == *property) {
-                unmet.push(format!(
-                    "expected the finding `{property}` ({}), which did not show",
-                    property.id()
-                ));
-            }
-        }
+        let shown: Vec<_> = findings.iter().map(|finding| finding.property).collect();
+        unmet.extend(expect.lacks(grade, &shown));
         if let Some(limit) = expect.within_s
             && let Some(freeze) = timings.freeze
             && freeze > limit * 1000.0 * plan.accel.slowness()

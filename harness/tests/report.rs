@@ -85,7 +85,7 @@ const OBSERVATION: [&str; 4] = [
 
 /// Client 1 writes `each` transfers before the freeze and one after the thaw, client 2 one before.
 fn history(each: u64) -> String {
-    let mut log = r#"{"e":"setup","writers":2,"accounts":2,"opening_balance":100,"doors":["tcp"],"followers":[],"tables":[],"disks":[],"file_systems":[],"binlog":false}"#
+    let mut log = r#"{"e":"setup","writers":2,"accounts":2,"opening_balance":100,"doors":["tcp"],"followers":[],"tables":[],"disks":["vda"],"file_systems":["vda"],"binlog":false}"#
         .to_owned();
     let mut ver = 0;
     let mut transfer = |log: &mut String, c: u64, n: u64, from: u64| {

@@ -26,7 +26,7 @@ end_others() {
 case $1 in
     freeze)
         # A deadlock with row locks dissolves when the lock is asked for again.
-        for _ in 1 2 3; do
+        for _ in 1 2 3 4 5; do
             rm -rf "$run"
             mkdir "$run" && : >"$run/hold"
             take && end_others && exit 0

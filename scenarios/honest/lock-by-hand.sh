@@ -7,7 +7,7 @@ sleep='DO SLEEP(60)'
 case $1 in
     freeze)
         # A deadlock with row locks dissolves when the lock is asked for again.
-        for _ in 1 2 3; do
+        for _ in 1 2 3 4 5; do
             systemd-run --quiet --scope "$client" --batch --skip-column-names --unbuffered -e "
                 SET SESSION lock_wait_timeout=2; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;
                 SELECT 'LOCKED', CONNECTION_ID(); $sleep" >"$run" 2>&1 &

@@ -118,7 +118,7 @@ mod tests {
                    1 [Note] [MY-012535] [InnoDB] Apply batch completed!\n";
         assert_eq!(recovery(log).recovered, Some(true));
         assert_eq!(recovery(last_start(log).unwrap()).recovered, Some(false));
-        assert_eq!(last_start("0 [Note] Starting MariaDB 10.11.6 as process 12").map(str::len), Some(46));
+        assert_eq!(last_start("0 [Note] Starting MariaDB 10.11.6 as process 12").map(str::len), Some(47));
         assert_eq!(last_start("1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended."), None);
     }
 
