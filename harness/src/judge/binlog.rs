@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::case::{NEVER, Observation, Place};
 use super::tell::{Evidence, are, count, quote};
-use super::view::{LEDGER, Missing, View};
+use super::view::{LEDGER, Missing, SentRow, View};
 use super::{Defect, Ruling};
 use crate::observation::{POSITION_FILE, State};
 use crate::verdict::Property;
@@ -202,12 +202,10 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             different,
         );
     }
-    let acked_rows =
-        |at: usize| view.rows().filter(|it| usize::from(it.table) == at && it.row.acked != NEVER).count();
     for (at, follower) in view.case.setup.followers.iter().enumerate() {
-        let held = live.get(&follower.table).map_or(0, |(rows, _)| *rows);
-        let acked = acked_rows(at) as u64;
-        if live.contains_key(&follower.table) && held < acked {
+        let is_acked = |it: &SentRow<'_>| usize::from(it.table) == at && it.row.acked != NEVER;
+        let acked = view.rows().filter(is_acked).count() as u64;
+        if let Some((held, _)) = live.get(&follower.table).filter(|(held, _)| *held < acked) {
             let table = quote(&follower.table);
             return Err(Missing(format!(
                 "the source's `{table}` was read with {held} rows, and {acked} were acknowledged"

@@ -65,7 +65,7 @@ fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
     for owed in [Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs] {
         let told = view.case.directories.iter().any(|directory| directory.holds == owed);
         if !told && (owed != Holds::Binlogs || view.case.setup.binlog) {
-            let what = held(owed);
+            let what = contents(owed);
             return Err(Missing(format!("the history does not tell where the server has its {what}")));
         }
     }
@@ -78,11 +78,11 @@ fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
 
 /// `data in /var/lib/mysql, on tmpfs`.
 pub(super) fn directory_line(directory: &Directory) -> String {
-    let holds = held(directory.holds);
-    format!("{holds} in {}, on {}", quote(&directory.path), quote(&directory.fs))
+    let contents = contents(directory.holds);
+    format!("{contents} in {}, on {}", quote(&directory.path), quote(&directory.fs))
 }
 
-fn held(holds: Holds) -> &'static str {
+fn contents(holds: Holds) -> &'static str {
     match holds {
         Holds::Data => "data",
         Holds::Redo => "redo log",

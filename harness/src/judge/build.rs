@@ -202,8 +202,8 @@ impl Builder {
                 return Err(format!("no {what}; a database lies on one"));
             }
         }
-        let known = |engine: &str| engine.eq_ignore_ascii_case("innodb");
-        if let Some(odd) = setup.followers.iter().find(|it| it.transactional != known(&it.engine)) {
+        let is_innodb = |engine: &str| engine.eq_ignore_ascii_case("innodb");
+        if let Some(odd) = setup.followers.iter().find(|it| it.transactional != is_innodb(&it.engine)) {
             let (table, engine) = (quote(&odd.table), quote(&odd.engine));
             let what = if odd.transactional { "transactional" } else { "not transactional" };
             return Err(format!("the follower `{table}` of the engine {engine} is said to be {what}"));

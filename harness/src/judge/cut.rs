@@ -134,14 +134,14 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let mut late = sent_after(view, view.frozen()?)?;
     let writes = |probe: &&Probe| probe.kind != ProbeKind::Memory;
-    let mut probes = view.case.cycle.probes.iter().filter(writes).peekable();
-    if probes.peek().is_some() {
-        if view.case.cycle.probes.iter().filter(writes).any(|probe| probe.row.is_none()) {
+    let probes: Vec<_> = view.case.cycle.probes.iter().filter(writes).collect();
+    if !probes.is_empty() {
+        if probes.iter().any(|probe| probe.row.is_none()) {
             return Err(Missing("the history does not tell which rows the quiescence probes wrote".into()));
         }
         let rows = seen.probe_rows.as_ref();
         let rows = rows.ok_or_else(|| Missing("the rows of the quiescence probes were not read".into()))?;
-        for probe in probes.filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {
+        for probe in probes.into_iter().filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {
             late.add(|| format!("{}, there", super::quiet::name(view, probe)));
         }
     }

@@ -1,7 +1,7 @@
 //! From rulings to a grade, and to the one line that says why.
 
 use super::power::lacking;
-use super::probes::{Proof, Quiesced};
+use super::probes::is_stopped;
 use super::tell::{count, quote};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
@@ -144,7 +144,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         Freeze::Done => proven,
         Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
     };
-    let stopped = Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)));
+    let stopped = is_stopped(view);
     let needed = CRASH_CONSISTENT
         .iter()
         .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| view.has_other_tables()))
@@ -158,7 +158,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
     }
 
     if best == Grade::ApplicationConsistent
-        && let Some(why) = lacking(view, power)
+        && let Some(why) = lacking(view, power, stopped)
     {
         return (Grade::Unknown, why);
     }

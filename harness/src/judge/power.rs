@@ -100,7 +100,7 @@ fn operations<'a>(view: &'a View<'_>) -> impl Iterator<Item = (String, bool, Spa
 }
 
 /// Why a trial could not have seen whether the database was quiesced, if it could not.
-pub(super) fn lacking(view: &View<'_>, power: &Power) -> Option<String> {
+pub(super) fn lacking(view: &View<'_>, power: &Power, stopped: bool) -> Option<String> {
     let silence = power.silence_ms.unwrap_or(f64::INFINITY);
     if silence >= SILENT as f64 / 1e6 {
         let seconds = silence / 1e3;
@@ -109,7 +109,6 @@ pub(super) fn lacking(view: &View<'_>, power: &Power) -> Option<String> {
         ));
     }
     // A clean stop lets what is under way come to its end.
-    let stopped = Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)));
     if power.transfers_in_flight == 0 && !stopped {
         return Some(
             "no transfer was in flight when the freeze returned, so their order decides nothing".into(),

@@ -291,10 +291,15 @@ impl<'a> Proof<'a> {
     }
 }
 
-/// The server is read-only, also to an administrator, as the rows of other tables are asked for by one. Beside a
-/// lock that is one more, and without a lock none.
+/// A server that is read-only refused it, and so refuses an administrator, through whose doors such rows
+/// are sent. It counts beside a lock, and never in the place of one.
 fn is_read_only(probe: &Probe) -> bool {
     probe.answer == ProbeAnswer::Refused && probe.code.is_some_and(|code| READ_ONLY.contains(&code))
+}
+
+/// There was no server in the window: it had been stopped cleanly.
+pub(super) fn is_stopped(view: &View<'_>) -> bool {
+    Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)))
 }
 
 /// What the probes inside the window were answered.

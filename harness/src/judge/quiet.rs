@@ -2,7 +2,7 @@
 
 use super::boot::directory_line;
 use super::case::{BlockStats, Marks, NEVER, Transfer};
-use super::probes::{Proof, Proven, Quiesced};
+use super::probes::{Proof, Proven, is_stopped};
 use super::tell::{Evidence, count, quote, were};
 use super::view::{Freeze, Missing, View};
 use super::{Defect, Ruling};
@@ -196,8 +196,7 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let broken = |summary: String, evidence: Vec<String>| {
         Ok(Some(Defect::new(Property::LockIdentity, summary, evidence)))
     };
-    let quiesced = Proof::of(view).ok().map(|proof| proof.quiesced());
-    if let Some(Ok(Quiesced::Stopped)) = quiesced {
+    if is_stopped(view) {
         return Err(Missing("the server was stopped, so there was no lock to be held".into()));
     }
     if marks.thaw_err.is_some() {

@@ -79,7 +79,7 @@ struct Ready {
     probe: Probe,
     conn: Conn,
     statement: String,
-    /// What the statement would have made true, as one statement of another connection.
+    /// One statement that writes the same on another connection.
     again: String,
     /// For another connection when this one is lost.
     access: Access,
@@ -418,13 +418,12 @@ async fn observe(mut conn: Conn, access: Access, board: watch::Sender<Board>) {
         let asked = clock::now();
         let threads = match timeout(LOOK_LIMIT, threads(&mut conn)).await {
             Ok(Ok(threads)) => threads,
-            Ok(Err(_)) => match try_another(&access).await {
-                Ok(other) => {
-                    conn = other;
-                    continue;
-                }
-                Err(_) => return,
-            },
+            // Its session was ended.
+            Ok(Err(_)) => {
+                let Ok(other) = try_another(&access).await else { return };
+                conn = other;
+                continue;
+            }
             Err(_) => return,
         };
         let read = clock::now();
