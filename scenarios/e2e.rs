@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use freezeframe::grade::Outcome;
 use freezeframe::host::accel;
 use freezeframe::image::Manifest;
 use freezeframe::plan::Accel;
@@ -17,7 +18,6 @@ use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::tell;
 use freezeframe::text::quote_lines;
 use freezeframe::trial::supervise;
-use freezeframe::verdict::Outcome;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The program with the trial's processes.

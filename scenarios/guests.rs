@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use freezeframe::grade::Grade;
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::image::{Boot, Manifest};
 use freezeframe::jsonl;
@@ -16,7 +17,6 @@ use freezeframe::plan::{Accel, Plan, Start};
 use freezeframe::root::roots;
 use freezeframe::run::{RUN_DIR_VAR, RunOptions};
 use freezeframe::trial::supervise;
-use freezeframe::verdict::Grade;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";

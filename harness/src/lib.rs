@@ -65,8 +65,12 @@ pub mod warm;
 
 pub mod binlog;
 pub mod events;
+pub mod figures;
+pub mod finding;
+pub mod grade;
 pub mod history;
 pub mod judge;
 pub mod observation;
+pub mod property;
 pub mod report;
 pub mod verdict;

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::grade::{self, Grade};
 use crate::image::{Database, Definition};
+use crate::property::Property;
 use crate::text::printable;
-use crate::verdict::{self, Grade, Property};
 
 /// The most data that a load can have, MiB.
 const MOST_DATA_MIB: u32 = 8192;
@@ -344,7 +345,7 @@ impl Expectation {
 
 impl std::fmt::Display for Expectation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", verdict::grades(&self.grade))?;
+        write!(f, "{}", grade::grades(&self.grade))?;
         if !self.findings.is_empty() {
             let names: Vec<_> = self.findings.iter().map(ToString::to_string).collect();
             write!(f, " with {}", names.join(", "))?;

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use freezeframe::events::{self, Event, Stage, What};
+use freezeframe::grade::{Grade, Outcome};
 use freezeframe::history::{
     self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, Table,
 };
 use freezeframe::jsonl::{self, Reader};
 use freezeframe::observation::{self, Record};
 use freezeframe::plan::{Accel, Keep, Plan};
-use freezeframe::verdict::{Grade, Outcome, Property, Verdict};
+use freezeframe::property::Property;
+use freezeframe::verdict::Verdict;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

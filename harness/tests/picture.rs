@@ -10,14 +10,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use freezeframe::grade::Grade;
 use freezeframe::history::{self, Entry, Mark, Nanos};
 use freezeframe::jsonl::{Record as Readable, Writer};
 use freezeframe::judge::picture::{Client, Fate, Operation, Picture, picture};
 use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, cycle_dir, judge};
 use freezeframe::observation::{self, Record};
 use freezeframe::plan::Plan;
+use freezeframe::property::Property;
 use freezeframe::report::{read, render};
-use freezeframe::verdict::{Grade, Property, Verdict};
+use freezeframe::verdict::Verdict;
 use proptest::prelude::*;
 use world::{Shape, World};
 

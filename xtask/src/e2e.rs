@@ -11,12 +11,13 @@ use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
 use freezeframe::events;
+use freezeframe::grade::Outcome;
 use freezeframe::image::Definition;
 use freezeframe::plan::{Accel, Keep, Plan};
 use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
 use freezeframe::scenario::Hook;
 use freezeframe::tell;
-use freezeframe::verdict::{Outcome, Verdict};
+use freezeframe::verdict::Verdict;
 use jiff::Zoned;
 
 use crate::error::Failure;

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use freezeframe::events;
+use freezeframe::grade::Outcome;
 use freezeframe::plan::Plan;
-use freezeframe::verdict::{Outcome, Verdict};
+use freezeframe::verdict::Verdict;
 use freezeframe::{json, say, tell};
 
 use crate::error::Failure;

@@ -4,28 +4,23 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::case::{NEVER, Observation, Place};
-use super::tell::{Evidence, are, count, quote};
-use super::view::{LEDGER, Missing, SentRow, View};
-use super::{Defect, Ruling};
+use super::case::{NEVER, Observation, Place, SentRow};
+use super::evidence::{Evidence, are, count, quote};
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::{LEDGER, View};
 use crate::observation::{POSITION_FILE, State};
-use crate::verdict::Property;
+use crate::property::Property;
 
 /// A transfer, as `(client, number)`.
 type Key = (u32, u32);
 
-/// B1: the binary logs and the restored tables hold the same transfers.
-///
-/// Source: the two-phase commit between engine and binary log. Recovery commits
-/// what the log has and rolls back what it has not, so that both agree after
-/// any cut of one instant that kept what the server had flushed. Where they
-/// disagree, rolling forward from this backup loses or repeats transfers. Needs
-/// the logs of the raw image, read to their end, and the ledger.
+/// B1, [`Property::BinlogAgreement`]. Both agree after any cut of one instant that kept what the server had flushed. Where they
+/// disagree, rolling forward from this backup loses or repeats transfers.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
     let (seen, _) = logs(view)?;
     if let Some(log) = seen.cut_logs.first() {
         let (file, why) = (quote(&log.what), quote(&log.why));
-        return Err(Missing(format!("`{file}` could not be read to its end: {why}")));
+        return Err(Unexamined(format!("`{file}` could not be read to its end: {why}")));
     }
     view.read(&[LEDGER])?;
     let mut stored: Vec<Key> = seen.legs.iter().map(|leg| (leg.c, leg.n)).collect();
@@ -71,19 +66,14 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::BinlogAgreement, parts.join(", "), unlogged.into_lines())))
 }
 
-/// B2: the position that the hook recorded is the end of the last binary log,
-/// and the GTIDs beside it are those that the restored server has.
-///
-/// Source: the hook asks the server for the position under its lock, so nothing
-/// may follow it in the image. A log that goes on shows that the position was
-/// taken before the lock, or that the lock did not hold. Needs a freeze that
-/// succeeded and a recorded position; a hook owes none.
+/// B2, [`Property::RecordedPosition`]. A log that goes on shows that the position was taken before the lock, or that the lock did not
+/// hold.
 pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     let (seen, end) = logs(view)?;
     // What an earlier or a failed freeze left behind says nothing about this one.
     view.frozen()?;
     let Some(recorded) = &seen.position else {
-        return Err(Missing(match seen.unreadable.iter().find(|file| file.what == POSITION_FILE) {
+        return Err(Unexamined(match seen.unreadable.iter().find(|file| file.what == POSITION_FILE) {
             Some(file) => format!("the recorded position is not readable: {}", quote(&file.why)),
             None => "no hook recorded a position".into(),
         }));
@@ -111,7 +101,7 @@ fn gtids_differ(seen: &Observation) -> Ruling {
         return Ok(None);
     }
     let restored = seen.gtids.get(&State::Restored);
-    let restored = restored.ok_or_else(|| Missing("the restored server's GTIDs were not read".into()))?;
+    let restored = restored.ok_or_else(|| Unexamined("the restored server's GTIDs were not read".into()))?;
     if gtids(restored) == gtids(&seen.position_gtid) {
         return Ok(None);
     }
@@ -133,20 +123,14 @@ fn gtids(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// B3: replaying the source's binary logs from the recorded position leads to
-/// exactly what the source held at their end.
-///
-/// Source: point-in-time recovery, the reason why a position is recorded at
-/// all. A position too early repeats a change, one too late skips it. Rows and
-/// checksum of every table decide, MyISAM included, and the GTIDs; and the
-/// source's ledger must hold the transfers that the history says, so that two
-/// empty servers never agree. Needs a freeze that succeeded, the replay, and every table of the
-/// load on both sides.
+/// B3, [`Property::RollForward`]. A position too early repeats a change, one too late skips it. Rows and checksum of every table
+/// decide, MyISAM included, and the GTIDs; and the source's ledger must hold the transfers that the
+/// history says, so that two empty servers never agree.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     view.frozen()?;
     let Some(replay) = &seen.roll_forward else {
-        return Err(Missing("nothing was rolled forward: no hook recorded a position".into()));
+        return Err(Unexamined("nothing was rolled forward: no hook recorded a position".into()));
     };
     let broken = |summary: String, evidence: Evidence| {
         Ok(Some(Defect::new(Property::RollForward, summary, evidence.into_lines())))
@@ -161,7 +145,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     }
     let (Some(live), Some(reached)) = (seen.tables.get(&State::Live), seen.tables.get(&State::RolledForward))
     else {
-        return Err(Missing("the tables to compare after the roll-forward were not read".into()));
+        return Err(Unexamined("the tables to compare after the roll-forward were not read".into()));
     };
     let mut different = Evidence::default();
     let mut unsure = None;
@@ -207,22 +191,25 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
         let acked = view.rows().filter(is_acked).count() as u64;
         if let Some((held, _)) = live.get(&follower.table).filter(|(held, _)| *held < acked) {
             let table = quote(&follower.table);
-            return Err(Missing(format!(
+            return Err(Unexamined(format!(
                 "the source's `{table}` was read with {held} rows, and {acked} were acknowledged"
             )));
         }
     }
     if seen.position.is_none() {
-        return Err(Missing("the position from which the logs were replayed is not known".into()));
+        return Err(Unexamined("the position from which the logs were replayed is not known".into()));
     }
     if no_gtids {
-        return Err(Missing("the GTIDs to compare after the roll-forward were not read".into()));
+        return Err(Unexamined("the GTIDs to compare after the roll-forward were not read".into()));
     }
     if let Some((table, _)) = view.tables().find(|(table, _)| !live.contains_key(*table)) {
-        return Err(Missing(format!("the table `{}` was not compared after the roll-forward", quote(table))));
+        return Err(Unexamined(format!(
+            "the table `{}` was not compared after the roll-forward",
+            quote(table)
+        )));
     }
     match unsure {
-        Some(name) => Err(Missing(format!("the server gave no checksum of `{name}`"))),
+        Some(name) => Err(Unexamined(format!("the server gave no checksum of `{name}`"))),
         None => Ok(None),
     }
 }
@@ -234,15 +221,15 @@ fn quote_end(text: &str) -> String {
 }
 
 /// What was observed, and the end of its binary logs, if there are any.
-fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a Place), Missing> {
+fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a Place), Unexamined> {
     let seen = view.observed()?;
     match (&seen.log_end, seen.cut_logs.first()) {
         (Some(end), _) => Ok((seen, end)),
         (None, Some(log)) => {
             let (file, why) = (quote(&log.what), quote(&log.why));
-            Err(Missing(format!("`{file}` could not be read: {why}")))
+            Err(Unexamined(format!("`{file}` could not be read: {why}")))
         }
-        (None, None) => Err(Missing("the server keeps no binary log".into())),
+        (None, None) => Err(Unexamined("the server keeps no binary log".into())),
     }
 }
 

@@ -1,25 +1,20 @@
 //! What the raw disks and the first boot tell: R0, L1, L2, M.
 
 use super::case::{Directory, Observation};
-use super::tell::{Evidence, count, quote};
-use super::view::{Missing, View};
-use super::{Defect, Ruling};
+use super::evidence::{Evidence, count, quote};
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::View;
+use crate::grade::Grade;
 use crate::history::Holds;
-use crate::verdict::{Grade, Property};
+use crate::property::Property;
 
-/// R0: the disks hold what the server had, pass their file system checks, and the
-/// server starts from them.
-///
-/// Source: what any backup is for; and where the server itself sees its directories. One
-/// that lies on no disk of the snapshot, such as a tmpfs, is in no backup, whatever starts from it.
-/// Needs the observation's `server` record, the check of every file system, and
-/// where its directories are.
+/// R0, [`Property::Starts`].
 pub(super) fn starts(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let server = seen
         .server
         .as_ref()
-        .ok_or_else(|| Missing("the observation does not tell whether the server started".into()))?;
+        .ok_or_else(|| Unexamined("the observation does not tell whether the server started".into()))?;
     let mut outside = Evidence::default();
     let mut grave = false;
     for directory in view.case.directories.iter().filter(|directory| directory.on.is_none()) {
@@ -60,18 +55,20 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
 fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
     let checked = |fs: &str| seen.checked_disks.iter().any(|disk| disk.disk == fs);
     if let Some(unchecked) = view.case.setup.file_systems.iter().find(|fs| !checked(fs)) {
-        return Err(Missing(format!("the file system of {} was not checked", quote(unchecked))));
+        return Err(Unexamined(format!("the file system of {} was not checked", quote(unchecked))));
     }
     for owed in [Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs] {
         let told = view.case.directories.iter().any(|directory| directory.holds == owed);
         if !told && (owed != Holds::Binlogs || view.case.setup.binlog) {
             let what = contents(owed);
-            return Err(Missing(format!("the history does not tell where the server has its {what}")));
+            return Err(Unexamined(format!("the history does not tell where the server has its {what}")));
         }
     }
     let known = |fs: &String| view.case.setup.file_systems.contains(fs);
     match view.case.directories.iter().find(|it| it.on.as_ref().is_some_and(|fs| !known(fs))) {
-        Some(lost) => Err(Missing(format!("{}, lies on a disk that was not examined", directory_line(lost)))),
+        Some(lost) => {
+            Err(Unexamined(format!("{}, lies on a disk that was not examined", directory_line(lost))))
+        }
         None => Ok(None),
     }
 }
@@ -91,13 +88,8 @@ fn contents(holds: Holds) -> &'static str {
     }
 }
 
-/// L1: recovery found no prepared transaction.
-///
-/// Source: MySQL's two-phase commit between InnoDB and the binary log. A
-/// transaction is acknowledged when its commit record may still wait in memory;
-/// the next flush of the engine's log makes it durable. A hook that flushes
-/// under its lock leaves none, so one that is left was in flight. Needs the
-/// server's recovery log.
+/// L1, [`Property::NoPreparedTransactions`]. A transaction is acknowledged when its commit record may still wait in memory; the next flush
+/// of the engine's log makes it durable.
 pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
     let prepared = view
         .served()?
@@ -106,7 +98,7 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
         .filter(|server| server.recovered.is_some())
         .and_then(|server| server.prepared)
         .ok_or_else(|| {
-            Missing("the log of the server's recovery was not readable, or holds no notes".into())
+            Unexamined("the log of the server's recovery was not readable, or holds no notes".into())
         })?;
     if prepared == 0 {
         return Ok(None);
@@ -118,12 +110,7 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::NoPreparedTransactions, summary, Vec::new())))
 }
 
-/// L2: no file system on the raw snapshot has a journal to replay.
-///
-/// Source: the kernel's FIFREEZE, which empties the journal and clears ext4's
-/// `needs_recovery`. A set flag proves that the freeze skipped this file
-/// system, or that somebody thawed it before. Needs every file system of the raw image, read
-/// before anything mounts it.
+/// L2, [`Property::FilesystemClean`].
 pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let mut evidence = Evidence::default();
@@ -133,10 +120,10 @@ pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
     if evidence.is_empty() {
         let read = |fs: &str| seen.filesystems.iter().any(|system| system.disk == fs);
         if let Some(unread) = view.case.setup.file_systems.iter().find(|fs| !read(fs)) {
-            return Err(Missing(format!("the file system of {} was not read raw", quote(unread))));
+            return Err(Unexamined(format!("the file system of {} was not read raw", quote(unread))));
         }
         if seen.filesystems.is_empty() {
-            return Err(Missing("no file system was read from the raw snapshot".into()));
+            return Err(Unexamined("no file system was read from the raw snapshot".into()));
         }
         return Ok(None);
     }
@@ -145,16 +132,12 @@ pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::FilesystemClean, summary, evidence.into_lines())))
 }
 
-/// M: what was observed is a freshly booted guest.
-///
-/// Source: MySQL's MEMORY engine, whose tables are empty after a server start.
-/// A row in it means that the harness looked at the live guest or at a copy of
-/// its memory. Needs the row count of that table.
+/// M, [`Property::FreshBoot`].
 pub(super) fn fresh_boot(view: &View<'_>) -> Ruling {
     let rows = view
         .served()?
         .memory_rows
-        .ok_or_else(|| Missing("the rows of the MEMORY table were not counted".into()))?;
+        .ok_or_else(|| Unexamined("the rows of the MEMORY table were not counted".into()))?;
     if rows == 0 {
         return Ok(None);
     }

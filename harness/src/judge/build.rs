@@ -11,7 +11,7 @@ use super::case::{
     BlockStats, Bulk, Case, Client, Cycle, Directory, Follow, Guest, Marks, NEVER, SentLeg, Span, Transfer,
     slot,
 };
-use super::tell::quote;
+use super::evidence::quote;
 use crate::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
 
 /// The most writers a history may have.

@@ -445,3 +445,14 @@ impl Case {
 pub(super) fn slot(n: u32) -> Option<usize> {
     usize::try_from(n.checked_sub(1)?).ok()
 }
+
+/// A row sent to a follower's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentRow<'a> {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    /// Its follower's place.
+    pub(super) table: u8,
+    pub(super) row: &'a Follow,
+    pub(super) there: bool,
+}

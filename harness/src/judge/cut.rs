@@ -1,19 +1,16 @@
 //! Whether the cut through the history lies where it must: D, D*, F, F*.
 
+use super::evidence::{Evidence, count, quote, were};
+use super::probes::name;
+use super::ruling::{Defect, Ruling, Unexamined};
 use super::schema::Steps;
-use super::tell::{Evidence, count, quote, were};
-use super::view::{LEDGER, Missing, View};
-use super::{Defect, Ruling};
+use super::view::{LEDGER, View};
+use crate::grade::Grade;
 use crate::history::{Nanos, Probe, ProbeKind};
-use crate::verdict::{Grade, Property};
+use crate::property::Property;
 
-/// D: every transfer, every row that a transaction protects and every change of
-/// the schema that was acknowledged before the snapshot began is there.
-///
-/// Source: durability of an acknowledged commit. A transfer with a leg missing
-/// is not there. A server that does not know the ledger at all has lost
-/// everything: then the disks were not those of the database. Needs S0, the ledger and
-/// the followers' transactional tables.
+/// D, [`Property::Durability`]. A transfer with a leg missing is not there. A server that does not know the ledger at all has
+/// lost everything: then the disks were not those of the database.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let begin = view.snapshot()?.begin;
     if let Some(defect) = forgotten(view, begin)? {
@@ -27,7 +24,7 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
 }
 
 /// The restored server has no such table as the ledger, and it held something.
-fn forgotten(view: &View<'_>, begin: Nanos) -> Result<Option<Defect>, Missing> {
+fn forgotten(view: &View<'_>, begin: Nanos) -> Result<Option<Defect>, Unexamined> {
     let seen = view.served()?;
     let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.acked < begin).count() as u64;
     if acked == 0 || !seen.gone_tables.iter().any(|table| table == LEDGER) {
@@ -43,11 +40,7 @@ fn forgotten(view: &View<'_>, begin: Nanos) -> Result<Option<Defect>, Missing> {
     Ok(Some(defect))
 }
 
-/// D*: every transfer acknowledged before the thaw was called is there.
-///
-/// Source: what a held lock means. Nothing commits under it, so what is
-/// acknowledged inside the window was committed before the lock and only its
-/// answer travelled late. Needs a window, the ledger and the followers' transactional tables.
+/// D*, [`Property::QuiescedDurability`].
 pub(super) fn quiesced_durability(view: &View<'_>) -> Ruling {
     view.read(&view.transactional_tables())?;
     let thaw = view.window()?.thaw;
@@ -59,7 +52,7 @@ pub(super) fn quiesced_durability(view: &View<'_>) -> Ruling {
 
 /// The transfers, rows and schema changes acknowledged before a time that are not
 /// there: how many in words and as a number, and each.
-fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)>, Missing> {
+fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)>, Unexamined> {
     let anchor = view.anchor();
     let mut lost = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {
@@ -86,12 +79,7 @@ fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)
     Ok(Some((parts.join(" and "), lost.total(), lost)))
 }
 
-/// F: nothing is there that was sent after the snapshot was complete, or that
-/// nobody sent.
-///
-/// Source: causality. It catches a restore that opened live storage, an image
-/// that went on being written, and an observation of another trial. Rows and
-/// counters of every table count. Needs S1 and the rows.
+/// F, [`Property::NoFuture`]. Rows and counters of every table count.
 pub(super) fn no_future(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let end = view.snapshot()?.end;
@@ -124,12 +112,7 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::NoFuture, summary, late.into_lines())))
 }
 
-/// F*: nothing is there that was sent after the freeze had returned.
-///
-/// Source: what a held lock means, seen from the other side. An acknowledgement
-/// is not needed: the write is there, so it was executed under the lock. The
-/// quiescence probes are such writes, each with a row of its own. Needs
-/// F1 and the rows, those of the probes among them.
+/// F*, [`Property::NoFutureStrict`].
 pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let mut late = sent_after(view, view.frozen()?)?;
@@ -137,12 +120,15 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     let probes: Vec<_> = view.case.cycle.probes.iter().filter(writes).collect();
     if !probes.is_empty() {
         if probes.iter().any(|probe| probe.row.is_none()) {
-            return Err(Missing("the history does not tell which rows the quiescence probes wrote".into()));
+            return Err(Unexamined(
+                "the history does not tell which rows the quiescence probes wrote".into(),
+            ));
         }
         let rows = seen.probe_rows.as_ref();
-        let rows = rows.ok_or_else(|| Missing("the rows of the quiescence probes were not read".into()))?;
+        let rows =
+            rows.ok_or_else(|| Unexamined("the rows of the quiescence probes were not read".into()))?;
         for probe in probes.into_iter().filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {
-            late.add(|| format!("{}, there", super::quiet::name(view, probe)));
+            late.add(|| format!("{}, there", name(view, probe)));
         }
     }
     if late.is_empty() {
@@ -155,7 +141,7 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
 }
 
 /// The writes sent after a time that left a trace.
-fn sent_after(view: &View<'_>, after: Nanos) -> Result<Evidence, Missing> {
+fn sent_after(view: &View<'_>, after: Nanos) -> Result<Evidence, Unexamined> {
     let anchor = view.anchor();
     let mut late = Evidence::default();
     for (c, n, transfer, mask) in view.transfers() {

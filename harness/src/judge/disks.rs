@@ -5,25 +5,20 @@
 //! a snapshot holds tells the instant at which that disk stopped.
 
 use super::case::{Heartbeats, NEVER, Span};
-use super::tell::{Anchor, Evidence, count, quote, were};
-use super::view::{Freeze, Missing, View};
-use super::{Defect, Ruling};
+use super::evidence::{Anchor, Evidence, count, quote, were};
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::{Freeze, View};
+use crate::grade::Grade;
 use crate::history::Nanos;
-use crate::verdict::{Grade, Property};
+use crate::property::Property;
 
 /// A disk whose last heartbeat was answered longer before the freeze was called tells
 /// little of when it stopped. Of 93 windows the longest such time was 2.3 s.
 const RECENTLY: Nanos = 5_000_000_000;
 
-/// X1: every heartbeat that was synced before the thaw was called is there, none
-/// from after the freeze, and nothing torn.
-///
-/// Source: fsync(2), on a file outside the database, so that a disk that the
-/// freeze or the snapshot skipped shows. Without a freeze, what was synced
-/// before the snapshot began is owed, nothing from after its end may be there,
-/// and a torn last record that was never acknowledged is no fault. Needs
-/// heartbeats on every file system that were answered shortly before the freeze, and the file of each;
-/// what one file shows counts without the others.
+/// X1, [`Property::OutsideFiles`]. Without a freeze, what was synced before the snapshot began is owed, nothing from after its end
+/// may be there, and a torn last record that was never acknowledged is no fault. What one file shows
+/// counts without the others.
 pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
     let snapshot = view.snapshot()?;
@@ -94,21 +89,15 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     Ok(Some(defect))
 }
 
-/// X2: there is an instant at which every disk may have stopped.
-///
-/// Source: a disk stopped after the last heartbeat that it holds was sent, and
-/// before the first that it lacks was acknowledged. Intervals on a line that
-/// meet in pairs meet in a point (Helly), so the latest beginning and the
-/// earliest end decide. The database is no such witness: with relaxed
-/// durability it may lack what its disk had time to take. Needs heartbeats on
-/// two disks.
+/// X2, [`Property::DiskAgreement`]. The latest beginning and the earliest end decide. The database is no such witness: with relaxed
+/// durability it may lack what its disk had time to take.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
     let sent_to = |disk: &&Disk<'_>| !disk.sent.is_empty();
     let cuts: Vec<(&str, Cut)> =
         disks.iter().filter(sent_to).map(|disk| (disk.name, Cut::of(disk))).collect();
     if let (0 | 1, None) = (cuts.len(), &unread) {
-        return Err(Missing("only one disk had heartbeats, so there is nothing to compare".into()));
+        return Err(Unexamined("only one disk had heartbeats, so there is nothing to compare".into()));
     }
     let latest = cuts.iter().max_by_key(|(_, cut)| cut.after);
     let earliest = cuts.iter().min_by_key(|(_, cut)| cut.before);
@@ -160,10 +149,10 @@ struct Disk<'a> {
 }
 
 /// The disks whose heartbeats were read, and why another's were not, or tell nothing.
-fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Missing>), Missing> {
+fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Unexamined>), Unexamined> {
     let seen = view.observed()?;
     if view.case.heartbeats.is_empty() && seen.heartbeats.is_empty() {
-        return Err(Missing("the load wrote no heartbeats".into()));
+        return Err(Unexamined("the load wrote no heartbeats".into()));
     }
     let sent = |name: &str| view.case.heartbeats.get(name).map_or(&[][..], Vec::as_slice);
     let disks = seen.heartbeats.iter().map(|(name, held)| Disk { name, sent: sent(name), held }).collect();
@@ -172,14 +161,14 @@ fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Missing>), M
     let owed = view.case.setup.file_systems.iter().chain(view.case.heartbeats.keys());
     let unread = owed.into_iter().find_map(|name| {
         if !seen.heartbeats.contains_key(name) {
-            return Some(Missing(format!("the heartbeats of disk {} were not read", quote(name))));
+            return Some(Unexamined(format!("the heartbeats of disk {} were not read", quote(name))));
         }
         let answered = |span: &Span| span.acked_before(begin) && span.acked.saturating_add(RECENTLY) >= from;
         let why = || {
             let (disk, seconds) = (quote(name), RECENTLY / 1_000_000_000);
             format!("no heartbeat of disk {disk} was answered in the {seconds} s before the freeze")
         };
-        (!sent(name).iter().any(answered)).then(|| Missing(why()))
+        (!sent(name).iter().any(answered)).then(|| Unexamined(why()))
     });
     Ok((disks, unread))
 }

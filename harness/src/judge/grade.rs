@@ -1,106 +1,19 @@
 //! From rulings to a grade, and to the one line that says why.
 
+use super::evidence::{count, quote};
 use super::power::lacking;
 use super::probes::is_stopped;
-use super::tell::{count, quote};
-use super::view::{Freeze, Missing, View};
-use super::{Defect, Ruling};
-use crate::verdict::{Grade, Power, Property};
-
-/// What must have been examined before a backup is called crash-consistent: all
-/// whose violation would make it worse than that, and the proof that a backup
-/// was looked at.
-const CRASH_CONSISTENT: [Property; 12] = [
-    Property::Starts,
-    Property::Checksums,
-    Property::Atomicity,
-    Property::Conservation,
-    Property::IndexAgreement,
-    Property::ClientPrefix,
-    Property::Durability,
-    Property::NoFuture,
-    Property::RealTimeOrder,
-    Property::CausalOrder,
-    Property::VersionOrder,
-    Property::FreshBoot,
-];
-
-/// The same of the non-transactional tables, where the load has any.
-const CRASH_CONSISTENT_TABLES: [Property; 2] = [Property::NonTransactionalDurability, Property::TableCheck];
-
-/// What must have been examined besides before it is called application-consistent:
-/// everything but what a trial may owe nothing of, see [`owed`].
-const APPLICATION_CONSISTENT: [Property; 15] = [
-    Property::QuiescedDurability,
-    Property::NoFutureStrict,
-    Property::WindowSilence,
-    Property::LockProbe,
-    Property::DiskSilence,
-    Property::LockIdentity,
-    Property::NonTransactionalDurability,
-    Property::TablesClosed,
-    Property::TableCheck,
-    Property::BinlogAgreement,
-    Property::NoPreparedTransactions,
-    Property::FilesystemClean,
-    Property::OutsideFiles,
-    Property::DiskAgreement,
-    Property::FreshBoot,
-];
-
-/// Whether a trial owes what a property needs. A hook owes no recorded position, and so no
-/// roll-forward; what else may be missing is what the setup does not have.
-fn owed(view: &View<'_>, property: Property, stopped: bool) -> bool {
-    let setup = &view.case.setup;
-    match property {
-        Property::NonTransactionalDurability => view.has_other_tables(),
-        Property::BinlogAgreement => setup.binlog,
-        Property::OutsideFiles => !setup.file_systems.is_empty(),
-        Property::DiskAgreement => setup.file_systems.len() > 1,
-        // A server that was stopped holds no lock.
-        Property::LockIdentity => !stopped,
-        _ => true,
-    }
-}
-
-/// Properties from the most to the least telling, among those that allow the
-/// same grade.
-const MOST_TELLING: [Property; 28] = [
-    Property::FreshBoot,
-    Property::Starts,
-    Property::Checksums,
-    Property::IndexAgreement,
-    Property::Atomicity,
-    Property::NoFuture,
-    Property::Durability,
-    Property::Conservation,
-    Property::ClientPrefix,
-    Property::RealTimeOrder,
-    Property::CausalOrder,
-    Property::VersionOrder,
-    Property::DiskAgreement,
-    Property::BinlogAgreement,
-    Property::RollForward,
-    Property::NonTransactionalDurability,
-    Property::LockIdentity,
-    Property::TablesClosed,
-    Property::LockProbe,
-    Property::WindowSilence,
-    Property::DiskSilence,
-    Property::FilesystemClean,
-    Property::TableCheck,
-    Property::QuiescedDurability,
-    Property::NoFutureStrict,
-    Property::NoPreparedTransactions,
-    Property::RecordedPosition,
-    Property::OutsideFiles,
-];
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::table::owes;
+use super::view::{Freeze, View};
+use crate::figures::Power;
+use crate::grade::Grade;
+use crate::property::Property;
 
 /// The sort key that puts the worst finding first, and the most telling first
 /// among equals.
 pub(super) fn telling(property: Property, defect: &Defect) -> impl Ord + use<> {
-    let rank = MOST_TELLING.iter().position(|other| *other == property);
-    (std::cmp::Reverse(defect.ceiling), rank)
+    (std::cmp::Reverse(defect.ceiling), property.rank())
 }
 
 /// The grade, and why.
@@ -119,7 +32,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         let detail = if detail.is_empty() { "it gave no reason".into() } else { detail };
         return (Grade::Refused, format!("the freeze failed and no backup was made: {detail}"));
     }
-    if let Err(Missing(why)) = view.observed() {
+    if let Err(Unexamined(why)) = view.observed() {
         return (Grade::Unknown, why);
     }
 
@@ -145,15 +58,19 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
     };
     let stopped = is_stopped(view);
-    let needed = CRASH_CONSISTENT
-        .iter()
-        .chain(CRASH_CONSISTENT_TABLES.iter().filter(|_| view.has_other_tables()))
-        .chain(APPLICATION_CONSISTENT.iter().filter(|_| best == Grade::ApplicationConsistent))
-        .filter(|property| owed(view, **property, stopped));
-    for property in needed {
-        let ruling = rulings.iter().find(|(other, _)| other == property).map(|(_, ruling)| ruling);
-        if let Some(Err(Missing(why))) = ruling {
-            return (Grade::Unknown, format!("{property} ({}) could not be examined: {why}", property.id()));
+    // What a worse grade needs as well is asked for first.
+    let grades = [Grade::CrashConsistent, Grade::ApplicationConsistent];
+    for grade in grades.into_iter().filter(|grade| *grade >= best) {
+        for (property, ruling) in rulings {
+            if let Err(Unexamined(why)) = ruling
+                && property.needed_for() == Some(grade)
+                && owes(view, *property, best)
+            {
+                return (
+                    Grade::Unknown,
+                    format!("{property} ({}) could not be examined: {why}", property.id()),
+                );
+            }
         }
     }
 

@@ -23,8 +23,8 @@
 //! | `binlog` | B1, B2, B3 | does the binary log agree with the tables |
 //! | `disks` | X1, X2 | do the disks agree with each other |
 //!
-//! What each property is owed stands in the history's setup: one that lacks an input says so
-//! and never passes. A grade needs the properties that it rests on (see `grade`), and the top grade a
+//! What there is to say of each property stands in one table, [`crate::property`]. What it is owed
+//! stands in the history's setup: one that lacks an input says so and never passes. A grade needs the properties that it rests on (see `grade`), and the top grade a
 //! load that was under way (see `power`).
 
 mod binlog;
@@ -32,100 +32,41 @@ mod boot;
 mod build;
 mod case;
 mod cut;
-mod details;
 mod disks;
+mod evidence;
 mod grade;
+mod judgement;
 mod order;
+mod owed;
 pub mod picture;
 mod power;
 mod probes;
 mod quiet;
 mod read;
 mod rows;
+mod ruling;
 mod schema;
 mod seen;
 mod stall;
 pub mod synthetic;
+mod table;
 mod tables;
-mod tell;
 mod view;
 
 use std::collections::BTreeMap;
 
 pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
+pub use judgement::Judgement;
 pub use read::{HISTORY, OBSERVATION, Trial, cycle_dir, read};
 
+use crate::figures::Counts;
+use crate::finding::{Finding, Status};
 use crate::history::Entry;
-use crate::jsonl::Error;
 use crate::observation::Record;
-use crate::verdict::{Counts, Finding, Grade, Power, Property, Status, Timings};
-use view::{Missing, View};
-
-/// What the judge says about a case.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Judgement {
-    /// The grade.
-    pub grade: Grade,
-    /// Why this grade, in one line.
-    pub reason: String,
-    /// Every broken property, the most telling first.
-    pub findings: Vec<Finding>,
-    /// The whole evidence where it is more than a screenful.
-    pub details: BTreeMap<Property, Vec<String>>,
-    /// All properties.
-    pub properties: BTreeMap<Property, Status>,
-    /// What the trial had the power to see.
-    pub power: Power,
-    /// Operations counted.
-    pub counts: Counts,
-    /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
-    /// other stages are absent.
-    pub timings: Timings,
-    /// Whether a transfer that was sent after the window was acknowledged;
-    /// `None` when the load did not go on for long enough to tell.
-    pub resumed: Option<bool>,
-}
-
-impl Judgement {
-    /// What is said about a trial whose logs could not be read: nothing.
-    pub fn unreadable(error: &Error) -> Self {
-        // Room for a path, and for what is wrong in it.
-        let why = crate::text::quote(600, &error.to_string());
-        Self {
-            grade: Grade::Unknown,
-            reason: format!("{}: {why}", Grade::Unknown),
-            findings: Vec::new(),
-            details: BTreeMap::new(),
-            properties: Property::ALL
-                .into_iter()
-                .map(|property| (property, Status::NotApplicable("the trial's logs cannot be read".into())))
-                .collect(),
-            power: Power::default(),
-            counts: Counts::default(),
-            timings: Timings::default(),
-            resumed: None,
-        }
-    }
-}
-
-/// How a broken property shows.
-#[derive(Debug)]
-struct Defect {
-    summary: String,
-    evidence: tell::Lines,
-    /// The best grade that a backup with this defect can have.
-    ceiling: Grade,
-}
-
-impl Defect {
-    fn new(property: Property, summary: impl Into<String>, evidence: impl Into<tell::Lines>) -> Self {
-        Self { summary: summary.into(), evidence: evidence.into(), ceiling: property.ceiling() }
-    }
-}
-
-/// Holds (`None`), broken, or not to be examined.
-type Ruling = Result<Option<Defect>, Missing>;
+use crate::property::Property;
+use ruling::{Defect, Ruling, Unexamined};
+use view::View;
 
 impl Case {
     /// Makes a case from the records of both logs. The error names what no
@@ -159,7 +100,7 @@ impl Case {
 pub fn judge(case: &Case) -> Judgement {
     let view = View::new(case);
     let rulings: Vec<(Property, Ruling)> =
-        Property::ALL.into_iter().map(|property| (property, examine(property, &view))).collect();
+        Property::ALL.into_iter().map(|property| (property, table::examine(property, &view))).collect();
     let power = power::power(&view, &rulings);
     let (grade, reason) = grade::grade(&view, &rulings, &power);
     let mut properties = BTreeMap::new();
@@ -171,7 +112,7 @@ pub fn judge(case: &Case) -> Judgement {
                 defects.push((property, defect));
                 Status::Broken
             }
-            Err(Missing(why)) => Status::NotApplicable(why),
+            Err(Unexamined(why)) => Status::NotApplicable(why),
         };
         properties.insert(property, status);
     }
@@ -193,40 +134,6 @@ pub fn judge(case: &Case) -> Judgement {
         counts: counts(&view),
         timings: stall::timings(&view),
         resumed: stall::resumed(&view),
-    }
-}
-
-/// Examines one property.
-fn examine(property: Property, view: &View<'_>) -> Ruling {
-    match property {
-        Property::Starts => boot::starts(view),
-        Property::Checksums => rows::checksums(view),
-        Property::Atomicity => rows::atomicity(view),
-        Property::Conservation => rows::conservation(view),
-        Property::IndexAgreement => rows::index_agreement(view),
-        Property::ClientPrefix => rows::client_prefix(view),
-        Property::Durability => cut::durability(view),
-        Property::QuiescedDurability => cut::quiesced_durability(view),
-        Property::NoFuture => cut::no_future(view),
-        Property::NoFutureStrict => cut::no_future_strict(view),
-        Property::RealTimeOrder => order::real_time_order(view),
-        Property::CausalOrder => order::causal_order(view),
-        Property::VersionOrder => order::version_order(view),
-        Property::WindowSilence => quiet::window_silence(view),
-        Property::LockProbe => quiet::lock_probe(view),
-        Property::LockIdentity => quiet::lock_identity(view),
-        Property::NonTransactionalDurability => tables::durability(view),
-        Property::TablesClosed => tables::closed(view),
-        Property::TableCheck => tables::check(view),
-        Property::BinlogAgreement => binlog::agreement(view),
-        Property::RecordedPosition => binlog::recorded_position(view),
-        Property::NoPreparedTransactions => boot::no_prepared_transactions(view),
-        Property::FilesystemClean => boot::filesystem_clean(view),
-        Property::FreshBoot => boot::fresh_boot(view),
-        Property::DiskSilence => quiet::disk_silence(view),
-        Property::RollForward => binlog::roll_forward(view),
-        Property::OutsideFiles => disks::outside_files(view),
-        Property::DiskAgreement => disks::agreement(view),
     }
 }
 

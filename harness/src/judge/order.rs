@@ -5,19 +5,14 @@
 //! answer of one was read before the other was sent), what a client had read,
 //! or the order of versions of an account.
 
+use super::evidence::{Evidence, are, count, quote, were};
+use super::ruling::{Defect, Ruling, Unexamined};
 use super::schema::Steps;
-use super::tell::{Evidence, are, count, quote, were};
-use super::view::{LEDGER, Missing, View};
-use super::{Defect, Ruling};
-use crate::verdict::Property;
+use super::view::{LEDGER, View};
+use crate::property::Property;
 
-/// C1: no transfer, no row that a transaction protects and no change of the schema
-/// is missing that was acknowledged before one that is there was sent.
-///
-/// Source: linearizability (Herlihy and Wing, 1990), asked of a cut instead of a
-/// run. Two running extrema decide it: the earliest acknowledgement among the
-/// missing, and the latest sending among those that are there. Needs the
-/// ledger and the followers' transactional tables.
+/// C1, [`Property::RealTimeOrder`]. Two running extrema decide it: the earliest acknowledgement among the missing, and the latest
+/// sending among those that are there.
 pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
     view.read(&view.transactional_tables())?;
     let anchor = view.anchor();
@@ -62,12 +57,7 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::RealTimeOrder, summary, evidence.into_lines())))
 }
 
-/// C2: whatever a transfer's client had read as committed is there with it.
-///
-/// Source: Lamport's happened-before. Each transfer stores another one that its
-/// client had read first, and each row the one that it follows, so the restored rows
-/// certify this without any clock, also across outcomes that are not known. What no
-/// transaction protects is N1's. Needs the ledger and the followers' transactional tables.
+/// C2, [`Property::CausalOrder`]. What no transaction protects is N1's.
 pub(super) fn causal_order(view: &View<'_>) -> Ruling {
     let seen = view.read(&view.transactional_tables())?;
     let mut orphans = Evidence::default();
@@ -100,12 +90,8 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::CausalOrder, summary, orphans.into_lines())))
 }
 
-/// C3: the versions of every account that are there are the first of its history.
-///
-/// Source: Elle's recoverable version order. An acknowledgement names the
-/// version that each account reached; one that is missing below a version that
-/// is there is a hole, and one that is there under another version was
-/// rewritten. Needs the ledger and acknowledgements that name versions.
+/// C3, [`Property::VersionOrder`]. An acknowledgement names the version that each account reached; one that is missing below a
+/// version that is there is a hole, and one that is there under another version was rewritten.
 pub(super) fn version_order(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let accounts = usize::try_from(view.case.setup.accounts).unwrap_or(0);
@@ -146,7 +132,7 @@ pub(super) fn version_order(view: &View<'_>) -> Ruling {
         }
     }
     if evidence.is_empty() {
-        return if any { Ok(None) } else { Err(Missing("no acknowledgement named a version".into())) };
+        return if any { Ok(None) } else { Err(Unexamined("no acknowledgement named a version".into())) };
     }
     let n = evidence.total();
     let summary = format!("{} {} out of order in the accounts' histories", count(n, "version"), were(n));

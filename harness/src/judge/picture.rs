@@ -3,10 +3,11 @@
 //! cannot say anything else than the verdict.
 
 use super::case::{Case, Marks, NEVER, Span, slot};
-use super::quiet::{answer, statement};
+use super::evidence::quote;
+use super::probes::{answer, statement};
+use super::ruling::Unexamined;
 use super::stall::write_stall;
-use super::tell::quote;
-use super::view::{LEDGER, Missing, View};
+use super::view::{LEDGER, View};
 use crate::history::{self, Mark, Nanos, ProbeAnswer, ProbeKind, Schema};
 
 pub use super::stall::Stall;
@@ -123,7 +124,7 @@ pub fn picture(case: &Case) -> Option<Picture> {
         doors: case.setup.doors.iter().map(|door| quote(door)).collect(),
         clients: clients(&view, range),
         stall: write_stall(&view),
-        unobserved: held(&view, LEDGER).err().map(|Missing(why)| why),
+        unobserved: held(&view, LEDGER).err().map(|Unexamined(why)| why),
         complete: case.cycle.complete,
         marks,
     })
@@ -161,7 +162,7 @@ fn shown(view: &View<'_>, probe: &history::Probe) -> Shown {
 
 /// Whether it is known what came back of a table: it was read to its end, or the server has no such
 /// table.
-fn held(view: &View<'_>, table: &str) -> Result<(), Missing> {
+fn held(view: &View<'_>, table: &str) -> Result<(), Unexamined> {
     if view.served()?.gone_tables.iter().any(|gone| gone == table) {
         return Ok(());
     }

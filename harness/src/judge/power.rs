@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Ruling;
 use super::case::{NEVER, Span};
+use super::evidence::{count, millis};
 use super::probes::{Proof, Quiesced};
-use super::tell::{count, millis};
-use super::view::{Missing, View};
+use super::ruling::{Ruling, Unexamined};
+use super::view::View;
+use crate::figures::Power;
 use crate::history::{Nanos, Schema};
-use crate::verdict::{Power, Property};
+use crate::property::Property;
 
 /// What was acknowledged in so much time before the freeze was called tells that
 /// the load was alive by then.
@@ -29,7 +30,7 @@ pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
         not_examined: rulings
             .iter()
             .filter_map(|(property, ruling)| {
-                let Err(Missing(why)) = ruling else { return None };
+                let Err(Unexamined(why)) = ruling else { return None };
                 Some((*property, why.clone()))
             })
             .collect(),
@@ -121,7 +122,7 @@ pub(super) fn lacking(view: &View<'_>, power: &Power, stopped: bool) -> Option<S
     let doors = view.case.setup.doors.iter().zip(0u8..).take(view.case.setup.writers as usize);
     let deaf = doors.into_iter().find(|(_, door)| !heard(*door));
     deaf.map(|(door, _)| {
-        let door = super::tell::quote(door);
+        let door = super::evidence::quote(door);
         format!("no transfer was acknowledged through {door} before the freeze")
     })
 }

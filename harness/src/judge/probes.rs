@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::quiet::{answer, name, statement};
-use super::tell::{Evidence, quote};
-use super::view::{Missing, Snapshot, View, Window};
+use super::evidence::{Evidence, quote};
+use super::ruling::Unexamined;
+use super::view::{Snapshot, View, Window};
 use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 
 /// How long before the thaw was asked for a lock may have been seen for the last time. Of 93 windows
@@ -30,7 +30,7 @@ pub(super) enum Proven {
     /// It was not quiesced, or nothing shows it where something should.
     Not(&'static str),
     /// It could not be examined.
-    Missing(Missing),
+    Unexamined(Unexamined),
 }
 
 /// The probes of a window, as a proof.
@@ -42,13 +42,13 @@ pub(super) struct Proof<'a> {
 }
 
 impl<'a> Proof<'a> {
-    pub(super) fn of(view: &'a View<'a>) -> Result<Self, Missing> {
+    pub(super) fn of(view: &'a View<'a>) -> Result<Self, Unexamined> {
         let (window, snapshot) = (view.window()?, view.snapshot()?);
         // One that reaches beyond the window may have been answered by the thaw.
         let inside = |probe: &&Probe| probe.t >= window.frozen && probe.end <= window.thaw;
         let probes: Vec<_> = view.case.cycle.probes.iter().filter(inside).collect();
         if probes.is_empty() {
-            return Err(Missing("no probe was answered inside the window".into()));
+            return Err(Unexamined("no probe was answered inside the window".into()));
         }
         Ok(Self { view, window, snapshot, probes })
     }
@@ -65,7 +65,7 @@ impl<'a> Proof<'a> {
         let doors = &self.view.case.setup.doors;
         if let Some((_, door)) = (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
             let why = format!("no COMMIT was sent through {} before the snapshot", quote(door));
-            return Err(Proven::Missing(Missing(why)));
+            return Err(Proven::Unexamined(Unexamined(why)));
         }
         let silent = |probe: &&Probe| matches!(probe.answer, ProbeAnswer::Gone | ProbeAnswer::Error);
         if commits.iter().all(silent) {
@@ -140,8 +140,8 @@ impl<'a> Proof<'a> {
             self.any(|it| it.answer == ProbeAnswer::Gone && way(usize::from(it.door)) == way(asked))
         };
         let gone = (0..doors.len()).all(is_gone);
-        let missing = |why: &str| Err(Proven::Missing(Missing(why.to_owned())));
-        let seen = self.view.served().map_err(Proven::Missing)?;
+        let missing = |why: &str| Err(Proven::Unexamined(Unexamined(why.to_owned())));
+        let seen = self.view.served().map_err(Proven::Unexamined)?;
         match seen.server.as_ref().and_then(|server| server.recovered) {
             Some(true) => Err(Proven::Not(
                 "the server was not reached in the window, and had not been stopped cleanly: its engine had to recover",
@@ -160,7 +160,7 @@ impl<'a> Proof<'a> {
     }
 
     fn locked(&self, commits: &[&Probe]) -> Result<Quiesced, Proven> {
-        let missing = |why: String| Err(Proven::Missing(Missing(why)));
+        let missing = |why: String| Err(Proven::Unexamined(Unexamined(why)));
         let covers = |probe: &Probe| self.covers_snapshot(probe);
         let doors = &self.view.case.setup.doors;
         for (at, door) in doors.iter().enumerate() {
@@ -247,19 +247,21 @@ impl<'a> Proof<'a> {
     }
 
     /// The lock was there when the snapshot was, and until just before the thaw.
-    pub(super) fn held_until_thaw(&self) -> Result<(), Missing> {
+    pub(super) fn held_until_thaw(&self) -> Result<(), Unexamined> {
         match self.quiesced() {
             Ok(Quiesced::Locked(_)) => {}
             Ok(Quiesced::Stopped) => {
-                return Err(Missing("the server was stopped, so there was no lock to be held".into()));
+                return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
             }
             Err(_) => {
-                return Err(Missing("only the hook's word: no lock was seen that it could have held".into()));
+                return Err(Unexamined(
+                    "only the hook's word: no lock was seen that it could have held".into(),
+                ));
             }
         }
         if let Some(probe) = self.let_go().find(|it| self.is_refuted(it)) {
             let what = statement(self.view, probe);
-            return Err(Missing(format!("{what} was let go while others went on waiting for the lock")));
+            return Err(Unexamined(format!("{what} was let go while others went on waiting for the lock")));
         }
         let late = |probe: &&&Probe| {
             probe.kind == ProbeKind::Commit
@@ -274,7 +276,7 @@ impl<'a> Proof<'a> {
         match (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
             Some((_, door)) => {
                 let door = quote(door);
-                Err(Missing(format!(
+                Err(Unexamined(format!(
                     "no COMMIT was sent through {door} after the snapshot and seen to wait until the thaw"
                 )))
             }
@@ -315,4 +317,40 @@ pub(super) fn told(view: &View<'_>) -> Evidence {
 pub(super) fn lines(view: &View<'_>) -> Vec<String> {
     let probes = view.case.cycle.probes.iter();
     probes.map(|probe| format!("{}, {}", name(view, probe), answer(view, probe))).collect()
+}
+
+/// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
+pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
+    format!("{}, sent {}", statement(view, probe), view.anchor().when(probe.t))
+}
+
+/// What a probe asks, and which way it takes: `COMMIT through tcp`.
+pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
+    let statement = match (probe.kind, probe.schema) {
+        (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
+        (ProbeKind::Commit, Schema::Load) => "COMMIT",
+        (ProbeKind::Commit, Schema::Second) => "COMMIT in the second schema",
+        (ProbeKind::Row, Schema::Load) => "INSERT into a non-transactional table",
+        (ProbeKind::Row, Schema::Second) => "INSERT into a non-transactional table of the second schema",
+    };
+    let door = view.case.setup.doors.get(usize::from(probe.door)).map_or("?".to_owned(), |door| quote(door));
+    format!("{statement} through {door}")
+}
+
+/// What came of a probe, in words.
+pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
+    let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
+    let until = || view.anchor().when(probe.end);
+    let what = match probe.answer {
+        ProbeAnswer::Done => "was executed".to_owned(),
+        ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
+        ProbeAnswer::Locked => "was refused by a lock".to_owned(),
+        ProbeAnswer::Released => format!("waited for a lock, and did not any more {}", until()),
+        ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
+        ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
+        ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
+        ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
+        ProbeAnswer::Error => "lost its connection, and got no answer when it tried another".to_owned(),
+    };
+    format!("{what}{code}")
 }

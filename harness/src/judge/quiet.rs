@@ -2,12 +2,12 @@
 
 use super::boot::directory_line;
 use super::case::{BlockStats, Marks, NEVER, Transfer};
+use super::evidence::{Evidence, count, quote, were};
 use super::probes::{Proof, Proven, is_stopped};
-use super::tell::{Evidence, count, quote, were};
-use super::view::{Freeze, Missing, View};
-use super::{Defect, Ruling};
-use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Schema};
-use crate::verdict::Property;
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::{Freeze, View};
+use crate::history::Nanos;
+use crate::property::Property;
 
 /// Without a freeze, how long after the snapshot a write still shows that the
 /// guest went on writing through it.
@@ -17,14 +17,9 @@ const AFTERMATH: Nanos = 1_000_000_000;
 /// three blocks of metadata, at 4 KiB, after it had been frozen.
 const RESIDUE: (u64, u64) = (8, 64 * 1024);
 
-/// Q1: no write was both sent and acknowledged inside the window.
-///
-/// Source: what a lock means. It has no false alarm: such a write can only have
-/// been executed while the guest was said to be frozen. It misses much once
-/// the file system is frozen, because a durable commit then waits anyway.
-/// Needs F1 and T0. Where a snapshot was taken with no freeze in force, writes
-/// sent after the snapshot began and acknowledged until a second after it
-/// ended stand for the window; without any the property says nothing.
+/// Q1, [`Property::WindowSilence`]. It misses much once the file system is frozen, because a durable commit then waits anyway.
+/// Where a snapshot was taken with no freeze in force, writes sent after the snapshot began and
+/// acknowledged until a second after it ended stand for the window; without any the property says nothing.
 pub(super) fn window_silence(view: &View<'_>) -> Ruling {
     if view.freeze() == Freeze::Done {
         let window = view.window()?;
@@ -50,7 +45,7 @@ pub(super) fn window_silence(view: &View<'_>) -> Ruling {
         Freeze::Failed | Freeze::Done => "the snapshot was taken although the freeze failed",
     };
     if writes.is_empty() {
-        return Err(Missing(format!("{why}, and no write came close enough to the snapshot to tell")));
+        return Err(Unexamined(format!("{why}, and no write came close enough to the snapshot to tell")));
     }
     let summary = format!(
         "{why}: {} {} acknowledged around the snapshot",
@@ -82,16 +77,10 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
 /// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
 const VSS_LIMIT: Nanos = 10_000_000_000;
 
-/// Q3: the freeze reached every volume that it must, and the guest wrote next to nothing to
-/// its disks while the snapshot was taken.
-///
-/// Source: QEMU's own count of the guest's write requests (`query-blockstats`),
-/// which neither the guest nor its agent can touch. Needs the counts of every disk
-/// before and after the snapshot, inside the window. That volumes were left out shows in the
-/// freeze's own count as well, held against the agent's mount table, and in the mount table of
-/// the server, and counts without the others: an agent may
-/// report success without having frozen anything, as on a Windows guest without
-/// fixed volumes. Where the thaw found more or less frozen than that, somebody else froze or thawed.
+/// Q3, [`Property::DiskSilence`]. That volumes were left out shows in the freeze's own count as well, held against the agent's
+/// mount table and the server's, and counts without the others: an agent may report success without
+/// having frozen anything, as on a Windows guest without fixed volumes. Where the thaw found more or
+/// less frozen than that, somebody else froze or thawed.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let Marks { frozen_volumes, thawed_volumes, .. } = *view.marks();
@@ -141,38 +130,31 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
         let at = |when: &dyn Fn(Nanos) -> bool| counts.iter().any(|it| it.disk == *disk && when(it.t));
         if !at(&|t| t <= snapshot.begin) || !at(&|t| t >= snapshot.end) {
             let disk = quote(disk);
-            return Err(Missing(format!(
+            return Err(Unexamined(format!(
                 "the writes to disk {disk} were not counted before and after the snapshot, inside the window"
             )));
         }
     }
     if view.case.setup.disks.is_empty() && counts.is_empty() {
-        return Err(Missing("the disks' write counts were not taken inside the window".into()));
+        return Err(Unexamined("the disks' write counts were not taken inside the window".into()));
     }
     match guest {
-        None => Err(Missing("the history does not tell what the freeze must reach".into())),
+        None => Err(Unexamined("the history does not tell what the freeze must reach".into())),
         // VSS is trusted with its own count.
         Some(guest) if frozen_volumes.is_none() && !guest.windows => {
-            Err(Missing("the freeze did not tell how much it reached".into()))
+            Err(Unexamined("the freeze did not tell how much it reached".into()))
         }
         Some(_) => Ok(None),
     }
 }
 
-/// Q2: the server's own lock kept commits out while the snapshot was taken, through every
-/// door; or there was no server, and it had been stopped cleanly.
-///
-/// Source: the thread states of MySQL's and MariaDB's manuals. A COMMIT waits for `FLUSH TABLES
-/// WITH READ LOCK` and for `BACKUP STAGE BLOCK_COMMIT`, and for no lock of a table; it hangs, and the
-/// server says nothing of a lock, when only the file system is frozen. So it is the one positive
-/// proof. A refused UPDATE of a MEMORY table is none, and a connection that was cut, an
-/// account that may not write or a server that does not answer are none either. Needs, through every
-/// door, a COMMIT that the server said was waiting before the snapshot began and after it ended;
-/// rows of other tables likewise, in each schema that has any.
+/// Q2, [`Property::LockProbe`]. A refused UPDATE of a MEMORY table is no proof, and neither is a connection that was cut, an
+/// account that may not write or a server that does not answer. Rows of other tables must wait
+/// likewise, in each schema that has any.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     match Proof::of(view)?.quiesced() {
         Ok(_) => Ok(None),
-        Err(Proven::Missing(why)) => Err(why),
+        Err(Proven::Unexamined(why)) => Err(why),
         Err(Proven::Not(summary)) => {
             let evidence = super::probes::told(view);
             Ok(Some(Defect::new(Property::LockProbe, summary, evidence.into_lines())))
@@ -180,16 +162,9 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     }
 }
 
-/// Q4: the lock was held until the thaw was asked for.
-///
-/// Source: the hook's contract. A hook that cannot prove at thaw that the very
-/// session which took the lock still holds it must fail the thaw, because the
-/// snapshot between may be of a running server. Its word is heard when it is a failure; success
-/// counts for nothing without a witness: COMMITs that were still waiting, and others sent
-/// after the snapshot that wait as well. The agent's count is another witness: it finds less to thaw than it
-/// froze when somebody else ended the window. The agent of a Windows guest is
-/// held to the same: VSS gives up after a time that is known, and then no answer
-/// of the thaw can be true. Needs the thaw's answer and count, and a lock that was seen.
+/// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it froze when somebody else
+/// ended the window. The agent of a Windows guest is held to the same: VSS gives up after a time that
+/// is known, and then no answer of the thaw can be true.
 pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let marks = view.marks();
@@ -197,14 +172,14 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
         Ok(Some(Defect::new(Property::LockIdentity, summary, evidence)))
     };
     if is_stopped(view) {
-        return Err(Missing("the server was stopped, so there was no lock to be held".into()));
+        return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
     }
     if marks.thaw_err.is_some() {
         let summary = "the thaw reported a failure: the lock was not proven to be held until then";
         return broken(summary.to_owned(), vec![quote(&marks.thaw_detail)]);
     }
     if marks.thaw_ok.is_none() {
-        return Err(Missing("the history does not tell how the thaw ended".into()));
+        return Err(Unexamined("the history does not tell how the thaw ended".into()));
     }
     let windows = view.case.guest.as_ref().is_some_and(|guest| guest.windows);
     if windows && window.length() > VSS_LIMIT {
@@ -227,43 +202,7 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     }
     let proof = proof?;
     if marks.frozen_volumes.is_none() || marks.thawed_volumes.is_none() {
-        return Err(Missing("the freeze and the thaw did not both tell how much they reached".into()));
+        return Err(Unexamined("the freeze and the thaw did not both tell how much they reached".into()));
     }
     proof.held_until_thaw().map(|()| None)
-}
-
-/// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
-pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
-    format!("{}, sent {}", statement(view, probe), view.anchor().when(probe.t))
-}
-
-/// What a probe asks, and which way it takes: `COMMIT through tcp`.
-pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
-    let statement = match (probe.kind, probe.schema) {
-        (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
-        (ProbeKind::Commit, Schema::Load) => "COMMIT",
-        (ProbeKind::Commit, Schema::Second) => "COMMIT in the second schema",
-        (ProbeKind::Row, Schema::Load) => "INSERT into a non-transactional table",
-        (ProbeKind::Row, Schema::Second) => "INSERT into a non-transactional table of the second schema",
-    };
-    let door = view.case.setup.doors.get(usize::from(probe.door)).map_or("?".to_owned(), |door| quote(door));
-    format!("{statement} through {door}")
-}
-
-/// What came of a probe, in words.
-pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
-    let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
-    let until = || view.anchor().when(probe.end);
-    let what = match probe.answer {
-        ProbeAnswer::Done => "was executed".to_owned(),
-        ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
-        ProbeAnswer::Locked => "was refused by a lock".to_owned(),
-        ProbeAnswer::Released => format!("waited for a lock, and did not any more {}", until()),
-        ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
-        ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
-        ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
-        ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
-        ProbeAnswer::Error => "lost its connection, and got no answer when it tried another".to_owned(),
-    };
-    format!("{what}{code}")
 }

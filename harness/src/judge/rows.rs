@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::case::{Account, Leg, NEVER, Row};
-use super::tell::{Evidence, are, count, quote};
-use super::view::{ACCOUNTS, COUNTERS, Freeze, LEDGER, Missing, View};
-use super::{Defect, Ruling};
-use crate::verdict::Property;
+use super::evidence::{Evidence, are, count, quote};
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::{ACCOUNTS, COUNTERS, Freeze, LEDGER, View};
+use crate::property::Property;
 
 fn leg_name(leg: &Leg) -> String {
     format!("client {} transfer {} leg {}", leg.c, leg.n, leg.leg)
@@ -16,13 +16,8 @@ fn row_name(view: &View<'_>, row: &Row) -> String {
     format!("client {} row {} of `{}`", row.c, row.n, quote(view.case.follower(row.table)))
 }
 
-/// R1: every row matches its own checksum and is the row that a client sent.
-///
-/// Source: end-to-end checksums; the payload's CRC-32 is computed before it is
-/// sent and again after it is read back. A row whose key is known but whose
-/// account, amount, dependency or checksum is not what was sent has been
-/// altered underneath the server, and counts here as well. Needs at least one
-/// row.
+/// R1, [`Property::Checksums`]. A row whose key is known but whose account, amount, dependency or checksum is not what was
+/// sent has been altered underneath the server, and counts here as well.
 pub(super) fn checksums(view: &View<'_>) -> Ruling {
     let seen = view.read(&[])?;
     let mut evidence = Evidence::default();
@@ -54,7 +49,7 @@ pub(super) fn checksums(view: &View<'_>) -> Ruling {
         evidence.add(|| format!("bulk statement {n}: {} of {} rows damaged", held.torn, held.rows));
     }
     if seen.legs.is_empty() && seen.rows.is_empty() && evidence.is_empty() {
-        return Err(Missing("no row carries a checksum".into()));
+        return Err(Unexamined("no row carries a checksum".into()));
     }
     broken(Property::Checksums, evidence, |n| format!("{} damaged: not the data that was sent", row_are(n)))
 }
@@ -63,16 +58,9 @@ fn row_are(n: u64) -> String {
     format!("{} {}", count(n, "row"), are(n))
 }
 
-/// R2: every transfer is there with both legs or not at all, and none that was
-/// rolled back is there.
-///
-/// Source: atomicity of a transaction. Also broken by a leg that is there
-/// twice, by a leg number that no transfer has, and by the leg of an attempt
-/// that the server or the client's own reading proved to be rolled back. A
-/// statement on a MyISAM table is no transaction, but a lock waits for its end:
-/// after a freeze that succeeded it is whole as well, unless it was never
-/// acknowledged, because one that is killed leaves part of its rows. Needs the
-/// ledger.
+/// R2, [`Property::Atomicity`]. Also broken by a leg that is there twice, by a leg number that no transfer has, and by the
+/// leg of an attempt that the server or the client's own reading proved to be rolled back. A bulk
+/// statement that was never acknowledged may have been killed, which leaves part of its rows.
 pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let anchor = view.anchor();
@@ -132,12 +120,7 @@ struct Tally {
     start: usize,
 }
 
-/// R3: balances and versions are exactly those of the legs.
-///
-/// Source: the bank test of Jepsen, made exact: every account's balance is its
-/// opening balance plus its legs, its version is the number of its legs, the
-/// legs' versions run from 1 without a gap, and all balances sum to what was
-/// there at first. Needs the ledger and the accounts.
+/// R3, [`Property::Conservation`]. All balances together must be what was there at first.
 pub(super) fn conservation(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER, ACCOUNTS])?;
     let setup = &view.case.setup;
@@ -223,13 +206,7 @@ fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
     (tallies, outside)
 }
 
-/// R4: every secondary index holds the same rows as its table.
-///
-/// Source: InnoDB's change buffer and MyISAM's separate index file, both of
-/// which can lag behind the rows. The same count and XOR of every row's checksum are read
-/// once by the primary key and once by the index. Needs such a pair for every index of the load,
-/// over the rows that were read, and sums that could have shown a difference: rows that cancel each
-/// other out show none.
+/// R4, [`Property::IndexAgreement`]. Rows that cancel each other out in the sum could not have shown a difference.
 pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut evidence = Evidence::default();
@@ -251,11 +228,11 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
         };
         if let Some((table, index)) = view.indexes().find(|owed| !compared(owed)) {
             let (table, index) = (quote(table), quote(index));
-            return Err(Missing(format!("the index `{index}` was not compared with its table `{table}`")));
+            return Err(Unexamined(format!("the index `{index}` was not compared with its table `{table}`")));
         }
         if let Some(blind) = seen.indexes.iter().find(|index| index.primary[0] > 1 && index.primary[1] == 0) {
             let (table, index) = (quote(&blind.table), quote(&blind.index));
-            return Err(Missing(format!(
+            return Err(Unexamined(format!(
                 "the sums of index `{index}` of `{table}` cancel out: they tell nothing"
             )));
         }
@@ -267,27 +244,21 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
             let read = if index.table == LEDGER { Some(seen.legs.len()) } else { rows_of(&index.table) };
             if let Some(read) = read.map(|read| read as u64).filter(|read| *read != index.primary[0]) {
                 let (table, name, [rows, _]) = (quote(&index.table), quote(&index.index), index.primary);
-                return Err(Missing(format!(
+                return Err(Unexamined(format!(
                     "index `{name}` of `{table}` was summed up over {rows} rows, and {read} were read"
                 )));
             }
         }
         if seen.indexes.is_empty() {
-            return Err(Missing("no index was compared with its table".into()));
+            return Err(Unexamined("no index was compared with its table".into()));
         }
     }
     broken(Property::IndexAgreement, evidence, |n| format!("{} at odds with the table", count(n, "index")))
 }
 
-/// R5: every client's transfers are there from the first to the one that its
-/// counter names.
-///
-/// Source: numbers are dense, because a transfer that is rolled back gives its
-/// number to the next, and the counter is written in the same transaction; so
-/// the restored data certify themselves. The client that changes the schema has
-/// the tables for a counter. The rows of a follower that a transaction protects have none,
-/// but of those acknowledged none may be missing before one that is there. Needs ledger, counters,
-/// the followers' transactional tables, and the list of those tables where the schema was changed.
+/// R5, [`Property::ClientPrefix`]. The client that changes the schema has the tables for a counter. The rows of a follower that a
+/// transaction protects have none, but of those acknowledged none may be missing before one that is
+/// there.
 pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
     let seen = view.read(&[view.transactional_tables(), vec![COUNTERS]].concat())?;
     super::schema::Steps::of(view)?;

@@ -2,8 +2,9 @@
 //! are there. D, D*, F, F*, C1 and R5 count them among the operations.
 
 use super::case::Span;
-use super::tell::{Anchor, Evidence, quote};
-use super::view::{Missing, View};
+use super::evidence::{Anchor, Evidence, quote};
+use super::ruling::Unexamined;
+use super::view::View;
 use crate::history::{Nanos, ddl_tables};
 
 /// The most tables that evidence names.
@@ -21,11 +22,11 @@ pub(super) struct Steps<'a> {
 impl<'a> Steps<'a> {
     /// The steps that were sent, beside the tables that are there; none of either
     /// when the load changed no schema.
-    pub(super) fn of(view: &View<'a>) -> Result<Self, Missing> {
+    pub(super) fn of(view: &View<'a>) -> Result<Self, Unexamined> {
         let sent = view.case.schema_changes.as_slice();
         let held = match &view.observed()?.ddl_tables {
             None if sent.is_empty() => Some(0),
-            None => return Err(Missing("the tables `ddl_*` were not listed".into())),
+            None => return Err(Unexamined("the tables `ddl_*` were not listed".into())),
             Some(tables) => {
                 let mut tables = tables.clone();
                 tables.sort();
@@ -38,8 +39,8 @@ impl<'a> Steps<'a> {
     }
 
     /// Whether it can be told at all which steps are there: R5 tells when not.
-    pub(super) fn told(&self) -> Result<(), Missing> {
-        let why = || Missing("the tables `ddl_*` are not those of any number of schema changes".into());
+    pub(super) fn told(&self) -> Result<(), Unexamined> {
+        let why = || Unexamined("the tables `ddl_*` are not those of any number of schema changes".into());
         self.held.map(drop).ok_or_else(why)
     }
 

@@ -85,7 +85,7 @@ impl Case {
                 seen.rows.push(Row { table: self.setup.follower(&table)?, c, n, of, crc, sum });
             }
             Record::Heartbeats { disk, count, rest } => {
-                let name = super::tell::quote(&disk);
+                let name = super::evidence::quote(&disk);
                 if seen.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
                     return Err(format!("a second `heartbeats` record of disk `{name}`; it has one file"));
                 }
@@ -108,7 +108,7 @@ impl Case {
                 }
             }
             Record::Table { of, table, rows, checksum } => {
-                let name = super::tell::quote(&table);
+                let name = super::evidence::quote(&table);
                 if seen.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
                     return Err(format!("a second `table` record of `{name}` of the same server and moment"));
                 }
@@ -133,7 +133,7 @@ impl Setup {
     pub(super) fn follower(&self, table: &str) -> Checked<u8> {
         let at = self.followers.iter().position(|follower| follower.table == table);
         at.and_then(|at| u8::try_from(at).ok()).ok_or_else(|| {
-            format!("the table `{}` is not among the setup's followers", super::tell::quote(table))
+            format!("the table `{}` is not among the setup's followers", super::evidence::quote(table))
         })
     }
 }

@@ -1,9 +1,9 @@
 //! Durations that the marks and the acknowledgements tell.
 
-use super::tell::millis;
+use super::evidence::millis;
 use super::view::View;
+use crate::figures::Timings;
 use crate::history::Nanos;
-use crate::verdict::Timings;
 
 /// The timings of the freeze window.
 pub(super) fn timings(view: &View<'_>) -> Timings {

@@ -3,21 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::case::{CheckedTable, Row, TableFile, Trouble};
-use super::tell::{Evidence, count, quote, were};
-use super::view::{BULK, Freeze, LEDGER, Missing, View};
-use super::{Defect, Ruling};
+use super::evidence::{Evidence, count, quote, were};
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::{BULK, Freeze, LEDGER, View};
+use crate::grade::Grade;
 use crate::observation::POSITION_FILE;
-use crate::verdict::{Grade, Property};
+use crate::property::Property;
 
-/// N1: every acknowledged row is there, and none without its transfer.
-///
-/// Source: MyISAM's write path, which acknowledges from the page cache, and the
-/// order between engines: the client sends the row only after its transfer was
-/// acknowledged. A row lost that was acknowledged inside the window tells of a
-/// missing lock; one acknowledged before the snapshot, or a row whose transfer
-/// is missing, makes the backup inconsistent. So does, where no freeze waited
-/// for its end, part of a statement. Needs the rows, and of each table an acknowledgement
-/// before the snapshot.
+/// N1, [`Property::NonTransactionalDurability`]. A row lost that was acknowledged inside the window tells of a missing lock; one acknowledged
+/// before the snapshot, or a row whose transfer is missing, makes the backup inconsistent. So does,
+/// where no freeze waited for its end, part of a statement.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
@@ -96,27 +91,21 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         return Ok(Some(defect));
     }
     if let Some(cut) = seen.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
-        return Err(Missing(format!("the table `{}` could not be read to its end", quote(&cut.what))));
+        return Err(Unexamined(format!("the table `{}` could not be read to its end", quote(&cut.what))));
     }
     let mut others = view.tables().filter(|(table, _)| view.is_non_transactional(table)).peekable();
     if others.peek().is_none() {
-        return Err(Missing("the load has no non-transactional table".into()));
+        return Err(Unexamined("the load has no non-transactional table".into()));
     }
     match others.find(|(table, _)| !heard.contains(table)) {
         Some((table, _)) => {
-            Err(Missing(format!("no row of `{}` was acknowledged before the snapshot", quote(table))))
+            Err(Unexamined(format!("no row of `{}` was acknowledged before the snapshot", quote(table))))
         }
         None => Ok(None),
     }
 }
 
-/// N2: every table of MyISAM and Aria was closed on the disk, whosever it is.
-///
-/// Source: the header of a `.MYI` or `.MAI`, whose open count the engine writes when a table is
-/// first changed and clears when `FLUSH TABLES` closes it. Read from the raw
-/// image, it is the cheapest proof that a hook flushed. A lock of the load's tables alone leaves
-/// those of others open. Needs the header of every such file below the data directory, those of
-/// the load among them.
+/// N2, [`Property::TablesClosed`]. A lock of the load's tables alone leaves those of others open.
 pub(super) fn closed(view: &View<'_>) -> Ruling {
     let seen = view.observed()?;
     let mut open = Evidence::default();
@@ -137,20 +126,23 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
     let hides = |file: &&Trouble| file.what != POSITION_FILE;
     if let Some(file) = seen.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
-        return Err(Missing(format!("`{path}` could not be read from the raw snapshot: {why}")));
+        return Err(Unexamined(format!("`{path}` could not be read from the raw snapshot: {why}")));
     }
     let read: BTreeSet<&str> = seen.table_files.iter().filter_map(|file| file.table.as_deref()).collect();
     let owed = view.tables().filter(|(_, engine)| has_index_file(engine));
     if let Some((table, _)) = owed.into_iter().find(|(table, _)| !read.contains(table)) {
-        return Err(Missing(format!("the header of `{}` was not read", quote(table))));
+        return Err(Unexamined(format!("the header of `{}` was not read", quote(table))));
     }
     let there = seen
         .table_files_there
-        .ok_or_else(|| Missing("the data directory's index files were not counted".into()))?;
+        .ok_or_else(|| Unexamined("the data directory's index files were not counted".into()))?;
     let read: BTreeSet<&str> = seen.table_files.iter().map(|file| file.file.as_str()).collect();
     if usize::try_from(there).ok() != Some(read.len()) {
         let read = read.len();
-        return Err(Missing(format!("the headers of {read} of {} were read", count(there.into(), "table"))));
+        return Err(Unexamined(format!(
+            "the headers of {read} of {} were read",
+            count(there.into(), "table")
+        )));
     }
     Ok(None)
 }
@@ -164,14 +156,8 @@ fn has_index_file(engine: &str) -> bool {
     ["myisam", "aria"].iter().any(|name| engine.eq_ignore_ascii_case(name))
 }
 
-/// N3: the server finds no fault in any table.
-///
-/// Source: `CHECK TABLE ... EXTENDED`, run with automatic repair off, because
-/// the server's default repairs silently and hides the damage; and what the server
-/// itself logged of corruption when it started. A warning shows
-/// that a table was not closed; a non-transactional table that cannot be used
-/// makes the backup inconsistent, a transactional one unusable. Needs the check
-/// of every table of the load, and the log of the server's start.
+/// N3, [`Property::TableCheck`]. A warning shows that a table was not closed; a non-transactional table that cannot be used
+/// makes the backup inconsistent, a transactional one unusable.
 pub(super) fn check(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut ceiling = Property::TableCheck.ceiling();
@@ -204,10 +190,12 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
         (true, true, true) => {
             let checked: BTreeSet<&str> = seen.checks.iter().map(|check| check.table.as_str()).collect();
             return match view.tables().find(|(table, _)| !checked.contains(table)) {
-                Some((table, _)) => Err(Missing(format!("the table `{}` was not checked", quote(table)))),
-                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => Err(Missing(
-                    "the log of the restored server's start was not readable, or holds no notes".into(),
-                )),
+                Some((table, _)) => Err(Unexamined(format!("the table `{}` was not checked", quote(table)))),
+                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => {
+                    Err(Unexamined(
+                        "the log of the restored server's start was not readable, or holds no notes".into(),
+                    ))
+                }
                 None => Ok(None),
             };
         }

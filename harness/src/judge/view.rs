@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{Bulk, BulkRows, Case, Follow, Leg, Marks, Observation, Row, Transfer, slot};
-use super::tell::{Anchor, count, quote};
+use super::case::{Bulk, BulkRows, Case, Leg, Marks, Observation, Row, SentRow, Transfer, slot};
+use super::evidence::{Anchor, count, quote};
+use super::ruling::Unexamined;
 use crate::history::Nanos;
 
 /// The tables of the load that are transactional.
@@ -15,10 +16,6 @@ pub(super) const ACCOUNTS: &str = "acct";
 pub(super) const COUNTERS: &str = "cl";
 /// The table of the bulk writer, which is not.
 pub(super) const BULK: &str = "bulk";
-
-/// Why a property could not be examined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Missing(pub(super) String);
 
 /// How the freeze went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,17 +39,6 @@ impl Window {
     pub(super) fn length(&self) -> Nanos {
         self.thaw.saturating_sub(self.frozen)
     }
-}
-
-/// A row sent to a follower's table.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SentRow<'a> {
-    pub(super) c: u32,
-    pub(super) n: u32,
-    /// Its follower's place.
-    pub(super) table: u8,
-    pub(super) row: &'a Follow,
-    pub(super) there: bool,
 }
 
 /// How long the snapshot took (S0 to S1).
@@ -294,19 +280,19 @@ impl<'a> View<'a> {
     }
 
     /// When the guest was reported as frozen (F1).
-    pub(super) fn frozen(&self) -> Result<Nanos, Missing> {
+    pub(super) fn frozen(&self) -> Result<Nanos, Unexamined> {
         self.marks().freeze_ok.ok_or_else(|| self.no_window())
     }
 
     /// The freeze window.
-    pub(super) fn window(&self) -> Result<Window, Missing> {
+    pub(super) fn window(&self) -> Result<Window, Unexamined> {
         let frozen = self.frozen()?;
-        let thaw = self.marks().thaw_call.ok_or_else(|| Missing("the history has no thaw".into()))?;
+        let thaw = self.marks().thaw_call.ok_or_else(|| Unexamined("the history has no thaw".into()))?;
         Ok(Window { frozen, thaw })
     }
 
-    fn no_window(&self) -> Missing {
-        Missing(
+    fn no_window(&self) -> Unexamined {
+        Unexamined(
             match self.freeze() {
                 Freeze::NotTried => "no freeze took place, so there is no window",
                 Freeze::Failed | Freeze::Done => "the freeze did not succeed, so there is no window",
@@ -316,46 +302,46 @@ impl<'a> View<'a> {
     }
 
     /// When the snapshot was taken.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, Missing> {
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Unexamined> {
         match (self.marks().snap_begin, self.marks().snap_end) {
             (Some(begin), Some(end)) => Ok(Snapshot { begin, end }),
-            (Some(_), None) => Err(Missing("the snapshot was begun and never completed".into())),
-            (None, _) => Err(Missing("no snapshot was taken".into())),
+            (Some(_), None) => Err(Unexamined("the snapshot was begun and never completed".into())),
+            (None, _) => Err(Unexamined("no snapshot was taken".into())),
         }
     }
 
     /// What was observed, if there was a snapshot and it was observed to the end.
-    pub(super) fn observed(&self) -> Result<&'a Observation, Missing> {
+    pub(super) fn observed(&self) -> Result<&'a Observation, Unexamined> {
         self.snapshot()?;
         match &self.case.observation {
-            None => Err(Missing("the trial ended before the snapshot was observed".into())),
+            None => Err(Unexamined("the trial ended before the snapshot was observed".into())),
             Some(seen) if !seen.complete => {
-                Err(Missing("the observation breaks off before its last line".into()))
+                Err(Unexamined("the observation breaks off before its last line".into()))
             }
             Some(seen) => Ok(seen),
         }
     }
 
     /// What was observed, if the restored server ran.
-    pub(super) fn served(&self) -> Result<&'a Observation, Missing> {
+    pub(super) fn served(&self) -> Result<&'a Observation, Unexamined> {
         let seen = self.observed()?;
         match &seen.server {
             Some(server) if server.started => Ok(seen),
-            Some(_) => Err(Missing("the restored server did not start".into())),
-            None => Err(Missing("the observation does not tell whether the server started".into())),
+            Some(_) => Err(Unexamined("the restored server did not start".into())),
+            None => Err(Unexamined("the observation does not tell whether the server started".into())),
         }
     }
 
     /// What was observed, if the named tables were read to their end.
-    pub(super) fn read(&self, tables: &[&str]) -> Result<&'a Observation, Missing> {
+    pub(super) fn read(&self, tables: &[&str]) -> Result<&'a Observation, Unexamined> {
         let seen = self.served()?;
         if let Some(table) = tables.iter().find(|table| self.is_cut(table)) {
-            return Err(Missing(format!("the table `{}` could not be read to its end", quote(table))));
+            return Err(Unexamined(format!("the table `{}` could not be read to its end", quote(table))));
         }
         // An index that was counted shows that there really is nothing.
         let counted = seen.indexes.iter().any(|index| index.table == LEDGER && index.primary[0] == 0);
         if seen.legs.is_empty() && seen.accounts.is_empty() && seen.counters.is_empty() && !counted {
-            return Err(Missing("the observation holds no row of the load's tables".into()));
+            return Err(Unexamined("the observation holds no row of the load's tables".into()));
         }
         Ok(seen)
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{FreezeWindow, ask};
+use crate::finding::Status;
 use crate::guest::{Agent, Serial, Transcript, Transport};
 use crate::history::{Entry, KIND, Mark, Setup, WINDOWS};
 use crate::jsonl;
@@ -18,7 +19,7 @@ use crate::judge::{Case, Judgement, judge};
 use crate::load::HistoryLog;
 use crate::observation::Record;
 use crate::plan::{Accel, Limits};
-use crate::verdict::{Property, Status};
+use crate::property::Property;
 
 /// How long VSS holds writes.
 const VSS_HOLDS: Duration = Duration::from_secs(10);

@@ -5,9 +5,11 @@ use maud::{Markup, html};
 use super::text::{count, duration, size};
 use super::{Trial, cycles, page, power, stages};
 use crate::events::What;
+use crate::finding::{Finding, Status};
 use crate::plan::Plan;
+use crate::property::Property;
 use crate::text::quote_lines;
-use crate::verdict::{Finding, Property, Status, Verdict};
+use crate::verdict::Verdict;
 
 /// Characters of one text that are shown.
 const MAX_TEXT: usize = 2_000;

@@ -8,8 +8,9 @@ use maud::{Markup, PreEscaped, html};
 use super::card::time;
 use super::power::power;
 use super::{Cycle, Drawing, Partly, page};
+use crate::grade::{self, Grade, Outcome, Rank};
 use crate::text::{quote, quote_lines};
-use crate::verdict::{self, Grade, Outcome, Rank, Verdict};
+use crate::verdict::Verdict;
 
 /// Cycles that are shown open.
 const OPEN: usize = 4;
@@ -97,7 +98,7 @@ fn open(cycles: &[Cycle]) -> Vec<&Cycle> {
 fn rank(cycle: &Cycle) -> Rank {
     match &cycle.verdict {
         Some(Ok(verdict)) => verdict.rank(),
-        _ => verdict::rank(Grade::Unknown, Outcome::Unknown),
+        _ => grade::rank(Grade::Unknown, Outcome::Unknown),
     }
 }
 

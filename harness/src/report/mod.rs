@@ -28,8 +28,9 @@ mod stages;
 mod text;
 
 use crate::events::Event;
+use crate::grade::Outcome;
 use crate::plan::Plan;
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::Verdict;
 
 pub use page::render;
 

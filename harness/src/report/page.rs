@@ -7,8 +7,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::card::{card, time};
 use super::text::count;
 use super::{Page, Trial};
+use crate::figures::Timings;
+use crate::grade::{Grade, Outcome};
 use crate::text::quote_lines;
-use crate::verdict::{Grade, Outcome, Timings};
 
 const STYLE: &str = include_str!("style.css");
 

@@ -3,8 +3,10 @@
 use maud::{Markup, html};
 
 use super::text::{count, duration};
+use crate::figures::Power;
+use crate::grade::Grade;
 use crate::text::quote;
-use crate::verdict::{Grade, Power, Verdict};
+use crate::verdict::Verdict;
 
 /// Ways and properties that are shown.
 const MAX_SHOWN: usize = 40;

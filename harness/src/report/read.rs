@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::text::{link, quoted};
 use super::{Cycle, Drawing, Link, Page, Partly, Trial, draw};
 use crate::events::{self, Event};
+use crate::grade::Outcome;
 use crate::history::Mark;
 use crate::json;
 use crate::jsonl::{self, Error, Reader};
@@ -17,7 +18,7 @@ use crate::judge::{self, judge};
 use crate::plan::Plan;
 use crate::run::{RunOptions, trial_dir_name};
 use crate::scenario::Hook;
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::Verdict;
 
 /// The names of the trials that a run asks for, as a JSON array in its directory.
 const ASKED: &str = "trials.json";

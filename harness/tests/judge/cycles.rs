@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use freezeframe::grade::{Grade, Outcome};
 use freezeframe::history::{self, Entry, Mark};
 use freezeframe::jsonl::Writer;
 use freezeframe::judge::{Case, HISTORY, Judgement, OBSERVATION, Trial, cycle_dir, judge, read};
 use freezeframe::observation::{self, Record};
 use freezeframe::plan::Plan;
-use freezeframe::verdict::{Grade, Outcome, Property, Verdict};
+use freezeframe::property::Property;
+use freezeframe::verdict::Verdict;
 use proptest::prelude::*;
 
 use crate::world::{Shape, World, indexed};

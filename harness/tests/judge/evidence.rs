@@ -1,10 +1,11 @@
 //! Evidence that was taken away, weakened or moved in time: whatever needed it
 //! never holds, and the top grade is never given.
 
+use freezeframe::finding::Status;
+use freezeframe::grade::Grade::{self, ApplicationConsistent, Unknown};
 use freezeframe::history::{Entry, Holds, Mark, Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use freezeframe::observation::{Record, State};
-use freezeframe::verdict::Grade::{self, ApplicationConsistent, Unknown};
-use freezeframe::verdict::{Property, Status};
+use freezeframe::property::Property;
 
 use crate::mutants::{
     client_of, drop_probes, drop_records, follower, mend_source, probes, settle, stop_server,

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use freezeframe::grade::Grade;
 use freezeframe::history::{self, Entry};
 use freezeframe::jsonl::{self, Writer};
 use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
 use freezeframe::observation::{self, Record};
-use freezeframe::verdict::Grade;
 use proptest::prelude::*;
 
 use crate::world::{Random, Shape, World};

@@ -4,12 +4,14 @@
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
 use std::collections::BTreeMap;
 
+use freezeframe::finding::Status;
+use freezeframe::grade::Grade;
 use freezeframe::history::{
     Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, ddl_tables,
 };
 use freezeframe::judge::Judgement;
 use freezeframe::observation::{POSITION_FILE, Record, State};
-use freezeframe::verdict::{Grade, Property, Status};
+use freezeframe::property::Property;
 
 use crate::world::{Shape, Times, World};
 

@@ -1,10 +1,12 @@
 //! Trials at random: a right one never raises a finding, and one thing wrong
 //! always does.
 
+use freezeframe::finding::Status;
+use freezeframe::grade::Grade;
 use freezeframe::history::{Entry, Nanos, ddl_tables};
 use freezeframe::judge::{judge, synthetic};
 use freezeframe::observation::Record;
-use freezeframe::verdict::{Grade, Property, Status};
+use freezeframe::property::Property;
 use proptest::prelude::*;
 
 use crate::world::{Random, Shape, World};

@@ -1,10 +1,11 @@
 //! What an agent that says it froze may have left out: the limit that VSS sets on
 //! Windows, and the volumes that a freeze did not reach.
 
+use freezeframe::finding::Status;
 use freezeframe::history::{Entry, Mark, Nanos, Setup, WINDOWS};
 use freezeframe::judge::{Case, judge};
 use freezeframe::observation::Record;
-use freezeframe::verdict::{Property, Status};
+use freezeframe::property::Property;
 
 const SECOND: Nanos = 1_000_000_000;
 

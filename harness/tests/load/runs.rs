@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use freezeframe::finding::{Finding, Status};
 use freezeframe::history::{Entry, Mark, Op};
 use freezeframe::judge::Judgement;
 use freezeframe::load::{ACCOUNTS, Load};
 use freezeframe::names::table;
+use freezeframe::property::Property;
 use freezeframe::quiesce::Probes;
-use freezeframe::verdict::{Finding, Property, Status};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 

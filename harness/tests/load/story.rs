@@ -9,7 +9,7 @@ use freezeframe::jsonl::Reader;
 use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
 use freezeframe::load::{ACCOUNTS, OPENING_BALANCE};
 use freezeframe::observation::{self, Record};
-use freezeframe::verdict::Property;
+use freezeframe::property::Property;
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

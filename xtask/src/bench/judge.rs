@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use freezeframe::grade::Grade;
 use freezeframe::history::Entry;
 use freezeframe::jsonl;
 use freezeframe::judge;
 use freezeframe::judge::synthetic::{self, Files, Logs, Shape};
 use freezeframe::observation::Record;
-use freezeframe::verdict::Grade;
 use freezeframe::{say, tell};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use freezeframe::events;
+use freezeframe::grade::Grade;
 use freezeframe::run::{Asked, RunOptions};
-use freezeframe::verdict::{Grade, Verdict};
+use freezeframe::verdict::Verdict;
 
 use crate::error::Failure;
 use crate::{e2e, host};

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use freezeframe::verdict::{Grade, Outcome, Verdict};
+use freezeframe::grade::{Grade, Outcome};
+use freezeframe::verdict::Verdict;
 use freezeframe::{json, say, words};
 
 use crate::columns::align;

@@ -5,8 +5,9 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use freezeframe::grade::{Grade, Outcome};
 use freezeframe::run::{RUN_DIR_VAR, RunOptions};
-use freezeframe::verdict::{Grade, Outcome, Verdict};
+use freezeframe::verdict::Verdict;
 
 use super::super::super::archive::mmdebstrap;
 use super::{NAME, Spec, World, succeed};

@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::case::Transfer;
-use super::view::SentRow;
+use super::case::{NEVER, SentRow, Transfer};
 use crate::history::Nanos;
 use crate::text;
 
@@ -154,7 +153,7 @@ impl Anchor {
     pub(super) fn row(&self, sent: &SentRow<'_>, table: &str) -> String {
         let SentRow { c, n, row, .. } = sent;
         let when = self.when(row.sent);
-        let answer = if row.acked == super::case::NEVER {
+        let answer = if row.acked == NEVER {
             "never acknowledged".to_owned()
         } else {
             format!("acked {:.1} ms later", millis(row.sent, row.acked))
