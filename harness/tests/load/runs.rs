@@ -71,7 +71,6 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
             Property::LockProbe,
             Property::LockIdentity,
             Property::NonTransactionalDurability,
-            Property::TableCheck,
         ],
     );
     assert_eq!(judgement.findings, []);
