@@ -286,12 +286,19 @@ impl Machine {
     ///
     /// Its channel's events cannot tell: QEMU emits at most one a second, so a
     /// quick restart shows as nothing at all. The process id does.
+    ///
+    /// The old agent is killed: it takes a lock of its main loop in the handler of SIGTERM, so that one
+    /// which is answering just then never ends, and systemd would wait for it for 90 s.
     pub fn restart_agent(&mut self, unit: &str, limit: Duration) -> Result<()> {
         let pid = format!("systemctl show --property MainPID --value '{unit}'");
         let before = self.agent.script(&pid, b"", limit)?;
+        let restart = format!(
+            "trap '' TERM; systemctl restart --no-block '{unit}'; kill -KILL {}",
+            escape_shell(Path::new(String::from_utf8_lossy(&before).trim()))
+        );
         // The answer may be lost with the agent that would give it.
         let asking = self.agent.with_timeout(IMPATIENCE);
-        let _ = asking.shell(&format!("systemctl restart --no-block '{unit}'"), b"", IMPATIENCE);
+        let _ = asking.shell(&restart, b"", IMPATIENCE);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.check_alive()?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
-use super::{Shared, hex, payload};
+use super::{Ack, Shared, hex, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, Op};
@@ -39,7 +39,8 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         n += 1;
         let (payload, crc) = payload(&mut random);
         let op = Op::Follow { table: follower.table.clone(), of, crc };
-        shared.history.write(&Entry::Invoke { t: clock::now(), c, n, op })?;
+        let sent = clock::now();
+        shared.history.write(&Entry::Invoke { t: sent, c, n, op })?;
         let [of_c, of_n] = of;
         let sql =
             format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
@@ -47,6 +48,8 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {
                 shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
+                // The receiver is gone only when the load is abandoned.
+                let _ = shared.acks.send(Ack { sent, client: c });
                 shared.think(asked.elapsed()).await;
                 continue;
             }

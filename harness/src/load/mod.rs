@@ -56,15 +56,15 @@ struct Shared {
     acknowledged: AtomicU64,
     /// The transfer that was acknowledged last: client and number.
     newest: watch::Sender<Option<[u32; 2]>>,
-    /// Told of each acknowledged transfer.
+    /// Told of each acknowledged transfer, and of each row of a follower.
     acks: Sender<Ack>,
 }
 
-/// An acknowledged transfer: when it was sent, and through which door.
+/// An acknowledged transfer or a follower's row: when it was sent, and by which client.
 #[derive(Debug, Clone, Copy)]
 struct Ack {
     sent: Nanos,
-    door: u8,
+    client: u32,
 }
 
 impl Shared {
@@ -271,7 +271,7 @@ impl Load {
         let deadline = Instant::now() + limit;
         let written = loop {
             match interrupt::receive(&self.acks, deadline)? {
-                Some(Ack { sent, .. }) if sent > since => break true,
+                Some(Ack { sent, client }) if sent > since && client <= self.shared.writers => break true,
                 Some(_) => {}
                 None => break false,
             }
@@ -280,17 +280,22 @@ impl Load {
         Ok(written)
     }
 
-    /// Waits until through every door that a writer takes a transfer was acknowledged
-    /// that was sent from now on: then all of them are at work. False when that does not happen within
-    /// `limit`, which is the judge's business.
+    /// Waits until through every door that a writer takes a transfer was acknowledged that was sent
+    /// from now on, and a row in every follower's table: then all of them are at work. False when that
+    /// does not happen within `limit`, which is the judge's business.
     pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
         let (since, deadline) = (clock::now(), Instant::now() + limit);
-        let mut missing: BTreeSet<u8> =
-            (1..=self.shared.writers).map(|client| self.shared.door(client)).collect();
-        while !missing.is_empty() {
+        let Shared { writers, followers, .. } = &*self.shared;
+        let mut doors: BTreeSet<u8> = (1..=*writers).map(|client| self.shared.door(client)).collect();
+        let mut tables: BTreeSet<u32> = (writers + 1..).take(followers.len()).collect();
+        while !(doors.is_empty() && tables.is_empty()) {
             match interrupt::receive(&self.acks, deadline)? {
-                Some(Ack { sent, door }) if sent > since => {
-                    missing.remove(&door);
+                Some(Ack { sent, client }) if sent > since => {
+                    if client <= *writers {
+                        doors.remove(&self.shared.door(client));
+                    } else {
+                        tables.remove(&client);
+                    }
                 }
                 Some(_) => {}
                 None => return Ok(false),

@@ -63,9 +63,15 @@ pub(super) async fn create(
         ),
         format!("INSERT INTO {} VALUES (1, 0)", name(table::PROBE)),
     ];
-    // The quiescence probes have tables of their own: their rows prove nothing else.
+    // The quiescence probes have tables of their own: their rows prove nothing else. A row that is
+    // written again may meet the first one while that is rolled back: looking for a duplicate would
+    // lock the gap before the next probe's row, which then waits for a row instead of the server's lock.
     for (plain, engine) in PROBE_TABLES {
-        statements.push(format!("CREATE TABLE {} (n INT UNSIGNED PRIMARY KEY) ENGINE={engine}", name(plain)));
+        statements.push(format!(
+            "CREATE TABLE {} (id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY, n INT UNSIGNED NOT NULL) \
+             ENGINE={engine}",
+            name(plain)
+        ));
     }
     for plain in ddl_tables(0) {
         statements.push(format!("CREATE TABLE {} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB", name(&plain)));

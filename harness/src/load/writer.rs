@@ -183,7 +183,7 @@ impl Writer {
         self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.shared.newest.send_replace(Some([self.client, n]));
         // The receiver is gone only when the load is abandoned.
-        let _ = self.shared.acks.send(Ack { sent, door: self.door });
+        let _ = self.shared.acks.send(Ack { sent, client: self.client });
     }
 
     fn log(&self, entry: &Entry) -> Result<()> {

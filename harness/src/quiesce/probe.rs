@@ -152,7 +152,7 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
         planned.push(Planned { probe, before, statement, again });
         row += u32::from(numbered);
     };
-    let insert = |plain| format!("INSERT INTO {} VALUES (ROW)", names.table(plain));
+    let insert = |plain| format!("INSERT INTO {} (n) VALUES (ROW)", names.table(plain));
     for round in [Round::Snapshot, Round::Thaw] {
         for door in 0..DOORS.len() as u8 {
             let (schema, table) = if door <= TCP_ADMIN {

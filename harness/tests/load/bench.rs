@@ -1,16 +1,17 @@
 //! A server set up like that of an image, and runs of the load against it.
 
 use std::cell::OnceCell;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io, thread};
 
 use freezeframe::database::{TCP_ADMIN, Target};
 use freezeframe::history::Setup;
 use freezeframe::image::Database;
 use freezeframe::judge::{HISTORY, OBSERVATION};
-use freezeframe::load::{HistoryLog, Load};
+use freezeframe::load::{HistoryLog, Load, heartbeat};
 use freezeframe::names::Names;
 use freezeframe::observation::Record;
 use freezeframe::observe;
@@ -38,6 +39,14 @@ pub(crate) struct Client {
     address: SocketAddr,
     socket: PathBuf,
     dir: TempDir,
+}
+
+/// The heartbeats of a file system whose guest answers each of them at once.
+fn heartbeats() -> heartbeat::Channel {
+    let (ours, mut guest) = UnixStream::pair().unwrap();
+    let mut answers = guest.try_clone().unwrap();
+    thread::spawn(move || io::copy(&mut guest, &mut answers));
+    ("root".into(), ours)
 }
 
 /// A server set up like that of an image.
@@ -118,8 +127,10 @@ impl Run<'_> {
             data_mib: 0,
         };
         let Client { runtime, .. } = self.client;
+        let disks = vec!["vda".into()];
         let load =
-            Load::start(runtime, &self.target, &load, seed, limit, &self.history, vec![], vec![]).unwrap();
+            Load::start(runtime, &self.target, &load, seed, limit, &self.history, disks, vec![heartbeats()])
+                .unwrap();
         self.setup.set(load.setup().clone()).unwrap();
         load
     }
