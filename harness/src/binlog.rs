@@ -13,13 +13,11 @@ mod index;
 mod rows;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 
 pub use index::{Position, index, position};
+pub use rows::{Key, Problem};
 use rows::{Bytes, Layout};
-
-/// A transfer: its client and its number.
-pub type Key = (u32, u32);
 
 const MAGIC: &[u8; 4] = b"\xfebin";
 const MYSQL_ENCRYPTED_MAGIC: &[u8; 4] = b"\xfdbin";
@@ -70,35 +68,6 @@ const CHECKSUM: usize = 4;
 const MAX_EVENT: usize = 64 << 20;
 /// The most rows of one transaction that are kept. The load's have two.
 const MAX_ROWS: usize = 1 << 20;
-
-/// Why a binary log cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// The file cannot be read.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// It does not begin as one.
-    #[error("it is no binary log of version 4")]
-    NoLog,
-    /// Its content is encrypted.
-    #[error("it is encrypted")]
-    Encrypted,
-    /// Its rows are compressed.
-    #[error("its rows are compressed")]
-    Compressed,
-    /// Its transfers are statements, not rows.
-    #[error("its transfers are logged as statements; `binlog_format` is not ROW")]
-    Statements,
-    /// Its events carry a checksum of another kind.
-    #[error("its events have checksums of the unknown kind {0}")]
-    Checksum(u8),
-    /// An event or transaction is beyond all bounds.
-    #[error("the event at byte {0} is too long")]
-    TooLong(u64),
-    /// The table has a column that the load's table has not.
-    #[error("the table has a column of the unexpected type {0}")]
-    Column(u8),
-}
 
 /// A binary log, read from its start.
 #[derive(Debug)]

@@ -22,6 +22,14 @@ pub const TCP_ADMIN: u8 = 1;
 /// The administrator through the server's own socket.
 pub const SOCKET_ADMIN: u8 = 3;
 
+/// The tables of the quiescence probes on disk, and their engines.
+pub(crate) const PROBE_TABLES: [(&str, &str); 4] = [
+    (table::PROBE_TX, "InnoDB"),
+    (table::PROBE_NT, "MyISAM"),
+    (table::SECOND_PROBE_TX, "InnoDB"),
+    (table::SECOND_PROBE_NT, "MyISAM"),
+];
+
 /// The most that a server that is up needs for its greeting, also under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 

@@ -43,11 +43,15 @@ pub mod doors;
 #[cfg(feature = "vm")]
 pub mod examine;
 #[cfg(feature = "vm")]
+pub mod history_log;
+#[cfg(feature = "vm")]
 pub mod load;
 #[cfg(feature = "vm")]
 pub mod names;
 #[cfg(feature = "vm")]
 pub mod observe;
+#[cfg(feature = "vm")]
+pub mod overlay;
 #[cfg(feature = "vm")]
 pub mod places;
 #[cfg(feature = "vm")]

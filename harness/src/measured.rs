@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::run::trial_dir_name;
+use crate::plan::trial_dir_name;
 
 /// A trial may take so many times what it took before: a machine may be busier
 /// than it was, by a factor of three when a trial has company.

@@ -144,6 +144,15 @@ impl Names {
         self.table(plain).rsplit('.').next().unwrap_or_default().to_owned()
     }
 
+    /// Asks for the tables of the schema changes.
+    pub fn ddl_tables_query(&self) -> String {
+        format!(
+            "SELECT table_name FROM information_schema.tables \
+             WHERE table_schema = '{}' AND table_name LIKE '{}\\_%'",
+            self.load, self.ddl
+        )
+    }
+
     /// What the names of the tables of the schema changes begin with.
     pub fn ddl(&self) -> &str {
         &self.ddl

@@ -18,6 +18,11 @@ const FREEZABLE: [&str; 10] =
 /// The unit in which the kernel counts where partitions begin, bytes.
 const SECTOR: u64 = 512;
 
+/// Where the heartbeats of the file system mounted at `mount` lie.
+pub fn heartbeats(mount: &Path) -> PathBuf {
+    mount.join(".freezeframe-heartbeats")
+}
+
 /// The directories of one server.
 #[derive(Debug, Clone, Default)]
 pub struct Places(Vec<Place>);

@@ -203,3 +203,23 @@ impl Limits {
         }
     }
 }
+
+/// A trial's name as the name of its directory.
+pub fn trial_dir_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    name.replace("::", ".").chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slug_is_a_plain_file_name() {
+        assert_eq!(
+            trial_dir_name("core/no-hook::bookworm-mariadb::none"),
+            "core-no-hook.bookworm-mariadb.none"
+        );
+        assert_eq!(trial_dir_name("a::b::../../etc/pass wd"), "a.b...-..-etc-pass-wd");
+    }
+}

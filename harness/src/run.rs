@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{Definition, Manifest};
 use crate::json;
 use crate::measured::Measured;
-use crate::plan::{Accel, Keep, Limits, Plan, Start};
+use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
 use crate::scenario::{Hook, Restore, Scenario};
 
 /// Names the run's directory to the test binary.
@@ -209,25 +209,5 @@ impl RunOptions {
         std::fs::create_dir_all(&self.dir)
             .and_then(|()| std::fs::write(&path, json))
             .map_err(|e| format!("cannot write {}: {e}", path.display()))
-    }
-}
-
-/// A trial's name as the name of its directory.
-pub fn trial_dir_name(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    name.replace("::", ".").chars().map(plain).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slug_is_a_plain_file_name() {
-        assert_eq!(
-            trial_dir_name("core/no-hook::bookworm-mariadb::none"),
-            "core-no-hook.bookworm-mariadb.none"
-        );
-        assert_eq!(trial_dir_name("a::b::../../etc/pass wd"), "a.b...-..-etc-pass-wd");
     }
 }

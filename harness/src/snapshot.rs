@@ -1,49 +1,14 @@
-//! Disks: the overlay that a guest writes to, and the snapshot that freezes it.
+//! Snapshot: from one instant on the guest writes to other files.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use virt::sys;
 
 use crate::error::{Error, Result};
-use crate::guest::{Drive, Machine};
-use crate::image::{FileSystem, Manifest};
+use crate::guest::{Drive, Machine, escape};
 use crate::interrupt;
-
-/// Creates an empty overlay over each disk of an image, in `dir`, named
-/// `TARGET.SUFFIX.qcow2`. The image is never written.
-pub fn over_image(dir: &Path, suffix: &str, image: &Manifest) -> Result<Vec<Drive>> {
-    overlays(dir, suffix, image.disks.iter().map(|disk| (&*disk.target, &*disk.file, "raw")))
-}
-
-/// The same over other overlays.
-pub fn over(dir: &Path, suffix: &str, drives: &[Drive]) -> Result<Vec<Drive>> {
-    overlays(dir, suffix, drives.iter().map(|drive| (&*drive.target, &*drive.file, "qcow2")))
-}
-
-fn overlays<'a>(
-    dir: &Path,
-    suffix: &str,
-    bases: impl Iterator<Item = (&'a str, &'a Path, &'static str)>,
-) -> Result<Vec<Drive>> {
-    bases
-        .map(|(target, base, format)| {
-            let drive = overlay(dir, target, suffix);
-            qemu_img(&["create", "-q", "-f", "qcow2", "-F", format, "-b"], &[base, &drive.file])?;
-            Ok(drive)
-        })
-        .collect()
-}
-
-/// The overlay of one disk, there or not.
-pub(crate) fn overlay(dir: &Path, target: &str, suffix: &str) -> Drive {
-    Drive { target: target.to_owned(), file: dir.join(format!("{target}.{suffix}.qcow2")) }
-}
+use crate::overlay::overlay;
 
 /// Takes an atomic, disk-only, external snapshot of all disks, or one of each
 /// disk with a pause between them. From then on the guest writes to the new
@@ -78,11 +43,11 @@ fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) ->
     let disks: String = live
         .iter()
         .map(|drive| {
-            let target = crate::guest::escape(&drive.target);
+            let target = escape(&drive.target);
             if !chosen(drive) {
                 return format!("<disk name='{target}' snapshot='no'/>");
             }
-            let file = crate::guest::escape(&drive.file.to_string_lossy());
+            let file = escape(&drive.file.to_string_lossy());
             format!(
                 "<disk name='{target}' snapshot='external'><driver type='qcow2'/><source file='{file}'/></disk>"
             )
@@ -104,170 +69,4 @@ pub fn merge(machine: &mut Machine, overlays: &[Drive], limit: Duration) -> Resu
         std::fs::remove_file(&overlay.file).map_err(Error::io("remove", &overlay.file))?;
     }
     Ok(())
-}
-
-/// Writes one file system of an overlay and its backing chain to a sparse raw file.
-pub fn flatten(drive: &Drive, fs: &FileSystem, dir: &Path) -> Result<PathBuf> {
-    let raw = dir.join(format!("{}.raw", fs.name));
-    match pieces(drive)? {
-        Some(pieces) => gather(&pieces, fs, &raw).map_err(Error::io("write", &raw))?,
-        None => convert(drive, fs, &raw)?,
-    }
-    Ok(raw)
-}
-
-/// The unit of a disk's size, bytes.
-const SECTOR: u64 = 512;
-
-/// Bytes of a disk that lie in a file just as they are.
-struct Piece {
-    /// Where on the disk.
-    at: u64,
-    bytes: u64,
-    file: PathBuf,
-    offset: u64,
-}
-
-/// Where the bytes of a disk lie that are not zero; `None` when not all of them are
-/// in files as they are. See qemu-img(1), `map` and `info`.
-fn pieces(drive: &Drive) -> Result<Option<Vec<Piece>>> {
-    #[derive(Deserialize)]
-    struct Extent {
-        start: u64,
-        length: u64,
-        depth: usize,
-        data: bool,
-        #[serde(default)]
-        compressed: bool,
-        offset: Option<u64>,
-    }
-    #[derive(Deserialize)]
-    struct Layer {
-        filename: PathBuf,
-        format: String,
-        #[serde(default, rename = "format-specific")]
-        specific: serde_json::Value,
-    }
-    let extents: Vec<Extent> = qemu_img_json(&["map", "--output=json"], &drive.file)?;
-    let chain: Vec<Layer> = qemu_img_json(&["info", "--backing-chain", "--output=json"], &drive.file)?;
-    let plain = |layer: &&Layer| {
-        matches!(&*layer.format, "raw" | "qcow2")
-            && layer.specific["data"]["data-file"].is_null()
-            && layer.filename.is_file()
-    };
-    let piece = |extent: Extent| {
-        let layer = chain.get(extent.depth).filter(plain)?;
-        let offset = extent.offset.filter(|_| !extent.compressed)?;
-        Some(Piece { at: extent.start, bytes: extent.length, file: layer.filename.clone(), offset })
-    };
-    Ok(extents.into_iter().filter(|extent| extent.data).map(piece).collect())
-}
-
-/// Copies what of these pieces lies in a file system. The kernel does the copying, which is
-/// several times faster than `qemu-img convert`, or takes no time at all where files can share blocks.
-fn gather(pieces: &[Piece], fs: &FileSystem, raw: &Path) -> io::Result<()> {
-    let mut to = File::create(raw)?;
-    to.set_len(fs.bytes)?;
-    for Piece { at, bytes, file, offset } in pieces {
-        let begin = fs.start.max(*at);
-        let end = (fs.start + fs.bytes).min(at + bytes);
-        if begin >= end {
-            continue;
-        }
-        let mut from = File::open(file)?;
-        from.seek(SeekFrom::Start(offset + (begin - at)))?;
-        to.seek(SeekFrom::Start(begin - fs.start))?;
-        let copied = io::copy(&mut from.take(end - begin), &mut to)?;
-        // A raw file may end before its disk does, which is rounded up to a sector: the rest is zero.
-        if end - begin - copied >= SECTOR {
-            return Err(io::Error::other(format!("{} ends before its data do", file.display())));
-        }
-    }
-    Ok(())
-}
-
-/// The same by QEMU, whatever the files are like.
-///
-/// See qemu(1), `-blockdev`, for the options of the raw driver.
-fn convert(drive: &Drive, fs: &FileSystem, raw: &Path) -> Result<()> {
-    // Commas separate options, and are doubled in a value.
-    let file = drive.file.to_string_lossy().replace(',', ",,");
-    let part = format!(
-        "driver=raw,offset={},size={},file.driver=qcow2,file.file.driver=file,file.file.filename={file}",
-        fs.start, fs.bytes
-    );
-    qemu_img(&["convert", "--image-opts", "-O", "raw", &part], &[raw]).map(drop)
-}
-
-fn qemu_img_json<T: DeserializeOwned>(options: &[&str], file: &Path) -> Result<T> {
-    let json = qemu_img(options, &[file])?;
-    serde_json::from_slice(&json).map_err(|e| Error::io("read what qemu-img says of", file)(e.into()))
-}
-
-/// Runs `qemu-img`; its standard output.
-fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
-    let program = Path::new("qemu-img");
-    let output = Command::new(program)
-        .args(options)
-        .args(files)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Error::io("run", program))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    Err(Error::io("run", program)(std::io::Error::other(format!("{} {}", options.join(" "), reason.trim()))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::FsKind;
-
-    fn write(file: &Path, commands: &[&str]) {
-        let mut qemu_io = Command::new("qemu-io");
-        qemu_io.args(commands.iter().flat_map(|command| ["-c", *command])).arg(file);
-        assert!(qemu_io.output().expect("qemu-io runs").status.success());
-    }
-
-    #[test]
-    fn a_chain_is_gathered_as_qemu_would_convert_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let base = dir.path().join("base.raw");
-        File::create(&base).and_then(|file| file.set_len(8 << 20)).expect("a raw file");
-        write(&base, &["write -P 1 64k 1M", "write -P 2 5M 512k"]);
-        let drive = |name| overlay(dir.path(), "vda", name);
-        overlays(dir.path(), "lower", [("vda", &*base, "raw")].into_iter()).expect("an overlay");
-        write(&drive("lower").file, &["write -P 3 100k 200k", "write -z 5M 64k"]);
-        over(dir.path(), "upper", &[drive("lower")]).expect("an overlay");
-        write(&drive("upper").file, &["write -P 4 0 4k", "write -P 5 7M 1M", "discard 512k 64k"]);
-        for (start, bytes) in [(0, 8 << 20), (1 << 16, 5 << 20), (137 * SECTOR, 7 << 20)] {
-            let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
-            let fs = FileSystem { name, start, bytes, fs: FsKind::Ext4, mount };
-            let gathered = flatten(&drive("upper"), &fs, dir.path()).expect("a raw file");
-            let converted = dir.path().join("converted");
-            convert(&drive("upper"), &fs, &converted).expect("a raw file");
-            assert!(pieces(&drive("upper")).expect("a map").is_some());
-            let [gathered, converted] =
-                [gathered, converted].map(|file| std::fs::read(file).expect("a file"));
-            assert_eq!(gathered.len(), converted.len());
-            assert!(gathered == converted, "{bytes} bytes from {start}");
-        }
-    }
-
-    #[test]
-    fn compressed_data_is_left_to_qemu() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let base = dir.path().join("base.raw");
-        File::create(&base).and_then(|file| file.set_len(1 << 20)).expect("a raw file");
-        write(&base, &["write -P 1 0 512k"]);
-        let drive = overlay(dir.path(), "vda", "packed");
-        qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2"], &[&base, &drive.file]).expect("an image");
-        assert!(pieces(&drive).expect("a map").is_none());
-        let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
-        let fs = FileSystem { name, start: 0, bytes: 1 << 20, fs: FsKind::Ext4, mount };
-        let raw = flatten(&drive, &fs, dir.path()).expect("a raw file");
-        assert!(std::fs::read(raw).expect("a file") == std::fs::read(base).expect("a file"));
-    }
 }

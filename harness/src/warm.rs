@@ -33,7 +33,7 @@ use crate::interrupt;
 use crate::load::heartbeat;
 use crate::plan::{Accel, Plan};
 use crate::restore;
-use crate::snapshot;
+use crate::overlay;
 
 /// Part of every key: raise it when a change here makes old states unfit.
 const VERSION: u32 = 3;
@@ -212,7 +212,7 @@ fn make(
     transcript: &Transcript,
 ) -> Result<()> {
     let Plan { image, limits, .. } = plan;
-    let drives = snapshot::over_image(scratch, "warm", image)?;
+    let drives = overlay::over_image(scratch, "warm", image)?;
     let exchange = scratch.join("exchange.raw");
     crate::roll_forward::exchange(&exchange)?;
     let spec = Spec {
@@ -258,7 +258,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 
 /// The overlays of a saved guest in `dir`.
 fn overlays(plan: &Plan, dir: &Path) -> Vec<Drive> {
-    plan.image.disks.iter().map(|disk| snapshot::overlay(dir, &disk.target, "warm")).collect()
+    plan.image.disks.iter().map(|disk| overlay::overlay(dir, &disk.target, "warm")).collect()
 }
 
 /// The files of a spec that each trial has for itself.

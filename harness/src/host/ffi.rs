@@ -13,7 +13,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt::sys;
 
-use super::libvirt::Event;
+use super::event::Event;
 
 /// Freezes every file system of the guest through its agent, the hook first.
 /// Returns how many were frozen.

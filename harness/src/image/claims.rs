@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Manifest;
+use super::manifest::Manifest;
 use crate::json;
 
 /// `claims.json`: what to look for.

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use super::layout::{self, Bind, DiskLayout, FsKind, LoopLayout, RawBind, RawDisk, RawLoop};
-use super::origin::{Origin, RawCloudImage, RawExisting};
-use super::{Agent, Channel, Database};
+use super::kinds::{Channel, Database};
+use super::manifest::Agent;
+use super::origin::{Origin, RawCloudImage, RawExisting, ServerFacts};
 use crate::text::printable;
 
 /// The least memory that a guest boots and serves with, MiB.
@@ -170,20 +171,6 @@ pub struct Argument {
     pub value: String,
     /// What it is good for.
     pub reason: String,
-}
-
-/// How to reach a database server in its guest.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServerFacts {
-    /// Its systemd unit.
-    pub unit: String,
-    /// The directory of its binary logs.
-    pub binlogs: PathBuf,
-    /// Its TCP port.
-    pub port: u16,
-    /// The account of the load.
-    pub user: String,
 }
 
 /// Why a definition or a layer cannot be used.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bind, Channel, Database, FsKind};
+use super::kinds::{Channel, Database};
+use super::layout::{Bind, FsKind};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,21 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Agent, ServerFacts};
+use super::manifest::Agent;
+
+/// How to reach a database server in its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerFacts {
+    /// Its systemd unit.
+    pub unit: String,
+    /// The directory of its binary logs.
+    pub binlogs: PathBuf,
+    /// Its TCP port.
+    pub port: u16,
+    /// The account of the load.
+    pub user: String,
+}
 
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
-use super::{Shared, TCP_ADMIN};
+use super::shared::Shared;
+use crate::database::TCP_ADMIN;
 use crate::error::{Error, Result};
 use crate::names::table;
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
-use super::{Pending, Shared, TCP};
+use super::shared::{Pending, Shared};
 use crate::clock;
+use crate::database::TCP;
 use crate::error::Result;
 use crate::history::Entry;
 use crate::names::table;

@@ -9,8 +9,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
 
-use super::{Pending, Shared, TCP};
+use super::shared::{Pending, Shared};
 use crate::clock;
+use crate::database::TCP;
 use crate::error::Result;
 use crate::history::{Entry, ddl_tables};
 use crate::names::Names;
@@ -47,18 +48,9 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
 
 /// Takes a step, unless it is already taken: its answer may have been lost.
 async fn step(conn: &mut Conn, names: &Names, n: u32) -> mysql_async::Result<()> {
-    let there: BTreeSet<String> = conn.query(tables_query(names)).await?.into_iter().collect();
+    let there: BTreeSet<String> = conn.query(names.ddl_tables_query()).await?.into_iter().collect();
     let done: BTreeSet<String> = ddl_tables(n).iter().map(|table| names.bare(table)).collect();
     if there == done { Ok(()) } else { conn.query_drop(statement(n, |plain| names.table(plain))).await }
-}
-
-/// Asks for the tables of the schema changes, without their schema.
-pub(crate) fn tables_query(names: &Names) -> String {
-    format!(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = '{}' AND table_name LIKE '{}\\_%'",
-        names.load,
-        names.ddl()
-    )
 }
 
 /// The statement that leads from the tables after `n - 1` steps to those after `n`.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
-use super::{Ack, Shared, hex, payload};
+use super::shared::{Ack, Shared, hex, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, Op};

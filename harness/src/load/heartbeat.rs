@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
 
-use super::{Pending, Shared};
+use super::shared::{Pending, Shared};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{HEARTBEAT, Machine, escape_shell};
+use crate::places::heartbeats;
 use crate::history::Entry;
 use crate::image::{FileSystem, Manifest};
 
@@ -30,11 +31,6 @@ done
 
 /// The heartbeats of one file system: its name, and the way to their writer.
 pub type Channel = (String, UnixStream);
-
-/// Where the heartbeats of the file system mounted at `mount` lie.
-pub fn file(mount: &Path) -> PathBuf {
-    mount.join(".freezeframe-heartbeats")
-}
 
 /// The sockets of an image's heartbeat channels in `dir`, whose path must be short.
 pub fn sockets(image: &Manifest, dir: &Path) -> Vec<(String, PathBuf)> {
@@ -63,7 +59,7 @@ pub fn prepare(
         line.push_str(&format!(
             " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{name} \
              sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{name} {}",
-            escape_shell(&file(mount))
+            escape_shell(&heartbeats(mount))
         ));
     }
     machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;

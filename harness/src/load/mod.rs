@@ -6,170 +6,31 @@ mod bulk;
 mod ddl;
 mod follower;
 pub mod heartbeat;
-mod log;
 mod schema;
+mod shared;
 mod writer;
 
-pub(crate) use ddl::tables_query as ddl_tables_query;
-pub use log::HistoryLog;
-pub(crate) use schema::PROBE_TABLES;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use mysql_async::Conn;
-use rand::{Rng, RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::clock;
-use crate::database::{self, DOORS, TCP, TCP_ADMIN, Target};
+use crate::database::{self, DOORS, Target};
 use crate::error::{Error, Result};
-use crate::history::{Entry, Follower, Nanos, Setup};
+use crate::history::{Entry, Nanos, Setup};
+use crate::history_log::HistoryLog;
 use crate::interrupt;
 use crate::scenario::{self, Profile};
-
-/// Bytes of payload in each row.
-const PAYLOAD: std::ops::RangeInclusive<usize> = 32..=256;
-
-/// What all clients share.
-#[derive(Debug)]
-struct Shared {
-    target: Target,
-    history: HistoryLog,
-    followers: Vec<Follower>,
-    writers: u32,
-    rate: Option<u32>,
-    seed: u64,
-    statement_limit: Duration,
-    stop: watch::Sender<bool>,
-    rest: watch::Sender<bool>,
-    /// Transfers acknowledged so far.
-    acknowledged: AtomicU64,
-    /// The transfer that was acknowledged last: client and number.
-    newest: watch::Sender<Option<[u32; 2]>>,
-    /// Told of each acknowledged transfer, and of each row of a follower.
-    acks: Sender<Ack>,
-}
-
-/// An acknowledged transfer or a follower's row: when it was sent, and by which client.
-#[derive(Debug, Clone, Copy)]
-struct Ack {
-    sent: Nanos,
-    client: u32,
-}
-
-impl Shared {
-    fn stopped(&self) -> bool {
-        *self.stop.borrow()
-    }
-
-    /// The door of a writer.
-    fn door(&self, client: u32) -> u8 {
-        u8::try_from((client - 1) % DOORS_COUNT).unwrap_or(0)
-    }
-
-    async fn connect(&self, door: u8) -> Result<Conn> {
-        let connected = self.target.door(door).connect_patiently(self.statement_limit).await;
-        let name = DOORS[usize::from(door)];
-        connected.map_err(Error::sql(format!("accept a connection of the load through the door `{name}`")))
-    }
-
-    /// One stream of numbers a client, so that the same seed replays the same
-    /// operations whatever the others do.
-    fn random(&self, client: u32) -> ChaCha8Rng {
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        random.set_stream(u64::from(client));
-        random
-    }
-
-    /// Waits three times as long as the last operation took, then until the load does not rest, or
-    /// until it stops: a guest under emulation has no processor to spare, and whatever its hook does
-    /// would wait behind the load.
-    async fn think(&self, took: Duration) {
-        let (mut stop, mut rest) = (self.stop.subscribe(), self.rest.subscribe());
-        let thought = async {
-            sleep(LONGEST_THOUGHT.min(3 * took)).await;
-            let _ = rest.wait_for(|resting| !*resting).await;
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stopped| *stopped) => {}
-            () = thought => {}
-        }
-    }
-
-    /// The pace of one of so many clients that have the load's rate together.
-    fn pace(&self, clients: u32) -> Option<Interval> {
-        let mut pace = interval(Duration::from_secs(1) * clients / self.rate?);
-        // What a freeze held up is not made up for.
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Some(pace)
-    }
-}
-
-/// How long a client thinks at the most before its next operation. Less than a hook needs from its
-/// lock until the freeze returns, so that every client has something in flight by then.
-const LONGEST_THOUGHT: Duration = Duration::from_millis(400);
-
-/// How many doors there are.
-const DOORS_COUNT: u32 = DOORS.len() as u32;
-
-/// Random bytes, and their checksum.
-fn payload(random: &mut ChaCha8Rng) -> (Vec<u8>, u32) {
-    let mut payload = vec![0; random.random_range(PAYLOAD)];
-    random.fill_bytes(&mut payload);
-    let crc = crc32fast::hash(&payload);
-    (payload, crc)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// An operation that is written down once, when its outcome is known or
-/// nobody waits for it any more.
-struct Pending<F: Fn(Nanos, Option<Nanos>) -> Entry> {
-    history: HistoryLog,
-    sent: Nanos,
-    entry: F,
-    written: bool,
-}
-
-impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Pending<F> {
-    /// Sent now; `entry` makes the record from this time and that of the answer.
-    fn new(history: &HistoryLog, sent: Nanos, entry: F) -> Self {
-        Self { history: history.clone(), sent, entry, written: false }
-    }
-
-    /// Acknowledged now.
-    fn done(mut self) -> Result<()> {
-        self.written = true;
-        self.history.write(&(self.entry)(self.sent, Some(clock::now())))
-    }
-}
-
-/// Also when the task that waits is abandoned: the operation may have taken effect.
-impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Drop for Pending<F> {
-    fn drop(&mut self) {
-        if !self.written {
-            // A full disk shows at the next entry.
-            let _ = self.history.write(&(self.entry)(self.sent, None));
-        }
-    }
-}
+use shared::{Ack, Shared};
 
 /// How long writers are given to end when a write was waited for in vain already.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 
 use super::big;
 use super::bulk::SIDE;
-use crate::database::{self, TCP, Target};
+use crate::database::{self, PROBE_TABLES, TCP, Target};
 use crate::error::{Error, Result};
 use crate::history::{Follower, ddl_tables};
 use crate::names::table;
@@ -21,14 +21,6 @@ pub const ACCOUNTS: u32 = 64;
 
 /// The balance with which every account starts.
 pub const OPENING_BALANCE: i64 = 1_000_000;
-
-/// The tables of the quiescence probes on disk, and their engines.
-pub(crate) const PROBE_TABLES: [(&str, &str); 4] = [
-    (table::PROBE_TX, "InnoDB"),
-    (table::PROBE_NT, "MyISAM"),
-    (table::SECOND_PROBE_TX, "InnoDB"),
-    (table::SECOND_PROBE_NT, "MyISAM"),
-];
 
 /// Creates the tables in empty schemas. Whether the server keeps a binary log.
 pub(super) async fn create(

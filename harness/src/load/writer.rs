@@ -15,7 +15,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
-use super::{ACCOUNTS, Ack, Shared, hex, payload};
+use super::shared::{Ack, Shared, hex, payload};
+use super::schema::ACCOUNTS;
 use crate::clock;
 use crate::error::Result;
 use crate::history::{Entry, Nanos, Op};

@@ -6,7 +6,7 @@
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::ObservationLog;
+use super::writer::ObservationLog;
 use super::files::{Files, Opened, Why};
 use crate::binlog::{Log, Position, index, is_in_use, position};
 use crate::error::Result;
@@ -168,7 +168,7 @@ mod tests {
         assert!(made.unwrap().success());
         let files = Files::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
-        let mut log = super::super::create(&path).unwrap();
+        let mut log = super::super::writer::create(&path).unwrap();
         logs(&files, Path::new("/data"), &Names::random(), &mut log).unwrap();
         recorded(&files, Path::new("/position"), &mut log).unwrap();
         log.flush().unwrap();

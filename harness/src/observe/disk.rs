@@ -9,17 +9,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::files::{Files, Why};
-use super::{ObservationLog, binlog, file_system, table_files};
+use super::writer::ObservationLog;
+use super::{binlog, file_system, table_files};
 use crate::binlog::Position;
 use crate::error::{Error, Result};
 use crate::guest::Drive;
 use crate::history::Holds;
 use crate::image::{FileSystem, Manifest};
-use crate::load::heartbeat;
 use crate::names::Names;
 use crate::observation::{POSITION_FILE, Record};
-use crate::places::{Place, Places};
-use crate::snapshot;
+use crate::places::{Place, Places, heartbeats};
+use crate::overlay;
 use crate::text::printable;
 
 /// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
@@ -56,7 +56,7 @@ pub fn disks(
     let mut found = Found::default();
     for (disk, drive) in sought.image.disks.iter().zip(snapshot) {
         for fs in &disk.file_systems {
-            let raw = snapshot::flatten(drive, fs, scratch)?;
+            let raw = overlay::flatten(drive, fs, scratch)?;
             let examined = sought.examine(fs, &raw, &mut found, log);
             std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
             examined?;
@@ -194,7 +194,7 @@ impl Sought<'_> {
 fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Vec<u8>, Why> {
         let mut bytes = Vec::new();
-        if let Some(file) = files.file(&heartbeat::file(Path::new("/")))? {
+        if let Some(file) = files.file(&heartbeats(Path::new("/")))? {
             file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         }
         Ok(bytes)
@@ -205,7 +205,7 @@ fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Resul
             Record::Heartbeats { disk: fs.name.clone(), count, rest }
         }
         Err(error) => {
-            let path = heartbeat::file(&fs.mount).display().to_string();
+            let path = heartbeats(&fs.mount).display().to_string();
             Record::Unreadable { path, detail: printable(&error) }
         }
     };

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::ObservationLog;
+use super::writer::ObservationLog;
 use super::files::{Files, Why};
 use crate::error::Result;
 use crate::names::Names;

@@ -4,12 +4,13 @@ use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Row};
 use std::time::Duration;
 
-use super::{ObservationLog, log};
+use super::log;
+use super::writer::ObservationLog;
+use crate::database::PROBE_TABLES;
 use crate::error::{Error, Result};
 use crate::guest::Agent;
 use crate::history::{Follower, Setup, Table};
 use crate::image::{Database, Server};
-use crate::load::{PROBE_TABLES, ddl_tables_query};
 use crate::names::{Names, table};
 use crate::observation::{Record, State};
 use crate::text::printable;
@@ -176,7 +177,7 @@ pub async fn tables(
         .await?;
     }
     probe_rows(conn, names, out).await?;
-    match conn.query::<String, _>(ddl_tables_query(names)).await {
+    match conn.query::<String, _>(names.ddl_tables_query()).await {
         Ok(there) => {
             let mut tables: Vec<_> =
                 there.iter().filter_map(|table| names.plain(&names.load, table)).collect();

@@ -4,7 +4,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::guest::Agent;
 use crate::history::{Entry, Nanos, WINDOWS};
-use crate::load::HistoryLog;
+use crate::history_log::HistoryLog;
 use crate::places::Places;
 
 /// The file systems of which VSS makes snapshots. A freeze takes all of them on

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::guest::Agent;
 use crate::history::Mark;
 use crate::interrupt;
-use crate::load::HistoryLog;
+use crate::history_log::HistoryLog;
 use crate::plan::Limits;
 
 /// What can be frozen and thawed: a guest through its agent.

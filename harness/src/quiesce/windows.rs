@@ -16,7 +16,7 @@ use crate::guest::{Agent, Serial, Transcript, Transport};
 use crate::history::{Entry, KIND, Mark, Setup, WINDOWS};
 use crate::jsonl;
 use crate::judge::{Case, Judgement, judge};
-use crate::load::HistoryLog;
+use crate::history_log::HistoryLog;
 use crate::observation::Record;
 use crate::plan::{Accel, Limits};
 use crate::property::Property;

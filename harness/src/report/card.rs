@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::text::{count, duration, size};
-use super::{Trial, cycles, page, power, stages};
+use super::text::{count, size};
+use super::trial::Trial;
+use super::{badges, cycles, power, stages};
 use crate::events::What;
 use crate::finding::{Finding, Status};
 use crate::plan::Plan;
@@ -37,14 +38,14 @@ pub(super) fn card(trial: &Trial, id: &str) -> Markup {
 }
 
 fn head(trial: &Trial) -> Markup {
-    let (scenario, on) = page::names(trial);
+    let (scenario, on) = badges::names(trial);
     html! {
         header {
             h3 {
                 (quote_lines(MAX_TEXT, &scenario))
                 @if !on.is_empty() { " " small { (quote_lines(MAX_TEXT, &on)) } }
             }
-            div { (page::outcome(trial)) " " (page::grade(trial)) }
+            div { (badges::outcome(trial)) " " (badges::grade(trial)) }
         }
         @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
     }
@@ -226,9 +227,4 @@ fn files(trial: &Trial) -> Markup {
             }
         }
     }
-}
-
-/// The time that a stage took, where it ran.
-pub(super) fn time(ms: Option<f64>) -> String {
-    ms.map_or("\u{2013}".to_owned(), duration)
 }

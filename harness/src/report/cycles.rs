@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 
 use maud::{Markup, PreEscaped, html};
 
-use super::card::time;
+use super::badges::{grade_of, time};
 use super::power::power;
-use super::{Cycle, Drawing, Partly, page};
+use super::trial::{Cycle, Drawing, Partly};
 use crate::grade::{self, Grade, Outcome, Rank};
 use crate::text::{quote, quote_lines};
 use crate::verdict::Verdict;
@@ -111,7 +111,7 @@ fn one(cycle: &Cycle, id: &str, open: bool) -> Markup {
         details open[open] {
             summary {
                 b { "Cycle " (cycle.number) }
-                @if let Some(Ok(verdict)) = &cycle.verdict { (page::grade_of(verdict.grade)) " " }
+                @if let Some(Ok(verdict)) = &cycle.verdict { (grade_of(verdict.grade)) " " }
                 (stall(cycle)) " without an acknowledged write"
             }
             // A link to what is inside opens it.

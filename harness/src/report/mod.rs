@@ -2,9 +2,11 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `trial` | what a page shows, as plain data |
 //! | `read` | reads runs and trial directories; the only contact with files |
 //! | `scale`, `lanes`, `text` | places on an axis; rows of clients; names, times and links for people |
 //! | `draw`, `stages` | the pictures |
+//! | `badges` | outcomes, grades, names and times, wherever they stand |
 //! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
 //! | `plot` | the picture of a measurement, which no page shows |
 //!
@@ -15,6 +17,7 @@
 //! files are missing or damaged gets its place and says so, because that is
 //! when a report is needed most.
 
+mod badges;
 mod card;
 mod cycles;
 mod draw;
@@ -26,92 +29,7 @@ pub mod read;
 mod scale;
 mod stages;
 mod text;
-
-use crate::events::Event;
-use crate::grade::Outcome;
-use crate::plan::Plan;
-use crate::verdict::Verdict;
+mod trial;
 
 pub use page::render;
-
-/// Everything that one page shows.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Page {
-    /// The names of the runs.
-    pub runs: Vec<String>,
-    /// Their trials.
-    pub trials: Vec<Trial>,
-}
-
-/// One trial.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trial {
-    /// `core/no-hook::bookworm-mariadb::none`.
-    pub name: String,
-    /// Its run, where a page shows several.
-    pub run: Option<String>,
-    /// `plan.json`; an error is why it cannot be read.
-    pub plan: Result<Plan, String>,
-    /// `verdict.json`; an error is why there is none.
-    pub verdict: Result<Verdict, String>,
-    /// What the event log says, as far as it can be read.
-    pub events: Partly<Vec<Event>>,
-    /// Its cycles of freeze, snapshot and thaw, as far as its history can be read.
-    pub cycles: Partly<Vec<Cycle>>,
-    /// Its files.
-    pub files: Vec<Link>,
-    /// The command that runs it again.
-    pub again: Option<String>,
-    /// The command that judges it again.
-    pub judge: Option<String>,
-}
-
-impl Trial {
-    /// What became of it; a trial without verdict is one that the harness
-    /// could not tell.
-    fn outcome(&self) -> Outcome {
-        self.verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
-    }
-}
-
-/// One cycle of freeze, snapshot and thaw.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cycle {
-    /// Its number, from 1.
-    pub number: u32,
-    /// Its own verdict, where the trial has several cycles; an error is why there is none.
-    pub verdict: Option<Result<Verdict, String>>,
-    /// The guest was frozen, or that was tried.
-    pub frozen: bool,
-    /// Its picture; `None` when the trial did not come that far, or has too many cycles.
-    pub picture: Option<Drawing>,
-    /// The same, as large as a word.
-    pub small: Option<Drawing>,
-    /// Why its observation could not be read.
-    pub problem: Option<String>,
-}
-
-/// A picture that is drawn, as SVG: what it was drawn from does not fit into memory for every cycle
-/// of every trial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drawing(String);
-
-/// What could be read of a log, and what stood in the way of the rest.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Partly<T> {
-    /// What was read.
-    pub got: T,
-    /// What was wrong, as sentences.
-    pub problems: Vec<String>,
-}
-
-/// A file of a trial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Its name in the trial's directory.
-    pub name: String,
-    /// Relative to the page.
-    pub href: String,
-    /// Bytes.
-    pub size: u64,
-}
+pub use trial::{Cycle, Drawing, Link, Page, Partly, Trial};

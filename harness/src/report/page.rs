@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::card::{card, time};
+use super::badges::{grade, names, outcome, parts, time};
+use super::card::card;
 use super::text::count;
-use super::{Page, Trial};
+use super::trial::{Page, Trial};
 use crate::figures::Timings;
 use crate::grade::{Grade, Outcome};
 use crate::text::quote_lines;
@@ -164,39 +165,6 @@ fn why(trial: &Trial) -> String {
             quote_lines(300, reason)
         }
     }
-}
-
-/// Scenario, image and hook of a trial's name.
-fn parts(name: &str) -> (&str, &str, &str) {
-    let mut parts = name.splitn(3, "::");
-    let mut part = || parts.next().unwrap_or_default();
-    (part(), part(), part())
-}
-
-/// The scenario, and on what it ran with which hook.
-pub(super) fn names(trial: &Trial) -> (String, String) {
-    let (scenario, image, hook) = parts(&trial.name);
-    let on = [image, hook].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
-    (scenario.to_owned(), on.join(" · "))
-}
-
-/// Whether the expectation was met, as a badge.
-pub(super) fn outcome(trial: &Trial) -> Markup {
-    let (class, sign, word) = match trial.outcome() {
-        Outcome::Pass => ("pass", "✓", "pass"),
-        Outcome::Fail => ("fail", "✗", "FAIL"),
-        Outcome::Unknown => ("unknown", "?", "unknown"),
-    };
-    html! { span class=(format!("outcome {class}")) { (sign) " " (word) } }
-}
-
-/// The grade, as a badge.
-pub(super) fn grade(trial: &Trial) -> Markup {
-    grade_of(trial.verdict.as_ref().map_or(Grade::Unknown, |verdict| verdict.grade))
-}
-
-pub(super) fn grade_of(grade: Grade) -> Markup {
-    html! { span class=(format!("grade {grade}")) { (grade) } }
 }
 
 fn key() -> Markup {

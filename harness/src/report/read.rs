@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::text::{link, quoted};
-use super::{Cycle, Drawing, Link, Page, Partly, Trial, draw};
+use super::draw;
+use super::trial::{Cycle, Drawing, Link, Page, Partly, Trial};
 use crate::events::{self, Event};
 use crate::grade::Outcome;
 use crate::history::Mark;
@@ -15,8 +16,8 @@ use crate::json;
 use crate::jsonl::{self, Error, Reader};
 use crate::judge::picture::{Picture, picture};
 use crate::judge::{self, judge};
-use crate::plan::Plan;
-use crate::run::{RunOptions, trial_dir_name};
+use crate::plan::{Plan, trial_dir_name};
+use crate::run::RunOptions;
 use crate::scenario::Hook;
 use crate::verdict::Verdict;
 

@@ -15,7 +15,7 @@ use crate::guest::{Drive, Machine, escape};
 use crate::image::Server;
 use crate::names::Names;
 use crate::plan::Plan;
-use crate::snapshot;
+use crate::overlay;
 
 /// A guest of the trial's image whose own server is stopped.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl<'a> Verifier<'a> {
     ) -> Result<(mysql_async::Conn, Server)> {
         let Plan { image, limits, .. } = self.plan;
         self.count += 1;
-        let drives = snapshot::over(&self.dir, &self.suffix(), snapshot)?;
+        let drives = overlay::over(&self.dir, &self.suffix(), snapshot)?;
         let mut mounts = Vec::new();
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
             // The guest may forget a disk only some time after it is gone: the next has another address.
@@ -108,7 +108,7 @@ impl<'a> Verifier<'a> {
             self.machine.detach(&xml, limits.agent)?;
         }
         for disk in &self.plan.image.disks {
-            let overlay = snapshot::overlay(&self.dir, &disk.target, &self.suffix());
+            let overlay = overlay::overlay(&self.dir, &disk.target, &self.suffix());
             std::fs::remove_file(&overlay.file).map_err(Error::io("remove", &overlay.file))?;
         }
         Ok(())

@@ -26,10 +26,12 @@ use crate::host::Libvirt;
 use crate::image::Server;
 use crate::interrupt;
 use crate::judge;
-use crate::load::{HistoryLog, Load, heartbeat};
+use crate::history_log::HistoryLog;
+use crate::load::{Load, heartbeat};
 use crate::names::Names;
 use crate::observation::{Record, State};
 use crate::observe::{self, ObservationLog};
+use crate::overlay;
 use crate::places::{self, Places};
 use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
@@ -253,7 +255,7 @@ impl<'a> Trial<'a> {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => notes.push(format!("{BOOTED_INSTEAD}: {error}")),
         }
-        let drives = snapshot::over_image(&self.disks, role.name(), image)?;
+        let drives = overlay::over_image(&self.disks, role.name(), image)?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let (machine, stalled) =
             Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
@@ -267,7 +269,7 @@ impl<'a> Trial<'a> {
             return Ok(None);
         }
         let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
-        let drives = snapshot::over(&self.disks, role.name(), &warm.disks(self.plan))?;
+        let drives = overlay::over(&self.disks, role.name(), &warm.disks(self.plan))?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let machine = warm.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
         Ok(Some((machine, drives)))
@@ -529,7 +531,7 @@ impl<'a> Trial<'a> {
         let Plan { image, limits, .. } = self.plan;
         let (mut out, position, booted) = progress.stage(Stage::Restore, |progress| {
             let (out, position, booted) = restored(snapshot, |drives| {
-                let drives = snapshot::over(&self.disks, "restored", drives)?;
+                let drives = overlay::over(&self.disks, "restored", drives)?;
                 let spec = Spec {
                     exchange: Some(self.exchange.clone()),
                     ..Spec::of(self.plan, "restored", drives, &self.root)

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{self, Entry, Layout, Places, What, packaging};
-use super::{NAME, output, packager, scratch};
+use super::packager::{NAME, output, packager, scratch};
 use crate::error::Failure;
 use crate::host;
 

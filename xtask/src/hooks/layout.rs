@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::packager::NAME;
 use crate::error::Failure;
 use crate::host;
 
@@ -65,7 +66,7 @@ impl Layout {
                 layout.add(settings.join(name), What::Settings(file));
             }
         }
-        let doc = Path::new("/usr/share/doc").join(super::NAME);
+        let doc = Path::new("/usr/share/doc").join(NAME);
         layout.add(doc.join("hooks.md"), What::Doc(host::repository().join("docs/hooks.md")));
         layout.add(doc.join("copyright"), What::Doc(host::repository().join("LICENSE-MIT")));
         Ok(layout)

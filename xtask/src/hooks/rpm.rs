@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Entry, Layout, Places, What, packaging};
-use super::{NAME, output, packager, scratch};
+use super::packager::{NAME, output, packager, scratch};
 use crate::error::Failure;
 
 const PLACES: Places = Places {

@@ -16,13 +16,11 @@ use sha2::{Digest, Sha256};
 use super::recipe::{Recipe, hex, sorted_entries};
 use super::store::Store;
 use crate::error::Failure;
+use crate::setup::UBUNTU_KEYS;
 use crate::host;
 
 /// All images are for one architecture, whatever the host's.
 const ARCHITECTURE: &str = "amd64";
-
-/// Where Debian's package `ubuntu-keyring`, and Ubuntu itself, has them.
-pub(crate) const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
 
 /// The indexes of one release.
 #[derive(Debug)]

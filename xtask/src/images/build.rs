@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use freezeframe::image::{Boot, Disk, Family, Manifest, Origin, Server};
-use freezeframe::json;
+use freezeframe::image::{Boot, Disk, Family, Manifest, Origin};
 
+use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;
 use super::repositories::Repositories;
 use super::run::Log;
@@ -120,51 +120,6 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-/// What a trial needs to know of an image, without the versions of its packages.
-pub(super) fn manifest(
-    recipe: &Recipe,
-    digest: &str,
-    boot: Boot,
-    disks: Vec<Disk>,
-    datadir: PathBuf,
-) -> Manifest {
-    let definition = &recipe.definition;
-    Manifest {
-        schema: 3,
-        name: definition.name.clone(),
-        digest: digest.to_owned(),
-        distro: definition.distro.clone(),
-        release: definition.release.clone(),
-        dir: ".".into(),
-        boot,
-        disks,
-        loops: disks::loops(definition),
-        binds: definition.binds.clone(),
-        memory_mib: definition.memory_mib,
-        cpu: definition.cpu.clone(),
-        agent: recipe.agent.clone(),
-        channel: definition.channel,
-        server: Server {
-            database: definition.database,
-            unit: recipe.server.unit.clone(),
-            datadir,
-            binlogs: recipe.server.binlogs.clone(),
-            port: recipe.server.port,
-            user: recipe.server.user.clone(),
-            password_file: "load.secret".into(),
-        },
-        versions: BTreeMap::new(),
-    }
-}
-
-/// Writes it beside the disks: the last file of an image.
-pub(super) fn write_manifest(manifest: &Manifest, scratch: &Scratch) -> Result<(), Failure> {
-    let path = scratch.image().join("manifest.json");
-    let text = json::pretty(manifest)
-        .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
-    fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
 }
 
 /// The data directory that the server says it has.

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 
 use freezeframe::image::{Boot, Claims, Existing, Found, Manifest};
 
+use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::Scratch;
-use super::{build, disks, foreign};
+use super::{disks, foreign};
 use crate::cargo;
 use crate::error::Failure;
 
@@ -44,7 +45,7 @@ pub(super) fn take(
     })?;
     disks::read_only(&raw)?;
     let disks = vec![foreign::disk(&mounts)];
-    let manifest = build::manifest(recipe, digest, Boot::Firmware, disks, PathBuf::new());
+    let manifest = manifest(recipe, digest, Boot::Firmware, disks, PathBuf::new());
 
     let mut claimed = manifest.clone();
     for disk in &mut claimed.disks {
@@ -69,7 +70,7 @@ pub(super) fn take(
     }
     let mut manifest = Manifest { versions: found.versions, ..manifest };
     manifest.server.datadir = found.datadir;
-    build::write_manifest(&manifest, scratch)
+    write_manifest(&manifest, scratch)
 }
 
 /// Runs the examination under a supervisor, which cleans up after it.

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::error::Failure;
 use crate::host;
-pub(crate) use needs::Who;
+pub(crate) use needs::{UBUNTU_KEYS, Who};
 use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
 

@@ -1,6 +1,7 @@
 //! What the host must have, and why.
 
-use crate::images::UBUNTU_KEYS;
+/// The keys of Ubuntu's archive, where Debian's package `ubuntu-keyring`, and Ubuntu itself, has them.
+pub(crate) const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
 
 /// One thing that the host must have.
 #[derive(Debug)]

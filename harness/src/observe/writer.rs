@@ -1,0 +1,21 @@
+//! The log that an observation is written to.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::jsonl;
+use crate::observation::{KIND, Record};
+
+/// Appends to `observation.jsonl`.
+pub type ObservationLog = jsonl::Writer<Record>;
+
+/// Creates the log.
+pub fn create(path: &Path) -> Result<ObservationLog> {
+    Ok(jsonl::Writer::create(path, KIND)?)
+}
+
+/// Marks the observation as complete.
+pub fn complete(mut log: ObservationLog) -> Result<()> {
+    log.write(&Record::End)?;
+    Ok(log.flush()?)
+}
