@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use freezeframe::grade::Outcome;
-use freezeframe::host::accel;
-use freezeframe::image::Manifest;
-use freezeframe::plan::Accel;
-use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
-use freezeframe::tell;
-use freezeframe::text::quote_lines;
-use freezeframe::trial::supervise;
+use contract::grade::Outcome;
+use contract::image::Manifest;
+use contract::plan::Accel;
+use contract::run::{Asked, RUN_DIR_VAR, RunOptions};
+use contract::tell;
+use contract::text::quote_lines;
+use harness::host::accel;
+use harness::trial::supervise;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The program with the trial's processes.

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use freezeframe::grade::Grade;
-use freezeframe::history::{self, Entry, Mark};
-use freezeframe::image::{Boot, Manifest};
-use freezeframe::jsonl;
-use freezeframe::plan::{Accel, Plan, Start};
-use freezeframe::root::roots;
-use freezeframe::run::{RUN_DIR_VAR, RunOptions};
-use freezeframe::trial::supervise;
+use contract::grade::Grade;
+use contract::history::{self, Entry, Mark};
+use contract::image::{Boot, Manifest};
+use contract::jsonl;
+use contract::plan::{Accel, Plan, Start};
+use contract::root::roots;
+use contract::run::{RUN_DIR_VAR, RunOptions};
+use harness::trial::supervise;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";

@@ -23,10 +23,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freezeframe::history::{self, Entry, Mark, Nanos};
-use freezeframe::jsonl::Reader;
-use freezeframe::judge::HISTORY;
-use freezeframe::load::Load;
+use contract::history::{self, Entry, Mark, Nanos};
+use contract::jsonl::Reader;
+use harness::load::Load;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -172,7 +171,7 @@ fn clear_away(sample: &Sample) {
 
 /// When each transfer was acknowledged, in order.
 fn acknowledgements(run: &Run<'_>) -> Vec<Nanos> {
-    let mut times: Vec<_> = Reader::<Entry>::open(&run.dir.join(HISTORY), history::KIND)
+    let mut times: Vec<_> = Reader::<Entry>::open(&run.dir.join(history::FILE), history::KIND)
         .unwrap()
         .filter_map(|entry| match entry.unwrap() {
             Entry::Ok { t, ver: Some(_), .. } => Some(t),

@@ -1,8 +1,7 @@
 //! The one clock of a trial.
 
+use contract::history::Nanos;
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::history::Nanos;
 
 /// Host `CLOCK_MONOTONIC`, nanoseconds. It runs while guests are frozen, and
 /// never jumps.

@@ -4,13 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use contract::history::{Follower, Schema, Table};
+use contract::image::{Database, Server};
+use contract::scenario::{Load, Profile};
 use mysql_async::{Conn, IoError, Opts, OptsBuilder};
 
 use crate::error::{Error, Result};
-use crate::history::{Follower, Schema, Table};
-use crate::image::{Database, Server};
 use crate::names::{Account, Names, table};
-use crate::scenario::{Load, Profile};
 
 /// The ways to a server, by their names in the history. Their places are fixed.
 pub const DOORS: [&str; 4] = ["tcp", "tcp-admin", "socket", "socket-admin"];

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use contract::image::Database;
 use mysql_async::Conn;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -11,7 +12,6 @@ use tokio::runtime::Runtime;
 use crate::database::{Access, Target};
 use crate::error::{Error, Result};
 use crate::guest::Machine;
-use crate::image::Database;
 use crate::names::Names;
 
 /// Below those that Linux chooses by itself.

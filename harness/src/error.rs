@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// A log could not be written or read.
     #[error(transparent)]
-    Log(#[from] crate::jsonl::Error),
+    Log(#[from] contract::jsonl::Error),
     /// The guest did not behave; the text is a whole sentence with what to look at.
     #[error("{0}")]
     Guest(String),

@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use contract::image::{Claims, Database, Found, Manifest};
+use contract::plan::Limits;
+use contract::tell;
+use contract::text::printable;
 use mysql_async::prelude::Queryable;
 use tokio::runtime::Runtime;
 
@@ -12,11 +16,8 @@ use crate::database::Access;
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript, escape_shell};
 use crate::host::{Libvirt, accel};
-use crate::image::{Claims, Database, Found, Manifest};
-use crate::plan::Limits;
-use crate::tell;
-use crate::text::printable;
-use crate::{interrupt, snapshot};
+use crate::interrupt;
+use crate::overlay;
 
 /// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
 /// `root` is a short-lived directory for libvirt, whose path must be short.
@@ -41,7 +42,7 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
     let limits = Limits::for_accel(accel);
     let disks = dir.join("disks");
     std::fs::create_dir_all(&disks).map_err(Error::io("create", &disks))?;
-    let drives = snapshot::over_image(&disks, "examined", image)?;
+    let drives = overlay::over_image(&disks, "examined", image)?;
     let name = format!("freezeframe-examine-{}", image.name);
     let spec = Spec::of_image(image, accel, name, "examined", drives, dir.join("console.log"), root);
     let libvirt = Libvirt::embedded(root)?;

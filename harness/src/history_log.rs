@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use contract::history::{Entry, KIND, Mark, Nanos};
+use contract::jsonl;
+
 use crate::clock;
 use crate::error::Result;
-use crate::history::{Entry, KIND, Mark, Nanos};
-use crate::jsonl;
 
 /// Appends to `history.jsonl` from any thread or task.
 #[derive(Debug, Clone)]

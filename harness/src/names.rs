@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use contract::history::Schema;
+use contract::image::Database;
 use rand::distr::{Alphanumeric, SampleString};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-
-use crate::history::Schema;
-use crate::image::Database;
 
 /// The tables of a trial by their plain names, but for those of the schema changes.
 pub mod table {
@@ -131,7 +130,7 @@ impl Names {
     }
 
     /// A table as statements name it, with its schema. `plain` is one of [`table`], of a follower,
-    /// or of [`crate::history::ddl_tables`].
+    /// or of [`contract::history::ddl_tables`].
     pub fn table(&self, plain: &str) -> String {
         match TABLES.iter().find(|(known, _)| *known == plain) {
             Some((known, schema)) => format!("{}.{}", self.schema(*schema), self.tables[known]),
@@ -231,7 +230,7 @@ fn account(random: &mut ChaCha20Rng) -> Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::ddl_tables;
+    use contract::history::ddl_tables;
 
     #[test]
     fn names_lead_there_and_back() {

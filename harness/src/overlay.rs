@@ -5,12 +5,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use contract::image::{FileSystem, Manifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::guest::Drive;
-use crate::image::{FileSystem, Manifest};
 
 /// Creates an empty overlay over each disk of an image, in `dir`, named
 /// `TARGET.SUFFIX.qcow2`. The image is never written.
@@ -159,7 +159,7 @@ fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::FsKind;
+    use contract::image::FsKind;
 
     fn write(file: &Path, commands: &[&str]) {
         let mut qemu_io = Command::new("qemu-io");

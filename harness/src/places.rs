@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use contract::history::{Entry, Holds, Nanos};
+use contract::image::{FileSystem, Manifest};
+use contract::text::printable;
+
 use crate::error::{Error, Result};
 use crate::guest::{Agent, escape_shell};
-use crate::history::{Entry, Holds, Nanos};
-use crate::image::{FileSystem, Manifest};
-use crate::text::printable;
 
 /// The kinds of file systems that Linux can freeze.
 const FREEZABLE: [&str; 10] =
@@ -19,7 +20,7 @@ const FREEZABLE: [&str; 10] =
 const SECTOR: u64 = 512;
 
 /// Where the heartbeats of the file system mounted at `mount` lie.
-pub fn heartbeats(mount: &Path) -> PathBuf {
+pub fn heartbeat_file(mount: &Path) -> PathBuf {
     mount.join(".freezeframe-heartbeats")
 }
 
@@ -257,7 +258,7 @@ fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Database, FsKind};
+    use contract::image::{Database, FsKind};
 
     fn image() -> Manifest {
         let fs = |name: &str, start, mount: &str| FileSystem {
@@ -267,7 +268,7 @@ mod tests {
             fs: FsKind::Ext4,
             mount: mount.into(),
         };
-        let disk = |target: &str, file_systems| crate::image::Disk {
+        let disk = |target: &str, file_systems| contract::image::Disk {
             target: target.to_owned(),
             file: PathBuf::new(),
             file_systems,
@@ -277,10 +278,10 @@ mod tests {
             disk("vda", vec![fs("vda", 1 << 20, "/")]),
             disk("vdb", vec![fs("data-tables", 4096, "/var/lib/mysql"), fs("data-redo", 1 << 21, "/redo")]),
         ];
-        let loops = vec![crate::image::Loop { file: "/srv/inner.img".into(), file_system: inner }];
+        let loops = vec![contract::image::Loop { file: "/srv/inner.img".into(), file_system: inner }];
         let agent =
-            crate::image::Agent { unit: String::new(), hook: PathBuf::new(), enabled_by: PathBuf::new() };
-        let server = crate::image::Server {
+            contract::image::Agent { unit: String::new(), hook: PathBuf::new(), enabled_by: PathBuf::new() };
+        let server = contract::image::Server {
             database: Database::Mariadb,
             unit: "mariadb.service".to_owned(),
             datadir: "/var/lib/mysql".into(),
@@ -296,14 +297,14 @@ mod tests {
             distro: String::new(),
             release: String::new(),
             dir: PathBuf::new(),
-            boot: crate::image::Boot::Firmware,
+            boot: contract::image::Boot::Firmware,
             disks,
             loops,
             binds: Vec::new(),
             memory_mib: 512,
             cpu: None,
             agent,
-            channel: crate::image::Channel::default(),
+            channel: contract::image::Channel::default(),
             server,
             versions: Default::default(),
         }

@@ -9,12 +9,13 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::binlog::Position;
+use contract::binlog::Position;
+use contract::image::Server;
+use contract::observation::{POSITION_FILE, Record};
+use contract::text::printable;
+
 use crate::error::{Error, Result};
 use crate::guest::{EXCHANGE, Machine, escape_shell};
-use crate::image::Server;
-use crate::observation::{POSITION_FILE, Record};
-use crate::text::printable;
 
 /// The size of the exchange disk, bytes; the file is sparse.
 const EXCHANGE_BYTES: u64 = 4 << 30;

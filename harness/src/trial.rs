@@ -9,11 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::events::{self, Stage};
+use contract::events::{self, Stage};
+use contract::plan::Plan;
+use contract::tell;
+use judge::verdict::Verdict;
+
 use crate::interrupt;
-use crate::plan::Plan;
-use crate::tell;
-use crate::verdict::Verdict;
 use progress::Progress;
 
 /// The trial process: runs the plan in `dir`, judges what came of it, and

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use contract::plan::{Accel, Plan};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -31,9 +32,8 @@ use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape};
 use crate::host::{Libvirt, capabilities};
 use crate::interrupt;
 use crate::load::heartbeat;
-use crate::plan::{Accel, Plan};
-use crate::restore;
 use crate::overlay;
+use crate::restore;
 
 /// Part of every key: raise it when a change here makes old states unfit.
 const VERSION: u32 = 3;
@@ -235,7 +235,7 @@ fn make(
     let file = scratch.join(XML);
     fs::write(&file, xml).map_err(Error::io("write", &file))?;
     let file = scratch.join(PATHS);
-    let json = crate::json::pretty(&paths(&spec)).unwrap_or_default();
+    let json = contract::json::pretty(&paths(&spec)).unwrap_or_default();
     fs::write(&file, json).map_err(Error::io("write", &file))?;
     copy_files(&capabilities(root), &scratch.join(CAPABILITIES))?;
     // A rename may reach the disk before what it renames.

@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use freezeframe::examine;
-use freezeframe::tell;
-use freezeframe::trial;
-use freezeframe::trial::supervise::{self, Task};
+use contract::tell;
+use harness::trial::supervise::{self, Task};
+use harness::{examine, trial};
 
 /// A trial's own processes.
 #[derive(Parser)]

@@ -10,15 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
-use freezeframe::events;
-use freezeframe::grade::Outcome;
-use freezeframe::image::Definition;
-use freezeframe::plan::{Accel, Keep, Plan};
-use freezeframe::run::{Asked, RUN_DIR_VAR, RunOptions};
-use freezeframe::scenario::Hook;
-use freezeframe::tell;
-use freezeframe::verdict::Verdict;
+use contract::grade::Outcome;
+use contract::image::Definition;
+use contract::plan::{Accel, Keep, Plan};
+use contract::run::{Asked, RUN_DIR_VAR, RunOptions};
+use contract::scenario::Hook;
+use contract::{events, tell};
 use jiff::Zoned;
+use judge::verdict::Verdict;
 
 use crate::error::Failure;
 use crate::{cargo, hooks, host, images, leftovers, report, setup};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use freezeframe::image::DefinitionError;
+use contract::image::DefinitionError;
 
 /// Why a task did not do what it was asked. The message is one or more
 /// sentences: what happened, and what to do next.

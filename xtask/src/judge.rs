@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use freezeframe::events;
-use freezeframe::grade::Outcome;
-use freezeframe::plan::Plan;
-use freezeframe::verdict::Verdict;
-use freezeframe::{json, say, tell};
+use contract::grade::Outcome;
+use contract::plan::Plan;
+use contract::{events, json, say, tell};
+use judge::verdict::Verdict;
 
 use crate::error::Failure;
 

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use freezeframe::plan::{Keep, Plan};
-use freezeframe::root::roots;
+use contract::plan::{Keep, Plan};
+use contract::root::roots;
 use rustix::process::{Pid, Signal};
 
 use crate::error::Failure;

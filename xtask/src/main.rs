@@ -22,7 +22,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use freezeframe::{tell, words};
+use contract::{tell, words};
 
 use error::Failure;
 

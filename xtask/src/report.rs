@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use freezeframe::report;
-use freezeframe::{say, tell};
+use contract::{say, tell};
 
 use crate::error::Failure;
 use crate::host;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
-use freezeframe::tell;
+use contract::tell;
 
 use crate::error::Failure;
 use crate::setup::{self, Who};
@@ -70,7 +70,7 @@ fn cargo(task: &[&str]) -> Command {
     cargo
         .args(task)
         // The trials themselves are tests of the package `scenarios`, and need guests.
-        .args(["--workspace", "--exclude", "scenarios", "--features", "freezeframe/vm"])
+        .args(["--workspace", "--exclude", "scenarios"])
         .current_dir(host::repository())
         .stdin(Stdio::null());
     cargo

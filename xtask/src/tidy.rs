@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: removes what dead runs left.
 
-use freezeframe::say;
+use contract::say;
 
 use crate::error::Failure;
 use crate::{host, leftovers};

@@ -2,18 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
 
-#[path = "../../harness/tests/hidden/mod.rs"]
+#[path = "../../contract/tests/hidden/mod.rs"]
 mod hidden;
 
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use freezeframe::judge::synthetic::{self, Files, Shape};
-use hidden::{LEGAL, hides, hostile};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use synthetic::{self, Files, Shape};
 use tempfile::TempDir;
+
+use hidden::{LEGAL, hides, hostile};
 
 /// A trial that is right by construction.
 fn trial(seed: u64) -> TempDir {

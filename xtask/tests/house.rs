@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The crates of the workspace, as `use` names them, and where their sources are.
-const CRATES: [(&str, &str); 2] = [("freezeframe", "harness/src"), ("xtask", "xtask/src")];
+/// The crates of the workspace, which are named as their folders.
+const CRATES: [&str; 7] = ["contract", "judge", "report", "synthetic", "harness", "scenarios", "xtask"];
 
 /// The stages that write or read a guest's data, each a file or folder of `harness/src`.
 const STAGES: [&str; 5] = ["load", "quiesce", "snapshot", "restore", "observe"];
@@ -63,8 +63,8 @@ fn stages_know_each_other_through_plain_data_only() {
 fn imports() -> Imports {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut files = BTreeMap::new();
-    for (name, place) in CRATES {
-        find(&root.join(place), &vec![name.to_owned()], &mut files);
+    for name in CRATES {
+        find(&root.join(name).join("src"), &vec![name.to_owned()], &mut files);
     }
     let sources: BTreeMap<Module, TokenStream> = files
         .iter()
@@ -194,7 +194,7 @@ fn begin(
         "crate" => Some(module[..1].to_vec()),
         "super" => Some(module[..module.len() - 1].to_vec()),
         "self" => Some(module.clone()),
-        name if CRATES.iter().any(|(it, _)| *it == name) => Some(vec![name.to_owned()]),
+        name if CRATES.contains(&name) => Some(vec![name.to_owned()]),
         _ => Some(child(module)).filter(|child| modules.contains(child)),
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use contract::jsonl;
+use contract::text::printable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use virt::domain::Domain;
@@ -18,8 +20,6 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::interrupt;
-use crate::jsonl;
-use crate::text::printable;
 
 /// The `kind` in the header of `agent.jsonl`.
 const KIND: &str = "agent";

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::text::printable;
+use contract::text::printable;
 
 /// How much of the console's end is looked at, bytes.
 const TAIL: u64 = 16 * 1024;

@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use contract::image::{Boot, Channel, Manifest};
+use contract::plan::{Accel, Plan};
+
 use super::console;
-use crate::image::{Boot, Channel, Manifest};
-use crate::plan::{Accel, Plan};
 
 /// What a guest is made of.
 #[derive(Debug, Clone)]

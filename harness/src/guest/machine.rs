@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use contract::text::printable;
 use virt::domain::Domain;
 use virt::sys;
 
@@ -15,7 +16,6 @@ use super::serial::Serial;
 use crate::error::{Error, Result};
 use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
-use crate::text::printable;
 
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;

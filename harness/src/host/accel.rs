@@ -10,9 +10,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use contract::plan::Accel;
 use serde::{Deserialize, Serialize};
-
-use crate::plan::Accel;
 
 /// QEMU's start, SeaBIOS and the count take 0.2 to 0.5 s on hardware.
 const DEADLINE: Duration = Duration::from_secs(3);

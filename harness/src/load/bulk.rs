@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::history::Entry;
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
@@ -11,7 +12,6 @@ use super::shared::{Pending, Shared};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;
-use crate::history::Entry;
 use crate::names::table;
 
 /// The rows of the table that a statement multiplies by itself.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::history::{Entry, ddl_tables};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
@@ -13,7 +14,6 @@ use super::shared::{Pending, Shared};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;
-use crate::history::{Entry, ddl_tables};
 use crate::names::Names;
 
 /// The pause between two steps: the load is about rows.

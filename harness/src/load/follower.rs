@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use contract::history::{Entry, Op};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
 use super::shared::{Ack, Shared, hex, payload};
 use crate::clock;
 use crate::error::Result;
-use crate::history::{Entry, Op};
 
 /// Follows transfers until told to stop, or until the server is gone for good.
 pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {

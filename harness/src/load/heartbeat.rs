@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::history::Entry;
+use contract::image::{FileSystem, Manifest};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
 
@@ -14,9 +16,7 @@ use super::shared::{Pending, Shared};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{HEARTBEAT, Machine, escape_shell};
-use crate::places::heartbeats;
-use crate::history::Entry;
-use crate::image::{FileSystem, Manifest};
+use crate::places::heartbeat_file;
 
 /// The pause between a record and the next: they shall cost the guest little.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ pub fn prepare(
         line.push_str(&format!(
             " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{name} \
              sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{name} {}",
-            escape_shell(&heartbeats(mount))
+            escape_shell(&heartbeat_file(mount))
         ));
     }
     machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;
@@ -88,7 +88,7 @@ pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<
         answer.clear();
         stream.read_line(&mut answer).await.map_err(failed)?;
         if answer.trim() != n.to_string() {
-            let words = crate::text::printable(answer.trim());
+            let words = contract::text::printable(answer.trim());
             return Err(Error::Guest(format!(
                 "the heartbeats of disk {disk} ended: the guest answered `{words}` to record {n}"
             )));

@@ -10,8 +10,6 @@ mod schema;
 mod shared;
 mod writer;
 
-pub use schema::{ACCOUNTS, OPENING_BALANCE};
-
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use contract::history::{Entry, Nanos, Setup};
+use contract::scenario::{self, Profile};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,10 +26,9 @@ use tokio::task::JoinSet;
 use crate::clock;
 use crate::database::{self, DOORS, Target};
 use crate::error::{Error, Result};
-use crate::history::{Entry, Nanos, Setup};
 use crate::history_log::HistoryLog;
 use crate::interrupt;
-use crate::scenario::{self, Profile};
+pub use schema::{ACCOUNTS, OPENING_BALANCE};
 use shared::{Ack, Shared};
 
 /// How long writers are given to end when a write was waited for in vain already.

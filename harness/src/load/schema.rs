@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
+use contract::history::{Follower, ddl_tables};
+use contract::scenario::{Load, Profile};
 use mysql_async::prelude::Queryable;
 
 use super::big;
 use super::bulk::SIDE;
 use crate::database::{self, PROBE_TABLES, TCP, Target};
 use crate::error::{Error, Result};
-use crate::history::{Follower, ddl_tables};
 use crate::names::table;
-use crate::scenario::{Load, Profile};
 
 /// Accounts are numbered 1 to this. Few enough that writers meet on them.
 pub const ACCOUNTS: u32 = 64;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use contract::history::{Entry, Follower, Nanos};
 use mysql_async::Conn;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +14,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use crate::clock;
 use crate::database::{DOORS, Target};
 use crate::error::{Error, Result};
-use crate::history::{Entry, Follower, Nanos};
 use crate::history_log::HistoryLog;
 
 /// Bytes of payload in each row.

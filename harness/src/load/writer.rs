@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use contract::history::{Entry, Nanos, Op};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
-use super::shared::{Ack, Shared, hex, payload};
 use super::schema::ACCOUNTS;
+use super::shared::{Ack, Shared, hex, payload};
 use crate::clock;
 use crate::error::Result;
-use crate::history::{Entry, Nanos, Op};
 use crate::names::table;
 
 /// The largest amount of one transfer.

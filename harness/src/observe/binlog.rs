@@ -6,13 +6,14 @@
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::writer::ObservationLog;
+use contract::binlog::{Log, Position, index, is_in_use, position};
+use contract::observation::{POSITION_FILE, Record};
+use contract::text::printable;
+
 use super::files::{Files, Opened, Why};
-use crate::binlog::{Log, Position, index, is_in_use, position};
+use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::{Names, table};
-use crate::observation::{POSITION_FILE, Record};
-use crate::text::printable;
 
 /// The longest index or position file, bytes, and the most logs that are read
 /// together. A trial writes a few MiB.
@@ -146,9 +147,9 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::image::FsKind;
-    use crate::jsonl::Reader;
-    use crate::observation::KIND;
+    use contract::image::FsKind;
+    use contract::jsonl::Reader;
+    use contract::observation::KIND;
 
     /// What is written down about a file system with these files in `/data`,
     /// and this position.

@@ -8,19 +8,20 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use contract::binlog::Position;
+use contract::history::Holds;
+use contract::image::{FileSystem, Manifest};
+use contract::observation::{POSITION_FILE, Record};
+use contract::text::printable;
+
 use super::files::{Files, Why};
 use super::writer::ObservationLog;
 use super::{binlog, file_system, table_files};
-use crate::binlog::Position;
 use crate::error::{Error, Result};
 use crate::guest::Drive;
-use crate::history::Holds;
-use crate::image::{FileSystem, Manifest};
 use crate::names::Names;
-use crate::observation::{POSITION_FILE, Record};
-use crate::places::{Place, Places, heartbeats};
 use crate::overlay;
-use crate::text::printable;
+use crate::places::{Place, Places, heartbeat_file};
 
 /// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
 const MAX_HEARTBEATS: u64 = 64 << 20;
@@ -194,7 +195,7 @@ impl Sought<'_> {
 fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Vec<u8>, Why> {
         let mut bytes = Vec::new();
-        if let Some(file) = files.file(&heartbeats(Path::new("/")))? {
+        if let Some(file) = files.file(&heartbeat_file(Path::new("/")))? {
             file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         }
         Ok(bytes)
@@ -205,7 +206,7 @@ fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Resul
             Record::Heartbeats { disk: fs.name.clone(), count, rest }
         }
         Err(error) => {
-            let path = heartbeats(&fs.mount).display().to_string();
+            let path = heartbeat_file(&fs.mount).display().to_string();
             Record::Unreadable { path, detail: printable(&error) }
         }
     };

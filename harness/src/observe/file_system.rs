@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use contract::image::FsKind;
+use contract::text::printable;
+
 use super::files::Why;
-use crate::image::FsKind;
-use crate::text::printable;
 
 /// Where ext4's superblock lies, and what is read of it. See the kernel's
 /// Documentation/filesystems/ext4/super.rst.

@@ -8,9 +8,8 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use contract::image::FsKind;
 use ext4_view::Ext4;
-
-use crate::image::FsKind;
 
 /// Why something on the image was not read, in words.
 pub(super) type Why = String;

@@ -49,10 +49,10 @@ pub(super) fn recovery(log: &str) -> Recovery {
         let lower = line.to_lowercase();
         let corrupt = line.contains("[ERROR]") && CORRUPTION.iter().any(|word| lower.contains(word));
         if found.corruption.len() < LINES && corrupt {
-            found.corruption.push(crate::text::printable(line));
+            found.corruption.push(contract::text::printable(line));
         }
         if found.lines.len() < LINES && telling.iter().any(|word| lower.contains(word)) {
-            found.lines.push(crate::text::printable(line));
+            found.lines.push(contract::text::printable(line));
         }
     }
     found

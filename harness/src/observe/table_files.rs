@@ -4,12 +4,13 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::writer::ObservationLog;
+use contract::observation::Record;
+use contract::text::printable;
+
 use super::files::{Files, Why};
+use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::Names;
-use crate::observation::Record;
-use crate::text::printable;
 
 /// `state.open_count`, big endian at this offset of both kinds. See
 /// `mi_state_info_write` and the layout in MySQL's "MyISAM Index File" documentation, and

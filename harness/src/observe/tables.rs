@@ -1,19 +1,20 @@
 //! What the restored server holds, read over SQL as a stream.
 
+use std::time::Duration;
+
+use contract::history::{Follower, Setup, Table};
+use contract::image::{Database, Server};
+use contract::observation::{Record, State};
+use contract::text::printable;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Row};
-use std::time::Duration;
 
 use super::log;
 use super::writer::ObservationLog;
 use crate::database::PROBE_TABLES;
 use crate::error::{Error, Result};
 use crate::guest::Agent;
-use crate::history::{Follower, Setup, Table};
-use crate::image::{Database, Server};
 use crate::names::{Names, table};
-use crate::observation::{Record, State};
-use crate::text::printable;
 
 /// The most messages of one CHECK TABLE that are kept.
 const MESSAGES: usize = 10;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use contract::jsonl;
+use contract::observation::{KIND, Record};
+
 use crate::error::Result;
-use crate::jsonl;
-use crate::observation::{KIND, Record};
 
 /// Appends to `observation.jsonl`.
 pub type ObservationLog = jsonl::Writer<Record>;

@@ -1,9 +1,10 @@
 //! What the judge must know of a guest before it is frozen.
 
+use contract::history::{Entry, Nanos, WINDOWS};
+
 use crate::clock;
 use crate::error::Result;
 use crate::guest::Agent;
-use crate::history::{Entry, Nanos, WINDOWS};
 use crate::history_log::HistoryLog;
 use crate::places::Places;
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use contract::plan::Plan;
+use contract::scenario::Hook;
+
 use crate::error::{Error, Result};
 use crate::guest::{Machine, escape_shell};
-use crate::plan::Plan;
-use crate::scenario::Hook;
 
 /// Makes the agent run the plan's hook. The image holds the project's own hook
 /// and an agent that runs it, so that one needs nothing.

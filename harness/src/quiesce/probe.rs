@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IoError, Row};
 use tokio::runtime::Runtime;
@@ -28,7 +29,6 @@ use tokio::time::{sleep, timeout};
 use crate::clock;
 use crate::database::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
 use crate::error::{Error, Result};
-use crate::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use crate::names::{Names, table};
 
 /// How long the probes of a round are waited for. More than the second after which the server

@@ -10,12 +10,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use contract::history::Mark;
+use contract::plan::Limits;
+
 use crate::error::{Error, Result};
 use crate::guest::Agent;
-use crate::history::Mark;
-use crate::interrupt;
 use crate::history_log::HistoryLog;
-use crate::plan::Limits;
+use crate::interrupt;
 
 /// What can be frozen and thawed: a guest through its agent.
 pub trait Quiesce: Send + Sync + 'static {
@@ -245,9 +246,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
-    use crate::history::{Entry, KIND};
-    use crate::jsonl;
-    use crate::plan::Accel;
+    use contract::history::{Entry, KIND};
+    use contract::jsonl;
+    use contract::plan::Accel;
 
     /// A guest without a machine: it counts, and fails on demand.
     #[derive(Default)]

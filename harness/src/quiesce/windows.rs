@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use contract::finding::Status;
+use contract::history::{Entry, KIND, Mark, Setup, WINDOWS};
+use contract::jsonl;
+use contract::observation::Record;
+use contract::plan::{Accel, Limits};
+use contract::property::Property;
+use judge::{Case, Judgement, judge};
 use serde_json::{Value, json};
 
 use super::{FreezeWindow, ask};
-use crate::finding::Status;
 use crate::guest::{Agent, Serial, Transcript, Transport};
-use crate::history::{Entry, KIND, Mark, Setup, WINDOWS};
-use crate::jsonl;
-use crate::judge::{Case, Judgement, judge};
 use crate::history_log::HistoryLog;
-use crate::observation::Record;
-use crate::plan::{Accel, Limits};
-use crate::property::Property;
 
 /// How long VSS holds writes.
 const VSS_HOLDS: Duration = Duration::from_secs(10);

@@ -6,15 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
+use contract::image::Server;
+use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
 use crate::doors;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape};
-use crate::image::Server;
 use crate::names::Names;
-use crate::plan::Plan;
 use crate::overlay;
 
 /// A guest of the trial's image whose own server is stopped.

@@ -1,5 +1,6 @@
 //! By a boot: a new guest from the snapshot alone.
 
+use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
@@ -8,7 +9,6 @@ use crate::error::Result;
 use crate::guest::{Machine, Spec, Transcript};
 use crate::host::Libvirt;
 use crate::names::Names;
-use crate::plan::Plan;
 
 /// A restored guest whose server answers.
 #[derive(Debug)]

@@ -11,33 +11,32 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use contract::binlog::Position;
+use contract::events::{self, BOOTED_INSTEAD, Stage};
+use contract::history::{Entry, Mark, Setup};
+use contract::image::Server;
+use contract::observation::{self, Record, State};
+use contract::plan::{Plan, Start};
+use contract::scenario::{Point, Restore};
 use tokio::runtime::Runtime;
 
 use super::progress::Progress;
-use crate::binlog::Position;
 use crate::clock;
 use crate::database::{self, Access, TCP_ADMIN, Target};
 use crate::doors;
 use crate::error::{Error, Result};
-use crate::events::{self, BOOTED_INSTEAD, Stage};
 use crate::guest::{Drive, Machine, Spec, Transcript};
-use crate::history::{Entry, Mark, Setup};
-use crate::host::Libvirt;
-use crate::image::Server;
-use crate::interrupt;
-use crate::judge;
 use crate::history_log::HistoryLog;
+use crate::host::Libvirt;
+use crate::interrupt;
 use crate::load::{Load, heartbeat};
 use crate::names::Names;
-use crate::observation::{Record, State};
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
 use crate::places::{self, Places};
-use crate::plan::{Plan, Start};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
 use crate::roll_forward;
-use crate::scenario::{Point, Restore};
 use crate::snapshot;
 use crate::warm::{self, Role, Warm};
 
@@ -470,7 +469,7 @@ impl<'a> Trial<'a> {
         let live = snapshot::take(&source.machine, drives, &self.disks, cycle, apart)?;
         self.history.mark(Mark::SnapEnd, "")?;
         let drives = std::mem::replace(drives, live);
-        let out = observe::create(&self.cycle_dir(cycle)?.join(judge::OBSERVATION))?;
+        let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
         let read = drives.clone();
         let examined = scope.spawn(move || self.examine(&read, out));
         Ok((Snapshot { drives, examined }, String::new()))

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use contract::events::{Event, KIND, Stage, What};
+use contract::{jsonl, tell};
+
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::events::{Event, KIND, Stage, What};
-use crate::jsonl;
-use crate::tell;
 
 /// Writes `events.jsonl` and tells the terminal.
 #[derive(Debug)]

@@ -6,14 +6,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use contract::plan::{Accel, Plan};
+use contract::root::{self, Owner};
+use contract::scenario::Restore;
+use contract::tell;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
-
-use crate::plan::{Accel, Plan};
-use crate::root::{self, Owner};
-use crate::scenario::Restore;
-use crate::tell;
 
 /// The part of the host's memory that all guests together may take: the rest is
 /// for the page cache, which holds their disks, and for whatever else runs.

@@ -22,15 +22,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use contract::grade::Outcome;
+use contract::image::Claims;
+use contract::plan::{Accel, Keep, Plan};
+use contract::tell;
+use judge::verdict::Verdict;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 
 use super::reserve::{guest_mib, needed_mib, reserve};
-use crate::grade::Outcome;
-use crate::image::Claims;
-use crate::plan::{Accel, Keep, Plan};
-use crate::tell;
-use crate::verdict::Verdict;
 
 /// How long a trial that was asked to stop may take: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);

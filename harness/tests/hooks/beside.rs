@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use freezeframe::image::Database;
+use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{Outcome, Shell, call_as_agent, install, wait_until};

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufReader, Write as _};
 use std::path::Path;
 
-use freezeframe::binlog::{Key, Log, index};
-use freezeframe::image::Database;
+use contract::binlog::{Key, Log, index};
+use contract::image::Database;
 
 use crate::server::Server;
 

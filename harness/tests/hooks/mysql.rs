@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freezeframe::image::Database;
+use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{

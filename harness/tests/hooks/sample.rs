@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use freezeframe::image::Database;
+use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{Outcome, Shell, hooks_dir, install, program, wait_until};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use freezeframe::image::Database;
+use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{is_running, program, root, send_signal, soon, wait_until};

@@ -7,16 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use freezeframe::database::{TCP_ADMIN, Target};
-use freezeframe::history::Setup;
-use freezeframe::image::Database;
-use freezeframe::judge::{HISTORY, OBSERVATION};
-use freezeframe::history_log::HistoryLog;
-use freezeframe::load::{Load, heartbeat};
-use freezeframe::names::Names;
-use freezeframe::observation::Record;
-use freezeframe::observe;
-use freezeframe::scenario::{self, Profile};
+use contract::history::{self, Setup};
+use contract::image::Database;
+use contract::observation::{self, Record};
+use contract::scenario::{self, Profile};
+use harness::database::{TCP_ADMIN, Target};
+use harness::history_log::HistoryLog;
+use harness::load::{Load, heartbeat};
+use harness::names::Names;
+use harness::observe;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use tempfile::TempDir;
@@ -91,7 +90,7 @@ impl Client {
         let target = Target::new(Database::Mariadb, names, self.address, self.address);
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        let history = HistoryLog::create(&dir.join(HISTORY)).unwrap();
+        let history = HistoryLog::create(&dir.join(history::FILE)).unwrap();
         Run { client: self, target, history, dir, setup: OnceCell::new() }
     }
 
@@ -153,7 +152,7 @@ impl Run<'_> {
 
     /// Writes down what the tables hold now, as a trial does with a restored server's.
     pub(crate) fn observe(&self) {
-        let mut out = observe::create(&self.dir.join(OBSERVATION)).unwrap();
+        let mut out = observe::create(&self.dir.join(observation::FILE)).unwrap();
         let server = Record::Server {
             started: true,
             detail: String::new(),

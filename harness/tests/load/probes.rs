@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use freezeframe::database::{TCP, TCP_ADMIN};
-use freezeframe::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
-use freezeframe::names::table;
-use freezeframe::quiesce::{Asked, Probes};
+use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use harness::database::{TCP, TCP_ADMIN};
+use harness::names::table;
+use harness::quiesce::{Asked, Probes};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use freezeframe::finding::{Finding, Status};
-use freezeframe::history::{Entry, Mark, Op};
-use freezeframe::judge::Judgement;
-use freezeframe::load::{ACCOUNTS, Load};
-use freezeframe::names::table;
-use freezeframe::property::Property;
-use freezeframe::quiesce::Probes;
+use contract::finding::{Finding, Status};
+use contract::history::{Entry, Mark, Op};
+use contract::property::Property;
+use harness::load::{ACCOUNTS, Load};
+use harness::names::table;
+use harness::quiesce::Probes;
+use judge::Judgement;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 

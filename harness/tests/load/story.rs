@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use freezeframe::history::{self, Entry, Op};
-use freezeframe::jsonl::Reader;
-use freezeframe::judge::{HISTORY, Judgement, OBSERVATION, judge, read};
-use freezeframe::load::{ACCOUNTS, OPENING_BALANCE};
-use freezeframe::observation::{self, Record};
-use freezeframe::property::Property;
+use contract::history::{self, Entry, Op};
+use contract::jsonl::Reader;
+use contract::observation::{self, Record};
+use contract::property::Property;
+use harness::load::{ACCOUNTS, OPENING_BALANCE};
+use judge::{Judgement, judge, read};
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Story {
     pub(crate) fn read(dir: &Path) -> Self {
         let mut all: Vec<Sent> = vec![];
         let mut last: BTreeMap<u32, usize> = BTreeMap::new();
-        for entry in Reader::<Entry>::open(&dir.join(HISTORY), history::KIND).unwrap() {
+        for entry in Reader::<Entry>::open(&dir.join(history::FILE), history::KIND).unwrap() {
             let (client, number, fate, error) = match entry.unwrap() {
                 Entry::Invoke { c, n, op, .. } => {
                     last.insert(c, all.len());
@@ -180,7 +180,7 @@ impl Story {
 impl Tables {
     fn read(dir: &Path) -> Self {
         let mut this = Self::default();
-        for record in Reader::<Record>::open(&dir.join(OBSERVATION), observation::KIND).unwrap() {
+        for record in Reader::<Record>::open(&dir.join(observation::FILE), observation::KIND).unwrap() {
             match record.unwrap() {
                 Record::Counter { c, n } => assert_eq!(this.counters.insert(c, n), None),
                 Record::Account { id, balance, ver } => {

@@ -5,10 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Boot, Database, Manifest};
-use freezeframe::plan::Accel;
-use freezeframe::scenario::Load;
-use freezeframe::tell;
+use contract::image::{Boot, Database, Manifest};
+use contract::plan::Accel;
+use contract::scenario::Load;
+use contract::tell;
 
 use crate::e2e::processes;
 use crate::error::Failure;

@@ -62,7 +62,7 @@ impl Cycle {
 
 pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     setup::ensure()?;
-    let bench = ["build", "--package", "freezeframe", "--features", "vm", "--bench", "hooks"];
+    let bench = ["build", "--package", "harness", "--bench", "hooks"];
     let program = cargo::build("the measuring program", &bench, "hooks")?;
     let cycles = measure(&program, args)?;
     Ok(report(args, &cycles))

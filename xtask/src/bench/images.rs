@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use freezeframe::tell;
+use contract::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};

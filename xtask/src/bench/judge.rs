@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use freezeframe::grade::Grade;
-use freezeframe::history::Entry;
-use freezeframe::jsonl;
-use freezeframe::judge;
-use freezeframe::judge::synthetic::{self, Files, Logs, Shape};
-use freezeframe::observation::Record;
-use freezeframe::{say, tell};
+use contract::grade::Grade;
+use contract::history::Entry;
+use contract::observation::Record;
+use contract::{jsonl, say, tell};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use synthetic::{self, Files, Logs, Shape};
 
 use super::report::{Figure, Goal, Report, Unit};
 use crate::error::Failure;

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use freezeframe::history::{self, Entry, Op};
-use freezeframe::jsonl;
-use freezeframe::run::RunOptions;
-use freezeframe::scenario::Hook;
-use freezeframe::tell;
+use contract::history::{self, Entry, Op};
+use contract::run::RunOptions;
+use contract::scenario::Hook;
+use contract::{jsonl, tell};
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Ran, Trials, scenarios};

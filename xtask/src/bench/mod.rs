@@ -14,7 +14,7 @@ mod trials;
 
 use std::process::Command;
 
-use freezeframe::tell;
+use contract::tell;
 
 use crate::error::Failure;
 

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use freezeframe::report::plot;
-use freezeframe::{json, say, tell};
+use contract::{json, say, tell};
+use report::plot;
 use serde::Serialize;
 
 use crate::error::Failure;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench scaling`: several trials at once.
 
-use freezeframe::run::RunOptions;
-use freezeframe::tell;
+use contract::run::RunOptions;
+use contract::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Trials, millis};

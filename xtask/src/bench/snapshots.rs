@@ -1,7 +1,7 @@
 //! `cargo xtask bench snapshots`: the methods of snapshots against each other.
 
-use freezeframe::run::RunOptions;
-use freezeframe::tell;
+use contract::run::RunOptions;
+use contract::tell;
 
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};

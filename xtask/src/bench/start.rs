@@ -1,8 +1,8 @@
 //! `cargo xtask bench start`: how soon the first guest of a trial answers SQL.
 
-use freezeframe::events::Stage;
-use freezeframe::run::RunOptions;
-use freezeframe::tell;
+use contract::events::Stage;
+use contract::run::RunOptions;
+use contract::tell;
 
 use super::report::{Figure, Goal, Report};
 use super::trials::{Ran, Trials};

@@ -1,9 +1,9 @@
 //! `cargo xtask bench trial`: a whole trial against a script that does the same.
 
-use freezeframe::image::Manifest;
-use freezeframe::plan::Plan;
-use freezeframe::run::RunOptions;
-use freezeframe::tell;
+use contract::image::Manifest;
+use contract::plan::Plan;
+use contract::run::RunOptions;
+use contract::tell;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use freezeframe::events;
-use freezeframe::grade::Grade;
-use freezeframe::run::{Asked, RunOptions};
-use freezeframe::verdict::Verdict;
+use contract::events;
+use contract::grade::Grade;
+use contract::run::{Asked, RunOptions};
+use judge::verdict::Verdict;
 
 use crate::error::Failure;
 use crate::{e2e, host};
@@ -129,7 +129,7 @@ pub(super) fn millis(time: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use freezeframe::scenario::Scenario;
+    use contract::scenario::Scenario;
 
     use super::*;
 

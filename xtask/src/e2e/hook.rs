@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use freezeframe::scenario::Hook;
+use contract::scenario::Hook;
 
 use crate::error::Failure;
 

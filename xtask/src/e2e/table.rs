@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use freezeframe::grade::{Grade, Outcome};
-use freezeframe::verdict::Verdict;
-use freezeframe::{json, say, words};
+use contract::grade::{Grade, Outcome};
+use contract::{json, say, words};
+use judge::verdict::Verdict;
 
 use crate::columns::align;
 use crate::error::Failure;

@@ -11,8 +11,8 @@ mod tests;
 use std::path::Path;
 use std::path::PathBuf;
 
-use freezeframe::run::PACKAGE;
-use freezeframe::say;
+use contract::run::PACKAGE;
+use contract::say;
 
 use crate::error::Failure;
 use crate::{host, setup};

@@ -9,15 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::Definition;
-use freezeframe::tell;
+use contract::image::Definition;
+use contract::tell;
 use sha2::{Digest, Sha256};
 
 use super::recipe::{Recipe, hex, sorted_entries};
 use super::store::Store;
 use crate::error::Failure;
-use crate::setup::UBUNTU_KEYS;
 use crate::host;
+use crate::setup::UBUNTU_KEYS;
 
 /// All images are for one architecture, whatever the host's.
 const ARCHITECTURE: &str = "amd64";

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use freezeframe::image::{Boot, Disk, Family, Manifest, Origin};
+use contract::image::{Boot, Disk, Family, Manifest, Origin};
 
 use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;

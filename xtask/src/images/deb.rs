@@ -62,7 +62,7 @@ fn arguments(recipe: &Recipe, root: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use freezeframe::image::Definition;
+    use contract::image::Definition;
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Boot, Claims, Existing, Found, Manifest};
+use contract::image::{Boot, Claims, Existing, Found, Manifest};
 
 use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;

@@ -6,9 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Disk, FileSystem, FsKind};
-use freezeframe::tell;
-use freezeframe::text::printable;
+use contract::image::{Disk, FileSystem, FsKind};
+use contract::tell;
+use contract::text::printable;
 use serde::Deserialize;
 use serde_json::Value;
 

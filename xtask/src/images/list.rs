@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Definition, DiskLayout, Manifest, Origin};
-use freezeframe::{json, say};
+use contract::image::{Definition, DiskLayout, Manifest, Origin};
+use contract::{json, say};
 use serde::Serialize;
 
 use super::offer;

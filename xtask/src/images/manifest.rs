@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use freezeframe::image::{Boot, Disk, Manifest, Server};
-use freezeframe::json;
+use contract::image::{Boot, Disk, Manifest, Server};
+use contract::json;
 
 use super::disks;
 use super::recipe::Recipe;

@@ -22,8 +22,8 @@ mod verified;
 
 use std::path::PathBuf;
 
-use freezeframe::image::{Definition, Family};
-use freezeframe::{say, tell};
+use contract::image::{Definition, Family};
+use contract::{say, tell};
 
 use crate::error::Failure;
 use crate::host;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::thread;
 
-use freezeframe::image::{Family, Origin};
+use contract::image::{Family, Origin};
 
 use super::archive::Archive;
 use super::existing;

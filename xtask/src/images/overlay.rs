@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use freezeframe::image::Origin;
+use contract::image::Origin;
 
 use super::disks;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};

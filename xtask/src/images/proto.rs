@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use freezeframe::text::printable;
+use contract::text::printable;
 
 use crate::error::Failure;
 use crate::host;

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use freezeframe::image::{Agent, Channel, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
+use contract::image::{Agent, Channel, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;

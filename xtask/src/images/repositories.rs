@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{Definition, Repository};
-use freezeframe::tell;
+use contract::image::{Definition, Repository};
+use contract::tell;
 use sha2::{Digest, Sha256};
 
 use super::archive::{output, short_hash};
@@ -236,7 +236,7 @@ fn installed(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use freezeframe::image::Family;
+    use contract::image::Family;
 
     use super::*;
 

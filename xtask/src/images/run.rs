@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use freezeframe::tell;
+use contract::tell;
 
 use crate::error::Failure;
 

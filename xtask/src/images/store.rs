@@ -18,8 +18,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use freezeframe::image::Manifest;
-use freezeframe::tell;
+use contract::image::Manifest;
+use contract::tell;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 use serde::Serialize;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use freezeframe::json;
+use contract::json;
 use jiff::Zoned;
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use freezeframe::{json, say, tell};
+use contract::{json, say, tell};
 use serde::Serialize;
 
 use crate::error::Failure;

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use freezeframe::image::Database;
+use contract::image::Database;
 
 use super::Shown;
 use crate::agent::{self, Agent, Answer, packaged_dispatcher, reads_output};

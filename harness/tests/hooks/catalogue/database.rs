@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freezeframe::image::Database;
+use contract::image::Database;
 
 use super::Shown;
 use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, send_signal, soon, wait_until};

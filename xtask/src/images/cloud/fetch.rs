@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use freezeframe::image::{CloudImage, Place};
-use freezeframe::tell;
+use contract::image::{CloudImage, Place};
+use contract::tell;
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use freezeframe::image::{CloudImage, Disk, Place};
+use contract::image::{CloudImage, Disk, Place};
 
 use super::archive::{TAKE_EXPIRED, prefer_released};
 use super::foreign::Mounted;

@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use freezeframe::grade::{Grade, Outcome};
-use freezeframe::image::{Boot, Definition, Manifest};
-use freezeframe::run::{RUN_DIR_VAR, RunOptions};
-use freezeframe::verdict::Verdict;
+use contract::grade::{Grade, Outcome};
+use contract::image::{Boot, Definition, Manifest};
+use contract::run::{RUN_DIR_VAR, RunOptions};
+use judge::verdict::Verdict;
 
 use super::fetch::digest;
 use super::serve::{Served, Server};

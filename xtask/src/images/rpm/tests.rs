@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
-use freezeframe::image::{Definition, Manifest};
+use contract::image::{Definition, Manifest};
 use tempfile::TempDir;
 
 use super::super::build::{Outcome, bring_up_to_date};

@@ -5,9 +5,9 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use freezeframe::grade::{Grade, Outcome};
-use freezeframe::run::{RUN_DIR_VAR, RunOptions};
-use freezeframe::verdict::Verdict;
+use contract::grade::{Grade, Outcome};
+use contract::run::{RUN_DIR_VAR, RunOptions};
+use judge::verdict::Verdict;
 
 use super::super::super::archive::mmdebstrap;
 use super::{NAME, Spec, World, succeed};

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use freezeframe::image::Boot;
+use contract::image::Boot;
 
 use super::super::super::build::Outcome;
 use super::{Spec, World};

@@ -1,0 +1,16 @@
+//! Images: what a definition under `images/` asks for, and what a build left
+//! under `target/images/`.
+
+mod claims;
+mod definition;
+mod kinds;
+mod layout;
+mod manifest;
+mod origin;
+
+pub use claims::{Claims, Found};
+pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository};
+pub use kinds::{Channel, Database};
+pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
+pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
+pub use origin::{CloudImage, Existing, Origin, Place, ServerFacts};

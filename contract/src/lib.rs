@@ -1,0 +1,32 @@
+//! The contract: what scenarios, stages, judge and report tell each other, as plain data.
+//!
+//! First the words: how good a backup is ([`grade`]), what that rests on ([`property`], one
+//! table) and what came of it ([`finding`], [`figures`]). Then the files: what is asked for
+//! ([`scenario`], [`image`], [`run`], [`plan`]) and what was seen ([`events`], [`history`],
+//! [`observation`]). Nothing here touches a guest, and everything else stands on it.
+
+// See `words`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+pub mod grade;
+pub mod property;
+
+pub mod figures;
+pub mod finding;
+
+pub mod image;
+pub mod plan;
+pub mod run;
+pub mod scenario;
+
+pub mod events;
+pub mod history;
+pub mod observation;
+
+pub mod binlog;
+pub mod json;
+pub mod jsonl;
+pub mod measured;
+pub mod root;
+pub mod text;
+pub mod words;

@@ -1,0 +1,541 @@
+//! The properties that a verdict rests on: one row of one table each.
+//!
+//! A row is all that there is to say of a property, the function of the judge that examines
+//! it included, so that adding one is one place and forgetting a column does not compile. This
+//! module makes the vocabulary of the table; the judge makes the call from the last column.
+
+use serde::{Deserialize, Serialize};
+
+use crate::grade::Grade;
+
+/// Hands the table to a macro. The columns:
+///
+/// - `id`: the letter of the judge's design; `name`: what explains itself, and how it is serialized
+/// - `claim`: what holds when the property holds; `source`: why that can be asked of a backup;
+///   `needs`: the evidence without which it is not examined
+/// - `ceiling`: the best grade of a backup that breaks it; a finding may be worse, never better
+/// - `rank`: its place among the findings with the same ceiling, 1 for the most telling
+/// - `needed_for`: the worst grade that is not given while it is unexamined; `None` for no grade
+/// - `owed`: the condition, a function of `judge::owed`, on which a trial owes its evidence
+/// - `examine`: the function of the judge that examines it
+#[macro_export]
+macro_rules! with_properties {
+    ($make:ident) => {
+        $make! {
+            Starts {
+                id: "R0",
+                name: "starts",
+                claim: "The restored disks pass their file system checks and the server starts \
+from them.",
+                source: "What any backup is for. A directory that lies on none of the snapshot's \
+disks, such as a tmpfs, is in no backup, whatever the server starts from.",
+                needs: "the server's start, the check of every file system, and where the server \
+keeps its directories",
+                ceiling: Unusable,
+                rank: 2,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: boot::starts,
+            }
+            Checksums {
+                id: "R1",
+                name: "checksums",
+                claim: "Every restored row matches its own checksum and is the row that a client \
+sent.",
+                source: "End-to-end checksums: the CRC-32 of each payload is computed before it is \
+sent and again after it is read back.",
+                needs: "at least one row",
+                ceiling: Unusable,
+                rank: 3,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: rows::checksums,
+            }
+            Atomicity {
+                id: "R2",
+                name: "atomicity",
+                claim: "Every transfer and every bulk statement is there whole or not at all, and \
+nothing that was rolled back is there.",
+                source: "Atomicity of a transaction. A statement on a MyISAM table is no \
+transaction, but a lock waits for its end, so a freeze that succeeded \
+keeps it whole as well, unless it was killed.",
+                needs: "the ledger",
+                ceiling: Inconsistent,
+                rank: 5,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: rows::atomicity,
+            }
+            Conservation {
+                id: "R3",
+                name: "conservation",
+                claim: "No money appeared or vanished: every account's balance and version are \
+exactly those of its legs.",
+                source: "The bank test of Jepsen, made exact: an account's balance is its opening \
+balance plus its legs, its version is their number, and their versions run \
+from 1 without a gap.",
+                needs: "the ledger and the accounts",
+                ceiling: Inconsistent,
+                rank: 8,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: rows::conservation,
+            }
+            IndexAgreement {
+                id: "R4",
+                name: "index-agreement",
+                claim: "Every secondary index holds the same rows as its table.",
+                source: "InnoDB's change buffer and MyISAM's separate index file can both lag \
+behind the rows. Count and checksum are read once by the primary key and \
+once by the index.",
+                needs: "both readings of every index of the load, over the rows that were read, \
+with sums that could have differed",
+                ceiling: Unusable,
+                rank: 4,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: rows::index_agreement,
+            }
+            ClientPrefix {
+                id: "R5",
+                name: "client-prefix",
+                claim: "Every client's transfers are there from the first to the one its counter \
+names, without a hole, and so are the changes of the schema.",
+                source: "Numbers are dense, because a transfer that is rolled back passes its \
+number on, and the counter is written in the same transaction: the \
+restored data certify themselves.",
+                needs: "the ledger, the counters, the followers' transactional tables, and the \
+list of tables where the schema was changed",
+                ceiling: Inconsistent,
+                rank: 9,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: rows::client_prefix,
+            }
+            Durability {
+                id: "D",
+                name: "durability",
+                claim: "Every transfer and schema change acknowledged before the snapshot began is \
+there.",
+                source: "Durability of an acknowledged commit.",
+                needs: "the beginning of the snapshot, the ledger and the followers' transactional \
+tables",
+                ceiling: Inconsistent,
+                rank: 7,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: cut::durability,
+            }
+            QuiescedDurability {
+                id: "D*",
+                name: "quiesced-durability",
+                claim: "Every transfer and schema change acknowledged before the thaw was called \
+is there.",
+                source: "What a held lock means: nothing commits under it, so what is acknowledged \
+inside the window was committed before, and only its answer travelled \
+late.",
+                needs: "a window, the ledger and the followers' transactional tables",
+                ceiling: CrashConsistent,
+                rank: 24,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: cut::quiesced_durability,
+            }
+            NoFuture {
+                id: "F",
+                name: "no-future",
+                claim: "Nothing is there that was sent after the snapshot was complete, or that \
+nobody sent.",
+                source: "Causality. It catches a restore that opened live storage, an image that \
+went on being written, and an observation of another trial.",
+                needs: "the end of the snapshot and the rows",
+                ceiling: Inconsistent,
+                rank: 6,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: cut::no_future,
+            }
+            NoFutureStrict {
+                id: "F*",
+                name: "no-future-strict",
+                claim: "Nothing is there that was sent after the freeze had returned.",
+                source: "What a held lock means, seen from the other side: a write that is there \
+was executed under the lock, whether it was acknowledged or not. The \
+quiescence probes are such writes.",
+                needs: "a freeze that returned, and the rows, those of the probes among them",
+                ceiling: CrashConsistent,
+                rank: 25,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: cut::no_future_strict,
+            }
+            RealTimeOrder {
+                id: "C1",
+                name: "real-time-order",
+                claim: "No transfer or schema change is missing that was acknowledged before one \
+that is there was sent.",
+                source: "Linearizability (Herlihy and Wing, 1990), asked of a cut instead of a run.",
+                needs: "the ledger and the followers' transactional tables",
+                ceiling: Inconsistent,
+                rank: 10,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: order::real_time_order,
+            }
+            CausalOrder {
+                id: "C2",
+                name: "causal-order",
+                claim: "Every transfer that another had read as committed is there if that other \
+is.",
+                source: "Lamport's happened-before. Each transfer stores another that its client \
+had read first, so the restored rows certify this without a clock, also \
+where an outcome is unknown.",
+                needs: "the ledger and the followers' transactional tables",
+                ceiling: Inconsistent,
+                rank: 11,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: order::causal_order,
+            }
+            VersionOrder {
+                id: "C3",
+                name: "version-order",
+                claim: "The versions of every account that are there are the first of its history, \
+without a gap.",
+                source: "The recoverable version order of Elle (Kingsbury and Alvaro, 2020).",
+                needs: "the ledger, and acknowledgements that name versions",
+                ceiling: Inconsistent,
+                rank: 12,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: order::version_order,
+            }
+            WindowSilence {
+                id: "Q1",
+                name: "window-silence",
+                claim: "No write was both sent and acknowledged between the freeze's return and \
+the call of the thaw.",
+                source: "What a lock means. Such a write can only have been executed while the \
+guest was said to be frozen, so this has no false alarm.",
+                needs: "a window; without a freeze, writes sent and acknowledged while the \
+snapshot was taken",
+                ceiling: CrashConsistent,
+                rank: 20,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: quiet::window_silence,
+            }
+            LockProbe {
+                id: "Q2",
+                name: "lock-probe",
+                claim: "A write sent inside the window was refused by a lock of the server.",
+                source: "The thread states in MySQL's and MariaDB's manuals: a COMMIT waits for \
+FLUSH TABLES WITH READ LOCK and BACKUP STAGE BLOCK_COMMIT, and for no lock \
+of a table. It hangs, and the server names no lock, when only the file \
+system is frozen.",
+                needs: "through every door, a COMMIT that the server said was waiting from before \
+the snapshot until after it; or a server that was stopped cleanly",
+                ceiling: CrashConsistent,
+                rank: 19,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: quiet::lock_probe,
+            }
+            DiskSilence {
+                id: "Q3",
+                name: "disk-silence",
+                claim: "The freeze reached every volume, and no disk was written between its \
+return and the call of the thaw.",
+                source: "QEMU's own count of the guest's write requests (query-blockstats), which \
+neither the guest nor its agent can touch.",
+                needs: "the counts of every disk before and after the snapshot, inside the window",
+                ceiling: CrashConsistent,
+                rank: 21,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: quiet::disk_silence,
+            }
+            LockIdentity {
+                id: "Q4",
+                name: "lock-identity",
+                claim: "The thaw confirms that the lock taken at the freeze was held until then.",
+                source: "A hook that cannot prove at thaw that the session which took the lock \
+still holds it must fail the thaw. Its success counts for nothing without \
+a witness: COMMITs that were still waiting just before the thaw.",
+                needs: "the thaw's answer and count, and a lock that was seen",
+                ceiling: CrashConsistent,
+                rank: 17,
+                needed_for: ApplicationConsistent,
+                owed: unless_stopped,
+                examine: quiet::lock_identity,
+            }
+            NonTransactionalDurability {
+                id: "N1",
+                name: "non-transactional-durability",
+                claim: "Every acknowledged row of the non-transactional tables is there, and none \
+without its transfer.",
+                source: "MyISAM acknowledges from the page cache; and the order between engines: \
+the client sends the row only after its transfer was acknowledged.",
+                needs: "the rows, and an acknowledgement of each table before the snapshot",
+                ceiling: CrashConsistent,
+                rank: 16,
+                needed_for: CrashConsistent,
+                owed: where_tables_follow,
+                examine: tables::durability,
+            }
+            TablesClosed {
+                id: "N2",
+                name: "tables-closed",
+                claim: "Every MyISAM table was flushed and closed on the disk before the snapshot \
+was taken.",
+                source: "The header of a .MYI or .MAI file, whose open count the engine writes when \
+a table is first changed, and clears when FLUSH TABLES closes it.",
+                needs: "the header of every such file below the data directory, read from the raw \
+image",
+                ceiling: CrashConsistent,
+                rank: 18,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: tables::closed,
+            }
+            TableCheck {
+                id: "N3",
+                name: "table-check",
+                claim: "The server finds no fault in any table, with automatic repair off.",
+                source: "CHECK TABLE ... EXTENDED, with automatic repair off, because the default \
+repairs silently and hides the damage; and what the server logged of \
+corruption when it started.",
+                needs: "the check of every table of the load, and the log of the server's start",
+                ceiling: CrashConsistent,
+                rank: 23,
+                needed_for: CrashConsistent,
+                owed: checks_of_tables,
+                examine: tables::check,
+            }
+            BinlogAgreement {
+                id: "B1",
+                name: "binlog-agreement",
+                claim: "The binary log and the tables hold the same transfers.",
+                source: "The two-phase commit between engine and binary log: recovery commits what \
+the log has and rolls back what it has not.",
+                needs: "the binary logs of the raw image, read to their end, and the ledger",
+                ceiling: Inconsistent,
+                rank: 14,
+                needed_for: ApplicationConsistent,
+                owed: where_logged,
+                examine: binlog::agreement,
+            }
+            RecordedPosition {
+                id: "B2",
+                name: "recorded-position",
+                claim: "The recorded binary log position is the end of the log in the snapshot, \
+and the recorded GTIDs are those of the restored server.",
+                source: "The hook asks the server for the position under its lock, so nothing may \
+follow it in the image.",
+                needs: "a freeze that succeeded and a recorded position, which a hook does not owe",
+                ceiling: CrashConsistent,
+                rank: 27,
+                needed_for: None,
+                owed: always,
+                examine: binlog::recorded_position,
+            }
+            RollForward {
+                id: "B3",
+                name: "roll-forward",
+                claim: "Replaying the live binary log from the recorded position leads to the live \
+data.",
+                source: "Point-in-time recovery, the reason why a position is recorded at all.",
+                needs: "a freeze that succeeded, the replay, and every table of the load on both \
+sides",
+                ceiling: Inconsistent,
+                rank: 15,
+                needed_for: None,
+                owed: always,
+                examine: binlog::roll_forward,
+            }
+            NoPreparedTransactions {
+                id: "L1",
+                name: "no-prepared-transactions",
+                claim: "Recovery found no transaction that was prepared but not committed in the \
+engine's log.",
+                source: "The two-phase commit between InnoDB and the binary log: a hook that \
+flushes the engine's log under its lock leaves no prepared transaction, so \
+one that is left was in flight.",
+                needs: "the server's recovery log",
+                ceiling: CrashConsistent,
+                rank: 26,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: boot::no_prepared_transactions,
+            }
+            FilesystemClean {
+                id: "L2",
+                name: "filesystem-clean",
+                claim: "The file systems on the raw snapshot have nothing left in their journals \
+to replay.",
+                source: "The kernel's FIFREEZE, which empties the journal. Something left to replay \
+proves that the freeze skipped this file system, or that somebody thawed \
+it before.",
+                needs: "every file system of the raw image, read before anything mounts it",
+                ceiling: CrashConsistent,
+                rank: 22,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                examine: boot::filesystem_clean,
+            }
+            OutsideFiles {
+                id: "X1",
+                name: "outside-files",
+                claim: "Files outside the database hold every record that was synced before the \
+thaw, none that was asked for after the freeze, and end whole.",
+                source: "fsync(2), on a file outside the database, so that a disk that the freeze \
+or the snapshot skipped shows.",
+                needs: "heartbeats on every file system that were answered shortly before the \
+freeze, and the file of each",
+                ceiling: CrashConsistent,
+                rank: 28,
+                needed_for: ApplicationConsistent,
+                owed: where_hearts_beat,
+                examine: disks::outside_files,
+            }
+            DiskAgreement {
+                id: "X2",
+                name: "disk-agreement",
+                claim: "All disks of the snapshot show one and the same instant.",
+                source: "A disk stopped after the last heartbeat that it holds was sent, and before \
+the first that it lacks was acknowledged. Intervals that meet in pairs \
+meet in a point (Helly).",
+                needs: "heartbeats on two disks",
+                ceiling: Inconsistent,
+                rank: 13,
+                needed_for: ApplicationConsistent,
+                owed: where_disks_differ,
+                examine: disks::agreement,
+            }
+            FreshBoot {
+                id: "M",
+                name: "fresh-boot",
+                claim: "What was observed is a freshly booted guest and not the live one.",
+                source: "MySQL's MEMORY engine, whose tables are empty after a server start: a row \
+in one means that the live guest was looked at, or a copy of its memory.",
+                needs: "the row count of a MEMORY table",
+                ceiling: Unknown,
+                rank: 1,
+                needed_for: CrashConsistent,
+                owed: always,
+                examine: boot::fresh_boot,
+            }
+        }
+    };
+}
+
+/// The enum, and what can be asked of each variant.
+macro_rules! vocabulary {
+    ($($variant:ident {
+        id: $id:literal,
+        name: $name:literal,
+        claim: $claim:literal,
+        source: $source:literal,
+        needs: $needs:literal,
+        ceiling: $ceiling:ident,
+        rank: $rank:literal,
+        needed_for: $needed_for:ident,
+        owed: $owed:ident,
+        examine: $module:ident::$function:ident,
+    })*) => {
+        /// The properties that a verdict rests on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Property {
+            $(#[doc = $claim] #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Property {
+            /// Every property, in the order of its letter.
+            pub const ALL: [Self; [$($id),*].len()] = [$(Self::$variant),*];
+
+            /// The letter of the judge's design: `D*`.
+            pub const fn id(self) -> &'static str {
+                match self { $(Self::$variant => $id),* }
+            }
+
+            /// The name that explains itself: `quiesced-durability`. Also how it is serialized.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// What holds when the property holds, in one sentence.
+            pub const fn claim(self) -> &'static str {
+                match self { $(Self::$variant => $claim),* }
+            }
+
+            /// Why the claim can be asked of a backup.
+            pub const fn source(self) -> &'static str {
+                match self { $(Self::$variant => $source),* }
+            }
+
+            /// The evidence without which it is not examined.
+            pub const fn needs(self) -> &'static str {
+                match self { $(Self::$variant => $needs),* }
+            }
+
+            /// The best grade that a backup can have which breaks this property. A
+            /// finding may be worse than that, never better.
+            pub const fn ceiling(self) -> Grade {
+                match self { $(Self::$variant => Grade::$ceiling),* }
+            }
+
+            /// Its place among the findings that allow the same grade: 1 for the most telling.
+            pub const fn rank(self) -> u8 {
+                match self { $(Self::$variant => $rank),* }
+            }
+
+            /// The worst grade that is not given while this property is unexamined.
+            pub const fn needed_for(self) -> Option<Grade> {
+                match self { $(Self::$variant => needed_for!($needed_for)),* }
+            }
+        }
+    };
+}
+
+macro_rules! needed_for {
+    (None) => {
+        None
+    };
+    ($grade:ident) => {
+        Some(Grade::$grade)
+    };
+}
+
+with_properties!(vocabulary);
+
+impl std::fmt::Display for Property {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_properties_have_the_same_letter_name_claim_or_rank() {
+        for of in [Property::id, Property::name, Property::claim] {
+            assert_eq!(Property::ALL.map(of).into_iter().collect::<BTreeSet<_>>().len(), Property::ALL.len());
+        }
+        assert_eq!(
+            Property::ALL.map(Property::rank).into_iter().collect::<BTreeSet<_>>().len(),
+            Property::ALL.len()
+        );
+    }
+
+    #[test]
+    fn claims_and_sources_are_sentences() {
+        for property in Property::ALL {
+            assert!(property.claim().ends_with('.') && property.source().ends_with('.'), "{property}");
+            assert!(!property.needs().ends_with('.'), "{property}");
+        }
+    }
+}

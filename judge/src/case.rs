@@ -1,0 +1,458 @@
+//! What a trial left behind, in the form in which it is judged.
+//!
+//! One compact struct per operation and per restored row, no strings among
+//! them: a million operations fit in well under 1 GiB. Only
+//! [`Builder`](super::build::Builder) makes a [`Case`], and checks that the parts
+//! fit together.
+
+use std::collections::{BTreeMap, HashSet};
+
+use contract::history::{Holds, Nanos, Probe, Setup};
+use contract::observation::State;
+
+/// The acknowledgement time of an operation whose outcome is not known: it may
+/// or may not have taken effect, and nothing is ordered after it.
+pub(super) const NEVER: Nanos = Nanos::MAX;
+
+/// The history of a trial and what its restored guest held, checked for form
+/// and ready to be judged.
+#[derive(Debug)]
+pub struct Case {
+    pub(super) setup: Setup,
+    pub(super) guest: Option<Guest>,
+    /// The server's directories.
+    pub(super) directories: Vec<Directory>,
+    /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
+    pub(super) clients: Vec<Client>,
+    /// The legs of attempts that the server's answer or the client's own reading
+    /// proved to be rolled back.
+    pub(super) rolled_back: HashSet<SentLeg>,
+    /// The cycle that is judged, of which the observation is.
+    pub(super) cycle: Cycle,
+    /// By disk; record `n` is at `n - 1`.
+    pub(super) heartbeats: BTreeMap<String, Vec<Span>>,
+    /// Step `n` is at `n - 1`.
+    pub(super) schema_changes: Vec<Span>,
+    /// Statement `n` is at `n - 1`.
+    pub(super) bulk: Vec<Bulk>,
+    pub(super) observation: Option<Observation>,
+    /// When the load had stopped; [`NEVER`] when that is not told.
+    pub(super) end: Nanos,
+}
+
+/// What one client sent, in order.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// Transfer `n` is at `n - 1`. Rolled back attempts are not among them.
+    pub(super) transfers: Vec<Transfer>,
+    /// Row `n` is at `n - 1`; only of a follower's client.
+    pub(super) rows: Vec<Follow>,
+    /// Attempts that were rolled back: when they were sent, and when that was known.
+    pub(super) rolled_back: Vec<Span>,
+}
+
+/// A transfer that was acknowledged or whose outcome is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when the outcome is not known.
+    pub(super) acked: Nanos,
+    pub(super) dep: [u32; 2],
+    pub(super) accounts: [u32; 2],
+    pub(super) amounts: [i64; 2],
+    pub(super) crc: u32,
+    /// The versions that the acknowledgement named; 0 when it named none.
+    pub(super) versions: [u32; 2],
+}
+
+/// What a client sent as one leg of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SentLeg {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    pub(super) leg: u8,
+    pub(super) dep: [u32; 2],
+    pub(super) account: u32,
+    pub(super) amount: i64,
+    pub(super) crc: u32,
+}
+
+/// A row sent to a follower's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Follow {
+    /// The transfer that it follows.
+    pub(super) of: [u32; 2],
+    pub(super) crc: u32,
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when it failed or the outcome is not known: most such tables
+    /// cannot roll back, so a failure proves nothing.
+    pub(super) acked: Nanos,
+}
+
+/// When an operation was sent and acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) sent: Nanos,
+    /// [`NEVER`] when the outcome is not known.
+    pub(super) acked: Nanos,
+}
+
+/// A statement of the bulk writer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bulk {
+    pub(super) span: Span,
+    pub(super) rows: u64,
+}
+
+/// What a guest had written to a disk by some moment.
+#[derive(Debug, Clone)]
+pub(super) struct BlockStats {
+    pub(super) t: Nanos,
+    pub(super) disk: String,
+    pub(super) writes: u64,
+    pub(super) bytes: u64,
+}
+
+/// What belongs to one cycle of freeze, snapshot and thaw alone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cycle {
+    /// The history tells all of it: it has the next cycle's first line, or its own last.
+    pub(super) complete: bool,
+    pub(super) marks: Marks,
+    pub(super) probes: Vec<Probe>,
+    pub(super) block_stats: Vec<BlockStats>,
+}
+
+/// What the agent told of its guest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Guest {
+    pub(super) windows: bool,
+    /// How many volumes the freeze must reach.
+    pub(super) volumes: Option<u32>,
+}
+
+/// A directory of the server, as the server sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    pub(super) holds: Holds,
+    pub(super) path: String,
+    pub(super) fs: String,
+    /// The file system of the image that holds it, which the snapshot has.
+    pub(super) on: Option<String>,
+    /// The agent's mount table names its device.
+    pub(super) reached: bool,
+}
+
+/// When the trial crossed the marks of the freeze window.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Marks {
+    /// F0.
+    pub(super) freeze_call: Option<Nanos>,
+    /// F1.
+    pub(super) freeze_ok: Option<Nanos>,
+    /// How many file systems or volumes the freeze said it reached.
+    pub(super) frozen_volumes: Option<u32>,
+    pub(super) freeze_err: Option<Nanos>,
+    pub(super) freeze_detail: String,
+    /// S0.
+    pub(super) snap_begin: Option<Nanos>,
+    /// S1.
+    pub(super) snap_end: Option<Nanos>,
+    /// T0: the first call.
+    pub(super) thaw_call: Option<Nanos>,
+    /// T1, when the first call was answered with success.
+    pub(super) thaw_ok: Option<Nanos>,
+    /// When the first call was answered with a failure.
+    pub(super) thaw_err: Option<Nanos>,
+    pub(super) thaw_detail: String,
+    /// How many file systems or volumes the thaw said it thawed.
+    pub(super) thawed_volumes: Option<u32>,
+}
+
+/// What the snapshot's disks and the restored server held.
+#[derive(Debug, Default)]
+pub(super) struct Observation {
+    /// It has its last line.
+    pub(super) complete: bool,
+    pub(super) server: Option<Server>,
+    pub(super) filesystems: Vec<FileSystem>,
+    pub(super) checked_disks: Vec<CheckedDisk>,
+    pub(super) table_files: Vec<TableFile>,
+    /// How many index files there are.
+    pub(super) table_files_there: Option<u32>,
+    pub(super) unreadable: Vec<Trouble>,
+    /// Transfers committed in the binary logs, as `(client, number)`.
+    pub(super) logged: Vec<(u32, u32)>,
+    /// The end of the last binary log.
+    pub(super) log_end: Option<Place>,
+    /// The server had not closed it.
+    pub(super) log_in_use: bool,
+    /// Binary logs that could not be read to their end.
+    pub(super) cut_logs: Vec<Trouble>,
+    /// The recorded position, and the GTIDs beside it.
+    pub(super) position: Option<Place>,
+    pub(super) position_gtid: String,
+    pub(super) gtids: BTreeMap<State, String>,
+    /// Rows and checksum of every table of a server.
+    pub(super) tables: BTreeMap<State, BTreeMap<String, (u64, Option<u64>)>>,
+    pub(super) roll_forward: Option<RollForward>,
+    pub(super) heartbeats: BTreeMap<String, Heartbeats>,
+    pub(super) ddl_tables: Option<Vec<String>>,
+    pub(super) bulk: BTreeMap<u32, BulkRows>,
+    pub(super) checks: Vec<CheckedTable>,
+    pub(super) indexes: Vec<Index>,
+    pub(super) memory_rows: Option<u64>,
+    /// The rows of the quiescence probes that are there.
+    pub(super) probe_rows: Option<Vec<u32>>,
+    /// `(client, number)`.
+    pub(super) counters: Vec<(u32, u32)>,
+    pub(super) accounts: Vec<Account>,
+    pub(super) legs: Vec<Leg>,
+    pub(super) rows: Vec<Row>,
+    /// Tables that could not be read to their end.
+    pub(super) cut_tables: Vec<Trouble>,
+    /// Those of them of which the server says that they do not exist.
+    pub(super) gone_tables: Vec<String>,
+}
+
+/// What became of replaying the source's binary logs.
+#[derive(Debug)]
+pub(super) struct RollForward {
+    pub(super) applied: bool,
+    pub(super) detail: String,
+}
+
+/// The heartbeats in the file of a disk.
+#[derive(Debug)]
+pub(super) struct Heartbeats {
+    /// Records 1 to this are there.
+    pub(super) count: u32,
+    /// What follows them.
+    pub(super) rest: String,
+}
+
+/// The rows of a bulk statement that are there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BulkRows {
+    pub(super) rows: u64,
+    pub(super) torn: u64,
+}
+
+/// Whether the restored server came up.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) started: bool,
+    pub(super) detail: String,
+    pub(super) prepared: Option<u64>,
+    /// Its engine recovered from a crash.
+    pub(super) recovered: Option<bool>,
+    /// Errors in its log that tell of corruption.
+    pub(super) corruption: Vec<String>,
+}
+
+/// A file system on a raw disk.
+#[derive(Debug)]
+pub(super) struct FileSystem {
+    pub(super) disk: String,
+    pub(super) kind: String,
+    pub(super) dirty: bool,
+}
+
+/// A disk on which a file system check ran.
+#[derive(Debug)]
+pub(super) struct CheckedDisk {
+    pub(super) disk: String,
+    pub(super) clean: bool,
+    pub(super) detail: String,
+}
+
+/// The header of an index file of MyISAM or Aria.
+#[derive(Debug)]
+pub(super) struct TableFile {
+    pub(super) file: String,
+    /// The table of the load whose file it is.
+    pub(super) table: Option<String>,
+    pub(super) open_count: u16,
+}
+
+/// A place in the binary logs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) file: String,
+    pub(super) byte: u64,
+}
+
+/// The outcome of `CHECK TABLE`.
+#[derive(Debug)]
+pub(super) struct CheckedTable {
+    pub(super) table: String,
+    pub(super) engine: String,
+    pub(super) clean: bool,
+    pub(super) usable: bool,
+    pub(super) messages: Vec<String>,
+}
+
+/// Rows and the XOR of a column, by the primary key and by a secondary index.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) table: String,
+    pub(super) index: String,
+    pub(super) primary: [u64; 2],
+    pub(super) secondary: [u64; 2],
+}
+
+/// A file or table that could not be read, and why.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) what: String,
+    pub(super) why: String,
+}
+
+/// A restored account.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account {
+    pub(super) id: u32,
+    pub(super) balance: i64,
+    pub(super) version: u32,
+}
+
+/// A restored leg of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leg {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    pub(super) leg: u8,
+    pub(super) dep: [u32; 2],
+    pub(super) account: u32,
+    pub(super) amount: i64,
+    pub(super) version: u32,
+    pub(super) crc: u32,
+    pub(super) sum: u32,
+}
+
+/// A restored row of a follower's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// Its place among the followers.
+    pub(super) table: u8,
+    pub(super) c: u32,
+    pub(super) n: u32,
+    /// The transfer that it follows.
+    pub(super) of: [u32; 2],
+    pub(super) crc: u32,
+    pub(super) sum: u32,
+}
+
+impl Bulk {
+    /// It was executed to its end, and only part of its rows are there.
+    pub(super) fn is_torn(&self, held: BulkRows) -> bool {
+        self.span.acked != NEVER && 0 < held.rows && held.rows < self.rows
+    }
+}
+
+impl Span {
+    /// It was acknowledged before this time.
+    pub(super) fn acked_before(&self, time: Nanos) -> bool {
+        self.acked < time
+    }
+}
+
+impl Transfer {
+    /// It was acknowledged.
+    pub(super) fn is_acked(&self) -> bool {
+        self.acked != NEVER
+    }
+
+    /// One of the two legs, as the transfer `n` of client `c` sent it. There is
+    /// no third.
+    pub(super) fn leg(&self, c: u32, n: u32, leg: u8) -> SentLeg {
+        let side = usize::from(leg & 1);
+        let (account, amount) = (self.accounts[side], self.amounts[side]);
+        SentLeg { c, n, leg, dep: self.dep, account, amount, crc: self.crc }
+    }
+}
+
+impl Leg {
+    /// What a client must have sent for this leg to be there.
+    pub(super) fn as_sent(&self) -> SentLeg {
+        let Self { c, n, leg, dep, account, amount, crc, .. } = *self;
+        SentLeg { c, n, leg, dep, account, amount, crc }
+    }
+}
+
+impl Case {
+    /// Every transfer that was acknowledged or may have taken effect, as
+    /// `(client, number, transfer)`.
+    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &Transfer)> {
+        (1u32..).zip(&self.clients).flat_map(|(c, client)| {
+            (1u32..).zip(&client.transfers).map(move |(n, transfer)| (c, n, transfer))
+        })
+    }
+
+    /// The client that writes the rows of a follower.
+    pub(super) fn client_of(&self, table: u8) -> u32 {
+        self.setup.writers + 1 + u32::from(table)
+    }
+
+    /// The place of the follower whose rows a client writes; a writer of transfers has none.
+    pub(super) fn follower_of(&self, c: u32) -> Option<u8> {
+        let at = c.checked_sub(self.setup.writers + 1)?;
+        u8::try_from(at).ok().filter(|at| usize::from(*at) < self.setup.followers.len())
+    }
+
+    /// A client's way to the server, by its place.
+    pub(super) fn door_of(&self, c: u32) -> u8 {
+        match self.follower_of(c) {
+            Some(table) => self.setup.followers[usize::from(table)].door,
+            // The setup has 1 to 16.
+            None => (c.saturating_sub(1) % self.setup.doors.len().max(1) as u32) as u8,
+        }
+    }
+
+    /// Turns to another cycle, counted from 1; one that never was has no marks.
+    pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
+        self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
+        self.observation = None;
+    }
+
+    /// The client with this number, if it sent anything.
+    pub(super) fn client(&self, c: u32) -> Option<&Client> {
+        self.clients.get(slot(c)?)
+    }
+
+    /// The transfer with this number, unless it was never sent or always rolled back.
+    pub(super) fn transfer(&self, c: u32, n: u32) -> Option<&Transfer> {
+        self.client(c)?.transfers.get(slot(n)?)
+    }
+
+    /// The bulk statement with this number, if it was sent.
+    pub(super) fn bulk_statement(&self, n: u32) -> Option<&Bulk> {
+        self.bulk.get(slot(n)?)
+    }
+
+    /// The name of a follower table.
+    pub(super) fn follower(&self, table: u8) -> &str {
+        self.setup.followers.get(usize::from(table)).map_or("?", |follower| follower.table.as_str())
+    }
+
+    /// The row with this number that was sent to a follower's table.
+    pub(super) fn row(&self, table: u8, n: u32) -> Option<&Follow> {
+        self.client(self.client_of(table))?.rows.get(slot(n)?)
+    }
+}
+
+/// Where the thing numbered `n`, counted from 1, stands in its vector.
+pub(super) fn slot(n: u32) -> Option<usize> {
+    usize::try_from(n.checked_sub(1)?).ok()
+}
+
+/// A row sent to a follower's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentRow<'a> {
+    pub(super) c: u32,
+    pub(super) n: u32,
+    /// Its follower's place.
+    pub(super) table: u8,
+    pub(super) row: &'a Follow,
+    pub(super) there: bool,
+}

@@ -1,0 +1,122 @@
+//! From rulings to a grade, and to the one line that says why.
+
+use contract::figures::Power;
+use contract::grade::Grade;
+use contract::property::Property;
+
+use super::evidence::{count, quote};
+use super::power::lacking;
+use super::probes::is_stopped;
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::table::owes;
+use super::view::{Freeze, View};
+
+/// The sort key that puts the worst finding first, and the most telling first
+/// among equals.
+pub(super) fn telling(property: Property, defect: &Defect) -> impl Ord + use<> {
+    (std::cmp::Reverse(defect.ceiling), property.rank())
+}
+
+/// The grade, and why.
+pub(super) fn grade(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Grade, String) {
+    let (grade, why) = decide(view, rulings, power);
+    (grade, format!("{grade}: {why}"))
+}
+
+fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Grade, String) {
+    let marks = view.marks();
+    if !view.case.cycle.complete {
+        return (Grade::Unknown, "the history breaks off before its last line".into());
+    }
+    if marks.freeze_err.is_some() && marks.snap_begin.is_none() {
+        let detail = quote(&marks.freeze_detail);
+        let detail = if detail.is_empty() { "it gave no reason".into() } else { detail };
+        return (Grade::Refused, format!("the freeze failed and no backup was made: {detail}"));
+    }
+    if let Err(Unexamined(why)) = view.observed() {
+        return (Grade::Unknown, why);
+    }
+
+    let mut defects: Vec<(Property, &Defect)> = rulings
+        .iter()
+        .filter_map(|(property, ruling)| Some((*property, ruling.as_ref().ok()?.as_ref()?)))
+        .collect();
+    defects.sort_by_key(|(property, defect)| telling(*property, defect));
+    let proven = defects.first().map_or(Grade::ApplicationConsistent, |(_, defect)| defect.ceiling);
+    if proven > Grade::CrashConsistent {
+        return (proven, because(&defects));
+    }
+
+    let first = marks.freeze_call.or(marks.snap_begin);
+    if !view.transfers().any(|(_, _, transfer, _)| first.is_some_and(|first| transfer.acked < first)) {
+        return (
+            Grade::Unknown,
+            "no transfer was acknowledged before the freeze, so nothing is proven".into(),
+        );
+    }
+    let best = match view.freeze() {
+        Freeze::Done => proven,
+        Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
+    };
+    let stopped = is_stopped(view);
+    // What a worse grade needs as well is asked for first.
+    let grades = [Grade::CrashConsistent, Grade::ApplicationConsistent];
+    for grade in grades.into_iter().filter(|grade| *grade >= best) {
+        for (property, ruling) in rulings {
+            if let Err(Unexamined(why)) = ruling
+                && property.needed_for() == Some(grade)
+                && owes(view, *property, best)
+            {
+                return (
+                    Grade::Unknown,
+                    format!("{property} ({}) could not be examined: {why}", property.id()),
+                );
+            }
+        }
+    }
+
+    if best == Grade::ApplicationConsistent
+        && let Some(why) = lacking(view, power, stopped)
+    {
+        return (Grade::Unknown, why);
+    }
+    let why = match (best, view.freeze()) {
+        (Grade::ApplicationConsistent, _) => proof(view, power),
+        (_, Freeze::Done) => because(&defects),
+        (_, Freeze::NotTried) => unfrozen("no freeze took place", &defects),
+        (_, Freeze::Failed) => unfrozen("the snapshot was taken although the freeze failed", &defects),
+    };
+    (best, why)
+}
+
+/// The first finding, and how many others there are.
+fn because(defects: &[(Property, &Defect)]) -> String {
+    let Some(((property, defect), others)) = defects.split_first() else { return "no finding".into() };
+    let more = match others.len() as u64 {
+        0 => String::new(),
+        n => format!("; {}", count(n, "more finding")),
+    };
+    format!("{} ({}){more}", defect.summary, property.id())
+}
+
+fn unfrozen(why: &str, defects: &[(Property, &Defect)]) -> String {
+    if defects.is_empty() {
+        return why.to_owned();
+    }
+    let because = because(defects);
+    // Q1 says it itself.
+    if because.starts_with(why) { because } else { format!("{why}; {because}") }
+}
+
+/// What was proven, and with what power.
+fn proof(view: &View<'_>, power: &Power) -> String {
+    let restored = view.transfers().filter(|(.., mask)| *mask == 0b11).count() as u64;
+    let ways = count(power.in_flight_by.len() as u64, "way");
+    let lock = power.lock.as_deref().unwrap_or("no lock was seen");
+    format!(
+        "{} of {} restored as one instant inside the freeze window; {} in flight through {ways} to the server, {lock}",
+        count(restored, "transfer"),
+        count(u64::from(view.case.setup.writers), "writer"),
+        count(power.in_flight, "write"),
+    )
+}

@@ -1,0 +1,357 @@
+//! What the quiescence probes prove: a lock of the server, held through the
+//! snapshot and until the thaw, or the absence of a server.
+
+use std::collections::BTreeSet;
+
+use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+
+use super::evidence::{Evidence, quote};
+use super::ruling::Unexamined;
+use super::view::{Snapshot, View, Window};
+
+/// How long before the thaw was asked for a lock may have been seen for the last time. Of 93 windows
+/// the longest such time was 0.16 s.
+const UNSEEN: Nanos = 1_000_000_000;
+
+/// Errors 1290, ER_OPTION_PREVENTS_STATEMENT, and 1836, ER_READ_ONLY_MODE.
+const READ_ONLY: [u16; 2] = [1290, 1836];
+
+/// How the database stood still while the snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quiesced {
+    /// Its lock kept this many COMMITs waiting.
+    Locked(usize),
+    /// There was no server: it had been stopped cleanly.
+    Stopped,
+}
+
+/// Why no quiescence is proven.
+#[derive(Debug)]
+pub(super) enum Proven {
+    /// It was not quiesced, or nothing shows it where something should.
+    Not(&'static str),
+    /// It could not be examined.
+    Unexamined(Unexamined),
+}
+
+/// The probes of a window, as a proof.
+pub(super) struct Proof<'a> {
+    view: &'a View<'a>,
+    window: Window,
+    snapshot: Snapshot,
+    probes: Vec<&'a Probe>,
+}
+
+impl<'a> Proof<'a> {
+    pub(super) fn of(view: &'a View<'a>) -> Result<Self, Unexamined> {
+        let (window, snapshot) = (view.window()?, view.snapshot()?);
+        // One that reaches beyond the window may have been answered by the thaw.
+        let inside = |probe: &&Probe| probe.t >= window.frozen && probe.end <= window.thaw;
+        let probes: Vec<_> = view.case.cycle.probes.iter().filter(inside).collect();
+        if probes.is_empty() {
+            return Err(Unexamined("no probe was answered inside the window".into()));
+        }
+        Ok(Self { view, window, snapshot, probes })
+    }
+
+    /// How the database stood still while the snapshot was taken.
+    pub(super) fn quiesced(&self) -> Result<Quiesced, Proven> {
+        if let Some(summary) = self.disproof() {
+            return Err(Proven::Not(summary));
+        }
+        let commits: Vec<_> =
+            self.of_round(Round::Snapshot).filter(|it| it.kind == ProbeKind::Commit).collect();
+        let early = commits.iter().filter(|probe| probe.t <= self.snapshot.begin);
+        let through: BTreeSet<u8> = early.map(|probe| probe.door).collect();
+        let doors = &self.view.case.setup.doors;
+        if let Some((_, door)) = (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
+            let why = format!("no COMMIT was sent through {} before the snapshot", quote(door));
+            return Err(Proven::Unexamined(Unexamined(why)));
+        }
+        let silent = |probe: &&Probe| matches!(probe.answer, ProbeAnswer::Gone | ProbeAnswer::Error);
+        if commits.iter().all(silent) {
+            if self.any(|it| !silent(&it) && it.answer != ProbeAnswer::Hung) {
+                return Err(Proven::Not(
+                    "COMMITs got no answer inside the window, and a server gave others one",
+                ));
+            }
+            return self.stopped();
+        }
+        self.locked(&commits)
+    }
+
+    /// What shows in so many words that no lock was held.
+    fn disproof(&self) -> Option<&'static str> {
+        let doors = &self.view.case.setup.doors;
+        let memory_done = self.any(|it| it.kind == ProbeKind::Memory && it.answer == ProbeAnswer::Done);
+        let writes = || self.probes.iter().filter(|probe| probe.kind != ProbeKind::Memory);
+        let some = |answer: ProbeAnswer| writes().any(|probe| probe.answer == answer);
+        let locked = some(ProbeAnswer::Locked) || some(ProbeAnswer::Released);
+        let released = self.let_go().any(|it| it.end < self.snapshot.end && !self.is_refuted(it));
+        let late = |it: &Probe| it.since.is_some_and(|since| since > self.snapshot.begin);
+        let first =
+            |kind: ProbeKind| writes().filter(move |it| it.round == Round::Snapshot && it.kind == kind);
+        if released {
+            return Some("the server's lock was not held until the snapshot was complete");
+        }
+        if some(ProbeAnswer::Done) {
+            return Some(match locked {
+                true => "the server's lock did not keep all writes out",
+                false => "nothing held writes back: they were executed inside the window",
+            });
+        }
+        if first(ProbeKind::Commit).any(|it| late(it)) {
+            return Some("the server's lock was taken only after the freeze had returned");
+        }
+        let all_wait = || (0..doors.len()).all(|door| self.waits_through(door));
+        let beside_a_lock = |it: &Probe| is_read_only(it) && it.kind == ProbeKind::Row && all_wait();
+        if writes().any(|it| it.answer == ProbeAnswer::Refused && !beside_a_lock(it)) {
+            return Some(
+                "writes were refused without a lock of the server, as of an account that may only read",
+            );
+        }
+        if some(ProbeAnswer::Cut) {
+            return Some(
+                "connections were cut, and no lock of the server was held: it went on serving others",
+            );
+        }
+        let hung =
+            first(ProbeKind::Commit).chain(first(ProbeKind::Row)).any(|it| it.answer == ProbeAnswer::Hung);
+        let gone = some(ProbeAnswer::Gone);
+        match (hung, locked, gone) {
+            (true, true, _) => Some("the server's lock did not reach all writes: some waited for no lock"),
+            (true, false, false) if memory_done => {
+                Some("only the file system was frozen: no lock of the server was held")
+            }
+            (true, false, _) => Some("no write was kept out by a lock of the server: it did not answer"),
+            (false, true, true) => Some("the server went away inside the window"),
+            _ => None,
+        }
+    }
+
+    /// Nobody answered: a server that was stopped has closed everything, and its next start
+    /// has nothing to recover. Where it was asked over the network and where over its socket, there must
+    /// have been none any more; otherwise it may only have been slow, or hidden on one side, and a clean
+    /// disk proves nothing.
+    fn stopped(&self) -> Result<Quiesced, Proven> {
+        let doors = &self.view.case.setup.doors;
+        // An account is the second part of a door's name.
+        let way = |door: usize| doors.get(door).and_then(|door| door.split('-').next());
+        let is_gone = |asked: usize| {
+            self.any(|it| it.answer == ProbeAnswer::Gone && way(usize::from(it.door)) == way(asked))
+        };
+        let gone = (0..doors.len()).all(is_gone);
+        let missing = |why: &str| Err(Proven::Unexamined(Unexamined(why.to_owned())));
+        let seen = self.view.served().map_err(Proven::Unexamined)?;
+        match seen.server.as_ref().and_then(|server| server.recovered) {
+            Some(true) => Err(Proven::Not(
+                "the server was not reached in the window, and had not been stopped cleanly: its engine had to recover",
+            )),
+            Some(false) if seen.log_in_use => Err(Proven::Not(
+                "the server was not reached in the window, and its binary log was not closed",
+            )),
+            Some(false) if gone => Ok(Quiesced::Stopped),
+            Some(false) => {
+                missing("the server was not reached in the window, and whether there was one is not known")
+            }
+            None => missing(
+                "whether the engine of the server, which was not reached in the window, had to recover is not known",
+            ),
+        }
+    }
+
+    fn locked(&self, commits: &[&Probe]) -> Result<Quiesced, Proven> {
+        let missing = |why: String| Err(Proven::Unexamined(Unexamined(why)));
+        let covers = |probe: &Probe| self.covers_snapshot(probe);
+        let doors = &self.view.case.setup.doors;
+        for (at, door) in doors.iter().enumerate() {
+            if !self.waits_through(at) {
+                let door = quote(door);
+                return missing(format!(
+                    "no COMMIT through {door} was seen to wait before and after the snapshot"
+                ));
+            }
+        }
+        let schemas: BTreeSet<Schema> = self
+            .view
+            .case
+            .setup
+            .followers
+            .iter()
+            .map(|follower| follower.schema)
+            .chain([Schema::Load])
+            .collect();
+        for schema in schemas {
+            let words = if schema == Schema::Load { "the load's schema" } else { "the second schema" };
+            if !commits.iter().any(|probe| probe.schema == schema && covers(probe)) {
+                return missing(format!(
+                    "no COMMIT in {words} was seen to wait before and after the snapshot"
+                ));
+            }
+            let mut others =
+                self.view.case.setup.followers.iter().filter(|it| it.schema == schema && !it.transactional);
+            let row = |probe: &&&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
+            let kept_out = |probe: &Probe| covers(probe) || is_read_only(probe);
+            if others.next().is_some() && !self.probes.iter().filter(row).any(|probe| kept_out(probe)) {
+                return missing(format!(
+                    "no INSERT into a non-transactional table of {words} was seen to wait before and after the snapshot"
+                ));
+            }
+        }
+        Ok(Quiesced::Locked(commits.iter().filter(|probe| covers(probe)).count()))
+    }
+
+    /// A COMMIT through this door waited before and after the snapshot.
+    fn waits_through(&self, door: usize) -> bool {
+        let commits = self.of_round(Round::Snapshot).filter(|it| it.kind == ProbeKind::Commit);
+        commits.filter(|it| usize::from(it.door) == door).any(|it| self.covers_snapshot(it))
+    }
+
+    /// The server said before the snapshot began and after it ended that the probe waits for a lock.
+    fn covers_snapshot(&self, probe: &Probe) -> bool {
+        matches!(probe.answer, ProbeAnswer::Locked | ProbeAnswer::Released)
+            && probe.since.is_some_and(|since| since <= self.snapshot.begin)
+            && probe.end >= self.snapshot.end
+    }
+
+    /// How many COMMITs were seen to wait before and after the snapshot.
+    pub(super) fn overlapping(&self) -> u64 {
+        let commits = self.of_round(Round::Snapshot).filter(|probe| probe.kind == ProbeKind::Commit);
+        commits.filter(|probe| self.covers_snapshot(probe)).count() as u64
+    }
+
+    /// That a lock which was seen was gone before the thaw was asked for, in words.
+    pub(super) fn released(&self) -> Option<String> {
+        let locked = self.any(|it| it.kind == ProbeKind::Commit && it.since.is_some());
+        let gone = self.probes.iter().filter(|it| match (it.kind, it.round) {
+            (ProbeKind::Memory, _) => false,
+            (_, Round::Snapshot) => it.answer == ProbeAnswer::Released && !self.is_refuted(it),
+            (_, Round::Thaw) => it.answer != ProbeAnswer::Locked && it.answer != ProbeAnswer::Error,
+        });
+        let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
+        let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
+        Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was asked for"))
+    }
+
+    /// The writes that had waited, and were seen to wait no longer.
+    fn let_go(&self) -> impl Iterator<Item = &'a Probe> {
+        let let_go = |it: &&Probe| it.kind != ProbeKind::Memory && it.answer == ProbeAnswer::Released;
+        self.probes.iter().copied().filter(let_go)
+    }
+
+    /// A COMMIT was seen to wait before and after this one was let go: the lock, which is the
+    /// server's, had not gone.
+    fn is_refuted(&self, let_go: &Probe) -> bool {
+        let waits = |it: &Probe| matches!(it.answer, ProbeAnswer::Locked | ProbeAnswer::Released);
+        let around = |it: &Probe| it.since.is_some_and(|since| since < let_go.end) && it.end > let_go.end;
+        self.any(|it| it.kind == ProbeKind::Commit && waits(it) && around(it))
+    }
+
+    /// The lock was there when the snapshot was, and until just before the thaw.
+    pub(super) fn held_until_thaw(&self) -> Result<(), Unexamined> {
+        match self.quiesced() {
+            Ok(Quiesced::Locked(_)) => {}
+            Ok(Quiesced::Stopped) => {
+                return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
+            }
+            Err(_) => {
+                return Err(Unexamined(
+                    "only the hook's word: no lock was seen that it could have held".into(),
+                ));
+            }
+        }
+        if let Some(probe) = self.let_go().find(|it| self.is_refuted(it)) {
+            let what = statement(self.view, probe);
+            return Err(Unexamined(format!("{what} was let go while others went on waiting for the lock")));
+        }
+        let late = |probe: &&&Probe| {
+            probe.kind == ProbeKind::Commit
+                && probe.answer == ProbeAnswer::Locked
+                && probe.t >= self.snapshot.end
+                && probe.since.is_some()
+                && probe.end.saturating_add(UNSEEN) >= self.window.thaw
+        };
+        let through: BTreeSet<u8> =
+            self.of_round(Round::Thaw).filter(|it| late(&it)).map(|probe| probe.door).collect();
+        let doors = &self.view.case.setup.doors;
+        match (0u8..).zip(doors).find(|(at, _)| !through.contains(at)) {
+            Some((_, door)) => {
+                let door = quote(door);
+                Err(Unexamined(format!(
+                    "no COMMIT was sent through {door} after the snapshot and seen to wait until the thaw"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn of_round(&self, round: Round) -> impl Iterator<Item = &'a Probe> {
+        self.probes.iter().copied().filter(move |probe| probe.round == round)
+    }
+
+    fn any(&self, what: impl Fn(&Probe) -> bool) -> bool {
+        self.probes.iter().any(|probe| what(probe))
+    }
+}
+
+/// A server that is read-only refused it, and so refuses an administrator, through whose doors such rows
+/// are sent. It counts beside a lock, and never in the place of one.
+fn is_read_only(probe: &Probe) -> bool {
+    probe.answer == ProbeAnswer::Refused && probe.code.is_some_and(|code| READ_ONLY.contains(&code))
+}
+
+/// There was no server in the window: it had been stopped cleanly.
+pub(super) fn is_stopped(view: &View<'_>) -> bool {
+    Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)))
+}
+
+/// What the probes inside the window were answered.
+pub(super) fn told(view: &View<'_>) -> Evidence {
+    let mut evidence = Evidence::default();
+    for line in lines(view) {
+        evidence.add(|| line);
+    }
+    evidence
+}
+
+/// The same, line by line.
+pub(super) fn lines(view: &View<'_>) -> Vec<String> {
+    let probes = view.case.cycle.probes.iter();
+    probes.map(|probe| format!("{}, {}", name(view, probe), answer(view, probe))).collect()
+}
+
+/// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
+pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
+    format!("{}, sent {}", statement(view, probe), view.anchor().when(probe.t))
+}
+
+/// What a probe asks, and which way it takes: `COMMIT through tcp`.
+pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
+    let statement = match (probe.kind, probe.schema) {
+        (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
+        (ProbeKind::Commit, Schema::Load) => "COMMIT",
+        (ProbeKind::Commit, Schema::Second) => "COMMIT in the second schema",
+        (ProbeKind::Row, Schema::Load) => "INSERT into a non-transactional table",
+        (ProbeKind::Row, Schema::Second) => "INSERT into a non-transactional table of the second schema",
+    };
+    let door = view.case.setup.doors.get(usize::from(probe.door)).map_or("?".to_owned(), |door| quote(door));
+    format!("{statement} through {door}")
+}
+
+/// What came of a probe, in words.
+pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
+    let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
+    let until = || view.anchor().when(probe.end);
+    let what = match probe.answer {
+        ProbeAnswer::Done => "was executed".to_owned(),
+        ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
+        ProbeAnswer::Locked => "was refused by a lock".to_owned(),
+        ProbeAnswer::Released => format!("waited for a lock, and did not any more {}", until()),
+        ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
+        ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
+        ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
+        ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
+        ProbeAnswer::Error => "lost its connection, and got no answer when it tried another".to_owned(),
+    };
+    format!("{what}{code}")
+}

@@ -1,0 +1,28 @@
+//! What the judge rules about one property.
+
+use contract::grade::Grade;
+use contract::property::Property;
+
+use super::evidence::Lines;
+
+/// How a broken property shows.
+#[derive(Debug)]
+pub(super) struct Defect {
+    pub(super) summary: String,
+    pub(super) evidence: Lines,
+    /// The best grade that a backup with this defect can have.
+    pub(super) ceiling: Grade,
+}
+
+impl Defect {
+    pub(super) fn new(property: Property, summary: impl Into<String>, evidence: impl Into<Lines>) -> Self {
+        Self { summary: summary.into(), evidence: evidence.into(), ceiling: property.ceiling() }
+    }
+}
+
+/// Why a property could not be examined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unexamined(pub(super) String);
+
+/// Holds (`None`), broken, or not to be examined.
+pub(super) type Ruling = Result<Option<Defect>, Unexamined>;

@@ -1,0 +1,36 @@
+//! What the table of properties calls: the last two columns of each row.
+
+use contract::grade::Grade;
+use contract::property::Property;
+use contract::with_properties;
+
+use super::ruling::Ruling;
+use super::view::View;
+use super::{binlog, boot, cut, disks, order, owed, quiet, rows, tables};
+
+macro_rules! calls {
+    ($($variant:ident {
+        id: $id:literal,
+        name: $name:literal,
+        claim: $claim:literal,
+        source: $source:literal,
+        needs: $needs:literal,
+        ceiling: $ceiling:ident,
+        rank: $rank:literal,
+        needed_for: $needed_for:ident,
+        owed: $owed:ident,
+        examine: $module:ident::$function:ident,
+    })*) => {
+        /// Examines one property.
+        pub(super) fn examine(property: Property, view: &View<'_>) -> Ruling {
+            match property { $(Property::$variant => $module::$function(view)),* }
+        }
+
+        /// Whether a trial owes what a property needs, before it is given this grade.
+        pub(super) fn owes(view: &View<'_>, property: Property, grade: Grade) -> bool {
+            match property { $(Property::$variant => owed::$owed(view, grade)),* }
+        }
+    };
+}
+
+with_properties!(calls);

@@ -1,0 +1,293 @@
+//! The verdict: a grade with its findings. This is the contract with users,
+//! CI and scripts; `verdict.json` follows schema 1.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use contract::figures::{Counts, Power, Timings};
+use contract::finding::{Finding, Status};
+use contract::grade::{Grade, Outcome, Rank, badness, grades, rank};
+use contract::plan::Plan;
+use contract::property::Property;
+use contract::text::quote;
+use contract::{json, jsonl};
+use serde::{Deserialize, Serialize};
+
+use crate::Judgement;
+use crate::Trial;
+
+/// Properties that a line about the unexamined names, and the characters of each reason.
+const MAX_UNEXAMINED: usize = 4;
+const MAX_WHY: usize = 80;
+
+/// Why a history is not that of the trial which was planned, if it is not.
+fn other_than_planned(plan: &Plan, trial: &Trial) -> Option<String> {
+    let (planned, told) = (plan.snapshot.cycles, trial.cycles());
+    if planned != told {
+        return Some(format!("{planned} cycles were planned, and the history tells of {told}"));
+    }
+    let setup = trial.setup();
+    let disk = plan.image.disks.iter().map(|disk| &disk.target).find(|it| !setup.disks.contains(it));
+    let fs = plan.image.file_systems().map(|fs| &fs.name).find(|it| !setup.file_systems.contains(it));
+    let (what, name) = disk.map(|it| ("disk", it)).or(fs.map(|it| ("file system", it)))?;
+    Some(format!("the image has a {what} `{}` of which the history does not tell", quote(MAX_WHY, name)))
+}
+
+/// `verdict.json`, schema 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Version of this format: 1.
+    pub schema: u32,
+    /// The trial's name: `core/no-hook::bookworm-mariadb::none`.
+    pub trial: String,
+    /// The scenario: `core/no-hook`.
+    pub scenario: String,
+    /// The image's name.
+    pub image: String,
+    /// The hook: `none`, `distro`, `sample`, `freezeframe`, `package`, or the user's path.
+    pub hook: String,
+    /// The snapshot method.
+    pub snapshot: String,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+    /// The seed of the load.
+    pub seed: u64,
+    /// The grade.
+    pub grade: Grade,
+    /// Why this grade, in one line.
+    pub reason: String,
+    /// Every broken property, the most telling first.
+    pub findings: Vec<Finding>,
+    /// Every property: its name to `holds`, `broken` or `not-applicable: <why>`.
+    pub properties: BTreeMap<Property, Status>,
+    /// What the trial had the power to see.
+    #[serde(default)]
+    pub power: Power,
+    /// Milliseconds spent.
+    pub timings_ms: Timings,
+    /// Operations counted.
+    pub counts: Counts,
+    /// What the scenario expected, in words.
+    pub expected: String,
+    /// Whether it was met.
+    pub outcome: Outcome,
+    /// Each expectation that was not met, as a sentence.
+    pub unmet: Vec<String>,
+}
+
+/// Why a verdict cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct VerdictError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Verdict {
+    /// The verdict over a judged trial: its judgement held against what the
+    /// plan expected.
+    pub fn new(plan: &Plan, judgement: Judgement) -> Self {
+        let Judgement { grade, reason, findings, details: _, properties, power, counts, timings, resumed } =
+            judgement;
+        let mut unmet = Vec::new();
+        let expect = &plan.expect;
+        if !expect.grade.contains(&grade) {
+            unmet.push(format!("expected {}; came out {reason}", grades(&expect.grade)));
+        }
+        let shown: Vec<_> = findings.iter().map(|finding| finding.property).collect();
+        unmet.extend(expect.lacks(grade, &shown));
+        if let Some(limit) = expect.within_s
+            && let Some(freeze) = timings.freeze
+            && freeze > limit * 1000.0 * plan.accel.slowness()
+        {
+            unmet.push(format!("the freeze took {:.1} s; expected within {limit} s", freeze / 1000.0));
+        }
+        if resumed == Some(false) && expect.writable {
+            unmet
+                .push("no write was acknowledged after the window: the database was left blocked".to_owned());
+        }
+        let outcome = match grade {
+            Grade::Unknown => Outcome::Unknown,
+            _ if unmet.is_empty() => Outcome::Pass,
+            _ => Outcome::Fail,
+        };
+        Self {
+            grade,
+            reason,
+            findings,
+            properties,
+            power,
+            counts,
+            timings_ms: timings,
+            outcome,
+            unmet,
+            ..Self::blank(plan)
+        }
+    }
+
+    /// Judges a trial directory: the verdict, and that of each cycle where there
+    /// are several. What is to stay beside them goes to `keep`: the evidence that
+    /// is more than a screenful, and the verdicts of the cycles.
+    ///
+    /// An error names the file and line that no honest writer could have written.
+    pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), jsonl::Error> {
+        let mut trial = Trial::open(dir)?;
+        let other = other_than_planned(plan, &trial);
+        let mut verdicts = Vec::new();
+        for cycle in 1..=trial.cycles() {
+            let place = trial.place(cycle);
+            let mut judgement = crate::judge(trial.cycle(cycle)?);
+            if keep {
+                judgement.keep_details(dir, &place)?;
+            }
+            let verdict = Self::new(plan, judgement);
+            if trial.cycles() == 1 {
+                return Ok((verdict.unless(other), Vec::new()));
+            }
+            if keep {
+                // A cycle whose freeze was refused has left nothing there.
+                let create = |source| jsonl::Error::Io { action: "create", path: place.clone(), source };
+                std::fs::create_dir_all(&place).map_err(create)?;
+                verdict.write(&place).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
+                    action: "write",
+                    path,
+                    source: std::io::Error::other(problem),
+                })?;
+            }
+            verdicts.push(verdict);
+        }
+        Ok((Self::worst_of(plan, &verdicts).unless(other), verdicts))
+    }
+
+    /// A pass is none when the history is that of another trial than was planned.
+    fn unless(mut self, other: Option<String>) -> Self {
+        if let Some(why) = other.filter(|_| self.outcome == Outcome::Pass) {
+            self.grade = Grade::Unknown;
+            self.outcome = Outcome::Unknown;
+            self.reason = format!("{}: {why}", Grade::Unknown);
+            self.unmet = vec![self.reason.clone()];
+        }
+        self
+    }
+
+    /// How bad it is, see [`rank`].
+    pub fn rank(&self) -> Rank {
+        rank(self.grade, self.outcome)
+    }
+
+    /// The verdict over a trial of several cycles: that of its worst one, which it names.
+    fn worst_of(plan: &Plan, cycles: &[Self]) -> Self {
+        let Some((n, worst)) = (1..).zip(cycles).min_by_key(|(_, verdict)| Reverse(verdict.rank())) else {
+            return Self::unknown(plan, "the trial has no cycle".to_owned());
+        };
+        let mut of_grade: BTreeMap<Grade, usize> = BTreeMap::new();
+        for verdict in cycles {
+            *of_grade.entry(verdict.grade).or_default() += 1;
+        }
+        let counts: Vec<_> = of_grade.iter().map(|(grade, count)| format!("{count} {grade}")).collect();
+        let why = worst.reason.strip_prefix(&format!("{}: ", worst.grade)).unwrap_or(&worst.reason);
+        let mut verdict = worst.clone();
+        let outcomes = cycles.iter().map(|verdict| verdict.outcome);
+        verdict.outcome = outcomes.max_by_key(|outcome| badness(*outcome)).unwrap_or(worst.outcome);
+        verdict.reason =
+            format!("{}: of {} cycles {}; cycle {n}: {why}", worst.grade, cycles.len(), counts.join(", "));
+        for finding in &mut verdict.findings {
+            finding.summary = format!("cycle {n}: {}", finding.summary);
+        }
+        verdict.unmet = (1..)
+            .zip(cycles)
+            .flat_map(|(n, verdict)| verdict.unmet.iter().map(move |unmet| format!("cycle {n}: {unmet}")))
+            .collect();
+        verdict
+    }
+
+    /// The verdict over a trial that could not be judged.
+    pub fn unknown(plan: &Plan, reason: String) -> Self {
+        let reason = format!("unknown: {reason}");
+        Self { unmet: vec![reason.clone()], reason, ..Self::blank(plan) }
+    }
+
+    fn blank(plan: &Plan) -> Self {
+        Self {
+            schema: 1,
+            trial: plan.trial.clone(),
+            scenario: plan.scenario.clone(),
+            image: plan.image.name.clone(),
+            hook: plan.hook.to_string(),
+            snapshot: plan.snapshot.to_string(),
+            accel: plan.accel.to_string(),
+            seed: plan.seed,
+            grade: Grade::Unknown,
+            reason: String::new(),
+            findings: Vec::new(),
+            properties: BTreeMap::new(),
+            power: Power::default(),
+            timings_ms: Timings::default(),
+            counts: Counts::default(),
+            expected: plan.expect.to_string(),
+            outcome: Outcome::Unknown,
+            unmet: Vec::new(),
+        }
+    }
+
+    /// What a pass with the top grade rests on without, on one short line:
+    /// `not examined: roll-forward (the hook recorded no position)`.
+    pub fn unexamined(&self) -> Option<String> {
+        let passed = self.grade == Grade::ApplicationConsistent && self.outcome == Outcome::Pass;
+        let all = &self.power.not_examined;
+        if !passed || all.is_empty() {
+            return None;
+        }
+        let mut shown: Vec<_> = all
+            .iter()
+            .take(MAX_UNEXAMINED)
+            .map(|(property, why)| format!("{property} ({})", quote(MAX_WHY, why)))
+            .collect();
+        if all.len() > shown.len() {
+            shown.push(format!("and {} more", all.len() - shown.len()));
+        }
+        Some(format!("not examined: {}", shown.join(", ")))
+    }
+
+    /// Reads `verdict.json` of a trial directory.
+    pub fn read(dir: &Path) -> Result<Self, VerdictError> {
+        let path = dir.join("verdict.json");
+        let failed = |problem: String| VerdictError { path: path.clone(), problem };
+        let json = std::fs::read(&path).map_err(|e| failed(e.to_string()))?;
+        serde_json::from_slice(&json).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Writes `verdict.json` into a trial directory, whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), VerdictError> {
+        let path = dir.join("verdict.json");
+        let new = dir.join("verdict.json.new");
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&new, json::pretty(self)?)?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_at_the_top_says_in_one_line_what_it_rests_without() {
+        let json = include_str!("../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
+        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let mut verdict: Verdict = serde_json::from_str(json).unwrap();
+        assert_eq!(verdict.unexamined(), None);
+        verdict.grade = Grade::ApplicationConsistent;
+        let why = |why: &str| why.to_owned();
+        verdict.power.not_examined = [(Property::RollForward, why("no\nposition"))].into();
+        assert_eq!(verdict.unexamined().unwrap(), "not examined: roll-forward (no\\nposition)");
+        verdict.power.not_examined = Property::ALL.map(|property| (property, why(&"x".repeat(9_000)))).into();
+        let line = verdict.unexamined().unwrap();
+        assert!(line.ends_with("and 24 more") && line.chars().count() < 600, "{line}");
+        verdict.outcome = Outcome::Fail;
+        assert_eq!(verdict.unexamined(), None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The report: one self-contained page about the trials of one or more runs.
+//!
+//! | file | does |
+//! |---|---|
+//! | `trial` | what a page shows, as plain data |
+//! | `read` | reads runs and trial directories; the only contact with files |
+//! | `scale`, `lanes`, `text` | places on an axis; rows of clients; names, times and links for people |
+//! | `draw`, `stages` | the pictures |
+//! | `badges` | outcomes, grades, names and times, wherever they stand |
+//! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
+//! | `plot` | the picture of a measurement, which no page shows |
+//!
+//! Who wrote when, and what came back, is the judge's to say: a page draws
+//! [`judge::picture`](judge::picture) and reads no log of operations itself.
+//!
+//! Everything but [`read`] is pure: plain data in, a page out. A trial whose
+//! files are missing or damaged gets its place and says so, because that is
+//! when a report is needed most.
+
+mod badges;
+mod card;
+mod cycles;
+mod draw;
+mod lanes;
+mod page;
+pub mod plot;
+mod power;
+pub mod read;
+mod scale;
+mod stages;
+mod text;
+mod trial;
+
+pub use page::render;
+pub use trial::{Cycle, Drawing, Link, Page, Partly, Trial};

@@ -1,0 +1,276 @@
+//! Reads runs and trial directories: the report's only contact with files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use contract::events::{self, Event};
+use contract::grade::Outcome;
+use contract::history::Mark;
+use contract::json;
+use contract::jsonl::{self, Error, Reader};
+use contract::plan::{Plan, trial_dir_name};
+use contract::run::RunOptions;
+use contract::scenario::Hook;
+use judge::judge;
+use judge::picture::{Picture, picture};
+use judge::verdict::Verdict;
+use serde::de::DeserializeOwned;
+
+use super::draw;
+use super::text::{link, quoted};
+use super::trial::{Cycle, Drawing, Link, Page, Partly, Trial};
+
+/// The names of the trials that a run asks for, as a JSON array in its directory.
+const ASKED: &str = "trials.json";
+/// The largest `verdict.json`, `plan.json` and `run.json` that is read.
+const MAX_JSON: u64 = 4 << 20;
+/// Events of one trial that are read; an honest log has some thirty.
+const MAX_EVENTS: usize = 1_000;
+/// Files of one trial that are listed.
+const MAX_FILES: usize = 60;
+/// The largest `verdict.json` of one of several cycles that is read.
+const MAX_CYCLE_JSON: u64 = 256 << 10;
+/// Bytes of pictures: on a page, and of one cycle at the most and at the least.
+const MAX_PICTURES: usize = 8 << 20;
+const MAX_PICTURE: usize = 400 << 10;
+const MIN_PICTURE: usize = 8 << 10;
+/// The most bytes of all pictures of one trial that has many cycles.
+const MAX_CYCLES: usize = 2 << 20;
+
+/// Notes in a run's directory which trials it asks for, so that one which
+/// leaves nothing behind is still missed.
+pub fn remember(run: &Path, trials: &[String]) -> std::io::Result<()> {
+    fs::write(run.join(ASKED), json::pretty(trials)?)
+}
+
+/// Reads the trials of these runs for a page that will stand in `beside`.
+///
+/// All paths are absolute. The commands on the page are for a shell in
+/// `repository`. An error is a run that cannot be read at all.
+pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, String> {
+    let mut page = Page::default();
+    let mut asked = BTreeSet::new();
+    let mut found = BTreeSet::new();
+    let mut dirs = Vec::new();
+    for run in runs {
+        dirs.push(trial_dirs(run)?);
+    }
+    let room = MAX_PICTURES / dirs.iter().map(Vec::len).sum::<usize>().max(1);
+    for (run, dirs) in runs.iter().zip(dirs) {
+        page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
+        asked.extend(json::<Vec<String>>(&run.join(ASKED)).unwrap_or_default());
+        let own = json::<RunOptions>(&run.join("run.json"))
+            .ok()
+            .map(|options| options.scenarios)
+            .filter(|folder| *folder != repository.join("scenarios"));
+        for dir in dirs {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
+            page.trials.push(Trial { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
+            found.insert(name);
+        }
+    }
+    let lost = asked.into_iter().filter(|name| !found.contains(&trial_dir_name(name)));
+    page.trials.extend(lost.map(|name| left_nothing(&name)));
+    page.trials.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(page)
+}
+
+fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(run).map_err(|e| format!("cannot read the run {}: {e}", run.display()))?;
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let mut dirs: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| !path.is_symlink() && path.is_dir() && !hidden(path))
+        .collect();
+    dirs.sort();
+    Ok(dirs)
+}
+
+/// Reads a trial, whose pictures may take about `room` bytes.
+fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> Trial {
+    let plan =
+        regular(&dir.join("plan.json"), MAX_JSON).and_then(|()| Plan::read(dir).map_err(|e| e.to_string()));
+    let verdict = regular(&dir.join("verdict.json"), MAX_JSON)
+        .and_then(|()| Verdict::read(dir).map_err(|e| e.to_string()));
+    let name = match (&plan, &verdict) {
+        (Ok(plan), _) => plan.trial.clone(),
+        (_, Ok(verdict)) => verdict.trial.clone(),
+        _ => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let shown = dir.strip_prefix(repository).unwrap_or(dir);
+    let mut files = Vec::new();
+    list(dir, dir, beside, &mut files);
+    Trial {
+        name,
+        run: None,
+        events: events(dir),
+        cycles: cycles(dir, plan.as_ref().ok(), room),
+        files,
+        again: plan.as_ref().ok().map(|plan| again(plan, scenarios)),
+        judge: Some(format!("cargo xtask judge {}", quoted(&shown.to_string_lossy()))),
+        plan,
+        verdict,
+    }
+}
+
+fn left_nothing(name: &str) -> Trial {
+    let why = || "the run asked for this trial, but it left no directory".to_owned();
+    Trial {
+        name: name.to_owned(),
+        run: None,
+        plan: Err(why()),
+        verdict: Err(why()),
+        events: Partly::default(),
+        cycles: Partly::default(),
+        files: Vec::new(),
+        again: None,
+        judge: None,
+    }
+}
+
+fn again(plan: &Plan, scenarios: Option<&Path>) -> String {
+    let mut words = vec![plan.trial.clone(), "--image".to_owned(), plan.image.name.clone()];
+    if let Hook::File(path) = &plan.hook {
+        words.extend(["--hook".to_owned(), path.to_string_lossy().into_owned()]);
+    }
+    if let Some(uri) = &plan.connect {
+        words.extend(["--connect".to_owned(), uri.clone()]);
+    }
+    if let Some(folder) = scenarios {
+        words.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
+    }
+    words.extend(["--accel".to_owned(), plan.accel.to_string(), "--seed".to_owned(), plan.seed.to_string()]);
+    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    format!("cargo xtask e2e {}", words.join(" "))
+}
+
+fn events(dir: &Path) -> Partly<Vec<Event>> {
+    let mut read = Partly::<Vec<Event>>::default();
+    let end = each(&dir.join(events::FILE), events::KIND, |event| {
+        read.got.push(event);
+        read.got.len() < MAX_EVENTS
+    });
+    read.problems.extend(end.err());
+    read
+}
+
+/// The cycles of a trial, each as the judge reads it.
+fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> Partly<Vec<Cycle>> {
+    let mut read = Partly::<Vec<Cycle>>::default();
+    let mut trial = match judge::Trial::open(dir) {
+        Ok(trial) => trial,
+        Err(error) => {
+            read.problems.push(problem(&error));
+            return read;
+        }
+    };
+    let several = trial.cycles() > 1;
+    let mut room = if several { room.min(MAX_CYCLES) } else { room };
+    let each = (room / trial.cycles() as usize).clamp(MIN_PICTURE, MAX_PICTURE);
+    for number in 1..=trial.cycles() {
+        let mut cycle = Cycle { number, ..Cycle::default() };
+        let place = trial.place(number);
+        let (picture, verdict) = match trial.cycle(number) {
+            Ok(case) => {
+                let anew =
+                    || plan.map(|plan| Verdict::new(plan, judge(case))).ok_or("there is no plan".to_owned());
+                let verdict = several.then(|| of_cycle(&place).or_else(|_| anew()));
+                (picture(case), verdict)
+            }
+            Err(error) => {
+                cycle.problem = Some(problem(&error));
+                let why = || problem(&error);
+                (picture(trial.unobserved(number)), several.then(|| of_cycle(&place).map_err(|_| why())))
+            }
+        };
+        cycle.verdict = verdict;
+        if let Some(picture) = picture {
+            draw_into(&mut cycle, &picture, several, each, &mut room);
+        }
+        read.got.push(cycle);
+    }
+    read
+}
+
+/// Draws a cycle as long as there is room for it, or something to tell.
+fn draw_into(cycle: &mut Cycle, picture: &Picture, several: bool, most: usize, room: &mut usize) {
+    cycle.frozen = picture.marks.iter().any(|(mark, _)| *mark == Mark::FreezeCall);
+    let told = cycle
+        .verdict
+        .as_ref()
+        .is_some_and(|verdict| !matches!(verdict, Ok(it) if it.outcome == Outcome::Pass));
+    if *room > 0 || told {
+        let drawn = draw::draw(picture, most).into_string();
+        *room = room.saturating_sub(drawn.len());
+        cycle.picture = Some(Drawing(drawn));
+    }
+    if several {
+        cycle.small = Some(Drawing(draw::small(picture).into_string()));
+    }
+}
+
+/// The verdict that a cycle of several left.
+fn of_cycle(place: &Path) -> Result<Verdict, String> {
+    regular(&place.join("verdict.json"), MAX_CYCLE_JSON)?;
+    Verdict::read(place).map_err(|e| e.to_string())
+}
+
+/// Why a log cannot be read, with its name and without the place of its directory.
+fn problem(error: &Error) -> String {
+    match error {
+        Error::Io { action, source, path } => format!("cannot {action} {}: {source}", name_of(path)),
+        Error::Line { line, problem, path } => format!("{}:{line}: {problem}", name_of(path)),
+    }
+}
+
+/// Reads a log record by record until `take` has enough. The error is a
+/// sentence about what could not be read; the records before it were taken.
+fn each<T: jsonl::Record>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bool) -> Result<(), String> {
+    regular(path, u64::MAX)?;
+    for record in Reader::<T>::open(path, kind).map_err(|e| problem(&e))? {
+        if !take(record.map_err(|e| problem(&e))?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be read like a file, such as a pipe, and what is too large.
+fn regular(path: &Path, most: u64) -> Result<(), String> {
+    match path.symlink_metadata() {
+        Err(e) => Err(format!("cannot read {}: {e}", name_of(path))),
+        Ok(metadata) if !metadata.is_file() => Err(format!("{} is not a regular file", name_of(path))),
+        Ok(metadata) if metadata.len() > most => {
+            Err(format!("{} is larger than {most} bytes", name_of(path)))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    regular(path, MAX_JSON)?;
+    let text = fs::read(path).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&text).map_err(|e| e.to_string())
+}
+
+/// Lists a directory's files, and those of its folders one level down.
+fn list(root: &Path, dir: &Path, beside: &Path, files: &mut Vec<Link>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort_by_key(|path| (path.is_dir(), path.clone()));
+    for path in paths {
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if metadata.is_dir() && root == dir {
+            list(root, &path, beside, files);
+        } else if metadata.is_file() && files.len() < MAX_FILES {
+            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            files.push(Link { name, href: link(beside, &path), size: metadata.len() });
+        }
+    }
+}

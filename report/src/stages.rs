@@ -1,0 +1,131 @@
+//! How a trial's time splits: its stages as one bar.
+
+use contract::events::{Event, Stage, What};
+use contract::history::Nanos;
+use maud::{Markup, html};
+
+use super::scale::Scale;
+use super::text::{duration, px};
+
+const WIDTH: f64 = 1120.0;
+const HEIGHT: f64 = 34.0;
+/// A stage narrower than this could not be seen.
+const LEAST: f64 = 2.0;
+
+/// One stage of a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Span {
+    pub(super) stage: Stage,
+    pub(super) from: Nanos,
+    /// `None` when the log ends before the stage does.
+    pub(super) to: Option<Nanos>,
+    pub(super) failed: bool,
+    /// What the stage said at its end.
+    pub(super) detail: String,
+}
+
+impl Span {
+    fn millis(&self) -> Option<f64> {
+        self.to.map(|to| to.saturating_sub(self.from) as f64 / 1e6)
+    }
+}
+
+/// The stages in the order in which they began.
+pub(super) fn spans(events: &[Event]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for event in events {
+        match event.event {
+            What::Begin => spans.push(Span {
+                stage: event.stage,
+                from: event.t,
+                to: None,
+                failed: false,
+                detail: String::new(),
+            }),
+            What::End | What::Failed => {
+                let open = spans.iter_mut().rev().find(|span| span.stage == event.stage && span.to.is_none());
+                if let Some(span) = open {
+                    span.to = Some(event.t);
+                    span.failed = event.event == What::Failed;
+                    span.detail.clone_from(&event.detail);
+                }
+            }
+            What::Note => {}
+        }
+    }
+    spans
+}
+
+/// The bar, and under it each stage with its time.
+pub(super) fn draw(spans: &[Span]) -> Markup {
+    let from = spans.iter().map(|span| span.from).min().unwrap_or_default();
+    let to = spans.iter().map(|span| span.to.unwrap_or(span.from)).max().unwrap_or_default();
+    let scale = Scale::new(from, to, 0.0, WIDTH);
+    let total = to.saturating_sub(from) as f64 / 1e6;
+    let between = (total - spans.iter().filter_map(Span::millis).sum::<f64>()).max(0.0);
+    html! {
+        div class="scroll" {
+            // Its width follows the page's, its height does not.
+            svg class="stages" preserveAspectRatio="none" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
+                aria-label=(format!("Stages of the trial, {} in all", duration(total))) {
+                rect class="rest" width=(px(WIDTH)) height=(px(HEIGHT)) rx="4" {}
+                @for span in spans {
+                    (segment(span, &scale))
+                }
+            }
+        }
+        ul class="stages" {
+            @for span in spans {
+                li class=[span.failed.then_some("failed")] {
+                    span class=(format!("chip {}", span.stage)) {}
+                    b { (span.stage) } " "
+                    (span.millis().map_or("did not end".to_owned(), duration))
+                    @if span.failed { " failed" }
+                }
+            }
+            li { span class="chip rest" {} b { "between" } " " (duration(between)) }
+            li { b { "from begin to end" } " " (duration(total)) }
+        }
+    }
+}
+
+fn segment(span: &Span, scale: &Scale) -> Markup {
+    let x = scale.x(span.from).min(WIDTH - LEAST);
+    let width = (scale.x(span.to.unwrap_or(span.from)) - x).max(LEAST);
+    let name = span.stage.to_string();
+    // About seven pixels a letter.
+    let fits = width > 12.0 + 7.0 * name.len() as f64;
+    html! {
+        rect class=(name) x=(px(x)) width=(px(width)) height=(px(HEIGHT)) {
+            title {
+                (name) ": " (span.millis().map_or("did not end".to_owned(), duration))
+            }
+        }
+        @if fits {
+            text x=(px(x + width / 2.0)) y=(px(HEIGHT / 2.0 + 4.0)) text-anchor="middle" { (name) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_that_end_fail_or_stay_open_are_told_apart() {
+        let event = |t, stage, event| Event { t, stage, event, detail: String::new() };
+        let spans = spans(&[
+            event(1, Stage::Boot, What::Begin),
+            event(5, Stage::Boot, What::End),
+            event(6, Stage::Freeze, What::Begin),
+            event(8, Stage::Freeze, What::Failed),
+            event(9, Stage::Thaw, What::End),
+            event(u64::MAX, Stage::Judge, What::Begin),
+        ]);
+        let seen: Vec<_> = spans.iter().map(|span| (span.stage, span.to, span.failed)).collect();
+        let boot = (Stage::Boot, Some(5), false);
+        assert_eq!(seen, [boot, (Stage::Freeze, Some(8), true), (Stage::Judge, None, false)]);
+        assert!(draw(&spans).into_string().contains("did not end"));
+        assert!(draw(&[]).into_string().contains("from begin to end"));
+    }
+}
