@@ -13,15 +13,12 @@ use std::sync::OnceLock;
 use contract::grade::Outcome;
 use contract::image::Manifest;
 use contract::plan::Accel;
-use contract::run::{Asked, RUN_DIR_VAR, RunOptions};
+use contract::run::{Asked, RUN_DIR_VAR, RunOptions, checkout};
 use contract::tell;
 use contract::text::quote_lines;
 use harness::host::accel;
 use harness::trial::supervise;
 use libtest_mimic::{Arguments, Failed, Trial};
-
-/// The program with the trial's processes.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_trial");
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -63,7 +60,7 @@ fn trials() -> Result<Vec<Trial>, String> {
 fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     let image = Manifest::load(&options.built, &asked.image)?;
     let plan = options.plan(asked, image, accelerator(options));
-    let verdict = supervise::run(Path::new(PROGRAM), &plan).inspect_err(|e| tell!("{}: {e}", plan.trial))?;
+    let verdict = supervise::run(&program()?, &plan).inspect_err(|e| tell!("{}: {e}", plan.trial))?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);
         options.measured().keep(&plan.trial, plan.snapshot.cycles, took)?;
@@ -77,6 +74,13 @@ fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     }
 }
 
+/// The program with the trial's processes, which cargo builds beside this one's folder.
+fn program() -> Result<PathBuf, Failed> {
+    let here = std::env::current_exe()?;
+    let folder = here.ancestors().nth(2).ok_or("this program is in no folder of cargo's")?;
+    Ok(folder.join("trial"))
+}
+
 /// The accelerator, found and announced once in this process.
 fn accelerator(options: &RunOptions) -> Accel {
     static FOUND: OnceLock<Accel> = OnceLock::new();
@@ -84,7 +88,7 @@ fn accelerator(options: &RunOptions) -> Accel {
         if let Some(accel) = options.accel {
             return accel;
         }
-        let probe = accel::probe(&workspace().join("target/e2e/.accel.json"));
+        let probe = accel::probe(&checkout().join("target/e2e/.accel.json"));
         if probe.accel == Accel::Tcg {
             tell!(
                 "Guests run under TCG, QEMU's software emulation, with longer time limits: {}.",
@@ -96,11 +100,7 @@ fn accelerator(options: &RunOptions) -> Accel {
 }
 
 fn default_options() -> RunOptions {
-    let dir = format!("target/e2e/by-hand-{}", std::process::id());
-    RunOptions::of(&workspace(), workspace().join(dir))
-}
-
-fn workspace() -> PathBuf {
-    // This package is a direct child of the workspace.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+    let checkout = checkout();
+    let dir = checkout.join(format!("target/e2e/by-hand-{}", std::process::id()));
+    RunOptions::of(&checkout, dir)
 }

@@ -15,7 +15,7 @@ use contract::image::{Boot, Manifest};
 use contract::jsonl;
 use contract::plan::{Accel, Plan, Start};
 use contract::root::roots;
-use contract::run::{RUN_DIR_VAR, RunOptions};
+use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
 use harness::trial::supervise;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -32,13 +32,13 @@ struct Run {
 
 /// One trial, in a run of its own.
 fn options(name: &str) -> RunOptions {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let dir = workspace.join("target/e2e").join(format!("guests-{name}-{}", std::process::id()));
+    let checkout = checkout();
+    let dir = checkout.join("target/e2e").join(format!("guests-{name}-{}", std::process::id()));
     RunOptions {
         filters: vec![TRIAL.to_owned()],
         images: vec!["bookworm-mariadb".to_owned()],
         every_image: true,
-        ..RunOptions::of(workspace, dir)
+        ..RunOptions::of(&checkout, dir)
     }
 }
 

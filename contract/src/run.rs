@@ -79,6 +79,17 @@ pub struct Asked {
     pub hook: Hook,
 }
 
+/// The checkout that this program belongs to, found while it runs: a checkout may have been moved
+/// since it was built. Cargo names the package whose program or test it runs; without it, the
+/// program lies below the checkout, or is called inside it.
+pub fn checkout() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let (program, here) = (std::env::current_exe().ok(), std::env::current_dir().ok());
+    let is_one = |dir: &&Path| dir.join("scenarios/Cargo.toml").is_file();
+    let found = [&package, &program, &here].into_iter().flatten().find_map(|it| it.ancestors().find(is_one));
+    found.map_or_else(PathBuf::new, Path::to_owned)
+}
+
 impl RunOptions {
     /// What a run in `dir` asks for when nothing is said: every scenario of this
     /// repository, each on the first image that suits it.

@@ -1,0 +1,84 @@
+//! `docs/scenarios.md` says what the types say: its example is read, and it lists every key and
+//! every value of each table.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use contract::scenario::{Hook, Scenario};
+
+const DOC: &str = include_str!("../../docs/scenarios.md");
+
+const SMALL: &str = "summary = 'x'\n[load]\nprofile = 'durable'\nwriters = 1\nseconds = 1\n[expect]\nnone = { grade = ['inconsistent'] }\n";
+
+/// What is said of a scenario with this text.
+fn read(text: &str) -> Result<Scenario, String> {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("x.toml");
+    fs::write(&path, text).unwrap();
+    Scenario::read(root.path(), &path).map_err(|e| e.to_string())
+}
+
+/// What the reader says it expected instead of a word that nobody knows.
+fn expected(text: &str) -> BTreeSet<String> {
+    let problem = read(text).unwrap_err();
+    let (_, names) = problem.split_once("expected ").unwrap_or_else(|| panic!("{problem}"));
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The part under a heading.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = DOC.split_once(&format!("\n## {heading}\n")).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+/// The keys that a section's table lists.
+fn keys(heading: &str) -> BTreeSet<String> {
+    section(heading)
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_example_is_a_scenario() {
+    let (_, rest) = DOC.split_once("```toml\n").unwrap();
+    let scenario = read(rest.split_once("```").unwrap().0).unwrap();
+    assert_eq!(scenario.expect.len(), 2);
+}
+
+#[test]
+fn every_key_is_listed() {
+    let grade = "grade = ['inconsistent']";
+    for (heading, text) in [
+        ("The file", format!("other = 1\n{SMALL}")),
+        ("image", SMALL.replace("[load]", "[image]\nother = 1\n[load]")),
+        ("load", SMALL.replace("writers", "other = 1\nwriters")),
+        ("snapshot", SMALL.replace("[load]", "[snapshot]\nother = 1\n[load]")),
+        ("quiesce", SMALL.replace("[load]", "[quiesce]\nother = 1\n[load]")),
+        ("fault", SMALL.replace("[load]", "[[fault]]\nother = 1\n[load]")),
+        ("expect", SMALL.replace(grade, "other = 1")),
+    ] {
+        assert_eq!(keys(heading), expected(&text), "{heading}");
+    }
+}
+
+#[test]
+fn every_value_is_listed() {
+    for (heading, text) in [
+        ("The file", format!("restore = 'other'\n{SMALL}")),
+        ("image", SMALL.replace("[load]", "[image]\ndatabase = ['other']\n[load]")),
+        ("image", SMALL.replace("[load]", "[image]\ndisks = 'other'\n[load]")),
+        ("load", SMALL.replace("durable", "other")),
+        ("fault", SMALL.replace("[load]", "[[fault]]\nguest = 'x'\nat = 'other'\n[load]")),
+        ("expect", SMALL.replace("inconsistent", "other")),
+    ] {
+        for value in expected(&text).into_iter().filter(|value| value != "unknown") {
+            assert!(section(heading).contains(&format!("`{value}`")), "{heading}: {value}");
+        }
+    }
+    for hook in Hook::BUILT_IN {
+        assert!(section("expect").contains(&format!("`{}`", hook.name())), "{}", hook.name());
+    }
+}
