@@ -495,10 +495,9 @@ impl Scenario {
     }
 
     /// Parses the text of a file in `folder`. An error is the byte offset of the trouble and what it is.
-    fn parse(name: &str, folder: &Path, text: &str) -> Result<Self, (usize, String)> {
+    fn parse(name: &str, folder: &Path, text: &str) -> Result<Self, Refusal> {
         let file: file::Scenario = toml::from_str(text)
             .map_err(|e| (e.span().map_or(0, |span| span.start), e.message().to_owned()))?;
-        let refuse = |span: std::ops::Range<usize>, problem: String| Err((span.start, problem));
 
         if file.summary.get_ref().trim().is_empty() {
             return refuse(
@@ -517,53 +516,13 @@ impl Scenario {
                 return refuse(row.span(), problem);
             }
         }
-        let writers = *file.load.writers.get_ref();
-        if !(1..=64).contains(&writers) {
-            return refuse(file.load.writers.span(), format!("`writers = {writers}`: choose 1 to 64"));
-        }
-        let rate = match file.load.rate {
-            // A writer that waits for its turn does not end before.
-            Some(rate) if !(writers..=10_000).contains(rate.get_ref()) => {
-                let problem =
-                    format!("`rate = {}`: choose {writers} (one for each writer) to 10000", rate.get_ref());
-                return refuse(rate.span(), problem);
-            }
-            rate => rate.map(Spanned::into_inner),
-        };
-        let seconds = *file.load.seconds.get_ref();
-        if !(0.5..=600.0).contains(&seconds) {
-            return refuse(file.load.seconds.span(), format!("`seconds = {seconds}`: choose 0.5 to 600"));
-        }
-        let data_mib = match file.load.data_mib {
-            Some(data_mib) if *data_mib.get_ref() > MOST_DATA_MIB => {
-                let problem = format!("`data_mib = {}`: choose 0 to {MOST_DATA_MIB}", data_mib.get_ref());
-                return refuse(data_mib.span(), problem);
-            }
-            data_mib => data_mib.map_or(0, Spanned::into_inner),
-        };
+        let load = load(file.load)?;
         for fault in &file.fault {
             if fault.get_ref().guest.trim().is_empty() {
                 return refuse(fault.span(), "`guest` is empty; give a line for the guest's shell".into());
             }
         }
-        let snapshot = match file.snapshot {
-            None => Snapshot::default(),
-            Some(written) => {
-                let span = written.span();
-                let snapshot = written.into_inner();
-                if snapshot.apart_ms > 10_000 {
-                    return refuse(span, format!("`apart_ms = {}`: choose 0 to 10000", snapshot.apart_ms));
-                }
-                if snapshot.apart_ms > 0 && file.image.disks != Some(Disks::Split) {
-                    let hint = "`apart_ms` needs more than one disk; add `disks = \"split\"` under `[image]`";
-                    return refuse(span, hint.into());
-                }
-                if !(1..=1000).contains(&snapshot.cycles) {
-                    return refuse(span, format!("`cycles = {}`: choose 1 to 1000", snapshot.cycles));
-                }
-                snapshot
-            }
-        };
+        let snapshot = file.snapshot.map_or(Ok(Snapshot::default()), |it| snapshot(it, file.image.disks))?;
         let span = file.expect.span();
         let mut expect = Vec::new();
         for (name, expectation) in file.expect.into_inner() {
@@ -578,31 +537,7 @@ impl Scenario {
             return refuse(span, format!("`[expect]` names no hook; add {}", Hook::names()));
         }
         for (hook, expectation) in &expect {
-            let span = expectation.span();
-            let expectation = expectation.get_ref();
-            if expectation.grade.is_empty() {
-                return refuse(span, format!("`{}` expects no grade; list at least one", hook.name()));
-            }
-            if expectation.grade.contains(&Grade::Unknown) {
-                let hint = "`unknown` means that the harness could not tell; it cannot be expected";
-                return refuse(span, hint.into());
-            }
-            if !file.quiesce.freeze {
-                if expectation.grade.contains(&Grade::ApplicationConsistent) {
-                    let hint = "without a freeze a backup cannot be `application-consistent`";
-                    return refuse(span, hint.into());
-                }
-                if *hook != Hook::None {
-                    let hint =
-                        format!("without a freeze no hook runs; expect `none` instead of `{}`", hook.name());
-                    return refuse(span, hint);
-                }
-            }
-            let only_top = expectation.grade == [Grade::ApplicationConsistent];
-            if only_top && !(expectation.findings.is_empty() && expectation.one_of.is_empty()) {
-                let hint = "an `application-consistent` backup has no findings; drop one or the other";
-                return refuse(span, hint.into());
-            }
+            check_expectation(hook, expectation, file.quiesce.freeze)?;
         }
 
         Ok(Self {
@@ -614,7 +549,7 @@ impl Scenario {
             disks: file.image.disks,
             snapshot,
             restore: file.restore,
-            load: Load { profile: file.load.profile, writers, rate, seconds, data_mib },
+            load,
             freeze: file.quiesce.freeze,
             faults: file.fault.into_iter().map(Spanned::into_inner).collect(),
             expect: expect.into_iter().map(|(hook, e)| (hook, e.into_inner())).collect(),
@@ -654,6 +589,85 @@ impl Scenario {
         let listed = self.expect.iter().find(|(h, _)| h == hook);
         listed.map_or_else(Expectation::top_grade, |(_, expectation)| expectation.clone())
     }
+}
+
+/// The byte offset of the trouble in a file, and what it is.
+type Refusal = (usize, String);
+
+fn refuse<T>(span: std::ops::Range<usize>, problem: String) -> Result<T, Refusal> {
+    Err((span.start, problem))
+}
+
+/// The load that a file asks for, checked.
+fn load(asked: file::Load) -> Result<Load, Refusal> {
+    let writers = *asked.writers.get_ref();
+    if !(1..=64).contains(&writers) {
+        return refuse(asked.writers.span(), format!("`writers = {writers}`: choose 1 to 64"));
+    }
+    let rate = match asked.rate {
+        // A writer that waits for its turn does not end before.
+        Some(rate) if !(writers..=10_000).contains(rate.get_ref()) => {
+            let problem =
+                format!("`rate = {}`: choose {writers} (one for each writer) to 10000", rate.get_ref());
+            return refuse(rate.span(), problem);
+        }
+        rate => rate.map(Spanned::into_inner),
+    };
+    let seconds = *asked.seconds.get_ref();
+    if !(0.5..=600.0).contains(&seconds) {
+        return refuse(asked.seconds.span(), format!("`seconds = {seconds}`: choose 0.5 to 600"));
+    }
+    let data_mib = match asked.data_mib {
+        Some(data_mib) if *data_mib.get_ref() > MOST_DATA_MIB => {
+            let problem = format!("`data_mib = {}`: choose 0 to {MOST_DATA_MIB}", data_mib.get_ref());
+            return refuse(data_mib.span(), problem);
+        }
+        data_mib => data_mib.map_or(0, Spanned::into_inner),
+    };
+    Ok(Load { profile: asked.profile, writers, rate, seconds, data_mib })
+}
+
+/// The snapshots that a file asks for on these disks, checked.
+fn snapshot(asked: Spanned<Snapshot>, disks: Option<Disks>) -> Result<Snapshot, Refusal> {
+    let span = asked.span();
+    let snapshot = asked.into_inner();
+    if snapshot.apart_ms > 10_000 {
+        return refuse(span, format!("`apart_ms = {}`: choose 0 to 10000", snapshot.apart_ms));
+    }
+    if snapshot.apart_ms > 0 && disks != Some(Disks::Split) {
+        let hint = "`apart_ms` needs more than one disk; add `disks = \"split\"` under `[image]`";
+        return refuse(span, hint.into());
+    }
+    if !(1..=1000).contains(&snapshot.cycles) {
+        return refuse(span, format!("`cycles = {}`: choose 1 to 1000", snapshot.cycles));
+    }
+    Ok(snapshot)
+}
+
+/// Refuses what cannot be expected of a hook, of a guest that is frozen or not.
+fn check_expectation(hook: &Hook, expectation: &Spanned<Expectation>, frozen: bool) -> Result<(), Refusal> {
+    let span = expectation.span();
+    let expectation = expectation.get_ref();
+    if expectation.grade.is_empty() {
+        return refuse(span, format!("`{}` expects no grade; list at least one", hook.name()));
+    }
+    if expectation.grade.contains(&Grade::Unknown) {
+        let hint = "`unknown` means that the harness could not tell; it cannot be expected";
+        return refuse(span, hint.into());
+    }
+    if !frozen && expectation.grade.contains(&Grade::ApplicationConsistent) {
+        return refuse(span, "without a freeze a backup cannot be `application-consistent`".into());
+    }
+    if !frozen && *hook != Hook::None {
+        let hint = format!("without a freeze no hook runs; expect `none` instead of `{}`", hook.name());
+        return refuse(span, hint);
+    }
+    let only_top = expectation.grade == [Grade::ApplicationConsistent];
+    if only_top && !(expectation.findings.is_empty() && expectation.one_of.is_empty()) {
+        let hint = "an `application-consistent` backup has no findings; drop one or the other";
+        return refuse(span, hint.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

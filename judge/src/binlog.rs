@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use contract::observation::{POSITION_FILE, State};
 use contract::property::Property;
 
-use super::case::{NEVER, Observation, Place, SentRow};
+use super::case::{NEVER, Observation, Place, SentRow, Tables};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{LEDGER, View};
@@ -187,6 +187,18 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             different,
         );
     }
+    all_compared(view, seen, live)?;
+    if no_gtids {
+        return Err(Unexamined("the GTIDs to compare after the roll-forward were not read".into()));
+    }
+    match unsure {
+        Some(name) => Err(Unexamined(format!("the server gave no checksum of `{name}`"))),
+        None => Ok(None),
+    }
+}
+
+/// The source's tables hold what was acknowledged, and each was compared, from a position that is known.
+fn all_compared(view: &View<'_>, seen: &Observation, live: &Tables) -> Result<(), Unexamined> {
     for (at, follower) in view.case.setup.followers.iter().enumerate() {
         let is_acked = |it: &SentRow<'_>| usize::from(it.table) == at && it.row.acked != NEVER;
         let acked = view.rows().filter(is_acked).count() as u64;
@@ -200,19 +212,13 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     if seen.position.is_none() {
         return Err(Unexamined("the position from which the logs were replayed is not known".into()));
     }
-    if no_gtids {
-        return Err(Unexamined("the GTIDs to compare after the roll-forward were not read".into()));
-    }
     if let Some((table, _)) = view.tables().find(|(table, _)| !live.contains_key(*table)) {
         return Err(Unexamined(format!(
             "the table `{}` was not compared after the roll-forward",
             quote(table)
         )));
     }
-    match unsure {
-        Some(name) => Err(Unexamined(format!("the server gave no checksum of `{name}`"))),
-        None => Ok(None),
-    }
+    Ok(())
 }
 
 /// The end of what a program said, where its error is.

@@ -169,6 +169,9 @@ pub(super) struct Marks {
     pub(super) thawed_volumes: Option<u32>,
 }
 
+/// Rows and checksum of tables, by their names.
+pub(super) type Tables = BTreeMap<String, (u64, Option<u64>)>;
+
 /// What the snapshot's disks and the restored server held.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
@@ -194,7 +197,7 @@ pub(super) struct Observation {
     pub(super) position_gtid: String,
     pub(super) gtids: BTreeMap<State, String>,
     /// Rows and checksum of every table of a server.
-    pub(super) tables: BTreeMap<State, BTreeMap<String, (u64, Option<u64>)>>,
+    pub(super) tables: BTreeMap<State, Tables>,
     pub(super) roll_forward: Option<RollForward>,
     pub(super) heartbeats: BTreeMap<String, Heartbeats>,
     pub(super) ddl_tables: Option<Vec<String>>,

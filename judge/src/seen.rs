@@ -16,6 +16,7 @@ impl Case {
     }
 
     /// Takes the next record of the observation.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of record")]
     pub(super) fn record(&mut self, record: Record) -> Checked {
         let seen = self.observation.get_or_insert_default();
         if seen.complete {

@@ -6,7 +6,7 @@ use contract::grade::Grade;
 use contract::observation::POSITION_FILE;
 use contract::property::Property;
 
-use super::case::{CheckedTable, Row, TableFile, Trouble};
+use super::case::{CheckedTable, Observation, Row, TableFile, Trouble};
 use super::evidence::{Evidence, count, quote, were};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{BULK, Freeze, LEDGER, View};
@@ -91,6 +91,11 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         }
         return Ok(Some(defect));
     }
+    all_heard(view, seen, &heard)
+}
+
+/// Every non-transactional table was read to its end, and had a row acknowledged before the snapshot.
+fn all_heard(view: &View<'_>, seen: &Observation, heard: &BTreeSet<&str>) -> Ruling {
     if let Some(cut) = seen.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
         return Err(Unexamined(format!("the table `{}` could not be read to its end", quote(&cut.what))));
     }

@@ -267,6 +267,7 @@ fn set_up(shape: &Shape) -> Setup {
 }
 
 /// Makes a trial. Entries come in the order of their times, records in any.
+#[expect(clippy::too_many_lines, reason = "one trial from its first record to its last")]
 pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     let random = &mut Random(shape.seed);
     let start = 1_000 * MS;

@@ -1,6 +1,8 @@
 //! The house stands as README and ARCHITECTURE say: no file imports another in a circle, and a
 //! stage of the pipeline knows the others through plain data only.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,7 @@ fn find(folder: &Path, module: &Module, found: &mut BTreeMap<Module, PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let child = [&module[..], &[stem.clone()]].concat();
+        let child = [&module[..], std::slice::from_ref(&stem)].concat();
         if path.is_dir() {
             find(&path, &child, found);
         } else if path.extension().is_some_and(|it| it == "rs") {
@@ -184,7 +186,7 @@ fn begin(
 ) -> Option<Module> {
     let TokenTree::Ident(name) = tokens.first()? else { return None };
     let name = name.to_string();
-    let child = |of: &Module| [&of[..], &[name.clone()]].concat();
+    let child = |of: &Module| [&of[..], std::slice::from_ref(&name)].concat();
     if let Some(within) = within {
         return Some(if name == "self" { within.clone() } else { child(within) });
     }

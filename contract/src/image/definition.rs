@@ -208,7 +208,7 @@ impl Definition {
     /// Reads and checks one definition.
     pub fn parse(path: &Path) -> Result<Self, DefinitionError> {
         let source = Source::read(path)?;
-        let raw: RawDefinition = source.parse()?;
+        let mut raw: RawDefinition = source.parse()?;
         let name = source.name().to_owned();
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         {
@@ -234,11 +234,14 @@ impl Definition {
                 "`isa-serial` is made for family `deb` only: leave `channel` out.",
             ));
         }
-        let channel = raw.channel.map(Spanned::into_inner).unwrap_or_default();
+        let channel = raw.channel.take().map(Spanned::into_inner).unwrap_or_default();
         let repositories = match raw.existing {
             // Nothing is installed.
             Some(_) if raw.repositories.is_empty() => Vec::new(),
-            _ => source.check_repositories(raw.family, raw.mirror.as_ref(), raw.repositories)?,
+            _ => {
+                let listed = std::mem::take(&mut raw.repositories);
+                source.check_repositories(raw.family, raw.mirror.as_ref(), listed)?
+            }
         };
         if let Some(mirror) = &raw.mirror
             && !mirror.get_ref().contains("://")
@@ -251,31 +254,7 @@ impl Definition {
                 format!("`memory_mib` is too little to boot and serve. Give at least {MIN_MEMORY_MIB}."),
             ));
         }
-        let no_layout = raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty();
-        let invalid = |(at, problem)| source.invalid(at, problem);
-        let origin = match (raw.cloud_image, raw.existing) {
-            (None, None) => Origin::Packages,
-            (Some(_), Some(_)) => {
-                let problem = "an image is made of a `[cloud_image]` or is an `[existing]` disk. Leave one of them out.";
-                return Err(source.invalid(raw.memory_mib.span().start, problem));
-            }
-            (Some(_), None) if raw.family == Family::Rpm => {
-                let problem = "packages can be added to cloud images of the deb family only.";
-                return Err(source.invalid(raw.memory_mib.span().start, problem));
-            }
-            (Some(_), None) if !no_layout => {
-                let problem = "a cloud image has the disk and the file systems that its vendor gave it. Leave out \
-                               `[[disk]]`, `[[loop]]` and `[[bind]]`.";
-                return Err(source.invalid(raw.memory_mib.span().start, problem));
-            }
-            (Some(image), None) => Origin::CloudImage(image.check(&source.path).map_err(invalid)?),
-            (None, Some(_)) if !(no_layout && raw.packages.is_empty() && raw.masks.is_empty()) => {
-                let problem = "an existing disk is taken as it is. Leave out `[[disk]]`, `[[loop]]`, `[[bind]]`, \
-                               `[[mask]]` and `packages`.";
-                return Err(source.invalid(raw.memory_mib.span().start, problem));
-            }
-            (None, Some(disk)) => Origin::Existing(disk.check(&source.path).map_err(invalid)?),
-        };
+        let origin = source.origin(&mut raw)?;
         let mounts = match origin {
             Origin::Packages => layout::check(raw.disks, raw.loops, raw.binds)
                 .map_err(|(at, problem)| source.invalid(at, problem))?,
@@ -413,6 +392,35 @@ impl Source {
             Ok(text) => Ok(Self { path: path.to_owned(), text }),
             Err(source) => Err(DefinitionError::Io { path: path.to_owned(), source }),
         }
+    }
+
+    /// What an image is made of, taken out of its definition.
+    fn origin(&self, raw: &mut RawDefinition) -> Result<Origin, DefinitionError> {
+        let no_layout = raw.disks.is_empty() && raw.loops.is_empty() && raw.binds.is_empty();
+        let invalid = |(at, problem)| self.invalid(at, problem);
+        Ok(match (raw.cloud_image.take(), raw.existing.take()) {
+            (None, None) => Origin::Packages,
+            (Some(_), Some(_)) => {
+                let problem = "an image is made of a `[cloud_image]` or is an `[existing]` disk. Leave one of them out.";
+                return Err(self.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(_), None) if raw.family == Family::Rpm => {
+                let problem = "packages can be added to cloud images of the deb family only.";
+                return Err(self.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(_), None) if !no_layout => {
+                let problem = "a cloud image has the disk and the file systems that its vendor gave it. Leave out \
+                               `[[disk]]`, `[[loop]]` and `[[bind]]`.";
+                return Err(self.invalid(raw.memory_mib.span().start, problem));
+            }
+            (Some(image), None) => Origin::CloudImage(image.check(&self.path).map_err(invalid)?),
+            (None, Some(_)) if !(no_layout && raw.packages.is_empty() && raw.masks.is_empty()) => {
+                let problem = "an existing disk is taken as it is. Leave out `[[disk]]`, `[[loop]]`, `[[bind]]`, \
+                               `[[mask]]` and `packages`.";
+                return Err(self.invalid(raw.memory_mib.span().start, problem));
+            }
+            (None, Some(disk)) => Origin::Existing(disk.check(&self.path).map_err(invalid)?),
+        })
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, DefinitionError> {

@@ -116,6 +116,7 @@ impl Spec {
     /// because libvirt's XML cannot ask for that: the guest reaches nothing, and
     /// the host reaches one port.
     /// See <https://libvirt.org/formatdomain.html> and qemu(1), `-netdev user`.
+    #[expect(clippy::too_many_lines, reason = "it is one document")]
     pub(crate) fn xml(&self) -> String {
         let Self { accel, memory_mib, forward, .. } = self;
         let domain_type = match accel {

@@ -66,6 +66,7 @@ fn invoke_of(c: u32) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn the_reader_names_file_line_and_reason() {
     let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"doors":["tcp"],"followers":[{"table":"nt","engine":"MyISAM","transactional":false,"schema":"load","door":0}],"tables":[],"disks":["vda"],"file_systems":["vda"],"binlog":true}"#;
     let no_door = setup.replace("[\"tcp\"]", "[]");
