@@ -1,8 +1,11 @@
 //! `cargo xtask e2e`: the main job. Setup, images, trials, and a table of
 //! verdicts.
 
+mod explain;
 mod hook;
+mod list;
 pub(crate) mod processes;
+mod summary;
 mod table;
 
 use std::collections::BTreeSet;
@@ -75,9 +78,15 @@ pub(crate) struct Args {
     /// Another folder of scenario files.
     #[arg(long, value_name = "DIR")]
     scenarios: Option<PathBuf>,
-    /// Prints the verdicts as JSON instead of a table.
+    /// Prints the verdicts, or the list, as JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Lists the trials that would run, what each covers and how long it took before, and runs none.
+    #[arg(long)]
+    list: bool,
+    /// Explains a property of verdicts, such as `N1` or `tables-closed`, and runs nothing.
+    #[arg(long, value_name = "PROPERTY", exclusive = true)]
+    explain: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -109,12 +118,17 @@ enum KeepChoice {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Everything that can be wrong with the question is found before anything
     // is installed, built or booted.
-    let json = args.json;
-    let jobs = args.jobs;
+    if let Some(name) = &args.explain {
+        return explain::print(name);
+    }
+    let (json, list, jobs) = (args.json, args.list, args.jobs);
     let options = options(args)?;
     let asked = options.trials().map_err(Failure::Question)?;
     if asked.is_empty() {
         return Err(nothing_matches(&options));
+    }
+    if list {
+        return list::print(&options, &asked, json);
     }
 
     let program = prepare(&asked)?;
@@ -135,6 +149,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     tell_of_boots(&options, &asked);
     report::at_end(&options.dir);
+    summary::write(&options.dir, &verdicts);
     record_verified(&options, &verdicts, &asked)?;
     clean?;
     outcome(&verdicts)

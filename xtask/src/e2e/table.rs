@@ -9,7 +9,8 @@ use judge::verdict::Verdict;
 use crate::columns::align;
 use crate::error::Failure;
 
-type Row = (String, PathBuf, Result<Verdict, String>);
+/// A trial, its directory, and its verdict or why there is none.
+pub(super) type Row = (String, PathBuf, Result<Verdict, String>);
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -19,15 +20,9 @@ const PLAIN: &str = "";
 
 /// A small table of trials and verdicts, and where the evidence lies.
 pub(super) fn print(run: &Path, rows: &[Row]) {
-    let head = ["trial", "outcome", "grade", "total", "stall"];
-    let cells: Vec<_> =
-        [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
-    // Aligned before it is painted: colours have no width.
-    let mut texts: Vec<_> = cells.iter().map(|row| row.clone().map(|(text, _)| text)).collect();
-    align(&mut texts, [false, false, false, true, true]);
     say!("");
-    for (texts, cells) in texts.iter().zip(&cells) {
-        words::row(texts.iter().zip(cells).map(|(text, (_, colour))| (&**text, *colour)));
+    for (texts, colours) in lines(rows) {
+        words::row(texts.iter().zip(&colours).map(|(text, colour)| (&**text, *colour)));
     }
     say!("");
     for (name, dir, verdict) in rows {
@@ -49,15 +44,49 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     say!("\nEvidence of every trial: {}", run.display());
 }
 
-fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
-    let name = (name.clone(), PLAIN);
+/// The lines of the table, cell by cell with their colours: a scenario has one of its own above
+/// its trials, so that 80 columns are enough.
+fn lines(rows: &[Row]) -> Vec<(Vec<String>, Vec<&'static str>)> {
+    let head = ["  image", "hook", "grade", "expected", "total", "stall"];
+    let cells: Vec<_> =
+        [head.map(|name| (name.to_owned(), BOLD))].into_iter().chain(rows.iter().map(cells)).collect();
+    // Aligned before it is painted: colours have no width.
+    let mut texts: Vec<_> = cells.iter().map(|row| row.clone().map(|(text, _)| text)).collect();
+    align(&mut texts, [false, false, false, false, true, true]);
+    let mut table = texts.into_iter().zip(&cells);
+    let mut line = || {
+        let (texts, cells) = table.next()?;
+        Some((texts.to_vec(), cells.iter().map(|(_, colour)| *colour).collect()))
+    };
+    let mut lines: Vec<_> = line().into_iter().collect();
+    let mut above = "";
+    for (name, ..) in rows {
+        let scenario = parts(name)[0];
+        if scenario != above {
+            lines.push((vec![scenario.to_owned()], vec![BOLD]));
+            above = scenario;
+        }
+        lines.extend(line());
+    }
+    lines
+}
+
+/// Scenario, image and hook of a trial's name.
+fn parts(name: &str) -> [&str; 3] {
+    let mut parts = name.splitn(3, "::");
+    [(); 3].map(|()| parts.next().unwrap_or_default())
+}
+
+fn cells((name, _, verdict): &Row) -> [(String, &'static str); 6] {
+    let [_, image, hook] = parts(name);
+    let (image, hook) = ((format!("  {image}"), PLAIN), (hook.to_owned(), PLAIN));
     let Ok(verdict) = verdict else {
         let none = || ("-".to_owned(), PLAIN);
-        return [name, ("none".to_owned(), YELLOW), none(), none(), none()];
+        return [image, hook, none(), ("unknown".to_owned(), YELLOW), none(), none()];
     };
-    let (outcome, colour) = match verdict.outcome {
-        Outcome::Pass => ("pass", GREEN),
-        Outcome::Fail => ("FAIL", RED),
+    let (expected, colour) = match verdict.outcome {
+        Outcome::Pass => ("yes", GREEN),
+        Outcome::Fail => ("NO", RED),
         Outcome::Unknown => ("unknown", YELLOW),
     };
     let grade = match verdict.grade {
@@ -65,11 +94,11 @@ fn cells((name, _, verdict): &Row) -> [(String, &'static str); 5] {
         Grade::Inconsistent | Grade::Unusable => RED,
         Grade::CrashConsistent | Grade::Refused | Grade::Unknown => YELLOW,
     };
-    let seconds = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{:.0} s", ms / 1000.0)), PLAIN);
-    let millis = |ms: Option<f64>| (ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms")), PLAIN);
-    let times = &verdict.timings_ms;
-    let (total, stall) = (seconds(times.total), millis(times.write_stall));
-    [name, (outcome.to_owned(), colour), (verdict.grade.to_string(), grade), total, stall]
+    let seconds = |ms: Option<f64>, digits: usize| {
+        (ms.map_or("-".to_owned(), |ms| format!("{:.digits$} s", ms / 1000.0)), PLAIN)
+    };
+    let (total, stall) = (seconds(verdict.timings_ms.total, 0), seconds(verdict.timings_ms.write_stall, 1));
+    [image, hook, (verdict.grade.to_string(), grade), (expected.to_owned(), colour), total, stall]
 }
 
 fn evidence(verdict: &Verdict) {
@@ -91,4 +120,27 @@ pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
         .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
     say!("{json}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eighty_columns_are_enough() {
+        let json = include_str!("../../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
+        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let mut verdict: Verdict = serde_json::from_str(json).unwrap();
+        verdict.grade = Grade::ApplicationConsistent;
+        (verdict.timings_ms.total, verdict.timings_ms.write_stall) = (Some(123_456.0), Some(10_845.0));
+        let row = |hook: &str| {
+            (format!("core/vendor-sample::bookworm-mariadb::{hook}"), PathBuf::new(), Ok(verdict.clone()))
+        };
+        let rows =
+            [row("sample"), row("freezeframe"), ("core/other::i::h".into(), PathBuf::new(), Err("x".into()))];
+        let lines: Vec<_> = lines(&rows).into_iter().map(|(cells, _)| cells.join("  ")).collect();
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        let titles: Vec<_> = lines.iter().filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(titles, ["core/vendor-sample", "core/other"]);
+    }
 }

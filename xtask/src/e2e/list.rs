@@ -1,0 +1,48 @@
+//! The trials that a command line asks for, without running any.
+
+use contract::run::{Asked, RunOptions};
+use contract::{json, say};
+use serde::Serialize;
+
+use crate::columns::align;
+use crate::error::Failure;
+
+/// One trial of the list.
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    trial: &'a str,
+    summary: &'a str,
+    /// Rows of the failure catalogue.
+    covers: &'a [String],
+    /// Seconds that it took when it was judged last here; absent when it never was.
+    seconds: Option<f64>,
+}
+
+/// Prints them: name, what each covers, how long it took before.
+pub(super) fn print(options: &RunOptions, asked: &[Asked], as_json: bool) -> Result<(), Failure> {
+    let measured = options.measured();
+    let listed = asked.iter().map(|asked| Listed {
+        trial: &asked.name,
+        summary: &asked.scenario.summary,
+        covers: &asked.scenario.covers,
+        seconds: measured.of(&asked.name, asked.scenario.snapshot.cycles).map(|took| took.as_secs_f64()),
+    });
+    let listed: Vec<_> = listed.collect();
+    if as_json {
+        let json = json::pretty(&listed)
+            .map_err(|e| Failure::Infrastructure(format!("cannot write the list as JSON: {e}.")))?;
+        say!("{json}");
+        return Ok(());
+    }
+    let head = ["trial", "covers", "took"].map(str::to_owned);
+    let cells = |it: &Listed<'_>| {
+        let took = it.seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.0} s"));
+        [it.trial.to_owned(), it.covers.join(" "), took]
+    };
+    let mut rows: Vec<_> = [head].into_iter().chain(listed.iter().map(cells)).collect();
+    align(&mut rows, [false, false, true]);
+    for row in rows {
+        say!("{}", row.join("  ").trim_end());
+    }
+    Ok(())
+}

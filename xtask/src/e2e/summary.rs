@@ -1,0 +1,143 @@
+//! What other programs read of a run: JUnit beside the report, and the summary of a step of GitHub
+//! Actions where there is one. Both are for people in the end: where one fails it says so, and the
+//! verdicts stand as they are.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use contract::grade::Outcome;
+use contract::tell;
+use contract::text::quote;
+use judge::verdict::Verdict;
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::table::Row;
+
+/// The file beside the report.
+const JUNIT: &str = "junit.xml";
+
+/// Where GitHub Actions wants the summary of a step, as Markdown.
+const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
+
+/// Characters of a reason that a cell shows.
+const MAX_REASON: usize = 200;
+
+/// Writes both.
+pub(super) fn write(run: &Path, rows: &[Row]) {
+    let junit = run.join(JUNIT);
+    let written = report(run, rows).to_string().map_err(|e| e.to_string());
+    if let Err(problem) = written.and_then(|xml| fs::write(&junit, xml).map_err(|e| e.to_string())) {
+        tell!("{} could not be written: {problem}", junit.display());
+    }
+    let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty()) else { return };
+    let file = OpenOptions::new().append(true).create(true).open(&path);
+    if let Err(error) = file.and_then(|mut file| file.write_all(markdown(rows).as_bytes())) {
+        tell!("the summary could not be written to {}: {error}", Path::new(&path).display());
+    }
+}
+
+/// A test case for each trial, with its reason and its evidence where it did not come out as expected.
+fn report(run: &Path, rows: &[Row]) -> Report {
+    let mut suite = TestSuite::new("freezeframe");
+    for (name, dir, verdict) in rows {
+        let not_passed = |kind, message: String, details: String| {
+            let mut status = TestCaseStatus::non_success(kind);
+            status.set_message(message).set_description(format!("{details}\nevidence: {}", dir.display()));
+            status
+        };
+        let status = match verdict {
+            Ok(verdict) => match verdict.outcome {
+                Outcome::Pass => TestCaseStatus::success(),
+                Outcome::Fail => {
+                    not_passed(NonSuccessKind::Failure, verdict.unmet.join("; "), verdict.reason.clone())
+                }
+                Outcome::Unknown => {
+                    not_passed(NonSuccessKind::Error, verdict.reason.clone(), verdict.unmet.join("\n"))
+                }
+            },
+            Err(problem) => {
+                not_passed(NonSuccessKind::Error, "the trial left no verdict".into(), problem.clone())
+            }
+        };
+        let mut case = TestCase::new(name.as_str(), status);
+        let total = verdict.as_ref().ok().and_then(|verdict| verdict.timings_ms.total);
+        if let Some(time) = total.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()) {
+            case.set_time(time);
+        }
+        if let Ok(verdict) = verdict {
+            case.set_system_out(format!("{}\n", verdict.reason));
+        }
+        suite.add_test_case(case);
+    }
+    let name = run.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let mut report = Report::new(name);
+    report.add_test_suite(suite);
+    report
+}
+
+/// A table of the trials, those first that did not come out as expected.
+fn markdown(rows: &[Row]) -> String {
+    let outcome = |verdict: &Result<Verdict, String>| {
+        verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
+    };
+    let mut sorted: Vec<_> = rows.iter().collect();
+    sorted.sort_by_key(|(_, _, verdict)| match outcome(verdict) {
+        Outcome::Fail => 0,
+        Outcome::Unknown => 1,
+        Outcome::Pass => 2,
+    });
+    let line = |(name, _, verdict): &&Row| {
+        let (grade, reason) = match verdict {
+            Ok(verdict) => (verdict.grade.to_string(), verdict.reason.as_str()),
+            Err(problem) => ("unknown".to_owned(), problem.as_str()),
+        };
+        let word = match outcome(verdict) {
+            Outcome::Pass => "as expected",
+            Outcome::Fail => "**not as expected**",
+            Outcome::Unknown => "**unknown**",
+        };
+        let cells = [&format!("`{name}`"), word, &grade, reason];
+        let cells = cells.map(|cell| quote(MAX_REASON, cell).replace('|', "\\|"));
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let lines: String = sorted.iter().map(line).collect();
+    format!("| trial | outcome | grade | reason |\n|---|---|---|---|\n{lines}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        let json = include_str!("../../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
+        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let verdict = |outcome, reason: &str| Verdict {
+            outcome,
+            reason: reason.into(),
+            unmet: vec!["expected something <else>".into()],
+            ..serde_json::from_str(json).unwrap()
+        };
+        vec![
+            ("core/good::i::h".into(), "/e/good".into(), Ok(verdict(Outcome::Pass, "fine"))),
+            ("core/bad::i::h".into(), "/e/bad".into(), Ok(verdict(Outcome::Fail, "a|b\u{202e}"))),
+            ("core/none::i::h".into(), "/e/none".into(), Err("no file".into())),
+        ]
+    }
+
+    #[test]
+    fn junit_tells_failures_from_what_is_not_known() {
+        let xml = report(Path::new("/runs/today"), &rows()).to_string().unwrap();
+        assert!(xml.contains("tests=\"3\" failures=\"1\" errors=\"1\""), "{xml}");
+        assert!(xml.contains("evidence: /e/bad") && xml.contains("expected something &lt;else&gt;"), "{xml}");
+    }
+
+    #[test]
+    fn a_step_tells_first_what_is_not_as_expected() {
+        let markdown = markdown(&rows());
+        let lines: Vec<_> = markdown.lines().collect();
+        assert!(lines[2].contains("core/bad") && lines[2].contains("a\\|b\\u{202e}"), "{markdown}");
+        assert!(lines[3].contains("core/none") && lines[4].contains("core/good"), "{markdown}");
+    }
+}
