@@ -3,7 +3,6 @@
 //! `cargo xtask e2e` says what to run in a `run.json`, whose directory it names
 //! in `FREEZEFRAME_RUN`. Without that, every scenario runs on the default image.
 
-// See `words`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
@@ -14,18 +13,20 @@ use contract::grade::Outcome;
 use contract::image::Manifest;
 use contract::plan::Accel;
 use contract::run::{Asked, RUN_DIR_VAR, RunOptions, checkout};
-use contract::tell;
 use contract::text::quote_lines;
 use harness::host::accel;
 use harness::trial::supervise;
 use libtest_mimic::{Arguments, Failed, Trial};
+use terminal::log::{self, Verbosity};
+use tracing::{error, warn};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    log::init(Verbosity::Normal);
     match trials() {
         Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
         Err(problem) => {
-            tell!("error: {problem}");
+            error!("{problem}");
             ExitCode::from(2)
         }
     }
@@ -60,7 +61,7 @@ fn trials() -> Result<Vec<Trial>, String> {
 fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
     let image = Manifest::load(&options.built, &asked.image)?;
     let plan = options.plan(asked, image, accelerator(options));
-    let verdict = supervise::run(&program()?, &plan).inspect_err(|e| tell!("{}: {e}", plan.trial))?;
+    let verdict = supervise::run(&program()?, &plan).inspect_err(|e| error!("{}: {e}", plan.trial))?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);
         options.measured().keep(&plan.trial, plan.snapshot.cycles, took)?;
@@ -90,8 +91,8 @@ fn accelerator(options: &RunOptions) -> Accel {
         }
         let probe = accel::probe(&checkout().join("target/e2e/.accel.json"));
         if probe.accel == Accel::Tcg {
-            tell!(
-                "Guests run under TCG, QEMU's software emulation, with longer time limits: {}.",
+            warn!(
+                "guests run under TCG, QEMU's software emulation, with longer time limits: {}.",
                 probe.reason
             );
         }

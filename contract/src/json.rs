@@ -9,17 +9,17 @@ use crate::text::is_hidden;
 
 /// A value on many lines, for a file or a terminal.
 pub fn pretty(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
-    serde_json::to_string_pretty(value).map(escape)
+    serde_json::to_string_pretty(value).map(shown)
 }
 
 /// A value on one line, which is not ended.
 pub fn line(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
-    serde_json::to_string(value).map(escape)
+    serde_json::to_string(value).map(shown)
 }
 
-/// Outside its strings serde's JSON is ASCII without a control but the line
+/// JSON in which a string hides nothing. Outside its strings serde's JSON is ASCII without a control but the line
 /// feed, and inside them no line feed is left.
-fn escape(json: String) -> String {
+pub fn shown(json: String) -> String {
     let hidden = |c: char| c != '\n' && is_hidden(c);
     if !json.contains(hidden) {
         return json;

@@ -5,7 +5,6 @@
 //! ([`scenario`], [`image`], [`run`], [`plan`]) and what was seen ([`events`], [`history`],
 //! [`observation`]). Nothing here touches a guest, and everything else stands on it.
 
-// See `words`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod grade;
@@ -29,4 +28,3 @@ pub mod jsonl;
 pub mod measured;
 pub mod root;
 pub mod text;
-pub mod words;

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use contract::image::{Claims, Database, Found, Manifest};
 use contract::plan::Limits;
-use contract::tell;
 use contract::text::printable;
 use mysql_async::prelude::Queryable;
 use tokio::runtime::Runtime;
+use tracing::error;
 
 use crate::database::Access;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     match examined() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            tell!("{problem}");
+            error!("{problem}");
             ExitCode::from(3)
         }
     }

@@ -7,7 +7,6 @@
 //!
 //! The modules below stand in the order of the pipeline, after what all of them stand on.
 
-// See `contract::words`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod clock;

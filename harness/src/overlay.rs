@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use contract::image::{FileSystem, Manifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use terminal::command::Run as _;
 
 use crate::error::{Error, Result};
 use crate::guest::Drive;
@@ -147,7 +148,7 @@ fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
         .args(options)
         .args(files)
         .stdin(Stdio::null())
-        .output()
+        .run_output()
         .map_err(Error::io("run", program))?;
     if output.status.success() {
         return Ok(output.stdout);

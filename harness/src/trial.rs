@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use contract::events::{self, Stage};
 use contract::plan::Plan;
-use contract::tell;
 use judge::verdict::Verdict;
+use tracing::{error, info, info_span};
 
 use crate::interrupt;
 use progress::Progress;
@@ -24,7 +24,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     match planned(dir, root) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            tell!("{problem}");
+            error!("{problem}");
             ExitCode::from(3)
         }
     }
@@ -38,6 +38,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
         .map_err(|e| format!("cannot ask for a signal at the supervisor's end: {e}"))?;
     let plan = Plan::read(dir).map_err(|e| e.to_string())?;
     interrupt::end_after(plan.limits.trial);
+    let _in = info_span!("trial", name = plan.trial).entered();
 
     // A panic unwinds through the guards like an error does, and must leave a
     // verdict like one.
@@ -48,7 +49,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
     if let Ok(profile) = events::profile(&dir.join(events::FILE)) {
         verdict.timings_ms.add(&profile);
     }
-    tell!("  {}: {}", plan.trial, verdict.reason);
+    info!("{}: {}", plan.trial, verdict.reason);
     verdict.write(dir).map_err(|e| e.to_string())
 }
 

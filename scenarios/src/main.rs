@@ -1,15 +1,15 @@
 //! The processes behind one trial. The test binary starts them; people need not.
 
-// See `words`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use contract::tell;
 use harness::trial::supervise::{self, Task};
 use harness::{examine, trial};
+use terminal::log::{self, Verbosity};
+use tracing::{error, warn};
 
 /// A trial's own processes.
 #[derive(Parser)]
@@ -39,18 +39,32 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    match Role::parse() {
+    let role = Role::parse();
+    begin_to_tell(&role);
+    match role {
         Role::Supervise { examine, dir } => match std::env::current_exe() {
             Ok(program) => {
                 let task = if examine { Task::Examination } else { Task::Trial };
                 supervise::supervise(&program, task, &dir)
             }
             Err(e) => {
-                tell!("cannot find this program's own file: {e}");
+                error!("cannot find this program's own file: {e}");
                 ExitCode::from(3)
             }
         },
         Role::Run { dir, root } => trial::main(&dir, &root),
         Role::Examine { dir, root } => examine::main(&dir, &root),
+    }
+}
+
+/// What happens goes to standard error; that of a trial goes to its directory as well.
+fn begin_to_tell(role: &Role) {
+    match role {
+        Role::Run { dir, .. } => {
+            if let Err(e) = log::init_traced(Verbosity::Normal, dir) {
+                warn!("there is no trace of {}: {e}", dir.display());
+            }
+        }
+        Role::Supervise { .. } | Role::Examine { .. } => log::init(Verbosity::Normal),
     }
 }

@@ -7,23 +7,30 @@ mod list;
 pub(crate) mod processes;
 mod summary;
 mod table;
+mod watch;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::thread;
 
 use clap::ValueEnum;
+use contract::events;
 use contract::grade::Outcome;
 use contract::image::Definition;
 use contract::plan::{Accel, Keep, Plan};
 use contract::run::{Asked, RUN_DIR_VAR, RunOptions};
 use contract::scenario::Hook;
-use contract::{events, tell};
 use jiff::Zoned;
 use judge::verdict::Verdict;
+use terminal::{live, log};
+use tracing::info;
 
 use crate::error::Failure;
 use crate::{cargo, hooks, host, images, leftovers, report, setup};
+use watch::Watch;
 
 /// The scenarios that run when nothing is said.
 const CORE: &str = "core/";
@@ -137,8 +144,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     point_latest_at(&options.dir)?;
 
     let count = asked.len();
-    tell!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
-    run_trials(&program, &options, jobs.unwrap_or_else(|| default_jobs(options.repeat)))?;
+    info!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
+    let jobs = jobs.unwrap_or_else(|| default_jobs(options.repeat));
+    let interrupted = run_trials(&program, &options, &asked, jobs)?;
     let clean = check_for_leftovers(&options.dir);
 
     let verdicts = verdicts(&options, &asked);
@@ -152,6 +160,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     summary::write(&options.dir, &verdicts);
     record_verified(&options, &verdicts, &asked)?;
     clean?;
+    if interrupted {
+        return Err(Failure::Interrupted);
+    }
     outcome(&verdicts)
 }
 
@@ -264,21 +275,35 @@ fn default_jobs(repeat: bool) -> u16 {
 }
 
 /// Runs the trials of options that were written: runs the test binary, and waits
-/// until the last supervisor has cleaned up. Results are read from the verdicts;
-/// trials tell their progress on stderr.
-pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<(), Failure> {
+/// until the last supervisor has cleaned up. Results are read from the verdicts,
+/// progress from the event logs. Whether Ctrl-C ended it.
+pub(crate) fn run_trials(
+    program: &Path,
+    options: &RunOptions,
+    asked: &[Asked],
+    jobs: u16,
+) -> Result<bool, Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
-    processes::outlive_ctrl_c().map_err(failed)?;
+    let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
-    let trials = Command::new(program)
+    let _live = Watch::begin(options, asked, jobs);
+    let mut trials = Command::new(program)
         .args(["--test-threads", &jobs.to_string()])
         .env(RUN_DIR_VAR, &options.dir)
+        .envs(log::directives_of_trials().map(|directives| ("RUST_LOG", directives)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    processes::wait_for_all(&trials).map_err(failed)
+    // What they say goes between the live lines. The last process that holds the pipe ends this.
+    if let Some(said) = trials.stderr.take() {
+        let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
+        thread::spawn(move || lines.for_each(|line| live::forward(String::from_utf8_lossy(&line))));
+    }
+    processes::wait_for_all(&trials).map_err(failed)?;
+    Ok(interrupted.load(Ordering::SeqCst))
 }
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.
@@ -288,7 +313,7 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
         leftover.remove()?;
     }
     if left.is_empty() {
-        tell!("Nothing was left behind: no guest, no process, no overlay, no directory.");
+        info!("Nothing was left behind: no guest, no process, no overlay, no directory.");
         return Ok(());
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();
@@ -305,9 +330,9 @@ fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
     let boots: Vec<_> = notes.filter(|note| note.starts_with(events::BOOTED_INSTEAD)).collect();
     match boots.as_slice() {
         [] => {}
-        [one] => tell!("One guest {one}"),
+        [one] => info!("One guest {one}"),
         [first, ..] => {
-            tell!("{} guests booted that should not have had to; the first {first}", boots.len());
+            info!("{} guests booted that should not have had to; the first {first}", boots.len());
         }
     }
 }

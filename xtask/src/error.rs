@@ -15,6 +15,9 @@ pub(crate) enum Failure {
     /// The question was wrong: usage, a bad file.
     #[error("{0}")]
     Question(String),
+    /// Ctrl-C.
+    #[error("interrupted.")]
+    Interrupted,
     /// The harness could not tell: the host lacks something, a build failed.
     #[error("{0}")]
     Infrastructure(String),
@@ -26,6 +29,8 @@ impl Failure {
             Self::Expectation(_) => ExitCode::from(1),
             Self::Question(_) => ExitCode::from(2),
             Self::Infrastructure(_) => ExitCode::from(3),
+            // As shells tell of SIGINT.
+            Self::Interrupted => ExitCode::from(130),
         }
     }
 

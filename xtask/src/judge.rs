@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use contract::grade::Outcome;
 use contract::plan::Plan;
-use contract::{events, json, say, tell};
+use contract::{events, json};
 use judge::verdict::Verdict;
+use terminal::results;
+use tracing::warn;
 
 use crate::error::Failure;
 
@@ -25,19 +27,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         let json = json::pretty(&verdict)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
-        say!("{json}");
+        results::line(format_args!("{json}"));
     } else {
         for (n, cycle) in (1..).zip(&cycles) {
-            say!("cycle {n}: {}", cycle.reason);
+            results::line(format_args!("cycle {n}: {}", cycle.reason));
         }
-        say!("{}", verdict.reason);
+        results::line(&verdict.reason);
         if let Some(unexamined) = verdict.unexamined() {
-            say!("  {unexamined}");
+            results::line(format_args!("  {unexamined}"));
         }
         for finding in &verdict.findings {
-            say!("  {} {}: {}", finding.id, finding.property, finding.summary);
+            results::line(format_args!("  {} {}: {}", finding.id, finding.property, finding.summary));
             for line in &finding.evidence {
-                say!("      {line}");
+                results::line(format_args!("      {line}"));
             }
         }
     }
@@ -56,7 +58,7 @@ fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
     // No property rests on how long the stages took.
     match events::profile(&dir.join(events::FILE)) {
         Ok(profile) => verdict.timings_ms.add(&profile),
-        Err(e) => tell!("warning: {e}; the verdict goes without the times of the stages"),
+        Err(e) => warn!("{e}; the verdict goes without the times of the stages"),
     }
     Ok((verdict, cycles))
 }

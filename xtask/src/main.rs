@@ -1,6 +1,5 @@
 //! `cargo xtask`: the front door of Freezeframe. One module a task.
 
-// See `words`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod bench;
@@ -22,7 +21,9 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use contract::{tell, words};
+use terminal::log::{self, Verbosity};
+use terminal::results;
+use tracing::error;
 
 use error::Failure;
 
@@ -30,12 +31,29 @@ use error::Failure;
 ///
 /// Exit codes: 0 every expectation was met; 1 some were not; 2 the question
 /// was wrong (usage, a bad file); 3 the harness could not tell (the host lacks
-/// something, a build failed). Results go to stdout, progress to stderr.
+/// something, a build failed); 130 it was interrupted. Results go to stdout,
+/// progress to stderr; RUST_LOG says what is told as `tracing` reads it.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
+    /// Tells of each stage of each trial, and of each command with its duration.
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Tells of warnings and errors only, besides results.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+impl Cli {
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,12 +86,14 @@ impl Task {
 }
 
 fn main() -> ExitCode {
-    let done = Cli::parse().task.run();
-    let told = words::end();
+    let cli = Cli::parse();
+    log::init(cli.verbosity());
+    let done = cli.task.run();
+    let told = results::end();
     match done.and(told.map_err(|e| Failure::Infrastructure(format!("cannot write the results: {e}.")))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tell!("error: {failure}");
+            error!("{failure}");
             failure.exit_code()
         }
     }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use contract::{say, tell};
+use terminal::results;
+use tracing::{info, warn};
 
 use crate::error::Failure;
 use crate::host;
@@ -26,7 +27,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         runs.push(host::repository().join("target/e2e/latest"));
     }
     let page = write(&runs, args.output.as_deref())?;
-    say!("{}", page.display());
+    results::line(page.display());
     Ok(())
 }
 
@@ -39,8 +40,8 @@ pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
 /// says so, and the verdicts stand as they are.
 pub(crate) fn at_end(run: &Path) {
     match write(&[run.to_owned()], None) {
-        Ok(page) => tell!("Report: {}", page.display()),
-        Err(failure) => tell!("The report could not be written: {failure}"),
+        Ok(page) => info!("Report: {}", page.display()),
+        Err(failure) => warn!("the report could not be written: {failure}"),
     }
 }
 

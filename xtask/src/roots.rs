@@ -17,6 +17,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use terminal::command::Run as _;
+
 use crate::error::Failure;
 use crate::host;
 use crate::images::{Log, TAKE_EXPIRED, mmdebstrap};
@@ -86,7 +88,7 @@ impl Root {
             && self.programs.iter().all(|program| {
                 let mut version = Command::new(launcher(path, program));
                 version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                version.status().is_ok_and(|status| status.success())
+                version.run_status().is_ok_and(|status| status.success())
             })
     }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
-use contract::tell;
+use terminal::command::Run as _;
+use tracing::warn;
 
 use crate::error::Failure;
 use crate::setup::{self, Who};
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure_for(&[Who::Rpm])?;
     match roots::ensure() {
         // Most tests do without. Those that do not will say so.
-        Err(failure) if !args.filters.is_empty() => tell!("warning: {failure}"),
+        Err(failure) if !args.filters.is_empty() => warn!("{failure}"),
         outcome => outcome?,
     }
     clear_measured()?;
@@ -77,6 +78,7 @@ fn cargo(task: &[&str]) -> Command {
 }
 
 fn succeed(cargo: &mut Command) -> Result<(), Failure> {
-    let status = cargo.status().map_err(|e| Failure::Infrastructure(format!("cannot run cargo: {e}.")))?;
+    let status =
+        cargo.run_status().map_err(|e| Failure::Infrastructure(format!("cannot run cargo: {e}.")))?;
     if status.success() { Ok(()) } else { Err(Failure::Expectation("some tests failed.".to_owned())) }
 }

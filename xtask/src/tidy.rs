@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: removes what dead runs left.
 
-use contract::say;
+use terminal::results;
 
 use crate::error::Failure;
 use crate::{host, leftovers};
@@ -14,10 +14,10 @@ pub(crate) fn run(_: &Args) -> Result<(), Failure> {
     let left = leftovers::find(&host::repository().join("target/e2e"))?;
     for leftover in &left {
         leftover.remove()?;
-        say!("removed {leftover}");
+        results::line(format_args!("removed {leftover}"));
     }
     if left.is_empty() {
-        say!("nothing was left behind");
+        results::line(format_args!("nothing was left behind"));
     }
     Ok(())
 }

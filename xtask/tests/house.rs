@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The crates of the workspace, which are named as their folders.
-const CRATES: [&str; 7] = ["contract", "judge", "report", "synthetic", "harness", "scenarios", "xtask"];
+const CRATES: [&str; 8] =
+    ["contract", "judge", "report", "synthetic", "terminal", "harness", "scenarios", "xtask"];
 
 /// The stages that write or read a guest's data, each a file or folder of `harness/src`.
 const STAGES: [&str; 5] = ["load", "quiesce", "snapshot", "restore", "observe"];

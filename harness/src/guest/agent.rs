@@ -13,6 +13,7 @@ use contract::jsonl;
 use contract::text::printable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::debug;
 use virt::domain::Domain;
 
 use super::serial::Serial;
@@ -280,7 +281,9 @@ impl Agent {
     fn record(&self, t: u64, command: String, answer: String) {
         let guest = self.guest.clone();
         let (command, answer) = (bounded(command), bounded(answer));
-        self.transcript.record(&Exchange { t, end: clock::now(), guest, command, answer });
+        let end = clock::now();
+        debug!("the agent of the {guest} guest answered {command} after {:.3} s", (end - t) as f64 / 1e9);
+        self.transcript.record(&Exchange { t, end, guest, command, answer });
     }
 
     fn nonsense(&self, command: &str, answer: &Value) -> Error {

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use contract::image::FsKind;
 use contract::text::printable;
+use terminal::command::Run as _;
 
 use super::files::Why;
 
@@ -108,7 +109,7 @@ pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), Why> {
 
 fn output(command: &mut Command) -> Result<Output, Why> {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).output().map_err(|e| format!("{program} cannot be run: {e}"))
+    command.stdin(Stdio::null()).run_output().map_err(|e| format!("{program} cannot be run: {e}"))
 }
 
 fn ext4_dirty(raw: &Path) -> Result<bool, Why> {

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use contract::image::FsKind;
 use ext4_view::Ext4;
+use terminal::command::Run as _;
 
 /// Why something on the image was not read, in words.
 pub(super) type Why = String;
@@ -129,7 +130,7 @@ const LOOP: &str = "(loop0)";
 const GRUB: [&str; 2] = ["grub-fstest", "grub2-fstest"];
 
 fn grub(raw: &Path, command: &[&str]) -> Result<Vec<u8>, Why> {
-    let run = |name| Command::new(name).arg(raw).args(command).stdin(Stdio::null()).output();
+    let run = |name| Command::new(name).arg(raw).args(command).stdin(Stdio::null()).run_output();
     let output = GRUB
         .into_iter()
         .map(run)

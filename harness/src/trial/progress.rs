@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use contract::events::{Event, KIND, Stage, What};
-use contract::{jsonl, tell};
+use contract::jsonl;
+use tracing::{info, info_span};
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -34,6 +35,7 @@ impl Progress {
         work: impl FnOnce(&mut Self) -> Result<(T, String)>,
     ) -> Result<T> {
         self.stage = stage;
+        let _in = info_span!("stage", %stage).entered();
         let begin = self.event(stage, What::Begin, "")?;
         let (value, detail) = work(self)?;
         let end = self.event(stage, What::End, &detail)?;
@@ -41,7 +43,7 @@ impl Progress {
         let detail = if detail.is_empty() { detail } else { format!(", {detail}") };
         match &mut self.cycle {
             Some((_, stages)) => stages.push(format!("{stage} {took}{detail}")),
-            None => tell!("  {}: {stage} {took}{detail}", self.trial),
+            None => info!("{}: {stage} {took}{detail}", self.trial),
         }
         Ok(value)
     }
@@ -55,7 +57,7 @@ impl Progress {
     /// Tells of the stages of the cycle that ran.
     pub(super) fn end_cycle(&mut self) {
         if let Some((name, stages)) = self.cycle.take() {
-            tell!("  {}: {name}: {}", self.trial, stages.join(", "));
+            info!("{}: {name}: {}", self.trial, stages.join(", "));
         }
     }
 
@@ -69,7 +71,7 @@ impl Progress {
     }
 
     pub(super) fn note(&mut self, text: &str) -> Result<()> {
-        tell!("  {}: {text}", self.trial);
+        info!("{}: {text}", self.trial);
         self.event(self.stage, What::Note, text).map(drop)
     }
 

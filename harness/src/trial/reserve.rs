@@ -9,10 +9,10 @@ use std::time::Duration;
 use contract::plan::{Accel, Plan};
 use contract::root::{self, Owner};
 use contract::scenario::Restore;
-use contract::tell;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
+use tracing::info;
 
 /// The part of the host's memory that all guests together may take: the rest is
 /// for the page cache, which holds their disks, and for whatever else runs.
@@ -50,7 +50,7 @@ pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Opt
             return Ok(Some(root));
         }
         if !told {
-            tell!("  {name}: waits until {memory_mib} MiB of memory are free for its guests");
+            info!("{name}: waits until {memory_mib} MiB of memory are free for its guests");
             told = true;
         }
         if lifeline_closed(PAUSE)? {

@@ -25,10 +25,10 @@ use std::time::Duration;
 use contract::grade::Outcome;
 use contract::image::Claims;
 use contract::plan::{Accel, Keep, Plan};
-use contract::tell;
 use judge::verdict::Verdict;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
+use tracing::{error, warn};
 
 use super::reserve::{guest_mib, needed_mib, reserve};
 
@@ -99,7 +99,7 @@ pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
     match supervised(program, task, dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tell!("cannot supervise what runs in {}: {e}", dir.display());
+            error!("cannot supervise what runs in {}: {e}", dir.display());
             ExitCode::from(3)
         }
     }
@@ -163,7 +163,7 @@ fn kill_children() -> io::Result<()> {
     loop {
         for child in children_of(process::getpid())? {
             let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            tell!("  the trial left a process behind; killed {} (pid {child})", name.trim());
+            warn!("the trial left a process behind; killed {} (pid {child})", name.trim());
             let _ = process::kill_process(child, Signal::KILL);
         }
         if wait_for_any()?.is_none() {
@@ -203,6 +203,6 @@ fn remove_disks(dir: &Path) {
     if disks.exists()
         && let Err(e) = fs::remove_dir_all(&disks)
     {
-        tell!("cannot remove {}: {e}", disks.display());
+        warn!("cannot remove {}: {e}", disks.display());
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use contract::image::{Boot, Database, Manifest};
 use contract::plan::Accel;
 use contract::scenario::Load;
-use contract::tell;
+use tracing::info;
 
 use crate::e2e::processes;
 use crate::error::Failure;
@@ -97,7 +97,7 @@ impl Baseline {
 fn last_stage(stages: impl std::io::Read) -> (f64, String) {
     let mut last = (f64::NAN, String::new());
     for line in BufReader::new(stages).lines().map_while(Result::ok) {
-        tell!("  bench/baseline.sh: {line}");
+        info!("  bench/baseline.sh: {line}");
         if let Some((ms, stage)) = line.split_once(" ms: ")
             && let Ok(ms) = ms.parse()
         {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
+use terminal::command::Run as _;
 
 use super::report::{Figure, Goal, Report};
 use crate::error::Failure;
@@ -76,7 +77,7 @@ fn measure(program: &Path, args: &Args) -> Result<Vec<Cycle>, Failure> {
         .args([args.repeat.to_string(), args.seed.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
-        .output()
+        .run_output()
         .map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         return Err(failed(format!("{}; its messages stand above", output.status)));

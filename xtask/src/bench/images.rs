@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use contract::tell;
+use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};
@@ -21,7 +21,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let (mut cold, mut unchanged) = (Vec::new(), Vec::new());
     for n in 1..=on.repeat {
-        tell!("{n} of {}", on.repeat);
+        info!("{n} of {}", on.repeat);
         let store =
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
         for times in [&mut cold, &mut unchanged] {

@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use contract::grade::Grade;
 use contract::history::Entry;
+use contract::jsonl;
 use contract::observation::Record;
-use contract::{jsonl, say, tell};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use synthetic::{self, Files, Logs, Shape};
+use terminal::command::Run as _;
+use terminal::results;
+use tracing::info;
 
 use super::report::{Figure, Goal, Report, Unit};
 use crate::error::Failure;
@@ -90,12 +93,12 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
-    tell!("making a trial of {operations} operations");
+    info!("making a trial of {operations} operations");
     std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
     generate(dir, args.seed, operations).map_err(|e| Failure::Infrastructure(e.to_string()))?;
     let mut runs = Vec::new();
     for run in 1..=args.repeat {
-        tell!("judging it: {run} of {}", args.repeat);
+        info!("judging it: {run} of {}", args.repeat);
         runs.push(in_a_process(dir)?);
     }
     let figure = |what: &str, unit, part: fn(&Measurement) -> f64| {
@@ -116,7 +119,7 @@ fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
 pub(super) fn once(args: &OnceArgs) -> Result<(), Failure> {
     let json = serde_json::to_string(&measure(&args.dir)?)
         .map_err(|e| Failure::Infrastructure(format!("cannot write the measurement as JSON: {e}.")))?;
-    say!("{json}");
+    results::line(format_args!("{json}"));
     Ok(())
 }
 
@@ -186,7 +189,7 @@ fn in_a_process(dir: &Path) -> Result<Measurement, Failure> {
         .arg(dir)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
-        .output()
+        .run_output()
         .map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         return Err(failed(output.status.to_string()));

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use contract::history::{self, Entry, Op};
+use contract::jsonl;
 use contract::run::RunOptions;
 use contract::scenario::Hook;
-use contract::{jsonl, tell};
+use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Ran, Trials, scenarios};
@@ -47,7 +48,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     })?;
     let mut felt = HOOKS.map(|_| Vec::new());
     for n in 1..=on.repeat {
-        tell!("{n} of {}", on.repeat);
+        info!("{n} of {}", on.repeat);
         for (hook, felt) in HOOKS.iter().zip(&mut felt) {
             let run = trials.run_whole(1, |options| options.hook = Some(hook.clone()))?;
             for ran in &run.trials {

@@ -14,7 +14,8 @@ mod trials;
 
 use std::process::Command;
 
-use contract::tell;
+use terminal::command::Run as _;
+use tracing::info;
 
 use crate::error::Failure;
 
@@ -71,13 +72,13 @@ fn all(json: bool) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(failed)?;
     let (mut missed, mut broken) = (Vec::new(), Vec::new());
     for name in ALL {
-        tell!("bench {name}");
+        info!("bench {name}");
         let mut bench = Command::new(&program);
         bench.args(["bench", name]);
         if json {
             bench.arg("--json");
         }
-        match bench.status().map_err(failed)?.code() {
+        match bench.run_status().map_err(failed)?.code() {
             Some(0) => {}
             Some(1) => missed.push(name),
             _ => broken.push(name),

@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
-use contract::{json, say, tell};
+use contract::json;
 use report::plot;
 use serde::Serialize;
+use terminal::results;
+use tracing::info;
 
 use crate::error::Failure;
 use crate::host;
@@ -120,11 +122,11 @@ impl Report {
         let picture = self.write("svg", &self.plot())?;
         self.write("json", &format!("{text}\n"))?;
         if json {
-            say!("{text}");
+            results::line(format_args!("{text}"));
         } else {
-            say!("{}", self.table().trim_end());
+            results::line(self.table().trim_end());
         }
-        tell!("Plot: {}", picture.display());
+        info!("Plot: {}", picture.display());
         let missed: Vec<_> = self.goals.iter().filter(|goal| !goal.met).map(|goal| &*goal.name).collect();
         if missed.is_empty() {
             return Ok(());

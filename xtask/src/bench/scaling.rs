@@ -1,7 +1,7 @@
 //! `cargo xtask bench scaling`: several trials at once.
 
 use contract::run::RunOptions;
-use contract::tell;
+use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Trials, millis};
@@ -31,7 +31,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     trials.run(1, |options| options.start_only = true)?;
     let mut each = JOBS.map(|_| Vec::new());
     for n in 1..=on.repeat {
-        tell!("{n} of {}", on.repeat);
+        info!("{n} of {}", on.repeat);
         for (jobs, each) in JOBS.iter().zip(&mut each) {
             let run = trials.run_whole(*jobs, |_| {})?;
             each.push(millis(run.wall) / run.trials.len() as f64);

@@ -1,7 +1,7 @@
 //! `cargo xtask bench snapshots`: the methods of snapshots against each other.
 
 use contract::run::RunOptions;
-use contract::tell;
+use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     })?;
     let mut taken = METHODS.map(|_| (Vec::new(), Vec::new()));
     for n in 1..=args.repeat {
-        tell!("{n} of {}", args.repeat);
+        info!("{n} of {}", args.repeat);
         for ((_, filter), (snapshot, stall)) in METHODS.iter().zip(&mut taken) {
             let run = trials.run_whole(1, |options| options.filters = vec![(*filter).to_owned()])?;
             for ran in &run.trials {

@@ -2,7 +2,7 @@
 
 use contract::events::Stage;
 use contract::run::RunOptions;
-use contract::tell;
+use tracing::info;
 
 use super::report::{Figure, Goal, Report};
 use super::trials::{Ran, Trials};
@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
         trials.run(1, |_| {})?;
         let (mut warm, mut cold) = (Vec::new(), Vec::new());
         for n in 1..=args.repeat {
-            tell!("{image}: {n} of {}", args.repeat);
+            info!("{image}: {n} of {}", args.repeat);
             warm.push(first_answer(&mut trials, false)?);
             cold.push(first_answer(&mut trials, true)?);
         }

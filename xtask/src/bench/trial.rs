@@ -3,7 +3,7 @@
 use contract::image::Manifest;
 use contract::plan::Plan;
 use contract::run::RunOptions;
-use contract::tell;
+use tracing::info;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
@@ -51,7 +51,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
 
     let (mut booted, mut attached, mut script) = (Vec::new(), Vec::new(), Vec::new());
     for n in 1..=on.repeat {
-        tell!("{n} of {}", on.repeat);
+        info!("{n} of {}", on.repeat);
         booted.push(millis(trials.run_whole(1, |options| options.filters = only(BOOTED))?.wall));
         attached.push(millis(trials.run_whole(1, |options| options.filters = only(ATTACHED))?.wall));
         script.push(baseline.run()?);

@@ -67,7 +67,9 @@ impl Trials {
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
         options.write().map_err(Failure::Infrastructure)?;
         let begin = Instant::now();
-        e2e::run_trials(&self.program, &options, jobs)?;
+        if e2e::run_trials(&self.program, &options, &asked(&options)?, jobs)? {
+            return Err(Failure::Interrupted);
+        }
         let wall = begin.elapsed();
         e2e::check_for_leftovers(&options.dir)?;
         let ran = |asked: Asked| {

@@ -1,8 +1,8 @@
 //! What a property of a verdict means.
 
 use contract::property::Property;
-use contract::say;
 use contract::text::quote;
+use terminal::results;
 
 use crate::error::Failure;
 
@@ -20,11 +20,11 @@ pub(super) fn print(name: &str) -> Result<(), Failure> {
             all.join("\n")
         )));
     };
-    say!("{property} ({})", property.id());
-    say!("{}", property.claim());
-    say!("");
-    say!("Why this can be asked: {}", property.source());
-    say!("Evidence that it needs: {}.", property.needs());
-    say!("A backup that breaks it is {} at best.", property.ceiling());
+    results::line(format_args!("{property} ({})", property.id()));
+    results::line(property.claim());
+    results::line("");
+    results::line(format_args!("Why this can be asked: {}", property.source()));
+    results::line(format_args!("Evidence that it needs: {}.", property.needs()));
+    results::line(format_args!("A backup that breaks it is {} at best.", property.ceiling()));
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The trials that a command line asks for, without running any.
 
+use contract::json;
 use contract::run::{Asked, RunOptions};
-use contract::{json, say};
 use serde::Serialize;
+use terminal::results;
 
 use crate::columns::align;
 use crate::error::Failure;
@@ -31,7 +32,7 @@ pub(super) fn print(options: &RunOptions, asked: &[Asked], as_json: bool) -> Res
     if as_json {
         let json = json::pretty(&listed)
             .map_err(|e| Failure::Infrastructure(format!("cannot write the list as JSON: {e}.")))?;
-        say!("{json}");
+        results::line(format_args!("{json}"));
         return Ok(());
     }
     let head = ["trial", "covers", "took"].map(str::to_owned);
@@ -42,7 +43,7 @@ pub(super) fn print(options: &RunOptions, asked: &[Asked], as_json: bool) -> Res
     let mut rows: Vec<_> = [head].into_iter().chain(listed.iter().map(cells)).collect();
     align(&mut rows, [false, false, true]);
     for row in rows {
-        say!("{}", row.join("  ").trim_end());
+        results::line(row.join("  ").trim_end());
     }
     Ok(())
 }

@@ -13,9 +13,11 @@ use rustix::process::{self, Pid, WaitOptions};
 const GRACE: Duration = Duration::from_secs(90);
 
 /// Ctrl-C ends the test binary, whose supervisors then clean up; this process
-/// stays to wait for them and to tell what came of it.
-pub(crate) fn outlive_ctrl_c() -> io::Result<()> {
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false))).map(drop)
+/// stays to wait for them and to tell what came of it. Whether it was pressed.
+pub(crate) fn outlive_ctrl_c() -> io::Result<Arc<AtomicBool>> {
+    let pressed = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&pressed))?;
+    Ok(pressed)
 }
 
 /// Makes this process the parent of whatever loses its own, so that nothing of

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use contract::grade::Outcome;
-use contract::tell;
 use contract::text::quote;
 use judge::verdict::Verdict;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use tracing::warn;
 
 use super::table::Row;
 
@@ -29,12 +29,12 @@ pub(super) fn write(run: &Path, rows: &[Row]) {
     let junit = run.join(JUNIT);
     let written = report(run, rows).to_string().map_err(|e| e.to_string());
     if let Err(problem) = written.and_then(|xml| fs::write(&junit, xml).map_err(|e| e.to_string())) {
-        tell!("{} could not be written: {problem}", junit.display());
+        warn!("{} could not be written: {problem}", junit.display());
     }
     let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty()) else { return };
     let file = OpenOptions::new().append(true).create(true).open(&path);
     if let Err(error) = file.and_then(|mut file| file.write_all(markdown(rows).as_bytes())) {
-        tell!("the summary could not be written to {}: {error}", Path::new(&path).display());
+        warn!("the summary could not be written to {}: {error}", Path::new(&path).display());
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use contract::grade::{Grade, Outcome};
-use contract::{json, say, words};
+use contract::json;
 use judge::verdict::Verdict;
+use terminal::results;
 
 use crate::columns::align;
 use crate::error::Failure;
@@ -20,28 +21,28 @@ const PLAIN: &str = "";
 
 /// A small table of trials and verdicts, and where the evidence lies.
 pub(super) fn print(run: &Path, rows: &[Row]) {
-    say!("");
+    results::line("");
     for (texts, colours) in lines(rows) {
-        words::row(texts.iter().zip(&colours).map(|(text, colour)| (&**text, *colour)));
+        results::row(texts.iter().zip(&colours).map(|(text, colour)| (&**text, *colour)));
     }
-    say!("");
+    results::line("");
     for (name, dir, verdict) in rows {
-        words::row([(&**name, BOLD)]);
+        results::row([(&**name, BOLD)]);
         match verdict {
             Ok(verdict) => {
-                say!("  {}", verdict.reason);
+                results::line(format_args!("  {}", verdict.reason));
                 if let Some(unexamined) = verdict.unexamined() {
-                    say!("  {unexamined}");
+                    results::line(format_args!("  {unexamined}"));
                 }
                 if verdict.outcome != Outcome::Pass {
                     evidence(verdict);
-                    say!("  evidence: {}", dir.display());
+                    results::line(format_args!("  evidence: {}", dir.display()));
                 }
             }
-            Err(problem) => say!("  the trial left no verdict: {problem}"),
+            Err(problem) => results::line(format_args!("  the trial left no verdict: {problem}")),
         }
     }
-    say!("\nEvidence of every trial: {}", run.display());
+    results::line(format_args!("\nEvidence of every trial: {}", run.display()));
 }
 
 /// The lines of the table, cell by cell with their colours: a scenario has one of its own above
@@ -103,12 +104,12 @@ fn cells((name, _, verdict): &Row) -> [(String, &'static str); 6] {
 
 fn evidence(verdict: &Verdict) {
     for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason) {
-        say!("  not met: {unmet}");
+        results::line(format_args!("  not met: {unmet}"));
     }
     for finding in &verdict.findings {
-        say!("  {} {}: {}", finding.id, finding.property, finding.summary);
+        results::line(format_args!("  {} {}: {}", finding.id, finding.property, finding.summary));
         for line in finding.evidence.iter().take(3) {
-            say!("      {line}");
+            results::line(format_args!("      {line}"));
         }
     }
 }
@@ -118,7 +119,7 @@ pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
     let verdicts: Vec<_> = rows.iter().filter_map(|(_, _, verdict)| verdict.as_ref().ok()).collect();
     let json = json::pretty(&verdicts)
         .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
-    say!("{json}");
+    results::line(format_args!("{json}"));
     Ok(())
 }
 

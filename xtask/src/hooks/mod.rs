@@ -12,7 +12,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use contract::run::PACKAGE;
-use contract::say;
+use terminal::results;
 
 use crate::error::Failure;
 use crate::{host, setup};
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             setup::ensure()?;
             let out = packages_dir();
             for package in [deb::build(VERSION, &out)?, rpm::build(VERSION, &out)?] {
-                say!("{}", package.display());
+                results::line(package.display());
             }
             Ok(())
         }

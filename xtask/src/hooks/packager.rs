@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use terminal::command::Run as _;
+
 use crate::error::Failure;
 use crate::host;
 
@@ -34,7 +36,7 @@ pub(super) fn packager(name: &str) -> Result<Command, Failure> {
 pub(super) fn output(mut command: Command) -> Result<Vec<u8>, Failure> {
     let program = Path::new(command.get_program()).display().to_string();
     let failed = |why: String| Failure::Infrastructure(format!("{program} failed: {why}"));
-    let output = command.stdin(Stdio::null()).output().map_err(|e| failed(format!("{e}.")))?;
+    let output = command.stdin(Stdio::null()).run_output().map_err(|e| failed(format!("{e}.")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::Definition;
-use contract::tell;
 use sha2::{Digest, Sha256};
+use terminal::command::Run as _;
+use tracing::warn;
 
 use super::recipe::{Recipe, hex, sorted_entries};
 use super::store::Store;
@@ -68,10 +69,7 @@ impl Archive {
                     self.release
                 )));
             }
-            tell!(
-                "warning: cannot read the package indexes of {}; going by those of the last build",
-                self.release
-            );
+            warn!("cannot read the package indexes of {}; going by those of the last build", self.release);
         }
         Ok(())
     }
@@ -266,7 +264,7 @@ fn installed(text: &str) -> String {
 
 /// What a program prints, or why it failed.
 pub(super) fn output(mut command: Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    let output = command.stdin(Stdio::null()).run_output().map_err(|e| e.to_string())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

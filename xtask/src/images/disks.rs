@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::{Bind, Definition, Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind, Loop};
+use terminal::command::Run as _;
 
 use super::proto;
 use super::recipe::Recipe;
@@ -210,7 +211,7 @@ fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &Log) -> Result
         .args(["--noheadings", "--nosuffix", "--units", "b", "--separator", " "])
         .args(["--options", "pe_start,vg_extent_size,pvseg_start,lv_name", &device.0])
         .stdin(Stdio::null());
-    let output = report.output().map_err(|e| Failure::io("run", Path::new("lvm"), &e))?;
+    let output = report.run_output().map_err(|e| Failure::io("run", Path::new("lvm"), &e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     disk.file_systems
         .iter()
@@ -241,7 +242,7 @@ impl LoopDevice {
         let output = losetup
             .args(["--find", "--show"])
             .arg(file)
-            .output()
+            .run_output()
             .map_err(|e| Failure::io("attach", file, &e))?;
         if output.status.success() {
             return Ok(Self(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
@@ -254,14 +255,14 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         // Nothing holds it; if it stays all the same, `losetup` shows it.
-        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        let _ = Command::new("losetup").args(["--detach", &self.0]).run_status();
     }
 }
 
 /// The owner of a directory as `UID:GID`, seen from where the disks are made.
 fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
     let mut stat = host::as_namespace_root("stat")?;
-    let output = stat.args(["--format", "%u:%g"]).arg(dir).output();
+    let output = stat.args(["--format", "%u:%g"]).arg(dir).run_output();
     let output = output.map_err(|e| Failure::io("look at", dir, &e))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::{Disk, FileSystem, FsKind};
-use contract::tell;
 use contract::text::printable;
 use serde::Deserialize;
 use serde_json::Value;
+use terminal::command::Run as _;
+use tracing::warn;
 
 use super::recipe::Recipe;
 use super::run::Log;
@@ -171,7 +172,7 @@ fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
             .arg(raw)
             .stdin(Stdio::null());
         // It fails where it finds nothing.
-        let output = blkid.output().map_err(|e| Failure::io("look at", raw, &e))?;
+        let output = blkid.run_output().map_err(|e| Failure::io("look at", raw, &e))?;
         read_contents(&String::from_utf8_lossy(&output.stdout), partition);
     }
     Ok(partitions)
@@ -237,10 +238,10 @@ fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<Str
         .args([&partition.kind, &partition.start.to_string(), &partition.bytes.to_string()])
         .arg(at.path())
         .stdin(Stdio::null());
-    let looked = unshare.output().map_err(|e| Failure::io("look at", raw, &e))?;
+    let looked = unshare.run_output().map_err(|e| Failure::io("look at", raw, &e))?;
     if !looked.status.success() {
         let why = String::from_utf8_lossy(&looked.stderr);
-        tell!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
+        warn!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
         return Ok(None);
     }
     let fstab = String::from_utf8_lossy(&looked.stdout).into_owned();
@@ -300,7 +301,7 @@ pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &Log) -> Re
 fn output(mut command: Command, file: &Path) -> Result<Vec<u8>, Failure> {
     let program = Path::new(command.get_program()).display().to_string();
     let output =
-        command.stdin(Stdio::null()).output().map_err(|e| Failure::io("run", Path::new(&program), &e))?;
+        command.stdin(Stdio::null()).run_output().map_err(|e| Failure::io("run", Path::new(&program), &e))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -4,8 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use contract::image::{Definition, DiskLayout, Manifest, Origin};
-use contract::{json, say};
+use contract::json;
 use serde::Serialize;
+use terminal::results;
 
 use super::offer;
 use super::recipe::{Recipe, sorted_entries};
@@ -56,9 +57,9 @@ pub(super) fn run(definitions: Vec<Definition>, json: bool) -> Result<(), Failur
     if json {
         let text = json::pretty(&listed)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
-        say!("{text}");
+        results::line(format_args!("{text}"));
     } else {
-        say!("{}", table(&listed).trim_end());
+        results::line(table(&listed).trim_end());
     }
     Ok(())
 }

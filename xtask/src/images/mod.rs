@@ -23,7 +23,8 @@ mod verified;
 use std::path::PathBuf;
 
 use contract::image::{Definition, Family};
-use contract::{say, tell};
+use terminal::results;
+use tracing::info;
 
 use crate::error::Failure;
 use crate::host;
@@ -85,12 +86,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn tell_left_out(unverified: &[Definition]) {
     let names: Vec<_> = unverified.iter().map(|image| image.name.as_str()).collect();
     if !names.is_empty() {
-        tell!("left out, because never verified here; name those that you want: {}", names.join(", "));
+        info!("left out, because never verified here; name those that you want: {}", names.join(", "));
     }
 }
 
 fn report(name: &str, outcome: &build::Outcome) {
-    say!("{name}: {outcome}");
+    results::line(format_args!("{name}: {outcome}"));
 }
 
 /// Builds what changed of these images, for a task that needs them.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use contract::text::printable;
+use terminal::command::Run as _;
 
 use crate::error::Failure;
 use crate::host;
@@ -31,7 +32,7 @@ struct Node {
 pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
     let mut find = host::as_namespace_root("find")?;
     let output =
-        find.arg(tree).args(["-printf", FIELDS]).output().map_err(|e| Failure::io("list", tree, &e))?;
+        find.arg(tree).args(["-printf", FIELDS]).run_output().map_err(|e| Failure::io("list", tree, &e))?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
         return Err(Failure::Infrastructure(format!("cannot list {}: {}.", tree.display(), why.trim())));

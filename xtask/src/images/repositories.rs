@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::{Definition, Repository};
-use contract::tell;
 use sha2::{Digest, Sha256};
+use terminal::command::Run as _;
+use tracing::warn;
 
 use super::archive::{output, short_hash};
 use super::recipe::{Recipe, hex, sorted_entries};
@@ -59,10 +60,7 @@ impl Repositories {
                     self.release
                 )));
             }
-            tell!(
-                "warning: cannot read the repositories of {}; going by those of the last build",
-                self.release
-            );
+            warn!("cannot read the repositories of {}; going by those of the last build", self.release);
         }
         Ok(())
     }
@@ -143,7 +141,7 @@ impl Repositories {
     fn resolve(&self, recipe: &Recipe) -> Result<String, Failure> {
         let mut install = self.ask()?;
         install.args(["--cacheonly", "--assumeno", "install"]).args(recipe.packages());
-        let answer = install.stdin(Stdio::null()).output();
+        let answer = install.stdin(Stdio::null()).run_output();
         let answer = answer.map_err(|e| Failure::Infrastructure(format!("cannot run dnf: {e}.")))?;
         installed(&String::from_utf8_lossy(&answer.stdout)).ok_or_else(|| {
             Failure::Infrastructure(format!(

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use terminal::command::Run as _;
+
 use super::overlay::{self, BUILD_DIR};
 use super::recipe::Recipe;
 use super::repositories::{RPM_DATABASE, Repositories};
@@ -89,7 +91,7 @@ fn versions_in(root: &Path) -> Result<String, Failure> {
     let mut rpm = host::as_namespace_root("rpm")?;
     rpm.arg("--root").arg(root).args(["--dbpath", RPM_DATABASE]);
     rpm.args(["--query", "--all", "--queryformat", "%{NAME} %{EVR}\\n"]);
-    let output = rpm.stdin(Stdio::null()).output().map_err(|e| Failure::io("look into", root, &e))?;
+    let output = rpm.stdin(Stdio::null()).run_output().map_err(|e| Failure::io("look into", root, &e))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

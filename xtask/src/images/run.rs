@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use contract::tell;
+use terminal::command::Run as _;
+use tracing::info;
 
 use crate::error::Failure;
 
@@ -35,10 +36,10 @@ impl Log {
         what: &str,
         work: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        tell!("{}: {what} ...", self.image);
+        info!("{}: {what} ...", self.image);
         let start = Instant::now();
         let value = work()?;
-        tell!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
+        info!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
         Ok(value)
     }
 
@@ -48,7 +49,7 @@ impl Log {
         let mut log = File::options().append(true).open(&self.path).map_err(io)?;
         writeln!(log, "$ {command:?}").map_err(io)?;
         let errors = log.try_clone().map_err(io)?;
-        let status = command.stdin(Stdio::null()).stdout(log).stderr(errors).status();
+        let status = command.stdin(Stdio::null()).stdout(log).stderr(errors).run_status();
         let program = Path::new(command.get_program()).display();
         match status {
             Ok(status) if status.success() => Ok(()),

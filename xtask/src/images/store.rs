@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use contract::image::Manifest;
-use contract::tell;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 use serde::Serialize;
+use terminal::command::Run as _;
+use tracing::{info, warn};
 
 use super::recipe::sorted_entries;
 use crate::error::Failure;
@@ -127,7 +128,7 @@ impl Store {
         let failed = |e: std::io::Error| Failure::io("lock", &path, &e);
         let file = File::create(&path).map_err(failed)?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            tell!("waiting for another build to finish ({} is locked)", path.display());
+            info!("waiting for another build to finish ({} is locked)", path.display());
             rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
         }
         // Programs of the build inherit it: when this process is killed, what
@@ -205,7 +206,7 @@ impl LockedStore<'_> {
         for entry in sorted_entries(&self.store.inner())? {
             let dead = entry.file_name().unwrap_or_default().to_string_lossy().starts_with("tmp-");
             if dead {
-                tell!("{name}: removing {}, left by an interrupted build", entry.display());
+                info!("{name}: removing {}, left by an interrupted build", entry.display());
                 remove(&entry)?;
             }
         }
@@ -267,7 +268,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(failure) = remove(&self.path) {
-            tell!("warning: {failure}");
+            warn!("{failure}");
         }
     }
 }
@@ -292,7 +293,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
         // A root file system that was unpacked without root belongs to other users.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !host::is_root() => {
             let mut command = host::as_namespace_root("rm")?;
-            let status = command.args(["-rf", "--one-file-system"]).arg(path).status().map_err(failed)?;
+            let status = command.args(["-rf", "--one-file-system"]).arg(path).run_status().map_err(failed)?;
             if status.success() { Ok(()) } else { Err(failed(e)) }
         }
         done => done.map_err(failed),

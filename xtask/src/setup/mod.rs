@@ -8,8 +8,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use contract::{json, say, tell};
+use contract::json;
 use serde::Serialize;
+use terminal::results;
+use tracing::info;
 
 use crate::error::Failure;
 use crate::host;
@@ -73,10 +75,10 @@ fn install(also: &[Who]) -> Result<Installed, Failure> {
     let plan = plan(&host);
     if let Plan::Act(actions) = &plan {
         for need in &host.missing {
-            tell!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
+            info!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
         }
         for action in actions {
-            tell!("\n# {}\n{}", action.why(), action.command());
+            info!("\n# {}\n{}", action.why(), action.command());
             act(action, host.root)?;
         }
         findings = probe::findings(also);
@@ -132,13 +134,15 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
             serde_json::json!({ "package_manager": host.manager.map(Manager::program), "needs": needs });
         let text = json::pretty(&value)
             .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
-        say!("{text}");
+        results::line(format_args!("{text}"));
         return Ok(());
     }
     for need in needs {
         match need.found {
-            Some(path) => say!("found    {:<20} {}", need.what, path.display()),
-            None => say!("missing  {:<20} {} ({})", need.what, need.why, need.looked_for),
+            Some(path) => results::line(format_args!("found    {:<20} {}", need.what, path.display())),
+            None => {
+                results::line(format_args!("missing  {:<20} {} ({})", need.what, need.why, need.looked_for));
+            }
         }
     }
     Ok(())

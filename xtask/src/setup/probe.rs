@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use terminal::command::Run as _;
+
 use super::needs::{NEEDS, Need, Probe, Who};
 use super::plan::{Apt, Host, Manager, Source};
 use crate::host::{self, find_program};
@@ -39,7 +41,7 @@ fn find(probe: &Probe) -> Option<PathBuf> {
         }),
         Probe::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
-            let output = Command::new(&program).arg(version_flag).stdin(Stdio::null()).output().ok()?;
+            let output = Command::new(&program).arg(version_flag).stdin(Stdio::null()).run_output().ok()?;
             // mke2fs tells its version on standard error.
             let text = [output.stdout, output.stderr].concat();
             (version(&String::from_utf8_lossy(&text))? >= *least).then_some(program)
@@ -109,7 +111,7 @@ fn apt() -> Apt {
 /// What a program prints; nothing when it fails.
 fn ask(program: &str, args: &[&str]) -> String {
     let Some(program) = find_program(program) else { return String::new() };
-    let output = Command::new(program).args(args).env("LC_ALL", "C").stdin(Stdio::null()).output();
+    let output = Command::new(program).args(args).env("LC_ALL", "C").stdin(Stdio::null()).run_output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::{CloudImage, Place};
-use contract::tell;
 use sha2::{Digest, Sha256};
+use terminal::command::Run as _;
+use tracing::warn;
 
 use crate::error::Failure;
 use crate::host;
@@ -78,7 +79,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
     let mut barren = 0;
     loop {
         let before = len(part);
-        let output = curl(url, part)?.output().map_err(|e| Failure::io("run", Path::new("curl"), &e))?;
+        let output = curl(url, part)?.run_output().map_err(|e| Failure::io("run", Path::new("curl"), &e))?;
         let status = output.status;
         // curl takes the latter for a file that is whole, which it need not be.
         let stuck = before > 0 && (status.code() == CANNOT_RESUME || output.stdout == NO_SUCH_RANGE);
@@ -90,7 +91,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
             if digest(part)? == wanted {
                 return Ok(wanted.to_owned());
             }
-            tell!("{url} cannot be resumed after {after} bytes; beginning again");
+            warn!("{url} cannot be resumed after {after} bytes; beginning again");
             fs::remove_file(part).map_err(|e| Failure::io("remove", part, &e))?;
             after = 0;
         }
@@ -103,7 +104,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
                  then try again. {kept} was kept."
             )));
         }
-        tell!("the download of {url} stopped after {after} bytes ({status}); going on from there");
+        warn!("the download of {url} stopped after {after} bytes ({status}); going on from there");
     }
 }
 

@@ -1,33 +1,21 @@
-//! Words to whoever runs this: results on standard output, progress on standard error.
+//! Results, on standard output.
 //!
 //! Their reader may go away, as `head` does, while a guest is frozen or a disk is half written. That
 //! ends nothing, where `println!` would panic: what matters is in files as well.
-//!
-//! Guests and logs wrote some of the words, so that all are [quoted](crate::text).
 
-use std::fmt;
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use crate::text::quote_lines;
+use contract::text::quote_lines;
+
+use crate::live;
 
 /// Why a result could not be written.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// One line of the results, as `println!` takes it.
-#[macro_export]
-macro_rules! say {
-    ($($words:tt)*) => { $crate::words::result(format_args!($($words)*)) };
-}
-
-/// One line of progress, as `eprintln!` takes it.
-#[macro_export]
-macro_rules! tell {
-    ($($words:tt)*) => { $crate::words::progress(format_args!($($words)*)) };
-}
-
-#[doc(hidden)]
-pub fn result(words: fmt::Arguments<'_>) {
+/// One line of the results.
+pub fn line(words: impl Display) {
     write_result(fit(&words.to_string()));
 }
 
@@ -37,12 +25,6 @@ pub fn row<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let coloured =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     write_result(in_colours(cells, coloured));
-}
-
-#[doc(hidden)]
-pub fn progress(words: fmt::Arguments<'_>) {
-    // There is nobody left to tell.
-    let _ = line(&mut io::stderr(), fit(&words.to_string()));
 }
 
 /// Brings out the last of the results. An error is why some of them were lost, as on a disk that is
@@ -56,14 +38,9 @@ pub fn end() -> io::Result<()> {
 }
 
 fn write_result(words: String) {
-    if let Err(error) = line(&mut io::stdout(), words) {
+    if let Err(error) = live::between(|| io::stdout().write_all((words + "\n").as_bytes())) {
         LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
-}
-
-/// In one piece, so that the lines of several processes do not mix.
-fn line(to: &mut dyn Write, words: String) -> io::Result<()> {
-    to.write_all((words + "\n").as_bytes())
 }
 
 /// Fit for a terminal.
@@ -82,7 +59,7 @@ fn in_colours<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>, coloured:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::hidden::{LEGAL, hides, hostile};
+    use crate::hidden::{LEGAL, hides, hostile};
 
     #[test]
     fn a_terminal_gets_no_colours_but_ours() {

@@ -1,0 +1,264 @@
+//! What runs, seen: a line for each trial under way with its stage, and one for all of them. A
+//! reader of the event logs; on a pipe only what ends is told.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use contract::events::{self, Event, What};
+use contract::grade::Outcome;
+use contract::run::{Asked, RunOptions};
+use contract::text::quote;
+use indicatif::{ProgressBar, ProgressStyle};
+use judge::verdict::Verdict;
+use terminal::live::Live;
+use tracing::info;
+
+/// How often the lines are brought up to date.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// The most that is read of an event log in one frame, bytes; the rest comes with the next.
+const MAX_READ: u64 = 1 << 20;
+
+/// Characters of a trial's name that a line shows.
+const MAX_NAME: usize = 120;
+
+/// Shows the trials of a run until it is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(super) fn begin(options: &RunOptions, asked: &[Asked], jobs: u16) -> Self {
+        let measured = options.measured();
+        let watched = |asked: &Asked| Trial {
+            name: asked.name.clone(),
+            dir: options.trial_dir(&asked.name),
+            usually: measured.of(&asked.name, asked.scenario.snapshot.cycles),
+            state: State::Waiting,
+            read: 0,
+            line: None,
+        };
+        let mut trials: Vec<_> = asked.iter().map(watched).collect();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            let live = Live::begin();
+            let total = live.lines().add(line("{wide_msg}"));
+            let begun = Instant::now();
+            loop {
+                let last = ends.load(Ordering::SeqCst);
+                for trial in &mut trials {
+                    trial.look(&live, &total);
+                }
+                total.set_message(in_all(&trials, begun.elapsed(), jobs));
+                if last {
+                    return;
+                }
+                thread::park_timeout(FRAME);
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It shows; what came out is in files.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn line(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::new_spinner().with_style(style)
+}
+
+/// One trial of the run.
+#[derive(Debug)]
+struct Trial {
+    name: String,
+    dir: PathBuf,
+    /// How long it took when it was judged last.
+    usually: Option<Duration>,
+    state: State,
+    /// How much of its event log was read, bytes.
+    read: u64,
+    line: Option<ProgressBar>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Running { stage: String, since: Instant, begun: Instant },
+    Ended,
+}
+
+impl Trial {
+    /// Reads what is new, and shows it above the line of all.
+    fn look(&mut self, live: &Live, total: &ProgressBar) {
+        if matches!(self.state, State::Ended) {
+            return;
+        }
+        for event in self.new_events() {
+            let now = Instant::now();
+            match (&mut self.state, event.event) {
+                (State::Running { stage, since, .. }, What::Begin) => {
+                    (*stage, *since) = (event.stage.to_string(), now);
+                }
+                (state @ State::Waiting, _) => {
+                    *state = State::Running { stage: event.stage.to_string(), since: now, begun: now };
+                }
+                _ => {}
+            }
+        }
+        if let Ok(verdict) = Verdict::read(&self.dir) {
+            self.state = State::Ended;
+            if let Some(line) = self.line.take() {
+                line.finish_and_clear();
+            }
+            info!("{}", ended(&self.name, &verdict));
+            return;
+        }
+        if let State::Running { stage, since, begun } = &self.state {
+            let line = self
+                .line
+                .get_or_insert_with(|| live.lines().insert_before(total, line("{spinner} {wide_msg}")));
+            line.set_message(format!(
+                "{stage:8} {:>5}  {:>5}  {}",
+                seconds(since.elapsed()),
+                seconds(begun.elapsed()),
+                quote(MAX_NAME, &self.name)
+            ));
+            line.tick();
+        }
+    }
+
+    /// The events that were written since the last look.
+    fn new_events(&mut self) -> Vec<Event> {
+        let mut text = Vec::new();
+        let read = File::open(self.dir.join(events::FILE)).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.read))?;
+            file.take(MAX_READ).read_to_end(&mut text)
+        });
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        // A log that is not there yet, or that is not to be read, shows nothing.
+        if read.is_err() || whole == 0 {
+            return Vec::new();
+        }
+        self.read += whole as u64;
+        // The header is no event.
+        text[..whole]
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
+    }
+}
+
+/// How a trial ended, on a line of its own.
+fn ended(name: &str, verdict: &Verdict) -> String {
+    let expected = match verdict.outcome {
+        Outcome::Pass => "as expected",
+        Outcome::Fail => "NOT EXPECTED",
+        Outcome::Unknown => "unknown",
+    };
+    let took = verdict
+        .timings_ms
+        .total
+        .map_or(Duration::ZERO, |ms| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default());
+    format!("{expected:12}  {:22}  {:>5}  {}", verdict.grade, seconds(took), quote(MAX_NAME, name))
+}
+
+/// How far the run is, and what is left by the times measured before.
+fn in_all(trials: &[Trial], elapsed: Duration, jobs: u16) -> String {
+    let ended = trials.iter().filter(|trial| matches!(trial.state, State::Ended)).count();
+    let so_far = format!("{ended} of {} trials, {}", trials.len(), seconds(elapsed));
+    match left(trials, jobs) {
+        (Some(left), 0) => format!("{so_far}, about {} left", seconds(left)),
+        (Some(left), unknown) => {
+            format!("{so_far}, at least {} left ({unknown} never measured)", seconds(left))
+        }
+        (None, _) => so_far,
+    }
+}
+
+/// What the trials that have not ended need, so many at once; and how many of them were never
+/// measured. Nothing is known when none was.
+fn left(trials: &[Trial], jobs: u16) -> (Option<Duration>, usize) {
+    let (mut sum, mut longest, mut known, mut unknown) = (Duration::ZERO, Duration::ZERO, 0, 0);
+    for trial in trials {
+        let gone = match &trial.state {
+            State::Waiting => Duration::ZERO,
+            State::Running { begun, .. } => begun.elapsed(),
+            State::Ended => continue,
+        };
+        let Some(usually) = trial.usually else {
+            unknown += 1;
+            continue;
+        };
+        let left = usually.saturating_sub(gone);
+        (sum, longest, known) = (sum + left, longest.max(left), known + 1);
+    }
+    let left = longest.max(sum / u32::from(jobs));
+    ((known > 0).then_some(left), unknown)
+}
+
+/// `43 s`, `2 min 5 s`.
+fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn trial(usually: Option<u64>, state: State) -> Trial {
+        let usually = usually.map(Duration::from_secs);
+        Trial { name: "core/x::i::h".into(), dir: PathBuf::new(), usually, state, read: 0, line: None }
+    }
+
+    #[test]
+    fn what_is_left_is_told_by_measured_times_only() {
+        let waiting = |seconds| trial(seconds, State::Waiting);
+        assert_eq!(left(&[waiting(None)], 2), (None, 1));
+        assert_eq!(
+            left(&[waiting(Some(30)), waiting(Some(50)), waiting(None)], 2),
+            (Some(Duration::from_secs(50)), 1)
+        );
+        assert_eq!(
+            left(&[waiting(Some(30)), trial(Some(9), State::Ended)], 1),
+            (Some(Duration::from_secs(30)), 0)
+        );
+        let told = in_all(&[waiting(Some(200)), trial(None, State::Ended)], Duration::from_secs(7), 1);
+        assert_eq!(told, "1 of 2 trials, 7 s, about 3 min 20 s left");
+    }
+
+    #[test]
+    fn a_log_is_read_line_by_line_as_it_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = Trial { dir: dir.path().to_owned(), ..trial(None, State::Waiting) };
+        assert!(trial.new_events().is_empty());
+        let mut file = File::create(dir.path().join(events::FILE)).unwrap();
+        let event = r#"{"t":1,"stage":"boot","event":"begin"}"#;
+        write!(file, "{{\"schema\":1,\"kind\":\"events\"}}\n{event}\n{}", &event[..9]).unwrap();
+        assert_eq!(trial.new_events().len(), 1);
+        assert!(trial.new_events().is_empty());
+        writeln!(file, "{}", &event[9..]).unwrap();
+        assert_eq!(trial.new_events().len(), 1);
+    }
+}
