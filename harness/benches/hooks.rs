@@ -142,7 +142,7 @@ fn measure(run: &Run<'_>, load: &Load, hook: &'static str, command: &dyn Fn(&str
     let released = mark(Mark::ThawCall);
     let thaw = call(command("thaw"));
     let thawed = mark(Mark::ThawOk);
-    assert!(load.wait_for_write(thawed, LIMIT).unwrap(), "no write after the thaw of {hook}");
+    assert!(load.wait_for_all(thawed, LIMIT).unwrap(), "no write after the thaw of {hook}");
     Window { hook, times: [called, frozen, released, thawed], freeze: ended(freeze), thaw: ended(thaw) }
 }
 

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use contract::observation::{POSITION_FILE, State};
 use contract::property::Property;
 
-use super::case::{NEVER, Observation, Place, SentRow, Tables};
+use super::case::{NEVER, Observation, Place, Tables};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
-use super::view::{LEDGER, View};
+use super::view::{ACCOUNTS, BULK, COUNTERS, LEDGER, View};
 
 /// A transfer, as `(client, number)`.
 type Key = (u32, u32);
@@ -98,10 +98,15 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
 
 /// The GTIDs beside the position are those of the restored server: B2's other half.
 fn gtids_differ(seen: &Observation) -> Ruling {
-    if seen.position_gtid.is_empty() {
-        return Ok(None);
-    }
     let restored = seen.gtids.get(&State::Restored);
+    if seen.position_gtid.is_empty() {
+        return match restored {
+            Some(restored) if !gtids(restored).is_empty() => Err(Unexamined(
+                "no GTIDs were recorded beside the position, and the restored server has some".into(),
+            )),
+            _ => Ok(None),
+        };
+    }
     let restored = restored.ok_or_else(|| Unexamined("the restored server's GTIDs were not read".into()))?;
     if gtids(restored) == gtids(&seen.position_gtid) {
         return Ok(None);
@@ -197,15 +202,31 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     }
 }
 
+/// How many rows the source's tables must hold at least, and at most.
+fn bounds<'a>(view: &'a View<'_>) -> Vec<(&'a str, u64, u64)> {
+    let setup = &view.case.setup;
+    let (accounts, writers) = (u64::from(setup.accounts), u64::from(setup.writers));
+    let mut acked: Vec<u64> = vec![0; setup.followers.len()];
+    for row in view.rows() {
+        let at = usize::from(row.table);
+        acked[at] += u64::from(row.row.acked != NEVER);
+    }
+    let done = view.case.bulk.iter().filter(|it| it.span.acked != NEVER);
+    let bulk = done.map(|it| it.rows).sum();
+    let followers = setup.followers.iter().zip(acked);
+    let followers = followers.map(|(it, acked)| (it.table.as_str(), acked, u64::MAX));
+    let others = [(ACCOUNTS, accounts, accounts), (COUNTERS, writers, writers), (BULK, bulk, u64::MAX)];
+    followers.chain(others).collect()
+}
+
 /// The source's tables hold what was acknowledged, and each was compared, from a position that is known.
 fn all_compared(view: &View<'_>, seen: &Observation, live: &Tables) -> Result<(), Unexamined> {
-    for (at, follower) in view.case.setup.followers.iter().enumerate() {
-        let is_acked = |it: &SentRow<'_>| usize::from(it.table) == at && it.row.acked != NEVER;
-        let acked = view.rows().filter(is_acked).count() as u64;
-        if let Some((held, _)) = live.get(&follower.table).filter(|(held, _)| *held < acked) {
-            let table = quote(&follower.table);
+    for (table, least, most) in bounds(view) {
+        let Some((held, _)) = live.get(table) else { continue };
+        if !(least..=most).contains(held) {
+            let table = quote(table);
             return Err(Unexamined(format!(
-                "the source's `{table}` was read with {held} rows, and {acked} were acknowledged"
+                "the source's `{table}` was read with {held} rows, and at least {least} must be there"
             )));
         }
     }

@@ -5,7 +5,7 @@
 //! logs: the numbers that a record names never decide what is allocated, except
 //! that the sizes which `Setup` claims are bounded by the constants below.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
 
@@ -54,6 +54,7 @@ pub(super) struct Builder {
     schema_changes: Vec<Span>,
     bulk: Vec<Bulk>,
     ended: Option<Nanos>,
+    unversioned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +105,7 @@ impl Builder {
             Entry::Unknown { t, c, n, error: _ } => {
                 let (client, sent) = self.outcome("unknown", t, c, n)?;
                 client.state = State::Unsure(sent);
+                client.hear(sent, t);
                 Ok(())
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
@@ -123,6 +125,9 @@ impl Builder {
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
             Entry::Probe(probe) => self.probe(probe),
             Entry::BlockStats { t, disk, writes, bytes } => {
+                if !self.last_count.contains_key(&disk) && self.last_count.len() == MAX_DISKS {
+                    return Err(format!("write counts of more than {MAX_DISKS} disks"));
+                }
                 let last = self.last_count.entry(disk.clone()).or_insert(t);
                 if t < *last {
                     let disk = quote(&disk);
@@ -169,7 +174,9 @@ impl Builder {
         if t < self.since {
             return Err(format!("cycle {n} begins before the one before it ends"));
         }
-        self.earlier.push(Cycle { complete: true, ..std::mem::take(&mut self.cycle) });
+        let next = Cycle { begin: t, ..Cycle::default() };
+        let ended = std::mem::replace(&mut self.cycle, next);
+        self.earlier.push(Cycle { complete: true, until: Some(t), ..ended });
         self.last_mark = None;
         self.since = t;
         Ok(())
@@ -298,6 +305,7 @@ impl Builder {
                 let transfer = Transfer {
                     sent: t,
                     acked: NEVER,
+                    heard: NEVER,
                     dep: *dep,
                     accounts: [from, to],
                     amounts: [minus, plus],
@@ -323,7 +331,7 @@ impl Builder {
                         "client {c} sends a row after transfer {number} of client {other}, which is not acknowledged"
                     ));
                 }
-                let follow = Follow { of: *of, crc: *crc, sent: t, acked: NEVER };
+                let follow = Follow { of: *of, crc: *crc, sent: t, acked: NEVER, heard: NEVER };
                 self.client(t, c)?.send_row(c, n, follow)
             }
         }
@@ -332,6 +340,7 @@ impl Builder {
     fn ok(&mut self, t: Nanos, c: u32, n: u32, ver: Option<[u32; 2]>) -> Checked {
         let (client, sent) = self.outcome("ok", t, c, n)?;
         client.acknowledge(sent, t, ver.unwrap_or_default());
+        self.unversioned |= sent == Sent::Transfer && ver.is_none_or(|ver| ver.contains(&0));
         Ok(())
     }
 
@@ -427,6 +436,8 @@ impl Builder {
             clients: self.clients.into_iter().map(|building| building.client).collect(),
             rolled_back: self.rolled_back,
             cycle: Cycle::default(),
+            probed: BTreeSet::new(),
+            unversioned: self.unversioned,
             heartbeats: self.heartbeats,
             schema_changes: self.schema_changes,
             bulk: self.bulk,
@@ -515,8 +526,18 @@ impl Building {
         Err(format!("client {c} sends operation {n}, but {next} is its next; lines are missing"))
     }
 
+    /// Something was heard of the last operation.
+    fn hear(&mut self, sent: Sent, t: Nanos) {
+        let heard = match sent {
+            Sent::Transfer => self.client.transfers.last_mut().map(|it| &mut it.heard),
+            Sent::Row => self.client.rows.last_mut().map(|it| &mut it.heard),
+        };
+        heard.into_iter().for_each(|heard| *heard = t.min(*heard));
+    }
+
     fn acknowledge(&mut self, sent: Sent, t: Nanos, versions: [u32; 2]) {
         self.state = State::Idle;
+        self.hear(sent, t);
         match sent {
             Sent::Transfer => {
                 if let Some(transfer) = self.client.transfers.last_mut() {

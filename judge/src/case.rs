@@ -5,7 +5,7 @@
 //! [`Builder`](super::build::Builder) makes a [`Case`], and checks that the parts
 //! fit together.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::history::{Holds, Nanos, Probe, Setup};
 use contract::observation::State;
@@ -29,6 +29,10 @@ pub struct Case {
     pub(super) rolled_back: HashSet<SentLeg>,
     /// The cycle that is judged, of which the observation is.
     pub(super) cycle: Cycle,
+    /// The rows that the quiescence probes up to that cycle wrote.
+    pub(super) probed: BTreeSet<u32>,
+    /// An acknowledgement of a transfer named no version of an account.
+    pub(super) unversioned: bool,
     /// By disk; record `n` is at `n - 1`.
     pub(super) heartbeats: BTreeMap<String, Vec<Span>>,
     /// Step `n` is at `n - 1`.
@@ -57,6 +61,8 @@ pub(super) struct Transfer {
     pub(super) sent: Nanos,
     /// [`NEVER`] when the outcome is not known.
     pub(super) acked: Nanos,
+    /// When anything was heard of it: its outcome, or that its connection was lost.
+    pub(super) heard: Nanos,
     pub(super) dep: [u32; 2],
     pub(super) accounts: [u32; 2],
     pub(super) amounts: [i64; 2],
@@ -87,6 +93,8 @@ pub(super) struct Follow {
     /// [`NEVER`] when it failed or the outcome is not known: most such tables
     /// cannot roll back, so a failure proves nothing.
     pub(super) acked: Nanos,
+    /// As of a transfer.
+    pub(super) heard: Nanos,
 }
 
 /// When an operation was sent and acknowledged.
@@ -118,6 +126,10 @@ pub(super) struct BlockStats {
 pub(super) struct Cycle {
     /// The history tells all of it: it has the next cycle's first line, or its own last.
     pub(super) complete: bool,
+    /// When it began; 0 for the first.
+    pub(super) begin: Nanos,
+    /// When the next one began, if there is one.
+    pub(super) until: Option<Nanos>,
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
@@ -415,6 +427,8 @@ impl Case {
     /// Turns to another cycle, counted from 1; one that never was has no marks.
     pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
         self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
+        let so_far = cycles.iter().take(cycle as usize);
+        self.probed = so_far.flat_map(|cycle| &cycle.probes).filter_map(|probe| probe.row).collect();
         self.observation = None;
     }
 

@@ -1,9 +1,12 @@
 //! Whether the cut through the history lies where it must: D, D*, F, F*.
 
+use std::collections::BTreeSet;
+
 use contract::grade::Grade;
 use contract::history::{Nanos, Probe, ProbeKind};
 use contract::property::Property;
 
+use super::case::Observation;
 use super::evidence::{Evidence, count, quote, were};
 use super::probes::name;
 use super::ruling::{Defect, Ruling, Unexamined};
@@ -93,6 +96,9 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
         let table = quote(view.case.follower(row.table));
         stray.add(|| format!("client {} row {} of `{table}`: nobody sent it", row.c, row.n));
     }
+    for row in seen.probe_rows.iter().flatten().filter(|row| !view.case.probed.contains(row)) {
+        stray.add(|| format!("row {row} of the quiescence probes: none of them had sent it yet"));
+    }
     for n in seen.bulk.keys().filter(|n| view.case.bulk_statement(**n).is_none()) {
         stray.add(|| format!("rows of bulk statement {n}: nobody sent it"));
     }
@@ -100,7 +106,10 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
         stray.add(|| format!("a counter of client {c}, at {n}: there is no such client"));
     }
     let summary = match (late.total(), stray.total()) {
-        (0, 0) => return Steps::of(view)?.told().map(|()| None),
+        (0, 0) => {
+            all_read(seen)?;
+            return Steps::of(view)?.told().map(|()| None);
+        }
         (n, 0) => format!("{} from after the snapshot {} in the backup", count(n, "write"), were(n)),
         (0, n) => {
             format!("{} from nowhere: no client sent {}", count(n, "row"), if n == 1 { "it" } else { "them" })
@@ -125,6 +134,12 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
                 "the history does not tell which rows the quiescence probes wrote".into(),
             ));
         }
+        let rows: BTreeSet<_> = probes.iter().filter_map(|probe| probe.row).collect();
+        if rows.len() < probes.len() {
+            return Err(Unexamined(
+                "two quiescence probes wrote the same row: which one is there is not known".into(),
+            ));
+        }
         let rows = seen.probe_rows.as_ref();
         let rows =
             rows.ok_or_else(|| Unexamined("the rows of the quiescence probes were not read".into()))?;
@@ -133,12 +148,23 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
         }
     }
     if late.is_empty() {
+        all_read(seen)?;
         return Steps::of(view)?.told().map(|()| None);
     }
     let n = late.total();
     let summary =
         format!("{} sent after the freeze had returned {} in the backup", count(n, "write"), were(n));
     Ok(Some(Defect::new(Property::NoFutureStrict, summary, late.into_lines())))
+}
+
+/// Every table was read to its end, those of the probes among them: no write hides in one.
+fn all_read(seen: &Observation) -> Result<(), Unexamined> {
+    match seen.cut_tables.first() {
+        Some(cut) => {
+            Err(Unexamined(format!("the table `{}` could not be read to its end", quote(&cut.what))))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The writes sent after a time that left a trace.

@@ -106,7 +106,17 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
         return unread.map_or(Ok(None), Err);
     };
     if after.after <= before.before {
-        return unread.map_or(Ok(None), Err);
+        let marks = view.marks();
+        let over = marks.thaw_ok.or(marks.thaw_err).or(marks.snap_end).unwrap_or(view.case.end);
+        let late = |cut: &Cut| cut.before.min(view.case.end) > over.saturating_add(RECENTLY);
+        let open = cuts.iter().find(|(_, cut)| late(cut)).map(|(disk, _)| {
+            let (disk, seconds) = (quote(disk), RECENTLY / 1_000_000_000);
+            Unexamined(format!(
+                "no heartbeat that disk {disk} lacks was answered in the {seconds} s after the window: when it stopped \
+                 at the latest is not known"
+            ))
+        });
+        return unread.or(open).map_or(Ok(None), Err);
     }
     let apart = (after.after - before.before) as f64 / 1e6;
     let summary = format!(

@@ -11,7 +11,7 @@ use contract::history::{Nanos, Schema};
 use contract::property::Property;
 
 use super::case::{NEVER, Span};
-use super::evidence::{count, millis};
+use super::evidence::{count, millis, quote};
 use super::probes::{Proof, Quiesced};
 use super::ruling::{Ruling, Unexamined};
 use super::view::View;
@@ -24,6 +24,10 @@ const RECENTLY: Nanos = 1_000_000_000;
 /// frozen: it had stopped before. A guest under emulation acknowledges dozens of
 /// transfers a second, and the pipeline waits for one through each door before it freezes.
 const SILENT: Nanos = 2_000_000_000;
+
+/// A way to the server, or a table, of which nothing was acknowledged in so much time before the freeze
+/// was called is not under load. The pipeline waits for one acknowledgement of each, for 20 s at most.
+const HEARD: Nanos = 25_000_000_000;
 
 /// What the trial had the power to see.
 pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
@@ -52,7 +56,7 @@ pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
             *in_flight.entry(way.clone()).or_insert(0) += 1;
             power.transfers_in_flight += u64::from(transfer);
         }
-        if acked < from {
+        if (view.case.cycle.begin..from).contains(&acked) {
             if transfer {
                 last = last.max(acked);
             }
@@ -116,14 +120,23 @@ pub(super) fn lacking(view: &View<'_>, power: &Power, stopped: bool) -> Option<S
             "no transfer was in flight when the freeze returned, so their order decides nothing".into(),
         );
     }
-    let heard = |door: u8| {
-        let from = view.marks().freeze_call.unwrap_or(0);
-        view.transfers().any(|(c, _, transfer, _)| view.case.door_of(c) == door && transfer.acked < from)
+    let from = view.marks().freeze_call.unwrap_or(0);
+    let since = view.case.cycle.begin.max(from.saturating_sub(HEARD));
+    let heard = |acked: Nanos| (since..from).contains(&acked);
+    let through = |door: u8| {
+        view.transfers().any(|(c, _, transfer, _)| view.case.door_of(c) == door && heard(transfer.acked))
     };
     let doors = view.case.setup.doors.iter().zip(0u8..).take(view.case.setup.writers as usize);
-    let deaf = doors.into_iter().find(|(_, door)| !heard(*door));
-    deaf.map(|(door, _)| {
-        let door = super::evidence::quote(door);
-        format!("no transfer was acknowledged through {door} before the freeze")
+    if let Some((door, _)) = doors.into_iter().find(|(_, door)| !through(*door)) {
+        let door = quote(door);
+        return Some(format!("no transfer was acknowledged through {door} shortly before the freeze"));
+    }
+    let mut rows = vec![false; view.case.setup.followers.len()];
+    for sent in view.rows().filter(|sent| heard(sent.row.acked)) {
+        rows[usize::from(sent.table)] = true;
+    }
+    let deaf = view.case.setup.followers.iter().zip(rows).find(|(_, heard)| !heard);
+    deaf.map(|(follower, _)| {
+        format!("no row of `{}` was acknowledged shortly before the freeze", quote(&follower.table))
     })
 }

@@ -6,7 +6,7 @@ use contract::property::Property;
 use super::boot::directory_line;
 use super::case::{BlockStats, Marks, NEVER, Transfer};
 use super::evidence::{Evidence, count, quote, were};
-use super::probes::{Proof, Proven, is_stopped};
+use super::probes::{Proof, Proven, Quiesced, is_stopped};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{Freeze, View};
 
@@ -74,6 +74,10 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
     writes
 }
 
+/// How soon after the freeze has returned the disks' writes must be counted. Of 21 trials the
+/// longest such time was 9 ms.
+const COUNTED: Nanos = 2_000_000_000;
+
 /// How long VSS holds writes at the most; see
 /// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
 const VSS_LIMIT: Nanos = 10_000_000_000;
@@ -84,9 +88,11 @@ const VSS_LIMIT: Nanos = 10_000_000_000;
 /// less frozen than that, somebody else froze or thawed.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
-    let Marks { frozen_volumes, thawed_volumes, .. } = *view.marks();
+    let Marks { frozen_volumes, thawed_volumes, thaw_err, .. } = *view.marks();
     let guest = view.case.guest.as_ref();
     let owed = guest.and_then(|guest| guest.volumes);
+    let windows = guest.is_some_and(|guest| guest.windows);
+    let held = view.case.setup.file_systems.len() as u64;
     let left_out = match (frozen_volumes, owed, thawed_volumes) {
         (Some(0), ..) => Some("the freeze reached no volume at all, and reported success".to_owned()),
         (Some(frozen), _, Some(thawed)) if thawed > frozen => Some(format!(
@@ -95,6 +101,13 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
         (Some(frozen), Some(owed), _) if frozen != owed => {
             Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
         }
+        (Some(frozen), None, _) if !windows && u64::from(frozen) < held => {
+            Some(format!("the freeze reached {frozen} of at least {}", count(held, "file system")))
+        }
+        // Otherwise it is Q4's to tell, and a server that was stopped has none.
+        _ if is_stopped(view) => view
+            .thawed_by_another()
+            .map(|why| format!("the window was over before the thaw was asked for: {why}")),
         _ => None,
     };
     if let Some(summary) = left_out {
@@ -129,10 +142,11 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let snapshot = view.snapshot()?;
     for disk in &view.case.setup.disks {
         let at = |when: &dyn Fn(Nanos) -> bool| counts.iter().any(|it| it.disk == *disk && when(it.t));
-        if !at(&|t| t <= snapshot.begin) || !at(&|t| t >= snapshot.end) {
+        let soon = window.frozen.saturating_add(COUNTED);
+        if !at(&|t| t <= snapshot.begin && t <= soon) || !at(&|t| t >= snapshot.end) {
             let disk = quote(disk);
             return Err(Unexamined(format!(
-                "the writes to disk {disk} were not counted before and after the snapshot, inside the window"
+                "the writes to disk {disk} were not counted when the freeze had returned and after the snapshot, inside the window"
             )));
         }
     }
@@ -145,6 +159,9 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
         Some(guest) if frozen_volumes.is_none() && !guest.windows => {
             Err(Unexamined("the freeze did not tell how much it reached".into()))
         }
+        Some(_) if thawed_volumes.is_none() && thaw_err.is_none() && is_stopped(view) => {
+            Err(Unexamined("the thaw did not tell how much it found frozen".into()))
+        }
         Some(_) => Ok(None),
     }
 }
@@ -154,6 +171,10 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
 /// likewise, in each schema that has any.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     match Proof::of(view)?.quiesced() {
+        Ok(Quiesced::Locked(_)) if is_closed(view) => Err(Unexamined(
+            "the snapshot's last binary log was closed by a clean stop, and the server was locked: the disks are of another moment"
+                .into(),
+        )),
         Ok(_) => Ok(None),
         Err(Proven::Unexamined(why)) => Err(why),
         Err(Proven::Not(summary)) => {
@@ -161,6 +182,11 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
             Ok(Some(Defect::new(Property::LockProbe, summary, evidence.into_lines())))
         }
     }
+}
+
+/// The last binary log on the disks is one that the server had closed.
+fn is_closed(view: &View<'_>) -> bool {
+    view.observed().is_ok_and(|seen| seen.log_end.is_some() && !seen.log_in_use)
 }
 
 /// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it froze when somebody else

@@ -7,7 +7,7 @@ use contract::property::Property;
 use super::case::{Account, Leg, NEVER, Row};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
-use super::view::{ACCOUNTS, COUNTERS, Freeze, LEDGER, View};
+use super::view::{ACCOUNTS, BULK, COUNTERS, Freeze, LEDGER, View};
 
 fn leg_name(leg: &Leg) -> String {
     format!("client {} transfer {} leg {}", leg.c, leg.n, leg.leg)
@@ -107,6 +107,9 @@ pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     halves.append(revived);
     halves.append(doubled);
     halves.append(cut);
+    if halves.is_empty() && view.is_cut(BULK) {
+        return Err(Unexamined(format!("the table `{BULK}` could not be read to its end")));
+    }
     broken(Property::Atomicity, halves, |_| parts.join(", "))
 }
 
@@ -239,11 +242,17 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
         }
         let rows_of = |table: &str| {
             let at = view.case.setup.followers.iter().position(|it| it.table == table)?;
-            Some(seen.rows.iter().filter(|row| usize::from(row.table) == at).count())
+            Some(seen.rows.iter().filter(|row| usize::from(row.table) == at).count() as u64)
         };
         for index in seen.indexes.iter().filter(|index| !view.is_cut(&index.table)) {
-            let read = if index.table == LEDGER { Some(seen.legs.len()) } else { rows_of(&index.table) };
-            if let Some(read) = read.map(|read| read as u64).filter(|read| *read != index.primary[0]) {
+            let read = match index.table.as_str() {
+                LEDGER => Some(seen.legs.len() as u64),
+                ACCOUNTS => Some(seen.accounts.len() as u64),
+                COUNTERS => Some(seen.counters.len() as u64),
+                BULK => Some(seen.bulk.values().map(|held| held.rows).sum()),
+                table => rows_of(table),
+            };
+            if let Some(read) = read.filter(|read| *read != index.primary[0]) {
                 let (table, name, [rows, _]) = (quote(&index.table), quote(&index.index), index.primary);
                 return Err(Unexamined(format!(
                     "index `{name}` of `{table}` was summed up over {rows} rows, and {read} were read"

@@ -1,8 +1,11 @@
 //! Durations that the marks and the acknowledgements tell.
 
+use std::collections::BTreeMap;
+
 use contract::figures::Timings;
 use contract::history::Nanos;
 
+use super::case::NEVER;
 use super::evidence::millis;
 use super::view::View;
 
@@ -20,11 +23,33 @@ pub(super) fn timings(view: &View<'_>) -> Timings {
     }
 }
 
-/// Whether writes went on after the window.
+/// Who gets no answer for so long after the window is blocked.
+const BLOCKED: Nanos = 10_000_000_000;
+
+/// Whether writes went on after the window, until the next cycle: transfers did, and nobody waits in
+/// vain at a door or a follower's table. A load that rests sends nothing.
 pub(super) fn resumed(view: &View<'_>) -> Option<bool> {
     let marks = view.marks();
     let since = marks.thaw_ok.or(marks.thaw_err).or(marks.freeze_err).or(marks.snap_end)?;
-    Some(view.transfers().any(|(_, _, transfer, _)| transfer.sent > since && transfer.is_acked()))
+    let until = view.case.cycle.until.unwrap_or(NEVER);
+    if !view.transfers().any(|(_, _, it, _)| it.sent > since && it.acked < until) {
+        return Some(false);
+    }
+    let patient = until.min(view.case.end).saturating_sub(BLOCKED);
+    // By door, and by follower: whether somebody waits there, and whether somebody was answered.
+    let mut ways: BTreeMap<(bool, u8), [bool; 2]> = BTreeMap::new();
+    let mut see = |way, sent: Nanos, heard: Nanos, acked: Nanos| {
+        let [waits, answered] = ways.entry(way).or_default();
+        *waits |= since.max(sent) < patient && heard >= until;
+        *answered |= since < acked && acked < until;
+    };
+    for (c, _, it, _) in view.transfers() {
+        see((true, view.case.door_of(c)), it.sent, it.heard, it.acked);
+    }
+    for it in view.rows() {
+        see((false, it.table), it.row.sent, it.row.heard, it.row.acked);
+    }
+    Some(!ways.into_values().any(|[waits, answered]| waits && !answered))
 }
 
 fn between(from: Option<Nanos>, to: Option<Nanos>) -> Option<f64> {

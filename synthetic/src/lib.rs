@@ -334,6 +334,7 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         logs.record(Record::Bulk { n, rows: BULK_ROWS, torn: 0 })?;
     }
     for Side { n, sent: t, answered, .. } in statements {
+        db.bulk += BULK_ROWS;
         see(&mut seen, Entry::Bulk { t, end: Some(answered), n, rows: BULK_ROWS });
     }
 
@@ -559,6 +560,8 @@ struct Database {
     transfers: u64,
     /// Rows of each follower.
     rows: BTreeMap<String, u64>,
+    /// Rows of the bulk statements.
+    bulk: u64,
 }
 
 impl Database {
@@ -570,6 +573,7 @@ impl Database {
             legs: 0,
             transfers: 0,
             rows: BTreeMap::new(),
+            bulk: 0,
         }
     }
 
@@ -617,7 +621,12 @@ impl Database {
 
     /// What a replay of the source's logs leads to: the same as the source holds.
     fn roll_forward<L: Logs>(&self, shape: &Shape, logs: &mut L) -> Result<(), L::Error> {
-        let of_load = [("ledger", self.legs), ("acct", self.balance.len() as u64), ("cl", 7), ("bulk", 7)];
+        let of_load = [
+            ("ledger", self.legs),
+            ("acct", self.balance.len() as u64),
+            ("cl", shape.writers.into()),
+            ("bulk", self.bulk),
+        ];
         let followers = shape.followers.iter().map(|it| (it.table.as_str(), self.rows_of(&it.table)));
         let tables: Vec<_> = of_load.into_iter().chain(followers).collect();
         for of in [State::Live, State::RolledForward] {

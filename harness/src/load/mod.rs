@@ -125,26 +125,16 @@ impl Load {
         done
     }
 
-    /// Waits until a transfer that was sent after `since` is acknowledged;
-    /// false when that does not happen within `limit`.
-    pub fn wait_for_write(&self, since: Nanos, limit: Duration) -> Result<bool> {
-        let deadline = Instant::now() + limit;
-        let written = loop {
-            match interrupt::receive(&self.acks, deadline)? {
-                Some(Ack { sent, client }) if sent > since && client <= self.shared.writers => break true,
-                Some(_) => {}
-                None => break false,
-            }
-        };
-        self.blocked.set(!written);
-        Ok(written)
+    /// Waits until all of the load is at work, see [`Load::wait_for_all`], with what is sent from now on.
+    pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
+        self.wait_for_all(clock::now(), limit)
     }
 
     /// Waits until through every door that a writer takes a transfer was acknowledged that was sent
-    /// from now on, and a row in every follower's table: then all of them are at work. False when that
-    /// does not happen within `limit`, which is the judge's business.
-    pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
-        let (since, deadline) = (clock::now(), Instant::now() + limit);
+    /// after `since`, and a row in every follower's table. False when that does not happen within `limit`,
+    /// which is the judge's business.
+    pub fn wait_for_all(&self, since: Nanos, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
         let Shared { writers, followers, .. } = &*self.shared;
         let mut doors: BTreeSet<u8> = (1..=*writers).map(|client| self.shared.door(client)).collect();
         let mut tables: BTreeSet<u32> = (writers + 1..).take(followers.len()).collect();
@@ -158,10 +148,12 @@ impl Load {
                     }
                 }
                 Some(_) => {}
-                None => return Ok(false),
+                None => break,
             }
         }
-        Ok(true)
+        let all = doors.is_empty() && tables.is_empty();
+        self.blocked.set(!all);
+        Ok(all)
     }
 
     /// Lets every writer finish its operation and ends, at most within

@@ -48,7 +48,7 @@ const HOLD: Duration = Duration::from_secs(1);
 /// being written would hold something from after the snapshot.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
-/// How long the first write after the thaw may take.
+/// How long it may take after the thaw until every way to the server is written through again.
 const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long writers are given before a freeze until all doors are at work.
@@ -492,7 +492,7 @@ impl<'a> Trial<'a> {
     /// Lets the load go on after the window. Whether writes came through is in
     /// the history; the judge looks there.
     fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
-        load.wait_for_write(clock::now(), WRITABLE_WITHIN)?;
+        load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
         self.strike(Point::AfterThaw, &source.machine)?;
         let attached = match self.plan.restore {
             Restore::Boot => false,

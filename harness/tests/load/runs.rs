@@ -56,7 +56,7 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     let thawed = run.history.mark(Mark::ThawOk, "1").unwrap();
     probes.into_iter().try_for_each(|probe| run.history.write(&Entry::Probe(probe))).unwrap();
-    assert!(load.wait_for_write(thawed, LIMIT).unwrap());
+    assert!(load.wait_for_all(thawed, LIMIT).unwrap());
     run.stop(load);
     run.history.finish().unwrap();
 

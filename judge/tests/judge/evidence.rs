@@ -3,12 +3,12 @@
 
 use contract::finding::Status;
 use contract::grade::Grade::{self, ApplicationConsistent, Unknown};
-use contract::history::{Entry, Holds, Mark, Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use contract::history::{Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use contract::observation::{Record, State};
 use contract::property::Property;
 
 use crate::mutants::{
-    client_of, drop_probes, drop_records, follower, mend_source, probes, settle, stop_server,
+    client_of, drop_probes, drop_records, follower, mend_source, probes, send, settle, stop_server,
 };
 use crate::world::{Shape, World};
 
@@ -480,6 +480,111 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             }
         }
     }),
+    ("a table of the probes that cannot be read", Property::NoFutureStrict, |world| {
+        cut_table(world, "probe_nt")
+    }),
+    ("a table of the probes that cannot be read (F)", Property::NoFuture, |world| {
+        cut_table(world, "probe_nt")
+    }),
+    ("a follower that cannot be read", Property::NoFuture, |world| cut_table(world, "nt")),
+    ("the bulk table that cannot be read", Property::Atomicity, |world| cut_table(world, "bulk")),
+    ("two probes that write one row", Property::NoFutureStrict, |world| {
+        for probe in probes(world) {
+            probe.row = probe.row.map(|_| 1);
+        }
+    }),
+    ("a row of a probe that nobody had sent", Property::NoFuture, |world| {
+        for record in &mut world.image {
+            if let Record::ProbeRows { rows } = record {
+                rows.push(9_999);
+            }
+        }
+    }),
+    ("a lock, and the log of a server that was stopped", Property::LockProbe, |world| {
+        for record in &mut world.image {
+            if let Record::BinlogEnd { in_use, .. } = record {
+                *in_use = false;
+            }
+        }
+    }),
+    ("one acknowledgement without versions", Property::VersionOrder, |world| {
+        let first = world.history.iter_mut().find_map(|entry| match entry {
+            Entry::Ok { ver: ver @ Some(_), .. } => Some(ver),
+            _ => None,
+        });
+        *first.expect("an acknowledgement") = None;
+    }),
+    ("one acknowledgement of the version 0", Property::VersionOrder, |world| {
+        let first = world.history.iter_mut().find_map(|entry| match entry {
+            Entry::Ok { ver: Some(ver), .. } => Some(ver),
+            _ => None,
+        });
+        first.expect("an acknowledgement")[1] = 0;
+    }),
+    ("a disk whose later heartbeats were never answered", Property::DiskAgreement, |world| {
+        let kept = world.image.iter().find_map(|record| match record {
+            Record::Heartbeats { disk, count, .. } if disk == "vdb" => Some(*count),
+            _ => None,
+        });
+        let kept = kept.expect("heartbeats of vdb");
+        world
+            .history
+            .retain(|entry| !matches!(entry, Entry::Heartbeat { disk, n, .. } if disk == "vdb" && *n > kept));
+        if let Some(Entry::End { t }) = world.history.last_mut() {
+            *t += 9_000_000_000;
+        }
+    }),
+    ("an index summed up over no account", Property::IndexAgreement, |world| {
+        if let Some(Entry::Setup(setup)) = world.history.first_mut() {
+            let table = setup.tables.iter_mut().find(|table| table.table == "acct").expect("the accounts");
+            table.indexes.push("bal".into());
+        }
+        let last = world.image.len() - 1;
+        let index =
+            Record::Index { table: "acct".into(), index: "bal".into(), primary: [0, 0], secondary: [0, 0] };
+        world.image.insert(last, index);
+    }),
+    ("a replay compared without the accounts' rows", Property::RollForward, |world| {
+        rows_of(world, "acct", 0)
+    }),
+    ("a replay compared without the counters' rows", Property::RollForward, |world| rows_of(world, "cl", 0)),
+    ("a replay compared without the bulk rows", Property::RollForward, |world| rows_of(world, "bulk", 0)),
+    ("a position without its GTIDs", Property::RecordedPosition, |world| {
+        for record in &mut world.image {
+            if let Record::Position { gtid, .. } = record {
+                gtid.clear();
+            }
+        }
+    }),
+    ("disks counted long after the freeze had returned", Property::DiskSilence, |world| {
+        later(world, 3_000_000_000);
+        for entry in &mut world.history {
+            if let Entry::Mark { t, mark: Mark::FreezeCall | Mark::FreezeOk, .. } = entry {
+                *t -= 2_500_000_000;
+            }
+        }
+    }),
+    ("a freeze that reached fewer file systems than the image has", Property::DiskSilence, |world| {
+        for entry in &mut world.history {
+            match entry {
+                Entry::Guest { volumes, .. } => *volumes = None,
+                Entry::Mark { mark: Mark::FreezeOk | Mark::ThawOk, detail, .. } => *detail = "1".into(),
+                _ => {}
+            }
+        }
+    }),
+    ("a stopped server, and a thaw that found nothing frozen", Property::DiskSilence, |world| {
+        stop_server(world);
+        for entry in &mut world.history {
+            if let Entry::Mark { mark: Mark::ThawOk, detail, .. } = entry {
+                *detail = "0".into();
+            }
+        }
+    }),
+    ("a stopped server, and a thaw that does not tell what it found", Property::DiskSilence, |world| {
+        stop_server(world);
+        forget_detail(world, Mark::ThawOk);
+    }),
     ("what the freeze must reach is not known", Property::DiskSilence, |world| {
         world.history.retain(|entry| !matches!(entry, Entry::Guest { .. }));
     }),
@@ -510,11 +615,49 @@ fn weakened_evidence_proves_nothing() {
 /// Trials in which nothing is wrong, and nothing was under way that could have shown it.
 const POWERLESS: &[(&str, &str, Mutation)] = &[
     ("nothing in flight", "no transfer was in flight", |world| all_end_before(world, world.times.f1)),
+    (
+        "a follower that never wrote",
+        "no row of `second_tx` was acknowledged shortly before the freeze",
+        |world| never_writes(world, "second_tx"),
+    ),
     ("nothing sent for two seconds", "no transfer was acknowledged for", |world| {
         all_end_before(world, world.times.f1);
         later(world, 3_000_000_000);
     }),
 ];
+
+/// A follower never wrote a row.
+fn never_writes(world: &mut World, name: &str) {
+    let client = follower(world, name);
+    world.history.retain(|entry| client_of(entry) != Some(client));
+    drop_records(world, |record| matches!(record, Record::Follow { table, .. } if table == name));
+    rows_of(world, name, 0);
+    for record in &mut world.image {
+        if let Record::Index { table, primary, secondary, .. } = record
+            && table == name
+        {
+            (*primary, *secondary) = ([0, 0], [0, 0]);
+        }
+    }
+}
+
+/// The server says that a table cannot be read.
+fn cut_table(world: &mut World, table: &str) {
+    let last = world.image.len() - 1;
+    let error = Record::TableError { table: table.into(), error: "crashed".into(), gone: false };
+    world.image.insert(last, error);
+}
+
+/// Source and replay are both read with so many rows of a table.
+fn rows_of(world: &mut World, name: &str, count: u64) {
+    for record in &mut world.image {
+        if let Record::Table { table, rows, .. } = record
+            && table == name
+        {
+            *rows = count;
+        }
+    }
+}
 
 /// The load ends before the freeze, and everything that it sent is there.
 fn all_end_before(world: &mut World, t: Nanos) {
@@ -575,6 +718,28 @@ fn without_power_the_grade_is_unknown_and_says_why() {
             );
             assert!(judgement.reason.contains(why), "{name}, seed {seed}: {}", judgement.reason);
         }
+    }
+}
+
+/// Of all that is written to one table alone may stay locked after the thaw.
+#[test]
+fn one_way_that_stays_blocked_is_not_resumed() {
+    for (patience, resumed) in [(9, true), (12, false)] {
+        let mut world = World::new(&Shape { losing: 0, ..Shape::new(1) });
+        let times = world.times;
+        let client = follower(&mut world, "second_nt");
+        settle(&mut world, client, times.f1);
+        let n = world
+            .history
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Invoke { c, .. } if *c == client))
+            .count();
+        let op = Op::Follow { table: "second_nt".into(), of: [1, 1], crc: 7 };
+        send(&mut world, client, n as u32 + 1, op, times.f1, None);
+        if let Some(Entry::End { t }) = world.history.last_mut() {
+            *t = times.t1 + patience * 1_000_000_000;
+        }
+        assert_eq!(world.judge().resumed, Some(resumed), "{patience} s");
     }
 }
 
