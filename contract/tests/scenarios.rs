@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use contract::scenario::{Hook, Scenario};
 
@@ -81,4 +82,39 @@ fn every_value_is_listed() {
     for hook in Hook::BUILT_IN {
         assert!(section("expect").contains(&format!("`{}`", hook.name())), "{}", hook.name());
     }
+}
+
+/// `docs/catalogue.md` names for each row the scenarios that cover it, and only those; and the tests of
+/// the hooks that show it.
+#[test]
+fn the_catalogue_says_what_shows_each_row() {
+    const PAGE: &str = include_str!("../../docs/catalogue.md");
+    const HOOKS: &str = include_str!("../../harness/tests/hooks/catalogue/mod.rs");
+    let page = PAGE.lines().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+        let [row, .., shown] = cells[..] else { return None };
+        let is_row = row.len() == 3 && row[1..].bytes().all(|byte| byte.is_ascii_digit());
+        let by = shown.split(", ").map(|by| by.trim_matches('`').to_owned()).filter(|by| !by.is_empty());
+        is_row.then(|| by.map(|by| (row.to_owned(), by)).collect::<Vec<_>>())
+    });
+    let page: BTreeSet<_> = page.flatten().collect();
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let scenarios = Scenario::read_all(&scenarios).unwrap();
+    let covered = scenarios.iter().flat_map(|it| it.covers.iter().map(|row| (row.clone(), it.name.clone())));
+    let hooks = HOOKS.lines().filter_map(|line| {
+        let (row, _) = line.strip_prefix("        ")?.split_once(" [")?;
+        (row.len() == 3).then(|| (row.to_uppercase(), "hooks".to_owned()))
+    });
+    let shown: BTreeSet<_> = covered.chain(hooks).collect();
+    assert!(shown.len() > 40, "{shown:?}");
+    assert_eq!(
+        page.difference(&shown).collect::<Vec<_>>(),
+        Vec::<&(String, String)>::new(),
+        "said, not shown"
+    );
+    assert_eq!(
+        shown.difference(&page).collect::<Vec<_>>(),
+        Vec::<&(String, String)>::new(),
+        "shown, not said"
+    );
 }
