@@ -38,7 +38,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), String> {
         .map_err(|e| format!("cannot ask for a signal at the supervisor's end: {e}"))?;
     let plan = Plan::read(dir).map_err(|e| e.to_string())?;
     interrupt::end_after(plan.limits.trial);
-    let _in = info_span!("trial", name = plan.trial).entered();
+    let _in = info_span!("trial", trial = plan.trial).entered();
 
     // A panic unwinds through the guards like an error does, and must leave a
     // verdict like one.
