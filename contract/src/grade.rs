@@ -17,7 +17,7 @@ pub enum Grade {
     Unusable,
     /// The freeze failed and said so: no backup was made.
     Refused,
-    /// The harness could not tell. Never a pass.
+    /// It could not be determined. Never counts as a pass.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ pub enum Outcome {
     Pass,
     /// It did not.
     Fail,
-    /// The harness could not tell.
+    /// It could not be determined.
     Unknown,
 }
 

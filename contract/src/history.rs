@@ -474,9 +474,8 @@ pub enum ProbeAnswer {
     /// The server said at `since` that the statement waits for a lock, and at
     /// `end` that it does not any more, inside the window.
     Released,
-    /// No answer within the client's limit, and no lock that it would wait
-    /// for: the statement is stuck below the locks, as it is when only the
-    /// file system is frozen, or never arrived.
+    /// No answer within the client's limit, and the server names no lock that it waits for: the
+    /// statement is blocked by the frozen file system, not by a database lock, or never arrived.
     Hung,
     /// The server refused it with another error, see `code`.
     Refused,

@@ -101,7 +101,7 @@ pub struct PlanError {
     problem: String,
 }
 
-/// What executes the guest's instructions.
+/// The accelerator: what runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {

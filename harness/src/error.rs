@@ -44,7 +44,7 @@ pub enum Error {
     /// A guest hung before its kernel had said a word, or stopped before its kernel had found a disk. Nothing of its
     /// disks was read by then, so it says nothing about them: the host's emulation failed.
     #[error(
-        "the kernel of the {0} guest did not come as far as its disks, {1} times in a row; the host may be overloaded: \
+        "the kernel of the {0} guest stalled before it found its disks, {1} times in a row; the host may be overloaded: \
          let fewer trials run at once (`--jobs`)"
     )]
     Stalled(&'static str, u32),

@@ -23,8 +23,8 @@ pub(super) fn names(trial: &Trial) -> (String, String) {
 /// Whether the expectation was met, as a badge.
 pub(super) fn outcome(trial: &Trial) -> Markup {
     let (class, sign, word) = match trial.outcome() {
-        Outcome::Pass => ("pass", "✓", "pass"),
-        Outcome::Fail => ("fail", "✗", "FAIL"),
+        Outcome::Pass => ("pass", "✓", "as expected"),
+        Outcome::Fail => ("fail", "✗", "not as expected"),
         Outcome::Unknown => ("unknown", "?", "unknown"),
     };
     html! { span class=(format!("outcome {class}")) { (sign) " " (word) } }

@@ -2,6 +2,7 @@
 
 use contract::events::What;
 use contract::finding::{Finding, Status};
+use contract::grade::Outcome;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::text::quote_lines;
@@ -19,9 +20,12 @@ const MAX_LINES: usize = 40;
 
 /// The section about one trial.
 pub(super) fn card(trial: &Trial, id: &str) -> Markup {
+    // What came out as expected is closed; a link to what is inside opens it.
     html! {
-        section class="card" id=(id) {
-            (head(trial))
+        details class="card" open[trial.outcome() != Outcome::Pass] {
+            summary { (head(trial)) }
+            div id=(id) {
+            @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
             @match &trial.verdict {
                 Ok(verdict) => { (said(verdict)) (power::power(verdict)) }
                 Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, why)) } }
@@ -33,6 +37,7 @@ pub(super) fn card(trial: &Trial, id: &str) -> Markup {
             (pictures(trial, id))
             @if let Ok(verdict) = &trial.verdict { (findings(&verdict.findings)) (properties(verdict)) }
             (files(trial))
+            }
         }
     }
 }
@@ -41,13 +46,12 @@ fn head(trial: &Trial) -> Markup {
     let (scenario, on) = badges::names(trial);
     html! {
         header {
-            h3 {
+            h2 {
                 (quote_lines(MAX_TEXT, &scenario))
                 @if !on.is_empty() { " " small { (quote_lines(MAX_TEXT, &on)) } }
             }
             div { (badges::outcome(trial)) " " (badges::grade(trial)) }
         }
-        @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
     }
 }
 
@@ -137,7 +141,7 @@ fn problems(problems: &[String]) -> Markup {
 fn findings(findings: &[Finding]) -> Markup {
     html! {
         @if !findings.is_empty() {
-            h4 { "Findings" }
+            h3 { "Findings" }
             ol class="findings" {
                 @for finding in findings.iter().take(MAX_LINES) {
                     li {
@@ -146,6 +150,7 @@ fn findings(findings: &[Finding]) -> Markup {
                             " " b { (finding.property) } " "
                             (quote_lines(MAX_TEXT, &finding.summary))
                         }
+                        p class="claim" { "Asked for: " (finding.property.claim()) }
                         @if !finding.evidence.is_empty() {
                             ul {
                                 @for line in finding.evidence.iter().take(MAX_LINES) {
@@ -209,7 +214,7 @@ fn row(property: Property, status: &Status) -> Markup {
 fn files(trial: &Trial) -> Markup {
     html! {
         @if !trial.files.is_empty() {
-            h4 { "Files" }
+            h3 { "Files" }
             ul class="files" {
                 @for file in &trial.files {
                     li { a href=(file.href) { (quote_lines(200, &file.name)) } " " small { (size(file.size)) } }
@@ -217,7 +222,7 @@ fn files(trial: &Trial) -> Markup {
             }
         }
         @if trial.again.is_some() || trial.judge.is_some() {
-            h4 { "Again" }
+            h3 { "Again" }
             dl class="again" {
                 @for (does, command) in [("run it", &trial.again), ("judge its files", &trial.judge)] {
                     @if let Some(command) = command {

@@ -11,7 +11,7 @@
 //! | `plot` | the picture of a measurement, which no page shows |
 //!
 //! Who wrote when, and what came back, is the judge's to say: a page draws
-//! [`judge::picture`](judge::picture) and reads no log of operations itself.
+//! [`judge::picture`] and reads no log of operations itself.
 //!
 //! Everything but [`read`] is pure: plain data in, a page out. A trial whose
 //! files are missing or damaged gets its place and says so, because that is

@@ -34,7 +34,7 @@ pub fn render(page: &Page) -> String {
                     (headline(page, &title))
                     (matrix(&page.trials))
                     (table(&page.trials))
-                    @for (trial, n) in page.trials.iter().zip(1..) { (card(trial, &id(n))) }
+                    @for (trial, n) in worst_first(&page.trials) { (card(trial, &id(n))) }
                     (key())
                 }
             }
@@ -65,7 +65,7 @@ fn headline(page: &Page, title: &str) -> Markup {
             p class="brand" { b { "Freezeframe" } " " (title) }
             h1 { (says) }
             p class="tally" {
-                @for (n, word, class) in [(pass, "pass", "pass"), (fail, "FAIL", "fail"), (unknown, "unknown", "unknown")] {
+                @for (n, word, class) in [(fail, "not as expected", "fail"), (unknown, "unknown", "unknown"), (pass, "as expected", "pass")] {
                     @if n > 0 { span class=(format!("outcome {class}")) { (n) " " (word) } " " }
                 }
             }
@@ -88,7 +88,7 @@ fn matrix(trials: &[Trial]) -> Markup {
         return html! {};
     }
     html! {
-        div class="scroll" {
+        div class="scroll" role="region" aria-label="Trials by image" tabindex="0" {
             table class="matrix" {
                 thead {
                     tr { th { "scenario" } th { "hook" } @for image in &images { th { (quote_lines(100, image)) } } }
@@ -110,24 +110,36 @@ fn matrix(trials: &[Trial]) -> Markup {
     }
 }
 
+/// The trials with their numbers: first what did not come out as expected, then what is not known.
+fn worst_first(trials: &[Trial]) -> Vec<(&Trial, usize)> {
+    let mut sorted: Vec<_> = trials.iter().zip(1..).collect();
+    sorted.sort_by_key(|(trial, _)| match trial.outcome() {
+        Outcome::Fail => 0,
+        Outcome::Unknown => 1,
+        Outcome::Pass => 2,
+    });
+    sorted
+}
+
 fn table(trials: &[Trial]) -> Markup {
+    let runs = trials.iter().any(|trial| trial.run.is_some());
     html! {
         @if !trials.is_empty() {
             table class="trials" {
                 thead {
                     tr {
-                        th { "outcome" } th { "grade" } th { "trial" }
+                        th { "outcome" } th { "grade" } th { "trial" } @if runs { th { "run" } }
                         th class="n" { "freeze" } th class="n" { "window" } th class="n" { "write stall" }
                         th class="n" { "restore" } th class="n" { "total" }
                     }
                 }
-                @for (trial, n) in trials.iter().zip(1..) { (row(trial, &id(n))) }
+                @for (trial, n) in worst_first(trials) { (row(trial, &id(n), runs)) }
             }
         }
     }
 }
 
-fn row(trial: &Trial, id: &str) -> Markup {
+fn row(trial: &Trial, id: &str, runs: bool) -> Markup {
     let absent = Timings::default();
     let timings = trial.verdict.as_ref().map_or(&absent, |verdict| &verdict.timings_ms);
     let (scenario, on) = names(trial);
@@ -147,6 +159,7 @@ fn row(trial: &Trial, id: &str) -> Markup {
                 " " small { (quote_lines(300, &on)) }
                 p { (why(trial)) }
             }
+            @if runs { td { small { (quote_lines(100, trial.run.as_deref().unwrap_or_default())) } } }
             @for (name, ms) in times { td class="n" data-name=(name) { (time(ms)) } }
         }
     }
@@ -174,17 +187,17 @@ fn key() -> Markup {
         (Grade::Inconsistent, "opens, but an acknowledged operation is lost, or parts disagree"),
         (Grade::Unusable, "does not boot, mount, start or pass its checks"),
         (Grade::Refused, "the freeze failed and said so: no backup was made"),
-        (Grade::Unknown, "the harness could not tell; never a pass"),
+        (Grade::Unknown, "could not be determined; never counts as a pass"),
     ];
     html! {
         footer {
-            h4 { "Grades" }
+            h2 { "Grades" }
             dl {
                 @for (grade, means) in grades {
                     div { dt { span class=(format!("grade {grade}")) { (grade) } } dd { (means) } }
                 }
             }
-            p { "pass: the trial came out as its scenario expects, whatever the grade." }
+            p { "As expected: the trial came out as its scenario says, whatever the grade." }
         }
     }
 }

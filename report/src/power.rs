@@ -23,12 +23,12 @@ pub(super) fn power(verdict: &Verdict) -> Markup {
     html! {
         div class="power" {
             div {
-                h4 { "What it could see" }
+                h3 { "What it could see" }
                 ul { @for line in lines(power, verdict.timings_ms.freeze.is_some()) { li { (quote(MAX_TEXT, &line)) } } }
             }
             @if !power.not_examined.is_empty() {
                 div class=(if top { "unexamined doubt" } else { "unexamined" }) {
-                    h4 { "Not examined" }
+                    h3 { "Not examined" }
                     ul {
                         @for (property, why) in power.not_examined.iter().take(MAX_SHOWN) {
                             li {

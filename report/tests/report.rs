@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use contract::events::{Profile, Stage};
+use contract::grade::Outcome;
 use contract::plan::Plan;
 use judge::verdict::Verdict;
 use judge::{judge, read as judge_read};
@@ -271,8 +272,28 @@ fn several_runs_make_one_page() {
     let (_one, first) = run();
     let (_two, second) = run();
     let page = render(&read::page(&[first.clone(), second], &first, Path::new("/nowhere")).unwrap());
-    assert_eq!(page.matches("<section").count(), 2);
-    assert_shows(&page, &["2 of 2 trials", "./../", "<dt>run</dt>"]);
+    assert_eq!(page.matches("<details class=\"card\"").count(), 2);
+    assert_shows(&page, &["2 of 2 trials", "./../", "<dt>run</dt>", "<th>run</th>"]);
+}
+
+#[test]
+fn what_came_out_as_expected_comes_last_and_is_closed() {
+    let (_root, run) = run();
+    let other = run.join("core-other.tiny-image.mine");
+    fs::create_dir(&other).unwrap();
+    for file in
+        fs::read_dir(run.join(DIR)).unwrap().map(|entry| entry.unwrap().path()).filter(|it| it.is_file())
+    {
+        fs::copy(&file, other.join(file.file_name().unwrap())).unwrap();
+    }
+    let mut verdict = Verdict::read(&run.join(DIR)).unwrap();
+    (verdict.outcome, verdict.unmet) = (Outcome::Pass, vec![]);
+    verdict.write(&run.join(DIR)).unwrap();
+    let page = page(&run);
+    let cards: Vec<_> = page.split("<details class=\"card\"").skip(1).collect();
+    assert_eq!(cards.len(), 2);
+    assert!(cards[0].starts_with(" open>") && cards[1].starts_with('>'));
+    assert!(cards[0].contains("not as expected") && cards[1].contains("✓ as expected"));
 }
 
 #[test]

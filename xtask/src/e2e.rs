@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// embedded in each trial.
     #[arg(long, value_name = "URI")]
     connect: Option<String>,
-    /// What executes the guests.
+    /// The accelerator that runs the guests.
     #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
     accel: AccelChoice,
     /// Boots every guest, instead of starting the first one of a trial from the

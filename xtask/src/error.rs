@@ -12,13 +12,13 @@ pub(crate) enum Failure {
     /// An expectation was not met.
     #[error("{0}")]
     Expectation(String),
-    /// The question was wrong: usage, a bad file.
+    /// Invalid usage or input: no such trial, a bad file.
     #[error("{0}")]
     Question(String),
     /// Ctrl-C.
     #[error("interrupted.")]
     Interrupted,
-    /// The harness could not tell: the host lacks something, a build failed.
+    /// It could not be determined: the host lacks something, a build failed.
     #[error("{0}")]
     Infrastructure(String),
 }

@@ -29,9 +29,9 @@ use error::Failure;
 
 /// Proves on real virtual machines whether a VM backup is application-consistent.
 ///
-/// Exit codes: 0 every expectation was met; 1 some were not; 2 the question
-/// was wrong (usage, a bad file); 3 the harness could not tell (the host lacks
-/// something, a build failed); 130 it was interrupted. Results go to stdout,
+/// Exit codes: 0 every expectation was met; 1 some were not; 2 invalid usage or
+/// input; 3 it could not be determined (the host lacks something, a build
+/// failed); 130 it was interrupted. Results go to stdout,
 /// progress to stderr; RUST_LOG says what is told as `tracing` reads it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]

@@ -50,7 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
                 shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
                 // The receiver is gone only when the load is abandoned.
                 let _ = shared.acks.send(Ack { sent, client: c });
-                shared.think(asked.elapsed()).await;
+                shared.think(c, asked.elapsed()).await;
                 continue;
             }
             // A failed statement on a non-transactional table proves nothing about the row.
@@ -60,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         shared.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
         conn = shared.connect(follower.door).await?;
         // The next one would hardly be acknowledged at once.
-        shared.think(asked.elapsed()).await;
+        shared.think(c, asked.elapsed()).await;
     }
     Ok(())
 }

@@ -83,7 +83,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
         }
         let asked = Instant::now();
         number += u32::from(writer.transfer(number).await?);
-        writer.shared.think(asked.elapsed()).await;
+        writer.shared.think(client, asked.elapsed()).await;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ pub struct Booted {
     pub machine: Machine,
     /// A connection to its server.
     pub conn: mysql_async::Conn,
-    /// How often its kernel did not come as far as its disks.
+    /// How often its kernel stalled before it found its disks.
     pub stalled: u32,
 }
 

@@ -296,7 +296,7 @@ impl<'a> Trial<'a> {
     ) -> Result<Backup<'scope>> {
         let (load, starting) = progress.stage(Stage::Load, |_| {
             let load = self.start_load(source)?;
-            // Where the time is given anyway.
+            // While the load runs nobody waits for it.
             let starting =
                 (self.plan.restore != Restore::Boot).then(|| scope.spawn(|| self.start_verifier()));
             interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
@@ -710,7 +710,6 @@ fn told_of<T>(restored: Option<&T>) -> String {
 
 /// What there is to note of boots that had to be tried again.
 fn stalls(stalled: u32) -> Option<String> {
-    (stalled > 0).then(|| {
-        format!("its kernel did not come as far as its disks {stalled} times, and it was powered on again")
-    })
+    let times = if stalled == 1 { "once".to_owned() } else { format!("{stalled} times") };
+    (stalled > 0).then(|| format!("its kernel stalled before it found its disks; restarted {times}"))
 }

@@ -481,10 +481,10 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         }
     }),
     ("a table of the probes that cannot be read", Property::NoFutureStrict, |world| {
-        cut_table(world, "probe_nt")
+        cut_table(world, "probe_nt");
     }),
     ("a table of the probes that cannot be read (F)", Property::NoFuture, |world| {
-        cut_table(world, "probe_nt")
+        cut_table(world, "probe_nt");
     }),
     ("a follower that cannot be read", Property::NoFuture, |world| cut_table(world, "nt")),
     ("the bulk table that cannot be read", Property::Atomicity, |world| cut_table(world, "bulk")),
@@ -545,7 +545,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         world.image.insert(last, index);
     }),
     ("a replay compared without the accounts' rows", Property::RollForward, |world| {
-        rows_of(world, "acct", 0)
+        rows_of(world, "acct", 0);
     }),
     ("a replay compared without the counters' rows", Property::RollForward, |world| rows_of(world, "cl", 0)),
     ("a replay compared without the bulk rows", Property::RollForward, |world| rows_of(world, "bulk", 0)),

@@ -161,8 +161,9 @@ fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
              {failure}"
         ))
     })?;
-    let mut partitions = read_table(&table)
-        .map_err(|problem| Failure::Infrastructure(format!("sfdisk tells nonsense of a disk: {problem}.")))?;
+    let mut partitions = read_table(&table).map_err(|problem| {
+        Failure::Infrastructure(format!("sfdisk described a disk in a form that cannot be read: {problem}."))
+    })?;
     for partition in &mut partitions {
         let mut blkid = host::command("blkid")?;
         let Partition { start, bytes, .. } = partition;
