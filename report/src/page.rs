@@ -88,7 +88,7 @@ fn matrix(trials: &[Trial]) -> Markup {
         return html! {};
     }
     html! {
-        div class="scroll" role="region" aria-label="Trials by image" tabindex="0" {
+        div class="scroll" role="group" aria-label="Trials by image" tabindex="0" {
             table class="matrix" {
                 thead {
                     tr { th { "scenario" } th { "hook" } @for image in &images { th { (quote_lines(100, image)) } } }

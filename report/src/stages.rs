@@ -64,7 +64,7 @@ pub(super) fn draw(spans: &[Span]) -> Markup {
     let total = to.saturating_sub(from) as f64 / 1e6;
     let between = (total - spans.iter().filter_map(Span::millis).sum::<f64>()).max(0.0);
     html! {
-        div class="scroll" role="region" aria-label="Stages" tabindex="0" {
+        div class="scroll" role="group" aria-label="Stages" tabindex="0" {
             // Its width follows the page's, its height does not.
             svg class="stages" preserveAspectRatio="none" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
                 aria-label=(format!("Stages of the trial, {} in all", duration(total))) {
