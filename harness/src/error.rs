@@ -48,6 +48,21 @@ pub enum Error {
          let fewer trials run at once (`--jobs`)"
     )]
     Stalled(&'static str, u32),
+    /// A guest hung while its kernel told that its timers stood still. Whatever its disks hold, that is the
+    /// host's doing.
+    #[error(
+        "the {role} guest {what}, and its kernel says that its timers stood still: the host did not run it. Let fewer \
+         trials run at once (`--jobs`). Its console is {}",
+        console.display()
+    )]
+    Starved {
+        /// Which of the trial's guests it is.
+        role: &'static str,
+        /// What it did not do.
+        what: String,
+        /// Its console's log.
+        console: PathBuf,
+    },
     /// Ctrl-C, or the supervisor's request to stop.
     #[error("interrupted")]
     Interrupted,

@@ -29,11 +29,11 @@ pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
     shown.join("\n")
 }
 
-/// Whether the console's beginning has these words; true when that cannot be told.
-pub(super) fn says(log: &Path, words: &str) -> bool {
+/// Whether the console's beginning has these words; `None` when it cannot be read.
+pub(super) fn says(log: &Path, words: &str) -> Option<bool> {
     let mut head = Vec::new();
-    let read = File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-    read.is_err() || String::from_utf8_lossy(&head).contains(words)
+    File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
+    Some(String::from_utf8_lossy(&head).contains(words))
 }
 
 fn tail(log: &Path) -> std::io::Result<Vec<u8>> {
@@ -48,6 +48,15 @@ fn tail(log: &Path) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_says_nothing() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(log.path(), "rcu: rcu_preempt kthread starved for 5253 jiffies!\n").unwrap();
+        assert_eq!(says(log.path(), "kthread starved for"), Some(true));
+        assert_eq!(says(log.path(), "[vda]"), Some(false));
+        assert_eq!(says(Path::new("/nowhere"), "[vda]"), None);
+    }
 
     #[test]
     fn a_panic_is_shown_rather_than_its_trace() {

@@ -63,7 +63,8 @@ impl Spec {
     /// Whether a guest that has stopped may have read anything of its disks: firmware reads them at
     /// once, but a kernel that QEMU gave it first names each disk that it finds on the console.
     pub(super) fn may_have_read_disks(&self) -> bool {
-        let named = |drive: &Drive| console::says(&self.console, &format!("[{}]", drive.target));
+        let named =
+            |drive: &Drive| console::says(&self.console, &format!("[{}]", drive.target)).unwrap_or(true);
         self.boot == Boot::Firmware || self.drives.iter().any(named)
     }
 

@@ -40,6 +40,10 @@ const KNOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How often a unit's state is asked for at the most.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
 
+/// What a kernel says whose timers stand still: its host does not run it. An emulated guest of a busy
+/// host was seen to hang in its boot like that, some seconds after it had found its disks.
+const STARVED: [&str; 2] = ["kthread timer wakeup didn't happen", "kthread starved for"];
+
 /// A running guest. Dropping it destroys the guest.
 #[derive(Debug)]
 pub struct Machine {
@@ -394,6 +398,9 @@ impl Machine {
 
     /// An error about this guest, with what its console tells.
     pub(crate) fn trouble(&self, what: &str) -> Error {
+        if STARVED.iter().any(|words| console::says(&self.console, words) == Some(true)) {
+            return Error::Starved { role: self.role, what: what.to_owned(), console: self.console.clone() };
+        }
         Error::Guest(format!(
             "the {} guest {what}. Its console ({}) says:\n{}",
             self.role,
