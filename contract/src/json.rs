@@ -17,8 +17,8 @@ pub fn line(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     serde_json::to_string(value).map(shown)
 }
 
-/// JSON in which a string hides nothing. Outside its strings serde's JSON is ASCII without a control but the line
-/// feed, and inside them no line feed is left.
+/// JSON in which a string hides nothing. Outside its strings serde's JSON is ASCII without a control
+/// but the line feed, and inside them no line feed is left.
 pub fn shown(json: String) -> String {
     let hidden = |c: char| c != '\n' && is_hidden(c);
     if !json.contains(hidden) {

@@ -41,8 +41,9 @@ pub enum Error {
     /// The guest did not behave; the text is a whole sentence with what to look at.
     #[error("{0}")]
     Guest(String),
-    /// A guest hung before its kernel had said a word, or stopped before its kernel had found a disk. Nothing of its
-    /// disks was read by then, so it says nothing about them: the host's emulation failed.
+    /// A guest hung before its kernel had said a word, or stopped before its kernel had found a disk.
+    /// Nothing of its disks was read by then, so it says nothing about them: the host's emulation
+    /// failed.
     #[error(
         "the kernel of the {0} guest stalled before it found its disks, {1} times in a row; the host may be overloaded: \
          let fewer trials run at once (`--jobs`)"

@@ -1,6 +1,6 @@
-//! Warm start: an image is booted once until its server answers and its agent
-//! is connected, and saved with its memory (a verifier after its server was stopped). Every trial then starts from there,
-//! with overlays, sockets and a port of its own.
+//! Warm start: an image is booted once until its server answers and its agent is connected, and saved
+//! with its memory (a verifier after its server was stopped). Every trial then starts from there, with
+//! overlays, sockets and a port of its own.
 //!
 //! ```text
 //! IMAGE/warm/KEY/      memory, domain.xml, TARGET.warm.qcow2, paths.json, capabilities/: never changed

@@ -15,8 +15,8 @@ use super::view::{ACCOUNTS, BULK, COUNTERS, LEDGER, View};
 /// A transfer, as `(client, number)`.
 type Key = (u32, u32);
 
-/// B1, [`Property::BinlogAgreement`]. Both agree after any cut of one instant that kept what the server had flushed. Where they
-/// disagree, rolling forward from this backup loses or repeats transfers.
+/// B1, [`Property::BinlogAgreement`]. Both agree after any cut of one instant that kept what the server
+/// had flushed. Where they disagree, rolling forward from this backup loses or repeats transfers.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
     let (seen, _) = logs(view)?;
     if let Some(log) = seen.cut_logs.first() {
@@ -67,8 +67,8 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::BinlogAgreement, parts.join(", "), unlogged.into_lines())))
 }
 
-/// B2, [`Property::RecordedPosition`]. A log that goes on shows that the position was taken before the lock, or that the lock did not
-/// hold.
+/// B2, [`Property::RecordedPosition`]. A log that goes on shows that the position was taken before the
+/// lock, or that the lock did not hold.
 pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     let (seen, end) = logs(view)?;
     // What an earlier or a failed freeze left behind says nothing about this one.
@@ -129,9 +129,9 @@ fn gtids(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// B3, [`Property::RollForward`]. A position too early repeats a change, one too late skips it. Rows and checksum of every table
-/// decide, MyISAM included, and the GTIDs; and the source's ledger must hold the transfers that the
-/// history says, so that two empty servers never agree.
+/// B3, [`Property::RollForward`]. A position too early repeats a change, one too late skips it. Rows
+/// and checksum of every table decide, MyISAM included, and the GTIDs; and the source's ledger must
+/// hold the transfers that the history says, so that two empty servers never agree.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     view.frozen()?;

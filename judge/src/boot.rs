@@ -89,8 +89,8 @@ fn contents(holds: Holds) -> &'static str {
     }
 }
 
-/// L1, [`Property::NoPreparedTransactions`]. A transaction is acknowledged when its commit record may still wait in memory; the next flush
-/// of the engine's log makes it durable.
+/// L1, [`Property::NoPreparedTransactions`]. A transaction is acknowledged when its commit record may
+/// still wait in memory; the next flush of the engine's log makes it durable.
 pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
     let prepared = view
         .served()?

@@ -13,8 +13,8 @@ use super::ruling::{Defect, Ruling, Unexamined};
 use super::schema::Steps;
 use super::view::{LEDGER, View};
 
-/// D, [`Property::Durability`]. A transfer with a leg missing is not there. A server that does not know the ledger at all has
-/// lost everything: then the disks were not those of the database.
+/// D, [`Property::Durability`]. A transfer with a leg missing is not there. A server that does not know
+/// the ledger at all has lost everything: then the disks were not those of the database.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let begin = view.snapshot()?.begin;
     if let Some(defect) = forgotten(view, begin)? {

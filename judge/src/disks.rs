@@ -17,9 +17,9 @@ use super::view::{Freeze, View};
 /// little of when it stopped. Of 93 windows the longest such time was 2.3 s.
 const RECENTLY: Nanos = 5_000_000_000;
 
-/// X1, [`Property::OutsideFiles`]. Without a freeze, what was synced before the snapshot began is owed, nothing from after its end
-/// may be there, and a torn last record that was never acknowledged is no fault. What one file shows
-/// counts without the others.
+/// X1, [`Property::OutsideFiles`]. Without a freeze, what was synced before the snapshot began is owed,
+/// nothing from after its end may be there, and a torn last record that was never acknowledged is no
+/// fault. What one file shows counts without the others.
 pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
     let snapshot = view.snapshot()?;
@@ -90,8 +90,8 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     Ok(Some(defect))
 }
 
-/// X2, [`Property::DiskAgreement`]. The latest beginning and the earliest end decide. The database is no such witness: with relaxed
-/// durability it may lack what its disk had time to take.
+/// X2, [`Property::DiskAgreement`]. The latest beginning and the earliest end decide. The database is
+/// no such witness: with relaxed durability it may lack what its disk had time to take.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
     let sent_to = |disk: &&Disk<'_>| !disk.sent.is_empty();

@@ -24,8 +24,9 @@
 //! | `disks` | X1, X2 | do the disks agree with each other |
 //!
 //! What there is to say of each property stands in one table, [`contract::property`]. What it is owed
-//! stands in the history's setup: one that lacks an input says so and never passes. A grade needs the properties that it rests on (see `grade`), and the top grade a
-//! load that was under way (see `power`).
+//! stands in the history's setup: one that lacks an input says so and never passes. A grade needs the
+//! properties that it rests on (see `grade`), and the top grade a load that was under way (see
+//! `power`).
 
 mod binlog;
 mod boot;

@@ -12,8 +12,8 @@ use super::ruling::{Defect, Ruling, Unexamined};
 use super::schema::Steps;
 use super::view::{LEDGER, View};
 
-/// C1, [`Property::RealTimeOrder`]. Two running extrema decide it: the earliest acknowledgement among the missing, and the latest
-/// sending among those that are there.
+/// C1, [`Property::RealTimeOrder`]. Two running extrema decide it: the earliest acknowledgement among
+/// the missing, and the latest sending among those that are there.
 pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
     view.read(&view.transactional_tables())?;
     let anchor = view.anchor();
@@ -91,8 +91,9 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::CausalOrder, summary, orphans.into_lines())))
 }
 
-/// C3, [`Property::VersionOrder`]. An acknowledgement names the version that each account reached; one that is missing below a
-/// version that is there is a hole, and one that is there under another version was rewritten.
+/// C3, [`Property::VersionOrder`]. An acknowledgement names the version that each account reached; one
+/// that is missing below a version that is there is a hole, and one that is there under another version
+/// was rewritten.
 pub(super) fn version_order(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let accounts = usize::try_from(view.case.setup.accounts).unwrap_or(0);

@@ -18,9 +18,10 @@ const AFTERMATH: Nanos = 1_000_000_000;
 /// three blocks of metadata, at 4 KiB, after it had been frozen.
 const RESIDUE: (u64, u64) = (8, 64 * 1024);
 
-/// Q1, [`Property::WindowSilence`]. It misses much once the file system is frozen, because a durable commit then waits anyway.
-/// Where a snapshot was taken with no freeze in force, writes sent after the snapshot began and
-/// acknowledged until a second after it ended stand for the window; without any the property says nothing.
+/// Q1, [`Property::WindowSilence`]. It misses much once the file system is frozen, because a durable
+/// commit then waits anyway. Where a snapshot was taken with no freeze in force, writes sent after the
+/// snapshot began and acknowledged until a second after it ended stand for the window; without any the
+/// property says nothing.
 pub(super) fn window_silence(view: &View<'_>) -> Ruling {
     if view.freeze() == Freeze::Done {
         let window = view.window()?;
@@ -82,10 +83,10 @@ const COUNTED: Nanos = 2_000_000_000;
 /// <https://learn.microsoft.com/en-us/windows-server/storage/file-server/volume-shadow-copy-service>.
 const VSS_LIMIT: Nanos = 10_000_000_000;
 
-/// Q3, [`Property::DiskSilence`]. That volumes were left out shows in the freeze's own count as well, held against the agent's
-/// mount table and the server's, and counts without the others: an agent may report success without
-/// having frozen anything, as on a Windows guest without fixed volumes. Where the thaw found more or
-/// less frozen than that, somebody else froze or thawed.
+/// Q3, [`Property::DiskSilence`]. That volumes were left out shows in the freeze's own count as well,
+/// held against the agent's mount table and the server's, and counts without the others: an agent may
+/// report success without having frozen anything, as on a Windows guest without fixed volumes. Where
+/// the thaw found more or less frozen than that, somebody else froze or thawed.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let Marks { frozen_volumes, thawed_volumes, thaw_err, .. } = *view.marks();
@@ -166,9 +167,9 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     }
 }
 
-/// Q2, [`Property::LockProbe`]. A refused UPDATE of a MEMORY table is no proof, and neither is a connection that was cut, an
-/// account that may not write or a server that does not answer. Rows of other tables must wait
-/// likewise, in each schema that has any.
+/// Q2, [`Property::LockProbe`]. A refused UPDATE of a MEMORY table is no proof, and neither is a
+/// connection that was cut, an account that may not write or a server that does not answer. Rows of
+/// other tables must wait likewise, in each schema that has any.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     match Proof::of(view)?.quiesced() {
         Ok(Quiesced::Locked(_)) if is_closed(view) => Err(Unexamined(
@@ -189,9 +190,9 @@ fn is_closed(view: &View<'_>) -> bool {
     view.observed().is_ok_and(|seen| seen.log_end.is_some() && !seen.log_in_use)
 }
 
-/// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it froze when somebody else
-/// ended the window. The agent of a Windows guest is held to the same: VSS gives up after a time that
-/// is known, and then no answer of the thaw can be true.
+/// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it
+/// froze when somebody else ended the window. The agent of a Windows guest is held to the same: VSS
+/// gives up after a time that is known, and then no answer of the thaw can be true.
 pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let marks = view.marks();

@@ -17,8 +17,8 @@ fn row_name(view: &View<'_>, row: &Row) -> String {
     format!("client {} row {} of `{}`", row.c, row.n, quote(view.case.follower(row.table)))
 }
 
-/// R1, [`Property::Checksums`]. A row whose key is known but whose account, amount, dependency or checksum is not what was
-/// sent has been altered underneath the server, and counts here as well.
+/// R1, [`Property::Checksums`]. A row whose key is known but whose account, amount, dependency or
+/// checksum is not what was sent has been altered underneath the server, and counts here as well.
 pub(super) fn checksums(view: &View<'_>) -> Ruling {
     let seen = view.read(&[])?;
     let mut evidence = Evidence::default();
@@ -59,9 +59,10 @@ fn row_are(n: u64) -> String {
     format!("{} {}", count(n, "row"), are(n))
 }
 
-/// R2, [`Property::Atomicity`]. Also broken by a leg that is there twice, by a leg number that no transfer has, and by the
-/// leg of an attempt that the server or the client's own reading proved to be rolled back. A bulk
-/// statement that was never acknowledged may have been killed, which leaves part of its rows.
+/// R2, [`Property::Atomicity`]. Also broken by a leg that is there twice, by a leg number that no
+/// transfer has, and by the leg of an attempt that the server or the client's own reading proved to be
+/// rolled back. A bulk statement that was never acknowledged may have been killed, which leaves part of
+/// its rows.
 pub(super) fn atomicity(view: &View<'_>) -> Ruling {
     view.read(&[LEDGER])?;
     let anchor = view.anchor();
@@ -210,7 +211,8 @@ fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
     (tallies, outside)
 }
 
-/// R4, [`Property::IndexAgreement`]. Rows that cancel each other out in the sum could not have shown a difference.
+/// R4, [`Property::IndexAgreement`]. Rows that cancel each other out in the sum could not have shown a
+/// difference.
 pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut evidence = Evidence::default();
@@ -266,9 +268,9 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
     broken(Property::IndexAgreement, evidence, |n| format!("{} at odds with the table", count(n, "index")))
 }
 
-/// R5, [`Property::ClientPrefix`]. The client that changes the schema has the tables for a counter. The rows of a follower that a
-/// transaction protects have none, but of those acknowledged none may be missing before one that is
-/// there.
+/// R5, [`Property::ClientPrefix`]. The client that changes the schema has the tables for a counter. The
+/// rows of a follower that a transaction protects have none, but of those acknowledged none may be
+/// missing before one that is there.
 pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
     let seen = view.read(&[view.transactional_tables(), vec![COUNTERS]].concat())?;
     super::schema::Steps::of(view)?;

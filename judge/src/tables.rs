@@ -11,9 +11,9 @@ use super::evidence::{Evidence, count, quote, were};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{BULK, Freeze, LEDGER, View};
 
-/// N1, [`Property::NonTransactionalDurability`]. A row lost that was acknowledged inside the window tells of a missing lock; one acknowledged
-/// before the snapshot, or a row whose transfer is missing, makes the backup inconsistent. So does,
-/// where no freeze waited for its end, part of a statement.
+/// N1, [`Property::NonTransactionalDurability`]. A row lost that was acknowledged inside the window
+/// tells of a missing lock; one acknowledged before the snapshot, or a row whose transfer is missing,
+/// makes the backup inconsistent. So does, where no freeze waited for its end, part of a statement.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let seen = view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
@@ -162,8 +162,8 @@ fn has_index_file(engine: &str) -> bool {
     ["myisam", "aria"].iter().any(|name| engine.eq_ignore_ascii_case(name))
 }
 
-/// N3, [`Property::TableCheck`]. A warning shows that a table was not closed; a non-transactional table that cannot be used
-/// makes the backup inconsistent, a transactional one unusable.
+/// N3, [`Property::TableCheck`]. A warning shows that a table was not closed; a non-transactional table
+/// that cannot be used makes the backup inconsistent, a transactional one unusable.
 pub(super) fn check(view: &View<'_>) -> Ruling {
     let seen = view.served()?;
     let mut ceiling = Property::TableCheck.ceiling();

@@ -9,7 +9,8 @@ use contract::text::printable;
 /// How much of the console's end is looked at, bytes.
 const TAIL: u64 = 16 * 1024;
 
-/// How much of the console's beginning is looked at, bytes: more than a kernel says before it has found its disks.
+/// How much of the console's beginning is looked at, bytes: more than a kernel says before it has found
+/// its disks.
 const HEAD: u64 = 64 * 1024;
 
 /// The telling lines of a console log, control characters escaped: those from a

@@ -18,7 +18,8 @@ const BUILDER_VERSION: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) definition: Definition,
-    /// The family first, then its origin, the distribution, the database, and the agent's channel; what comes later wins.
+    /// The family first, then its origin, the distribution, the database, and the agent's channel; what
+    /// comes later wins.
     pub(crate) layers: Vec<LayerDir>,
     pub(crate) agent: Agent,
     pub(crate) server: ServerFacts,
