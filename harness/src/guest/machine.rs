@@ -20,7 +20,7 @@ use crate::interrupt;
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
 
-/// How often a guest is powered on that does not come as far as its disks.
+/// How often a guest is powered on whose kernel stalls before it has found its disks.
 const ATTEMPTS: u32 = 3;
 
 /// The part of a boot's time within which the kernel's first word must come. It
