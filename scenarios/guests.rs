@@ -205,5 +205,9 @@ fn a_guest_that_stops_before_its_disks_is_powered_on_again() {
     fs::remove_dir_all(&options.dir).unwrap();
 
     assert_eq!(verdict.grade, Grade::Unknown);
-    assert!(verdict.reason.contains("stalled before it found its disks, 3 times in a row"), "{}", verdict.reason);
+    assert!(
+        verdict.reason.contains("stalled before it found its disks, 3 times in a row"),
+        "{}",
+        verdict.reason
+    );
 }
