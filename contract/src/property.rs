@@ -280,7 +280,7 @@ the client sends the row only after its transfer was acknowledged.",
                 ceiling: CrashConsistent,
                 rank: 16,
                 needed_for: CrashConsistent,
-                owed: where_tables_follow,
+                owed: with_non_transactional_tables,
                 examine: tables::durability,
             }
             TablesClosed {
@@ -309,7 +309,7 @@ corruption when it started.",
                 ceiling: CrashConsistent,
                 rank: 23,
                 needed_for: CrashConsistent,
-                owed: checks_of_tables,
+                owed: with_tables_to_check,
                 examine: tables::check,
             }
             BinlogAgreement {
@@ -322,7 +322,7 @@ the log has and rolls back what it has not.",
                 ceiling: Inconsistent,
                 rank: 14,
                 needed_for: ApplicationConsistent,
-                owed: where_logged,
+                owed: with_binlog,
                 examine: binlog::agreement,
             }
             RecordedPosition {
@@ -395,7 +395,7 @@ freeze, and the file of each",
                 ceiling: CrashConsistent,
                 rank: 28,
                 needed_for: ApplicationConsistent,
-                owed: where_hearts_beat,
+                owed: with_file_systems,
                 examine: disks::outside_files,
             }
             DiskAgreement {
@@ -409,7 +409,7 @@ meet in a point (Helly).",
                 ceiling: Inconsistent,
                 rank: 13,
                 needed_for: ApplicationConsistent,
-                owed: where_disks_differ,
+                owed: with_several_file_systems,
                 examine: disks::agreement,
             }
             FreshBoot {

@@ -11,25 +11,24 @@ pub(super) fn always(_: &View<'_>, _: Grade) -> bool {
     true
 }
 
-/// Where tables follow the transfers without a transaction.
-pub(super) fn where_tables_follow(view: &View<'_>, _: Grade) -> bool {
+pub(super) fn with_non_transactional_tables(view: &View<'_>, _: Grade) -> bool {
     view.has_other_tables()
 }
 
 /// The transactional tables' own checks are among what the top grade rests on.
-pub(super) fn checks_of_tables(view: &View<'_>, grade: Grade) -> bool {
+pub(super) fn with_tables_to_check(view: &View<'_>, grade: Grade) -> bool {
     grade == Grade::ApplicationConsistent || view.has_other_tables()
 }
 
-pub(super) fn where_logged(view: &View<'_>, _: Grade) -> bool {
+pub(super) fn with_binlog(view: &View<'_>, _: Grade) -> bool {
     view.case.setup.binlog
 }
 
-pub(super) fn where_hearts_beat(view: &View<'_>, _: Grade) -> bool {
+pub(super) fn with_file_systems(view: &View<'_>, _: Grade) -> bool {
     !view.case.setup.file_systems.is_empty()
 }
 
-pub(super) fn where_disks_differ(view: &View<'_>, _: Grade) -> bool {
+pub(super) fn with_several_file_systems(view: &View<'_>, _: Grade) -> bool {
     view.case.setup.file_systems.len() > 1
 }
 

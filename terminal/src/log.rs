@@ -51,10 +51,11 @@ static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 /// where it says something already.
 pub fn directives_of_trials() -> Option<&'static str> {
     let said = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
-    (!said).then_some(match VERBOSITY.get() {
-        Some(Verbosity::Verbose) => "debug",
-        _ => "warn",
-    })
+    let of_trials = match VERBOSITY.get() {
+        Some(Verbosity::Verbose) => Verbosity::Verbose,
+        _ => Verbosity::Quiet,
+    };
+    (!said).then_some(of_trials.directives())
 }
 
 /// Lets this process tell what happens. May be called once.
@@ -66,8 +67,7 @@ pub fn init(verbosity: Verbosity) {
 /// The same, and all of it, commands included, to [`TRACE`] in the directory of a trial, as JSON lines.
 /// An error is why the file cannot be made; people are told all the same.
 pub fn init_traced(verbosity: Verbosity, dir: &Path) -> io::Result<()> {
-    let file = File::create(dir.join(TRACE));
-    let (file, made) = match file {
+    let (file, made) = match File::create(dir.join(TRACE)) {
         Ok(file) => (Some(file), Ok(())),
         Err(error) => (None, Err(error)),
     };

@@ -287,7 +287,7 @@ pub(crate) fn run_trials(
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
     let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
-    let _live = Watch::begin(options, asked, jobs);
+    let _watch = Watch::begin(options, asked, jobs);
     let mut trials = Command::new(program)
         .args(["--test-threads", &jobs.to_string()])
         .env(RUN_DIR_VAR, &options.dir)

@@ -49,7 +49,14 @@ fn a_circle_is_found() {
 
 #[test]
 fn stages_know_each_other_through_plain_data_only() {
-    for (module, imported) in imports() {
+    let imports = imports();
+    for stage in STAGES {
+        assert!(
+            imports.contains_key(["harness", stage].map(str::to_owned).as_slice()),
+            "there is no stage {stage}"
+        );
+    }
+    for (module, imported) in imports {
         let stage =
             |module: &Module| STAGES.into_iter().find(|stage| module.get(1).is_some_and(|at| at == stage));
         let Some(of) = stage(&module) else { continue };

@@ -291,15 +291,16 @@ impl Machine {
     /// Its channel's events cannot tell: QEMU emits at most one a second, so a
     /// quick restart shows as nothing at all. The process id does.
     ///
-    /// The old agent is killed: it takes a lock of its main loop in the handler of SIGTERM, so that one
-    /// which is answering just then never ends, and systemd would wait for it for 90 s.
+    /// The old agent is killed: one that is answering when SIGTERM comes was seen never to end, because
+    /// the handler takes a lock of its main loop, and systemd would wait for it for 90 s.
     pub fn restart_agent(&mut self, unit: &str, limit: Duration) -> Result<()> {
         let pid = format!("systemctl show --property MainPID --value '{unit}'");
         let before = self.agent.script(&pid, b"", limit)?;
-        let restart = format!(
-            "trap '' TERM; systemctl restart --no-block '{unit}'; kill -KILL {}",
-            escape_shell(Path::new(String::from_utf8_lossy(&before).trim()))
-        );
+        let old = String::from_utf8_lossy(&before).trim().to_owned();
+        let old = escape_shell(Path::new(&old));
+        // A unit that does not run has the process 0, which to kill is the whole group.
+        let restart =
+            format!("trap '' TERM; systemctl restart --no-block '{unit}'; [ {old} = 0 ] || kill -KILL {old}");
         // The answer may be lost with the agent that would give it.
         let asking = self.agent.with_timeout(IMPATIENCE);
         let _ = asking.shell(&restart, b"", IMPATIENCE);

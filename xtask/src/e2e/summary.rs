@@ -108,16 +108,15 @@ fn markdown(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::tests::example;
     use super::*;
 
     fn rows() -> Vec<Row> {
-        let json = include_str!("../../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
-        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
         let verdict = |outcome, reason: &str| Verdict {
             outcome,
             reason: reason.into(),
             unmet: vec!["expected something <else>".into()],
-            ..serde_json::from_str(json).unwrap()
+            ..example()
         };
         vec![
             ("core/good::i::h".into(), "/e/good".into(), Ok(verdict(Outcome::Pass, "fine"))),

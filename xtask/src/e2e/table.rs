@@ -124,14 +124,18 @@ pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The verdict that the page about formats shows.
+    pub(in super::super) fn example() -> Verdict {
+        let json = include_str!("../../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
+        serde_json::from_str(json.split("```json\n").nth(1).unwrap().split("```").next().unwrap()).unwrap()
+    }
 
     #[test]
     fn eighty_columns_are_enough() {
-        let json = include_str!("../../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).unwrap();
-        let json = json.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
-        let mut verdict: Verdict = serde_json::from_str(json).unwrap();
+        let mut verdict = example();
         verdict.grade = Grade::ApplicationConsistent;
         (verdict.timings_ms.total, verdict.timings_ms.write_stall) = (Some(123_456.0), Some(10_845.0));
         let row = |hook: &str| {
