@@ -15,6 +15,7 @@ use contract::plan::Accel;
 use contract::run::{Asked, RUN_DIR_VAR, RunOptions, checkout};
 use contract::text::quote_lines;
 use harness::host::accel;
+use harness::interrupt;
 use harness::trial::supervise;
 use libtest_mimic::{Arguments, Failed, Trial};
 use terminal::log::{self, Verbosity};
@@ -32,12 +33,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn trials() -> Result<Vec<Trial>, String> {
+fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
     let options = match std::env::var_os(RUN_DIR_VAR) {
         Some(dir) => {
             // When `cargo xtask e2e` dies, this process must not start further trials.
-            let signal = rustix::process::Signal::TERM;
-            rustix::process::set_parent_process_death_signal(Some(signal)).map_err(|e| e.to_string())?;
+            interrupt::end_with_parent()?;
             RunOptions::read(Path::new(&dir))?
         }
         None => default_options(),

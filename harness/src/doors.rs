@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use tokio::runtime::Runtime;
 
 use crate::database::{Access, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, LoadError, Result};
 use crate::guest::Machine;
 use crate::names::Names;
 
@@ -23,12 +23,7 @@ pub fn open(machine: &Machine, database: Database, names: Names, limit: Duration
     let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
     let line = OPEN.replace("PORT", &port.to_string());
     let opened = machine.agent().script(&line, statements.as_bytes(), limit);
-    opened.map_err(|error| {
-        Error::Guest(format!(
-            "the guest does not let the load in: {error}. Its root must get into the server by `mysql` without a \
-             password, and systemd must have systemd-socket-proxyd, which Debian and Fedora keep in the package `systemd`"
-        ))
-    })?;
+    opened.map_err(|error| Error::AccessDenied(Box::new(error)))?;
     Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
 }
 
@@ -52,15 +47,12 @@ pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<(
         return Ok(());
     }
     let free = machine.agent().script(FREE, b"SELECT @@datadir;\n", limit)?;
-    let free = String::from_utf8_lossy(&free).trim().parse::<u64>().unwrap_or(0) / 1024;
-    let needed = u64::from(data_mib) * 5 / 4 + 256;
-    if free >= needed {
+    let free_mib = String::from_utf8_lossy(&free).trim().parse::<u64>().unwrap_or(0) / 1024;
+    let needed_mib = u64::from(data_mib) * 5 / 4 + 256;
+    if free_mib >= needed_mib {
         return Ok(());
     }
-    Err(Error::Guest(format!(
-        "the server's data directory has {free} MiB left, and `data_mib = {data_mib}` needs {needed}: take an image \
-         with a larger disk, such as bookworm-mariadb-large, or write less data into the scenario"
-    )))
+    Err(LoadError::NoRoom { free_mib, data_mib, needed_mib }.into())
 }
 
 /// Prints how many KiB are free where the server's data lie; see df(1).

@@ -1,23 +1,37 @@
 //! Why a trial stopped before it could be judged.
 
+mod agent;
+mod directories;
+mod guest;
+mod load;
+mod memory;
+
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use agent::AgentError;
+pub use directories::DirectoriesError;
+pub use guest::{Action, GuestError, GuestFailure};
+pub use load::LoadError;
+pub use memory::SavedMemoryError;
 
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a trial stopped. The message says what was tried and what to look at;
-/// the trial adds the stage and the guest.
+/// the trial adds the stage.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// libvirt refused.
     #[error("libvirt cannot {action}: {}", source.message())]
     Libvirt {
-        /// What was asked of it.
+        /// What was requested.
         action: String,
         /// Its reason.
         source: virt::error::Error,
     },
-    /// The host's file system or a host program failed.
+    /// The host's file system failed, or a program could not be started.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was tried.
@@ -25,12 +39,34 @@ pub enum Error {
         /// On which file or program.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// The database did not do as told.
+    /// The threads for the database's clients could not be started.
+    #[error("cannot start the threads for the database's clients: {0}")]
+    Runtime(#[source] io::Error),
+    /// The process cannot be told to stop.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// `qemu-img` failed.
+    #[error("`qemu-img {arguments}` failed: {stderr}")]
+    QemuImg {
+        /// What it was run with.
+        arguments: String,
+        /// What it printed.
+        stderr: String,
+    },
+    /// `qemu-img` described a disk in JSON that cannot be read.
+    #[error("cannot read what qemu-img reports of {}: {source}", disk.display())]
+    QemuImgReport {
+        /// The disk.
+        disk: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The database refused.
     #[error("the database refuses to {action}: {source}")]
     Sql {
-        /// What was asked of it.
+        /// What was requested.
         action: String,
         /// Its reason.
         source: mysql_async::Error,
@@ -38,29 +74,73 @@ pub enum Error {
     /// A log could not be written or read.
     #[error(transparent)]
     Log(#[from] contract::jsonl::Error),
-    /// The guest did not behave; the text is a whole sentence with what to look at.
-    #[error("{0}")]
-    Guest(String),
-    /// A guest hung before its kernel had said a word, or stopped before its kernel had found a disk.
-    /// Nothing of its disks was read by then, so it says nothing about them: the host's emulation
+    /// The guest agent, or a command that it ran, failed.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A guest did not do what it should.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The load cannot go on.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A saved memory cannot be used.
+    #[error(transparent)]
+    SavedMemory(#[from] SavedMemoryError),
+    /// It cannot be found out where the server keeps its files.
+    #[error("cannot find out where the guest's server keeps its files: {0}")]
+    Directories(#[from] DirectoriesError),
+    /// The guest's root has no way into the server.
+    #[error(
+        "the guest does not let the load in: {0}. Its root must get into the server by `mysql` without a password, and \
+         systemd must have systemd-socket-proxyd, which Debian and Fedora keep in the package `systemd`"
+    )]
+    AccessDenied(#[source] Box<Error>),
+    /// The plan names no file for a hook that is one.
+    #[error("plan.json has no `install`, the file of its hook `{0}`: plan the trial again")]
+    NoHookFile(String),
+    /// The agent did not answer a freeze in time.
+    #[error("the agent gave no answer within {} s ({source})", waited.as_secs())]
+    FreezeUnanswered {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What libvirt or the serial port reported.
+        source: Box<Error>,
+    },
+    /// libvirt did not keep its own limit.
+    #[error("no answer within {} s, and libvirt did not give up by itself", .0.as_secs())]
+    FreezeEndless(Duration),
+    /// No thaw succeeded.
+    #[error("the guest may still be frozen; every thaw failed: {0}")]
+    StillFrozen(#[source] Box<Error>),
+    /// The guard of the freeze window thawed the guest.
+    #[error("the freeze window was open for more than {} s, so its guard thawed the guest", .0.as_secs_f64())]
+    WindowExpired(Duration),
+    /// Disks that were attached do not appear, which says nothing about what is on them.
+    #[error("the verifier guest does not see the snapshot's disks; its console is {}", console.display())]
+    DisksNotVisible {
+        /// Its console's log.
+        console: PathBuf,
+    },
+    /// A guest hung before its kernel had printed anything, or stopped before its kernel had found a disk.
+    /// Nothing was read from its disks by then, so it says nothing about them: the host's emulation
     /// failed.
     #[error(
         "the kernel of the {0} guest stalled before it found its disks, {1} times in a row; the host may be overloaded: \
          let fewer trials run at once (`--jobs`)"
     )]
     Stalled(&'static str, u32),
-    /// A guest hung while its kernel told that its timers stood still. Whatever its disks hold, that is the
-    /// host's doing.
+    /// A guest hung while its kernel reported that its timers stood still. Whatever its disks hold, that is
+    /// the host's doing.
     #[error(
-        "the {role} guest {what}, and its kernel says that its timers stood still: the host did not run it. Let fewer \
-         trials run at once (`--jobs`). Its console is {}",
+        "the {role} guest {failure}, and its kernel says that its timers stood still: the host did not run it. Let \
+         fewer trials run at once (`--jobs`). Its console is {}",
         console.display()
     )]
     Starved {
         /// Which of the trial's guests it is.
         role: &'static str,
         /// What it did not do.
-        what: String,
+        failure: GuestFailure,
         /// Its console's log.
         console: PathBuf,
     },
@@ -73,16 +153,22 @@ pub enum Error {
          console.log and agent.jsonl show how far it came",
         .0.as_secs()
     )]
-    Overdue(std::time::Duration),
+    Overdue(Duration),
 }
 
 impl Error {
+    /// Whether the guest or its database failed, and not the host: in a guest that was restored from a
+    /// backup, that is a fact about the backup.
+    pub(crate) fn is_of_guest(&self) -> bool {
+        matches!(self, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. })
+    }
+
     pub(crate) fn libvirt(action: impl Into<String>) -> impl FnOnce(virt::error::Error) -> Self {
         let action = action.into();
         move |source| Self::Libvirt { action, source }
     }
 
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }

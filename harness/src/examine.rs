@@ -22,10 +22,10 @@ use crate::overlay;
 /// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
 /// `root` is a short-lived directory for libvirt, whose path must be short.
 pub fn main(dir: &Path, root: &Path) -> ExitCode {
-    let examined = || -> std::result::Result<(), String> {
-        interrupt::listen().map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let examined = || -> Result<(), Box<dyn std::error::Error>> {
+        interrupt::listen()?;
         let claims = Claims::read(dir)?;
-        examine(&claims, dir, root).map_err(|e| e.to_string())?.write(dir)
+        Ok(examine(&claims, dir, root)?.write(dir)?)
     };
     match examined() {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,7 +46,7 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
     let name = format!("freezeframe-examine-{}", image.name);
     let spec = Spec::of_image(image, accel, name, "examined", drives, dir.join("console.log"), root);
     let libvirt = Libvirt::embedded(root)?;
-    let runtime = Runtime::new().map_err(Error::io("start", Path::new("tokio")))?;
+    let runtime = Runtime::new().map_err(Error::Runtime)?;
     let transcript = Transcript::create(&dir.join("agent.jsonl"))?;
     let (mut machine, _) =
         Machine::boot(&libvirt, &spec, "examined", &transcript, limits.boot, limits.agent)?;

@@ -22,12 +22,18 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 static DEADLINE: OnceLock<(Instant, Duration)> = OnceLock::new();
 
 /// Lets SIGINT and SIGTERM request a stop instead of ending the process.
-pub fn listen() -> std::io::Result<()> {
+pub fn listen() -> Result<()> {
     let flag = REQUESTED.get_or_init(Arc::default);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(flag))?;
+        signal_hook::flag::register(signal, Arc::clone(flag)).map_err(Error::Signals)?;
     }
     Ok(())
+}
+
+/// Lets the end of the parent process, for whatever reason, be a SIGTERM to this one.
+pub fn end_with_parent() -> Result<()> {
+    let asked = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    asked.map_err(|errno| Error::Signals(errno.into()))
 }
 
 /// Lets every wait fail from then on.

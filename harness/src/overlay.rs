@@ -138,7 +138,7 @@ fn convert(drive: &Drive, fs: &FileSystem, raw: &Path) -> Result<()> {
 
 fn qemu_img_json<T: DeserializeOwned>(options: &[&str], file: &Path) -> Result<T> {
     let json = qemu_img(options, &[file])?;
-    serde_json::from_slice(&json).map_err(|e| Error::io("read what qemu-img says of", file)(e.into()))
+    serde_json::from_slice(&json).map_err(|source| Error::QemuImgReport { disk: file.to_owned(), source })
 }
 
 /// Runs `qemu-img`; its standard output.
@@ -153,8 +153,11 @@ fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    Err(Error::io("run", program)(std::io::Error::other(format!("{} {}", options.join(" "), reason.trim()))))
+    let files = files.iter().map(|file| file.to_string_lossy().into_owned());
+    let arguments =
+        options.iter().map(|option| (*option).to_owned()).chain(files).collect::<Vec<_>>().join(" ");
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::QemuImg { arguments, stderr })
 }
 
 #[cfg(test)]

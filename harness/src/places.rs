@@ -9,7 +9,7 @@ use contract::history::{Entry, Holds, Nanos};
 use contract::image::{FileSystem, Manifest};
 use contract::text::printable;
 
-use crate::error::{Error, Result};
+use crate::error::{DirectoriesError, Result};
 use crate::guest::{Agent, escape_shell};
 
 /// The kinds of file systems that Linux can freeze.
@@ -48,9 +48,7 @@ pub struct Place {
 pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Places, u32)> {
     let line = LOOK.replace("UNIT", &escape_shell(Path::new(&image.server.unit)));
     let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
-    parse(&String::from_utf8_lossy(&told), image).map_err(|what| {
-        Error::Guest(format!("the guest does not tell where its server keeps its files: {what}"))
-    })
+    Ok(parse(&String::from_utf8_lossy(&told), image)?)
 }
 
 impl Places {
@@ -143,9 +141,9 @@ struct Device<'a> {
     name: &'a str,
 }
 
-fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), String> {
+fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), DirectoriesError> {
     let mut parts = text.splitn(4, "\n\n");
-    let mut part = |what: &str| parts.next().ok_or_else(|| format!("{what} are missing"));
+    let mut part = |what| parts.next().ok_or(DirectoriesError::Missing(what));
     let (dirs, server) = (part("the directories")?, part("the server's mounts")?);
     let (agent, devices) = (part("the agent's mounts")?, part("the devices")?);
     let [server, agent] = [server, agent].map(|table| table.lines().filter_map(mount).collect::<Vec<_>>());
@@ -168,13 +166,13 @@ fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), String> {
     };
     let mut places = Vec::new();
     for line in dirs.lines() {
-        let (holds, path) = line.split_once('\t').ok_or("a directory is not named")?;
+        let (holds, path) = line.split_once('\t').ok_or(DirectoriesError::NoPath)?;
         let holds = match holds {
             "data" => Holds::Data,
             "redo" => Holds::Redo,
             "undo" => Holds::Undo,
             "binlogs" => Holds::Binlogs,
-            _ => return Err("a directory holds something unknown".to_owned()),
+            _ => return Err(DirectoriesError::UnknownContent),
         };
         let path = PathBuf::from(path);
         // A part of the data may be a mount of its own.
@@ -182,11 +180,11 @@ fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), String> {
             .iter()
             .filter(|mount| holds == Holds::Data && mount.at != path && mount.at.starts_with(&path));
         let below: Vec<_> = below.filter_map(|mount| place(holds, mount.at.clone())).collect();
-        places.push(place(holds, path).ok_or("a directory is on no mount")?);
+        places.push(place(holds, path).ok_or(DirectoriesError::NoMount)?);
         places.extend(below);
     }
     if !places.iter().any(|place| place.holds == Holds::Data) {
-        return Err("the data directory is missing".to_owned());
+        return Err(DirectoriesError::Missing("the data directory"));
     }
     let volumes = u32::try_from(frozen.len()).unwrap_or(u32::MAX);
     Ok((Places(places), volumes))

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::database::Access;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SavedMemoryError};
 use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape};
 use crate::host::{Libvirt, capabilities};
 use crate::interrupt;
@@ -136,19 +136,16 @@ impl Warm {
         fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
         make(libvirt, runtime, plan, role, &scratch, root, transcript)?;
         fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
-        Self::read(role, &dir)?.ok_or_else(|| Error::Guest(format!("{} is gone", dir.display())))
+        Ok(Self::read(role, &dir)?.ok_or(SavedMemoryError::Gone(dir))?)
     }
 
     fn read(role: Role, dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(PATHS);
         match fs::read(&path) {
             Ok(json) => {
-                let wrong = |e| Error::Guest(format!("{}: {e}; remove its directory", path.display()));
-                Ok(Some(Self {
-                    role,
-                    dir: dir.to_owned(),
-                    paths: serde_json::from_slice(&json).map_err(wrong)?,
-                }))
+                let paths = serde_json::from_slice(&json)
+                    .map_err(|source| SavedMemoryError::Unreadable { file: path, source })?;
+                Ok(Some(Self { role, dir: dir.to_owned(), paths }))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
@@ -175,10 +172,10 @@ impl Warm {
         let saved = self.dir.join(XML);
         let mut xml = fs::read_to_string(&saved).map_err(Error::io("read", &saved))?;
         for (role, path) in paths(spec) {
-            let old = self.paths.get(&role).ok_or_else(|| Error::Guest(format!("it has no {role}")))?;
-            let [old, new] = [old, &path].map(|path| format!("'{}'", escape(&path.to_string_lossy())));
+            let saved = self.paths.get(&role).ok_or(SavedMemoryError::NoFile(role))?;
+            let [old, new] = [saved, &path].map(|path| format!("'{}'", escape(&path.to_string_lossy())));
             if !xml.contains(&old) {
-                return Err(Error::Guest(format!("its definition does not name {old}")));
+                return Err(SavedMemoryError::NotNamed(saved.clone()).into());
             }
             xml = xml.replace(&old, &new);
         }
@@ -280,7 +277,7 @@ fn paths(spec: &Spec) -> Paths {
 /// which never change: the programs that run it, and the machine that they make.
 fn key(plan: &Plan, role: Role) -> Result<String> {
     // Faster than to ask it for its version, and as telling.
-    let qemu = fs::metadata(EMULATOR).map_err(Error::io("look at", Path::new(EMULATOR)))?;
+    let qemu = fs::metadata(EMULATOR).map_err(Error::io("read", Path::new(EMULATOR)))?;
     let qemu = format!("{} {} {}", qemu.len(), qemu.mtime(), qemu.mtime_nsec());
     let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
     // The guest sees the host's processor only where that runs it.

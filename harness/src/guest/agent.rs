@@ -18,7 +18,7 @@ use virt::domain::Domain;
 
 use super::serial::Serial;
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{AgentError, Error, Result};
 use crate::host;
 use crate::interrupt;
 
@@ -31,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest answer kept in the transcript, bytes; the rest is counted.
 const TRANSCRIPT_LIMIT: usize = 4096;
+
+/// How much of a shell command an error shows, characters.
+const SHOWN_COMMAND: usize = 200;
 
 /// One exchange in `agent.jsonl`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,22 +73,6 @@ pub struct Exec {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-}
-
-impl Exec {
-    /// The standard output of `line`, whose end this is; an exit code other than 0 is an error.
-    pub(crate) fn done(self, line: &str) -> Result<Vec<u8>> {
-        if self.code == Some(0) {
-            return Ok(self.stdout);
-        }
-        let output = String::from_utf8_lossy(&self.stderr);
-        Err(Error::Guest(format!(
-            "`{}` failed in the guest with {}: {}",
-            line.chars().take(200).collect::<String>(),
-            self.code.map_or("a signal".to_owned(), |code| format!("exit code {code}")),
-            printable(output.trim())
-        )))
-    }
 }
 
 /// The way to an agent.
@@ -152,7 +139,7 @@ impl Agent {
     pub fn version(&self) -> Result<String> {
         let info = self.command("guest-info", json!({}))?;
         let version = info["version"].as_str().map(printable);
-        version.ok_or_else(|| self.nonsense("guest-info", &info))
+        version.ok_or_else(|| self.invalid("guest-info", &info))
     }
 
     /// Whether the agent believes that it has frozen file systems.
@@ -165,7 +152,7 @@ impl Agent {
     pub(crate) fn os(&self) -> Result<String> {
         let name = "guest-get-osinfo";
         let info = self.command(name, json!({}))?;
-        let id = info["id"].as_str().ok_or_else(|| self.nonsense(name, &info))?;
+        let id = info["id"].as_str().ok_or_else(|| self.invalid(name, &info))?;
         Ok(printable(id))
     }
 
@@ -173,7 +160,7 @@ impl Agent {
     pub(crate) fn file_system_kinds(&self) -> Result<Vec<String>> {
         let name = "guest-get-fsinfo";
         let list = self.command(name, json!({}))?;
-        let volumes = list.as_array().ok_or_else(|| self.nonsense(name, &list))?;
+        let volumes = list.as_array().ok_or_else(|| self.invalid(name, &list))?;
         Ok(volumes.iter().filter_map(|volume| volume["type"].as_str()).map(str::to_owned).collect())
     }
 
@@ -186,7 +173,7 @@ impl Agent {
                 "input-data": BASE64.encode(input),
             }),
         )?;
-        let pid = started["pid"].as_i64().ok_or_else(|| self.nonsense("guest-exec", &started))?;
+        let pid = started["pid"].as_i64().ok_or_else(|| self.invalid("guest-exec", &started))?;
         let begun = Instant::now();
         loop {
             let status = self.command("guest-exec-status", json!({ "pid": pid }))?;
@@ -201,8 +188,8 @@ impl Agent {
             }
             let elapsed = begun.elapsed();
             if elapsed > limit {
-                let seconds = limit.as_secs();
-                return Err(Error::Guest(format!("`{line}` did not end within {seconds} s in the guest")));
+                let (guest, command) = (self.guest.clone(), beginning(line));
+                return Err(AgentError::Unfinished { guest, command, limit }.into());
             }
             // The agent has no event for the end of a command, and each question costs the
             // guest some milliseconds: so the pause is a part of what has passed.
@@ -212,7 +199,16 @@ impl Agent {
 
     /// Like [`Agent::shell`], and an exit code other than 0 is an error.
     pub fn script(&self, line: &str, input: &[u8], limit: Duration) -> Result<Vec<u8>> {
-        self.shell(line, input, limit)?.done(line)
+        self.check(self.shell(line, input, limit)?, line)
+    }
+
+    /// The standard output of `line`, whose end this is; an exit code other than 0 is an error.
+    pub(crate) fn check(&self, Exec { code, stdout, stderr }: Exec, line: &str) -> Result<Vec<u8>> {
+        if code == Some(0) {
+            return Ok(stdout);
+        }
+        let stderr = printable(String::from_utf8_lossy(&stderr).trim());
+        Err(AgentError::Failed { guest: self.guest.clone(), command: beginning(line), code, stderr }.into())
     }
 
     fn filesystems(
@@ -235,7 +231,7 @@ impl Agent {
     /// Runs a command that answers with how many file systems it reached.
     fn counted(&self, name: &str) -> Result<u32> {
         let count = self.command(name, json!({}))?;
-        count.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| self.nonsense(name, &count))
+        count.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| self.invalid(name, &count))
     }
 
     fn command(&self, name: &str, arguments: Value) -> Result<Value> {
@@ -264,17 +260,14 @@ impl Agent {
         );
         let answer = answer?;
         let mut answer: Value =
-            serde_json::from_str(&answer).map_err(|_| self.nonsense(name, &answer.into()))?;
-        if let Some(why) = answer["error"]["desc"].as_str() {
-            let why = printable(why);
-            return Err(Error::Guest(format!(
-                "the agent of the {} guest cannot run {name}: {why}",
-                self.guest
-            )));
+            serde_json::from_str(&answer).map_err(|_| self.invalid(name, &answer.into()))?;
+        if let Some(reason) = answer["error"]["desc"].as_str() {
+            let (guest, command, reason) = (self.guest.clone(), name.to_owned(), printable(reason));
+            return Err(AgentError::Refused { guest, command, reason }.into());
         }
         match answer.get_mut("return") {
             Some(value) => Ok(value.take()),
-            None => Err(self.nonsense(name, &answer)),
+            None => Err(self.invalid(name, &answer)),
         }
     }
 
@@ -286,13 +279,15 @@ impl Agent {
         self.transcript.record(&Exchange { t, end, guest, command, answer });
     }
 
-    fn nonsense(&self, command: &str, answer: &Value) -> Error {
-        let shown = printable(&answer.to_string());
-        Error::Guest(format!(
-            "the agent of the {} guest answered {command} with nonsense: {shown}",
-            self.guest
-        ))
+    fn invalid(&self, command: &str, answer: &Value) -> Error {
+        let (guest, answer) = (self.guest.clone(), printable(&answer.to_string()));
+        AgentError::Invalid { guest, command: command.to_owned(), answer }.into()
     }
+}
+
+/// The beginning of a shell command, for an error.
+fn beginning(line: &str) -> String {
+    line.chars().take(SHOWN_COMMAND).collect()
 }
 
 fn bounded(mut text: String) -> String {

@@ -13,7 +13,7 @@ use super::agent::{Agent, Transcript, Transport};
 use super::console;
 use super::domain::{Drive, Spec, escape_shell};
 use super::serial::Serial;
-use crate::error::{Error, Result};
+use crate::error::{Action, Error, GuestError, GuestFailure, Result};
 use crate::host::{self, Event, Events, Libvirt};
 use crate::interrupt;
 
@@ -158,9 +158,7 @@ impl Machine {
         let deadline = Instant::now() + limit;
         while self.domain.is_active().is_ok() {
             if Instant::now() > deadline {
-                return Err(
-                    self.trouble(&format!("stopped, and libvirt still keeps it after {} s", limit.as_secs()))
-                );
+                return Err(self.failure(GuestFailure::NotReleased(limit)));
             }
             interrupt::pass(Duration::from_millis(20))?;
         }
@@ -176,7 +174,7 @@ impl Machine {
                 Some(Event::AgentDisconnected | Event::DeviceRemoved | Event::BlockJobEnded { .. }) => {}
                 Some(Event::Stopped) => {
                     self.stopped = true;
-                    return Err(self.trouble("stopped while it booted"));
+                    return Err(self.failure(GuestFailure::StoppedInBoot));
                 }
                 None if patience < deadline => {
                     if std::fs::metadata(&self.console).is_ok_and(|console| console.len() == 0) {
@@ -185,9 +183,7 @@ impl Machine {
                     patience = deadline;
                 }
                 None => {
-                    return Err(
-                        self.trouble(&format!("did not start its agent within {} s", limit.as_secs()))
-                    );
+                    return Err(self.timed_out(Action::StartAgent, limit));
                 }
             }
         }
@@ -214,7 +210,7 @@ impl Machine {
         if self.events.try_iter().any(|event| event == Event::Stopped) {
             self.stopped = true;
         }
-        if self.stopped { Err(self.trouble("stopped unexpectedly")) } else { Ok(()) }
+        if self.stopped { Err(self.failure(GuestFailure::Stopped)) } else { Ok(()) }
     }
 
     /// Fails when the guest has stopped, or one of its units has failed: then
@@ -234,7 +230,7 @@ impl Machine {
         // See systemctl(1): exit code 0 when the unit has failed.
         let state = self.agent.shell(&format!("systemctl is-failed '{unit}'"), b"", limit)?;
         if state.code == Some(0) {
-            return Err(Error::Guest(format!("the unit {unit} failed to start in the {} guest", self.role)));
+            return Err(GuestError::UnitFailed { role: self.role, unit: unit.to_owned() }.into());
         }
         Ok(())
     }
@@ -251,7 +247,7 @@ impl Machine {
         self.domain
             .detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE)
             .map_err(Error::libvirt(format!("detach a disk from the {} guest", self.role)))?;
-        self.wait_for("let go of a disk", limit, |event| (event == Event::DeviceRemoved).then_some(true))
+        self.wait_for(Action::ReleaseDisk, limit, |event| (event == Event::DeviceRemoved).then_some(true))
     }
 
     /// Writes what an overlay of one of the guest's disks holds into the one
@@ -259,29 +255,27 @@ impl Machine {
     pub(crate) fn commit(&mut self, overlay: &Drive, limit: Duration) -> Result<()> {
         host::block_commit(&self.domain, &overlay.target, &overlay.file)
             .map_err(Error::libvirt(format!("merge {}", overlay.file.display())))?;
-        self.wait_for("merge an overlay of its disk", limit, |event| match event {
+        self.wait_for(Action::MergeOverlay, limit, |event| match event {
             Event::BlockJobEnded { done } => Some(done),
             _ => None,
         })
     }
 
     /// Waits for an event that `ends` knows, and whether it was a good one.
-    fn wait_for(&mut self, what: &str, limit: Duration, ends: fn(Event) -> Option<bool>) -> Result<()> {
+    fn wait_for(&mut self, action: Action, limit: Duration, ends: fn(Event) -> Option<bool>) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             match interrupt::receive(&self.events, deadline)? {
                 Some(Event::Stopped) => {
                     self.stopped = true;
-                    return Err(self.trouble("stopped unexpectedly"));
+                    return Err(self.failure(GuestFailure::Stopped));
                 }
                 Some(event) => match ends(event) {
                     Some(true) => return Ok(()),
-                    Some(false) => return Err(self.trouble(&format!("failed to {what}"))),
+                    Some(false) => return Err(self.failure(GuestFailure::Failed(action))),
                     None => {}
                 },
-                None => {
-                    return Err(self.trouble(&format!("did not {what} within {} s", limit.as_secs())));
-                }
+                None => return Err(self.timed_out(action, limit)),
             }
         }
     }
@@ -312,7 +306,7 @@ impl Machine {
             }
             interrupt::pass(Duration::from_millis(50))?;
         }
-        Err(self.trouble(&format!("did not restart its agent within {} s", limit.as_secs())))
+        Err(self.timed_out(Action::RestartAgent, limit))
     }
 
     /// Runs a line of shell as root in a unit of its own and waits for its end:
@@ -333,18 +327,16 @@ impl Machine {
                 Ok(b"active\n") => return Ok(()),
                 Ok(b"failed\n") => {
                     let journal = format!("journalctl --unit '{unit}' --output cat --no-pager | tail -n 20");
-                    let said = self.agent.script(&journal, b"", limit)?;
-                    return Err(Error::Guest(format!(
-                        "`{line}` failed in the {} guest: {}",
-                        self.role,
-                        printable(String::from_utf8_lossy(&said).trim())
-                    )));
+                    let journal = self.agent.script(&journal, b"", limit)?;
+                    let journal = printable(String::from_utf8_lossy(&journal).trim());
+                    let (role, command) = (self.role, line.to_owned());
+                    return Err(GuestError::CommandFailed { role, command, journal }.into());
                 }
                 // It runs, or nobody answers while the agent restarts.
                 Ok(_) | Err(_) => interrupt::pass(Duration::from_millis(200))?,
             }
         }
-        Err(self.trouble(&format!("did not end `{line}` within {} s", limit.as_secs())))
+        Err(self.timed_out(Action::EndCommand(line.to_owned()), limit))
     }
 
     /// The agent.
@@ -378,9 +370,8 @@ impl Machine {
     /// The loopback address that leads to a port of the guest.
     fn address(&self, port: u16) -> Result<SocketAddr> {
         let info = self.monitor("info usernet")?;
-        let forwarded = forwarded_port(&info, port).ok_or_else(|| {
-            Error::Guest(format!("QEMU does not forward port {port}: {}", printable(&info)))
-        })?;
+        let forwarded = forwarded_port(&info, port)
+            .ok_or_else(|| GuestError::NotForwarded { port, report: printable(&info) })?;
         Ok((Ipv4Addr::LOCALHOST, forwarded).into())
     }
 
@@ -397,17 +388,23 @@ impl Machine {
         Ok((stats.wr_req.unsigned_abs(), stats.wr_bytes.unsigned_abs()))
     }
 
-    /// An error about this guest, with what its console tells.
-    pub(crate) fn trouble(&self, what: &str) -> Error {
-        if STARVED.iter().any(|words| console::says(&self.console, words) == Some(true)) {
-            return Error::Starved { role: self.role, what: what.to_owned(), console: self.console.clone() };
+    fn timed_out(&self, action: Action, limit: Duration) -> Error {
+        self.failure(GuestFailure::TimedOut { action, limit })
+    }
+
+    /// An error about this guest, with what its console shows.
+    fn failure(&self, failure: GuestFailure) -> Error {
+        let (role, console) = (self.role, self.console.clone());
+        if STARVED.iter().any(|words| console::says(&console, words) == Some(true)) {
+            return Error::Starved { role, failure, console };
         }
-        Error::Guest(format!(
-            "the {} guest {what}. Its console ({}) says:\n{}",
-            self.role,
-            self.console.display(),
-            console::telling_lines(&self.console, CONSOLE_LINES)
-        ))
+        let lines = console::telling_lines(&console, CONSOLE_LINES);
+        GuestError::Failed { role, failure, console, lines }.into()
+    }
+
+    /// An error about this guest, to which disks were attached that it does not show.
+    pub(crate) fn disks_not_visible(&self) -> Error {
+        Error::DisksNotVisible { console: self.console.clone() }
     }
 
     /// Ends the guest as if its power were cut.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{AgentError, Error, Result};
 
 /// The longest line of an answer, bytes; libvirt's client has the same.
 const LINE_LIMIT: usize = 10 << 20;
@@ -54,20 +54,13 @@ impl Serial {
             line.send(&[command.as_bytes(), b"\n"].concat(), deadline)?;
             line.receive(deadline)
         });
-        answer.map_err(|trouble| {
-            let within = format!("within {:.1} s", timeout.as_secs_f64());
-            match trouble {
-                Trouble::NotThere => {
-                    Error::Guest(format!("no guest agent answers on its serial port {within}"))
-                }
-                Trouble::Late => Error::Guest(format!("the guest agent gave no answer {within}")),
-                Trouble::Endless => Error::Guest(format!(
-                    "the guest agent gave an answer that does not end within {LINE_LIMIT} bytes"
-                )),
-                Trouble::Gone(error) => {
-                    *slot = None;
-                    Error::io("talk to the guest agent through", &self.socket)(error)
-                }
+        answer.map_err(|trouble| match trouble {
+            Trouble::NotThere => AgentError::Absent(timeout).into(),
+            Trouble::Late => AgentError::Late(timeout).into(),
+            Trouble::Endless => AgentError::Endless(LINE_LIMIT).into(),
+            Trouble::Gone(error) => {
+                *slot = None;
+                Error::io("reach the guest agent through", &self.socket)(error)
             }
         })
     }

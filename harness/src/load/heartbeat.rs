@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::shared::{Pending, Shared};
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, LoadError, Result};
 use crate::guest::{HEARTBEAT, Machine, escape_shell};
 use crate::places::heartbeat_file;
 
@@ -68,8 +68,7 @@ pub fn prepare(
 
 /// Asks for record after record until told to stop.
 pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<()> {
-    let failed =
-        |e| Error::io("talk to the guest through", Path::new(&format!("the heartbeat channel of {disk}")))(e);
+    let failed = |source| LoadError::HeartbeatChannel { file_system: disk.clone(), source };
     stream.set_nonblocking(true).map_err(failed)?;
     let mut stream = BufReader::new(tokio::net::UnixStream::from_std(stream).map_err(failed)?);
     let mut answer = String::new();
@@ -88,10 +87,8 @@ pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<
         answer.clear();
         stream.read_line(&mut answer).await.map_err(failed)?;
         if answer.trim() != n.to_string() {
-            let words = contract::text::printable(answer.trim());
-            return Err(Error::Guest(format!(
-                "the heartbeats of disk {disk} ended: the guest answered `{words}` to record {n}"
-            )));
+            let answer = contract::text::printable(answer.trim());
+            return Err(LoadError::Heartbeat { file_system: disk, record: n, answer }.into());
         }
         pending.done()?;
         sleep(PAUSE).await;

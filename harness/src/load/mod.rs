@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::database::{self, DOORS, Target};
-use crate::error::{Error, Result};
+use crate::error::{LoadError, Result};
 use crate::history_log::HistoryLog;
 use crate::interrupt;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
@@ -167,8 +167,7 @@ impl Load {
             let deadline = tokio::time::Instant::now() + patience;
             let mut first = Ok(());
             while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
-                let ended =
-                    ended.unwrap_or_else(|e| Err(Error::Guest(format!("a writer of the load ended: {e}"))));
+                let ended = ended.unwrap_or_else(|e| Err(LoadError::ClientEnded(e).into()));
                 first = first.and(ended);
             }
             // Waits until the abandoned ones are gone: nobody writes to the history any more.

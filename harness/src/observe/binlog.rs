@@ -10,7 +10,8 @@ use contract::binlog::{Log, Position, index, is_in_use, position};
 use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
-use super::files::{Files, Opened, Why};
+use super::error::ReadError;
+use super::files::{Files, Opened};
 use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::{Names, table};
@@ -26,19 +27,19 @@ pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut Observati
     let logs = match index_name(files, dir) {
         // No server without an index keeps a binary log.
         Ok(None) => return Ok(()),
-        Ok(Some(name)) => read_text(files, &dir.join(&name)).map_err(|why| (name, why)),
-        Err(why) => Err(("binary log index".to_owned(), why)),
+        Ok(Some(name)) => read_text(files, &dir.join(&name)).map_err(|error| (name, error)),
+        Err(error) => Err(("binary log index".to_owned(), error)),
     };
     let logs: Vec<String> = match &logs {
         Ok(text) => index(text).map(str::to_owned).collect(),
-        Err((name, why)) => return failed(name, why, log),
+        Err((name, error)) => return failed(name, error, log),
     };
     let Some(last) = logs.last() else { return Ok(()) };
     let mut room = MAX_LOGS;
     for name in &logs {
         let path = dir.join(name);
         let read = match files.must(&path).map(|file| file.size) {
-            Ok(size) if size > room => Err(format!("the binary logs are longer than {MAX_LOGS} bytes")),
+            Ok(size) if size > room => Err(ReadError::TooManyLogs(MAX_LOGS)),
             Ok(size) => {
                 room -= size;
                 if name == last {
@@ -47,13 +48,13 @@ pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut Observati
                 }
                 transfers(files, &path, names, log)?
             }
-            Err(why) => Err(why),
+            Err(error) => Err(error),
         };
         match read {
             // A crash may tear the log that is being written.
-            Ok(Some(at)) if name != last => failed(name, &format!("it is damaged at byte {at}"), log)?,
+            Ok(Some(at)) if name != last => failed(name, &ReadError::Damaged(at), log)?,
             Ok(_) => {}
-            Err(why) => failed(name, &why, log)?,
+            Err(error) => failed(name, &error, log)?,
         }
     }
     Ok(())
@@ -64,8 +65,10 @@ pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut Observati
 pub(super) fn recorded(files: &Files, path: &Path, log: &mut ObservationLog) -> Result<Option<Position>> {
     let read = match files.file(path) {
         Ok(None) => return Ok(None),
-        Ok(Some(file)) => text(file).and_then(|text| position(&text)),
-        Err(why) => Err(why),
+        Ok(Some(file)) => {
+            text(file).and_then(|text| position(&text).map_err(|e| ReadError::Position(e.to_string())))
+        }
+        Err(error) => Err(error),
     };
     match read {
         Ok(recorded) => {
@@ -75,28 +78,29 @@ pub(super) fn recorded(files: &Files, path: &Path, log: &mut ObservationLog) -> 
             }
             return Ok(recorded);
         }
-        Err(why) => {
+        Err(error) => {
             let path = POSITION_FILE.to_owned();
-            log.write(&Record::Unreadable { path, detail: printable(&why) })?;
+            log.write(&Record::Unreadable { path, detail: printable(&error.to_string()) })?;
         }
     }
     Ok(None)
 }
 
-fn failed(file: &str, why: &str, log: &mut ObservationLog) -> Result<()> {
-    Ok(log.write(&Record::BinlogError { file: printable(file), error: printable(why) })?)
+fn failed(file: &str, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
+    let error = printable(&error.to_string());
+    Ok(log.write(&Record::BinlogError { file: printable(file), error })?)
 }
 
 /// The one index of binary logs in the directory; a replica's relay logs have
 /// one as well.
-fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, Why> {
-    let mut found = None;
+fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, ReadError> {
+    let mut found: Option<String> = None;
     for name in files.names(dir)? {
         if !name.ends_with(".index") || name.contains("relay") {
             continue;
         }
         if let Some(other) = &found {
-            return Err(format!("there are two, {other} and {name}"));
+            return Err(ReadError::TwoIndexes(other.clone(), name));
         }
         found = Some(name);
     }
@@ -109,14 +113,13 @@ fn transfers(
     path: &Path,
     names: &Names,
     log: &mut ObservationLog,
-) -> Result<Result<Option<u64>, Why>> {
+) -> Result<Result<Option<u64>, ReadError>> {
     let ledger = names.bare(table::LEDGER);
-    let opened = files.must(path).and_then(|file| {
-        Log::open(BufReader::new(file.read), &names.load, &ledger).map_err(|e| e.to_string())
-    });
+    let opened =
+        files.must(path).and_then(|file| Ok(Log::open(BufReader::new(file.read), &names.load, &ledger)?));
     let mut input = match opened {
         Ok(input) => input,
-        Err(why) => return Ok(Err(why)),
+        Err(error) => return Ok(Err(error)),
     };
     loop {
         match input.next_transaction() {
@@ -126,19 +129,19 @@ fn transfers(
                 }
             }
             Ok(None) => return Ok(Ok(input.torn_at())),
-            Err(problem) => return Ok(Err(problem.to_string())),
+            Err(problem) => return Ok(Err(problem.into())),
         }
     }
 }
 
-fn read_text(files: &Files, path: &Path) -> Result<String, Why> {
+fn read_text(files: &Files, path: &Path) -> Result<String, ReadError> {
     text(files.must(path)?)
 }
 
-fn text(file: Opened) -> Result<String, Why> {
+fn text(file: Opened) -> Result<String, ReadError> {
     let mut text = String::new();
-    file.read.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    if text.len() as u64 > MAX_TEXT { Err(format!("it is longer than {MAX_TEXT} bytes")) } else { Ok(text) }
+    file.read.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT { Err(ReadError::TooLong(MAX_TEXT)) } else { Ok(text) }
 }
 
 #[cfg(test)]

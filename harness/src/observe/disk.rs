@@ -14,7 +14,8 @@ use contract::image::{FileSystem, Manifest};
 use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
-use super::files::{Files, Why};
+use super::error::ReadError;
+use super::files::Files;
 use super::writer::ObservationLog;
 use super::{binlog, file_system, table_files};
 use crate::error::{Error, Result};
@@ -81,14 +82,15 @@ impl Sought<'_> {
         let kind = fs.fs;
         let dirty = match file_system::dirty(kind, raw) {
             Ok(dirty) => dirty,
-            Err(why) => return self.unreadable(fs, &why, log),
+            Err(error) => return self.unreadable(fs, &error, log),
         };
         log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
 
         // ext4 is read as if its journal had been replayed, the others only after that.
         let replayed = file_system::replay(kind, raw);
-        let files = match &replayed {
-            Err(why) if dirty => Err(format!("its journal was not replayed: {why}")),
+        let is_replayed = replayed.is_ok();
+        let files = match replayed {
+            Err(error) if dirty => Err(ReadError::NotReplayed(Box::new(error))),
             _ => Files::open(kind, raw),
         };
         match files {
@@ -100,11 +102,9 @@ impl Sought<'_> {
                     }
                 }
             }
-            Err(why) => self.unreadable(fs, &why, log)?,
+            Err(error) => self.unreadable(fs, &error, log)?,
         }
-        if replayed.is_ok()
-            && let Ok((clean, detail)) = file_system::check(kind, raw)
-        {
+        if is_replayed && let Ok((clean, detail)) = file_system::check(kind, raw) {
             log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
         }
         Ok(())
@@ -122,12 +122,12 @@ impl Sought<'_> {
     ) -> Result<()> {
         let raw = outer.with_file_name(format!("{}.raw", fs.name));
         let copied = files.must(file).and_then(|opened| {
-            let mut copy = File::create(&raw).map_err(|e| e.to_string())?;
-            std::io::copy(&mut opened.read.take(fs.bytes), &mut copy).map_err(|e| e.to_string())
+            let mut copy = File::create(&raw)?;
+            Ok(std::io::copy(&mut opened.read.take(fs.bytes), &mut copy)?)
         });
         let examined = match copied {
             Ok(_) => self.examine(fs, &raw, found, log),
-            Err(why) => self.unreadable(fs, &why, log),
+            Err(error) => self.unreadable(fs, &error, log),
         };
         if raw.exists() {
             std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
@@ -158,8 +158,8 @@ impl Sought<'_> {
     }
 
     /// Nothing of a file system could be read.
-    fn unreadable(&self, fs: &FileSystem, why: &str, log: &mut ObservationLog) -> Result<()> {
-        let (path, detail) = (format!("/dev/{}", fs.name), printable(why));
+    fn unreadable(&self, fs: &FileSystem, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
+        let (path, detail) = (format!("/dev/{}", fs.name), printable(&error.to_string()));
         log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
         if self.places.on(fs, Holds::Binlogs).next().is_some() {
             log.write(&Record::BinlogError { file: path, error: detail })?;
@@ -193,10 +193,10 @@ impl Sought<'_> {
 
 /// Writes down the heartbeats of a file system; none when their file is not there.
 fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
-    let read = || -> Result<Vec<u8>, Why> {
+    let read = || -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         if let Some(file) = files.file(&heartbeat_file(Path::new("/")))? {
-            file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes)?;
         }
         Ok(bytes)
     };
@@ -207,7 +207,7 @@ fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Resul
         }
         Err(error) => {
             let path = heartbeat_file(&fs.mount).display().to_string();
-            Record::Unreadable { path, detail: printable(&error) }
+            Record::Unreadable { path, detail: printable(&error.to_string()) }
         }
     };
     Ok(log.write(&record)?)

@@ -2,6 +2,7 @@
 //! replay, the replay, and the check. Only the replay writes, on a scratch copy.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,7 +11,7 @@ use contract::image::FsKind;
 use contract::text::printable;
 use terminal::command::Run as _;
 
-use super::files::Why;
+use super::error::ReadError;
 
 /// Where ext4's superblock lies, and what is read of it. See the kernel's
 /// Documentation/filesystems/ext4/super.rst.
@@ -36,34 +37,33 @@ const CHECK_LINES: usize = 20;
 
 /// Whether the journal holds something to replay. An error says why that could
 /// not be told: no such file system, or no tool for it on this host.
-pub(super) fn dirty(kind: FsKind, raw: &Path) -> Result<bool, Why> {
+pub(super) fn dirty(kind: FsKind, raw: &Path) -> Result<bool, ReadError> {
     match kind {
         FsKind::Ext4 => ext4_dirty(raw),
         FsKind::Xfs => {
             let printed = output(Command::new("xfs_logprint").arg("-t").arg(raw))?;
             let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
-            let blocks = xfs_log_blocks(&printed).ok_or("xfs_logprint finds no log of an XFS")?;
+            let blocks = xfs_log_blocks(&printed).ok_or(ReadError::NoXfs)?;
             Ok(blocks > XFS_FROZEN_BLOCKS)
         }
         FsKind::Btrfs => {
             let dump = output(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(raw))?;
             let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
-            let root = btrfs_log_root(&dump).ok_or("there is no superblock of a btrfs")?;
+            let root = btrfs_log_root(&dump).ok_or(ReadError::NoBtrfs)?;
             Ok(root != 0)
         }
     }
 }
 
 /// Replays the journal as a mount would.
-pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), Why> {
+pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), ReadError> {
     match kind {
         // What it finds wrong, the check finds again.
         FsKind::Ext4 => output(Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(raw)).map(drop),
         // Only the kernel can. The mount is seen by nobody and ends with its process.
         FsKind::Xfs | FsKind::Btrfs => {
             let options = if kind == FsKind::Xfs { "loop,nouuid" } else { "loop" };
-            let at =
-                tempfile::tempdir_in(raw.parent().unwrap_or(Path::new("."))).map_err(|e| e.to_string())?;
+            let at = tempfile::tempdir_in(raw.parent().unwrap_or(Path::new(".")))?;
             let script = "mount -t \"$1\" -o \"$2\" \"$3\" \"$4\" && umount \"$4\"";
             let mut unshare = Command::new("unshare");
             unshare.args([
@@ -81,14 +81,14 @@ pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), Why> {
             if mounted.status.success() {
                 return Ok(());
             }
-            Err(printable(String::from_utf8_lossy(&mounted.stderr).trim()))
+            Err(ReadError::Program(printable(String::from_utf8_lossy(&mounted.stderr).trim())))
         }
     }
 }
 
 /// Checks a replayed file system without repairing it: whether nothing is
 /// wrong, and what the checker printed. See e2fsck(8), xfs_repair(8), btrfs-check(8).
-pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), Why> {
+pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), ReadError> {
     let mut checker = match kind {
         FsKind::Ext4 => Command::new("e2fsck"),
         FsKind::Xfs => Command::new("xfs_repair"),
@@ -107,18 +107,21 @@ pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), Why> {
     Ok((checked.status.success(), lines.join("\n")))
 }
 
-fn output(command: &mut Command) -> Result<Output, Why> {
+fn output(command: &mut Command) -> Result<Output, ReadError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).run_output().map_err(|e| format!("{program} cannot be run: {e}"))
+    command.stdin(Stdio::null()).run_output().map_err(|source| match source.kind() {
+        ErrorKind::NotFound => ReadError::NotInstalled(program),
+        _ => ReadError::NotRun { program, source },
+    })
 }
 
-fn ext4_dirty(raw: &Path) -> Result<bool, Why> {
-    let file = File::open(raw).map_err(|e| e.to_string())?;
-    let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, ext4::OFFSET + at).map_err(|e| e.to_string());
+fn ext4_dirty(raw: &Path) -> Result<bool, ReadError> {
+    let file = File::open(raw)?;
+    let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, ext4::OFFSET + at);
     let mut magic = [0; 2];
     read(&mut magic, ext4::MAGIC_AT)?;
     if u16::from_le_bytes(magic) != ext4::MAGIC {
-        return Err("the disk holds no ext4 superblock".to_owned());
+        return Err(ReadError::NoExt4);
     }
     let mut incompat = [0; 4];
     read(&mut incompat, ext4::INCOMPAT_AT)?;

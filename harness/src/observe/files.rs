@@ -12,8 +12,7 @@ use contract::image::FsKind;
 use ext4_view::Ext4;
 use terminal::command::Run as _;
 
-/// Why something on the image was not read, in words.
-pub(super) type Why = String;
+use super::error::ReadError;
 
 /// The file system of a raw image.
 pub(super) enum Files {
@@ -30,9 +29,9 @@ pub(super) struct Opened {
 }
 
 impl Files {
-    pub(super) fn open(kind: FsKind, raw: &Path) -> Result<Self, Why> {
+    pub(super) fn open(kind: FsKind, raw: &Path) -> Result<Self, ReadError> {
         match kind {
-            FsKind::Ext4 => Ext4::load_from_path(raw).map(Self::Ext4).map_err(|e| e.to_string()),
+            FsKind::Ext4 => Ok(Self::Ext4(Ext4::load_from_path(raw)?)),
             FsKind::Xfs | FsKind::Btrfs => {
                 let this = Self::Grub(raw.to_owned());
                 this.names(Path::new("/")).map(|_| this)
@@ -41,13 +40,13 @@ impl Files {
     }
 
     /// The names in a directory that are UTF-8.
-    pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>, Why> {
+    pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
         let dir = text(dir)?;
         match self {
             Self::Ext4(fs) => {
                 let mut names = Vec::new();
-                for entry in fs.read_dir(dir).map_err(|e| e.to_string())? {
-                    let entry = entry.map_err(|e| e.to_string())?;
+                for entry in fs.read_dir(dir)? {
+                    let entry = entry?;
                     names.extend(entry.file_name().as_str().ok().map(str::to_owned));
                 }
                 Ok(names)
@@ -62,15 +61,15 @@ impl Files {
     }
 
     /// The directories in a directory, whose names are UTF-8.
-    pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>, Why> {
+    pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
         let dir = text(dir)?;
         match self {
             Self::Ext4(fs) => {
                 let mut names = Vec::new();
-                for entry in fs.read_dir(dir).map_err(|e| e.to_string())? {
-                    let entry = entry.map_err(|e| e.to_string())?;
+                for entry in fs.read_dir(dir)? {
+                    let entry = entry?;
                     let Ok(name) = entry.file_name().as_str().map(str::to_owned) else { continue };
-                    if name != "." && name != ".." && entry.file_type().map_err(|e| e.to_string())?.is_dir() {
+                    if name != "." && name != ".." && entry.file_type()?.is_dir() {
                         names.push(name);
                     }
                 }
@@ -90,36 +89,35 @@ impl Files {
     }
 
     /// Opens a file; `None` when there is none.
-    pub(super) fn file(&self, path: &Path) -> Result<Option<Opened>, Why> {
+    pub(super) fn file(&self, path: &Path) -> Result<Option<Opened>, ReadError> {
         let path = text(path)?;
         match self {
             Self::Ext4(fs) => {
-                if !fs.exists(path).map_err(|e| e.to_string())? {
+                if !fs.exists(path)? {
                     return Ok(None);
                 }
-                let size = fs.metadata(path).map_err(|e| e.to_string())?.len();
-                let read = Box::new(BufReader::new(fs.open(path).map_err(|e| e.to_string())?));
+                let size = fs.metadata(path)?.len();
+                let read = Box::new(BufReader::new(fs.open(path)?));
                 Ok(Some(Opened { size, read }))
             }
             Self::Grub(raw) => {
                 // A copy beside the image, gone as soon as it is open.
-                let copy = tempfile::NamedTempFile::new_in(raw.parent().unwrap_or(Path::new(".")));
-                let copy = copy.map_err(|e| e.to_string())?;
+                let copy = tempfile::NamedTempFile::new_in(raw.parent().unwrap_or(Path::new(".")))?;
                 let target = text(copy.path())?;
                 match grub(raw, &["cp", &format!("{LOOP}{path}"), target]) {
-                    Err(why) if why.contains("not found") => return Ok(None),
+                    Err(ReadError::Program(message)) if message.contains("not found") => return Ok(None),
                     other => other?,
                 };
-                let file = File::open(copy.path()).map_err(|e| e.to_string())?;
-                let size = file.metadata().map_err(|e| e.to_string())?.len();
+                let file = File::open(copy.path())?;
+                let size = file.metadata()?.len();
                 Ok(Some(Opened { size, read: Box::new(BufReader::new(file)) }))
             }
         }
     }
 
     /// A file that must be there.
-    pub(super) fn must(&self, path: &Path) -> Result<Opened, Why> {
-        self.file(path)?.ok_or_else(|| "there is no such file".to_owned())
+    pub(super) fn must(&self, path: &Path) -> Result<Opened, ReadError> {
+        self.file(path)?.ok_or(ReadError::NoFile)
     }
 }
 
@@ -129,21 +127,21 @@ const LOOP: &str = "(loop0)";
 /// Some distributions give the program another name.
 const GRUB: [&str; 2] = ["grub-fstest", "grub2-fstest"];
 
-fn grub(raw: &Path, command: &[&str]) -> Result<Vec<u8>, Why> {
+fn grub(raw: &Path, command: &[&str]) -> Result<Vec<u8>, ReadError> {
     let run = |name| Command::new(name).arg(raw).args(command).stdin(Stdio::null()).run_output();
     let output = GRUB
         .into_iter()
         .map(run)
         .find(|run| !matches!(run, Err(e) if e.kind() == std::io::ErrorKind::NotFound))
-        .ok_or_else(|| format!("{} is not installed", GRUB[0]))?
-        .map_err(|e| format!("{} cannot be run: {e}", GRUB[0]))?;
+        .ok_or_else(|| ReadError::NotInstalled(GRUB[0].to_owned()))?
+        .map_err(|source| ReadError::NotRun { program: GRUB[0].to_owned(), source })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(words.trim().rsplit("error: ").next().unwrap_or_default().to_owned())
+    let printed = String::from_utf8_lossy(&output.stderr);
+    Err(ReadError::Program(printed.trim().rsplit("error: ").next().unwrap_or_default().to_owned()))
 }
 
-fn text(path: &Path) -> Result<&str, Why> {
-    path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())
+fn text(path: &Path) -> Result<&str, ReadError> {
+    path.to_str().ok_or(ReadError::NotUtf8)
 }

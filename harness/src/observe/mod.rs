@@ -3,6 +3,7 @@
 
 mod binlog;
 mod disk;
+mod error;
 mod file_system;
 mod files;
 mod log;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use contract::observation::Record;
 use contract::text::printable;
 
-use super::files::{Files, Why};
+use super::error::ReadError;
+use super::files::Files;
 use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::Names;
@@ -32,8 +33,8 @@ pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut Obser
             .and_then(|names| Ok((names, files.directories(&datadir.join(&dir))?)));
         let (mut inside, below) = match listed {
             Ok(listed) => listed,
-            Err(why) => {
-                unreadable(&datadir.join(&dir), &why, log)?;
+            Err(error) => {
+                unreadable(&datadir.join(&dir), &error, log)?;
                 continue;
             }
         };
@@ -43,7 +44,7 @@ pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut Obser
         inside.sort();
         for name in inside.iter().filter(|name| is_index(name)) {
             if count == MOST_FILES {
-                unreadable(&datadir.join(&dir), "there are too many tables", log)?;
+                unreadable(&datadir.join(&dir), &ReadError::TooManyTables, log)?;
                 return Ok(count);
             }
             let file = dir.join(name);
@@ -54,7 +55,7 @@ pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut Obser
                     let file = printable(&file.to_string_lossy());
                     log.write(&Record::TableFile { file, table, open_count })?;
                 }
-                Err(why) => unreadable(&datadir.join(&file), &why, log)?,
+                Err(error) => unreadable(&datadir.join(&file), &error, log)?,
             }
             count += 1;
         }
@@ -68,13 +69,13 @@ fn is_index(name: &str) -> bool {
 }
 
 /// The open count of a table, as a mount would see its file.
-fn open_count(files: &Files, path: &Path) -> Result<u16, Why> {
+fn open_count(files: &Files, path: &Path) -> Result<u16, ReadError> {
     let mut header = [0; OPEN_COUNT_AT + 2];
-    files.must(path)?.read.read_exact(&mut header).map_err(|e| e.to_string())?;
+    files.must(path)?.read.read_exact(&mut header)?;
     Ok(u16::from_be_bytes([header[OPEN_COUNT_AT], header[OPEN_COUNT_AT + 1]]))
 }
 
-fn unreadable(path: &Path, why: &str, log: &mut ObservationLog) -> Result<()> {
+fn unreadable(path: &Path, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
     let path = printable(&path.to_string_lossy());
-    Ok(log.write(&Record::Unreadable { path, detail: printable(why) })?)
+    Ok(log.write(&Record::Unreadable { path, detail: printable(&error.to_string()) })?)
 }

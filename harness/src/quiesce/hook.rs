@@ -54,10 +54,7 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
 
 /// What the plan names to be installed.
 fn content(plan: &Plan) -> Result<Vec<u8>> {
-    let source = plan
-        .install
-        .as_ref()
-        .ok_or_else(|| Error::Guest("the plan names no file for its hook".to_owned()))?;
+    let source = plan.install.as_ref().ok_or_else(|| Error::NoHookFile(plan.hook.name()))?;
     std::fs::read(source).map_err(Error::io("read", source))
 }
 

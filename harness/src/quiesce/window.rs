@@ -108,7 +108,7 @@ impl FreezeWindow {
                 if waited < freezer.limits.freeze {
                     return error;
                 }
-                Error::Guest(format!("the agent gave no answer within {} s ({error})", waited.as_secs()))
+                Error::FreezeUnanswered { waited, source: Box::new(error) }
             });
             let marked = match &frozen {
                 Ok(count) => freezer.history.mark(Mark::FreezeOk, count.to_string()),
@@ -123,10 +123,9 @@ impl FreezeWindow {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(shared.refused(error)),
             None => {
-                let seconds = limits.freeze.as_secs();
-                let text = format!("no answer within {seconds} s, and libvirt did not give up by itself");
-                history.mark(Mark::FreezeErr, text.clone())?;
-                return Err(shared.refused(Error::Guest(text)));
+                let error = Error::FreezeEndless(limits.freeze);
+                history.mark(Mark::FreezeErr, error.to_string())?;
+                return Err(shared.refused(error));
             }
         }
         thread::spawn(move || shared.watch());
@@ -208,7 +207,7 @@ impl Shared {
                 }
                 (Err(error), _) if matches!(self.guest.is_frozen(), Ok(false)) => break error,
                 (Err(error), _) if Instant::now() > deadline => {
-                    break Error::Guest(format!("the guest may still be frozen; every thaw failed: {error}"));
+                    break Error::StillFrozen(Box::new(error));
                 }
                 (Err(error), _) => failed = Some(error),
             }
@@ -234,10 +233,7 @@ impl Shared {
     }
 
     fn expired(&self) -> Error {
-        let seconds = self.limits.hold.as_secs_f64();
-        Error::Guest(format!(
-            "the freeze window was open for more than {seconds} s, so its guard thawed the guest"
-        ))
+        Error::WindowExpired(self.limits.hold)
     }
 }
 
@@ -246,6 +242,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
+    use crate::error::AgentError;
     use contract::history::{Entry, KIND};
     use contract::jsonl;
     use contract::plan::Accel;
@@ -266,6 +263,11 @@ mod tests {
         mute: bool,
     }
 
+    fn refusal(reason: &str) -> Error {
+        let (guest, command) = ("source".to_owned(), "guest-fsfreeze".to_owned());
+        AgentError::Refused { guest, command, reason: reason.to_owned() }.into()
+    }
+
     #[derive(Clone, Default)]
     struct Guest(Arc<Stub>);
 
@@ -275,7 +277,7 @@ mod tests {
                 self.0.frozen.store(true, Ordering::SeqCst);
             }
             if self.0.freeze_fails {
-                return Err(Error::Guest("hook says no".to_owned()));
+                return Err(refusal("hook says no"));
             }
             self.0.frozen.store(true, Ordering::SeqCst);
             Ok(1)
@@ -285,17 +287,17 @@ mod tests {
             let left = self.0.lost_thaws.load(Ordering::SeqCst);
             if left > 0 {
                 self.0.lost_thaws.store(left - 1, Ordering::SeqCst);
-                return Err(Error::Guest("not connected".to_owned()));
+                return Err(refusal("not connected"));
             }
             let frozen = self.0.frozen.swap(false, Ordering::SeqCst);
             if frozen && self.0.thaw_hook_fails {
-                return Err(Error::Guest("the lock was not held".to_owned()));
+                return Err(refusal("the lock was not held"));
             }
             Ok(u32::from(frozen))
         }
         fn is_frozen(&self) -> Result<bool> {
             if self.0.mute {
-                return Err(Error::Guest("not connected".to_owned()));
+                return Err(refusal("not connected"));
             }
             Ok(self.0.frozen.load(Ordering::SeqCst))
         }
@@ -410,7 +412,7 @@ mod tests {
         for mute in [false, true] {
             let scene = Scene::new(Stub { thaw_hook_fails: true, mute, ..Stub::default() });
             let error = scene.open().unwrap().close().unwrap_err().to_string();
-            assert_eq!(error, "the lock was not held");
+            assert!(error.ends_with(": the lock was not held"), "{error}");
             assert_eq!(scene.marks().last(), Some(&Mark::ThawErr));
         }
     }

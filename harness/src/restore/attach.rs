@@ -51,8 +51,8 @@ impl<'a> Verifier<'a> {
     /// Attaches the snapshot's disks, mounts them and starts their server: a
     /// connection to it, and the facts of its unit.
     ///
-    /// An [`Error::Guest`] or [`Error::Sql`] says that the snapshot does not come up,
-    /// which is a fact about the backup. Whatever comes out, [`Self::detach`] must come before the next.
+    /// An error of the guest or its database says that the snapshot does not come up, which is a fact
+    /// about the backup. Whatever comes out, [`Self::detach`] must come before the next.
     pub fn attach(
         &mut self,
         runtime: &Runtime,
@@ -84,13 +84,9 @@ impl<'a> Verifier<'a> {
         let line = ATTACH.replace("UNIT", &unit).replace("NOT_THERE", &NOT_THERE.to_string());
         let started = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
         if started.code == Some(NOT_THERE) {
-            // Which says nothing of the snapshot.
-            let disk = Path::new("the snapshot's disks");
-            let why =
-                std::io::Error::other("the verifier guest does not see them; look at verifier-console.log");
-            return Err(Error::io("attach", disk)(why));
+            return Err(self.machine.disks_not_visible());
         }
-        started.done(&line)?;
+        self.machine.agent().check(started, &line)?;
         let answers =
             self.access.answers_within(limits.server, || self.machine.check_unit(&unit, limits.agent));
         runtime.block_on(answers)?;

@@ -24,8 +24,8 @@ pub struct Booted {
 /// Boots a guest from overlays over the snapshot's disks and waits until its server answers. The
 /// first guest must be gone: the two share a machine id.
 ///
-/// An [`crate::error::Error::Guest`] or [`crate::error::Error::Sql`] says that the snapshot does not come
-/// up, which is a fact about the backup.
+/// An error of the guest or its database says that the snapshot does not come up, which is a fact
+/// about the backup.
 pub fn boot(
     libvirt: &Libvirt,
     runtime: &Runtime,

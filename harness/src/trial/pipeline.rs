@@ -24,7 +24,7 @@ use super::progress::Progress;
 use crate::clock;
 use crate::database::{self, Access, TCP_ADMIN, Target};
 use crate::doors;
-use crate::error::{Error, Result};
+use crate::error::{Error, LoadError, Result};
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history_log::HistoryLog;
 use crate::host::Libvirt;
@@ -177,7 +177,7 @@ impl<'a> Trial<'a> {
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(Error::io("start", Path::new("tokio")))?;
+            .map_err(Error::Runtime)?;
         let exchange = disks.join("exchange.raw");
         roll_forward::exchange(&exchange)?;
         Ok(Self {
@@ -647,8 +647,7 @@ impl<'a> Trial<'a> {
     }
 
     fn written(&self) -> Result<&Written> {
-        let early = || Error::Guest("the load has not started yet".to_owned());
-        self.written.get().ok_or_else(early)
+        Ok(self.written.get().ok_or(LoadError::NotStarted)?)
     }
 
     /// What a server is asked.
@@ -695,7 +694,7 @@ fn restored<T>(
     let (mut out, position) = examined.join().unwrap_or_else(|panic| resume_unwind(panic))?;
     match restored {
         Ok(restored) => Ok((out, position, Some(restored))),
-        Err(error @ (Error::Guest(_) | Error::Sql { .. })) => {
+        Err(error) if error.is_of_guest() => {
             observe::server_failed(&error.to_string(), &mut out)?;
             Ok((out, position, None))
         }

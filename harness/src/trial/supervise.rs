@@ -15,7 +15,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use contract::grade::Outcome;
 use contract::image::Claims;
-use contract::plan::{Accel, Keep, Plan};
-use judge::verdict::Verdict;
+use contract::plan::{Accel, Keep, Plan, PlanError};
+use judge::verdict::{Verdict, VerdictError};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use tracing::{error, warn};
@@ -35,26 +35,48 @@ use super::reserve::{guest_mib, needed_mib, reserve};
 /// How long a trial that was asked to stop may take: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Why a trial could not be run under a supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    /// Its plan cannot be written.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Its verdict cannot be written.
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
+    /// The supervisor does not start.
+    #[error("cannot start {}: {source}", program.display())]
+    Start {
+        /// The supervisor's program.
+        program: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The supervisor's end cannot be waited for.
+    #[error("cannot wait for the trial's supervisor: {0}")]
+    Wait(#[source] io::Error),
+}
+
 /// Runs a planned trial under a supervisor and reads its verdict. `program` is
 /// the binary whose `supervise DIR` calls [`supervise`].
-pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, String> {
-    plan.write().map_err(|e| e.to_string())?;
+pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
+    plan.write()?;
     let mut supervisor = Command::new(program)
         .arg("supervise")
         .arg(&plan.dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
-        .map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+        .map_err(|source| SuperviseError::Start { program: program.to_owned(), source })?;
     // The lifeline: its closing, for whatever reason, ends the trial. `wait`
     // would close it too early if the child still owned it.
     let lifeline = supervisor.stdin.take();
-    let status = supervisor.wait().map_err(|e| format!("cannot wait for the trial's supervisor: {e}"))?;
+    let status = supervisor.wait().map_err(SuperviseError::Wait)?;
     drop(lifeline);
     Verdict::read(&plan.dir).or_else(|_| {
         let reason = format!("the trial's process ended without a verdict ({status})");
         let verdict = Verdict::unknown(plan, reason);
-        verdict.write(&plan.dir).map_err(|e| e.to_string())?;
+        verdict.write(&plan.dir)?;
         Ok(verdict)
     })
 }

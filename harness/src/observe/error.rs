@@ -1,0 +1,49 @@
+//! Why something on a raw disk could not be read.
+
+use std::io;
+
+use contract::binlog;
+use ext4_view::Ext4Error;
+
+/// Why something on a raw disk could not be read. That is a fact about the snapshot or about the host's
+/// programs, and is written down as such.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Ext4(#[from] Ext4Error),
+    #[error(transparent)]
+    Binlog(#[from] binlog::Problem),
+    #[error("there is no such file")]
+    NoFile,
+    #[error("the path is not UTF-8")]
+    NotUtf8,
+    #[error("it is longer than {0} bytes")]
+    TooLong(u64),
+    #[error("the binary logs are longer than {0} bytes")]
+    TooManyLogs(u64),
+    #[error("it is damaged at byte {0}")]
+    Damaged(u64),
+    #[error("there are two, {0} and {1}")]
+    TwoIndexes(String, String),
+    #[error("{0}")]
+    Position(String),
+    #[error("there are too many tables")]
+    TooManyTables,
+    #[error("its journal was not replayed: {0}")]
+    NotReplayed(Box<ReadError>),
+    #[error("the disk holds no ext4 superblock")]
+    NoExt4,
+    #[error("xfs_logprint finds no log of an XFS")]
+    NoXfs,
+    #[error("there is no superblock of a btrfs")]
+    NoBtrfs,
+    #[error("{0} is not installed: `cargo xtask setup` installs it")]
+    NotInstalled(String),
+    #[error("{program} cannot be run: {source}")]
+    NotRun { program: String, source: io::Error },
+    /// What a program of the host printed when it failed.
+    #[error("{0}")]
+    Program(String),
+}
