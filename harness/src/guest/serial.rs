@@ -374,7 +374,7 @@ mod tests {
         });
         for _ in 0..2 {
             let error = serial.ask(&command("guest-ping"), LONG).unwrap_err().to_string();
-            assert!(error.starts_with("cannot talk to the guest agent through "), "{error}");
+            assert!(error.starts_with("cannot reach the guest agent through "), "{error}");
         }
         assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": 3}");
         guest.join().unwrap();
