@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use contract::grade::Outcome;
 use contract::image::Manifest;
 use contract::plan::Accel;
-use contract::run::{Asked, RUN_DIR_VAR, RunOptions, checkout};
+use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest, checkout};
 use contract::text::quote_lines;
 use harness::host::accel;
 use harness::interrupt;
@@ -44,9 +44,9 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
     };
     let mut asked = options.trials()?;
     // The longest first, so that none of them is what the others' end waits for; the unknown may be as long.
-    let measured = options.measured();
+    let durations = options.durations();
     asked.sort_by_key(|asked| {
-        let took = measured.of(&asked.name, asked.scenario.snapshot.cycles);
+        let took = durations.of(&asked.name, asked.scenario.snapshot.cycles);
         std::cmp::Reverse(took.unwrap_or(std::time::Duration::MAX))
     });
     Ok(asked
@@ -58,13 +58,13 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         .collect())
 }
 
-fn run(options: &RunOptions, asked: &Asked) -> Result<(), Failed> {
+fn run(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
     let image = Manifest::load(&options.built, &asked.image)?;
     let plan = options.plan(asked, image, accelerator(options));
     let verdict = supervise::run(&program()?, &plan).inspect_err(|e| error!("{}: {e}", plan.trial))?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);
-        options.measured().keep(&plan.trial, plan.snapshot.cycles, took)?;
+        options.durations().keep(&plan.trial, plan.snapshot.cycles, took)?;
     }
     match verdict.outcome {
         Outcome::Pass => Ok(()),

@@ -14,8 +14,8 @@ use contract::history::{self, Entry, Mark};
 use contract::image::{Boot, Manifest};
 use contract::jsonl;
 use contract::plan::{Accel, Plan, Start};
-use contract::root::roots;
 use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
+use contract::runtime_dir;
 use harness::trial::supervise;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -87,7 +87,7 @@ impl Run {
 
     /// libvirt's short-lived directories of this trial.
     fn roots(&self) -> Vec<PathBuf> {
-        let ours = roots().unwrap().into_iter();
+        let ours = runtime_dir::list().unwrap().into_iter();
         ours.filter(|root| root.owner.as_ref().is_some_and(|owner| owner.trial == self.trial()))
             .map(|root| root.dir)
             .collect()

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 pub use index::{Position, index, position};
+pub use rows::{BinlogError, Key};
 use rows::{Bytes, Layout};
-pub use rows::{Key, Problem};
 
 const MAGIC: &[u8; 4] = b"\xfebin";
 const MYSQL_ENCRYPTED_MAGIC: &[u8; 4] = b"\xfdbin";
@@ -98,7 +98,7 @@ enum Step {
 impl<'a, R: Read> Log<'a, R> {
     /// Reads the log's first bytes. What counts are rows of this table, whose
     /// first columns are client, number and leg.
-    pub fn open(input: R, schema: &'a str, table: &'a str) -> Result<Self, Problem> {
+    pub fn open(input: R, schema: &'a str, table: &'a str) -> Result<Self, BinlogError> {
         let mut log = Self {
             input,
             schema,
@@ -115,17 +115,17 @@ impl<'a, R: Read> Log<'a, R> {
         let whole = log.append(MAGIC.len())?;
         match log.event.first_chunk() {
             Some(MAGIC) => log.at = MAGIC.len() as u64,
-            Some(MYSQL_ENCRYPTED_MAGIC) => return Err(Problem::Encrypted),
+            Some(MYSQL_ENCRYPTED_MAGIC) => return Err(BinlogError::Encrypted),
             // A log that a crash left before its first bytes were written.
             _ if !whole || log.event == [0; 4] => log.torn = true,
-            _ => return Err(Problem::NoLog),
+            _ => return Err(BinlogError::NoLog),
         }
         Ok(log)
     }
 
     /// The transfers of the next committed transaction that has any; `None` at
     /// the end of the log, or where it is torn.
-    pub fn next_transaction(&mut self) -> Result<Option<&[Key]>, Problem> {
+    pub fn next_transaction(&mut self) -> Result<Option<&[Key]>, BinlogError> {
         while !self.torn && self.read_event()? {
             match self.step()? {
                 None => self.torn = true,
@@ -158,13 +158,13 @@ impl<'a, R: Read> Log<'a, R> {
     }
 
     /// Appends so many bytes to the event; false when there are fewer.
-    fn append(&mut self, count: usize) -> Result<bool, Problem> {
+    fn append(&mut self, count: usize) -> Result<bool, BinlogError> {
         let wanted = count as u64;
         Ok((&mut self.input).take(wanted).read_to_end(&mut self.event)? == count)
     }
 
     /// Reads the next event; false at the end of the log, also where it is torn.
-    fn read_event(&mut self) -> Result<bool, Problem> {
+    fn read_event(&mut self) -> Result<bool, BinlogError> {
         self.event.clear();
         if !self.append(header::LENGTH)? {
             self.torn = !self.event.is_empty();
@@ -176,14 +176,14 @@ impl<'a, R: Read> Log<'a, R> {
             return Ok(false);
         };
         if rest > MAX_EVENT {
-            return Err(Problem::TooLong(self.at));
+            return Err(BinlogError::TooLong(self.at));
         }
         self.torn = !self.append(rest)?;
         Ok(!self.torn)
     }
 
     /// What the event says; `None` when it is damaged.
-    fn step(&mut self) -> Result<Option<Step>, Problem> {
+    fn step(&mut self) -> Result<Option<Step>, BinlogError> {
         let kind = self.event[header::KIND];
         if kind == kind::FORMAT_DESCRIPTION {
             self.event[header::FLAGS] &= !header::IN_USE;
@@ -191,7 +191,7 @@ impl<'a, R: Read> Log<'a, R> {
             self.checksums = checksums;
             self.described = true;
         } else if !self.described {
-            return Err(Problem::NoLog);
+            return Err(BinlogError::NoLog);
         }
         let Some(end) = self.checked_end() else { return Ok(None) };
         let body = &self.event[header::LENGTH..end];
@@ -201,7 +201,7 @@ impl<'a, R: Read> Log<'a, R> {
             kind::QUERY => match query(body) {
                 Some(b"COMMIT") => Some(Step::Commit),
                 Some(b"BEGIN" | b"ROLLBACK") => Some(Step::Forget),
-                Some(statement) if inserts(statement, self.table) => return Err(Problem::Statements),
+                Some(statement) if inserts(statement, self.table) => return Err(BinlogError::Statements),
                 other => other.map(|_| Step::Nothing),
             },
             kind::TABLE_MAP => {
@@ -220,14 +220,14 @@ impl<'a, R: Read> Log<'a, R> {
             kind::WRITE_ROWS_V1 | kind::WRITE_ROWS_V2 => {
                 let read = rows::written(body, kind == kind::WRITE_ROWS_V2, &self.layouts, &mut self.open);
                 if self.open.len() > MAX_ROWS {
-                    return Err(Problem::TooLong(self.at));
+                    return Err(BinlogError::TooLong(self.at));
                 }
                 read.map(|()| Step::Nothing)
             }
-            kind::MARIADB_START_ENCRYPTION => return Err(Problem::Encrypted),
+            kind::MARIADB_START_ENCRYPTION => return Err(BinlogError::Encrypted),
             kind::TRANSACTION_PAYLOAD
             | kind::MARIADB_COMPRESSED_ROWS_V1
-            | kind::MARIADB_COMPRESSED_ROWS_V2 => return Err(Problem::Compressed),
+            | kind::MARIADB_COMPRESSED_ROWS_V2 => return Err(BinlogError::Compressed),
             _ => Some(Step::Nothing),
         };
         if step.is_some() {
@@ -277,7 +277,7 @@ fn is_closed(mut log: impl Read) -> Option<bool> {
 }
 
 /// Whether the events have checksums; `None` when the description is damaged.
-fn describe(body: &[u8]) -> Result<Option<bool>, Problem> {
+fn describe(body: &[u8]) -> Result<Option<bool>, BinlogError> {
     let Some(kind_at) = body.len().checked_sub(description::CHECKSUM_FROM_END) else { return Ok(None) };
     if kind_at <= description::HEADER_LENGTH {
         return Ok(None);
@@ -289,7 +289,7 @@ fn describe(body: &[u8]) -> Result<Option<bool>, Problem> {
     match body[kind_at] {
         0 => Ok(Some(false)),
         1 => Ok(Some(true)),
-        other => Err(Problem::Checksum(other)),
+        other => Err(BinlogError::Checksum(other)),
     }
 }
 

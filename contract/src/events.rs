@@ -70,7 +70,7 @@ pub struct Event {
     /// The stage.
     pub stage: Stage,
     /// What happened to it.
-    pub event: What,
+    pub event: EventKind,
     /// More about it, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -81,7 +81,7 @@ impl jsonl::Record for Event {}
 /// What happens to a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum EventKind {
     /// It began.
     Begin,
     /// It ended well.
@@ -104,7 +104,7 @@ pub fn notes(path: &Path) -> Result<Vec<String>, jsonl::Error> {
     let mut notes = Vec::new();
     for event in jsonl::Reader::<Event>::open(path, KIND)? {
         let event = event?;
-        if event.event == What::Note {
+        if event.event == EventKind::Note {
             notes.push(event.detail);
         }
     }
@@ -113,31 +113,30 @@ pub fn notes(path: &Path) -> Result<Vec<String>, jsonl::Error> {
 
 /// Where a trial's time went.
 #[derive(Debug, Default)]
-pub struct Profile {
+pub struct StageTimes {
     /// How long each stage took; one that ran once a cycle, in all.
     pub stages: BTreeMap<Stage, Duration>,
     /// From the first event to the last.
     pub wall: Duration,
 }
 
-/// Reads the profile of a trial from its event log.
-pub fn profile(path: &Path) -> Result<Profile, jsonl::Error> {
+/// Reads the times of a trial from its event log.
+pub fn stage_times(path: &Path) -> Result<StageTimes, jsonl::Error> {
     let mut begun: BTreeMap<Stage, Nanos> = BTreeMap::new();
-    let mut profile = Profile::default();
+    let mut times = StageTimes::default();
     let mut first = None;
     for event in jsonl::Reader::<Event>::open(path, KIND)? {
         let Event { t, stage, event, .. } = event?;
-        profile.wall = Duration::from_nanos(t.saturating_sub(*first.get_or_insert(t)));
+        times.wall = Duration::from_nanos(t.saturating_sub(*first.get_or_insert(t)));
         match event {
-            What::Begin => drop(begun.insert(stage, t)),
-            What::End | What::Failed => {
+            EventKind::Begin => drop(begun.insert(stage, t)),
+            EventKind::End | EventKind::Failed => {
                 if let Some(since) = begun.remove(&stage) {
-                    *profile.stages.entry(stage).or_default() +=
-                        Duration::from_nanos(t.saturating_sub(since));
+                    *times.stages.entry(stage).or_default() += Duration::from_nanos(t.saturating_sub(since));
                 }
             }
-            What::Note => {}
+            EventKind::Note => {}
         }
     }
-    Ok(profile)
+    Ok(times)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Profile, Stage};
+use crate::events::{Stage, StageTimes};
 use crate::property::Property;
 
 /// Milliseconds; absent where it did not take place.
@@ -30,12 +30,12 @@ pub struct Timings {
 
 impl Timings {
     /// Adds where the trial's time went.
-    pub fn add(&mut self, profile: &Profile) {
+    pub fn add(&mut self, times: &StageTimes) {
         let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
-        self.stages = profile.stages.iter().map(|(stage, time)| (*stage, millis(time))).collect();
+        self.stages = times.stages.iter().map(|(stage, time)| (*stage, millis(time))).collect();
         self.boot = self.stages.get(&Stage::Boot).copied();
         self.restore = self.stages.get(&Stage::Restore).copied();
-        self.total = Some(millis(&profile.wall));
+        self.total = Some(millis(&times.wall));
     }
 }
 

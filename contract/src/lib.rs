@@ -23,8 +23,8 @@ pub mod history;
 pub mod observation;
 
 pub mod binlog;
+pub mod durations;
 pub mod json;
 pub mod jsonl;
-pub mod measured;
-pub mod root;
+pub mod runtime_dir;
 pub mod text;

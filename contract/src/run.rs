@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durations::TrialDurations;
 use crate::image::{Definition, Manifest};
 use crate::json;
-use crate::measured::Measured;
 use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
 use crate::scenario::{Hook, Restore, Scenario};
 
@@ -68,7 +68,7 @@ pub struct RunOptions {
 
 /// One trial that a run asks for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
+pub struct TrialRequest {
     /// `core/no-hook::bookworm-mariadb::none`.
     pub name: String,
     /// The scenario.
@@ -119,7 +119,7 @@ impl RunOptions {
     ///
     /// An error is a sentence about a scenario file, a definition or a name
     /// that no definition has.
-    pub fn trials(&self) -> Result<Vec<Asked>, String> {
+    pub fn trials(&self) -> Result<Vec<TrialRequest>, String> {
         let scenarios = Scenario::read_all(&self.scenarios).map_err(|e| e.to_string())?;
         let named = |name: &String| Definition::named(&self.definitions, name).map_err(|e| e.to_string());
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
@@ -139,7 +139,7 @@ impl RunOptions {
                     let name = format!("{}::{}::{}", scenario.name, image.name, hook.name());
                     if self.is_wanted(&name) {
                         let (scenario, image) = (scenario.clone(), image.name.clone());
-                        trials.push(Asked { name, scenario, image, hook });
+                        trials.push(TrialRequest { name, scenario, image, hook });
                     }
                 }
             }
@@ -161,8 +161,8 @@ impl RunOptions {
     }
 
     /// Resolves one trial.
-    pub fn plan(&self, asked: &Asked, image: Manifest, accel: Accel) -> Plan {
-        let Asked { name, scenario, hook, .. } = asked;
+    pub fn plan(&self, asked: &TrialRequest, image: Manifest, accel: Accel) -> Plan {
+        let TrialRequest { name, scenario, hook, .. } = asked;
         Plan {
             trial: name.clone(),
             scenario: scenario.name.clone(),
@@ -189,7 +189,7 @@ impl RunOptions {
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
             limits: Limits {
-                trial: self.measured().limit(name, scenario.snapshot.cycles),
+                trial: self.durations().limit(name, scenario.snapshot.cycles),
                 ..Limits::for_accel(accel)
             },
             keep: self.keep,
@@ -197,8 +197,8 @@ impl RunOptions {
     }
 
     /// How long trials took in earlier runs.
-    pub fn measured(&self) -> Measured {
-        Measured::beside(&self.dir)
+    pub fn durations(&self) -> TrialDurations {
+        TrialDurations::beside(&self.dir)
     }
 
     /// Where a trial's files go.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use contract::image::{Claims, Database, Found, Manifest};
+use contract::image::{Claims, Database, Inspection, Manifest};
 use contract::plan::Limits;
 use contract::text::printable;
 use mysql_async::prelude::Queryable;
@@ -36,7 +36,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     }
 }
 
-fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
+fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
     let image = &claims.image;
     let accel = accel::probe(&dir.join("accel.json")).accel;
     let limits = Limits::for_accel(accel);
@@ -54,7 +54,7 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Found> {
     let agent_version = look.system()?;
     let running = look.unit(&image.server.unit, "server.unit")?;
     let mut found =
-        Found { differences: look.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
+        Inspection { differences: look.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
     found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
     if running {
         runtime.block_on(server(claims, &mut machine, limits, &mut found))?;
@@ -158,7 +158,12 @@ fn differs(what: &str, key: &str, claimed: Option<&str>, version: &str) -> Optio
 }
 
 /// Looks at the server as the load will: over the forwarded port, by its account.
-async fn server(claims: &Claims, machine: &mut Machine, limits: Limits, found: &mut Found) -> Result<()> {
+async fn server(
+    claims: &Claims,
+    machine: &mut Machine,
+    limits: Limits,
+    found: &mut Inspection,
+) -> Result<()> {
     let Manifest { server, .. } = &claims.image;
     let access = Access::of_image(machine.sql_address()?, server)?;
     let connected = access.connect_within(limits.agent, || machine.check_alive()).await;

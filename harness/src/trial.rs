@@ -46,8 +46,8 @@ fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
         Verdict::unknown(&plan, "the harness itself failed; its panic message stands above".to_owned())
     });
     // A trial that failed before its first event has no log.
-    if let Ok(profile) = events::profile(&dir.join(events::FILE)) {
-        verdict.timings_ms.add(&profile);
+    if let Ok(times) = events::stage_times(&dir.join(events::FILE)) {
+        verdict.timings_ms.add(&times);
     }
     info!("{}: {}", plan.trial, verdict.reason);
     Ok(verdict.write(dir)?)

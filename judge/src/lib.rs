@@ -65,7 +65,7 @@ use contract::property::Property;
 pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
 pub use judgement::Judgement;
-pub use read::{Trial, cycle_dir, read};
+pub use read::{TrialFiles, cycle_dir, read};
 use ruling::{Defect, Ruling, Unexamined};
 use view::View;
 

@@ -15,7 +15,7 @@ use super::case::{Case, Cycle};
 ///
 /// An error names the file and line that no honest writer could have written.
 pub fn read(dir: &Path) -> Result<Case, Error> {
-    let mut trial = Trial::open(dir)?;
+    let mut trial = TrialFiles::open(dir)?;
     trial.cycle(1)?;
     Ok(trial.case)
 }
@@ -28,13 +28,13 @@ pub fn cycle_dir(dir: &Path, cycle: u32) -> PathBuf {
 /// A trial directory whose history is read. Its cycles share the load, and one
 /// observation at a time is in memory.
 #[derive(Debug)]
-pub struct Trial {
+pub struct TrialFiles {
     dir: PathBuf,
     case: Case,
     cycles: Vec<Cycle>,
 }
 
-impl Trial {
+impl TrialFiles {
     /// Reads the history.
     ///
     /// An error names the line that no honest writer could have written.

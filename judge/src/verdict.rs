@@ -15,14 +15,14 @@ use contract::{json, jsonl};
 use serde::{Deserialize, Serialize};
 
 use crate::Judgement;
-use crate::Trial;
+use crate::TrialFiles;
 
 /// Properties that a line about the unexamined names, and the characters of each reason.
 const MAX_UNEXAMINED: usize = 4;
 const MAX_WHY: usize = 80;
 
 /// Why a history is not that of the trial which was planned, if it is not.
-fn other_than_planned(plan: &Plan, trial: &Trial) -> Option<String> {
+fn other_than_planned(plan: &Plan, trial: &TrialFiles) -> Option<String> {
     let (planned, told) = (plan.snapshot.cycles, trial.cycles());
     if planned != told {
         return Some(format!("{planned} cycles were planned, and the history tells of {told}"));
@@ -132,7 +132,7 @@ impl Verdict {
     ///
     /// An error names the file and line that no honest writer could have written.
     pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), jsonl::Error> {
-        let mut trial = Trial::open(dir)?;
+        let mut trial = TrialFiles::open(dir)?;
         let other = other_than_planned(plan, &trial);
         let mut verdicts = Vec::new();
         for cycle in 1..=trial.cycles() {

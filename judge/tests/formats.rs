@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use contract::events::{self, Event, Stage, What};
+use contract::events::{self, Event, EventKind, Stage};
 use contract::grade::{Grade, Outcome};
 use contract::history::{
     self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, Table,
@@ -108,7 +108,7 @@ fn the_history() {
 fn the_events() {
     records::<Event>("events.jsonl", events::KIND);
     check_values::<Stage>("events.jsonl");
-    check_values::<What>("events.jsonl");
+    check_values::<EventKind>("events.jsonl");
     check_fields::<Event>("events.jsonl");
 }
 

@@ -4,7 +4,7 @@ use contract::grade::{Grade, Outcome};
 use maud::{Markup, html};
 
 use super::text::duration;
-use super::trial::Trial;
+use super::trial::TrialPage;
 
 /// Scenario, image and hook of a trial's name.
 pub(super) fn parts(name: &str) -> (&str, &str, &str) {
@@ -14,14 +14,14 @@ pub(super) fn parts(name: &str) -> (&str, &str, &str) {
 }
 
 /// The scenario, and on what it ran with which hook.
-pub(super) fn names(trial: &Trial) -> (String, String) {
+pub(super) fn names(trial: &TrialPage) -> (String, String) {
     let (scenario, image, hook) = parts(&trial.name);
     let on = [image, hook].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
     (scenario.to_owned(), on.join(" · "))
 }
 
 /// Whether the expectation was met, as a badge.
-pub(super) fn outcome(trial: &Trial) -> Markup {
+pub(super) fn outcome(trial: &TrialPage) -> Markup {
     let (class, sign, word) = match trial.outcome() {
         Outcome::Pass => ("pass", "✓", "as expected"),
         Outcome::Fail => ("fail", "✗", "not as expected"),
@@ -31,7 +31,7 @@ pub(super) fn outcome(trial: &Trial) -> Markup {
 }
 
 /// The grade, as a badge.
-pub(super) fn grade(trial: &Trial) -> Markup {
+pub(super) fn grade(trial: &TrialPage) -> Markup {
     grade_of(trial.verdict.as_ref().map_or(Grade::Unknown, |verdict| verdict.grade))
 }
 

@@ -1,6 +1,6 @@
 //! One trial on the page.
 
-use contract::events::What;
+use contract::events::EventKind;
 use contract::finding::{Finding, Status};
 use contract::grade::Outcome;
 use contract::plan::Plan;
@@ -10,7 +10,7 @@ use judge::verdict::Verdict;
 use maud::{Markup, html};
 
 use super::text::{count, size};
-use super::trial::Trial;
+use super::trial::TrialPage;
 use super::{badges, cycles, power, stages};
 
 /// Characters of one text that are shown.
@@ -19,7 +19,7 @@ const MAX_TEXT: usize = 2_000;
 const MAX_LINES: usize = 40;
 
 /// The section about one trial.
-pub(super) fn card(trial: &Trial, id: &str) -> Markup {
+pub(super) fn card(trial: &TrialPage, id: &str) -> Markup {
     // What came out as expected is closed; a link to what is inside opens it.
     html! {
         details class="card" open[trial.outcome() != Outcome::Pass] {
@@ -42,7 +42,7 @@ pub(super) fn card(trial: &Trial, id: &str) -> Markup {
     }
 }
 
-fn head(trial: &Trial) -> Markup {
+fn head(trial: &TrialPage) -> Markup {
     let (scenario, on) = badges::names(trial);
     html! {
         header {
@@ -66,7 +66,7 @@ fn said(verdict: &Verdict) -> Markup {
     }
 }
 
-fn facts(trial: &Trial) -> Markup {
+fn facts(trial: &TrialPage) -> Markup {
     let mut facts: Vec<(&str, String)> = trial.run.iter().map(|run| ("run", run.clone())).collect();
     if let Ok(verdict) = &trial.verdict {
         let counts = &verdict.counts;
@@ -111,10 +111,10 @@ fn in_words(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
-fn pictures(trial: &Trial, id: &str) -> Markup {
+fn pictures(trial: &TrialPage, id: &str) -> Markup {
     let spans = stages::spans(&trial.events.got);
     let told =
-        trial.events.got.iter().filter(|event| event.event == What::Failed && !event.detail.is_empty());
+        trial.events.got.iter().filter(|event| event.event == EventKind::Failed && !event.detail.is_empty());
     html! {
         (cycles::cycles(&trial.cycles, id))
         (problems(&trial.cycles.problems))
@@ -211,7 +211,7 @@ fn row(property: Property, status: &Status) -> Markup {
     }
 }
 
-fn files(trial: &Trial) -> Markup {
+fn files(trial: &TrialPage) -> Markup {
     html! {
         @if !trial.files.is_empty() {
             h3 { "Files" }

@@ -10,7 +10,7 @@ use maud::{Markup, PreEscaped, html};
 
 use super::badges::{grade_of, time};
 use super::power::power;
-use super::trial::{Cycle, Drawing, Partly};
+use super::trial::{Cycle, Drawing, ReadPart};
 
 /// Cycles that are shown open.
 const OPEN: usize = 4;
@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 1_000;
 const MAX_FINDINGS: usize = 10;
 
 /// The pictures of a trial whose section is named `id`.
-pub(super) fn cycles(read: &Partly<Vec<Cycle>>, id: &str) -> Markup {
+pub(super) fn cycles(read: &ReadPart<Vec<Cycle>>, id: &str) -> Markup {
     match &*read.got {
         [] => html! { figure { figcaption { "Around the freeze" } (no_picture()) } },
         [cycle] => html! {

@@ -10,7 +10,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::badges::{grade, names, outcome, parts, time};
 use super::card::card;
 use super::text::count;
-use super::trial::{Page, Trial};
+use super::trial::{Page, TrialPage};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -74,10 +74,10 @@ fn headline(page: &Page, title: &str) -> Markup {
 }
 
 /// Scenario and hook against image, where there is more than one image.
-fn matrix(trials: &[Trial]) -> Markup {
+fn matrix(trials: &[TrialPage]) -> Markup {
     let mut images = BTreeSet::new();
     let mut rows = BTreeSet::new();
-    let mut cells: BTreeMap<_, Vec<(usize, &Trial)>> = BTreeMap::new();
+    let mut cells: BTreeMap<_, Vec<(usize, &TrialPage)>> = BTreeMap::new();
     for (trial, n) in trials.iter().zip(1..) {
         let (scenario, image, hook) = parts(&trial.name);
         images.insert(image);
@@ -111,7 +111,7 @@ fn matrix(trials: &[Trial]) -> Markup {
 }
 
 /// The trials with their numbers: first what did not come out as expected, then what is not known.
-fn worst_first(trials: &[Trial]) -> Vec<(&Trial, usize)> {
+fn worst_first(trials: &[TrialPage]) -> Vec<(&TrialPage, usize)> {
     let mut sorted: Vec<_> = trials.iter().zip(1..).collect();
     sorted.sort_by_key(|(trial, _)| match trial.outcome() {
         Outcome::Fail => 0,
@@ -121,7 +121,7 @@ fn worst_first(trials: &[Trial]) -> Vec<(&Trial, usize)> {
     sorted
 }
 
-fn table(trials: &[Trial]) -> Markup {
+fn table(trials: &[TrialPage]) -> Markup {
     let runs = trials.iter().any(|trial| trial.run.is_some());
     html! {
         @if !trials.is_empty() {
@@ -139,7 +139,7 @@ fn table(trials: &[Trial]) -> Markup {
     }
 }
 
-fn row(trial: &Trial, id: &str, runs: bool) -> Markup {
+fn row(trial: &TrialPage, id: &str, runs: bool) -> Markup {
     let absent = Timings::default();
     let timings = trial.verdict.as_ref().map_or(&absent, |verdict| &verdict.timings_ms);
     let (scenario, on) = names(trial);
@@ -166,7 +166,7 @@ fn row(trial: &Trial, id: &str, runs: bool) -> Markup {
 }
 
 /// The reason in one line, without the grade that stands beside it.
-fn why(trial: &Trial) -> String {
+fn why(trial: &TrialPage) -> String {
     match &trial.verdict {
         Err(why) => format!("no verdict: {}", quote_lines(300, why)),
         Ok(verdict) => {

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::draw;
 use super::text::{link, quoted};
-use super::trial::{Cycle, Drawing, Link, Page, Partly, Trial};
+use super::trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage};
 
 /// The names of the trials that a run asks for, as a JSON array in its directory.
 const ASKED: &str = "trials.json";
@@ -67,7 +67,7 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
         for dir in dirs {
             let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
-            page.trials.push(Trial { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
+            page.trials.push(TrialPage { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
             found.insert(name);
         }
     }
@@ -89,7 +89,7 @@ fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// Reads a trial, whose pictures may take about `room` bytes.
-fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> Trial {
+fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> TrialPage {
     let plan =
         regular(&dir.join("plan.json"), MAX_JSON).and_then(|()| Plan::read(dir).map_err(|e| e.to_string()));
     let verdict = regular(&dir.join("verdict.json"), MAX_JSON)
@@ -102,7 +102,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>,
     let shown = dir.strip_prefix(repository).unwrap_or(dir);
     let mut files = Vec::new();
     list(dir, dir, beside, &mut files);
-    Trial {
+    TrialPage {
         name,
         run: None,
         events: events(dir),
@@ -115,15 +115,15 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>,
     }
 }
 
-fn left_nothing(name: &str) -> Trial {
+fn left_nothing(name: &str) -> TrialPage {
     let why = || "the run asked for this trial, but it left no directory".to_owned();
-    Trial {
+    TrialPage {
         name: name.to_owned(),
         run: None,
         plan: Err(why()),
         verdict: Err(why()),
-        events: Partly::default(),
-        cycles: Partly::default(),
+        events: ReadPart::default(),
+        cycles: ReadPart::default(),
         files: Vec::new(),
         again: None,
         judge: None,
@@ -146,8 +146,8 @@ fn again(plan: &Plan, scenarios: Option<&Path>) -> String {
     format!("cargo xtask e2e {}", words.join(" "))
 }
 
-fn events(dir: &Path) -> Partly<Vec<Event>> {
-    let mut read = Partly::<Vec<Event>>::default();
+fn events(dir: &Path) -> ReadPart<Vec<Event>> {
+    let mut read = ReadPart::<Vec<Event>>::default();
     let end = each(&dir.join(events::FILE), events::KIND, |event| {
         read.got.push(event);
         read.got.len() < MAX_EVENTS
@@ -157,9 +157,9 @@ fn events(dir: &Path) -> Partly<Vec<Event>> {
 }
 
 /// The cycles of a trial, each as the judge reads it.
-fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> Partly<Vec<Cycle>> {
-    let mut read = Partly::<Vec<Cycle>>::default();
-    let mut trial = match judge::Trial::open(dir) {
+fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> {
+    let mut read = ReadPart::<Vec<Cycle>>::default();
+    let mut trial = match judge::TrialFiles::open(dir) {
         Ok(trial) => trial,
         Err(error) => {
             read.problems.push(problem(&error));

@@ -1,6 +1,6 @@
 //! How a trial's time splits: its stages as one bar.
 
-use contract::events::{Event, Stage, What};
+use contract::events::{Event, EventKind, Stage};
 use contract::history::Nanos;
 use maud::{Markup, html};
 
@@ -35,22 +35,22 @@ pub(super) fn spans(events: &[Event]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for event in events {
         match event.event {
-            What::Begin => spans.push(Span {
+            EventKind::Begin => spans.push(Span {
                 stage: event.stage,
                 from: event.t,
                 to: None,
                 failed: false,
                 detail: String::new(),
             }),
-            What::End | What::Failed => {
+            EventKind::End | EventKind::Failed => {
                 let open = spans.iter_mut().rev().find(|span| span.stage == event.stage && span.to.is_none());
                 if let Some(span) = open {
                     span.to = Some(event.t);
-                    span.failed = event.event == What::Failed;
+                    span.failed = event.event == EventKind::Failed;
                     span.detail.clone_from(&event.detail);
                 }
             }
-            What::Note => {}
+            EventKind::Note => {}
         }
     }
     spans
@@ -115,12 +115,12 @@ mod tests {
     fn stages_that_end_fail_or_stay_open_are_told_apart() {
         let event = |t, stage, event| Event { t, stage, event, detail: String::new() };
         let spans = spans(&[
-            event(1, Stage::Boot, What::Begin),
-            event(5, Stage::Boot, What::End),
-            event(6, Stage::Freeze, What::Begin),
-            event(8, Stage::Freeze, What::Failed),
-            event(9, Stage::Thaw, What::End),
-            event(u64::MAX, Stage::Judge, What::Begin),
+            event(1, Stage::Boot, EventKind::Begin),
+            event(5, Stage::Boot, EventKind::End),
+            event(6, Stage::Freeze, EventKind::Begin),
+            event(8, Stage::Freeze, EventKind::Failed),
+            event(9, Stage::Thaw, EventKind::End),
+            event(u64::MAX, Stage::Judge, EventKind::Begin),
         ]);
         let seen: Vec<_> = spans.iter().map(|span| (span.stage, span.to, span.failed)).collect();
         let boot = (Stage::Boot, Some(5), false);

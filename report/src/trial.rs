@@ -11,12 +11,12 @@ pub struct Page {
     /// The names of the runs.
     pub runs: Vec<String>,
     /// Their trials.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<TrialPage>,
 }
 
 /// One trial.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Trial {
+pub struct TrialPage {
     /// `core/no-hook::bookworm-mariadb::none`.
     pub name: String,
     /// Its run, where a page shows several.
@@ -26,9 +26,9 @@ pub struct Trial {
     /// `verdict.json`; an error is why there is none.
     pub verdict: Result<Verdict, String>,
     /// What the event log says, as far as it can be read.
-    pub events: Partly<Vec<Event>>,
+    pub events: ReadPart<Vec<Event>>,
     /// Its cycles of freeze, snapshot and thaw, as far as its history can be read.
-    pub cycles: Partly<Vec<Cycle>>,
+    pub cycles: ReadPart<Vec<Cycle>>,
     /// Its files.
     pub files: Vec<Link>,
     /// The command that runs it again.
@@ -37,7 +37,7 @@ pub struct Trial {
     pub judge: Option<String>,
 }
 
-impl Trial {
+impl TrialPage {
     /// What became of it; a trial without verdict is one that the harness
     /// could not tell.
     pub(super) fn outcome(&self) -> Outcome {
@@ -69,7 +69,7 @@ pub struct Drawing(pub(super) String);
 
 /// What could be read of a log, and what stood in the way of the rest.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Partly<T> {
+pub struct ReadPart<T> {
     /// What was read.
     pub got: T,
     /// What was wrong, as sentences.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use contract::events::{Profile, Stage};
+use contract::events::{Stage, StageTimes};
 use contract::grade::Outcome;
 use contract::plan::Plan;
 use judge::verdict::Verdict;
@@ -38,7 +38,7 @@ fn run() -> (tempfile::TempDir, PathBuf) {
     let judgement = judge(&judge_read(&trial).unwrap());
     let mut verdict = Verdict::new(&plan, judgement);
     let boot = Duration::from_secs(9);
-    verdict.timings_ms.add(&Profile { stages: [(Stage::Boot, boot)].into(), wall: boot });
+    verdict.timings_ms.add(&StageTimes { stages: [(Stage::Boot, boot)].into(), wall: boot });
     verdict.write(&trial).unwrap();
     (root, run)
 }

@@ -21,7 +21,7 @@ use contract::events;
 use contract::grade::Outcome;
 use contract::image::Definition;
 use contract::plan::{Accel, Keep, Plan};
-use contract::run::{Asked, RUN_DIR_VAR, RunOptions};
+use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
 use contract::scenario::Hook;
 use jiff::Zoned;
 use judge::verdict::Verdict;
@@ -167,7 +167,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// Brings in what these trials need; the program that runs them.
-pub(crate) fn prepare(asked: &[Asked]) -> Result<PathBuf, Failure> {
+pub(crate) fn prepare(asked: &[TrialRequest]) -> Result<PathBuf, Failure> {
     setup::ensure()?;
     let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
     needed.sort();
@@ -280,7 +280,7 @@ fn default_jobs(repeat: bool) -> u16 {
 pub(crate) fn run_trials(
     program: &Path,
     options: &RunOptions,
-    asked: &[Asked],
+    asked: &[TrialRequest],
     jobs: u16,
 ) -> Result<bool, Failure> {
     let failed =
@@ -321,7 +321,7 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
 }
 
 /// Counts the guests that had to boot although they should have started from saved memory.
-fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
+fn tell_of_boots(options: &RunOptions, asked: &[TrialRequest]) {
     let notes = asked.iter().flat_map(|asked| {
         let log = options.trial_dir(&asked.name).join(events::FILE);
         // A trial without a log has said why.
@@ -338,7 +338,7 @@ fn tell_of_boots(options: &RunOptions, asked: &[Asked]) {
 }
 
 /// The verdict of each trial, in the order asked for; an error is why there is none.
-fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Result<Verdict, String>)> {
+fn verdicts(options: &RunOptions, asked: &[TrialRequest]) -> Vec<(String, PathBuf, Result<Verdict, String>)> {
     asked
         .iter()
         .map(|asked| {
@@ -353,7 +353,7 @@ fn verdicts(options: &RunOptions, asked: &[Asked]) -> Vec<(String, PathBuf, Resu
 fn record_verified(
     options: &RunOptions,
     verdicts: &[(String, PathBuf, Result<Verdict, String>)],
-    asked: &[Asked],
+    asked: &[TrialRequest],
 ) -> Result<(), Failure> {
     let images: BTreeSet<_> = asked.iter().map(|asked| &asked.image).collect();
     for image in images {

@@ -56,8 +56,8 @@ fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
     let plan = Plan::read(dir).map_err(|e| question(&e))?;
     let (mut verdict, cycles) = Verdict::over(&plan, dir, false).map_err(|e| question(&e))?;
     // No property rests on how long the stages took.
-    match events::profile(&dir.join(events::FILE)) {
-        Ok(profile) => verdict.timings_ms.add(&profile),
+    match events::stage_times(&dir.join(events::FILE)) {
+        Ok(times) => verdict.timings_ms.add(&times),
         Err(e) => warn!("{e}; the verdict goes without the times of the stages"),
     }
     Ok((verdict, cycles))

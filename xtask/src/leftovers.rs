@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use contract::plan::{Keep, Plan};
-use contract::root::roots;
+use contract::runtime_dir;
 use rustix::process::{Pid, Signal};
 
 use crate::error::Failure;
@@ -18,7 +18,7 @@ pub(crate) enum Leftover {
     /// A guest or a trial's process.
     Process { pid: Pid, name: String },
     /// libvirt's short-lived directory.
-    Root(PathBuf),
+    RuntimeDir(PathBuf),
     /// A trial's overlays.
     Disks(PathBuf),
 }
@@ -27,7 +27,7 @@ impl std::fmt::Display for Leftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Process { pid, name } => write!(f, "process {name} (pid {pid})"),
-            Self::Root(dir) => write!(f, "directory {}", dir.display()),
+            Self::RuntimeDir(dir) => write!(f, "directory {}", dir.display()),
             Self::Disks(dir) => write!(f, "disks in {}", dir.display()),
         }
     }
@@ -42,7 +42,7 @@ impl Leftover {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
                 Err(e) => Err(Failure::Infrastructure(format!("cannot kill {self}: {e}."))),
             },
-            Self::Root(dir) | Self::Disks(dir) => {
+            Self::RuntimeDir(dir) | Self::Disks(dir) => {
                 fs::remove_dir_all(dir).map_err(|e| Failure::io("remove", dir, &e))
             }
         }
@@ -53,18 +53,20 @@ impl Leftover {
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
     let temp = std::env::temp_dir();
-    let roots = roots().map_err(|e| Failure::io("look into", &temp, &e))?;
-    let owners = roots.iter().filter_map(|root| root.owner.as_ref());
+    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("look into", &temp, &e))?;
+    let owners = runtime_dirs.iter().filter_map(|found| found.owner.as_ref());
     let alive: Vec<_> = owners.filter(|owner| owner.supervises()).map(|owner| owner.trial.clone()).collect();
-    for root in roots {
-        match &root.owner {
+    for found in runtime_dirs {
+        match &found.owner {
             Some(owner) if !owner.trial.starts_with(runs) || alive.contains(&owner.trial) => {}
             Some(owner) => {
                 left.extend(processes_naming(&owner.trial)?);
-                left.push(Leftover::Root(root.dir));
+                left.push(Leftover::RuntimeDir(found.dir));
             }
             // A supervisor writes its name in its first milliseconds.
-            None if older_than(&root.dir, Duration::from_secs(60)) => left.push(Leftover::Root(root.dir)),
+            None if older_than(&found.dir, Duration::from_secs(60)) => {
+                left.push(Leftover::RuntimeDir(found.dir));
+            }
             None => {}
         }
     }

@@ -8,7 +8,7 @@ pub type Key = (u32, u32);
 
 /// Why a binary log cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum BinlogError {
     /// The file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -110,13 +110,13 @@ pub(super) fn table_map<'a>(body: &'a [u8], schema: &str, table: &str) -> Option
 
 impl Layout {
     /// Reads the columns of a table map; `None` when it is damaged.
-    pub(super) fn read(mut body: Bytes<'_>) -> Result<Option<Self>, Problem> {
+    pub(super) fn read(mut body: Bytes<'_>) -> Result<Option<Self>, BinlogError> {
         let kinds = body.packed().and_then(|count| body.take(count));
         let metadata = body.packed().and_then(|length| body.take(length));
         let (Some(kinds), Some(metadata)) = (kinds, metadata) else { return Ok(None) };
         let leading = [column::LONG, column::LONG, column::TINY];
         if let Some((kind, _)) = kinds.iter().zip(leading).find(|(kind, expected)| *kind != expected) {
-            return Err(Problem::Column(*kind));
+            return Err(BinlogError::Column(*kind));
         }
         if kinds.len() < leading.len() {
             return Ok(None);
@@ -134,7 +134,7 @@ impl Layout {
                     None => return Ok(None),
                     Some(longest) => Column::Prefixed(if longest < 256 { 1 } else { 2 }),
                 },
-                other => return Err(Problem::Column(other)),
+                other => return Err(BinlogError::Column(other)),
             });
         }
         Ok(Some(Self(columns)))

@@ -76,7 +76,7 @@ impl Made {
 }
 
 /// The transfers, and where the log breaks off.
-fn read(log: &[u8]) -> Result<(Vec<Key>, Option<u64>), Problem> {
+fn read(log: &[u8]) -> Result<(Vec<Key>, Option<u64>), BinlogError> {
     let mut log = Log::open(log, "s", "ledger")?;
     let mut keys = Vec::new();
     while let Some(transaction) = log.next_transaction()? {
@@ -153,7 +153,7 @@ fn a_changed_byte_is_noticed() {
                 assert_eq!(keys, [(1, 1)], "byte {at}");
                 assert!(torn.is_some(), "byte {at}");
             }
-            Err(problem) => assert!(matches!(problem, Problem::TooLong(_)), "{problem}"),
+            Err(problem) => assert!(matches!(problem, BinlogError::TooLong(_)), "{problem}"),
         }
     }
 }

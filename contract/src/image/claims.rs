@@ -24,7 +24,7 @@ pub struct Claims {
 
 /// `found.json`: what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct Inspection {
     /// A sentence for each claim that is wrong, with what to write instead.
     pub differences: Vec<String>,
     /// The server's data directory.
@@ -48,7 +48,7 @@ impl Claims {
     }
 }
 
-impl Found {
+impl Inspection {
     /// The file's name.
     pub const FILE: &str = "found.json";
 

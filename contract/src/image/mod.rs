@@ -8,9 +8,9 @@ mod layout;
 mod manifest;
 mod origin;
 
-pub use claims::{Claims, Found};
+pub use claims::{Claims, Inspection};
 pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository};
 pub use kinds::{Channel, Database};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
 pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
-pub use origin::{CloudImage, Existing, Origin, Place, ServerFacts};
+pub use origin::{CloudImage, Existing, ImageSource, Origin, ServerFacts};

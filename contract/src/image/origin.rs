@@ -39,7 +39,7 @@ pub enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudImage {
     /// Where it is.
-    pub place: Place,
+    pub source: ImageSource,
     /// SHA-256 of the file, lowercase hex.
     pub sha256: String,
     /// What the disk is enlarged to, MiB; as the vendor made it without this.
@@ -65,7 +65,7 @@ pub struct Existing {
 
 /// Where a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ImageSource {
     /// To be downloaded.
     Url(String),
     /// On this host.
@@ -126,7 +126,7 @@ impl RawCloudImage {
     /// Checks it. A file is looked for beside `definition`.
     pub(super) fn check(self, definition: &Path) -> Result<CloudImage, Problem> {
         let at = self.sha256.span().start;
-        let place = match (self.url, self.file) {
+        let source = match (self.url, self.file) {
             (Some(url), None) => {
                 let text = url.get_ref();
                 let known = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
@@ -136,9 +136,9 @@ impl RawCloudImage {
                         "`url` must begin with `https://` or `http://`.".to_owned(),
                     ));
                 }
-                Place::Url(url.into_inner())
+                ImageSource::Url(url.into_inner())
             }
-            (None, Some(file)) => Place::File(find(&file, definition)?),
+            (None, Some(file)) => ImageSource::File(find(&file, definition)?),
             _ => {
                 let problem =
                     "a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.";
@@ -151,6 +151,6 @@ impl RawCloudImage {
                 "`sha256` must be the 64 hexadecimal digits that the vendor publishes beside the image.";
             return Err((at, problem.to_owned()));
         }
-        Ok(CloudImage { place, sha256, size_mib: self.size_mib })
+        Ok(CloudImage { source, sha256, size_mib: self.size_mib })
     }
 }

@@ -14,7 +14,7 @@ pub(super) enum ReadError {
     #[error(transparent)]
     Ext4(#[from] Ext4Error),
     #[error(transparent)]
-    Binlog(#[from] binlog::Problem),
+    Binlog(#[from] binlog::BinlogError),
     #[error("there is no such file")]
     NoFile,
     #[error("the path is not UTF-8")]

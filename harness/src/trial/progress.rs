@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use contract::events::{Event, KIND, Stage, What};
+use contract::events::{Event, EventKind, KIND, Stage};
 use contract::jsonl;
 use tracing::{info, info_span};
 
@@ -36,9 +36,9 @@ impl Progress {
     ) -> Result<T> {
         self.stage = stage;
         let _in = info_span!("stage", %stage).entered();
-        let begin = self.event(stage, What::Begin, "")?;
+        let begin = self.event(stage, EventKind::Begin, "")?;
         let (value, detail) = work(self)?;
-        let end = self.event(stage, What::End, &detail)?;
+        let end = self.event(stage, EventKind::End, &detail)?;
         let took = seconds(Duration::from_nanos(end - begin));
         let detail = if detail.is_empty() { detail } else { format!(", {detail}") };
         match &mut self.cycle {
@@ -66,16 +66,16 @@ impl Progress {
         self.end_cycle();
         let text = format!("{} failed: {error}", self.stage);
         // The verdict carries the same text.
-        let _ = self.event(self.stage, What::Failed, &error.to_string());
+        let _ = self.event(self.stage, EventKind::Failed, &error.to_string());
         text
     }
 
     pub(super) fn note(&mut self, text: &str) -> Result<()> {
         info!("{}: {text}", self.trial);
-        self.event(self.stage, What::Note, text).map(drop)
+        self.event(self.stage, EventKind::Note, text).map(drop)
     }
 
-    fn event(&mut self, stage: Stage, event: What, detail: &str) -> Result<u64> {
+    fn event(&mut self, stage: Stage, event: EventKind, detail: &str) -> Result<u64> {
         let t = clock::now();
         self.log.write(&Event { t, stage, event, detail: detail.to_owned() })?;
         self.log.flush()?;

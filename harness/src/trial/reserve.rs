@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use contract::plan::{Accel, Plan};
-use contract::root::{self, Owner};
+use contract::runtime_dir::{self, Owner};
 use contract::scenario::Restore;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
@@ -63,7 +63,7 @@ fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
     // One at a time on this host. The lock is let go with the file.
     let lock = File::open(std::env::temp_dir())?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-    let others: Vec<_> = root::roots()?.into_iter().filter_map(|root| root.owner).collect();
+    let others: Vec<_> = runtime_dir::list()?.into_iter().filter_map(|dir| dir.owner).collect();
     let reserved: Vec<_> =
         others.iter().filter(|owner| owner.supervises()).map(|owner| owner.memory_mib).collect();
     let (total, available) = memory()?;
@@ -71,7 +71,7 @@ fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
         return Ok(None);
     }
     // Sockets below libvirt's root may not exceed 108 bytes, so it is not in the trial's directory.
-    let root = tempfile::Builder::new().prefix(root::PREFIX).tempdir()?;
+    let root = tempfile::Builder::new().prefix(runtime_dir::PREFIX).tempdir()?;
     Owner { pid: std::process::id(), memory_mib, trial: dir.to_owned() }.write(root.path())?;
     Ok(Some(root))
 }

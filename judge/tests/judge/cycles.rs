@@ -10,7 +10,7 @@ use contract::observation::{self, Record};
 use contract::plan::Plan;
 use contract::property::Property;
 use judge::verdict::Verdict;
-use judge::{Case, Judgement, Trial, cycle_dir, judge, read};
+use judge::{Case, Judgement, TrialFiles, cycle_dir, judge, read};
 use proptest::prelude::*;
 
 use crate::world::{Shape, World, indexed};
@@ -93,7 +93,7 @@ fn the_cycles_of_a_directory_are_judged_like_their_records() {
     let dir = tempfile::tempdir().unwrap();
     let two = Two::new(1);
     two.write(dir.path());
-    let mut trial = Trial::open(dir.path()).unwrap();
+    let mut trial = TrialFiles::open(dir.path()).unwrap();
     assert_eq!(trial.cycles(), 2);
     // In any order, and again.
     for cycle in [2, 1, 2] {
@@ -112,7 +112,7 @@ fn a_cycle_without_an_observation_is_unknown_and_the_other_is_not() {
     let dir = tempfile::tempdir().unwrap();
     Two::new(1).write(dir.path());
     fs::remove_file(cycle_dir(dir.path(), 1).join(observation::FILE)).unwrap();
-    let mut trial = Trial::open(dir.path()).unwrap();
+    let mut trial = TrialFiles::open(dir.path()).unwrap();
     // Nothing of one cycle is left when another is read.
     let grades = [2, 1].map(|cycle| judge(trial.cycle(cycle).unwrap()).grade);
     assert_eq!(grades, [Grade::CrashConsistent, Grade::Unknown]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use contract::events;
 use contract::grade::Grade;
-use contract::run::{Asked, RunOptions};
+use contract::run::{RunOptions, TrialRequest};
 use judge::verdict::Verdict;
 
 use crate::error::Failure;
@@ -72,7 +72,7 @@ impl Trials {
         }
         let wall = begin.elapsed();
         e2e::check_for_leftovers(&options.dir)?;
-        let ran = |asked: Asked| {
+        let ran = |asked: TrialRequest| {
             let dir = options.trial_dir(&asked.name);
             let verdict = Verdict::read(&dir).map_err(|e| Failure::Infrastructure(e.to_string()))?;
             Ok(Ran { dir, verdict })
@@ -94,7 +94,7 @@ impl Trials {
     }
 }
 
-fn asked(options: &RunOptions) -> Result<Vec<Asked>, Failure> {
+fn asked(options: &RunOptions) -> Result<Vec<TrialRequest>, Failure> {
     let asked = options.trials().map_err(Failure::Question)?;
     if asked.is_empty() {
         let images = options.images.join(", ");

@@ -1,7 +1,7 @@
 //! The trials that a command line asks for, without running any.
 
 use contract::json;
-use contract::run::{Asked, RunOptions};
+use contract::run::{RunOptions, TrialRequest};
 use serde::Serialize;
 use terminal::results;
 
@@ -20,13 +20,13 @@ struct Listed<'a> {
 }
 
 /// Prints them: name, what each covers, how long it took before.
-pub(super) fn print(options: &RunOptions, asked: &[Asked], as_json: bool) -> Result<(), Failure> {
-    let measured = options.measured();
+pub(super) fn print(options: &RunOptions, asked: &[TrialRequest], as_json: bool) -> Result<(), Failure> {
+    let durations = options.durations();
     let listed = asked.iter().map(|asked| Listed {
         trial: &asked.name,
         summary: &asked.scenario.summary,
         covers: &asked.scenario.covers,
-        seconds: measured.of(&asked.name, asked.scenario.snapshot.cycles).map(|took| took.as_secs_f64()),
+        seconds: durations.of(&asked.name, asked.scenario.snapshot.cycles).map(|took| took.as_secs_f64()),
     });
     let listed: Vec<_> = listed.collect();
     if as_json {

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use contract::events::{self, Event, What};
+use contract::events::{self, Event, EventKind};
 use contract::grade::Outcome;
-use contract::run::{Asked, RunOptions};
+use contract::run::{RunOptions, TrialRequest};
 use contract::text::quote;
 use indicatif::{ProgressBar, ProgressStyle};
 use judge::verdict::Verdict;
@@ -35,12 +35,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn begin(options: &RunOptions, asked: &[Asked], jobs: u16) -> Self {
-        let measured = options.measured();
-        let watched = |asked: &Asked| Trial {
+    pub(super) fn begin(options: &RunOptions, asked: &[TrialRequest], jobs: u16) -> Self {
+        let durations = options.durations();
+        let watched = |asked: &TrialRequest| Trial {
             name: asked.name.clone(),
             dir: options.trial_dir(&asked.name),
-            usually: measured.of(&asked.name, asked.scenario.snapshot.cycles),
+            usually: durations.of(&asked.name, asked.scenario.snapshot.cycles),
             state: State::Waiting,
             read: 0,
             line: None,
@@ -113,7 +113,7 @@ impl Trial {
         for event in self.new_events() {
             let now = Instant::now();
             match (&mut self.state, event.event) {
-                (State::Running { stage, since, .. }, What::Begin) => {
+                (State::Running { stage, since, .. }, EventKind::Begin) => {
                     (*stage, *since) = (event.stage.to_string(), now);
                 }
                 (state @ State::Waiting, _) => {
@@ -179,7 +179,7 @@ fn ended(name: &str, verdict: &Verdict) -> String {
     format!("{expected:12}  {:22}  {:>5}  {}", verdict.grade, seconds(took), quote(MAX_NAME, name))
 }
 
-/// How far the run is, and what is left by the times measured before.
+/// How far the run is, and what is left by how long trials took before.
 fn in_all(trials: &[Trial], elapsed: Duration, jobs: u16) -> String {
     let ended = trials.iter().filter(|trial| matches!(trial.state, State::Ended)).count();
     let so_far = format!("{ended} of {} trials, {}", trials.len(), seconds(elapsed));

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use contract::image::{Boot, Claims, Existing, Found, Manifest};
+use contract::image::{Boot, Claims, Existing, Inspection, Manifest};
 
 use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;
@@ -74,7 +74,7 @@ pub(super) fn take(
 }
 
 /// Runs the examination under a supervisor, which cleans up after it.
-fn examine(claims: &Claims, dir: &Path) -> Result<Found, Failure> {
+fn examine(claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
     claims.write(dir).map_err(Failure::Infrastructure)?;
     let program = cargo::build_trials("trial")?;
     let failed = |e: std::io::Error| Failure::io("run", &program, &e);
@@ -89,7 +89,7 @@ fn examine(claims: &Claims, dir: &Path) -> Result<Found, Failure> {
     let lifeline = supervisor.stdin.take();
     let status = supervisor.wait().map_err(failed)?;
     drop(lifeline);
-    Found::read(dir).map_err(|_| {
+    Inspection::read(dir).map_err(|_| {
         Failure::Infrastructure(format!(
             "the disk could not be looked at ({status}); the reason stands above. A disk that boots by BIOS and starts \
              qemu-guest-agent can be."

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use contract::image::{CloudImage, Place};
+use contract::image::{CloudImage, ImageSource};
 use sha2::{Digest, Sha256};
 use terminal::command::Run as _;
 use tracing::warn;
@@ -37,15 +37,15 @@ const NO_SUCH_RANGE: &[u8] = b"416";
 
 /// The verified file of `image`; `dir` is where downloads are kept.
 pub(super) fn fetch(image: &CloudImage, dir: &Path) -> Result<PathBuf, Failure> {
-    match &image.place {
-        Place::File(file) => {
+    match &image.source {
+        ImageSource::File(file) => {
             let found = digest(file)?;
             if found == image.sha256 {
                 return Ok(file.clone());
             }
             Err(mismatch(&file.display().to_string(), &image.sha256, &found))
         }
-        Place::Url(url) => {
+        ImageSource::Url(url) => {
             let kept = dir.join(&image.sha256);
             if kept.is_file() {
                 return Ok(kept);
@@ -155,8 +155,8 @@ mod tests {
 
     /// Fetches the content from such a server.
     fn fetched(server: &Server, dir: &Path) -> Result<PathBuf, String> {
-        let place = Place::Url(server.url.clone());
-        let image = CloudImage { place, sha256: sha256(&content()), size_mib: None };
+        let source = ImageSource::Url(server.url.clone());
+        let image = CloudImage { source, sha256: sha256(&content()), size_mib: None };
         fetch(&image, dir).map_err(|failure| failure.to_string())
     }
 
@@ -227,7 +227,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("local");
         fs::write(&file, &other).unwrap();
-        let image = CloudImage { place: Place::File(file), sha256: sha256(&content()), size_mib: None };
+        let image =
+            CloudImage { source: ImageSource::File(file), sha256: sha256(&content()), size_mib: None };
         let error = fetch(&image, dir.path()).unwrap_err().to_string();
         assert!(error.contains(&sha256(&content())) && error.contains(&sha256(&other)), "{error}");
     }

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use contract::image::{CloudImage, Disk, Place};
+use contract::image::{CloudImage, Disk, ImageSource};
 
 use super::archive::{TAKE_EXPIRED, prefer_released};
 use super::foreign::Mounted;
@@ -36,9 +36,9 @@ pub(super) fn build(
     log: &Log,
 ) -> Result<Vec<Disk>, Failure> {
     foreign::check_root(recipe)?;
-    let what = match &image.place {
-        Place::Url(url) => format!("fetch {url}"),
-        Place::File(file) => format!("verify {}", file.display()),
+    let what = match &image.source {
+        ImageSource::Url(url) => format!("fetch {url}"),
+        ImageSource::File(file) => format!("verify {}", file.display()),
     };
     let file = log.stage(&what, || fetch::fetch(image, downloads))?;
     let raw = scratch.image().join(foreign::FILE);

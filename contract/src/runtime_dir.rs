@@ -14,7 +14,7 @@ const OWNER: &str = "owner";
 
 /// A trial's short-lived directory.
 #[derive(Debug)]
-pub struct Root {
+pub struct RuntimeDir {
     /// The directory.
     pub dir: PathBuf,
     /// Whose it is; its supervisor says so in its first milliseconds.
@@ -55,8 +55,8 @@ impl Owner {
 }
 
 /// All of them, of living and of dead trials.
-pub fn roots() -> io::Result<Vec<Root>> {
-    let mut roots = Vec::new();
+pub fn list() -> io::Result<Vec<RuntimeDir>> {
+    let mut dirs = Vec::new();
     for entry in fs::read_dir(std::env::temp_dir())? {
         let dir = entry?.path();
         let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
@@ -64,11 +64,11 @@ pub fn roots() -> io::Result<Vec<Root>> {
             let owner = Owner::read(&dir);
             // What cannot be read is the business of whatever version wrote it.
             if owner.is_some() || !dir.join(OWNER).exists() {
-                roots.push(Root { dir, owner });
+                dirs.push(RuntimeDir { dir, owner });
             }
         }
     }
-    Ok(roots)
+    Ok(dirs)
 }
 
 #[cfg(test)]

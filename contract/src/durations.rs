@@ -15,18 +15,18 @@ const SLACK: u32 = 5;
 /// What a trial may take in any case.
 const LEAST: Duration = Duration::from_secs(5 * 60);
 
-/// What a trial may take that was never measured: somewhat more than its limits
+/// What a trial may take that was never durations: somewhat more than its limits
 /// add up to when every one of them is reached; and what each further cycle adds.
 const UNMEASURED: Duration = Duration::from_secs(20 * 60);
 const UNMEASURED_CYCLE: Duration = Duration::from_secs(2 * 60);
 
-/// The measured times, one small file a trial, beside the runs.
+/// The durations times, one small file a trial, beside the runs.
 #[derive(Debug)]
-pub struct Measured {
+pub struct TrialDurations {
     dir: PathBuf,
 }
 
-impl Measured {
+impl TrialDurations {
     /// Those that stand beside the directory of a run.
     pub fn beside(run: &Path) -> Self {
         Self { dir: run.with_file_name(".times") }
@@ -67,15 +67,15 @@ mod tests {
     #[test]
     fn a_trial_may_take_several_times_what_it_took() {
         let dir = tempfile::tempdir().unwrap();
-        let measured = Measured::beside(&dir.path().join("run"));
+        let durations = TrialDurations::beside(&dir.path().join("run"));
         let trial = "core/no-hook::one::none";
-        assert_eq!(measured.of(trial, 1), None);
-        assert_eq!(measured.limit(trial, 1), UNMEASURED);
-        assert_eq!(measured.limit(trial, 11), UNMEASURED + UNMEASURED_CYCLE * 10);
-        measured.keep(trial, 1, Duration::from_secs(10)).unwrap();
-        assert_eq!(measured.limit(trial, 1), LEAST);
-        measured.keep(trial, 1, Duration::from_secs(100)).unwrap();
-        assert_eq!(measured.limit(trial, 1), Duration::from_secs(500));
-        assert_eq!(measured.of(trial, 2), None);
+        assert_eq!(durations.of(trial, 1), None);
+        assert_eq!(durations.limit(trial, 1), UNMEASURED);
+        assert_eq!(durations.limit(trial, 11), UNMEASURED + UNMEASURED_CYCLE * 10);
+        durations.keep(trial, 1, Duration::from_secs(10)).unwrap();
+        assert_eq!(durations.limit(trial, 1), LEAST);
+        durations.keep(trial, 1, Duration::from_secs(100)).unwrap();
+        assert_eq!(durations.limit(trial, 1), Duration::from_secs(500));
+        assert_eq!(durations.of(trial, 2), None);
     }
 }
