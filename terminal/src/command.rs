@@ -1,4 +1,4 @@
-//! Commands of the host, each told of with its duration.
+//! Commands of the host, each logged with its duration.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,27 +17,42 @@ pub trait Run {
 
 impl Run for Command {
     fn run_output(&mut self) -> io::Result<Output> {
-        let begin = Instant::now();
+        let timer = Timer::start(self);
         let output = self.output();
-        tell(self, begin, output.as_ref().map(|output| output.status));
+        timer.end(output.as_ref().map(|output| output.status));
         output
     }
 
     fn run_status(&mut self) -> io::Result<ExitStatus> {
-        let begin = Instant::now();
+        let timer = Timer::start(self);
         let status = self.status();
-        tell(self, begin, status.as_ref().copied());
+        timer.end(status.as_ref().copied());
         status
     }
 }
 
-/// Without the environment, which may hold what nobody else shall read.
-fn tell(command: &Command, begin: Instant, ended: Result<ExitStatus, &io::Error>) {
-    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
-    let line = words.collect::<Vec<_>>().join(" ");
-    let took = begin.elapsed().as_secs_f64();
-    match ended {
-        Ok(status) => debug!("`{line}` ended after {took:.3} s with {status}"),
-        Err(error) => debug!("`{line}` could not be run: {error}"),
+/// Times a command that this process starts by itself and waits for in a way of its own.
+#[derive(Debug)]
+pub struct Timer {
+    /// Without the environment, which may hold secrets.
+    line: String,
+    start: Instant,
+}
+
+impl Timer {
+    /// To be called just before the command is started.
+    pub fn start(command: &Command) -> Self {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+        Self { line: words.join(" "), start: Instant::now() }
+    }
+
+    /// Logs how the command ended and how long it took.
+    pub fn end(self, ended: Result<ExitStatus, &io::Error>) {
+        let (line, seconds) = (self.line, self.start.elapsed().as_secs_f64());
+        match ended {
+            Ok(status) => debug!("`{line}` ended after {seconds:.3} s with {status}"),
+            Err(error) => debug!("`{line}` could not be run: {error}"),
+        }
     }
 }

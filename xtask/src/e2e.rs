@@ -25,9 +25,12 @@ use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
 use contract::scenario::Hook;
 use jiff::Zoned;
 use judge::verdict::Verdict;
+use terminal::command::Timer;
 use terminal::{live, log};
 use tracing::info;
+use xshell::cmd;
 
+use crate::command::shell;
 use crate::error::Failure;
 use crate::{cargo, hooks, host, images, leftovers, report, setup};
 use watch::Watch;
@@ -288,21 +291,23 @@ pub(crate) fn run_trials(
     let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
     let _watch = Watch::begin(options, asked, jobs);
-    let mut trials = Command::new(program)
-        .args(["--test-threads", &jobs.to_string()])
+    let (sh, jobs) = (shell()?, jobs.to_string());
+    let trials = cmd!(sh, "{program} --test-threads {jobs}")
         .env(RUN_DIR_VAR, &options.dir)
-        .envs(log::directives_of_trials().map(|directives| ("RUST_LOG", directives)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+        .envs(log::directives_of_trials().map(|directives| ("RUST_LOG", directives)));
+    // Started by hand: its messages are forwarded line by line, and its orphans waited for.
+    let mut trials = Command::from(trials);
+    trials.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let timer = Timer::start(&trials);
+    let mut trials = trials.spawn().map_err(failed)?;
     // What they say goes between the live lines. The last process that holds the pipe ends this.
     if let Some(said) = trials.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         thread::spawn(move || lines.for_each(|line| live::forward(String::from_utf8_lossy(&line))));
     }
-    processes::wait_for_all(&trials).map_err(failed)?;
+    let ended = processes::wait_for_all(&trials);
+    timer.end(ended.as_ref().copied());
+    ended.map_err(failed)?;
     Ok(interrupted.load(Ordering::SeqCst))
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod cargo;
 mod columns;
+mod command;
 mod e2e;
 mod error;
 mod hooks;

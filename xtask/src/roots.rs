@@ -15,10 +15,11 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use terminal::command::Run as _;
+use xshell::{Shell, cmd};
 
+use crate::command::{self, shell, shell_in};
 use crate::error::Failure;
 use crate::host;
 use crate::images::{Log, TAKE_EXPIRED, mmdebstrap};
@@ -61,9 +62,10 @@ const fn agent(release: &'static str) -> Root {
 /// Makes the roots that are missing, broken or of another recipe.
 pub(crate) fn ensure() -> Result<(), Failure> {
     let dir = host::repository().join("target/roots");
+    let sh = shell()?;
     for root in ROOTS {
         let path = dir.join(root.name);
-        if root.is_whole(&path) {
+        if root.is_whole(&sh, &path) {
             continue;
         }
         let logs = dir.join("log");
@@ -83,12 +85,12 @@ impl Root {
     }
 
     /// Whether all of its programs run.
-    fn is_whole(&self, path: &Path) -> bool {
+    fn is_whole(&self, sh: &Shell, path: &Path) -> bool {
         fs::read_to_string(path.join("run/made-by")).is_ok_and(|recipe| recipe == self.recipe())
             && self.programs.iter().all(|program| {
-                let mut version = Command::new(launcher(path, program));
-                version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                version.run_status().is_ok_and(|status| status.success())
+                let version = sh.cmd(launcher(path, program)).arg("--version");
+                let status = command::status(version, Stdio::null(), Stdio::null());
+                status.is_ok_and(|status| status.success())
             })
     }
 
@@ -97,29 +99,30 @@ impl Root {
             .prefix("tmp-")
             .tempdir_in(dir)
             .map_err(|e| Failure::io("write to", dir, &e))?;
-        let mut mmdebstrap = mmdebstrap(scratch.path())?;
-        mmdebstrap
+        let sh = shell_in(scratch.path())?;
+        let release = self.release;
+        let backports = self.backports.then(|| {
+            format!(
+                "--setup-hook=sed -i '/ {release} main/{{p;s/{release}/{release}-backports/}}' \"$1\"/etc/apt/sources.list"
+            )
+        });
+        let mmdebstrap = mmdebstrap(&sh)?
             .arg("--variant=extract")
             .arg(format!("--aptopt={TAKE_EXPIRED}"))
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg(format!("--include={}", self.packages.join(",")))
-            .arg("--format=tar");
-        if self.backports {
-            let release = self.release;
-            mmdebstrap.arg(format!(
-                "--setup-hook=sed -i '/ {release} main/{{p;s/{release}/{release}-backports/}}' \"$1\"/etc/apt/sources.list"
-            ));
-        }
-        mmdebstrap.args([self.release, "root.tar"]);
+            .arg("--format=tar")
+            .args(backports)
+            .args([release, "root.tar"]);
         log.run(mmdebstrap)?;
 
         let new = scratch.path().join("root");
         let run = new.join("run");
         create_dir(&run)?;
-        let mut tar = host::command("tar")?;
-        tar.arg("--extract").arg("--file").arg(scratch.path().join("root.tar")).arg("--directory").arg(&new);
-        tar.args(["--exclude=./dev/*", "--no-same-owner"]);
-        log.run(tar)?;
+        log.run(cmd!(
+            sh,
+            "tar --extract --file root.tar --directory {new} --exclude=./dev/* --no-same-owner"
+        ))?;
 
         self.write_launchers(&new)?;
         let stamp = run.join("made-by");
@@ -128,7 +131,7 @@ impl Root {
             fs::rename(path, scratch.path().join("old")).map_err(|e| Failure::io("move", path, &e))?;
         }
         fs::rename(&new, path).map_err(|e| Failure::io("move", &new, &e))?;
-        if self.is_whole(path) {
+        if self.is_whole(&sh, path) {
             return Ok(());
         }
         Err(Failure::Infrastructure(format!(

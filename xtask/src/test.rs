@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use terminal::command::Run as _;
 use tracing::warn;
+use xshell::{Cmd, Shell};
 
+use crate::command::{self, shell};
 use crate::error::Failure;
 use crate::setup::{self, Who};
-use crate::{host, roots};
+use crate::{cargo, host, roots};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
@@ -37,12 +38,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     clear_measured()?;
     // nextest bounds each test's time; without it the same tests run all the same.
-    let mut tests = if host::find_program("cargo-nextest").is_some() {
-        cargo(&["nextest", "run", "--no-fail-fast"])
+    let sh = shell()?;
+    let tests = if command::find_program("cargo-nextest").is_some() {
+        workspace(&sh, &["nextest", "run", "--no-fail-fast"])
     } else {
-        let mut tests = cargo(&["test", "--no-fail-fast"]);
-        tests.arg("--");
-        tests
+        workspace(&sh, &["test", "--no-fail-fast"]).arg("--")
     };
     let outcome = succeed(tests.args(&args.filters));
     if !args.filters.is_empty() {
@@ -50,9 +50,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     // A test that passes is silent, but these have something to show, also when others have failed.
     let table = ["--exact", MUTATION_TABLE, "--nocapture"];
-    let mutations = succeed(cargo(&["test", "--quiet", "--test", "judge"]).arg("--").args(table));
+    let mutations = succeed(workspace(&sh, &["test", "--quiet", "--test", "judge"]).arg("--").args(table));
     let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];
-    let catalogue = succeed(cargo(&["test", "--quiet", "--test", "hooks"]).arg("--").args(table));
+    let catalogue = succeed(workspace(&sh, &["test", "--quiet", "--test", "hooks"]).arg("--").args(table));
     outcome.and(mutations).and(catalogue)
 }
 
@@ -66,19 +66,12 @@ fn clear_measured() -> Result<(), Failure> {
 }
 
 /// A call of cargo for every package that needs no guest, all built the same way.
-fn cargo(task: &[&str]) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(task)
-        // The trials themselves are tests of the package `scenarios`, and need guests.
-        .args(["--workspace", "--exclude", "scenarios"])
-        .current_dir(host::repository())
-        .stdin(Stdio::null());
-    cargo
+fn workspace<'a>(sh: &'a Shell, task: &[&str]) -> Cmd<'a> {
+    // The trials themselves are tests of the package `scenarios`, and need guests.
+    cargo::cargo(sh).args(task).args(["--workspace", "--exclude", "scenarios"])
 }
 
-fn succeed(cargo: &mut Command) -> Result<(), Failure> {
-    let status =
-        cargo.run_status().map_err(|e| Failure::Infrastructure(format!("cannot run cargo: {e}.")))?;
+fn succeed(cargo: Cmd<'_>) -> Result<(), Failure> {
+    let status = command::status(cargo, Stdio::inherit(), Stdio::inherit())?;
     if status.success() { Ok(()) } else { Err(Failure::Expectation("some tests failed.".to_owned())) }
 }

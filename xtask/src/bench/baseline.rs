@@ -8,8 +8,11 @@ use std::process::{Command, Stdio};
 use contract::image::{Boot, Database, Manifest};
 use contract::plan::Accel;
 use contract::scenario::Load;
+use terminal::command::Timer;
 use tracing::info;
+use xshell::cmd;
 
+use crate::command::shell;
 use crate::e2e::processes;
 use crate::error::Failure;
 use crate::host;
@@ -56,18 +59,19 @@ impl Baseline {
         let target = host::repository().join("target");
         let dir =
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
-        let mut script = Command::new(bench.join("with-libvirtd.sh"))
-            .arg(bench.join("baseline.sh"))
-            .envs(self.told())
-            .env("DIR", dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| failed(e.to_string()))?;
+        let sh = shell()?;
+        let script = cmd!(sh, "{bench}/with-libvirtd.sh {bench}/baseline.sh");
+        // Started by hand: its stages are shown line by line, and its orphans waited for.
+        let mut script = Command::from(script.envs(self.told()).env("DIR", dir.path()));
+        script.stdin(Stdio::null()).stdout(Stdio::piped());
+        let timer = Timer::start(&script);
+        let mut script = script.spawn().map_err(|e| failed(e.to_string()))?;
         let stages = script.stdout.take();
         // Beside the wait, which reaps what libvirt leaves to this process.
         let told = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());
-        processes::wait_for_all(&script).map_err(|e| failed(e.to_string()))?;
+        let ended = processes::wait_for_all(&script);
+        timer.end(ended.as_ref().copied());
+        ended.map_err(|e| failed(e.to_string()))?;
         let (ms, stage) = told.join().unwrap_or_default();
         if stage == LAST { Ok(ms) } else { Err(failed(format!("its last stage was `{stage}`"))) }
     }
@@ -128,7 +132,8 @@ mod tests {
     fn shellcheck_passes() {
         for script in ["baseline.sh", "with-libvirtd.sh"] {
             let script = host::repository().join("bench").join(script);
-            let output = host::command("shellcheck").unwrap().arg(&script).output().unwrap();
+            let sh = shell().unwrap();
+            let output = crate::command::output(cmd!(sh, "shellcheck {script}")).unwrap();
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{}\n{said}", script.display());
         }

@@ -1,12 +1,12 @@
 //! `cargo xtask bench hooks`: how long writers stand still for a hook, beyond the hold.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use terminal::command::Run as _;
+use xshell::cmd;
 
 use super::report::{Figure, Goal, Report};
+use crate::command::{self, shell};
 use crate::error::Failure;
 use crate::{cargo, setup};
 
@@ -73,12 +73,8 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
 fn measure(program: &Path, args: &Args) -> Result<Vec<Cycle>, Failure> {
     let failed =
         |problem: String| Failure::Infrastructure(format!("the measuring program failed: {problem}."));
-    let output = Command::new(program)
-        .args([args.repeat.to_string(), args.seed.to_string()])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .run_output()
-        .map_err(|e| failed(e.to_string()))?;
+    let (sh, repeat, seed) = (shell()?, args.repeat.to_string(), args.seed.to_string());
+    let output = command::capture_stdout(cmd!(sh, "{program} {repeat} {seed}"))?;
     if !output.status.success() {
         return Err(failed(format!("{}; its messages stand above", output.status)));
     }

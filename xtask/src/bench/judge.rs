@@ -1,7 +1,6 @@
 //! `cargo xtask bench judge`: how long judging takes, and how much memory.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use contract::grade::Grade;
@@ -11,11 +10,12 @@ use contract::observation::Record;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use synthetic::{self, Files, Logs, Shape};
-use terminal::command::Run as _;
 use terminal::results;
 use tracing::info;
+use xshell::cmd;
 
 use super::report::{Figure, Goal, Report, Unit};
+use crate::command::{self, shell};
 use crate::error::Failure;
 use crate::host;
 
@@ -184,13 +184,8 @@ fn generate(dir: &Path, seed: u64, operations: u64) -> Result<u64, jsonl::Error>
 fn in_a_process(dir: &Path) -> Result<Measurement, Failure> {
     let failed = |problem: String| Failure::Infrastructure(format!("a run of the judge failed: {problem}."));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
-    let output = Command::new(program)
-        .args(["bench", "judge-once"])
-        .arg(dir)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .run_output()
-        .map_err(|e| failed(e.to_string()))?;
+    let sh = shell()?;
+    let output = command::capture_stdout(cmd!(sh, "{program} bench judge-once {dir}"))?;
     if !output.status.success() {
         return Err(failed(output.status.to_string()));
     }

@@ -12,11 +12,12 @@ mod start;
 mod trial;
 mod trials;
 
-use std::process::Command;
+use std::process::Stdio;
 
-use terminal::command::Run as _;
 use tracing::info;
+use xshell::cmd;
 
+use crate::command::{self, shell};
 use crate::error::Failure;
 
 /// Measures what must be fast, and exits with 1 where a goal is missed. What was
@@ -71,14 +72,11 @@ fn all(json: bool) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::Infrastructure(format!("cannot run a measurement: {e}."));
     let program = std::env::current_exe().map_err(failed)?;
     let (mut missed, mut broken) = (Vec::new(), Vec::new());
+    let sh = shell()?;
     for name in ALL {
         info!("bench {name}");
-        let mut bench = Command::new(&program);
-        bench.args(["bench", name]);
-        if json {
-            bench.arg("--json");
-        }
-        match bench.run_status().map_err(failed)?.code() {
+        let bench = cmd!(sh, "{program} bench {name}").args(json.then_some("--json"));
+        match command::status(bench, Stdio::inherit(), Stdio::inherit())?.code() {
             Some(0) => {}
             Some(1) => missed.push(name),
             _ => broken.push(name),

@@ -1,7 +1,8 @@
 //! The processes of a run, from the first to the last that ends.
 
 use std::io;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -27,18 +28,21 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
 }
 
 /// Waits for the test binary, then for every orphan, at most for [`GRACE`].
-/// What is still there then is found by its command line.
-pub(crate) fn wait_for_all(trials: &Child) -> io::Result<()> {
+/// What is still there then is found by its command line. Returns how the test binary ended.
+pub(crate) fn wait_for_all(trials: &Child) -> io::Result<ExitStatus> {
     let trials = Pid::from_child(trials);
-    let mut deadline = None;
+    let (mut deadline, mut ended) = (None, ExitStatus::default());
     loop {
         let options = if deadline.is_some() { WaitOptions::NOHANG } else { WaitOptions::empty() };
         match process::wait(options) {
-            Ok(Some((pid, _))) if pid == trials => deadline = Some(Instant::now() + GRACE),
+            Ok(Some((pid, status))) if pid == trials => {
+                ended = ExitStatus::from_raw(status.as_raw());
+                deadline = Some(Instant::now() + GRACE);
+            }
             Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) if deadline.is_some_and(|deadline| Instant::now() > deadline) => return Ok(()),
+            Ok(None) if deadline.is_some_and(|deadline| Instant::now() > deadline) => return Ok(ended),
             Ok(None) => std::thread::sleep(Duration::from_millis(50)),
-            Err(Errno::CHILD) => return Ok(()),
+            Err(Errno::CHILD) => return Ok(ended),
             Err(e) => return Err(e.into()),
         }
     }

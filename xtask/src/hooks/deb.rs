@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{self, Entry, Layout, Places, What, packaging};
-use super::packager::{NAME, output, packager, scratch};
+use super::packager::{NAME, packager, scratch};
+use crate::command::{self, shell, shell_in};
 use crate::error::Failure;
-use crate::host;
 
 const PLACES: Places =
     Places { own: "/usr/lib/fsfreeze-hooks", hooks: "/etc/qemu/fsfreeze-hook.d", settings: "/etc/qemu" };
@@ -26,10 +26,10 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     write_control(version, &layout, &root)?;
 
     let made = scratch.path().join("made.deb");
-    let mut dpkg_deb = packager("dpkg-deb")?;
+    let sh = shell()?;
     // zstd, where it is the default, is unknown to Debian 11.
-    dpkg_deb.args(["--root-owner-group", "-Zxz", "--build"]).arg(&root).arg(&made);
-    output(dpkg_deb)?;
+    let dpkg_deb = packager(&sh, "dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]);
+    command::read(dpkg_deb.arg(&root).arg(&made))?;
     let package = out.join(file_name(version));
     fs::rename(&made, &package).map_err(|e| Failure::io("create", &package, &e))?;
     Ok(package)
@@ -63,14 +63,14 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
     )?;
 
     // So that `dpkg --verify` can tell what was changed.
-    let mut md5sum = host::command("md5sum")?;
-    md5sum.current_dir(root);
-    for Entry { target, what } in &layout.0 {
-        if matches!(what, What::Program(_) | What::Data(_) | What::Doc(_)) {
-            md5sum.arg(target.strip_prefix("/").unwrap_or(target));
-        }
-    }
-    write(&control.join("md5sums"), &String::from_utf8_lossy(&output(md5sum)?))
+    let summed = layout
+        .0
+        .iter()
+        .filter(|entry| matches!(entry.what, What::Program(_) | What::Data(_) | What::Doc(_)))
+        .map(|Entry { target, .. }| target.strip_prefix("/").unwrap_or(target));
+    let sh = shell_in(root)?;
+    let sums = command::read(sh.cmd("md5sum").args(summed))?;
+    write(&control.join("md5sums"), &String::from_utf8_lossy(&sums))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

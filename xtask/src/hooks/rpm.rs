@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Entry, Layout, Places, What, packaging};
-use super::packager::{NAME, output, packager, scratch};
+use super::packager::{NAME, packager, scratch};
+use crate::command::{self, shell};
 use crate::error::Failure;
 
 const PLACES: Places = Places {
@@ -40,9 +41,10 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, &e))?;
 
     let from = packaging().join("rpm");
-    let mut rpmbuild = packager("rpmbuild")?;
+    let sh = shell()?;
+    let mut defined = Vec::new();
     let mut define = |name: &str, value: &str| {
-        rpmbuild.args(["--define", &format!("{name} {value}")]);
+        defined.extend(["--define".to_owned(), format!("{name} {value}")]);
     };
     define("_topdir", &at("top").to_string_lossy());
     define("_dbpath", &at("database").to_string_lossy());
@@ -61,8 +63,8 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     define("_binary_payload", "w9.gzdio");
     define("_source_filedigest_algorithm", "8");
     define("_binary_filedigest_algorithm", "8");
-    rpmbuild.args(["--quiet", "--target", "noarch", "-bb"]).arg(from.join("fsfreeze-hooks.spec"));
-    output(rpmbuild)?;
+    let rpmbuild = packager(&sh, "rpmbuild").args(defined).args(["--quiet", "--target", "noarch", "-bb"]);
+    command::read(rpmbuild.arg(from.join("fsfreeze-hooks.spec")))?;
     let package = out.join(format!("{NAME}-{version}-1.noarch.rpm"));
     fs::rename(at("made/made.rpm"), &package).map_err(|e| Failure::io("create", &package, &e))?;
     Ok(package)

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use xshell::{Cmd, cmd};
 
 use super::{deb, packages_dir, rpm};
+use crate::command::{self, NamespaceRoot, shell, shell_in};
 use crate::{host, images};
 
 /// A directory of its own for the packages of a test.
@@ -17,10 +18,11 @@ fn out() -> TempDir {
     tempfile::tempdir_in(packages_dir()).unwrap()
 }
 
-fn printed(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+fn printed(cmd: Cmd<'_>) -> String {
+    let line = cmd.to_string();
+    let output = command::output(cmd).unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    assert!(output.status.success(), "{line}: {}\n{text}", output.status);
     text
 }
 
@@ -32,12 +34,11 @@ struct Root {
 impl Root {
     fn new() -> Self {
         let this = Self { dir: out() };
-        let mut tar = host::as_namespace_root("tar").unwrap();
-        tar.args(["--extract", "--numeric-owner", "--preserve-permissions", "--file"]).arg(bookworm());
-        if !host::is_root() {
-            tar.arg("--exclude=./dev/*");
-        }
-        printed(tar.arg("--directory").arg(this.dir.path()));
+        let (sh, archive, dir) = (shell().unwrap(), bookworm(), this.dir.path());
+        let tar =
+            cmd!(NamespaceRoot(&sh), "tar --extract --numeric-owner --preserve-permissions --file {archive}");
+        let tar = tar.args((!host::is_root()).then_some("--exclude=./dev/*"));
+        printed(tar.arg("--directory").arg(dir));
         // All of /proc that the dispatcher needs; so no hook finds a server of the host.
         this.sh("echo '1.00 1.00' >/proc/uptime");
         this
@@ -46,8 +47,8 @@ impl Root {
     /// What the script prints in there.
     #[track_caller]
     fn sh(&self, script: &str) -> String {
-        let mut chroot = host::as_namespace_root("chroot").unwrap();
-        chroot.arg(self.dir.path()).args(["/bin/sh", "-euc", script]);
+        let (sh, root) = (shell().unwrap(), self.dir.path());
+        let chroot = cmd!(NamespaceRoot(&sh), "chroot {root} /bin/sh -euc {script}");
         printed(chroot.env("PATH", "/usr/sbin:/usr/bin").env("DEBIAN_FRONTEND", "noninteractive"))
     }
 
@@ -59,9 +60,8 @@ impl Root {
 
     #[track_caller]
     fn rpm(&self, args: &[&str]) -> String {
-        let mut rpm = host::as_namespace_root("rpm").unwrap();
-        rpm.arg("--root").arg(self.dir.path()).args(["--dbpath", "/var/lib/rpm"]).args(args);
-        printed(&mut rpm)
+        let (sh, root) = (shell().unwrap(), self.dir.path());
+        printed(cmd!(NamespaceRoot(&sh), "rpm --root {root} --dbpath /var/lib/rpm {args...}"))
     }
 
     /// Every file but what package managers keep for themselves.
@@ -89,8 +89,8 @@ impl Root {
 impl Drop for Root {
     /// What the test's user may not remove: the files of others.
     fn drop(&mut self) {
-        let mut rm = host::as_namespace_root("find").unwrap();
-        let _ = rm.arg(self.dir.path()).args(["-mindepth", "1", "-delete"]).status();
+        let (sh, dir) = (shell().unwrap(), self.dir.path());
+        let _ = command::output(cmd!(NamespaceRoot(&sh), "find {dir} -mindepth 1 -delete"));
     }
 }
 
@@ -102,9 +102,12 @@ fn bookworm() -> PathBuf {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let archive = kept.join("bookworm.tar");
     if !archive.is_file() {
-        let mut mmdebstrap = images::mmdebstrap(&kept).unwrap();
-        mmdebstrap.args(["--variant=essential", "--include=qemu-guest-agent", "--format=tar"]);
-        mmdebstrap.args(["--dpkgopt=force-unsafe-io", "--aptopt=APT::Install-Recommends \"false\""]);
+        let sh = shell_in(&kept).unwrap();
+        let mmdebstrap = images::mmdebstrap(&sh).unwrap();
+        let mmdebstrap =
+            mmdebstrap.args(["--variant=essential", "--include=qemu-guest-agent", "--format=tar"]);
+        let mmdebstrap =
+            mmdebstrap.args(["--dpkgopt=force-unsafe-io", "--aptopt=APT::Install-Recommends \"false\""]);
         printed(mmdebstrap.args(["bookworm", "new.tar"]));
         fs::rename(kept.join("new.tar"), &archive).unwrap();
     }
@@ -131,7 +134,8 @@ fn contents(listing: &str, owner: &[usize]) -> String {
 fn the_deb_holds_this() {
     let out = out();
     let deb = deb::build("1.0", out.path()).unwrap();
-    let listing = printed(Command::new("dpkg-deb").arg("--contents").arg(&deb));
+    let sh = shell().unwrap();
+    let listing = printed(cmd!(sh, "dpkg-deb --contents {deb}"));
     let expected = "\
 drwxr-xr-x root/root /
 drwxr-xr-x root/root /etc/
@@ -158,10 +162,11 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks/
 -rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/hooks.md
 ";
     assert_eq!(contents(&listing, &[1]), expected);
-    let field = |name: &str| printed(Command::new("dpkg-deb").arg("--field").arg(&deb).arg(name));
+    let sh = shell().unwrap();
+    let field = |name: &str| printed(cmd!(sh, "dpkg-deb --field {deb} {name}"));
     assert_eq!(field("Version").trim(), "1.0");
     assert_eq!(field("Architecture").trim(), "all");
-    let conffiles = printed(Command::new("dpkg-deb").arg("--info").arg(&deb).arg("conffiles"));
+    let conffiles = printed(cmd!(sh, "dpkg-deb --info {deb} conffiles"));
     let expected = "/etc/qemu/fsfreeze-hook.d/40-postgresql\n/etc/qemu/fsfreeze-hook.d/50-mysql\n\
         /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
     assert_eq!(conffiles, expected);
@@ -171,7 +176,8 @@ drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks/
 fn the_rpm_holds_this() {
     let out = out();
     let package = rpm::build("1.0", out.path()).unwrap();
-    let query = |args: &[&str]| printed(Command::new("rpm").args(args).arg(&package));
+    let sh = shell().unwrap();
+    let query = |args: &[&str]| printed(cmd!(sh, "rpm {args...} {package}"));
     let expected = "\
 drwxr-xr-x root/root /etc/qemu
 drwxr-xr-x root/root /etc/qemu-ga
@@ -214,9 +220,8 @@ fn the_same_files_make_the_same_bytes() {
 fn the_scripts_pass_shellcheck() {
     let from = super::layout::packaging();
     let scripts = ["start-agent", "deb/postinst", "deb/postrm", "rpm/post", "rpm/postun"];
-    printed(
-        host::command("shellcheck").unwrap().args(["-s", "sh"]).args(scripts.map(|script| from.join(script))),
-    );
+    let sh = shell().unwrap();
+    printed(sh.cmd("shellcheck").args(["-s", "sh"]).args(scripts.map(|script| from.join(script))));
 }
 
 #[test]
@@ -349,8 +354,8 @@ fn the_page_installs_by_hand() {
     let stubs = "systemctl() { :; }; restorecon() { :; }; setsebool() { :; }; cd /tmp/freezeframe";
     let by_hand = |root: &Root, words: &str| {
         let from = host::repository().join("images/hooks/freezeframe");
-        let copied = Command::new("cp").arg("-r").arg(from).arg(root.dir.path().join("tmp")).status();
-        assert!(copied.unwrap().success());
+        let (sh, to) = (shell().unwrap(), root.dir.path().join("tmp"));
+        printed(cmd!(sh, "cp -r {from} {to}"));
         root.sh(&format!("{stubs}\n{}", commands_after(words)));
     };
     let finds_its_hooks = |root: &Root, hook: &str| {

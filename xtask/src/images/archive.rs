@@ -7,15 +7,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use contract::image::Definition;
 use sha2::{Digest, Sha256};
-use terminal::command::Run as _;
 use tracing::warn;
+use xshell::{Cmd, Shell};
 
 use super::recipe::{Recipe, hex, sorted_entries};
 use super::store::Store;
+use crate::command::{self, CommandError, shell, shell_in};
 use crate::error::Failure;
 use crate::host;
 use crate::setup::UBUNTU_KEYS;
@@ -59,13 +59,16 @@ impl Archive {
     /// time that there was one.
     pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
-        let mut update = self.apt_get()?;
+        let sh = shell()?;
         // It would read all packages once more, for nobody, and take three times as long.
-        update.args(["--option=pkgCacheFile::Generate=false", "update"]);
-        if let Err(reason) = output(update) {
+        let update = self.apt_get(&sh).args(["--option=pkgCacheFile::Generate=false", "update"]);
+        if let Err(reason) = command::read(update) {
+            if matches!(reason, CommandError::NotInstalled(_)) {
+                return Err(reason.into());
+            }
             if self.state()?.is_none() {
                 return Err(Failure::Infrastructure(format!(
-                    "cannot read the package indexes of {}. Check the network, then try again. apt-get says:\n{reason}",
+                    "cannot read the package indexes of {}. Check the network, then try again. {reason}",
                     self.release
                 )));
             }
@@ -79,15 +82,15 @@ impl Archive {
         if let Some(known) = self.known(recipe)? {
             return Ok(known);
         }
-        let mut install = self.apt_get()?;
-        install.args(["--simulate", "install", "?essential", "apt"]).args(recipe.packages());
-        let text = output(install).map_err(|reason| {
+        let sh = shell()?;
+        let install = self.apt_get(&sh).args(["--simulate", "install", "?essential", "apt"]);
+        let text = command::read(install.args(recipe.packages())).map_err(|reason| {
             Failure::Infrastructure(format!(
-                "{} cannot install the packages of `{}`. Check their names. apt-get says:\n{reason}",
+                "{} cannot install the packages of `{}`. Check their names. {reason}",
                 self.release, recipe.definition.name
             ))
         })?;
-        let packages = installed(&text);
+        let packages = installed(&String::from_utf8_lossy(&text));
         if let Some(file) = self.resolution(recipe)? {
             fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, &e))?;
         }
@@ -140,15 +143,15 @@ impl Archive {
         }
         // mmdebstrap knows the sources of a release; asked for nothing else,
         // it writes them without touching the network.
-        let mut mmdebstrap = mmdebstrap(&self.dir)?;
-        mmdebstrap
+        let sh = shell_in(&self.dir)?;
+        let mmdebstrap = mmdebstrap(&sh)?
             .args(["--variant=custom", "--format=null", "--skip=update"])
             .arg("--setup-hook=download /etc/apt/sources.list sources.list")
             .args([self.release.as_str(), "/dev/null"])
             .args(&self.sources);
-        output(mmdebstrap).map(drop).map_err(|reason| {
+        command::read(mmdebstrap).map(drop).map_err(|reason| {
             Failure::Infrastructure(format!(
-                "mmdebstrap cannot tell the package sources of {}. It says:\n{reason}",
+                "mmdebstrap cannot tell the package sources of {}. {reason}",
                 self.release
             ))
         })
@@ -162,10 +165,8 @@ impl Archive {
         conf
     }
 
-    fn apt_get(&self) -> Result<Command, Failure> {
-        let mut apt_get = host::command("apt-get")?;
-        apt_get.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
-        Ok(apt_get)
+    fn apt_get<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
+        sh.cmd("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C")
     }
 }
 
@@ -187,23 +188,18 @@ pub(super) fn sources(definition: &Definition) -> Vec<String> {
     released.into_iter().chain(updates).map(line).collect()
 }
 
-/// mmdebstrap for our architecture, with or without root. It runs in `dir`, so
-/// that its hooks can use relative names: it splits their arguments at spaces.
-pub(crate) fn mmdebstrap(dir: &Path) -> Result<Command, Failure> {
-    let mmdebstrap = host::command("mmdebstrap")?;
-    let mut command = if host::is_root() {
+/// mmdebstrap for our architecture, with or without root. The shell must be in a directory of
+/// the caller's, so that mmdebstrap's hooks can use relative names: it splits their arguments at spaces.
+pub(crate) fn mmdebstrap(sh: &Shell) -> Result<Cmd<'_>, Failure> {
+    command::require("mmdebstrap")?;
+    let mmdebstrap = if host::is_root() {
         // With root it mounts /proc and /sys of the guest. In a mount namespace
         // of its own these end with it, even when it is killed.
-        let mut unshare = host::command("unshare")?;
-        unshare.args(["--mount", "--"]).arg(mmdebstrap.get_program()).arg("--mode=root");
-        unshare
+        sh.cmd("unshare").args(["--mount", "--", "mmdebstrap", "--mode=root"])
     } else {
-        let mut mmdebstrap = mmdebstrap;
-        mmdebstrap.arg("--mode=unshare");
-        mmdebstrap
+        sh.cmd("mmdebstrap").arg("--mode=unshare")
     };
-    command.current_dir(dir).arg(format!("--architectures={ARCHITECTURE}"));
-    Ok(command)
+    Ok(mmdebstrap.arg(format!("--architectures={ARCHITECTURE}")))
 }
 
 /// Makes apt prefer what a release held when it came out to its security updates.
@@ -260,15 +256,6 @@ fn installed(text: &str) -> String {
         .collect();
     packages.sort();
     packages.concat()
-}
-
-/// What a program prints, or why it failed.
-pub(super) fn output(mut command: Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).run_output().map_err(|e| e.to_string())?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
 }
 
 pub(super) fn short_hash(bytes: &[u8]) -> String {

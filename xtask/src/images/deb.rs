@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use xshell::cmd;
+
 use super::archive::{TAKE_EXPIRED, mmdebstrap, prefer_released, sources};
 use super::overlay::{self, BUILD_DIR};
 use super::recipe::Recipe;
 use super::run::Log;
+use crate::command::{NamespaceRoot, shell_in};
 use crate::error::Failure;
 use crate::host;
 
@@ -16,19 +19,17 @@ const LEFT_OUT: [&str; 4] =
 /// Installs the packages with the overlay under them, customizes the result,
 /// and leaves it in `rootfs` under `scratch`, with what the host wants in `freezeframe`.
 pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Failure> {
-    let mut mmdebstrap = mmdebstrap(scratch)?;
-    mmdebstrap.args(arguments(recipe, host::is_root()));
-    log.run(mmdebstrap)?;
+    let sh = shell_in(scratch)?;
+    log.run(mmdebstrap(&sh)?.args(arguments(recipe, host::is_root())))?;
 
     if !host::is_root() {
         let rootfs = scratch.join("rootfs");
         overlay::create_dir(&rootfs)?;
         // Device nodes need real root; a running guest makes its own.
-        let mut tar = host::as_namespace_root("tar")?;
-        tar.current_dir(scratch)
-            .args(["--extract", "--numeric-owner", "--preserve-permissions", "--exclude=./dev/*"])
-            .args(["--file", "rootfs.tar", "--directory", "rootfs"]);
-        log.run(tar)?;
+        log.run(cmd!(
+            NamespaceRoot(&sh),
+            "tar --extract --numeric-owner --preserve-permissions --exclude=./dev/* --file rootfs.tar --directory rootfs"
+        ))?;
     }
     Ok(())
 }

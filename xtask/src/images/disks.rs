@@ -5,15 +5,15 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use contract::image::{Bind, Definition, Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind, Loop};
-use terminal::command::Run as _;
+use xshell::cmd;
 
 use super::proto;
 use super::recipe::Recipe;
 use super::run::Log;
 use super::store::Scratch;
+use crate::command::{self, NamespaceRoot, shell};
 use crate::error::Failure;
 use crate::host;
 
@@ -36,11 +36,9 @@ pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &Log) -> Result<Vec
     // Loops first: they are files of the others.
     for mounted in &recipe.definition.loops {
         write_file_system(&mounted.file_system, scratch, log)?;
-        let mut copy = host::as_namespace_root("cp")?;
-        copy.arg("--sparse=always")
-            .arg(part(scratch, &mounted.file_system))
-            .arg(in_tree(scratch, &mounted.file));
-        log.run(copy)?;
+        let (from, to) = (part(scratch, &mounted.file_system), in_tree(scratch, &mounted.file));
+        let sh = shell()?;
+        log.run(cmd!(NamespaceRoot(&sh), "cp --sparse=always {from} {to}"))?;
     }
     // The deepest mount first, so that each file system takes what is under its
     // mount and no other's. What is left is the root.
@@ -72,9 +70,9 @@ fn write_bind(bind: &Bind, scratch: &Scratch, log: &Log) -> Result<(), Failure> 
     if from.exists() {
         return Ok(());
     }
-    let mut command = host::as_namespace_root("sh")?;
-    command.args(["-euc", "mkdir -p \"${1%/*}\"; mv \"$2\" \"$1\"; mkdir \"$2\"", "sh"]).arg(from).arg(mount);
-    log.run(command)
+    const MOVE: &str = "mkdir -p \"${1%/*}\"; mv \"$2\" \"$1\"; mkdir \"$2\"";
+    let sh = shell()?;
+    log.run(cmd!(NamespaceRoot(&sh), "sh -euc {MOVE} sh {from} {mount}"))
 }
 
 /// The file of a file system until its disk is written: `vda.fs`.
@@ -90,44 +88,31 @@ fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &Log) -> Res
     File::create(&file)
         .and_then(|created| created.set_len(fs.size_mib * MIB))
         .map_err(|e| Failure::io("create", &file, &e))?;
+    let sh = shell()?;
+    let as_root = NamespaceRoot(&sh);
     match fs.fs {
         FsKind::Ext4 => {
-            let mut mke2fs = host::as_namespace_root("mke2fs")?;
-            mke2fs
-                .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES])
-                // mke2fs takes over the owner of everything but the root directory itself.
-                .args(["-E", &format!("root_owner={owner}"), "-d"])
-                .arg(&tree)
-                .arg(&file);
-            log.run(mke2fs)?;
-            let mut e2fsck = host::command("e2fsck")?;
-            e2fsck.arg("-fn").arg(&file);
-            log.run(e2fsck)?;
+            // mke2fs takes over the owner of everything but the root directory itself.
+            log.run(cmd!(
+                as_root,
+                "mke2fs -q -F -t ext4 -b 4096 -I 256 -O {EXT4_FEATURES} -E root_owner={owner} -d {tree} {file}"
+            ))?;
+            log.run(cmd!(sh, "e2fsck -fn {file}"))?;
         }
         FsKind::Xfs => {
             let prototype = scratch.path().join(format!("{}.proto", fs.name));
             proto::write(&tree, &prototype)?;
-            let mut mkfs = host::as_namespace_root("mkfs.xfs")?;
-            mkfs.args(["-q", "-f", "-m", XFS_FEATURES, "-p"]).arg(&prototype).arg(&file);
-            log.run(mkfs)?;
-            let mut xfs_repair = host::command("xfs_repair")?;
-            xfs_repair.args(["-n", "-f"]).arg(&file);
-            log.run(xfs_repair)?;
+            log.run(cmd!(as_root, "mkfs.xfs -q -f -m {XFS_FEATURES} -p {prototype} {file}"))?;
+            log.run(cmd!(sh, "xfs_repair -n -f {file}"))?;
         }
         FsKind::Btrfs => {
-            let mut mkfs = host::as_namespace_root("mkfs.btrfs")?;
-            mkfs.args(["-q", "-f", "--rootdir"]).arg(&tree).arg(&file);
-            log.run(mkfs)?;
-            let mut check = host::command("btrfs")?;
-            check.args(["check", "--readonly"]).arg(&file);
-            log.run(check)?;
+            log.run(cmd!(as_root, "mkfs.btrfs -q -f --rootdir {tree} {file}"))?;
+            log.run(cmd!(sh, "btrfs check --readonly {file}"))?;
         }
     }
     if tree != rootfs {
         // The mount point stays.
-        let mut find = host::as_namespace_root("find")?;
-        find.arg(&tree).args(["-mindepth", "1", "-delete"]);
-        log.run(find)?;
+        log.run(cmd!(as_root, "find {tree} -mindepth 1 -delete"))?;
     }
     Ok(())
 }
@@ -147,12 +132,13 @@ fn write_disk(disk: &DiskLayout, scratch: &Scratch, log: &Log) -> Result<Disk, F
         Some(group) => {
             let starts = write_group(group, disk, &target, log)?;
             let mut placements = Vec::new();
+            let sh = shell()?;
             for (fs, start) in disk.file_systems.iter().zip(starts) {
-                let mut dd = host::command("dd")?;
-                dd.arg(format!("if={}", part(scratch, fs).display()))
-                    .arg(format!("of={}", target.display()))
-                    .args([&format!("seek={start}"), "oflag=seek_bytes", "bs=1M", "conv=notrunc,sparse"]);
-                log.run(dd)?;
+                let (from, seek) = (part(scratch, fs), start.to_string());
+                log.run(cmd!(
+                    sh,
+                    "dd if={from} of={target} seek={seek} oflag=seek_bytes bs=1M conv=notrunc,sparse"
+                ))?;
                 placements.push(placed(fs, start));
             }
             placements
@@ -185,34 +171,26 @@ fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &Log) -> Result
         "devices {{ use_devicesfile=0 filter=[\"a|^{0}$|\",\"r|.*|\"] }} backup {{ backup=0 archive=0 }}",
         device.0
     );
-    let lvm = |tool: &str| -> Result<Command, Failure> {
-        let mut command = host::command("lvm")?;
-        command.args([tool, "--config", &only, "--nolocking", "--driverloaded", "n"]);
-        // It tells of every descriptor that it did not open itself.
-        command.env("LVM_SUPPRESS_FD_WARNINGS", "1");
-        Ok(command)
-    };
-    let mut create = lvm("pvcreate")?;
-    create.args(["--yes", &device.0]);
-    log.run(create)?;
-    let mut create = lvm("vgcreate")?;
-    create.args(["--yes", group, &device.0]);
-    log.run(create)?;
+    let sh = shell()?;
+    // It warns of every descriptor that it did not open itself.
+    sh.set_var("LVM_SUPPRESS_FD_WARNINGS", "1");
+    let lvm = |tool: &str| cmd!(sh, "lvm {tool} --config {only} --nolocking --driverloaded n");
+    log.run(lvm("pvcreate").args(["--yes", &device.0]))?;
+    log.run(lvm("vgcreate").args(["--yes", group, &device.0]))?;
     for fs in &disk.file_systems {
-        let mut create = lvm("lvcreate")?;
-        create
+        let create = lvm("lvcreate")
             .args(["--yes", "--activate", "n", "--zero", "n", "--wipesignatures", "n", "--name"])
             .arg(fs.name.trim_start_matches(group).trim_start_matches('-'))
             .args(["--size", &format!("{}m", fs.size_mib), group]);
         log.run(create)?;
     }
-    let mut report = lvm("pvs")?;
-    report
-        .args(["--noheadings", "--nosuffix", "--units", "b", "--separator", " "])
-        .args(["--options", "pe_start,vg_extent_size,pvseg_start,lv_name", &device.0])
-        .stdin(Stdio::null());
-    let output = report.run_output().map_err(|e| Failure::io("run", Path::new("lvm"), &e))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let report = lvm("pvs").args(["--noheadings", "--nosuffix", "--units", "b", "--separator", " "]).args([
+        "--options",
+        "pe_start,vg_extent_size,pvseg_start,lv_name",
+        &device.0,
+    ]);
+    let report = command::read(report)?;
+    let text = String::from_utf8_lossy(&report);
     disk.file_systems
         .iter()
         .map(|fs| {
@@ -238,32 +216,27 @@ struct LoopDevice(String);
 
 impl LoopDevice {
     fn attach(file: &Path) -> Result<Self, Failure> {
-        let mut losetup = host::command("losetup")?;
-        let output = losetup
-            .args(["--find", "--show"])
-            .arg(file)
-            .run_output()
-            .map_err(|e| Failure::io("attach", file, &e))?;
-        if output.status.success() {
-            return Ok(Self(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
-        }
-        let why = String::from_utf8_lossy(&output.stderr);
-        Err(Failure::Infrastructure(format!("no loop device for a volume group: {}.", why.trim())))
+        let sh = shell()?;
+        let device = command::read(cmd!(sh, "losetup --find --show {file}")).map_err(|reason| {
+            Failure::Infrastructure(format!("there is no loop device for a volume group. {reason}"))
+        })?;
+        Ok(Self(String::from_utf8_lossy(&device).trim().to_owned()))
     }
 }
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         // Nothing holds it; if it stays all the same, `losetup` shows it.
-        let _ = Command::new("losetup").args(["--detach", &self.0]).run_status();
+        if let (Ok(sh), device) = (shell(), &self.0) {
+            let _ = command::output(cmd!(sh, "losetup --detach {device}"));
+        }
     }
 }
 
 /// The owner of a directory as `UID:GID`, seen from where the disks are made.
 fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
-    let mut stat = host::as_namespace_root("stat")?;
-    let output = stat.args(["--format", "%u:%g"]).arg(dir).run_output();
-    let output = output.map_err(|e| Failure::io("look at", dir, &e))?;
+    let sh = shell()?;
+    let output = command::output(cmd!(NamespaceRoot(&sh), "stat --format %u:%g {dir}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use contract::image::{Boot, Claims, Existing, Inspection, Manifest};
+use terminal::command::Timer;
+use xshell::cmd;
 
 use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;
@@ -14,6 +16,7 @@ use super::run::Log;
 use super::store::Scratch;
 use super::{disks, foreign};
 use crate::cargo;
+use crate::command::shell;
 use crate::error::Failure;
 
 /// What a build depends on besides the definition: the disk as it is now.
@@ -78,17 +81,18 @@ fn examine(claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
     claims.write(dir).map_err(Failure::Infrastructure)?;
     let program = cargo::build_trials("trial")?;
     let failed = |e: std::io::Error| Failure::io("run", &program, &e);
-    let mut supervisor = Command::new(&program)
-        .args(["supervise", "--examine"])
-        .arg(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
+    let sh = shell()?;
+    // Started by hand: its input is a lifeline that must stay open until it ends.
+    let mut supervisor = Command::from(cmd!(sh, "{program} supervise --examine {dir}"));
+    supervisor.stdin(Stdio::piped()).stdout(Stdio::null());
+    let timer = Timer::start(&supervisor);
+    let mut supervisor = supervisor.spawn().map_err(failed)?;
     // Its closing, for whatever reason, ends the guest; `wait` would close it too early.
     let lifeline = supervisor.stdin.take();
-    let status = supervisor.wait().map_err(failed)?;
+    let ended = supervisor.wait();
     drop(lifeline);
+    timer.end(ended.as_ref().copied());
+    let status = ended.map_err(failed)?;
     Inspection::read(dir).map_err(|_| {
         Failure::Infrastructure(format!(
             "the disk could not be looked at ({status}); the reason stands above. A disk that boots by BIOS and starts \

@@ -4,17 +4,17 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use contract::image::{Disk, FileSystem, FsKind};
 use contract::text::printable;
 use serde::Deserialize;
 use serde_json::Value;
-use terminal::command::Run as _;
 use tracing::warn;
+use xshell::{Cmd, cmd};
 
 use super::recipe::Recipe;
 use super::run::Log;
+use crate::command::{self, CommandError, shell};
 use crate::error::Failure;
 use crate::host;
 
@@ -89,16 +89,15 @@ pub(super) fn to_raw(file: &Path, raw: &Path, log: &Log) -> Result<(), Failure> 
     if format == "qcow2" {
         check_qcow2(file)?;
     }
-    let mut convert = host::command("qemu-img")?;
-    convert.args(["convert", "-f", format, "-O", "raw"]).args([file, raw]);
-    log.run(convert)
+    let sh = shell()?;
+    log.run(cmd!(sh, "qemu-img convert -f {format} -O raw {file} {raw}"))
 }
 
 /// Refuses a file that would make QEMU read others.
 fn check_qcow2(file: &Path) -> Result<(), Failure> {
-    let mut info = host::command("qemu-img")?;
-    info.args(["info", "-f", "qcow2", "--output", "json"]).arg(file);
-    let facts: Value = serde_json::from_slice(&output(info, file)?).unwrap_or_default();
+    let sh = shell()?;
+    let info = cmd!(sh, "qemu-img info -f qcow2 --output json {file}");
+    let facts: Value = serde_json::from_slice(&read(info, file)?).unwrap_or_default();
     let data = &facts["format-specific"]["data"]["data-file"];
     let other = [&facts["backing-filename"], data].into_iter().find_map(Value::as_str);
     match other {
@@ -153,27 +152,21 @@ fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String
 }
 
 fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
-    let mut sfdisk = host::command("sfdisk")?;
-    sfdisk.arg("--json").arg(raw);
-    let table = output(sfdisk, raw).map_err(|failure| {
-        Failure::Question(format!(
-            "the disk is neither qcow2 nor a raw disk with partitions. If it is an archive, unpack it first. \
-             {failure}"
-        ))
+    let sh = shell()?;
+    let table = read(cmd!(sh, "sfdisk --json {raw}"), raw).map_err(|failure| match failure {
+        Failure::Question(why) => Failure::Question(format!(
+            "the disk is neither qcow2 nor a raw disk with partitions. If it is an archive, unpack it first. {why}"
+        )),
+        other => other,
     })?;
     let mut partitions = read_table(&table).map_err(|problem| {
         Failure::Infrastructure(format!("sfdisk described a disk in a form that cannot be read: {problem}."))
     })?;
     for partition in &mut partitions {
-        let mut blkid = host::command("blkid")?;
-        let Partition { start, bytes, .. } = partition;
-        blkid
-            .args(["--probe", "--output", "export", "--offset", &start.to_string()])
-            .args(["--size", &bytes.to_string()])
-            .arg(raw)
-            .stdin(Stdio::null());
+        let (start, bytes) = (partition.start.to_string(), partition.bytes.to_string());
         // It fails where it finds nothing.
-        let output = blkid.run_output().map_err(|e| Failure::io("look at", raw, &e))?;
+        let output =
+            command::output(cmd!(sh, "blkid --probe --output export --offset {start} --size {bytes} {raw}"))?;
         read_contents(&String::from_utf8_lossy(&output.stdout), partition);
     }
     Ok(partitions)
@@ -232,14 +225,12 @@ fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<Str
         cd \"$5\"
         [ ! -e etc/os-release ] && [ ! -L etc/os-release ] || head -c 65536 etc/fstab";
     let at = tempfile::tempdir_in(scratch).map_err(|e| Failure::io("write to", scratch, &e))?;
-    let mut unshare = host::command("unshare")?;
-    unshare
-        .args(["--mount", "--propagation", "private", "--", "sh", "-euc", LOOK, "sh"])
+    let sh = shell()?;
+    let unshare = cmd!(sh, "unshare --mount --propagation private -- sh -euc {LOOK} sh")
         .arg(raw)
         .args([&partition.kind, &partition.start.to_string(), &partition.bytes.to_string()])
-        .arg(at.path())
-        .stdin(Stdio::null());
-    let looked = unshare.run_output().map_err(|e| Failure::io("look at", raw, &e))?;
+        .arg(at.path());
+    let looked = command::output(unshare)?;
     if !looked.status.success() {
         let why = String::from_utf8_lossy(&looked.stderr);
         warn!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
@@ -289,25 +280,19 @@ pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &Log) -> Re
     }
     let enlarged = File::options().write(true).open(raw).and_then(|file| file.set_len(wanted));
     enlarged.map_err(|e| Failure::io("enlarge", raw, &e))?;
-    let mut sfdisk = host::command("sh")?;
-    sfdisk
-        .args(["-euc", "echo ', +' | \"$1\" --no-reread --no-tell-kernel -N \"$2\" \"$3\"", "sh"])
-        .arg(host::command("sfdisk")?.get_program())
-        .arg(root.number.to_string())
-        .arg(raw);
-    log.run(sfdisk)
+    const GROW: &str = "echo ', +' | sfdisk --no-reread --no-tell-kernel -N \"$1\" \"$2\"";
+    let (sh, number) = (shell()?, root.number.to_string());
+    log.run(cmd!(sh, "sh -euc {GROW} sh {number} {raw}"))
 }
 
-/// What a program prints about a file.
-fn output(mut command: Command, file: &Path) -> Result<Vec<u8>, Failure> {
-    let program = Path::new(command.get_program()).display().to_string();
-    let output =
-        command.stdin(Stdio::null()).run_output().map_err(|e| Failure::io("run", Path::new(&program), &e))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::Question(format!("{program} cannot read {}: {}", file.display(), why.trim())))
+/// What a program prints about a file of the user's.
+fn read(cmd: Cmd<'_>, file: &Path) -> Result<Vec<u8>, Failure> {
+    command::read(cmd).map_err(|error| match error {
+        CommandError::Failed { program, stderr, .. } => {
+            Failure::Question(format!("{program} cannot read {}: {stderr}", file.display()))
+        }
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]

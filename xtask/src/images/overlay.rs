@@ -6,12 +6,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use contract::image::Origin;
+use xshell::cmd;
 
 use super::disks;
 use super::recipe::{Recipe, hex, is_executable, sorted_entries};
 use super::run::Log;
+use crate::command::shell_in;
 use crate::error::Failure;
-use crate::host;
 
 /// Where the scripts of the build run in the guest, and leave what the host wants.
 pub(super) const BUILD_DIR: &str = "run/freezeframe";
@@ -60,14 +61,14 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &Log) -> Result<(), Fa
     write_secret(&build.join("load.secret"), &secret)?;
     write_secret(&scratch.join("image/load.secret"), &secret)?;
 
-    let mut tar = host::command("tar")?;
-    tar.args(["--create", "--owner=0", "--group=0", "--numeric-owner", "--file"])
-        .arg(scratch.join("overlay.tar"))
-        .arg("--directory")
-        .arg(&overlay);
     // By name, so that the root directory itself keeps what its package gave it.
-    tar.args(sorted_entries(&overlay)?.iter().filter_map(|entry| entry.file_name()));
-    log.run(tar)
+    let entries = sorted_entries(&overlay)?;
+    let names = entries.iter().filter_map(|entry| entry.file_name());
+    let sh = shell_in(scratch)?;
+    log.run(cmd!(
+        sh,
+        "tar --create --owner=0 --group=0 --numeric-owner --file overlay.tar --directory {overlay} {names...}"
+    ))
 }
 
 /// Adds what a guest must know of the disks that are made for it.

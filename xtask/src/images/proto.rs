@@ -7,10 +7,10 @@ use std::fs;
 use std::path::Path;
 
 use contract::text::printable;
-use terminal::command::Run as _;
+use xshell::cmd;
 
+use crate::command::{self, NamespaceRoot, shell};
 use crate::error::Failure;
-use crate::host;
 
 /// What `find` tells of each file, a NUL after each field: kind, mode in octal,
 /// owner, group, target of a link, path below the tree.
@@ -30,14 +30,9 @@ struct Node {
 /// Writes the prototype of `tree`. Device nodes and sockets are left out: a
 /// running guest makes its own. Hard links become files of their own.
 pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
-    let mut find = host::as_namespace_root("find")?;
-    let output =
-        find.arg(tree).args(["-printf", FIELDS]).run_output().map_err(|e| Failure::io("list", tree, &e))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::Infrastructure(format!("cannot list {}: {}.", tree.display(), why.trim())));
-    }
-    let listing = String::from_utf8_lossy(&output.stdout);
+    let sh = shell()?;
+    let listing = command::read(cmd!(NamespaceRoot(&sh), "find {tree} -printf {FIELDS}"))?;
+    let listing = String::from_utf8_lossy(&listing);
     let text = read(&listing).and_then(|root| {
         let mut text = "/\n0 0\n".to_owned();
         describe(&root, tree, &mut text)?;

@@ -4,18 +4,17 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use contract::image::{Definition, Repository};
 use sha2::{Digest, Sha256};
-use terminal::command::Run as _;
 use tracing::warn;
+use xshell::{Cmd, Shell};
 
-use super::archive::{output, short_hash};
+use super::archive::short_hash;
 use super::recipe::{Recipe, hex, sorted_entries};
 use super::store::Store;
+use crate::command::{self, CommandError, NamespaceRoot, shell};
 use crate::error::Failure;
-use crate::host;
 
 /// All images are for one architecture, whatever the host's.
 const ARCHITECTURE: &str = "x86_64";
@@ -50,13 +49,15 @@ impl Repositories {
     /// there was one.
     pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
-        let mut refresh = self.ask()?;
-        refresh.args(["--refresh", "makecache"]);
-        if let Err(reason) = output(refresh) {
+        let sh = shell()?;
+        if let Err(reason) = command::read(self.ask(&sh).args(["--refresh", "makecache"])) {
+            if matches!(reason, CommandError::NotInstalled(_)) {
+                return Err(reason.into());
+            }
             if self.state()?.is_none() {
                 return Err(Failure::Infrastructure(format!(
                     "cannot read the repositories of {}. Check the network and their addresses, then try again. \
-                     dnf says:\n{reason}",
+                     {reason}",
                     self.release
                 )));
             }
@@ -82,21 +83,16 @@ impl Repositories {
         Ok(self.resolution(recipe)?.and_then(|file| fs::read_to_string(file).ok()))
     }
 
-    /// dnf for a root of the guest. It must be run as root, or as one in a namespace.
-    pub(super) fn dnf(&self, root: &Path) -> Result<Command, Failure> {
-        Ok(self.configure(host::command("dnf")?, root))
-    }
-
     /// dnf to ask questions.
-    fn ask(&self) -> Result<Command, Failure> {
-        Ok(self.configure(host::as_namespace_root("dnf")?, &self.empty()))
+    fn ask<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
+        self.configure(NamespaceRoot(sh).cmd("dnf"), &self.empty())
     }
 
-    fn configure(&self, mut dnf: Command, root: &Path) -> Command {
+    /// A command whose last word is `dnf`, for a root of the guest. It must be run as root, or as one
+    /// in a namespace.
+    pub(super) fn configure<'a>(&self, dnf: Cmd<'a>, root: &Path) -> Cmd<'a> {
         // The language of its answers, and where it looks for `.rpmmacros`.
-        dnf.env("LC_ALL", "C.UTF-8").env("HOME", &self.dir);
-        dnf.args(self.arguments(root));
-        dnf
+        dnf.env("LC_ALL", "C.UTF-8").env("HOME", &self.dir).args(self.arguments(root))
     }
 
     /// What dnf is told whatever it is to do.
@@ -139,10 +135,9 @@ impl Repositories {
 
     /// Asks dnf what it would install. It ends with an error, because it is told to refuse.
     fn resolve(&self, recipe: &Recipe) -> Result<String, Failure> {
-        let mut install = self.ask()?;
-        install.args(["--cacheonly", "--assumeno", "install"]).args(recipe.packages());
-        let answer = install.stdin(Stdio::null()).run_output();
-        let answer = answer.map_err(|e| Failure::Infrastructure(format!("cannot run dnf: {e}.")))?;
+        let sh = shell()?;
+        let install = self.ask(&sh).args(["--cacheonly", "--assumeno", "install"]);
+        let answer = command::output(install.args(recipe.packages()))?;
         installed(&String::from_utf8_lossy(&answer.stdout)).ok_or_else(|| {
             Failure::Infrastructure(format!(
                 "the repositories of `{}` cannot install its packages. Check their names. dnf says:\n{}",
@@ -241,7 +236,7 @@ mod tests {
     /// Everything that dnf is told for a distribution, which the tests cannot build.
     #[test]
     fn dnf_is_told_what_the_snapshots_say() {
-        let images = host::repository().join("images");
+        let images = crate::host::repository().join("images");
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().to_owned()).unwrap();
         let definitions = Definition::list(&images).unwrap();

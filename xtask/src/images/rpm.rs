@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use terminal::command::Run as _;
+use xshell::{Cmd, Shell, cmd};
 
 use super::overlay::{self, BUILD_DIR};
 use super::recipe::Recipe;
 use super::repositories::{RPM_DATABASE, Repositories};
 use super::run::Log;
+use crate::command::{self, NamespaceRoot, shell_in};
 use crate::error::Failure;
 use crate::host;
 
@@ -40,63 +40,44 @@ pub(super) fn install(
     for dir in ["", "dev", "proc", "sys"] {
         overlay::create_dir(&root.join(dir))?;
     }
-    let mut tar = host::as_namespace_root("tar")?;
+    let sh = shell_in(scratch)?;
+    let as_root = NamespaceRoot(&sh);
     // Before the packages, so that their scripts see masks and configuration.
-    tar.args(["--extract", "--numeric-owner", "--preserve-permissions", "--file"])
-        .arg(scratch.join("overlay.tar"))
-        .arg("--directory")
-        .arg(&root);
-    log.run(tar)?;
+    log.run(cmd!(
+        as_root,
+        "tar --extract --numeric-owner --preserve-permissions --file overlay.tar --directory {root}"
+    ))?;
 
-    let mut dnf = with_mounts(&root, &repositories.dnf(&root)?)?;
-    dnf.args(["--assumeyes", "install"]).args(recipe.packages());
-    log.run(dnf)?;
+    command::require("dnf")?;
+    let dnf = repositories.configure(with_mounts(&sh, &root).arg("dnf"), &root);
+    log.run(dnf.args(["--assumeyes", "install"]).args(recipe.packages()))?;
     for script in overlay::scripts(recipe) {
-        let mut chroot = host::command("chroot")?;
-        chroot.arg(&root).args(["/bin/sh", &script]);
-        let mut chroot = with_mounts(&root, &chroot)?;
-        chroot.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        log.run(chroot)?;
+        let chroot = with_mounts(&sh, &root).arg("chroot").arg(&root).args(["/bin/sh", &script]);
+        log.run(chroot.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"))?;
     }
 
     let left = root.join(BUILD_DIR);
-    let mut take = host::as_namespace_root("mv")?;
-    take.arg(&left).arg(scratch);
-    log.run(take)?;
+    log.run(cmd!(as_root, "mv {left} {scratch}"))?;
     let versions = scratch.join("freezeframe/versions");
-    fs::write(&versions, versions_in(&root)?).map_err(|e| Failure::io("write", &versions, &e))?;
-    let mut find = host::as_namespace_root("find")?;
-    find.arg(root.join("run")).args(["-mindepth", "1", "-delete"]);
-    log.run(find)
+    fs::write(&versions, versions_in(as_root, &root)?).map_err(|e| Failure::io("write", &versions, &e))?;
+    let run = root.join("run");
+    log.run(cmd!(as_root, "find {run} -mindepth 1 -delete"))
 }
 
-/// `command`, its environment included, with the mounts of [`WITH_MOUNTS`].
-fn with_mounts(root: &Path, command: &Command) -> Result<Command, Failure> {
-    let mut unshare = host::command("unshare")?;
-    if !host::is_root() {
-        unshare.args(["--user", "--map-root-user", "--map-auto"]);
-    }
-    unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--", "/bin/sh", "-euc", WITH_MOUNTS, "sh"]);
-    unshare.arg(root).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            unshare.env(name, value);
-        }
-    }
-    Ok(unshare)
+/// Runs the command that its next words make, with the mounts of [`WITH_MOUNTS`].
+fn with_mounts<'a>(sh: &'a Shell, root: &Path) -> Cmd<'a> {
+    let user = if host::is_root() { &[][..] } else { &["--user", "--map-root-user", "--map-auto"] };
+    cmd!(sh, "unshare {user...} --mount --pid --fork --kill-child -- /bin/sh -euc {WITH_MOUNTS} sh {root}")
 }
 
 /// Name and version of every package in a root, one a line.
-fn versions_in(root: &Path) -> Result<String, Failure> {
-    let mut rpm = host::as_namespace_root("rpm")?;
-    rpm.arg("--root").arg(root).args(["--dbpath", RPM_DATABASE]);
-    rpm.args(["--query", "--all", "--queryformat", "%{NAME} %{EVR}\\n"]);
-    let output = rpm.stdin(Stdio::null()).run_output().map_err(|e| Failure::io("look into", root, &e))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::Infrastructure(format!("rpm cannot tell what is in {}: {}.", root.display(), why.trim())))
+fn versions_in(as_root: NamespaceRoot<'_>, root: &Path) -> Result<String, Failure> {
+    const LINE: &str = "%{NAME} %{EVR}\\n";
+    let rpm = cmd!(as_root, "rpm --root {root} --dbpath {RPM_DATABASE} --query --all --queryformat {LINE}");
+    let versions = command::read(rpm).map_err(|reason| {
+        Failure::Infrastructure(format!("the packages in {} cannot be listed. {reason}", root.display()))
+    })?;
+    Ok(String::from_utf8_lossy(&versions).into_owned())
 }
 
 #[cfg(test)]

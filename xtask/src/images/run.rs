@@ -3,13 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use terminal::command::Run as _;
 use tracing::info;
+use xshell::Cmd;
 
+use crate::command::{self, CommandError};
 use crate::error::Failure;
 
 /// As much of a log as an error shows.
@@ -43,26 +43,28 @@ impl Log {
         Ok(value)
     }
 
-    /// Runs `command` to its end.
-    pub(crate) fn run(&self, mut command: Command) -> Result<(), Failure> {
+    /// Runs a command to its end; what it prints goes to the log.
+    pub(crate) fn run(&self, cmd: Cmd<'_>) -> Result<(), Failure> {
         let io = |e| Failure::io("write", &self.path, &e);
         let mut log = File::options().append(true).open(&self.path).map_err(io)?;
-        writeln!(log, "$ {command:?}").map_err(io)?;
+        writeln!(log, "$ {cmd}").map_err(io)?;
         let errors = log.try_clone().map_err(io)?;
-        let status = command.stdin(Stdio::null()).stdout(log).stderr(errors).run_status();
-        let program = Path::new(command.get_program()).display();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(Failure::Infrastructure(format!(
-                "{}: {program} failed ({status}). The end of {}:\n{}",
-                self.image,
-                self.path.display(),
-                self.end()
-            ))),
-            Err(source) => {
-                Err(Failure::Infrastructure(format!("{}: cannot start {program}: {source}.", self.image)))
-            }
+        let line = cmd.to_string();
+        let program = line.split(' ').next().unwrap_or_default();
+        let status = match command::status(cmd, log, errors) {
+            Ok(status) => status,
+            Err(missing @ CommandError::NotInstalled(_)) => return Err(missing.into()),
+            Err(error) => return Err(Failure::Infrastructure(format!("{}: {error}", self.image))),
+        };
+        if status.success() {
+            return Ok(());
         }
+        Err(Failure::Infrastructure(format!(
+            "{}: {program} failed ({status}). The end of {}:\n{}",
+            self.image,
+            self.path.display(),
+            self.end()
+        )))
     }
 
     fn end(&self) -> String {

@@ -22,10 +22,11 @@ use contract::image::Manifest;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 use serde::Serialize;
-use terminal::command::Run as _;
 use tracing::{info, warn};
+use xshell::cmd;
 
 use super::recipe::sorted_entries;
+use crate::command::{self, NamespaceRoot, shell};
 use crate::error::Failure;
 use crate::host;
 
@@ -292,9 +293,9 @@ fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(path) {
         // A root file system that was unpacked without root belongs to other users.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !host::is_root() => {
-            let mut command = host::as_namespace_root("rm")?;
-            let status = command.args(["-rf", "--one-file-system"]).arg(path).run_status().map_err(failed)?;
-            if status.success() { Ok(()) } else { Err(failed(e)) }
+            let sh = shell()?;
+            let rm = cmd!(NamespaceRoot(&sh), "rm -rf --one-file-system {path}");
+            command::read(rm).map(drop).map_err(|_| failed(e))
         }
         done => done.map_err(failed),
     }

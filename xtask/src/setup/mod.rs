@@ -4,17 +4,15 @@ mod needs;
 mod plan;
 mod probe;
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use contract::json;
 use serde::Serialize;
 use terminal::results;
 use tracing::info;
 
+use crate::command::{self, shell};
 use crate::error::Failure;
-use crate::host;
 pub(crate) use needs::{UBUNTU_KEYS, Who};
 use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
@@ -162,22 +160,13 @@ fn act(action: &Action, root: bool) -> Result<(), Failure> {
 
 /// Runs a command whose output is progress, not a result.
 fn succeed(argv: &[String], input: &str) -> Result<(), Failure> {
-    let line = argv.join(" ");
-    let failed = |what: String| {
-        Failure::Infrastructure(format!(
-            "`{line}` {what}. Its output above says why; when that is mended, run `cargo xtask setup` again."
-        ))
-    };
     let [program, args @ ..] = argv else { return Ok(()) };
-    let mut child = host::command(program)?
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(std::io::stderr())
-        .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(|error| failed(format!("takes no input: {error}")))?;
-    }
-    let status = child.wait().map_err(|error| failed(format!("was lost: {error}")))?;
-    if status.success() { Ok(()) } else { Err(failed(format!("failed ({status})"))) }
+    let sh = shell()?;
+    command::run_with_input(sh.cmd(program).args(args), input).map_err(|error| {
+        Failure::Infrastructure(format!(
+            "`{}` did not succeed: {error} Its output above says why; when that is mended, run `cargo xtask setup` \
+             again.",
+            argv.join(" ")
+        ))
+    })
 }

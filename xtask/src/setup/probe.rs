@@ -1,13 +1,11 @@
 //! Looks at the host. Changes nothing.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-use terminal::command::Run as _;
 
 use super::needs::{NEEDS, Need, Probe, Who};
 use super::plan::{Apt, Host, Manager, Source};
-use crate::host::{self, find_program};
+use crate::command::{self, find_program, shell};
+use crate::host;
 
 /// A need, and where it was found.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub(super) fn findings(also: &[Who]) -> Vec<Finding> {
 fn find(probe: &Probe) -> Option<PathBuf> {
     match probe {
         Probe::Program(name) => find_program(name),
-        Probe::AnyProgram(names) => names.iter().find_map(|name| find_program(name)),
+        Probe::AnyProgram(names) => names.iter().find_map(find_program),
         Probe::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
             let versions = std::fs::read_dir(dir).ok()?;
             versions
@@ -41,7 +39,7 @@ fn find(probe: &Probe) -> Option<PathBuf> {
         }),
         Probe::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
-            let output = Command::new(&program).arg(version_flag).stdin(Stdio::null()).run_output().ok()?;
+            let output = command::output(shell().ok()?.cmd(&program).arg(version_flag)).ok()?;
             // mke2fs tells its version on standard error.
             let text = [output.stdout, output.stderr].concat();
             (version(&String::from_utf8_lossy(&text))? >= *least).then_some(program)
@@ -110,8 +108,8 @@ fn apt() -> Apt {
 
 /// What a program prints; nothing when it fails.
 fn ask(program: &str, args: &[&str]) -> String {
-    let Some(program) = find_program(program) else { return String::new() };
-    let output = Command::new(program).args(args).env("LC_ALL", "C").stdin(Stdio::null()).run_output();
+    let Ok(sh) = shell() else { return String::new() };
+    let output = command::output(sh.cmd(program).args(args).env("LC_ALL", "C"));
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 

@@ -9,15 +9,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Output;
 
 use contract::image::{CloudImage, ImageSource};
 use sha2::{Digest, Sha256};
-use terminal::command::Run as _;
 use tracing::warn;
+use xshell::cmd;
 
+use crate::command::{self, shell};
 use crate::error::Failure;
-use crate::host;
 use crate::images::recipe::hex;
 
 /// The most that is downloaded, bytes. Vendors' images have a tenth of it.
@@ -79,7 +79,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
     let mut barren = 0;
     loop {
         let before = len(part);
-        let output = curl(url, part)?.run_output().map_err(|e| Failure::io("run", Path::new("curl"), &e))?;
+        let output = curl(url, part)?;
         let status = output.status;
         // curl takes the latter for a file that is whole, which it need not be.
         let stuck = before > 0 && (status.code() == CANNOT_RESUME || output.stdout == NO_SUCH_RANGE);
@@ -109,22 +109,18 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
 }
 
 /// Its progress goes to the terminal, and the code of the answer to its output.
-fn curl(url: &str, part: &Path) -> Result<Command, Failure> {
-    let program = host::command("curl")?;
-    // curl knows the length only where the server tells it.
-    let mut curl = host::command("prlimit")?;
-    curl.arg(format!("--fsize={MAX_LEN}"))
-        .arg(program.get_program())
-        .args(["--fail", "--location", "--globoff", "--proto", "=http,https"])
+fn curl(url: &str, part: &Path) -> Result<Output, Failure> {
+    command::require("curl")?;
+    let sh = shell()?;
+    let max = MAX_LEN.to_string();
+    // curl knows the length only where the server tells it, and prlimit always.
+    let curl = cmd!(sh, "prlimit --fsize={max} curl --fail --location --globoff --proto =http,https")
         .args(["--progress-bar", "--continue-at", "-", "--write-out", "%{http_code}"])
         // A connection over which nothing comes for a minute is lost.
         .args(["--connect-timeout", "30", "--speed-time", "60", "--speed-limit", "1"])
-        .args(["--max-filesize", &MAX_LEN.to_string(), "--output"])
-        .arg(part)
-        .args(["--url", url])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    Ok(curl)
+        .args(["--max-filesize", &max, "--url", url, "--output"])
+        .arg(part);
+    Ok(command::capture_stdout(curl)?)
 }
 
 fn len(part: &Path) -> u64 {

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use contract::image::{CloudImage, Disk, ImageSource};
+use xshell::cmd;
 
 use super::archive::{TAKE_EXPIRED, prefer_released};
 use super::foreign::Mounted;
@@ -20,8 +21,8 @@ use super::recipe::Recipe;
 use super::run::Log;
 use super::store::Scratch;
 use super::{disks, foreign, overlay};
+use crate::command::shell;
 use crate::error::Failure;
-use crate::host;
 
 /// What runs with the vendor's file systems mounted.
 const CUSTOMIZE: &str = include_str!("customize.sh");
@@ -88,22 +89,12 @@ fn customize(
         fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
     }
     // Nobody else sees the mounts, and whatever a package starts ends with its namespace.
-    let mut unshare = host::command("unshare")?;
-    unshare
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--",
-            "sh",
-        ])
-        .arg(path.join("customize.sh"))
-        .args([raw, path]);
-    log.run(unshare)
+    let script = path.join("customize.sh");
+    let sh = shell()?;
+    log.run(cmd!(
+        sh,
+        "unshare --mount --propagation private --pid --fork --kill-child --mount-proc -- sh {script} {raw} {path}"
+    ))
 }
 
 /// How apt works in the vendor's root, on top of its own configuration.

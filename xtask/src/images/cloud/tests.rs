@@ -4,16 +4,18 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::Stdio;
 
 use contract::grade::{Grade, Outcome};
 use contract::image::{Boot, Definition, Manifest};
 use contract::run::{RUN_DIR_VAR, RunOptions};
 use judge::verdict::Verdict;
+use xshell::cmd;
 
 use super::fetch::digest;
 use super::serve::{Served, Server};
 use crate::cargo;
+use crate::command::{self, shell};
 use crate::host;
 use crate::images::recipe::Recipe;
 use crate::images::store::Store;
@@ -33,8 +35,8 @@ fn disk() -> PathBuf {
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir_all(&scratch).unwrap();
         let script = host::repository().join("xtask/src/images/cloud/vendor.sh");
-        let status = Command::new("sh").arg(script).arg(&scratch).status().unwrap();
-        assert!(status.success(), "{status}");
+        let sh = shell().unwrap();
+        command::read(cmd!(sh, "sh {script} {scratch}")).unwrap();
         fs::rename(&scratch, &dir).unwrap();
     }
     disk
@@ -77,8 +79,9 @@ fn verdicts(definitions: &Path, name: &str, filters: &[&str]) -> Vec<Verdict> {
     };
     options.write().unwrap();
     let program = cargo::build_trials("e2e").unwrap();
-    let status = Command::new(program).arg("--test-threads=1").env(RUN_DIR_VAR, &options.dir).status();
-    status.unwrap();
+    let sh = shell().unwrap();
+    let trials = cmd!(sh, "{program} --test-threads=1").env(RUN_DIR_VAR, &options.dir);
+    command::status(trials, Stdio::inherit(), Stdio::inherit()).unwrap();
     let asked = options.trials().unwrap();
     assert_eq!(asked.len(), filters.len());
     let verdicts =
@@ -213,11 +216,8 @@ fn the_users_own_disk_is_held_against_its_claims() {
 fn a_disk_that_leans_on_another_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let overlay = dir.path().join("overlay.qcow2");
-    let status = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-        .args([&disk(), &overlay])
-        .status();
-    assert!(status.unwrap().success());
+    let (sh, disk_file) = (shell().unwrap(), disk());
+    command::read(cmd!(sh, "qemu-img create -q -f qcow2 -F qcow2 -b {disk_file} {overlay}")).unwrap();
     let definitions = definitions();
     let text = format!(
         "{DEFINITION}[cloud_image]\nfile = \"{}\"\nsha256 = \"{}\"\n",
@@ -233,8 +233,7 @@ fn a_disk_that_leans_on_another_file_is_refused() {
 #[test]
 fn the_scripts_pass_shellcheck() {
     let dir = host::repository().join("xtask/src/images/cloud");
-    let mut shellcheck = host::command("shellcheck").unwrap();
-    let checked =
-        shellcheck.args(["customize.sh", "vendor.sh"].map(|script| dir.join(script))).output().unwrap();
+    let sh = shell().unwrap();
+    let checked = command::output(cmd!(sh, "shellcheck {dir}/customize.sh {dir}/vendor.sh")).unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }

@@ -7,15 +7,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::Command;
 
 use contract::image::{Definition, Manifest};
 use tempfile::TempDir;
+use xshell::{Cmd, cmd};
 
 use super::super::build::{Outcome, bring_up_to_date};
 use super::super::offer::refresh;
 use super::super::recipe::Recipe;
 use super::super::store::Store;
+use crate::command::{self, NamespaceRoot, shell};
 use crate::error::Failure;
 use crate::host;
 
@@ -48,9 +49,9 @@ impl World {
     /// Makes packages of what is under `staged`, and the repository's index.
     fn publish(&self, spec: &Spec) {
         fs::write(self.at("made.spec"), &spec.0).unwrap();
-        let mut rpmbuild = host::as_namespace_root("rpmbuild").unwrap();
+        let mut defined = Vec::new();
         let mut define = |name: &str, value: &str| {
-            rpmbuild.args(["--define", &format!("{name} {value}")]);
+            defined.extend(["--define".to_owned(), format!("{name} {value}")]);
         };
         let path = |name: &str| self.at(name).display().to_string();
         define("_topdir", &path("top"));
@@ -61,9 +62,9 @@ impl World {
         define("_unpackaged_files_terminate_build", "0");
         // Not packed: this is quick, and thrown away.
         define("_binary_payload", "w.ufdio");
-        rpmbuild.args(["--quiet", "--target", "x86_64", "-bb"]);
-        succeed(rpmbuild.arg(self.at("made.spec")));
-        succeed(host::command("createrepo_c").unwrap().arg("--quiet").arg(self.at("repository")));
+        let (sh, spec, repository) = (shell().unwrap(), self.at("made.spec"), self.at("repository"));
+        succeed(cmd!(NamespaceRoot(&sh), "rpmbuild {defined...} --quiet --target x86_64 -bb {spec}"));
+        succeed(cmd!(sh, "createrepo_c --quiet {repository}"));
     }
 
     /// Builds the image, and tells how, and what it is.
@@ -99,8 +100,6 @@ impl Spec {
     }
 }
 
-fn succeed(command: &mut Command) {
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&said));
+fn succeed(cmd: Cmd<'_>) {
+    command::read(cmd).unwrap();
 }

@@ -3,14 +3,16 @@
 //! the names that the layers ask for, and built, customized and booted from those.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use contract::grade::{Grade, Outcome};
 use contract::run::{RUN_DIR_VAR, RunOptions};
 use judge::verdict::Verdict;
+use xshell::cmd;
 
 use super::super::super::archive::mmdebstrap;
 use super::{NAME, Spec, World, succeed};
+use crate::command::{self, NamespaceRoot, shell, shell_in};
 use crate::{cargo, host};
 
 /// It asks for a processor that programs for x86-64-v3 run on, as EL 10 does.
@@ -80,15 +82,17 @@ fn file_list(listing: &str, passwd: &str, group: &str) -> String {
 impl World {
     /// Packs a Debian root into the repository.
     fn publish_debian(&self) {
-        let mut debian = mmdebstrap(&self.at("")).unwrap();
-        debian.args(["--variant=minbase", &format!("--include={PACKAGES}"), "--format=tar"]);
+        let sh = shell_in(&self.at("")).unwrap();
+        let as_root = NamespaceRoot(&sh);
+        let debian = mmdebstrap(&sh).unwrap();
+        let debian = debian.args(["--variant=minbase", &format!("--include={PACKAGES}"), "--format=tar"]);
         succeed(debian.args(["bookworm", "debian.tar"]));
-        let staged = self.at("staged");
-        let mut tar = host::as_namespace_root("tar").unwrap();
-        tar.arg("--extract").arg("--file").arg(self.at("debian.tar")).arg("--directory").arg(&staged);
-        succeed(tar.args(["--numeric-owner", "--preserve-permissions", "--exclude=./dev/*"]));
-        let mut sh = host::as_namespace_root("sh").unwrap();
-        succeed(sh.args(["-euc", DISGUISE, "sh"]).arg(&staged).arg(self.at("listing")));
+        let (staged, listing) = (self.at("staged"), self.at("listing"));
+        succeed(cmd!(
+            as_root,
+            "tar --extract --file debian.tar --directory staged --numeric-owner --preserve-permissions --exclude=./dev/*"
+        ));
+        succeed(cmd!(as_root, "sh -euc {DISGUISE} sh {staged} {listing}"));
 
         let read = |path: &str| fs::read_to_string(self.at(path)).unwrap();
         let list = file_list(&read("listing"), &read("staged/etc/passwd"), &read("staged/etc/group"));
@@ -130,7 +134,9 @@ fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
     };
     options.write().unwrap();
     let program = cargo::build_trials("e2e").unwrap();
-    let status = Command::new(program).env(RUN_DIR_VAR, &options.dir).stdout(Stdio::null()).status().unwrap();
+    let sh = shell().unwrap();
+    let trials = sh.cmd(program).env(RUN_DIR_VAR, &options.dir);
+    let status = command::status(trials, Stdio::null(), Stdio::inherit()).unwrap();
 
     let [asked] = options.trials().unwrap().try_into().expect("one trial");
     let verdict = Verdict::read(&options.trial_dir(&asked.name)).unwrap();
@@ -139,6 +145,6 @@ fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
     assert!(status.success());
     // Of a trial that failed everything stays.
     fs::remove_dir_all(&options.dir).unwrap();
-    let mut rm = host::as_namespace_root("rm").unwrap();
-    succeed(rm.arg("-rf").arg(world.at("staged")));
+    let staged = world.at("staged");
+    succeed(cmd!(NamespaceRoot(&sh), "rm -rf {staged}"));
 }

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use contract::image::Boot;
+use xshell::cmd;
 
 use super::super::super::build::Outcome;
 use super::{Spec, World};
+use crate::command::{self, find_program, shell};
 use crate::{hooks, host};
 
 /// Programs that only write down that they ran, and what else they must do.
@@ -136,8 +137,8 @@ impl World {
 
     /// busybox, and what it is linked with, from the host.
     fn stage_shell(&self) -> String {
-        let busybox = host::find_program("busybox").unwrap();
-        let linked = Command::new("ldd").arg(&busybox).output().unwrap();
+        let (sh, busybox) = (shell().unwrap(), find_program("busybox").unwrap());
+        let linked = command::output(cmd!(sh, "ldd {busybox}")).unwrap();
         let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
         let mut files = String::new();
         for library in linked.split_whitespace().filter(|word| word.starts_with('/')) {
@@ -160,8 +161,8 @@ impl World {
 
 /// A file as it is on a written disk.
 fn cat(disk: &Path, path: &str) -> String {
-    let mut debugfs = host::command("debugfs").unwrap();
-    let output = debugfs.args(["-R", &format!("cat {path}")]).arg(disk).output().unwrap();
+    let (sh, request) = (shell().unwrap(), format!("cat {path}"));
+    let output = command::output(cmd!(sh, "debugfs -R {request} {disk}")).unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
