@@ -17,6 +17,7 @@ use contract::plan::{Accel, Plan, Start};
 use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
 use contract::runtime_dir;
 use harness::trial::supervise;
+use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
@@ -78,11 +79,8 @@ impl Run {
     /// The processes that name the trial's directory.
     fn processes(&self) -> Vec<String> {
         let needle = self.trial().to_string_lossy().into_owned();
-        let commands = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-            let line = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
-            Some(String::from_utf8_lossy(&line).replace('\0', " "))
-        });
-        commands.filter(|line| line.contains(&needle)).collect()
+        let commands = all_processes().unwrap().filter_map(|process| process.ok()?.cmdline().ok());
+        commands.map(|command| command.join(" ")).filter(|line| line.contains(&needle)).collect()
     }
 
     /// libvirt's short-lived directories of this trial.
@@ -162,11 +160,11 @@ fn sigkill_of_the_trial_itself_leaves_no_guest_behind() {
     let mut run = Run::start("trial");
     run.wait_for_window();
     let needle = run.trial().to_string_lossy().into_owned();
-    let trial = fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let entry = entry.ok()?;
-        let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).into_owned();
-        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
-        (line.contains("\0run\0") && line.contains(&needle)).then_some(pid)
+    let trial = all_processes().unwrap().find_map(|process| {
+        let process = process.ok()?;
+        let command = process.cmdline().ok()?;
+        let runs = command.iter().any(|word| word == "run") && command.contains(&needle);
+        runs.then(|| Pid::from_raw(process.pid())).flatten()
     });
     kill_process(trial.expect("the trial's process runs"), Signal::KILL).unwrap();
     run.wait_for_clean_end();

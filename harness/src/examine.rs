@@ -14,7 +14,7 @@ use tracing::error;
 
 use crate::database::Access;
 use crate::error::{Error, Result};
-use crate::guest::{Machine, Spec, Transcript, escape_shell};
+use crate::guest::{Machine, Spec, Transcript, quote_shell};
 use crate::host::{Libvirt, accel};
 use crate::interrupt;
 use crate::overlay;
@@ -95,14 +95,14 @@ impl Look<'_> {
         }
 
         self.unit(&image.agent.unit, "agent.unit")?;
-        let hook = escape_shell(&image.agent.hook);
+        let hook = quote_shell(&image.agent.hook);
         if self.shell(&format!("[ -x {hook} ]"))?.0 != Some(0) {
             self.differences.push(format!(
                 "`agent.hook`: there is no program {} in the guest. Install the hook there, or write where it is.",
                 image.agent.hook.display()
             ));
         }
-        let enabled_by = escape_shell(&image.agent.enabled_by);
+        let enabled_by = quote_shell(&image.agent.enabled_by);
         let naming = format!("grep -qF -e {hook} {enabled_by}");
         if self.shell(&naming)?.0 != Some(0) {
             self.differences.push(format!(
@@ -117,7 +117,7 @@ impl Look<'_> {
 
     /// Whether a unit is active, or becomes it while the guest boots.
     fn unit(&mut self, unit: &str, key: &str) -> Result<bool> {
-        let quoted = escape_shell(Path::new(unit));
+        let quoted = quote_shell(unit);
         // Waits until everything that a boot starts has started.
         let line = format!("systemctl is-system-running --wait >/dev/null; systemctl is-active {quoted}");
         let (code, state) = self.machine.agent().shell(&line, b"", self.limits.boot).map(text)?;

@@ -10,7 +10,7 @@ use contract::image::{FileSystem, Manifest};
 use contract::text::printable;
 
 use crate::error::{DirectoriesError, Result};
-use crate::guest::{Agent, escape_shell};
+use crate::guest::{Agent, quote_shell};
 
 /// The kinds of file systems that Linux can freeze.
 const FREEZABLE: [&str; 10] =
@@ -46,7 +46,7 @@ pub struct Place {
 /// Asks the guest, whose server runs: for its server's directories, and how many devices a freeze
 /// must reach.
 pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Places, u32)> {
-    let line = LOOK.replace("UNIT", &escape_shell(Path::new(&image.server.unit)));
+    let line = LOOK.replace("UNIT", &quote_shell(&image.server.unit));
     let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
     Ok(parse(&String::from_utf8_lossy(&told), image)?)
 }

@@ -15,7 +15,7 @@ use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
 use crate::error::{Error, Result};
-use crate::guest::{EXCHANGE, Machine, escape_shell};
+use crate::guest::{EXCHANGE, Machine, quote_shell};
 
 /// The size of the exchange disk, bytes; the file is sparse.
 const EXCHANGE_BYTES: u64 = 4 << 30;
@@ -34,7 +34,7 @@ pub fn keep_logs(machine: &Machine, server: &Server, limit: Duration) -> Result<
     let line = format!(
         "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
          tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
-        escape_shell(&server.binlogs)
+        quote_shell(&server.binlogs)
     );
     Ok(machine.agent().script(&line, b"", limit)?.is_empty())
 }

@@ -13,7 +13,7 @@
 //! so that it is never used with anything else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use contract::plan::{Accel, Plan};
-use rustix::fs::FlockOperation;
+use procfs::{CpuInfo, Current as _};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
@@ -92,6 +92,9 @@ IFS=-; read -r id </proc/sys/kernel/random/uuid; printf %s $id >/etc/machine-id;
 
 /// How many bytes of randomness a guest is given.
 const SEED: usize = 64;
+
+/// How much of its hash is a key, bytes.
+const KEY: usize = 8;
 
 /// A saved guest, ready to start from.
 #[derive(Debug)]
@@ -282,12 +285,10 @@ fn key(plan: &Plan, role: Role) -> Result<String> {
     let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
     // The guest sees the host's processor only where that runs it.
     let cpu = match plan.accel {
-        Accel::Tcg => Vec::new(),
-        Accel::Kvm => fs::read("/proc/cpuinfo").unwrap_or_default(),
+        Accel::Tcg => String::new(),
+        Accel::Kvm => CpuInfo::current()
+            .map_or_else(|_| String::new(), |cpu| format!("{:?} {:?}", cpu.model_name(0), cpu.flags(0))),
     };
-    let cpu = String::from_utf8_lossy(&cpu);
-    let model =
-        cpu.lines().filter(|line| line.starts_with("model name") || line.starts_with("flags")).take(2);
     let nowhere = Path::new("");
     let machine = Spec {
         name: role.saved_name(),
@@ -300,20 +301,23 @@ fn key(plan: &Plan, role: Role) -> Result<String> {
         plan.image.digest.as_bytes(),
         qemu.as_bytes(),
         libvirt.to_string().as_bytes(),
-        model.collect::<String>().as_bytes(),
+        cpu.as_bytes(),
         machine.xml().as_bytes(),
     ] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(&hash.finalize()[..KEY]))
 }
 
 /// Waits until no other trial makes this state.
 fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).map_err(Error::io("lock", path))?;
-    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        interrupt::pass(LOCK_PAUSE)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => interrupt::pass(LOCK_PAUSE)?,
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        }
     }
-    Ok(file)
 }

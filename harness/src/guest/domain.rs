@@ -231,9 +231,11 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A path as one word for the guest's shell.
-pub(crate) fn escape_shell(path: &Path) -> String {
-    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+/// A path, a name or a whole command as one word for the guest's shell.
+pub(crate) fn quote_shell(word: impl AsRef<OsStr>) -> String {
+    // Zero bytes are all that it could fail for.
+    let quoted = shlex::Quoter::new().allow_nul(true).quote(&word.as_ref().to_string_lossy()).map(Into::into);
+    quoted.unwrap_or_default()
 }
 
 #[cfg(test)]

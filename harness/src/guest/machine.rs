@@ -11,7 +11,7 @@ use virt::sys;
 
 use super::agent::{Agent, Transcript, Transport};
 use super::console;
-use super::domain::{Drive, Spec, escape_shell};
+use super::domain::{Drive, Spec, quote_shell};
 use super::serial::Serial;
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
 use crate::host::{self, Event, Events, Libvirt};
@@ -228,7 +228,7 @@ impl Machine {
         }
         *asked = Instant::now();
         // See systemctl(1): exit code 0 when the unit has failed.
-        let state = self.agent.shell(&format!("systemctl is-failed '{unit}'"), b"", limit)?;
+        let state = self.agent.shell(&format!("systemctl is-failed {}", quote_shell(unit)), b"", limit)?;
         if state.code == Some(0) {
             return Err(GuestError::UnitFailed { role: self.role, unit: unit.to_owned() }.into());
         }
@@ -288,13 +288,14 @@ impl Machine {
     /// The old agent is killed: one that is answering when SIGTERM comes was seen never to end, because
     /// the handler takes a lock of its main loop, and systemd would wait for it for 90 s.
     pub fn restart_agent(&mut self, unit: &str, limit: Duration) -> Result<()> {
-        let pid = format!("systemctl show --property MainPID --value '{unit}'");
+        let unit = quote_shell(unit);
+        let pid = format!("systemctl show --property MainPID --value {unit}");
         let before = self.agent.script(&pid, b"", limit)?;
         let old = String::from_utf8_lossy(&before).trim().to_owned();
-        let old = escape_shell(Path::new(&old));
+        let old = quote_shell(&old);
         // A unit that does not run has the process 0, which to kill is the whole group.
         let restart =
-            format!("trap '' TERM; systemctl restart --no-block '{unit}'; [ {old} = 0 ] || kill -KILL {old}");
+            format!("trap '' TERM; systemctl restart --no-block {unit}; [ {old} = 0 ] || kill -KILL {old}");
         // The answer may be lost with the agent that would give it.
         let asking = self.agent.with_timeout(IMPATIENCE);
         let _ = asking.shell(&restart, b"", IMPATIENCE);
@@ -312,21 +313,22 @@ impl Machine {
     /// Runs a line of shell as root in a unit of its own and waits for its end:
     /// for what restarts the agent, which would take its own commands with it.
     pub fn run_apart(&mut self, unit: &str, line: &str, limit: Duration) -> Result<()> {
+        let unit = quote_shell(unit);
         let start = format!(
             "systemd-run --quiet --no-block --unit={unit} --property=Type=oneshot \
              --property=RemainAfterExit=yes /bin/sh -c {}",
-            escape_shell(Path::new(line))
+            quote_shell(line)
         );
         self.agent.script(&start, b"", limit)?;
         let asking = self.agent.with_timeout(IMPATIENCE);
-        let state = format!("systemctl show --property ActiveState --value '{unit}'");
+        let state = format!("systemctl show --property ActiveState --value {unit}");
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.check_alive()?;
             match asking.script(&state, b"", IMPATIENCE).as_deref() {
                 Ok(b"active\n") => return Ok(()),
                 Ok(b"failed\n") => {
-                    let journal = format!("journalctl --unit '{unit}' --output cat --no-pager | tail -n 20");
+                    let journal = format!("journalctl --unit {unit} --output cat --no-pager | tail -n 20");
                     let journal = self.agent.script(&journal, b"", limit)?;
                     let journal = printable(String::from_utf8_lossy(&journal).trim());
                     let (role, command) = (self.role, line.to_owned());

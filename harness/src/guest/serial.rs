@@ -6,6 +6,9 @@
 //! the other, and once it has answered the last sync that was sent, no answer to
 //! anything before can still come. See
 //! <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
+//!
+//! The crate `qapi` does not fit, because a guest may be hostile: it bounds neither the length of an
+//! answer nor the wait for it, synchronizes without a delimiter, and shows nothing to a transcript.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -8,7 +8,7 @@ use contract::history::{Entry, Op};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
-use super::shared::{Ack, Shared, hex, payload};
+use super::shared::{Ack, Shared, payload};
 use crate::clock;
 use crate::error::Result;
 
@@ -42,8 +42,10 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         let sent = clock::now();
         shared.history.write(&Entry::Invoke { t: sent, c, n, op })?;
         let [of_c, of_n] = of;
-        let sql =
-            format!("INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')", hex(&payload));
+        let sql = format!(
+            "INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')",
+            hex::encode(&payload)
+        );
         let (limit, asked) = (shared.statement_limit, Instant::now());
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {

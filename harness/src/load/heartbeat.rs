@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::shared::{Pending, Shared};
 use crate::clock;
 use crate::error::{Error, LoadError, Result};
-use crate::guest::{HEARTBEAT, Machine, escape_shell};
+use crate::guest::{HEARTBEAT, Machine, quote_shell};
 use crate::places::heartbeat_file;
 
 /// The pause between a record and the next: they shall cost the guest little.
@@ -59,7 +59,7 @@ pub fn prepare(
         line.push_str(&format!(
             " && systemd-run --quiet --collect --unit=freezeframe-heartbeats-{name} \
              sh /run/freezeframe-heartbeats /dev/virtio-ports/{HEARTBEAT}{name} {}",
-            escape_shell(&heartbeat_file(mount))
+            quote_shell(heartbeat_file(mount))
         ));
     }
     machine.agent().script(&line, SCRIPT.as_bytes(), limit)?;

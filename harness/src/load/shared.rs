@@ -114,15 +114,6 @@ pub(super) fn payload(random: &mut ChaCha8Rng) -> (Vec<u8>, u32) {
     (payload, crc)
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// An operation that is written down once, when its outcome is known or
 /// nobody waits for it any more.
 pub(super) struct Pending<F: Fn(Nanos, Option<Nanos>) -> Entry> {

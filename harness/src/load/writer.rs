@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
 use super::schema::ACCOUNTS;
-use super::shared::{Ack, Shared, hex, payload};
+use super::shared::{Ack, Shared, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::names::table;
@@ -214,7 +214,7 @@ impl Writer {
         let &[low_version, high_version] = versions.as_slice() else {
             return Err(mysql_async::Error::Other("an account is missing".into()));
         };
-        let pay = hex(&payload);
+        let pay = hex::encode(&payload);
         let [low_rnd, high_rnd] = rnd;
         let insert = format!(
             "INSERT INTO {ledger} (c, seq, leg, dc, dseq, acct, amt, ver, pay, crc, rnd) VALUES \

@@ -13,7 +13,7 @@ use super::log;
 use super::writer::ObservationLog;
 use crate::database::PROBE_TABLES;
 use crate::error::{Error, Result};
-use crate::guest::Agent;
+use crate::guest::{Agent, quote_shell};
 use crate::names::{Names, table};
 
 /// The most messages of one CHECK TABLE that are kept.
@@ -224,7 +224,8 @@ pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
 /// The server's log of this boot. The images keep the journal in memory, so it
 /// holds nothing of earlier boots.
 fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
-    let line = format!("journalctl -b -o cat --no-pager -u '{}' | head -c {LOG_LIMIT}", server.unit);
+    let unit = quote_shell(&server.unit);
+    let line = format!("journalctl -b -o cat --no-pager -u {unit} | head -c {LOG_LIMIT}");
     Ok(String::from_utf8_lossy(&agent.script(&line, b"", limit)?).into_owned())
 }
 
@@ -233,8 +234,8 @@ fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
 fn log_file(agent: &Agent, server: &Server, file: &str, limit: Duration) -> Result<String> {
     let line = format!(
         "read -r file; case $file in /*) from=root ;; *) from=cwd ;; esac
-        tail -c {LOG_LIMIT} \"/proc/$(systemctl show --property=MainPID --value '{}')/$from/$file\" || true",
-        server.unit
+        tail -c {LOG_LIMIT} \"/proc/$(systemctl show --property=MainPID --value {})/$from/$file\" || true",
+        quote_shell(&server.unit)
     );
     let log = agent.script(&line, format!("{file}\n").as_bytes(), limit)?;
     Ok(String::from_utf8_lossy(&log).into_owned())

@@ -6,15 +6,15 @@ use contract::plan::Plan;
 use contract::scenario::Hook;
 
 use crate::error::{Error, Result};
-use crate::guest::{Machine, escape_shell};
+use crate::guest::{Machine, quote_shell};
 
 /// Makes the agent run the plan's hook. The image holds the project's own hook
 /// and an agent that runs it, so that one needs nothing.
 pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
     let agent = &plan.image.agent;
     let limit = plan.limits.agent;
-    let hook = escape_shell(&agent.hook);
-    let enabled_by = escape_shell(&agent.enabled_by);
+    let hook = quote_shell(&agent.hook);
+    let enabled_by = quote_shell(&agent.enabled_by);
     // What else the file tells the agent, such as its channel, stays.
     let disable = format!("sed -i /fsfreeze-hook/d {enabled_by}");
     match &plan.hook {
@@ -23,7 +23,7 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             machine.agent().script(&disable, b"", limit)?;
         }
         Hook::Distro | Hook::DistroEnabled | Hook::Package => {
-            let folder = escape_shell(agent.hook.parent().unwrap_or(Path::new("/")));
+            let folder = quote_shell(agent.hook.parent().unwrap_or(Path::new("/")));
             let line =
                 format!("rm -rf {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}");
             machine.agent().script(&line, b"", limit)?;

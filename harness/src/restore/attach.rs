@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::database::Access;
 use crate::doors;
 use crate::error::{Error, Result};
-use crate::guest::{Drive, Machine, escape};
+use crate::guest::{Drive, Machine, escape, quote_shell};
 use crate::names::Names;
 use crate::overlay;
 
@@ -123,7 +123,7 @@ impl<'a> Verifier<'a> {
 
 /// Makes a guest fit to be a [`Verifier`]: stops its server, and makes a unit for those to come.
 pub fn prepare(machine: &Machine, plan: &Plan) -> Result<()> {
-    let line = PREPARE.replace("UNIT", &plan.image.server.unit);
+    let line = PREPARE.replace("UNIT", &quote_shell(&plan.image.server.unit));
     machine.agent().script(&line, b"", plan.limits.server).map(drop)
 }
 
@@ -141,10 +141,10 @@ const NOT_THERE: i64 = 69;
 /// and its end need not be a clean one. Programs are the guest's own, which no trial
 /// changes: these it has read before.
 const PREPARE: &str = "set -e
-systemctl stop 'UNIT'
+systemctl stop UNIT
 mkdir -p /run/freezeframe-attached
 {
-    systemctl cat 'UNIT'
+    systemctl cat UNIT
     printf '[Service]\\nRootDirectory=/run/freezeframe-attached\\nMountAPIVFS=yes\\n'
     printf 'BindPaths=/run\\nBindReadOnlyPaths=/usr\\n'
     printf 'ExecStartPre=\\nRestart=no\\nKillSignal=SIGKILL\\n'

@@ -1,7 +1,7 @@
 //! Memory: a trial waits until there is room for its guests beside those of the
 //! other trials on this host, whatever started them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use contract::plan::{Accel, Plan};
 use contract::runtime_dir::{self, Owner};
 use contract::scenario::Restore;
+use procfs::{Current as _, Meminfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 use tracing::info;
 
@@ -62,7 +62,7 @@ pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Opt
 fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
     // One at a time on this host. The lock is let go with the file.
     let lock = File::open(std::env::temp_dir())?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    lock.lock()?;
     let others: Vec<_> = runtime_dir::list()?.into_iter().filter_map(|dir| dir.owner).collect();
     let reserved: Vec<_> =
         others.iter().filter(|owner| owner.supervises()).map(|owner| owner.memory_mib).collect();
@@ -83,17 +83,12 @@ fn fits(wanted: u64, reserved: &[u64], total: u64, available: u64) -> bool {
     reserved.is_empty() || (all as f64 <= total as f64 * SHARE && wanted <= available)
 }
 
-/// The host's memory in all, and what is free or could be, MiB; see proc_meminfo(5).
+/// The host's memory in all, and what is free or could be, MiB.
 fn memory() -> io::Result<(u64, u64)> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    match (field("MemTotal:"), field("MemAvailable:")) {
-        (Some(total), Some(available)) => Ok((total / 1024, available / 1024)),
-        _ => Err(io::Error::other("/proc/meminfo does not tell how much memory there is")),
-    }
+    let memory = Meminfo::current().map_err(io::Error::other)?;
+    // Every kernel since 3.14 reports it.
+    let available = memory.mem_available.unwrap_or(memory.mem_free);
+    Ok((memory.mem_total >> 20, available >> 20))
 }
 
 /// Waits, and tells whether the other end of standard input was closed.

@@ -25,7 +25,9 @@ use std::time::Duration;
 use contract::grade::Outcome;
 use contract::image::Claims;
 use contract::plan::{Accel, Keep, Plan, PlanError};
+use contract::text::printable;
 use judge::verdict::{Verdict, VerdictError};
+use procfs::process::Stat;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use tracing::{error, warn};
@@ -183,10 +185,9 @@ fn wait_for_any() -> io::Result<Option<(Pid, process::WaitStatus)>> {
 /// Kills and reaps every child, and then those that it leaves to us in turn.
 fn kill_children() -> io::Result<()> {
     loop {
-        for child in children_of(process::getpid())? {
-            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            warn!("the trial left a process behind; killed {} (pid {child})", name.trim());
-            let _ = process::kill_process(child, Signal::KILL);
+        for Stat { pid, comm, .. } in living_children()? {
+            warn!("the trial left a process behind; killed {} (pid {pid})", printable(&comm));
+            let _ = Pid::from_raw(pid).map(|pid| process::kill_process(pid, Signal::KILL));
         }
         if wait_for_any()?.is_none() {
             return Ok(());
@@ -194,25 +195,13 @@ fn kill_children() -> io::Result<()> {
     }
 }
 
-/// The children of a process that still run.
-fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
-    let mut children = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) =
-            entry?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
-        else {
-            continue;
-        };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // proc_pid_stat(5): the fields after the command's closing parenthesis
-        // are the state and the parent.
-        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let (state, ppid) = (fields.next(), fields.next());
-        if ppid == Some(parent.to_string().as_str()) && state != Some("Z") {
-            children.push(pid);
-        }
-    }
-    Ok(children)
+/// The children of this process that still run.
+fn living_children() -> io::Result<Vec<Stat>> {
+    let own = process::getpid().as_raw_nonzero().get();
+    let all = procfs::process::all_processes().map_err(io::Error::other)?;
+    // A process may end while it is looked at.
+    let stats = all.filter_map(|process| process.ok()?.stat().ok());
+    Ok(stats.filter(|stat| stat.ppid == own && stat.state != 'Z').collect())
 }
 
 fn remove_disks(dir: &Path) {
