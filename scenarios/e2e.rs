@@ -11,12 +11,13 @@ use std::sync::OnceLock;
 
 use contract::grade::Outcome;
 use contract::image::Manifest;
-use contract::plan::Accel;
+use contract::plan::{Accel, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest, checkout};
 use contract::text::quote_lines;
 use harness::host::accel;
 use harness::interrupt;
 use harness::trial::supervise;
+use judge::verdict::Verdict;
 use libtest_mimic::{Arguments, Failed, Trial};
 use terminal::log::{self, Verbosity};
 use tracing::{error, warn};
@@ -53,19 +54,18 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         .into_iter()
         .map(|asked| {
             let options = options.clone();
-            Trial::test(asked.name.clone(), move || run(&options, &asked))
+            Trial::test(asked.name.clone(), move || test(&options, &asked))
         })
         .collect())
 }
 
-fn run(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
-    let image = Manifest::load(&options.built, &asked.image)?;
-    let plan = options.plan(asked, image, accelerator(options));
-    let verdict = supervise::run(&program()?, &plan).inspect_err(|e| error!("{}: {e}", plan.trial))?;
-    if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
-        let took = std::time::Duration::from_secs_f64(total / 1000.0);
-        options.durations().keep(&plan.trial, plan.snapshot.cycles, took)?;
-    }
+/// A trial as a test.
+fn test(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
+    let (plan, verdict) = run(options, asked).map_err(|error| {
+        // There is no verdict to read it from, and `cargo xtask e2e` does not read a test's own message.
+        error!("{}: {error}", asked.name);
+        "the trial did not run; standard error says why"
+    })?;
     match verdict.outcome {
         Outcome::Pass => Ok(()),
         Outcome::Fail | Outcome::Unknown => {
@@ -75,8 +75,20 @@ fn run(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
     }
 }
 
+/// Plans and runs a trial, and remembers how long it took.
+fn run(options: &RunOptions, asked: &TrialRequest) -> Result<(Plan, Verdict), Box<dyn std::error::Error>> {
+    let image = Manifest::load(&options.built, &asked.image)?;
+    let plan = options.plan(asked, image, accelerator(options));
+    let verdict = supervise::run(&program()?, &plan)?;
+    if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
+        let took = std::time::Duration::from_secs_f64(total / 1000.0);
+        options.durations().keep(&plan.trial, plan.snapshot.cycles, took)?;
+    }
+    Ok((plan, verdict))
+}
+
 /// The program with the trial's processes, which cargo builds beside this one's folder.
-fn program() -> Result<PathBuf, Failed> {
+fn program() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let here = std::env::current_exe()?;
     let folder = here.ancestors().nth(2).ok_or("this program is in no folder of cargo's")?;
     Ok(folder.join("trial"))

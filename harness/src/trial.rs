@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use contract::events::{self, Stage};
+use contract::grade::Outcome;
 use contract::plan::Plan;
 use judge::verdict::Verdict;
 use tracing::{error, info, info_span};
@@ -38,7 +39,8 @@ fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
     interrupt::end_with_parent()?;
     let plan = Plan::read(dir)?;
     interrupt::end_after(plan.limits.trial);
-    let _in = info_span!("trial", trial = plan.trial).entered();
+    let run = dir.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let _in = info_span!("trial", %run, trial = plan.trial).entered();
 
     // A panic unwinds through the guards like an error does, and must leave a
     // verdict like one.
@@ -49,7 +51,11 @@ fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
     if let Ok(times) = events::stage_times(&dir.join(events::FILE)) {
         verdict.timings_ms.add(&times);
     }
-    info!("{}: {}", plan.trial, verdict.reason);
+    match verdict.outcome {
+        Outcome::Pass => info!("{}: {}", plan.trial, verdict.reason),
+        // Why is in the verdict, and its reader reports it.
+        Outcome::Fail | Outcome::Unknown => info!("{}: {}", plan.trial, verdict.grade),
+    }
     Ok(verdict.write(dir)?)
 }
 

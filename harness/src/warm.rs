@@ -17,7 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -105,6 +105,17 @@ pub struct Warm {
     paths: Paths,
 }
 
+/// Where a saved guest came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was there.
+    Found,
+    /// Another trial was making it; how long this one waited.
+    Awaited(Duration),
+    /// This trial made it; how long that took.
+    Made(Duration),
+}
+
 /// Files that a domain's definition names, by what they are for.
 type Paths = BTreeMap<String, PathBuf>;
 
@@ -119,19 +130,21 @@ impl Warm {
         role: Role,
         root: &Path,
         transcript: &Transcript,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Origin)> {
         let states = plan.image.dir.join("warm");
         fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
         let key = key(plan, role)?;
         let dir = states.join(&key);
         if let Some(found) = Self::read(role, &dir)? {
-            return Ok(found);
+            return Ok((found, Origin::Found));
         }
+        let begin = Instant::now();
         let _lock = lock(&states.join(format!("{key}.lock")))?;
         // Whoever held the lock has made it.
         if let Some(found) = Self::read(role, &dir)? {
-            return Ok(found);
+            return Ok((found, Origin::Awaited(begin.elapsed())));
         }
+        let begin = Instant::now();
         let scratch = states.join(format!("tmp-{key}"));
         if scratch.exists() {
             fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
@@ -139,7 +152,8 @@ impl Warm {
         fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
         make(libvirt, runtime, plan, role, &scratch, root, transcript)?;
         fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
-        Ok(Self::read(role, &dir)?.ok_or(SavedMemoryError::Gone(dir))?)
+        let made = Self::read(role, &dir)?.ok_or(SavedMemoryError::Gone(dir))?;
+        Ok((made, Origin::Made(begin.elapsed())))
     }
 
     fn read(role: Role, dir: &Path) -> Result<Option<Self>> {

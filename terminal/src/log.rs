@@ -23,6 +23,10 @@ use crate::live;
 /// The trace's name in a trial directory.
 pub const TRACE: &str = "trace.jsonl";
 
+/// What goes into a trace: as much as people may see, and the guests' consoles, which are of a level below
+/// so that they flood no terminal.
+const TRACE_DIRECTIVES: &str = "debug,console=trace";
+
 /// How much is told where `RUST_LOG` does not say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
@@ -76,7 +80,7 @@ pub fn init_traced(verbosity: Verbosity, dir: &Path) -> io::Result<()> {
             .json()
             .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
             .with_writer(Mutex::new(Shown(file)))
-            .with_filter(EnvFilter::new(Verbosity::Verbose.directives()))
+            .with_filter(EnvFilter::new(TRACE_DIRECTIVES))
     });
     tracing_subscriber::registry().with(people(verbosity)).with(trace).init();
     made

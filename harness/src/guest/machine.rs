@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::text::printable;
+use tracing::debug;
 use virt::domain::Domain;
 use virt::sys;
 
 use super::agent::{Agent, Transcript, Transport};
 use super::console;
+use super::console_trace::ConsoleTrace;
 use super::domain::{Drive, Spec, quote_shell};
 use super::serial::Serial;
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
@@ -58,6 +60,8 @@ pub struct Machine {
     /// The unit that was last asked about, and when.
     asked: Option<(String, Instant)>,
     stopped: bool,
+    /// Ends after the guest, so that it has all of its console.
+    _trace: Option<ConsoleTrace>,
 }
 
 impl Machine {
@@ -149,7 +153,11 @@ impl Machine {
         };
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
         let (console, forward) = (spec.console.clone(), spec.forward);
-        Self { role, domain, events, console, agent, forward, asked: None, stopped: false }
+        let trace = ConsoleTrace::start(role, &console).unwrap_or_else(|error| {
+            debug!("the console of the {role} guest is not in the trace: {error}");
+            None
+        });
+        Self { role, domain, events, console, agent, forward, asked: None, stopped: false, _trace: trace }
     }
 
     /// Waits until libvirt has forgotten a guest that stopped by itself: it tells of the end before it

@@ -2,6 +2,7 @@
 
 mod agent;
 mod console;
+mod console_trace;
 mod domain;
 mod machine;
 mod serial;

@@ -19,8 +19,9 @@ use contract::observation::{self, Record, State};
 use contract::plan::{Plan, Start};
 use contract::scenario::{Point, Restore};
 use tokio::runtime::Runtime;
+use tracing::Span;
 
-use super::progress::Progress;
+use super::progress::{Progress, seconds};
 use crate::clock;
 use crate::database::{self, Access, TCP_ADMIN, Target};
 use crate::doors;
@@ -38,7 +39,7 @@ use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
 use crate::roll_forward;
 use crate::snapshot;
-use crate::warm::{self, Role, Warm};
+use crate::warm::{self, Origin, Role, Warm};
 
 /// How long the guest is held at the least: time for a lock that does not last
 /// to be lost, and for writes that should not come through to come.
@@ -57,6 +58,8 @@ const POWER_WITHIN: Duration = Duration::from_secs(20);
 /// A trial under way: what its stages share.
 struct Trial<'a> {
     plan: &'a Plan,
+    /// The trial's span, for threads that outlive the stage which starts them.
+    span: Span,
     names: Names,
     /// Known when the load has started.
     written: OnceLock<Written>,
@@ -76,7 +79,8 @@ struct Trial<'a> {
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
 /// path must be short.
 pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
-    let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root)?, String::new())))?;
+    let span = Span::current();
+    let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root, span)?, String::new())))?;
 
     let started = progress.stage(Stage::Boot, |p| trial.boot(p))?;
     if plan.start_only {
@@ -164,7 +168,7 @@ struct Backup<'scope> {
 }
 
 impl<'a> Trial<'a> {
-    fn prepare(plan: &'a Plan, root: &Path) -> Result<Self> {
+    fn prepare(plan: &'a Plan, root: &Path, span: Span) -> Result<Self> {
         let disks = plan.dir.join("disks");
         for dir in [&disks, &plan.dir.join("guest")] {
             fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
@@ -182,6 +186,7 @@ impl<'a> Trial<'a> {
         roll_forward::exchange(&exchange)?;
         Ok(Self {
             plan,
+            span,
             names: Names::random(),
             written: OnceLock::new(),
             root: root.to_owned(),
@@ -246,8 +251,8 @@ impl<'a> Trial<'a> {
         let Plan { image, limits, .. } = self.plan;
         let mut notes = Vec::new();
         match self.warm(role) {
-            Ok(Some((machine, drives))) => {
-                notes.push(events::FROM_MEMORY.to_owned());
+            Ok(Some((machine, drives, origin))) => {
+                let notes = origin_notes(origin);
                 return Ok(Started { machine, drives, saved: true, notes });
             }
             Ok(None) => {}
@@ -263,15 +268,16 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
-    fn warm(&self, role: Role) -> Result<Option<(Machine, Vec<Drive>)>> {
+    fn warm(&self, role: Role) -> Result<Option<(Machine, Vec<Drive>, Origin)>> {
         if self.plan.start == Start::Cold {
             return Ok(None);
         }
-        let warm = Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
+        let (warm, origin) =
+            Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
         let drives = overlay::over(&self.disks, role.name(), &warm.disks(self.plan))?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
         let machine = warm.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
-        Ok(Some((machine, drives)))
+        Ok(Some((machine, drives, origin)))
     }
 
     /// Starts the guest to which snapshots are attached.
@@ -297,8 +303,8 @@ impl<'a> Trial<'a> {
         let (load, starting) = progress.stage(Stage::Load, |_| {
             let load = self.start_load(source)?;
             // While the load runs nobody waits for it.
-            let starting =
-                (self.plan.restore != Restore::Boot).then(|| scope.spawn(|| self.start_verifier()));
+            let starting = (self.plan.restore != Restore::Boot)
+                .then(|| scope.spawn(|| self.span.in_scope(|| self.start_verifier())));
             interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
             Ok(((load, starting), String::new()))
         })?;
@@ -471,7 +477,7 @@ impl<'a> Trial<'a> {
         let drives = std::mem::replace(drives, live);
         let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
         let read = drives.clone();
-        let examined = scope.spawn(move || self.examine(&read, out));
+        let examined = scope.spawn(move || self.span.in_scope(|| self.examine(&read, out)));
         Ok((Snapshot { drives, examined }, String::new()))
     }
 
@@ -587,7 +593,8 @@ impl<'a> Trial<'a> {
     ) -> Result<()> {
         let attached = thread::scope(|scope| {
             let verifier = &mut *verifier;
-            let attaching = last.map(|last| scope.spawn(move || self.attach(verifier, last)));
+            let attaching =
+                last.map(|last| scope.spawn(move || self.span.in_scope(|| self.attach(verifier, last))));
             stop(progress)?;
             attaching
                 .map(|attaching| {
@@ -705,6 +712,21 @@ fn restored<T>(
 /// What a stage says when the snapshot does not come up.
 fn told_of<T>(restored: Option<&T>) -> String {
     if restored.is_some() { String::new() } else { "the snapshot does not come up".to_owned() }
+}
+
+/// What there is to note of a start from saved memory. The time that it took to save is not that of a
+/// start.
+fn origin_notes(origin: Origin) -> Vec<String> {
+    let from_memory = events::FROM_MEMORY.to_owned();
+    match origin {
+        Origin::Found => vec![from_memory],
+        Origin::Awaited(time) => {
+            vec![format!("waited {} for the memory that another trial was saving", seconds(time))]
+        }
+        Origin::Made(time) => {
+            vec![format!("booted and saved its memory for all trials in {}", seconds(time)), from_memory]
+        }
+    }
 }
 
 /// What there is to note of boots that had to be tried again.

@@ -36,6 +36,9 @@ impl Progress {
     ) -> Result<T> {
         self.stage = stage;
         let _in = info_span!("stage", %stage).entered();
+        if self.cycle.is_none() {
+            info!("{}: {stage} begins", self.trial);
+        }
         let begin = self.event(stage, EventKind::Begin, "")?;
         let (value, detail) = work(self)?;
         let end = self.event(stage, EventKind::End, &detail)?;
@@ -43,7 +46,7 @@ impl Progress {
         let detail = if detail.is_empty() { detail } else { format!(", {detail}") };
         match &mut self.cycle {
             Some((_, stages)) => stages.push(format!("{stage} {took}{detail}")),
-            None => info!("{}: {stage} {took}{detail}", self.trial),
+            None => info!("{}: {stage} took {took}{detail}", self.trial),
         }
         Ok(value)
     }
@@ -51,7 +54,9 @@ impl Progress {
     /// The stages from now on belong to the cycle `n` of so many.
     pub(super) fn begin_cycle(&mut self, n: u32, of: u32) {
         self.end_cycle();
-        self.cycle = Some((format!("cycle {n} of {of}"), Vec::new()));
+        let name = format!("cycle {n} of {of}");
+        info!("{}: {name} begins", self.trial);
+        self.cycle = Some((name, Vec::new()));
     }
 
     /// Tells of the stages of the cycle that ran.
