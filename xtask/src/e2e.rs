@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use builder::packages;
 use clap::ValueEnum;
 use contract::events;
 use contract::grade::Outcome;
@@ -27,12 +28,13 @@ use jiff::Zoned;
 use judge::verdict::Verdict;
 use terminal::command::Timer;
 use terminal::{live, log};
+use tooling::command::shell;
+use tooling::error::Failure;
+use tooling::{cargo, host};
 use tracing::info;
 use xshell::cmd;
 
-use crate::command::shell;
-use crate::error::Failure;
-use crate::{cargo, hooks, host, images, leftovers, report, setup};
+use crate::{images, leftovers, report, setup};
 use watch::Watch;
 
 /// The scenarios that run when nothing is said.
@@ -177,7 +179,7 @@ pub(crate) fn prepare(asked: &[TrialRequest]) -> Result<PathBuf, Failure> {
     needed.dedup();
     images::ensure(&needed)?;
     if asked.iter().any(|asked| asked.hook == Hook::Package) {
-        hooks::build_deb()?;
+        packages::build_deb()?;
     }
     cargo::build_trials("e2e")
 }
@@ -192,7 +194,7 @@ pub(crate) fn default_options() -> RunOptions {
         filters: vec![CORE.to_owned()],
         seed: Zoned::now().timestamp().as_nanosecond().unsigned_abs() as u64 >> 8,
         built: host::built_images(),
-        package: hooks::deb_path(),
+        package: packages::deb_path(),
         ..RunOptions::of(repository, dir)
     }
 }
@@ -374,7 +376,7 @@ fn record_verified(
         // Two digests: the image was built anew meanwhile, by another task.
         if let (true, 1, Some(digest)) = (all_passed, digests.len(), digests.first()) {
             let accel = accels.into_iter().collect::<Vec<_>>().join(", ");
-            images::record_verified(&options.built, image, digest, accel, count)?;
+            builder::record_verified(&options.built, image, digest, accel, count)?;
         }
     }
     Ok(())

@@ -7,9 +7,8 @@ use contract::plan::Plan;
 use contract::{events, json};
 use judge::verdict::Verdict;
 use terminal::results;
+use tooling::error::Failure;
 use tracing::warn;
-
-use crate::error::Failure;
 
 /// Judges a trial directory again from its files alone, with no guest and no
 /// libvirt. Nothing is written, and an earlier verdict is not looked at.

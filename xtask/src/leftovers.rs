@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 use contract::plan::{Keep, Plan};
 use contract::runtime_dir;
 use rustix::process::{Pid, Signal};
-
-use crate::error::Failure;
+use tooling::error::Failure;
 
 /// Something that a dead trial left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,18 +3,13 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod bench;
-mod cargo;
 mod columns;
-mod command;
 mod e2e;
-mod error;
 mod hooks;
-mod host;
 mod images;
 mod judge;
 mod leftovers;
 mod report;
-mod roots;
 mod setup;
 mod test;
 mod tidy;
@@ -24,9 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use terminal::log::{self, Verbosity};
 use terminal::results;
+use tooling::error::Failure;
 use tracing::error;
-
-use error::Failure;
 
 /// Proves on real virtual machines whether a VM backup is application-consistent.
 ///

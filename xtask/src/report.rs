@@ -4,10 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use terminal::results;
+use tooling::error::Failure;
+use tooling::host;
 use tracing::{info, warn};
-
-use crate::error::Failure;
-use crate::host;
 
 /// Writes a page about a run: what each trial came to, pictures of the freeze
 /// window, findings with evidence. It needs nothing but a browser.

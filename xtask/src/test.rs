@@ -4,13 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::process::Stdio;
 
+use builder::foreign_programs;
+use tooling::command::{self, shell};
+use tooling::error::Failure;
+use tooling::{cargo, host};
 use tracing::warn;
 use xshell::{Cmd, Shell};
 
-use crate::command::{self, shell};
-use crate::error::Failure;
 use crate::setup::{self, Who};
-use crate::{cargo, host, roots};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
@@ -31,7 +32,7 @@ const CATALOGUE: &str = "catalogue::the_table";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure_for(&[Who::Rpm])?;
-    match roots::ensure() {
+    match foreign_programs::ensure() {
         // Most tests do without. Those that do not will say so.
         Err(failure) if !args.filters.is_empty() => warn!("{failure}"),
         outcome => outcome?,

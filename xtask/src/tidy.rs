@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: removes what dead runs left.
 
 use terminal::results;
+use tooling::error::Failure;
+use tooling::host;
 
-use crate::error::Failure;
-use crate::{host, leftovers};
+use crate::leftovers;
 
 /// Removes what dead runs left behind: guests, processes, overlays,
 /// directories. Runs that are alive are not touched; logs and verdicts stay.

@@ -10,8 +10,18 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The crates of the workspace, which are named as their folders.
-const CRATES: [&str; 8] =
-    ["contract", "judge", "report", "synthetic", "terminal", "harness", "scenarios", "xtask"];
+const CRATES: [&str; 10] = [
+    "contract",
+    "judge",
+    "report",
+    "synthetic",
+    "terminal",
+    "tooling",
+    "builder",
+    "harness",
+    "scenarios",
+    "xtask",
+];
 
 /// The stages that write or read a guest's data, each a file or folder of `harness/src`.
 const STAGES: [&str; 5] = ["load", "quiesce", "snapshot", "restore", "observe"];
@@ -66,6 +76,23 @@ fn stages_know_each_other_through_plain_data_only() {
             "{} imports {others:?}: move what both need below the stages",
             module.join("::")
         );
+    }
+}
+
+#[test]
+fn a_crate_stands_on_those_above_it() {
+    let rank = |module: &Module| CRATES.iter().position(|name| *name == module[0]);
+    for (module, imported) in imports() {
+        let above = imported.iter().all(|it| rank(it) <= rank(&module));
+        assert!(above, "{} imports {imported:?}, of which one comes after it", module.join("::"));
+    }
+}
+
+#[test]
+fn what_builds_prints_no_results() {
+    for (module, imported) in imports() {
+        let prints = imported.contains(["terminal", "results"].map(str::to_owned).as_slice());
+        assert!(module[0] != "builder" || !prints, "{} prints results: xtask does that", module.join("::"));
     }
 }
 
@@ -198,8 +225,8 @@ fn begin(
     if let Some(within) = within {
         return Some(if name == "self" { within.clone() } else { child(within) });
     }
-    // Alone, as in `pub(super)`, a name is no path.
-    tokens.get(1).filter(|token| token.to_string() == ":")?;
+    // Alone, as in `pub(super)`, a name is no path; nor is that of a field, before its value or type.
+    tokens.get(1..3).filter(|colons| colons.iter().all(|token| token.to_string() == ":"))?;
     match name.as_str() {
         "crate" => Some(module[..1].to_vec()),
         "super" => Some(module[..module.len() - 1].to_vec()),

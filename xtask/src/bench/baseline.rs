@@ -9,13 +9,13 @@ use contract::image::{Boot, Database, Manifest};
 use contract::plan::Accel;
 use contract::scenario::Load;
 use terminal::command::Timer;
+use tooling::command::shell;
+use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
 use xshell::cmd;
 
-use crate::command::shell;
 use crate::e2e::processes;
-use crate::error::Failure;
-use crate::host;
 
 /// What the script says last, when all is well.
 const LAST: &str = "the tables are checked";
@@ -133,7 +133,7 @@ mod tests {
         for script in ["baseline.sh", "with-libvirtd.sh"] {
             let script = host::repository().join("bench").join(script);
             let sh = shell().unwrap();
-            let output = crate::command::output(cmd!(sh, "shellcheck {script}")).unwrap();
+            let output = tooling::command::output(cmd!(sh, "shellcheck {script}")).unwrap();
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{}\n{said}", script.display());
         }

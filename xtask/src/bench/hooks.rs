@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tooling::cargo;
+use tooling::command::{self, shell};
+use tooling::error::Failure;
 use xshell::cmd;
 
 use super::report::{Figure, Goal, Report};
-use crate::command::{self, shell};
-use crate::error::Failure;
-use crate::{cargo, setup};
+use crate::setup;
 
 /// The largest share of the sample's stall that ours may cause.
 const MAX_RATIO: f64 = 1.0 / 20.0;

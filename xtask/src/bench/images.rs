@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};
-use crate::error::Failure;
-use crate::{host, images};
+use crate::images;
 
 /// Builds an image in an empty store, so that every package is downloaded, and asks
 /// again whether something has changed.
@@ -26,7 +27,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
         for times in [&mut cold, &mut unchanged] {
             let begin = Instant::now();
-            images::build_in(store.path().to_owned(), &on.image)?;
+            images::build_in(store.path(), &on.image)?;
             times.push(millis(begin.elapsed()));
         }
     }

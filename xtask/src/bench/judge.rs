@@ -11,13 +11,13 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use synthetic::{self, Files, Logs, Shape};
 use terminal::results;
+use tooling::command::{self, shell};
+use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
 use xshell::cmd;
 
 use super::report::{Figure, Goal, Report, Unit};
-use crate::command::{self, shell};
-use crate::error::Failure;
-use crate::host;
 
 /// The operations of each history.
 const SMALL: u64 = 100_000;

@@ -6,12 +6,12 @@ use contract::history::{self, Entry, Op};
 use contract::jsonl;
 use contract::run::RunOptions;
 use contract::scenario::Hook;
+use tooling::error::Failure;
 use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Ran, Trials, scenarios};
 use crate::e2e;
-use crate::error::Failure;
 
 const HOOKS: [Hook; 3] = [Hook::None, Hook::Freezeframe, Hook::Sample];
 

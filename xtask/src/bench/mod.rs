@@ -14,11 +14,10 @@ mod trials;
 
 use std::process::Stdio;
 
+use tooling::command::{self, shell};
+use tooling::error::Failure;
 use tracing::info;
 use xshell::cmd;
-
-use crate::command::{self, shell};
-use crate::error::Failure;
 
 /// Measures what must be fast, and exits with 1 where a goal is missed. What was
 /// measured is in `target/bench` as well, as JSON and as a picture.

@@ -7,10 +7,9 @@ use contract::json;
 use report::plot;
 use serde::Serialize;
 use terminal::results;
+use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
-
-use crate::error::Failure;
-use crate::host;
 
 /// What one benchmark measured.
 #[derive(Debug, Serialize)]

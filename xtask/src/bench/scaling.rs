@@ -1,12 +1,12 @@
 //! `cargo xtask bench scaling`: several trials at once.
 
 use contract::run::RunOptions;
+use tooling::error::Failure;
 use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Trials, millis};
 use crate::e2e;
-use crate::error::Failure;
 
 /// How many trials run at once.
 const JOBS: [u16; 3] = [1, 2, 4];

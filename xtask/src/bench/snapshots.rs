@@ -1,12 +1,12 @@
 //! `cargo xtask bench snapshots`: the methods of snapshots against each other.
 
 use contract::run::RunOptions;
+use tooling::error::Failure;
 use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};
 use crate::e2e;
-use crate::error::Failure;
 
 /// The methods, each a scenario of `bench/scenarios`.
 const METHODS: [(&str, &str); 2] =

@@ -2,12 +2,12 @@
 
 use contract::events::Stage;
 use contract::run::RunOptions;
+use tooling::error::Failure;
 use tracing::info;
 
 use super::report::{Figure, Goal, Report};
 use super::trials::{Ran, Trials};
 use crate::e2e;
-use crate::error::Failure;
 
 /// How many times faster than a boot a start from saved memory must be.
 const LEAST_RATIO: f64 = 8.0;

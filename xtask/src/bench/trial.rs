@@ -3,14 +3,15 @@
 use contract::image::Manifest;
 use contract::plan::Plan;
 use contract::run::RunOptions;
+use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
 use super::trials::{OnImage, Trials, millis, scenarios};
-use crate::error::Failure;
+use crate::e2e;
 use crate::setup::{self, Who};
-use crate::{e2e, host};
 
 /// The ways to restore, each a scenario of `bench/scenarios`.
 const BOOTED: &str = "trial/booted::";

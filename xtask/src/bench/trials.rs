@@ -7,9 +7,10 @@ use contract::events;
 use contract::grade::Grade;
 use contract::run::{RunOptions, TrialRequest};
 use judge::verdict::Verdict;
+use tooling::error::Failure;
+use tooling::host;
 
-use crate::error::Failure;
-use crate::{e2e, host};
+use crate::e2e;
 
 /// What most measurements are told.
 #[derive(Debug, clap::Args)]

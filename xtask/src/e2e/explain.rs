@@ -3,8 +3,7 @@
 use contract::property::Property;
 use contract::text::quote;
 use terminal::results;
-
-use crate::error::Failure;
+use tooling::error::Failure;
 
 /// Characters of a wrong name that are shown.
 const MAX_NAME: usize = 60;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use contract::scenario::Hook;
-
-use crate::error::Failure;
+use tooling::error::Failure;
 
 /// One of the built-in hooks, or a file that is there and can be executed.
 pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {

@@ -4,9 +4,9 @@ use contract::json;
 use contract::run::{RunOptions, TrialRequest};
 use serde::Serialize;
 use terminal::results;
+use tooling::error::Failure;
 
 use crate::columns::align;
-use crate::error::Failure;
 
 /// One trial of the list.
 #[derive(Debug, Serialize)]

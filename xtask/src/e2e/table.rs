@@ -6,9 +6,9 @@ use contract::grade::{Grade, Outcome};
 use contract::json;
 use judge::verdict::Verdict;
 use terminal::results;
+use tooling::error::Failure;
 
 use crate::columns::align;
-use crate::error::Failure;
 
 /// A trial, its directory, and its verdict or why there is none.
 pub(super) type Row = (String, PathBuf, Result<Verdict, String>);

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use contract::json;
 use serde::Serialize;
 use terminal::results;
+use tooling::command::{self, shell};
+use tooling::error::Failure;
 use tracing::info;
 
-use crate::command::{self, shell};
-use crate::error::Failure;
-pub(crate) use needs::{UBUNTU_KEYS, Who};
+pub(crate) use needs::Who;
 use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
 

@@ -1,7 +1,6 @@
 //! What the host must have, and why.
 
-/// The keys of Ubuntu's archive, where Debian's package `ubuntu-keyring`, and Ubuntu itself, has them.
-pub(crate) const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
+use builder::UBUNTU_KEYS;
 
 /// One thing that the host must have.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use tooling::command::{self, find_program, shell};
+use tooling::host;
+
 use super::needs::{NEEDS, Need, Probe, Who};
 use super::plan::{Apt, Host, Manager, Source};
-use crate::command::{self, find_program, shell};
-use crate::host;
 
 /// A need, and where it was found.
 #[derive(Debug)]

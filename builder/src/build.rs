@@ -1,0 +1,158 @@
+//! Builds one image, stage by stage.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use contract::image::{Boot, Disk, Family, Manifest, Origin};
+use tooling::error::Failure;
+use tooling::host;
+
+use super::build_log::BuildLog;
+use super::manifest::{manifest, write_manifest};
+use super::recipe::Recipe;
+use super::repositories::Repositories;
+use super::store::{ImageState, LockedStore, Scratch, Store};
+use super::{available, cloud, deb, disks, existing, overlay, rpm};
+
+/// What a build needs beside the disk that it makes: the unpacked root and the downloads.
+const WORK_MIB: u64 = 2048;
+
+/// What it took to bring an image up to date.
+#[derive(Debug)]
+pub enum BuildOutcome {
+    /// Nothing that it depends on has changed.
+    Unchanged,
+    /// An earlier build fits again.
+    Reused,
+    /// It was built, in this time.
+    Built(Duration),
+}
+
+impl fmt::Display for BuildOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchanged => f.write_str("unchanged"),
+            Self::Reused => f.write_str("unchanged since an earlier build, which is in use again"),
+            Self::Built(time) => write!(f, "built in {:.1} s", time.as_secs_f64()),
+        }
+    }
+}
+
+/// Builds the image of `recipe` if what it depends on has changed.
+pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Result<BuildOutcome, Failure> {
+    let start = Instant::now();
+    let name = &recipe.definition.name;
+    let packages = available::packages(store.store(), recipe)?;
+    let digest = recipe.digest(&packages)?;
+    if store.store().state(name, Some(&digest)) == ImageState::Built {
+        return Ok(BuildOutcome::Unchanged);
+    }
+    if store.reuse(name, &digest)? {
+        return Ok(BuildOutcome::Reused);
+    }
+    let scratch = store.scratch(name)?;
+    check_space(recipe, scratch.path())?;
+    let log = BuildLog::create(store.store().log(name), name)?;
+    build(store.store(), recipe, &digest, &scratch, &log)?;
+    store.publish(scratch, name, &digest)?;
+    Ok(BuildOutcome::Built(start.elapsed()))
+}
+
+fn build(
+    store: &Store,
+    recipe: &Recipe,
+    digest: &str,
+    scratch: &Scratch,
+    log: &BuildLog,
+) -> Result<(), Failure> {
+    let (boot, disks) = match &recipe.definition.origin {
+        Origin::Packages => from_packages(store, recipe, scratch, log)?,
+        Origin::CloudImage(image) => {
+            (Boot::Firmware, cloud::build(recipe, image, &store.cloud(), scratch, log)?)
+        }
+        Origin::Existing(disk) => return existing::take(recipe, disk, digest, scratch, log),
+    };
+    let left = scratch.path().join("freezeframe");
+    let manifest = Manifest {
+        versions: read_versions(recipe, &left.join("versions"))?,
+        ..manifest(recipe, digest, boot, disks, read_datadir(&left.join("datadir"))?)
+    };
+    write_manifest(&manifest, scratch)
+}
+
+/// Installs packages into an empty root, and writes disks and a kernel of it.
+fn from_packages(
+    store: &Store,
+    recipe: &Recipe,
+    scratch: &Scratch,
+    log: &BuildLog,
+) -> Result<(Boot, Vec<Disk>), Failure> {
+    let path = scratch.path();
+    log.stage("install packages", || {
+        overlay::write(recipe, path, log)?;
+        match recipe.definition.family {
+            Family::Deb => deb::install(recipe, path, log),
+            Family::Rpm => rpm::install(recipe, &Repositories::new(store, &recipe.definition), path, log),
+        }
+    })?;
+    let disks = log.stage("write the disks", || disks::write(recipe, scratch, log))?;
+    let left = path.join("freezeframe");
+    for file in ["vmlinuz", "initrd.img"] {
+        let target = scratch.image().join(file);
+        fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
+        disks::read_only(&target)?;
+    }
+    let boot =
+        Boot::Direct { kernel: "vmlinuz".into(), initrd: "initrd.img".into(), cmdline: recipe.cmdline() };
+    Ok((boot, disks))
+}
+
+fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
+    let size: u64 = match &recipe.definition.origin {
+        Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
+        Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
+        Origin::Existing(disk) => {
+            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, &e))?;
+            metadata.len() / (1024 * 1024)
+        }
+    };
+    let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
+    if free < needed {
+        return Err(Failure::Infrastructure(format!(
+            "building `{}` needs {needed} MiB in {}, and {free} MiB are free. Make room, for instance with \
+             `cargo xtask images clean`.",
+            recipe.definition.name,
+            host::built_images().display()
+        )));
+    }
+    Ok(())
+}
+
+/// The data directory that the server says it has.
+fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
+    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, &e))?;
+    let datadir: PathBuf = Path::new(text.trim()).components().collect();
+    if datadir.is_absolute() {
+        return Ok(datadir);
+    }
+    Err(Failure::Infrastructure(format!(
+        "the server names no data directory: {} holds `{}`.",
+        file.display(),
+        text.trim()
+    )))
+}
+
+/// The versions of the packages that the recipe asks for by name.
+fn read_versions(recipe: &Recipe, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
+    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, &e))?;
+    let asked = recipe.packages();
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| asked.contains(name))
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .collect())
+}

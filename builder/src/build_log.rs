@@ -1,0 +1,77 @@
+//! Runs the programs of a build: their output goes to its log, and a failure
+//! names the log and shows its end.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tooling::command::{self, CommandError};
+use tooling::error::Failure;
+use tracing::info;
+use xshell::Cmd;
+
+/// As much of a log as an error shows.
+const SHOWN_LINES: usize = 12;
+const SHOWN_COLUMNS: usize = 200;
+
+/// The log of one build, which also tells the user how far it is.
+#[derive(Debug)]
+pub(crate) struct BuildLog {
+    image: String,
+    path: PathBuf,
+}
+
+impl BuildLog {
+    /// Starts the log of a build of `image` anew.
+    pub(crate) fn create(path: PathBuf, image: &str) -> Result<Self, Failure> {
+        File::create(&path).map_err(|e| Failure::io("create", &path, &e))?;
+        Ok(Self { image: image.to_owned(), path })
+    }
+
+    /// Does `work`, and tells that it began and how long it took.
+    pub(crate) fn stage<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        info!("{}: {what} ...", self.image);
+        let start = Instant::now();
+        let value = work()?;
+        info!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
+        Ok(value)
+    }
+
+    /// Runs a command to its end; what it prints goes to the log.
+    pub(crate) fn run(&self, cmd: Cmd<'_>) -> Result<(), Failure> {
+        let io = |e| Failure::io("write", &self.path, &e);
+        let mut log = File::options().append(true).open(&self.path).map_err(io)?;
+        writeln!(log, "$ {cmd}").map_err(io)?;
+        let errors = log.try_clone().map_err(io)?;
+        let line = cmd.to_string();
+        let program = line.split(' ').next().unwrap_or_default();
+        let status = match command::status(cmd, log, errors) {
+            Ok(status) => status,
+            Err(missing @ CommandError::NotInstalled(_)) => return Err(missing.into()),
+            Err(error) => return Err(Failure::Infrastructure(format!("{}: {error}", self.image))),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure::Infrastructure(format!(
+            "{}: {program} failed ({status}). The end of {}:\n{}",
+            self.image,
+            self.path.display(),
+            self.end()
+        )))
+    }
+
+    fn end(&self) -> String {
+        let text = fs::read(&self.path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].iter();
+        let shown: Vec<String> = shown.map(|line| line.chars().take(SHOWN_COLUMNS).collect()).collect();
+        shown.join("\n")
+    }
+}

@@ -1,0 +1,62 @@
+//! Builds what trials run on: guest images from the definitions under `images/`, and only those
+//! whose inputs changed; the packages of the hooks; and programs of other Debian releases, which the
+//! hooks are tested with.
+
+mod apt_index;
+mod available;
+mod build;
+mod build_log;
+mod cloud;
+mod deb;
+mod disks;
+mod existing;
+pub mod foreign_programs;
+pub mod list;
+mod manifest;
+mod overlay;
+pub mod packages;
+mod partitions;
+mod prototype;
+mod recipe;
+mod repositories;
+mod rpm;
+mod store;
+mod verified;
+
+use std::path::Path;
+
+use contract::image::Definition;
+use tooling::error::Failure;
+
+pub use apt_index::UBUNTU_KEYS;
+pub use build::BuildOutcome;
+use recipe::Recipe;
+pub use store::ImageState;
+use store::Store;
+pub use verified::{Verified, record_verified};
+
+/// Builds what changed of these images, which are defined in the directory `images`, in the
+/// directory `store`, and reports each by its name as soon as it is up to date.
+pub fn build(
+    images: &Path,
+    store: &Path,
+    definitions: Vec<Definition>,
+    report: impl Fn(&str, &BuildOutcome),
+) -> Result<(), Failure> {
+    let store = Store::open(store.to_owned())?;
+    let locked = store.lock()?;
+    let load = |definition| Recipe::load(images, definition);
+    let recipes: Vec<_> = definitions.into_iter().map(load).collect::<Result<_, _>>()?;
+    available::refresh(&store, &recipes)?;
+    for recipe in recipes {
+        let name = recipe.definition.name.clone();
+        report(&name, &build::bring_up_to_date(&locked, &recipe)?);
+    }
+    Ok(())
+}
+
+/// Removes built images from the directory `store`; all of them, and everything that is kept
+/// between builds, when none is named.
+pub fn clean(store: &Path, names: &[String]) -> Result<(), Failure> {
+    Store::open(store.to_owned())?.clean(names)
+}

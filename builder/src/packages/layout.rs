@@ -1,0 +1,138 @@
+//! What a package holds, and where: the same for both families but for the directories.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use tooling::error::Failure;
+use tooling::host;
+
+use super::packager::NAME;
+
+/// Everything of one package.
+#[derive(Debug)]
+pub(super) struct Layout(pub(super) Vec<Entry>);
+
+/// One thing in a package.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Where it is installed.
+    pub(super) target: PathBuf,
+    pub(super) what: What,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    /// Is run.
+    Program(PathBuf),
+    /// Is read.
+    Data(PathBuf),
+    /// Is run, and the administrator's to edit.
+    Hook(PathBuf),
+    /// Is read, and the administrator's to edit.
+    Settings(PathBuf),
+    /// Documentation.
+    Doc(PathBuf),
+    /// Leads to this path.
+    Link(PathBuf),
+}
+
+/// Where a family keeps things.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// Our own directory. The dispatcher stands here, where it fights with no file of the agent's package.
+    pub(super) own: &'static str,
+    /// The hooks, where the family's administrators look for them, and SELinux knows them.
+    pub(super) hooks: &'static str,
+    /// The agent's configuration.
+    pub(super) settings: &'static str,
+}
+
+impl Layout {
+    /// What both families have.
+    pub(super) fn common(places: Places) -> Result<Self, Failure> {
+        let Places { own, hooks, settings } = places;
+        let (own, hooks, settings) = (Path::new(own), Path::new(hooks), Path::new(settings));
+        let from = sources().join("freezeframe");
+        let mut layout = Self(vec![]);
+        layout.add(own.join("fsfreeze-hook"), What::Program(from.join("fsfreeze-hook")));
+        // The dispatcher looks beside itself.
+        layout.add(own.join("fsfreeze-hook.d"), What::Link(hooks.to_owned()));
+        layout.add(own.join("start-agent"), What::Program(packaging().join("start-agent")));
+        for (name, hook) in files(&from.join("fsfreeze-hook.d"))? {
+            layout.add(hooks.join(name), What::Hook(hook));
+        }
+        for (name, file) in files(&from)? {
+            if name.ends_with(".conf") {
+                layout.add(settings.join(name), What::Settings(file));
+            }
+        }
+        let doc = Path::new("/usr/share/doc").join(NAME);
+        layout.add(doc.join("hooks.md"), What::Doc(host::repository().join("docs/hooks.md")));
+        layout.add(doc.join("copyright"), What::Doc(host::repository().join("LICENSE-MIT")));
+        Ok(layout)
+    }
+
+    pub(super) fn add(&mut self, target: impl Into<PathBuf>, what: What) {
+        self.0.push(Entry { target: target.into(), what });
+    }
+
+    /// Puts everything below `root`, whatever the modes in this checkout.
+    pub(super) fn stage(&self, root: &Path) -> Result<(), Failure> {
+        for Entry { target, what } in &self.0 {
+            let at = root.join(target.strip_prefix("/").unwrap_or(target));
+            create_dirs(at.parent().unwrap_or(root))?;
+            match what {
+                What::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, &e))?,
+                What::Program(from) | What::Hook(from) => copy(from, &at, 0o755)?,
+                What::Data(from) | What::Settings(from) | What::Doc(from) => copy(from, &at, 0o644)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hooks.
+fn sources() -> PathBuf {
+    host::repository().join("images/hooks")
+}
+
+/// What only the packages need.
+pub(super) fn packaging() -> PathBuf {
+    sources().join("package")
+}
+
+/// Creates a directory, and those above it, for everyone to read.
+pub(super) fn create_dirs(dir: &Path) -> Result<(), Failure> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        create_dirs(parent)?;
+    }
+    fs::create_dir(dir)
+        .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
+        .map_err(|e| Failure::io("create", dir, &e))
+}
+
+/// Copies a file, its mode given.
+pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), Failure> {
+    fs::copy(from, to)
+        .and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(mode)))
+        .map_err(|e| Failure::io("copy", from, &e))
+}
+
+/// The files of a directory by name, sorted; without what editors leave.
+fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let io = |e| Failure::io("read", dir, &e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && !name.starts_with('.') && !name.ends_with('~') {
+            files.push((name, entry.path()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}

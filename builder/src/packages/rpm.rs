@@ -1,0 +1,109 @@
+//! The package for Fedora, the RHEL family and openSUSE, made by rpmbuild.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tooling::command::{self, shell};
+use tooling::error::Failure;
+
+use super::layout::{Entry, Layout, Places, What, packaging};
+use super::packager::{NAME, packager, scratch};
+
+const PLACES: Places = Places {
+    own: "/usr/libexec/fsfreeze-hooks",
+    hooks: "/etc/qemu-ga/fsfreeze-hook.d",
+    settings: "/etc/qemu",
+};
+
+/// A drop-in in the place of ours, which the package's script may make.
+const OVERRIDE: &str = "/etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf";
+
+/// Directories that every installation has. The others go when the package goes.
+const EVERYWHERE: [&str; 9] = [
+    "/",
+    "/etc",
+    "/usr",
+    "/usr/lib",
+    "/usr/lib/systemd",
+    "/usr/lib/systemd/system",
+    "/usr/libexec",
+    "/usr/share",
+    "/usr/share/doc",
+];
+
+/// Builds the package into `out`.
+pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
+    let scratch = scratch(out)?;
+    let at = |name: &str| scratch.path().join(name);
+    let layout = layout()?;
+    layout.stage(&at("staged"))?;
+    let list = at("listed");
+    fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, &e))?;
+
+    let from = packaging().join("rpm");
+    let sh = shell()?;
+    let mut defined = Vec::new();
+    let mut define = |name: &str, value: &str| {
+        defined.extend(["--define".to_owned(), format!("{name} {value}")]);
+    };
+    define("_topdir", &at("top").to_string_lossy());
+    define("_dbpath", &at("database").to_string_lossy());
+    define("_rpmdir", &at("made").to_string_lossy());
+    define("_rpmfilename", "made.rpm");
+    define("version_", version);
+    define("staged", &at("staged").to_string_lossy());
+    define("listed", &list.to_string_lossy());
+    define("scripts", &from.to_string_lossy());
+    // Nothing of this day, this host, or this host's habits.
+    define("_buildhost", "localhost");
+    define("use_source_date_epoch_as_buildtime", "1");
+    define("clamp_mtime_to_source_date_epoch", "1");
+    define("__os_install_post", "%{nil}");
+    // zstd, where it is the default, is unknown to RHEL 7 and 8.
+    define("_binary_payload", "w9.gzdio");
+    define("_source_filedigest_algorithm", "8");
+    define("_binary_filedigest_algorithm", "8");
+    let rpmbuild = packager(&sh, "rpmbuild").args(defined).args(["--quiet", "--target", "noarch", "-bb"]);
+    command::read(rpmbuild.arg(from.join("fsfreeze-hooks.spec")))?;
+    let package = out.join(format!("{NAME}-{version}-1.noarch.rpm"));
+    fs::rename(at("made/made.rpm"), &package).map_err(|e| Failure::io("create", &package, &e))?;
+    Ok(package)
+}
+
+fn layout() -> Result<Layout, Failure> {
+    let own = Path::new(PLACES.own);
+    let from = packaging().join("rpm");
+    let mut layout = Layout::common(PLACES)?;
+    layout.add(
+        "/usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf",
+        What::Data(from.join("agent.conf")),
+    );
+    layout.add(own.join("environment"), What::Data(from.join("environment")));
+    layout.add(own.join("agent-suse.conf"), What::Data(from.join("agent-suse.conf")));
+    Ok(layout)
+}
+
+/// What %files reads.
+fn file_list(layout: &Layout) -> String {
+    let directories: BTreeSet<_> = layout
+        .0
+        .iter()
+        .flat_map(|entry| entry.target.ancestors().skip(1))
+        .filter(|dir| !EVERYWHERE.iter().any(|known| *dir == Path::new(known)))
+        .collect();
+    let directories = directories.iter().map(|dir| format!("%dir %attr(0755,root,root) {}\n", dir.display()));
+    let files = layout.0.iter().map(|Entry { target, what }| {
+        let how = match what {
+            What::Program(_) => "%attr(0755,root,root)",
+            What::Data(_) => "%attr(0644,root,root)",
+            What::Hook(_) => "%config(noreplace) %attr(0755,root,root)",
+            What::Settings(_) => "%config(noreplace) %attr(0644,root,root)",
+            What::Doc(_) => "%doc %attr(0644,root,root)",
+            What::Link(_) => "%attr(-,root,root)",
+        };
+        format!("{how} {}\n", target.display())
+    });
+    let ghost = format!("%ghost %attr(0644,root,root) {OVERRIDE}\n");
+    directories.chain(files).chain([ghost]).collect()
+}

@@ -1,0 +1,118 @@
+//! A directory as a prototype file, from which `mkfs.xfs` writes it without a
+//! mount and without root. See mkfs.xfs(8), `-p`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use contract::text::printable;
+use tooling::command::{self, NamespaceRoot, shell};
+use tooling::error::Failure;
+use xshell::cmd;
+
+/// What `find` tells of each file, a NUL after each field: kind, mode in octal,
+/// owner, group, target of a link, path below the tree.
+const FIELDS: &str = "%y\\0%m\\0%U\\0%G\\0%l\\0%P\\0";
+
+/// One entry of a directory.
+#[derive(Debug, Default)]
+struct Node {
+    kind: String,
+    mode: u32,
+    owner: String,
+    group: String,
+    link: String,
+    children: BTreeMap<String, Node>,
+}
+
+/// Writes the prototype of `tree`. Device nodes and sockets are left out: a
+/// running guest makes its own. Hard links become files of their own.
+pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
+    let sh = shell()?;
+    let listing = command::read(cmd!(NamespaceRoot(&sh), "find {tree} -printf {FIELDS}"))?;
+    let listing = String::from_utf8_lossy(&listing);
+    let text = read(&listing).and_then(|root| {
+        let mut text = "/\n0 0\n".to_owned();
+        describe(&root, tree, &mut text)?;
+        Ok(text)
+    });
+    let text = text.map_err(|problem| {
+        Failure::Infrastructure(format!("{} cannot become an XFS: {problem}.", tree.display()))
+    })?;
+    fs::write(prototype, text).map_err(|e| Failure::io("write", prototype, &e))
+}
+
+fn read(listing: &str) -> Result<Node, String> {
+    let mut root = Node::default();
+    let fields: Vec<_> = listing.split_terminator('\0').collect();
+    for entry in fields.chunks(6) {
+        let [kind, mode, owner, group, link, path] = entry else {
+            return Err("`find` told half of a file".to_owned());
+        };
+        // A prototype file is words between blanks.
+        if [path, link].iter().any(|word| word.contains(char::is_whitespace)) {
+            return Err(format!("a name with a blank: {}", printable(path)));
+        }
+        let mut node = &mut root;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            node = node.children.entry(name.to_owned()).or_default();
+        }
+        node.kind = (*kind).to_owned();
+        node.mode = u32::from_str_radix(mode, 8).map_err(|e| format!("{path}: mode {mode}: {e}"))?;
+        (node.owner, node.group, node.link) = ((*owner).to_owned(), (*group).to_owned(), (*link).to_owned());
+    }
+    Ok(root)
+}
+
+/// Writes one entry: what comes after its name, and for a directory all that is in it.
+fn describe(node: &Node, path: &Path, text: &mut String) -> Result<(), String> {
+    // Set-user-ID, set-group-ID and the permissions are all that there is a letter for.
+    let bit = |mask, letter| if node.mode & mask == 0 { '-' } else { letter };
+    let (user, group, permissions) = (bit(0o4000, 'u'), bit(0o2000, 'g'), node.mode & 0o777);
+    let kind = match node.kind.as_str() {
+        "d" => 'd',
+        "f" => '-',
+        "l" => 'l',
+        "p" => 'p',
+        other => return Err(format!("{} is of kind `{other}`", path.display())),
+    };
+    let Node { owner, group: of, .. } = node;
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{kind}{user}{group}{permissions:03o} {owner} {of}");
+    match kind {
+        '-' => writeln!(text, " {}", path.display()),
+        'l' => writeln!(text, " {}", node.link),
+        'p' => writeln!(text),
+        _ => {
+            let _ = writeln!(text);
+            let kept = |child: &&Node| !["b", "c", "s"].contains(&child.kind.as_str());
+            for (name, child) in node.children.iter().filter(|(_, child)| kept(child)) {
+                let _ = write!(text, "{name} ");
+                describe(child, &path.join(name), text)?;
+            }
+            writeln!(text, "$")
+        }
+    }
+    .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_described_depth_first() {
+        let listing = "d\x00755\x000\x000\0\0\0f\x004755\x000\x000\0\0su\0d\x002750\x001\x008\0\0var\0\
+             l\x00777\x001\x008\0../run\0var/run\0c\x00666\x000\x000\0\0null\0";
+        let mut text = String::new();
+        describe(&read(listing).unwrap(), Path::new("/t"), &mut text).unwrap();
+        assert_eq!(text, "d--755 0 0\nsu -u-755 0 0 /t/su\nvar d-g750 1 8\nrun l--777 1 8 ../run\n$\n$\n");
+    }
+
+    #[test]
+    fn a_name_that_falls_apart_is_refused() {
+        let problem = read("f\x00644\x000\x000\0\0two words\0").unwrap_err();
+        assert_eq!(problem, "a name with a blank: two words");
+    }
+}

@@ -1,0 +1,383 @@
+//! Where built images stand.
+//!
+//! ```text
+//! target/images/NAME                  -> .store/NAME-DIGEST12
+//! target/images/.store/NAME-DIGEST12/ an image, complete and never changed, but for
+//!                                     the note that trials verified it
+//! target/images/.store/tmp-*/         builds under way, or dead
+//! target/images/.store/{apt,dnf}/     what the distributions offer, kept between builds
+//! target/images/.store/cloud/         vendors' cloud images by their digests, see `cloud/fetch.rs`
+//! target/images/.store/log/NAME.log   the last build
+//! ```
+//!
+//! An image appears under its name by one rename, so there is never half of one.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use contract::image::Manifest;
+use rustix::fs::FlockOperation;
+use rustix::io::FdFlags;
+use serde::Serialize;
+use tooling::command::{self, NamespaceRoot, shell};
+use tooling::error::Failure;
+use tooling::host;
+use tracing::{info, warn};
+use xshell::cmd;
+
+use super::recipe::sorted_entries;
+
+/// How many builds of one image stay: the last one, and the one before it, on
+/// which the disks of kept trials may stand.
+const KEPT_BUILDS: usize = 2;
+
+/// What is known of an image without asking the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageState {
+    /// There is none.
+    Missing,
+    /// There is one, but what it was built from has changed.
+    Stale,
+    /// There is one.
+    Built,
+}
+
+impl fmt::Display for ImageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "missing",
+            Self::Stale => "stale",
+            Self::Built => "built",
+        })
+    }
+}
+
+/// `target/images`.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// The store, with the right to change it.
+#[derive(Debug)]
+pub(crate) struct LockedStore<'a> {
+    store: &'a Store,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store and makes its directories.
+    pub(crate) fn open(root: PathBuf) -> Result<Self, Failure> {
+        for dir in ["apt", "dnf", "log"] {
+            let path = root.join(".store").join(dir);
+            fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// The image `name`, built or not.
+    pub(crate) fn image(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The directory of the build of `name` with this digest.
+    pub(crate) fn build_of(&self, name: &str, digest: &str) -> PathBuf {
+        self.inner().join(entry_name(name, digest))
+    }
+
+    /// The package state of the distributions.
+    pub(crate) fn apt(&self) -> PathBuf {
+        self.inner().join("apt")
+    }
+
+    /// The same of those of the RPM family, with their packages.
+    pub(crate) fn dnf(&self) -> PathBuf {
+        self.inner().join("dnf")
+    }
+
+    /// The verified files of vendors, and what is being downloaded of them.
+    pub(crate) fn cloud(&self) -> PathBuf {
+        self.inner().join("cloud")
+    }
+
+    /// The log of the last build of `name`.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.inner().join("log").join(format!("{name}.log"))
+    }
+
+    /// The manifest of image `name`, if it is built.
+    pub(crate) fn manifest(&self, name: &str) -> Option<Manifest> {
+        Manifest::load(&self.root, name).ok()
+    }
+
+    /// The state of image `name`, where `wanted` is the digest that a build would give it now.
+    pub(crate) fn state(&self, name: &str, wanted: Option<&str>) -> ImageState {
+        match self.manifest(name) {
+            None => ImageState::Missing,
+            Some(manifest) if wanted.is_some_and(|wanted| wanted != manifest.digest) => ImageState::Stale,
+            Some(_) => ImageState::Built,
+        }
+    }
+
+    /// Waits until no other process changes the store.
+    pub(crate) fn lock(&self) -> Result<LockedStore<'_>, Failure> {
+        let path = self.inner().join("lock");
+        let failed = |e: std::io::Error| Failure::io("lock", &path, &e);
+        let file = File::create(&path).map_err(failed)?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            info!("waiting for another build to finish ({} is locked)", path.display());
+            rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        }
+        // Programs of the build inherit it: when this process is killed, what
+        // it started keeps the lock until it ends.
+        rustix::io::fcntl_setfd(&file, FdFlags::empty()).map_err(|e| failed(e.into()))?;
+        Ok(LockedStore { store: self, _lock: file })
+    }
+
+    /// Removes the images `names`; all of them and everything else when none is named.
+    pub(crate) fn clean(&self, names: &[String]) -> Result<(), Failure> {
+        let _locked = self.lock()?;
+        if names.is_empty() {
+            for entry in sorted_entries(&self.root)? {
+                remove(&entry)?;
+            }
+            return Ok(());
+        }
+        for name in names {
+            let link = self.image(name);
+            let builds = self.builds(name)?;
+            if builds.is_empty() || name.contains('/') {
+                return Err(Failure::Question(format!(
+                    "there is no built image `{name}`. `cargo xtask images list` shows those that are."
+                )));
+            }
+            if link.is_symlink() {
+                remove(&link)?;
+            }
+            for build in builds {
+                remove(&build)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inner(&self) -> PathBuf {
+        self.root.join(".store")
+    }
+
+    /// Every build of `name`, newest first.
+    fn builds(&self, name: &str) -> Result<Vec<PathBuf>, Failure> {
+        let mut builds = sorted_entries(&self.inner())?;
+        builds.retain(|path| {
+            let entry = path.file_name().unwrap_or_default().to_string_lossy();
+            entry.rsplit_once('-').is_some_and(|(image, digest)| {
+                image == name && digest.len() == 12 && digest.bytes().all(|b| b.is_ascii_hexdigit())
+            })
+        });
+        builds.sort_by_key(|path| {
+            let time = fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            std::cmp::Reverse(time)
+        });
+        Ok(builds)
+    }
+}
+
+impl LockedStore<'_> {
+    /// The store.
+    pub(crate) fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// Makes the build with this digest the image `name`, if there is one.
+    pub(crate) fn reuse(&self, name: &str, digest: &str) -> Result<bool, Failure> {
+        let entry = entry_name(name, digest);
+        if Manifest::load(&self.store.inner(), &entry).is_err() {
+            return Ok(false);
+        }
+        self.link(name, &entry)?;
+        Ok(true)
+    }
+
+    /// A directory for a build of `name`. What dead builds left goes first.
+    pub(crate) fn scratch(&self, name: &str) -> Result<Scratch, Failure> {
+        for entry in sorted_entries(&self.store.inner())? {
+            let dead = entry.file_name().unwrap_or_default().to_string_lossy().starts_with("tmp-");
+            if dead {
+                info!("{name}: removing {}, left by an interrupted build", entry.display());
+                remove(&entry)?;
+            }
+        }
+        let path = self.store.inner().join(format!("tmp-{name}"));
+        let create = |path: &Path, mode| {
+            DirBuilder::new().mode(mode).create(path).map_err(|e| Failure::io("create", path, &e))
+        };
+        create(&path, 0o700)?;
+        let scratch = Scratch { path };
+        create(&scratch.image(), 0o755)?;
+        Ok(scratch)
+    }
+
+    /// Makes what was built in `scratch` the image `name`.
+    pub(crate) fn publish(&self, scratch: Scratch, name: &str, digest: &str) -> Result<(), Failure> {
+        let entry = entry_name(name, digest);
+        let path = self.store.build_of(name, digest);
+        if path.exists() {
+            remove(&path)?;
+        }
+        fs::rename(scratch.image(), &path).map_err(|e| Failure::io("create", &path, &e))?;
+        self.link(name, &entry)?;
+        for old in self.store.builds(name)?.into_iter().skip(KEPT_BUILDS) {
+            remove(&old)?;
+        }
+        Ok(())
+    }
+
+    fn link(&self, name: &str, entry: &str) -> Result<(), Failure> {
+        let link = self.store.image(name);
+        let new = self.store.inner().join(format!("tmp-link-{name}"));
+        let io = |e| Failure::io("create", &link, &e);
+        if new.is_symlink() {
+            remove(&new)?;
+        }
+        std::os::unix::fs::symlink(Path::new(".store").join(entry), &new).map_err(io)?;
+        fs::rename(&new, &link).map_err(io)
+    }
+}
+
+/// The directory of one build under way; removed when the build ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What becomes the image.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.path.join("image")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(failure) = remove(&self.path) {
+            warn!("{failure}");
+        }
+    }
+}
+
+fn entry_name(name: &str, digest: &str) -> String {
+    format!("{name}-{}", &digest[..12.min(digest.len())])
+}
+
+/// Removes a file, a link or a tree; never through a mount point.
+fn remove(path: &Path) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::io("remove", path, &e);
+    if !path.symlink_metadata().map_err(failed)?.is_dir() {
+        return fs::remove_file(path).map_err(failed);
+    }
+    if let Some(mount) = mount_below(path) {
+        return Err(Failure::Infrastructure(format!(
+            "{} holds the mount point {mount}, left by an interrupted build. Run `umount -R {mount}` as root, then try again.",
+            path.display()
+        )));
+    }
+    match fs::remove_dir_all(path) {
+        // A root file system that was unpacked without root belongs to other users.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !host::is_root() => {
+            let sh = shell()?;
+            let rm = cmd!(NamespaceRoot(&sh), "rm -rf --one-file-system {path}");
+            command::read(rm).map(drop).map_err(|_| failed(e))
+        }
+        done => done.map_err(failed),
+    }
+}
+
+fn mount_below(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(str::to_owned).find(|point| Path::new(point).starts_with(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "0123456789abcdef";
+
+    fn fill(scratch: &Scratch, digest: &str) {
+        for file in ["root.raw", "vmlinuz", "initrd.img", "load.secret"] {
+            fs::write(scratch.image().join(file), "").unwrap();
+        }
+        let manifest = format!(
+            r#"{{"schema": 3, "name": "one", "digest": "{digest}", "distro": "d", "release": "r",
+                "dir": ".", "boot": {{"direct": {{"kernel": "vmlinuz", "initrd": "initrd.img", "cmdline": "rw"}}}},
+                "disks": [{{"target": "vda", "file": "root.raw", "file_systems": []}}],
+                "memory_mib": 512, "agent": {{"unit": "u", "hook": "/h", "enabled_by": "/e"}},
+                "server": {{"database": "mariadb", "unit": "s", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",
+                            "password_file": "load.secret"}}, "versions": {{}}}}"#
+        );
+        fs::write(scratch.image().join("manifest.json"), manifest).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_there_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("images")).unwrap();
+        let locked = store.lock().unwrap();
+        assert_eq!(store.state("one", None), ImageState::Missing);
+        assert!(!locked.reuse("one", DIGEST).unwrap());
+
+        let failed = locked.scratch("one").unwrap();
+        fs::write(failed.image().join("root.raw"), "half").unwrap();
+        let path = failed.path().to_owned();
+        drop(failed);
+        assert!(!path.exists());
+
+        let scratch = locked.scratch("one").unwrap();
+        fill(&scratch, DIGEST);
+        locked.publish(scratch, "one", DIGEST).unwrap();
+        assert_eq!(store.state("one", Some(DIGEST)), ImageState::Built);
+        assert_eq!(store.state("one", Some("other")), ImageState::Stale);
+        assert!(locked.reuse("one", DIGEST).unwrap());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_last_two_builds_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("images")).unwrap();
+        let locked = store.lock().unwrap();
+        for build in 0..4 {
+            let digest = format!("{build}{DIGEST}");
+            let scratch = locked.scratch("one").unwrap();
+            fill(&scratch, &digest);
+            locked.publish(scratch, "one", &digest).unwrap();
+        }
+        assert_eq!(store.builds("one").unwrap().len(), KEPT_BUILDS);
+        assert_eq!(store.builds("on").unwrap().len(), 0);
+        drop(locked);
+        store.clean(&["one".to_owned()]).unwrap();
+        assert_eq!(store.state("one", None), ImageState::Missing);
+        assert!(store.clean(&["one".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_a_dead_build_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("images")).unwrap();
+        let left = dir.path().join("images/.store/tmp-two");
+        fs::create_dir_all(left.join("rootfs")).unwrap();
+        let _scratch = store.lock().unwrap().scratch("one").unwrap();
+        assert!(!left.exists());
+    }
+}

@@ -1,0 +1,33 @@
+//! The host that a task runs on: its user, the repository, its disks.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::error::Failure;
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(contract::run::checkout)
+}
+
+/// Where the definitions of images are.
+pub fn definitions() -> PathBuf {
+    repository().join("images")
+}
+
+/// Where built images stand.
+pub fn built_images() -> PathBuf {
+    repository().join("target/images")
+}
+
+/// The space that is free for this user where `path` is, MiB.
+pub fn free_mib(path: &Path) -> Result<u64, Failure> {
+    let stat = rustix::fs::statvfs(path).map_err(|e| Failure::io("look at", path, &e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024))
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask hooks`: the hooks for those who want nothing else.
+
+use terminal::results;
+use tooling::error::Failure;
+
+use crate::setup;
+
+/// Work on the hooks under `images/hooks`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Builds a .deb and an .rpm of the hooks into `target/packages`.
+    Package,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match args.command {
+        Command::Package => {
+            setup::ensure()?;
+            for package in builder::packages::build()? {
+                results::line(package.display());
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `cargo xtask images`: builds, lists and removes guest images.
+
+mod table;
+
+use std::path::Path;
+
+use builder::BuildOutcome;
+use contract::image::{Definition, Family};
+use contract::json;
+use terminal::results;
+use tooling::error::Failure;
+use tooling::host;
+use tracing::info;
+
+use crate::setup::{self, Who};
+
+/// Builds, lists and removes guest images.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Lists every image that has a definition, what it holds, whether it is
+    /// built, and when all trials of a run on it last met their expectation.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Builds what changed: the definition, what it builds on, the hook, or the packages of its distribution.
+    Build {
+        /// The images; when none is named, all but those marked `unverified`.
+        names: Vec<String>,
+    },
+    /// Removes built images.
+    Clean {
+        /// The images; all of them, and everything kept between builds, when none is named.
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let definitions = host::definitions();
+    match args.command {
+        Command::List { json } => list(Definition::list(&definitions)?, json),
+        Command::Build { names } if names.is_empty() => {
+            let all = Definition::list(&definitions)?;
+            let (unverified, chosen): (Vec<_>, _) =
+                all.into_iter().partition(|image| image.unverified.is_some());
+            report_left_out(&unverified);
+            build(&host::built_images(), chosen, report)
+        }
+        Command::Build { names } => build(&host::built_images(), named(&names)?, report),
+        Command::Clean { names } => builder::clean(&host::built_images(), &names),
+    }
+}
+
+fn list(definitions: Vec<Definition>, as_json: bool) -> Result<(), Failure> {
+    let listed = builder::list::list(&host::definitions(), &host::built_images(), definitions)?;
+    if as_json {
+        let text = json::pretty(&listed)
+            .map_err(|error| Failure::Infrastructure(format!("cannot write JSON: {error}.")))?;
+        results::line(format_args!("{text}"));
+    } else {
+        results::line(table::table(&listed).trim_end());
+    }
+    Ok(())
+}
+
+fn named(names: &[String]) -> Result<Vec<Definition>, Failure> {
+    let definitions = host::definitions();
+    Ok(names.iter().map(|name| Definition::named(&definitions, name)).collect::<Result<_, _>>()?)
+}
+
+fn report_left_out(unverified: &[Definition]) {
+    let names: Vec<_> = unverified.iter().map(|image| image.name.as_str()).collect();
+    if !names.is_empty() {
+        info!("left out, because never verified here; name those that you want: {}", names.join(", "));
+    }
+}
+
+fn report(name: &str, outcome: &BuildOutcome) {
+    results::line(format_args!("{name}: {outcome}"));
+}
+
+/// Builds what changed of these images, for a task that needs them.
+pub(crate) fn ensure(names: &[String]) -> Result<(), Failure> {
+    build(&host::built_images(), named(names)?, |_, _| {})
+}
+
+/// Builds what changed of one image in a store of its own.
+pub(crate) fn build_in(store: &Path, name: &str) -> Result<(), Failure> {
+    build(store, named(&[name.to_owned()])?, |_, _| {})
+}
+
+fn build(
+    store: &Path,
+    definitions: Vec<Definition>,
+    report: impl Fn(&str, &BuildOutcome),
+) -> Result<(), Failure> {
+    setup::ensure_for(&needs(&definitions))?;
+    builder::build(&host::definitions(), store, definitions, report)
+}
+
+/// What the host needs only for some of these images.
+fn needs(definitions: &[Definition]) -> Vec<Who> {
+    let who = |image: &Definition| match image.family {
+        Family::Deb if image.distro == "ubuntu" => Some(Who::Ubuntu),
+        Family::Deb => None,
+        Family::Rpm => Some(Who::Rpm),
+    };
+    definitions.iter().filter_map(who).collect()
+}
