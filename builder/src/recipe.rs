@@ -40,7 +40,7 @@ pub(crate) struct LayerDir {
 impl LayerDir {
     fn read(images: &Path, name: &str) -> Result<Self, Failure> {
         let dir = images.join("layers").join(name);
-        let layer = Layer::parse(&dir.join("layer.toml"))?;
+        let layer = Layer::read(&dir.join("layer.toml"))?;
         Ok(Self { name: name.to_owned(), dir, layer })
     }
 

@@ -24,6 +24,7 @@ pub mod observation;
 
 pub mod binlog;
 pub mod durations;
+pub mod input;
 pub mod json;
 pub mod jsonl;
 pub mod runtime_dir;

@@ -21,10 +21,12 @@ fn read(text: &str) -> Result<Scenario, String> {
     Scenario::read(root.path(), &path).map_err(|e| e.to_string())
 }
 
-/// What the reader says it expected instead of a word that nobody knows.
+/// The keys or values that the reader lists when it finds one that is not among them.
 fn expected(text: &str) -> BTreeSet<String> {
     let problem = read(text).unwrap_err();
-    let (_, names) = problem.split_once("expected ").unwrap_or_else(|| panic!("{problem}"));
+    let names =
+        ["The keys are ", "must be "].into_iter().find_map(|before| Some(problem.split_once(before)?.1));
+    let names = names.unwrap_or_else(|| panic!("{problem}"));
     names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 

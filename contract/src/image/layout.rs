@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::input::{Mistake, Whole};
 use crate::text::printable;
 
 /// The smallest root disk that a server with its packages and some load fits on, MiB.
@@ -110,12 +111,15 @@ impl DiskLayout {
     }
 }
 
+/// The size of a disk, MiB: to 16 TiB.
+pub(super) type DiskMib = Whole<1, 16_777_216>;
+
 /// A disk as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDisk {
     target: Spanned<String>,
-    size_mib: Spanned<u64>,
+    size_mib: Spanned<DiskMib>,
     mount: Option<Spanned<PathBuf>>,
     fs: Option<Spanned<FsKind>>,
     group: Option<Spanned<String>>,
@@ -129,7 +133,7 @@ struct RawVolume {
     name: Spanned<String>,
     mount: Spanned<PathBuf>,
     fs: Spanned<FsKind>,
-    size_mib: Spanned<u64>,
+    size_mib: Spanned<DiskMib>,
 }
 
 /// A loop as written.
@@ -139,7 +143,7 @@ pub(super) struct RawLoop {
     file: Spanned<PathBuf>,
     mount: Spanned<PathBuf>,
     fs: FsKind,
-    size_mib: Spanned<u64>,
+    size_mib: Spanned<DiskMib>,
 }
 
 /// A bind mount as written.
@@ -149,9 +153,6 @@ pub(super) struct RawBind {
     from: Spanned<PathBuf>,
     mount: Spanned<PathBuf>,
 }
-
-/// What is wrong in a file, and at which byte.
-type Problem = (usize, String);
 
 /// Everything that is mounted.
 #[derive(Default)]
@@ -166,7 +167,7 @@ pub(super) fn check(
     disks: Vec<RawDisk>,
     loops: Vec<RawLoop>,
     binds: Vec<RawBind>,
-) -> Result<Mounts, Problem> {
+) -> Result<Mounts, Mistake> {
     let mut taken = Vec::new();
     let disks = check_disks(disks, &mut taken)?;
     let mut checked = Vec::new();
@@ -174,7 +175,7 @@ pub(super) fn check(
         check_path("file", &file)?;
         check_mount(&mount, &mut taken)?;
         check_size(&size_mib, fs)?;
-        let (mount, size_mib) = (mount.into_inner(), size_mib.into_inner());
+        let (mount, size_mib) = (mount.into_inner(), mib(&size_mib));
         let file_system = FileSystemLayout { name: format!("loop{n}"), mount, fs, size_mib };
         checked.push(LoopLayout { file: file.into_inner(), file_system });
     }
@@ -188,15 +189,15 @@ pub(super) fn check(
 }
 
 /// Checks the disks of a definition. The first is the root.
-fn check_disks(disks: Vec<RawDisk>, taken: &mut Vec<PathBuf>) -> Result<Vec<DiskLayout>, Problem> {
+fn check_disks(disks: Vec<RawDisk>, taken: &mut Vec<PathBuf>) -> Result<Vec<DiskLayout>, Mistake> {
     let mut layout = Vec::new();
     for (disk, letter) in disks.into_iter().zip('a'..='z') {
         let root = layout.is_empty();
         layout.push(check_disk(disk, format!("vd{letter}"), root, taken)?);
     }
     if layout.is_empty() {
-        let problem = "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.";
-        return Err((0, problem.to_owned()));
+        let message = "there is no root disk. Add a `[[disk]]` with `target = \"vda\"` and `mount = \"/\"`.";
+        return Err(Mistake::in_file(message));
     }
     Ok(layout)
 }
@@ -207,45 +208,45 @@ fn check_disk(
     target: String,
     root: bool,
     taken: &mut Vec<PathBuf>,
-) -> Result<DiskLayout, Problem> {
-    let at = disk.target.span().start;
-    let size_mib = *disk.size_mib.get_ref();
+) -> Result<DiskLayout, Mistake> {
+    let at = disk.target.span();
+    let size_mib = mib(&disk.size_mib);
     if *disk.target.get_ref() != target {
-        return Err((at, format!("disks are named in order; this one must be `{target}`.")));
+        return Err(Mistake::new(&at, format!("disks are named in order; this one must be `{target}`.")));
     }
     let (group, volumes) = match (disk.mount, disk.fs, disk.group, disk.volume) {
         (Some(mount), Some(fs), None, volumes) if volumes.is_empty() => {
             if root && mount.get_ref() != Path::new("/") {
-                return Err((
-                    mount.span().start,
-                    "the first disk is the root: write `mount = \"/\"`.".into(),
+                return Err(Mistake::new(
+                    &mount.span(),
+                    "the first disk is the root: write `mount = \"/\"`.",
                 ));
             }
             if root && size_mib < MIN_ROOT_MIB {
-                let problem = format!("the disk is too small. Give at least {MIN_ROOT_MIB}.");
-                return Err((disk.size_mib.span().start, problem));
+                let message = format!("the disk is too small. Give at least {MIN_ROOT_MIB}.");
+                return Err(Mistake::new(&disk.size_mib.span(), message));
             }
             let name = Spanned::new(disk.target.span(), target.clone());
             (None, vec![RawVolume { name, mount, fs, size_mib: disk.size_mib }])
         }
         (None, None, Some(group), volumes) if !volumes.is_empty() && !root => {
             check_name(&group)?;
-            let taken: u64 = volumes.iter().map(|volume| volume.size_mib.get_ref()).sum();
+            let taken: u64 = volumes.iter().map(|volume| mib(&volume.size_mib)).sum();
             if taken + GROUP_MIB > size_mib {
                 let least = taken + GROUP_MIB;
-                let problem = format!("the volumes do not fit on the disk. Give at least {least}.");
-                return Err((disk.size_mib.span().start, problem));
+                let message = format!("the volumes do not fit on the disk. Give at least {least}.");
+                return Err(Mistake::new(&disk.size_mib.span(), message));
             }
             (Some(group.into_inner()), volumes)
         }
         _ if root => {
-            let problem = "the root disk holds one file system: write `mount = \"/\"` and `fs = \"ext4\"`.";
-            return Err((at, problem.to_owned()));
+            let message = "the root disk holds one file system: write `mount = \"/\"` and `fs = \"ext4\"`.";
+            return Err(Mistake::new(&at, message));
         }
         _ => {
-            let problem = "a disk holds either one file system (`mount` and `fs`) or a volume group (`group`, and a \
+            let message = "a disk holds either one file system (`mount` and `fs`) or a volume group (`group`, and a \
                  `[[disk.volume]]` for each volume).";
-            return Err((at, problem.to_owned()));
+            return Err(Mistake::new(&at, message));
         }
     };
     let mut file_systems: Vec<FileSystemLayout> = Vec::new();
@@ -259,54 +260,58 @@ fn check_disk(
             }
         };
         if file_systems.iter().any(|other| other.name == name) {
-            return Err((mount.span().start, format!("there are two volumes `{name}`.")));
+            return Err(Mistake::new(&mount.span(), format!("there are two volumes `{name}`.")));
         }
         let fs = fs.into_inner();
         check_size(&size_mib, fs)?;
-        let (mount, size_mib) = (mount.into_inner(), size_mib.into_inner());
+        let (mount, size_mib) = (mount.into_inner(), mib(&size_mib));
         file_systems.push(FileSystemLayout { name, mount, fs, size_mib });
     }
     Ok(DiskLayout { target, size_mib, group, file_systems })
 }
 
 /// Names of groups and volumes; a hyphen would be doubled in the device's name.
-fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
+fn check_name(name: &Spanned<String>) -> Result<(), Mistake> {
     let text = name.get_ref();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Ok(());
     }
-    Err((name.span().start, format!("`{}`: use lowercase letters and digits only.", printable(text))))
+    Err(Mistake::new(&name.span(), format!("`{}`: use lowercase letters and digits only.", printable(text))))
 }
 
-fn check_size(size_mib: &Spanned<u64>, fs: FsKind) -> Result<(), Problem> {
+fn mib(size: &Spanned<DiskMib>) -> u64 {
+    size.get_ref().0.into()
+}
+
+fn check_size(size_mib: &Spanned<DiskMib>, fs: FsKind) -> Result<(), Mistake> {
     let least = if fs == FsKind::Xfs { MIN_XFS_MIB } else { MIN_MIB };
-    if *size_mib.get_ref() < least {
-        return Err((size_mib.span().start, format!("the disk is too small. Give at least {least}.")));
+    if mib(size_mib) < least {
+        return Err(Mistake::new(&size_mib.span(), format!("the disk is too small. Give at least {least}.")));
     }
     Ok(())
 }
 
-fn check_path(key: &str, path: &Spanned<PathBuf>) -> Result<(), Problem> {
+fn check_path(key: &str, path: &Spanned<PathBuf>) -> Result<(), Mistake> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     let text = path.get_ref();
     if !text.is_absolute()
         || text.components().any(|part| part == Component::ParentDir)
         || !text.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b))
     {
-        let problem = format!("`{key}` must be an absolute path of letters, digits and `._-`.");
-        return Err((path.span().start, problem));
+        let message = format!("`{key}` must be an absolute path of letters, digits and `._-`.");
+        return Err(Mistake::new(&path.span(), message));
     }
     Ok(())
 }
 
 /// Checks a mount point, and adds it to those that are taken.
-fn check_mount(mount: &Spanned<PathBuf>, taken: &mut Vec<PathBuf>) -> Result<(), Problem> {
+fn check_mount(mount: &Spanned<PathBuf>, taken: &mut Vec<PathBuf>) -> Result<(), Mistake> {
     check_path("mount", mount)?;
     let path = mount.get_ref();
     if taken.contains(path) {
-        let problem =
+        let message =
             format!("two file systems are mounted at {}. Give each a place of its own.", path.display());
-        return Err((mount.span().start, problem));
+        return Err(Mistake::new(&mount.span(), message));
     }
     taken.push(path.clone());
     Ok(())

@@ -3,10 +3,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::layout::DiskMib;
 use super::manifest::Agent;
+use crate::input::{Mistake, Whole};
 
 /// How to reach a database server in its guest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -17,9 +20,15 @@ pub struct ServerFacts {
     /// The directory of its binary logs.
     pub binlogs: PathBuf,
     /// Its TCP port.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
     /// The account of the load.
     pub user: String,
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let Whole(port) = Whole::<1, { u16::MAX as u32 }>::deserialize(deserializer)?;
+    u16::try_from(port).map_err(D::Error::custom)
 }
 
 /// What an image is made of.
@@ -72,9 +81,6 @@ pub enum ImageSource {
     File(PathBuf),
 }
 
-/// What is wrong in a file, and at which byte.
-type Problem = (usize, String);
-
 /// A cloud image as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,7 +88,7 @@ pub(super) struct RawCloudImage {
     url: Option<Spanned<String>>,
     file: Option<Spanned<PathBuf>>,
     sha256: Spanned<String>,
-    size_mib: Option<u64>,
+    size_mib: Option<DiskMib>,
 }
 
 /// An existing disk as written.
@@ -99,14 +105,14 @@ pub(super) struct RawExisting {
 
 impl RawExisting {
     /// Checks it. Files are looked for beside `definition`.
-    pub(super) fn check(self, definition: &Path) -> Result<Existing, Problem> {
+    pub(super) fn check(self, definition: &Path) -> Result<Existing, Mistake> {
         let file = find(&self.file, definition)?;
         let password_file = find(&self.password_file, definition)?;
-        let at = self.password_file.span().start;
         let mode = password_file.metadata().map(|metadata| metadata.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o077 != 0) {
             let shown = password_file.display();
-            return Err((at, format!("others may read the password in {shown}. Run `chmod 600 {shown}`.")));
+            let message = format!("others may read the password in {shown}. Run `chmod 600 {shown}`.");
+            return Err(Mistake::new(&self.password_file.span(), message));
         }
         let Self { agent_version, server_version, agent, server, .. } = self;
         Ok(Existing { file, password_file, agent_version, server_version, agent, server })
@@ -114,43 +120,40 @@ impl RawExisting {
 }
 
 /// A file that a definition names.
-fn find(file: &Spanned<PathBuf>, definition: &Path) -> Result<PathBuf, Problem> {
+fn find(file: &Spanned<PathBuf>, definition: &Path) -> Result<PathBuf, Mistake> {
     let path = definition.with_file_name("").join(file.get_ref());
     match std::path::absolute(&path) {
         Ok(path) if path.is_file() => Ok(path),
-        _ => Err((file.span().start, format!("there is no file {}.", path.display()))),
+        _ => Err(Mistake::new(&file.span(), format!("there is no file {}.", path.display()))),
     }
 }
 
 impl RawCloudImage {
     /// Checks it. A file is looked for beside `definition`.
-    pub(super) fn check(self, definition: &Path) -> Result<CloudImage, Problem> {
-        let at = self.sha256.span().start;
+    pub(super) fn check(self, definition: &Path) -> Result<CloudImage, Mistake> {
+        let at = self.sha256.span();
         let source = match (self.url, self.file) {
             (Some(url), None) => {
                 let text = url.get_ref();
                 let known = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
                 if !known || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-                    return Err((
-                        url.span().start,
-                        "`url` must begin with `https://` or `http://`.".to_owned(),
-                    ));
+                    return Err(Mistake::new(&url.span(), "`url` must begin with `https://` or `http://`."));
                 }
                 ImageSource::Url(url.into_inner())
             }
             (None, Some(file)) => ImageSource::File(find(&file, definition)?),
             _ => {
-                let problem =
+                let message =
                     "a cloud image is either downloaded (`url`) or on this host (`file`). Write one of them.";
-                return Err((at, problem.to_owned()));
+                return Err(Mistake::new(&at, message));
             }
         };
         let sha256 = self.sha256.into_inner().to_ascii_lowercase();
         if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let problem =
+            let message =
                 "`sha256` must be the 64 hexadecimal digits that the vendor publishes beside the image.";
-            return Err((at, problem.to_owned()));
+            return Err(Mistake::new(&at, message));
         }
-        Ok(CloudImage { source, sha256, size_mib: self.size_mib })
+        Ok(CloudImage { source, sha256, size_mib: self.size_mib.map(|size| size.0.into()) })
     }
 }

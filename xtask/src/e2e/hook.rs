@@ -10,13 +10,8 @@ pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
     if let Some(hook) = named.to_str().and_then(Hook::built_in) {
         return Ok(hook);
     }
-    Hook::file(&named).map_err(|problem| {
-        Failure::Question(format!(
-            "the hook {} {problem}. Name an executable file, or {}.",
-            named.display(),
-            Hook::names()
-        ))
-    })
+    Hook::file(&named)
+        .map_err(|error| Failure::Question(format!("{error} Name an executable file, or {}.", Hook::names())))
 }
 
 #[cfg(test)]

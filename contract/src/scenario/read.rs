@@ -1,0 +1,252 @@
+//! Reading scenario files: their shape, and what is checked of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Disks, Expectation, Fault, Hook, Load, Profile, Restore, Scenario, Snapshot};
+use crate::grade::Grade;
+use crate::image::Database;
+use crate::input::{Decimal, InputError, Mistake, Source, Whole};
+use crate::property::Property;
+use crate::text::printable;
+
+/// A scenario as written. `Spanned` keeps the place of what is checked later.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawScenario {
+    summary: Spanned<String>,
+    #[serde(default)]
+    covers: Vec<Spanned<String>>,
+    #[serde(default)]
+    image: RawImage,
+    #[serde(default)]
+    restore: Restore,
+    load: RawLoad,
+    #[serde(default)]
+    snapshot: RawSnapshot,
+    #[serde(default)]
+    quiesce: RawQuiesce,
+    #[serde(default)]
+    fault: Vec<Spanned<Fault>>,
+    /// By the hook's name, or that of a file beside this one.
+    expect: Spanned<BTreeMap<String, Spanned<RawExpectation>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawImage {
+    database: Vec<Database>,
+    release: Vec<String>,
+    disks: Option<Disks>,
+}
+
+impl Default for RawImage {
+    fn default() -> Self {
+        Self { database: vec![Database::Mariadb, Database::Mysql], release: vec![], disks: None }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLoad {
+    profile: Profile,
+    writers: Whole<1, 64>,
+    rate: Option<Spanned<Whole<1, 10_000>>>,
+    seconds: Decimal<5, 6000>,
+    data_mib: Option<Whole<0, 8192>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSnapshot {
+    apart_ms: Option<Spanned<Whole<0, 10_000>>>,
+    cycles: Option<Whole<1, 1000>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQuiesce {
+    freeze: bool,
+}
+
+impl Default for RawQuiesce {
+    fn default() -> Self {
+        Self { freeze: true }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExpectation {
+    grade: Vec<Grade>,
+    #[serde(default)]
+    findings: Vec<Property>,
+    #[serde(default)]
+    one_of: Vec<Property>,
+    within_s: Option<Decimal<0, 36_000>>,
+    #[serde(default = "super::yes")]
+    writable: bool,
+}
+
+impl Scenario {
+    /// Reads and checks one scenario file; `root` is the scenarios' folder.
+    pub fn read(root: &Path, path: &Path) -> Result<Self, InputError> {
+        let source = Source::read(path)?;
+        let name = path.strip_prefix(root).unwrap_or(path).with_extension("");
+        let folder = path.parent().unwrap_or(root);
+        let raw: RawScenario = source.parse()?;
+        raw.check(&name.to_string_lossy(), folder).map_err(|mistake| source.invalid(mistake))
+    }
+
+    /// Reads every scenario under a folder, sorted by name.
+    pub fn read_all(root: &Path) -> Result<Vec<Self>, InputError> {
+        let mut scenarios = Vec::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let read = |source| InputError::Read { path: folder.clone(), source };
+            for entry in std::fs::read_dir(&folder).map_err(read)? {
+                let path = entry.map_err(read)?.path();
+                // The folder is also a Cargo package: its manifest and sources are not scenarios.
+                if path.is_dir() && path.file_name().is_some_and(|name| name != "src") {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "toml") && path.parent() != Some(root) {
+                    scenarios.push(Self::read(root, &path)?);
+                }
+            }
+        }
+        scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(scenarios)
+    }
+}
+
+impl RawScenario {
+    /// Checks the file of a scenario of this name. Hooks that are files lie in `folder`.
+    fn check(self, name: &str, folder: &Path) -> Result<Scenario, Mistake> {
+        if self.summary.get_ref().trim().is_empty() {
+            let message = "`summary` is empty. Say in one sentence what happens.";
+            return Err(Mistake::new(&self.summary.span(), message));
+        }
+        self.covers.iter().try_for_each(check_row)?;
+        if let Some(empty) = self.fault.iter().find(|fault| fault.get_ref().guest.trim().is_empty()) {
+            return Err(Mistake::new(&empty.span(), "`guest` is empty. Give a line for the guest's shell."));
+        }
+        let freeze = self.quiesce.freeze;
+        Ok(Scenario {
+            name: name.to_owned(),
+            summary: self.summary.into_inner(),
+            covers: self.covers.into_iter().map(Spanned::into_inner).collect(),
+            snapshot: self.snapshot.check(self.image.disks)?,
+            databases: self.image.database,
+            releases: self.image.release,
+            disks: self.image.disks,
+            restore: self.restore,
+            load: self.load.check()?,
+            freeze,
+            faults: self.fault.into_iter().map(Spanned::into_inner).collect(),
+            expect: check_expectations(self.expect, folder, freeze)?,
+        })
+    }
+}
+
+/// Checks the name of a row of the failure catalogue.
+fn check_row(row: &Spanned<String>) -> Result<(), Mistake> {
+    let id = row.get_ref();
+    let known = id.len() == 3
+        && id.starts_with(|c: char| c.is_ascii_uppercase())
+        && id[1..].bytes().all(|b| b.is_ascii_digit());
+    if known {
+        return Ok(());
+    }
+    let message =
+        format!("`{}` is not a row of the failure catalogue. Rows are named like D01.", printable(id));
+    Err(Mistake::new(&row.span(), message))
+}
+
+impl RawLoad {
+    fn check(self) -> Result<Load, Mistake> {
+        let writers = self.writers.0;
+        if let Some(rate) = &self.rate
+            && rate.get_ref().0 < writers
+        {
+            // A writer that waits for its turn does not end before it.
+            let message =
+                format!("`rate` must be at least {writers}, one for each writer, not {}.", rate.get_ref().0);
+            return Err(Mistake::new(&rate.span(), message));
+        }
+        Ok(Load {
+            profile: self.profile,
+            writers,
+            rate: self.rate.map(|rate| rate.get_ref().0),
+            seconds: self.seconds.0,
+            data_mib: self.data_mib.map_or(0, |data| data.0),
+        })
+    }
+}
+
+impl RawSnapshot {
+    fn check(self, disks: Option<Disks>) -> Result<Snapshot, Mistake> {
+        let apart_ms = self.apart_ms.as_ref().map_or(0, |apart| apart.get_ref().0);
+        if let Some(apart) = self.apart_ms
+            && apart_ms > 0
+            && disks != Some(Disks::Split)
+        {
+            let message = "`apart_ms` needs more than one disk. Add `disks = \"split\"` under `[image]`.";
+            return Err(Mistake::new(&apart.span(), message));
+        }
+        Ok(Snapshot { apart_ms: apart_ms.into(), cycles: self.cycles.map_or(1, |cycles| cycles.0) })
+    }
+}
+
+/// Checks what is expected of each hook. The built-in hooks come first.
+fn check_expectations(
+    raw: Spanned<BTreeMap<String, Spanned<RawExpectation>>>,
+    folder: &Path,
+    freeze: bool,
+) -> Result<Vec<(Hook, Expectation)>, Mistake> {
+    let span = raw.span();
+    let mut expect = Vec::new();
+    for (name, expectation) in raw.into_inner() {
+        let span = expectation.span();
+        let hook =
+            Hook::in_scenario(&name, folder).map_err(|error| Mistake::new(&span, error.to_string()))?;
+        let expectation = expectation.into_inner().check(&hook, freeze);
+        expect.push((hook, expectation.map_err(|message| Mistake::new(&span, message))?));
+    }
+    if expect.is_empty() {
+        return Err(Mistake::new(&span, format!("`[expect]` names no hook. Add {}.", Hook::names())));
+    }
+    let built_ins = Hook::BUILT_IN;
+    expect.sort_by_key(|(hook, _)| built_ins.iter().position(|b| b == hook).unwrap_or(built_ins.len()));
+    Ok(expect)
+}
+
+impl RawExpectation {
+    /// Refuses what cannot be expected of a hook, of a guest that is frozen or not.
+    fn check(self, hook: &Hook, frozen: bool) -> Result<Expectation, String> {
+        let Self { grade, findings, one_of, within_s, writable } = self;
+        if grade.is_empty() {
+            return Err(format!("`{}` expects no grade. List at least one.", hook.name()));
+        }
+        if grade.contains(&Grade::Unknown) {
+            return Err(
+                "`unknown` means that the grade could not be determined. It cannot be expected.".into()
+            );
+        }
+        if !frozen && grade.contains(&Grade::ApplicationConsistent) {
+            return Err("without a freeze a backup cannot be `application-consistent`.".into());
+        }
+        if !frozen && *hook != Hook::None {
+            return Err(format!(
+                "without a freeze no hook runs. Expect `none` instead of `{}`.",
+                hook.name()
+            ));
+        }
+        if grade == [Grade::ApplicationConsistent] && !(findings.is_empty() && one_of.is_empty()) {
+            return Err("an `application-consistent` backup has no findings. Drop one or the other.".into());
+        }
+        Ok(Expectation { grade, findings, one_of, within_s: within_s.map(|seconds| seconds.0), writable })
+    }
+}
