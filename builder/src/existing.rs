@@ -78,7 +78,7 @@ pub(super) fn take(
 
 /// Runs the examination under a supervisor, which cleans up after it.
 fn examine(claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
-    claims.write(dir).map_err(Failure::Infrastructure)?;
+    claims.write(dir).map_err(|e| Failure::Infrastructure(e.to_string()))?;
     let program = cargo::build_trials("trial")?;
     let failed = |e: std::io::Error| Failure::io("run", &program, &e);
     let sh = shell()?;

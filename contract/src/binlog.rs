@@ -15,7 +15,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-pub use index::{Position, index, position};
+pub use index::{Position, PositionError, index, position};
 pub use rows::{BinlogError, Key};
 use rows::{Bytes, Layout};
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::files;
 use crate::plan::trial_dir_name;
 
 /// A trial may take so many times what it took before: a machine may be busier
@@ -41,10 +42,7 @@ impl TrialDurations {
     /// Keeps how long it took.
     pub fn keep(&self, trial: &str, cycles: u32, took: Duration) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
-        let file = self.file(trial, cycles);
-        let new = file.with_extension(format!("new-{}", std::process::id()));
-        fs::write(&new, format!("{:.1}\n", took.as_secs_f64()))?;
-        fs::rename(new, file)
+        files::replace(&self.file(trial, cycles), format!("{:.1}\n", took.as_secs_f64()).as_bytes())
     }
 
     /// How long a trial may take from begin to end.

@@ -20,6 +20,11 @@ pub enum Status {
 
 const NOT_APPLICABLE: &str = "not-applicable: ";
 
+/// A text that is not the status of a property.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` is not a property's status: `holds`, `broken` or `{NOT_APPLICABLE}<why>`", printable(.0))]
+pub struct UnknownStatus(String);
+
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -37,17 +42,14 @@ impl From<Status> for String {
 }
 
 impl TryFrom<String> for Status {
-    type Error = String;
+    type Error = UnknownStatus;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, UnknownStatus> {
         match (text.as_str(), text.strip_prefix(NOT_APPLICABLE)) {
             ("holds", _) => Ok(Self::Holds),
             ("broken", _) => Ok(Self::Broken),
             (_, Some(why)) => Ok(Self::NotApplicable(why.to_owned())),
-            _ => Err(format!(
-                "`{}` is not a property's status: `holds`, `broken` or `{NOT_APPLICABLE}<why>`",
-                printable(&text)
-            )),
+            _ => Err(UnknownStatus(text)),
         }
     }
 }

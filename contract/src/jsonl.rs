@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::files::open_regular;
 use crate::{json, text};
 pub use scan::Scan;
 
@@ -104,14 +105,6 @@ impl<T: Serialize> Writer<T> {
     fn failed(&self, source: std::io::Error) -> Error {
         Error::Io { action: "write", path: self.path.clone(), source }
     }
-}
-
-/// Opens a file that can be read to its end: opening a pipe could wait for ever.
-pub fn open_regular(path: &Path) -> std::io::Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    File::open(path)
 }
 
 /// Reads a log record by record, so that memory stays flat.

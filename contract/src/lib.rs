@@ -24,6 +24,7 @@ pub mod observation;
 
 pub mod binlog;
 pub mod durations;
+pub mod files;
 pub mod input;
 pub mod json;
 pub mod jsonl;

@@ -1,19 +1,14 @@
 //! Plans: what was resolved. A plan names every file, number and limit that a
 //! trial needs; a trial needs nothing else.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{self, FileError};
 use crate::image::Manifest;
-use crate::jsonl::open_regular;
 use crate::scenario::{Expectation, Fault, Hook, Load, Restore, Snapshot};
-use crate::{json, text};
-
-/// The longest `plan.json` that is read, bytes.
-const MAX_LEN: u64 = 1 << 20;
 
 /// `plan.json` of a trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,42 +58,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The file's name in a trial directory.
+    pub const FILE: &str = "plan.json";
+
     /// Reads `plan.json` of a trial directory.
-    pub fn read(dir: &Path) -> Result<Self, PlanError> {
-        let path = dir.join("plan.json");
-        let mut json = Vec::new();
-        let read = open_regular(&path).and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut json));
-        let problem = match read {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                "there is no such file; is this the directory of a trial?".to_owned()
-            }
-            Err(e) => e.to_string(),
-            Ok(_) if json.len() as u64 > MAX_LEN => format!("the file is longer than {MAX_LEN} bytes"),
-            Ok(_) => match serde_json::from_slice(&json) {
-                Ok(plan) => return Ok(plan),
-                Err(e) => format!("line {}: {}", e.line(), text::json_problem(&e)),
-            },
-        };
-        Err(PlanError { path, problem })
+    pub fn read(dir: &Path) -> Result<Self, FileError> {
+        let path = dir.join(Self::FILE);
+        if !path.exists() {
+            let problem = "there is no such file; is this the directory of a trial?".to_owned();
+            return Err(FileError::Read { path, problem });
+        }
+        files::read_json(&path)
     }
 
     /// Creates the trial's directory and writes `plan.json`.
-    pub fn write(&self) -> Result<(), PlanError> {
-        let path = self.dir.join("plan.json");
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(&self.dir)?;
-            std::fs::write(&path, json::pretty(self)?)
-        };
-        write().map_err(|e| PlanError { path: path.clone(), problem: e.to_string() })
+    pub fn write(&self) -> Result<(), FileError> {
+        files::create_dir(&self.dir)?;
+        files::write_json(&self.dir.join(Self::FILE), self)
     }
-}
-
-/// Why a plan cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", path.display())]
-pub struct PlanError {
-    path: PathBuf,
-    problem: String,
 }
 
 /// The accelerator: what runs the guest's instructions.

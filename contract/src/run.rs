@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::durations::TrialDurations;
-use crate::image::{Definition, Manifest};
-use crate::json;
+use crate::files::{self, FileError};
+use crate::image::{Definition, DefinitionError, Manifest};
 use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
 use crate::scenario::{Hook, Restore, Scenario};
 
@@ -91,6 +91,9 @@ pub fn checkout() -> PathBuf {
 }
 
 impl RunOptions {
+    /// The file's name in a run's directory.
+    pub const FILE: &str = "run.json";
+
     /// What a run in `dir` asks for when nothing is said: every scenario of this
     /// repository, each on the first image that suits it.
     pub fn of(repository: &Path, dir: PathBuf) -> Self {
@@ -115,13 +118,12 @@ impl RunOptions {
         }
     }
 
-    /// Every trial that is asked for: scenario by image by hook.
+    /// Every requested trial: scenario by image by hook.
     ///
-    /// An error is a sentence about a scenario file, a definition or a name
-    /// that no definition has.
-    pub fn trials(&self) -> Result<Vec<TrialRequest>, String> {
-        let scenarios = Scenario::read_all(&self.scenarios).map_err(|e| e.to_string())?;
-        let named = |name: &String| Definition::named(&self.definitions, name).map_err(|e| e.to_string());
+    /// An error is about a scenario file, a definition or a name that no definition has.
+    pub fn trials(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
+        let scenarios = Scenario::read_all(&self.scenarios)?;
+        let named = |name: &String| Definition::named(&self.definitions, name);
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
         for mut scenario in scenarios {
@@ -161,8 +163,8 @@ impl RunOptions {
     }
 
     /// Resolves one trial.
-    pub fn plan(&self, asked: &TrialRequest, image: Manifest, accel: Accel) -> Plan {
-        let TrialRequest { name, scenario, hook, .. } = asked;
+    pub fn plan(&self, request: &TrialRequest, image: Manifest, accel: Accel) -> Plan {
+        let TrialRequest { name, scenario, hook, .. } = request;
         Plan {
             trial: name.clone(),
             scenario: scenario.name.clone(),
@@ -207,18 +209,13 @@ impl RunOptions {
     }
 
     /// Reads `run.json`.
-    pub fn read(dir: &Path) -> Result<Self, String> {
-        let path = dir.join("run.json");
-        let text = std::fs::read(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))
+    pub fn read(dir: &Path) -> Result<Self, FileError> {
+        files::read_json(&dir.join(Self::FILE))
     }
 
     /// Creates the run's directory and writes `run.json`.
-    pub fn write(&self) -> Result<(), String> {
-        let path = self.dir.join("run.json");
-        let json = json::pretty(self).map_err(|e| e.to_string())?;
-        std::fs::create_dir_all(&self.dir)
-            .and_then(|()| std::fs::write(&path, json))
-            .map_err(|e| format!("cannot write {}: {e}", path.display()))
+    pub fn write(&self) -> Result<(), FileError> {
+        files::create_dir(&self.dir)?;
+        files::write_json(&self.dir.join(Self::FILE), self)
     }
 }

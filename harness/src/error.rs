@@ -74,6 +74,9 @@ pub enum Error {
     /// A log could not be written or read.
     #[error(transparent)]
     Log(#[from] contract::jsonl::Error),
+    /// The trial could not be judged.
+    #[error(transparent)]
+    Judge(#[from] judge::verdict::JudgeError),
     /// The guest agent, or a command that it ran, failed.
     #[error(transparent)]
     Agent(#[from] AgentError),

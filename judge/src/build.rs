@@ -81,7 +81,24 @@ enum Sent {
     Row,
 }
 
-pub(super) type Checked<T = ()> = Result<T, String>;
+/// What no honest writer could have written, with a hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DishonestRecord(String);
+
+impl From<String> for DishonestRecord {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for DishonestRecord {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
+pub(super) type Checked<T = ()> = Result<T, DishonestRecord>;
 
 impl Builder {
     /// Takes the next record of the history.
@@ -117,7 +134,7 @@ impl Builder {
             }
             Entry::Directory { t: _, holds, path, fs, on, reached } => {
                 if self.directories.len() == MAX_DIRECTORIES {
-                    return Err(format!("more than {MAX_DIRECTORIES} directories of the server"));
+                    return Err(format!("more than {MAX_DIRECTORIES} directories of the server").into());
                 }
                 self.directories.push(Directory { holds, path, fs, on, reached });
                 Ok(())
@@ -126,14 +143,15 @@ impl Builder {
             Entry::Probe(probe) => self.probe(probe),
             Entry::BlockStats { t, disk, writes, bytes } => {
                 if !self.last_count.contains_key(&disk) && self.last_count.len() == MAX_DISKS {
-                    return Err(format!("write counts of more than {MAX_DISKS} disks"));
+                    return Err(format!("write counts of more than {MAX_DISKS} disks").into());
                 }
                 let last = self.last_count.entry(disk.clone()).or_insert(t);
                 if t < *last {
                     let disk = quote(&disk);
                     return Err(format!(
                         "the write count of disk `{disk}` goes back in time; the lines are out of order"
-                    ));
+                    )
+                    .into());
                 }
                 *last = t;
                 self.cycle.block_stats.push(BlockStats { t, disk, writes, bytes });
@@ -141,7 +159,7 @@ impl Builder {
             }
             Entry::Heartbeat { t, end, disk, n } => {
                 if !self.heartbeats.contains_key(&disk) && self.heartbeats.len() == MAX_DISKS {
-                    return Err(format!("heartbeats of more than {MAX_DISKS} disks"));
+                    return Err(format!("heartbeats of more than {MAX_DISKS} disks").into());
                 }
                 let what = format!("heartbeat of disk `{}`", quote(&disk));
                 append(self.heartbeats.entry(disk).or_default(), |span| span, &what, n, span(t, end, &what)?)
@@ -166,13 +184,15 @@ impl Builder {
     fn next_cycle(&mut self, t: Nanos, n: u32) -> Checked {
         let last = self.earlier.len() + 1;
         if usize::try_from(n).ok() != Some(last + 1) {
-            return Err(format!("cycle {n} after cycle {last}; lines are missing"));
+            return Err(format!("cycle {n} after cycle {last}; lines are missing").into());
         }
         if last == MAX_CYCLES {
-            return Err(format!("more than {MAX_CYCLES} cycles; each is judged against the whole load"));
+            return Err(
+                format!("more than {MAX_CYCLES} cycles; each is judged against the whole load").into()
+            );
         }
         if t < self.since {
-            return Err(format!("cycle {n} begins before the one before it ends"));
+            return Err(format!("cycle {n} begins before the one before it ends").into());
         }
         let next = Cycle { begin: t, ..Cycle::default() };
         let ended = std::mem::replace(&mut self.cycle, next);
@@ -187,13 +207,13 @@ impl Builder {
             return Err("a second `setup`; a history has one, first".into());
         }
         if !(1..=MAX_WRITERS).contains(&setup.writers) {
-            return Err(format!("{} writers; from 1 to {MAX_WRITERS} can be judged", setup.writers));
+            return Err(format!("{} writers; from 1 to {MAX_WRITERS} can be judged", setup.writers).into());
         }
         if !(1..=MAX_ACCOUNTS).contains(&setup.accounts) {
-            return Err(format!("{} accounts; from 1 to {MAX_ACCOUNTS} can be judged", setup.accounts));
+            return Err(format!("{} accounts; from 1 to {MAX_ACCOUNTS} can be judged", setup.accounts).into());
         }
         if !(1..=MAX_DOORS).contains(&setup.doors.len()) {
-            return Err(format!("{} doors; from 1 to {MAX_DOORS} can be judged", setup.doors.len()));
+            return Err(format!("{} doors; from 1 to {MAX_DOORS} can be judged", setup.doors.len()).into());
         }
         for (what, many, most) in [
             ("follower tables", setup.followers.len(), MAX_FOLLOWERS),
@@ -202,31 +222,33 @@ impl Builder {
             ("file systems", setup.file_systems.len(), MAX_DISKS),
         ] {
             if many > most {
-                return Err(format!("{many} {what}; at most {most} can be judged"));
+                return Err(format!("{many} {what}; at most {most} can be judged").into());
             }
         }
         for (what, many) in [("disk", setup.disks.len()), ("file system", setup.file_systems.len())] {
             if many == 0 {
-                return Err(format!("no {what}; a database lies on one"));
+                return Err(format!("no {what}; a database lies on one").into());
             }
         }
         let is_innodb = |engine: &str| engine.eq_ignore_ascii_case("innodb");
         if let Some(odd) = setup.followers.iter().find(|it| it.transactional != is_innodb(&it.engine)) {
             let (table, engine) = (quote(&odd.table), quote(&odd.engine));
             let what = if odd.transactional { "transactional" } else { "not transactional" };
-            return Err(format!("the follower `{table}` of the engine {engine} is said to be {what}"));
+            return Err(format!("the follower `{table}` of the engine {engine} is said to be {what}").into());
         }
         if let Some(lost) =
             setup.followers.iter().find(|follower| usize::from(follower.door) >= setup.doors.len())
         {
             let doors = setup.doors.len();
-            return Err(format!("the follower `{}` has no door; there are {doors}", quote(&lost.table)));
+            return Err(
+                format!("the follower `{}` has no door; there are {doors}", quote(&lost.table)).into()
+            );
         }
         let followers = setup.followers.iter().map(|follower| &follower.table);
         let mut names: Vec<_> = followers.chain(setup.tables.iter().map(|table| &table.table)).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("the table `{}` is named twice", quote(twice[0])));
+            return Err(format!("the table `{}` is named twice", quote(twice[0])).into());
         }
         self.setup = Some(setup);
         Ok(())
@@ -235,17 +257,17 @@ impl Builder {
     fn probe(&mut self, probe: Probe) -> Checked {
         let Probe { t, end, since, door, .. } = probe;
         if end < t || since.is_some_and(|since| !(t..=end).contains(&since)) {
-            return Err(format!("the probe ends at {end}, before it is sent at {t} or seen to wait"));
+            return Err(format!("the probe ends at {end}, before it is sent at {t} or seen to wait").into());
         }
         if self.setup.as_ref().is_none_or(|setup| usize::from(door) >= setup.doors.len()) {
-            return Err(format!("a probe through the door {door}, which the setup does not name"));
+            return Err(format!("a probe through the door {door}, which the setup does not name").into());
         }
         let Marks { freeze_call, freeze_ok, .. } = self.cycle.marks;
         if freeze_call.is_none() || freeze_ok.is_some_and(|frozen| t < frozen) {
-            return Err(format!("a probe sent at {t}, before the cycle's freeze had returned"));
+            return Err(format!("a probe sent at {t}, before the cycle's freeze had returned").into());
         }
         if self.cycle.probes.len() == MAX_PROBES {
-            return Err(format!("more than {MAX_PROBES} probes of one cycle"));
+            return Err(format!("more than {MAX_PROBES} probes of one cycle").into());
         }
         self.cycle.probes.push(probe);
         Ok(())
@@ -258,7 +280,7 @@ impl Builder {
             .filter(|_| c <= clients)
             .ok_or_else(|| format!("client {c}, but the setup names the clients 1 to {clients}"))?;
         if t == NEVER {
-            return Err(format!("the time {t} is beyond any clock"));
+            return Err(format!("the time {t} is beyond any clock").into());
         }
         if at >= self.clients.len() {
             self.clients.resize_with(at + 1, Building::default);
@@ -268,7 +290,7 @@ impl Builder {
             return Err(format!(
                 "client {c} goes back in time, from {} to {t}; the lines are out of order, or a clock was set",
                 client.last
-            ));
+            ).into());
         }
         client.last = t;
         Ok(client)
@@ -278,7 +300,7 @@ impl Builder {
     fn outcome(&mut self, what: &str, t: Nanos, c: u32, n: u32) -> Checked<(&mut Building, Sent)> {
         let client = self.client(t, c)?;
         let State::InFlight(sent) = client.state else {
-            return Err(format!("`{what}` for client {c}, which has no operation in flight"));
+            return Err(format!("`{what}` for client {c}, which has no operation in flight").into());
         };
         client.expect_number(what, c, n)?;
         Ok((client, sent))
@@ -288,7 +310,9 @@ impl Builder {
         match op {
             Op::Transfer { dep, legs, crc } => {
                 if self.setup.as_ref().is_some_and(|setup| c > setup.writers) {
-                    return Err(format!("client {c} sends a transfer; it writes the rows of a follower"));
+                    return Err(
+                        format!("client {c} sends a transfer; it writes the rows of a follower").into()
+                    );
                 }
                 let accounts = self.setup.as_ref().map_or(0, |setup| setup.accounts);
                 let [(from, minus), (to, plus)] = *legs;
@@ -296,11 +320,12 @@ impl Builder {
                     if !(1..=accounts).contains(&account) {
                         return Err(format!(
                             "account {account}, but the setup names the accounts 1 to {accounts}"
-                        ));
+                        )
+                        .into());
                     }
                 }
                 if minus.checked_add(plus) != Some(0) {
-                    return Err(format!("the amounts {minus} and {plus} of a transfer must sum to 0"));
+                    return Err(format!("the amounts {minus} and {plus} of a transfer must sum to 0").into());
                 }
                 let transfer = Transfer {
                     sent: t,
@@ -320,7 +345,9 @@ impl Builder {
                 let owner = setup.writers + 1 + u32::from(place);
                 if c != owner {
                     let table = quote(table);
-                    return Err(format!("client {c} sends a row of `{table}`, which client {owner} writes"));
+                    return Err(
+                        format!("client {c} sends a row of `{table}`, which client {owner} writes").into()
+                    );
                 }
                 let followed = |[c, n]: [u32; 2]| {
                     self.clients.get(slot(c)?)?.client.transfers.get(slot(n)?).filter(|of| of.is_acked())
@@ -329,7 +356,7 @@ impl Builder {
                     let [other, number] = of;
                     return Err(format!(
                         "client {c} sends a row after transfer {number} of client {other}, which is not acknowledged"
-                    ));
+                    ).into());
                 }
                 let follow = Follow { of: *of, crc: *crc, sent: t, acked: NEVER, heard: NEVER };
                 self.client(t, c)?.send_row(c, n, follow)
@@ -354,7 +381,7 @@ impl Builder {
     fn resolved(&mut self, t: Nanos, c: u32, n: u32, present: bool) -> Checked {
         let client = self.client(t, c)?;
         let State::Unsure(sent) = client.state else {
-            return Err(format!("`resolved` for client {c}, whose last operation was not `unknown`"));
+            return Err(format!("`resolved` for client {c}, whose last operation was not `unknown`").into());
         };
         client.expect_number("resolved", c, n)?;
         if present {
@@ -382,16 +409,18 @@ impl Builder {
         let last = self.last_mark.map(|(mark, _)| mark);
         if !may_follow(last, mark) {
             return Err(match last {
-                Some(last) => format!("the mark {mark:?} cannot come after {last:?}"),
-                None => format!("the mark {mark:?} cannot be the first"),
+                Some(last) => format!("the mark {mark:?} cannot come after {last:?}").into(),
+                None => format!("the mark {mark:?} cannot be the first").into(),
             });
         }
         if t < self.since {
             return Err(match self.last_mark {
                 Some((last, before)) => {
-                    format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}")
+                    format!("the mark {mark:?} at {t} is earlier than {last:?} at {before}").into()
                 }
-                None => format!("the mark {mark:?} at {t} is earlier than its cycle, at {}", self.since),
+                None => {
+                    format!("the mark {mark:?} at {t} is earlier than its cycle, at {}", self.since).into()
+                }
             });
         }
         self.last_mark = Some((mark, t));
@@ -451,10 +480,10 @@ impl Builder {
 /// The times of an operation that is written down once.
 fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Checked<Span> {
     if t == NEVER || end == Some(NEVER) {
-        return Err(format!("the time of a {what} is beyond any clock"));
+        return Err(format!("the time of a {what} is beyond any clock").into());
     }
     if end.is_some_and(|end| end < t) {
-        return Err(format!("a {what} is done before it is sent at {t}"));
+        return Err(format!("a {what} is done before it is sent at {t}").into());
     }
     Ok(Span { sent: t, acked: end.unwrap_or(NEVER) })
 }
@@ -463,13 +492,13 @@ fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Checked<Span> {
 fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new: T) -> Checked {
     let next = all.len() + 1;
     if usize::try_from(n).ok() != Some(next) {
-        return Err(format!("the {what} is number {n}, but {next} is the next; lines are missing"));
+        return Err(format!("the {what} is number {n}, but {next} is the next; lines are missing").into());
     }
     if let Some(last) = all.last().map(&of) {
         // What was never answered may have been followed by the next.
         let free = if last.acked == NEVER { last.sent } else { last.acked };
         if of(&new).sent < free {
-            return Err(format!("the {what} {n} goes back in time; the lines are out of order"));
+            return Err(format!("the {what} {n} goes back in time; the lines are out of order").into());
         }
     }
     all.push(new);
@@ -487,18 +516,19 @@ impl Building {
         if n == number {
             return Ok(());
         }
-        Err(format!("`{what}` for client {c} number {n}, but number {number} is the one it waits for"))
+        Err(format!("`{what}` for client {c} number {n}, but number {number} is the one it waits for").into())
     }
 
     fn ready(&self, c: u32) -> Checked {
         match self.state {
             State::InFlight(_) => {
-                Err(format!("client {c} has two operations in flight; an answer is missing"))
+                Err(format!("client {c} has two operations in flight; an answer is missing").into())
             }
             State::Unsure(Sent::Transfer) => Err(format!(
                 "client {c} goes on without the outcome of its transfer {}; it must be `resolved` first",
                 self.number()
-            )),
+            )
+            .into()),
             State::Idle | State::Unsure(Sent::Row) => Ok(()),
         }
     }
@@ -523,7 +553,7 @@ impl Building {
         if n == next {
             return Ok(());
         }
-        Err(format!("client {c} sends operation {n}, but {next} is its next; lines are missing"))
+        Err(format!("client {c} sends operation {n}, but {next} is its next; lines are missing").into())
     }
 
     /// Something was heard of the last operation.
@@ -572,5 +602,5 @@ fn may_follow(last: Option<Mark>, next: Mark) -> bool {
 pub(super) fn follower(setup: &Setup, table: &str) -> Checked<u8> {
     let at = setup.followers.iter().position(|follower| follower.table == table);
     at.and_then(|at| u8::try_from(at).ok())
-        .ok_or_else(|| format!("the table `{}` is not among the setup's followers", quote(table)))
+        .ok_or_else(|| format!("the table `{}` is not among the setup's followers", quote(table)).into())
 }

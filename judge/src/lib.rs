@@ -62,7 +62,7 @@ use contract::history::Entry;
 use contract::observation::Record;
 use contract::property::Property;
 
-pub use build::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
+pub use build::{DishonestRecord, MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
 pub use judgement::Judgement;
 pub use read::{TrialFiles, cycle_dir, read};
@@ -75,7 +75,7 @@ impl Case {
     pub fn new(
         history: impl IntoIterator<Item = Entry>,
         observation: Option<impl IntoIterator<Item = Record>>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, DishonestRecord> {
         Self::of_cycle(1, history, observation)
     }
 
@@ -84,7 +84,7 @@ impl Case {
         cycle: u32,
         history: impl IntoIterator<Item = Entry>,
         observation: Option<impl IntoIterator<Item = Record>>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, DishonestRecord> {
         let mut builder = build::Builder::default();
         history.into_iter().try_for_each(|entry| builder.entry(entry))?;
         let (mut case, cycles) = builder.finish();

@@ -42,7 +42,7 @@ impl TrialFiles {
         let mut builder = Builder::default();
         let mut reader = Reader::<Entry>::open(&dir.join(history::FILE), history::KIND)?;
         while let Some(entry) = reader.next() {
-            builder.entry(entry?).map_err(|problem| reader.problem(problem))?;
+            builder.entry(entry?).map_err(|e| reader.problem(e.to_string()))?;
         }
         let (case, cycles) = builder.finish();
         Ok(Self { dir: dir.to_owned(), case, cycles })
@@ -78,7 +78,7 @@ impl TrialFiles {
             Ok(mut reader) => {
                 self.case.observe();
                 while let Some(record) = reader.next() {
-                    self.case.record(record?).map_err(|problem| reader.problem(problem))?;
+                    self.case.record(record?).map_err(|e| reader.problem(e.to_string()))?;
                 }
             }
             // A trial that ended before the restore has none.

@@ -88,7 +88,9 @@ impl Case {
             Record::Heartbeats { disk, count, rest } => {
                 let name = super::evidence::quote(&disk);
                 if seen.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
-                    return Err(format!("a second `heartbeats` record of disk `{name}`; it has one file"));
+                    return Err(
+                        format!("a second `heartbeats` record of disk `{name}`; it has one file").into()
+                    );
                 }
             }
             Record::DdlTables { tables } => {
@@ -100,7 +102,8 @@ impl Case {
                 if seen.bulk.insert(n, BulkRows { rows, torn }).is_some() {
                     return Err(format!(
                         "a second `bulk` record of statement {n}; its rows are counted once"
-                    ));
+                    )
+                    .into());
                 }
             }
             Record::Gtid { of, gtid } => {
@@ -111,7 +114,9 @@ impl Case {
             Record::Table { of, table, rows, checksum } => {
                 let name = super::evidence::quote(&table);
                 if seen.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
-                    return Err(format!("a second `table` record of `{name}` of the same server and moment"));
+                    return Err(
+                        format!("a second `table` record of `{name}` of the same server and moment").into()
+                    );
                 }
             }
             Record::RollForward { applied, detail } => {

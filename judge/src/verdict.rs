@@ -3,15 +3,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use contract::figures::{Counts, Power, Timings};
+use contract::files::{self, FileError};
 use contract::finding::{Finding, Status};
 use contract::grade::{Grade, Outcome, Rank, badness, grades, rank};
+use contract::jsonl;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::text::quote;
-use contract::{json, jsonl};
 use serde::{Deserialize, Serialize};
 
 use crate::Judgement;
@@ -76,15 +77,21 @@ pub struct Verdict {
     pub unmet: Vec<String>,
 }
 
-/// Why a verdict cannot be read or written.
+/// Why a trial directory cannot be judged.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", path.display())]
-pub struct VerdictError {
-    path: PathBuf,
-    problem: String,
+pub enum JudgeError {
+    /// A log cannot be read, or no honest writer could have written it.
+    #[error(transparent)]
+    Log(#[from] jsonl::Error),
+    /// A verdict cannot be kept.
+    #[error(transparent)]
+    Verdict(#[from] FileError),
 }
 
 impl Verdict {
+    /// The file's name in the directory of a trial or cycle.
+    pub const FILE: &str = "verdict.json";
+
     /// The verdict over a judged trial: its judgement held against what the
     /// plan expected.
     pub fn new(plan: &Plan, judgement: Judgement) -> Self {
@@ -131,7 +138,7 @@ impl Verdict {
     /// is more than a screenful, and the verdicts of the cycles.
     ///
     /// An error names the file and line that no honest writer could have written.
-    pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), jsonl::Error> {
+    pub fn over(plan: &Plan, dir: &Path, keep: bool) -> Result<(Self, Vec<Self>), JudgeError> {
         let mut trial = TrialFiles::open(dir)?;
         let other = other_than_planned(plan, &trial);
         let mut verdicts = Vec::new();
@@ -147,13 +154,8 @@ impl Verdict {
             }
             if keep {
                 // A cycle whose freeze was refused has left nothing there.
-                let create = |source| jsonl::Error::Io { action: "create", path: place.clone(), source };
-                std::fs::create_dir_all(&place).map_err(create)?;
-                verdict.write(&place).map_err(|VerdictError { path, problem }| jsonl::Error::Io {
-                    action: "write",
-                    path,
-                    source: std::io::Error::other(problem),
-                })?;
+                files::create_dir(&place)?;
+                verdict.write(&place)?;
             }
             verdicts.push(verdict);
         }
@@ -251,22 +253,13 @@ impl Verdict {
     }
 
     /// Reads `verdict.json` of a trial directory.
-    pub fn read(dir: &Path) -> Result<Self, VerdictError> {
-        let path = dir.join("verdict.json");
-        let failed = |problem: String| VerdictError { path: path.clone(), problem };
-        let json = std::fs::read(&path).map_err(|e| failed(e.to_string()))?;
-        serde_json::from_slice(&json).map_err(|e| failed(e.to_string()))
+    pub fn read(dir: &Path) -> Result<Self, FileError> {
+        files::read_json(&dir.join(Self::FILE))
     }
 
-    /// Writes `verdict.json` into a trial directory, whole or not at all.
-    pub fn write(&self, dir: &Path) -> Result<(), VerdictError> {
-        let path = dir.join("verdict.json");
-        let new = dir.join("verdict.json.new");
-        let write = || -> std::io::Result<()> {
-            std::fs::write(&new, json::pretty(self)?)?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|e| VerdictError { path: path.clone(), problem: e.to_string() })
+    /// Writes `verdict.json` into a trial directory, as a whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), FileError> {
+        files::write_json(&dir.join(Self::FILE), self)
     }
 }
 

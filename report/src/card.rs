@@ -28,10 +28,10 @@ pub(super) fn card(trial: &TrialPage, id: &str) -> Markup {
             @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
             @match &trial.verdict {
                 Ok(verdict) => { (said(verdict)) (power::power(verdict)) }
-                Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, why)) } }
+                Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, &why.0)) } }
             }
             @if let Err(why) = &trial.plan {
-                p class="note bad" { "No plan: " (quote_lines(MAX_TEXT, why)) }
+                p class="note bad" { "No plan: " (quote_lines(MAX_TEXT, &why.0)) }
             }
             (facts(trial))
             (pictures(trial, id))

@@ -118,7 +118,7 @@ fn one(cycle: &Cycle, id: &str, open: bool) -> Markup {
             div id=(format!("{id}-{}", cycle.number)) {
                 @match &cycle.verdict {
                     Some(Ok(verdict)) => { (told(verdict)) }
-                    Some(Err(why)) => { p class="note bad" { "No verdict: " (quote_lines(MAX_TEXT, why)) } }
+                    Some(Err(why)) => { p class="note bad" { "No verdict: " (quote_lines(MAX_TEXT, &why.0)) } }
                     None => {}
                 }
                 (picture(cycle))
@@ -154,7 +154,7 @@ fn class(cycle: &Cycle) -> &'static str {
 fn says(cycle: &Cycle) -> String {
     match &cycle.verdict {
         Some(Ok(verdict)) => quote(300, &verdict.reason),
-        Some(Err(why)) => quote(300, why),
+        Some(Err(why)) => quote(300, &why.0),
         None => String::new(),
     }
 }

@@ -32,4 +32,4 @@ mod text;
 mod trial;
 
 pub use page::render;
-pub use trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage};
+pub use trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};

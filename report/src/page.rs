@@ -168,7 +168,7 @@ fn row(trial: &TrialPage, id: &str, runs: bool) -> Markup {
 /// The reason in one line, without the grade that stands beside it.
 fn why(trial: &TrialPage) -> String {
     match &trial.verdict {
-        Err(why) => format!("no verdict: {}", quote_lines(300, why)),
+        Err(why) => format!("no verdict: {}", quote_lines(300, &why.0)),
         Ok(verdict) => {
             let grade = verdict.grade.to_string();
             let reason = verdict

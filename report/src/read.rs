@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use contract::events::{self, Event};
+use contract::files;
 use contract::grade::Outcome;
 use contract::history::Mark;
 use contract::json;
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::draw;
 use super::text::{link, quoted};
-use super::trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage};
+use super::trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
 
 /// The names of the trials that a run asks for, as a JSON array in its directory.
 const ASKED: &str = "trials.json";
@@ -44,11 +45,19 @@ pub fn remember(run: &Path, trials: &[String]) -> std::io::Result<()> {
     fs::write(run.join(ASKED), json::pretty(trials)?)
 }
 
+/// Why a run cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the run {}: {source}", run.display())]
+pub struct RunError {
+    run: PathBuf,
+    source: std::io::Error,
+}
+
 /// Reads the trials of these runs for a page that will stand in `beside`.
 ///
 /// All paths are absolute. The commands on the page are for a shell in
-/// `repository`. An error is a run that cannot be read at all.
-pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, String> {
+/// `repository`.
+pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, RunError> {
     let mut page = Page::default();
     let mut asked = BTreeSet::new();
     let mut found = BTreeSet::new();
@@ -60,7 +69,7 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     for (run, dirs) in runs.iter().zip(dirs) {
         page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
         asked.extend(json::<Vec<String>>(&run.join(ASKED)).unwrap_or_default());
-        let own = json::<RunOptions>(&run.join("run.json"))
+        let own = json::<RunOptions>(&run.join(RunOptions::FILE))
             .ok()
             .map(|options| options.scenarios)
             .filter(|folder| *folder != repository.join("scenarios"));
@@ -77,8 +86,8 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     Ok(page)
 }
 
-fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, String> {
-    let entries = fs::read_dir(run).map_err(|e| format!("cannot read the run {}: {e}", run.display()))?;
+fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, RunError> {
+    let entries = fs::read_dir(run).map_err(|source| RunError { run: run.to_owned(), source })?;
     let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let mut dirs: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -90,10 +99,9 @@ fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// Reads a trial, whose pictures may take about `room` bytes.
 fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> TrialPage {
-    let plan =
-        regular(&dir.join("plan.json"), MAX_JSON).and_then(|()| Plan::read(dir).map_err(|e| e.to_string()));
-    let verdict = regular(&dir.join("verdict.json"), MAX_JSON)
-        .and_then(|()| Verdict::read(dir).map_err(|e| e.to_string()));
+    let plan = regular(&dir.join(Plan::FILE), MAX_JSON).and_then(|()| Plan::read(dir).map_err(unreadable));
+    let verdict =
+        regular(&dir.join(Verdict::FILE), MAX_JSON).and_then(|()| Verdict::read(dir).map_err(unreadable));
     let name = match (&plan, &verdict) {
         (Ok(plan), _) => plan.trial.clone(),
         (_, Ok(verdict)) => verdict.trial.clone(),
@@ -116,7 +124,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>,
 }
 
 fn left_nothing(name: &str) -> TrialPage {
-    let why = || "the run asked for this trial, but it left no directory".to_owned();
+    let why = || Unreadable("the run requested this trial, but it left no directory".to_owned());
     TrialPage {
         name: name.to_owned(),
         run: None,
@@ -152,7 +160,7 @@ fn events(dir: &Path) -> ReadPart<Vec<Event>> {
         read.got.push(event);
         read.got.len() < MAX_EVENTS
     });
-    read.problems.extend(end.err());
+    read.problems.extend(end.err().map(|error| error.to_string()));
     read
 }
 
@@ -162,7 +170,7 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> 
     let mut trial = match judge::TrialFiles::open(dir) {
         Ok(trial) => trial,
         Err(error) => {
-            read.problems.push(problem(&error));
+            read.problems.push(problem(&error).to_string());
             return read;
         }
     };
@@ -174,13 +182,15 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> 
         let place = trial.place(number);
         let (picture, verdict) = match trial.cycle(number) {
             Ok(case) => {
-                let anew =
-                    || plan.map(|plan| Verdict::new(plan, judge(case))).ok_or("there is no plan".to_owned());
+                let anew = || {
+                    plan.map(|plan| Verdict::new(plan, judge(case)))
+                        .ok_or(Unreadable("there is no plan".to_owned()))
+                };
                 let verdict = several.then(|| of_cycle(&place).or_else(|_| anew()));
                 (picture(case), verdict)
             }
             Err(error) => {
-                cycle.problem = Some(problem(&error));
+                cycle.problem = Some(problem(&error).to_string());
                 let why = || problem(&error);
                 (picture(trial.unobserved(number)), several.then(|| of_cycle(&place).map_err(|_| why())))
             }
@@ -212,22 +222,30 @@ fn draw_into(cycle: &mut Cycle, picture: &Picture, several: bool, most: usize, r
 }
 
 /// The verdict that a cycle of several left.
-fn of_cycle(place: &Path) -> Result<Verdict, String> {
-    regular(&place.join("verdict.json"), MAX_CYCLE_JSON)?;
-    Verdict::read(place).map_err(|e| e.to_string())
+fn of_cycle(place: &Path) -> Result<Verdict, Unreadable> {
+    regular(&place.join(Verdict::FILE), MAX_CYCLE_JSON)?;
+    Verdict::read(place).map_err(unreadable)
 }
 
 /// Why a log cannot be read, with its name and without the place of its directory.
-fn problem(error: &Error) -> String {
-    match error {
+fn problem(error: &Error) -> Unreadable {
+    Unreadable(match error {
         Error::Io { action, source, path } => format!("cannot {action} {}: {source}", name_of(path)),
         Error::Line { line, problem, path } => format!("{}:{line}: {problem}", name_of(path)),
-    }
+    })
+}
+
+fn unreadable(error: impl std::error::Error) -> Unreadable {
+    Unreadable(error.to_string())
 }
 
 /// Reads a log record by record until `take` has enough. The error is a
 /// sentence about what could not be read; the records before it were taken.
-fn each<T: jsonl::Record>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bool) -> Result<(), String> {
+fn each<T: jsonl::Record>(
+    path: &Path,
+    kind: &str,
+    mut take: impl FnMut(T) -> bool,
+) -> Result<(), Unreadable> {
     regular(path, u64::MAX)?;
     for record in Reader::<T>::open(path, kind).map_err(|e| problem(&e))? {
         if !take(record.map_err(|e| problem(&e))?) {
@@ -238,25 +256,22 @@ fn each<T: jsonl::Record>(path: &Path, kind: &str, mut take: impl FnMut(T) -> bo
 }
 
 /// Refuses what cannot be read like a file, such as a pipe, and what is too large.
-fn regular(path: &Path, most: u64) -> Result<(), String> {
-    match path.symlink_metadata() {
-        Err(e) => Err(format!("cannot read {}: {e}", name_of(path))),
-        Ok(metadata) if !metadata.is_file() => Err(format!("{} is not a regular file", name_of(path))),
-        Ok(metadata) if metadata.len() > most => {
-            Err(format!("{} is larger than {most} bytes", name_of(path)))
-        }
-        Ok(_) => Ok(()),
-    }
+fn regular(path: &Path, most: u64) -> Result<(), Unreadable> {
+    Err(Unreadable(match path.symlink_metadata() {
+        Err(e) => format!("cannot read {}: {e}", name_of(path)),
+        Ok(metadata) if !metadata.is_file() => format!("{} is not a regular file", name_of(path)),
+        Ok(metadata) if metadata.len() > most => format!("{} is larger than {most} bytes", name_of(path)),
+        Ok(_) => return Ok(()),
+    }))
 }
 
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
     regular(path, MAX_JSON)?;
-    let text = fs::read(path).map_err(|e| e.to_string())?;
-    serde_json::from_slice(&text).map_err(|e| e.to_string())
+    files::read_json(path).map_err(unreadable)
 }
 
 /// Lists a directory's files, and those of its folders one level down.

@@ -22,9 +22,9 @@ pub struct TrialPage {
     /// Its run, where a page shows several.
     pub run: Option<String>,
     /// `plan.json`; an error is why it cannot be read.
-    pub plan: Result<Plan, String>,
+    pub plan: Result<Plan, Unreadable>,
     /// `verdict.json`; an error is why there is none.
-    pub verdict: Result<Verdict, String>,
+    pub verdict: Result<Verdict, Unreadable>,
     /// What the event log says, as far as it can be read.
     pub events: ReadPart<Vec<Event>>,
     /// Its cycles of freeze, snapshot and thaw, as far as its history can be read.
@@ -51,7 +51,7 @@ pub struct Cycle {
     /// Its number, from 1.
     pub number: u32,
     /// Its own verdict, where the trial has several cycles; an error is why there is none.
-    pub verdict: Option<Result<Verdict, String>>,
+    pub verdict: Option<Result<Verdict, Unreadable>>,
     /// The guest was frozen, or that was tried.
     pub frozen: bool,
     /// Its picture; `None` when the trial did not come that far, or has too many cycles.
@@ -66,6 +66,11 @@ pub struct Cycle {
 /// of every trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drawing(pub(super) String);
+
+/// Why a file of a trial is not shown, as a sentence for its page.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(pub(super) String);
 
 /// What could be read of a log, and what stood in the way of the rest.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -135,7 +135,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     let (json, list, jobs) = (args.json, args.list, args.jobs);
     let options = options(args)?;
-    let asked = options.trials().map_err(Failure::Question)?;
+    let asked = options.trials()?;
     if asked.is_empty() {
         return Err(nothing_matches(&options));
     }
@@ -144,7 +144,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
 
     let program = prepare(&asked)?;
-    options.write().map_err(Failure::Infrastructure)?;
+    options.write().map_err(|e| Failure::Infrastructure(e.to_string()))?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
 

@@ -61,7 +61,8 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     // Links on the page lead from here to the trials' files.
     let beside = file.parent().unwrap_or(Path::new("/"));
     let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, &e))?;
-    let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::Question)?;
+    let page = report::read::page(&runs, &beside, host::repository())
+        .map_err(|e| Failure::Question(e.to_string()))?;
     // Whole or not at all: a browser may be looking.
     let new = file.with_extension(format!("new-{}", std::process::id()));
     fs::write(&new, report::render(&page))

@@ -11,25 +11,39 @@ pub struct Position {
     pub gtid: String,
 }
 
+/// Why a position file cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PositionError {
+    /// The position is not a number of bytes.
+    #[error("its `binlog_pos` is not a number")]
+    NotANumber,
+    /// There is a file, but no position in it.
+    #[error("it names a `binlog_file` without a `binlog_pos`")]
+    NoPosition,
+    /// There is a position, but no file.
+    #[error("it names a `binlog_pos` without a `binlog_file`")]
+    NoFile,
+}
+
 /// The names of the logs in an index, oldest first, without their directories.
 pub fn index(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(file_name).filter(|name| !name.is_empty())
 }
 
 /// Reads a position file: one `name<TAB>value` a line. `None` when it names no
-/// binary log, as that of a server that keeps none; an error says what is wrong.
-pub fn position(text: &str) -> Result<Option<Position>, String> {
+/// binary log, as that of a server that keeps none.
+pub fn position(text: &str) -> Result<Option<Position>, PositionError> {
     let value =
         |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t')).map(str::trim);
     match (value("binlog_file"), value("binlog_pos")) {
         (None, None) => Ok(None),
         (Some(file), Some(pos)) => {
-            let pos = pos.parse().map_err(|_| "its `binlog_pos` is no number".to_owned())?;
+            let pos = pos.parse().map_err(|_| PositionError::NotANumber)?;
             let gtid = value("gtid").unwrap_or_default().to_owned();
             Ok(Some(Position { file: file_name(file).to_owned(), pos, gtid }))
         }
-        (Some(_), None) => Err("it names a `binlog_file` without a `binlog_pos`".into()),
-        (None, Some(_)) => Err("it names a `binlog_pos` without a `binlog_file`".into()),
+        (Some(_), None) => Err(PositionError::NoPosition),
+        (None, Some(_)) => Err(PositionError::NoFile),
     }
 }
 

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
-use crate::json;
+use crate::files::{self, FileError};
 
 /// `claims.json`: what to look for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,14 +36,14 @@ impl Claims {
     /// The file's name.
     pub const FILE: &str = "claims.json";
 
-    /// Reads it in `dir`; an error is a sentence.
-    pub fn read(dir: &Path) -> Result<Self, String> {
-        read(&dir.join(Self::FILE))
+    /// Reads it in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, FileError> {
+        files::read_json(&dir.join(Self::FILE))
     }
 
-    /// Writes it to `dir`; an error is a sentence.
-    pub fn write(&self, dir: &Path) -> Result<(), String> {
-        write(self, &dir.join(Self::FILE))
+    /// Writes it to `dir`.
+    pub fn write(&self, dir: &Path) -> Result<(), FileError> {
+        files::write_json(&dir.join(Self::FILE), self)
     }
 }
 
@@ -52,25 +51,13 @@ impl Inspection {
     /// The file's name.
     pub const FILE: &str = "found.json";
 
-    /// Reads it in `dir`; an error is a sentence.
-    pub fn read(dir: &Path) -> Result<Self, String> {
-        read(&dir.join(Self::FILE))
+    /// Reads it in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, FileError> {
+        files::read_json(&dir.join(Self::FILE))
     }
 
-    /// Writes it to `dir`; an error is a sentence.
-    pub fn write(&self, dir: &Path) -> Result<(), String> {
-        write(self, &dir.join(Self::FILE))
+    /// Writes it to `dir`.
+    pub fn write(&self, dir: &Path) -> Result<(), FileError> {
+        files::write_json(&dir.join(Self::FILE), self)
     }
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let text = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), String> {
-    json::pretty(value)
-        .map_err(|e| e.to_string())
-        .and_then(|json| std::fs::write(path, json).map_err(|e| e.to_string()))
-        .map_err(|e| format!("cannot write {}: {e}", path.display()))
 }

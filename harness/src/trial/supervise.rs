@@ -22,11 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use contract::files::FileError;
 use contract::grade::Outcome;
 use contract::image::Claims;
-use contract::plan::{Accel, Keep, Plan, PlanError};
+use contract::plan::{Accel, Keep, Plan};
 use contract::text::printable;
-use judge::verdict::{Verdict, VerdictError};
+use judge::verdict::Verdict;
 use procfs::process::Stat;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
@@ -40,12 +41,9 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Why a trial could not be run under a supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum SuperviseError {
-    /// Its plan cannot be written.
+    /// Its plan or verdict cannot be written.
     #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// Its verdict cannot be written.
-    #[error(transparent)]
-    Verdict(#[from] VerdictError),
+    File(#[from] FileError),
     /// The supervisor does not start.
     #[error("cannot start {}: {source}", program.display())]
     Start {

@@ -76,6 +76,7 @@ impl World {
 
     pub(crate) fn case(&self) -> Result<Case, String> {
         Case::of_cycle(self.cycle, self.history.clone(), Some(indexed(&self.image)))
+            .map_err(|e| e.to_string())
     }
 
     pub(crate) fn judge(&self) -> Judgement {

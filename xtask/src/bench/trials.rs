@@ -66,7 +66,7 @@ impl Trials {
         self.runs += 1;
         let name = options.dir.file_name().unwrap_or_default().to_string_lossy();
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
-        options.write().map_err(Failure::Infrastructure)?;
+        options.write().map_err(|e| Failure::Infrastructure(e.to_string()))?;
         let begin = Instant::now();
         if e2e::run_trials(&self.program, &options, &asked(&options)?, jobs)? {
             return Err(Failure::Interrupted);
@@ -96,7 +96,7 @@ impl Trials {
 }
 
 fn asked(options: &RunOptions) -> Result<Vec<TrialRequest>, Failure> {
-    let asked = options.trials().map_err(Failure::Question)?;
+    let asked = options.trials()?;
     if asked.is_empty() {
         let images = options.images.join(", ");
         return Err(Failure::Question(format!("no trial of this measurement runs on {images}.")));

@@ -1,0 +1,110 @@
+//! Files that one program writes and another reads: bounded when they are read, whole when they are written.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{json, text};
+
+/// The longest JSON file that is read, bytes.
+const MAX_JSON: u64 = 4 << 20;
+
+/// Why a file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read, or its content is not what it must be.
+    #[error("{}: {problem}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+/// Opens a file that can be read to its end: opening a pipe could wait for ever.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    File::open(path)
+}
+
+/// Writes a file as a whole or not at all: a reader never finds half of it.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    // Readable for those whom the umask allows, as any other file.
+    let mode = Permissions::from_mode(0o666);
+    let mut new = tempfile::Builder::new().prefix(".new-").permissions(mode).tempfile_in(dir)?;
+    new.write_all(content)?;
+    new.persist(path)?;
+    Ok(())
+}
+
+/// Reads a JSON file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
+    let mut json = Vec::new();
+    let read = open_regular(path).and_then(|file| file.take(MAX_JSON + 1).read_to_end(&mut json));
+    let problem = match read {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        Err(e) => e.to_string(),
+        Ok(_) if json.len() as u64 > MAX_JSON => format!("the file is longer than {MAX_JSON} bytes"),
+        Ok(_) => match serde_json::from_slice(&json) {
+            Ok(value) => return Ok(value),
+            Err(e) => format!("line {}: {}", e.line(), text::json_problem(&e)),
+        },
+    };
+    Err(FileError::Read { path: path.to_owned(), problem })
+}
+
+/// Writes a JSON file, as a whole or not at all. Its directory must exist.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
+    json::pretty(value)
+        .map_err(io::Error::from)
+        .and_then(|json| replace(path, json.as_bytes()))
+        .map_err(|source| FileError::Write { path: path.to_owned(), source })
+}
+
+/// Creates a directory and those above it, unless it is there.
+pub fn create_dir(dir: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(dir).map_err(|source| FileError::Write { path: dir.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.json");
+        for value in [1, 2] {
+            write_json(&path, &value).unwrap();
+            assert_eq!(read_json::<u32>(&path).unwrap(), value);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.json");
+        let problem = |path: &Path| read_json::<u32>(path).unwrap_err().to_string();
+        assert_eq!(problem(&path), format!("{}: there is no such file", path.display()));
+        assert_eq!(problem(dir.path()), format!("{}: it is not a regular file", dir.path().display()));
+        fs::write(&path, "\n\"six\"").unwrap();
+        assert!(problem(&path).starts_with(&format!("{}: line 2: ", path.display())));
+    }
+}
