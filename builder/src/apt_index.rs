@@ -16,7 +16,7 @@ use tooling::host;
 use tracing::warn;
 use xshell::{Cmd, Shell};
 
-use super::recipe::{Recipe, hex, sorted_entries};
+use super::recipe::{Recipe, sorted_entries};
 use super::store::Store;
 
 /// All images are for one architecture, whatever the host's.
@@ -126,7 +126,7 @@ impl AptIndex {
                 found = true;
             }
         }
-        Ok(found.then(|| hex(&hash.finalize())))
+        Ok(found.then(|| hex::encode(hash.finalize())))
     }
 
     /// Makes a root for apt that knows the sources and nothing else.
@@ -261,7 +261,7 @@ fn installed(text: &str) -> String {
 }
 
 pub(super) fn short_hash(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes)[..6])
+    hex::encode(&Sha256::digest(bytes)[..6])
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use xshell::cmd;
 
 use super::build_log::BuildLog;
 use super::disks;
-use super::recipe::{Recipe, hex, is_executable, sorted_entries};
+use super::recipe::{Recipe, is_executable, sorted_entries};
 
 /// Where the scripts of the build run in the guest, and leave what the host wants.
 pub(super) const BUILD_DIR: &str = "run/freezeframe";
@@ -148,7 +148,7 @@ fn make_secret() -> Result<String, Failure> {
     File::open(source)
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|e| Failure::io("read", source, &e))?;
-    Ok(hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {

@@ -141,7 +141,7 @@ impl Recipe {
             hash_tree(&mut hash, &layer.dir, &layer.name)?;
         }
         hash_tree(&mut hash, &self.hook, "hook")?;
-        Ok(hex(&hash.finalize()))
+        Ok(hex::encode(hash.finalize()))
     }
 }
 
@@ -186,16 +186,6 @@ pub(super) fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 pub(super) fn is_executable(path: &Path) -> Result<bool, Failure> {
     let metadata = fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
     Ok(metadata.permissions().mode() & 0o100 != 0)
-}
-
-/// Lowercase hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

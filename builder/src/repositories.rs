@@ -13,7 +13,7 @@ use tracing::warn;
 use xshell::{Cmd, Shell};
 
 use super::apt_index::short_hash;
-use super::recipe::{Recipe, hex, sorted_entries};
+use super::recipe::{Recipe, sorted_entries};
 use super::store::Store;
 
 /// All images are for one architecture, whatever the host's.
@@ -169,7 +169,7 @@ impl Repositories {
                 found = true;
             }
         }
-        Ok(found.then(|| hex(&hash.finalize())))
+        Ok(found.then(|| hex::encode(hash.finalize())))
     }
 }
 

@@ -14,12 +14,12 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use contract::image::Manifest;
-use rustix::fs::FlockOperation;
+use procfs::process::Process;
 use rustix::io::FdFlags;
 use serde::Serialize;
 use tooling::command::{self, NamespaceRoot, shell};
@@ -128,9 +128,9 @@ impl Store {
         let path = self.inner().join("lock");
         let failed = |e: std::io::Error| Failure::io("lock", &path, &e);
         let file = File::create(&path).map_err(failed)?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if file.try_lock().is_err() {
             info!("waiting for another build to finish ({} is locked)", path.display());
-            rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+            file.lock().map_err(failed)?;
         }
         // Programs of the build inherit it: when this process is killed, what
         // it started keeps the lock until it ends.
@@ -238,13 +238,12 @@ impl LockedStore<'_> {
 
     fn link(&self, name: &str, entry: &str) -> Result<(), Failure> {
         let link = self.store.image(name);
-        let new = self.store.inner().join(format!("tmp-link-{name}"));
-        let io = |e| Failure::io("create", &link, &e);
-        if new.is_symlink() {
-            remove(&new)?;
-        }
-        std::os::unix::fs::symlink(Path::new(".store").join(entry), &new).map_err(io)?;
-        fs::rename(&new, &link).map_err(io)
+        let target = Path::new(".store").join(entry);
+        tempfile::Builder::new()
+            .prefix("tmp-link-")
+            .make_in(self.store.inner(), |path| symlink(&target, path))
+            .and_then(|new| Ok(new.into_temp_path().persist(&link)?))
+            .map_err(|e| Failure::io("create", &link, &e))
     }
 }
 
@@ -285,6 +284,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
         return fs::remove_file(path).map_err(failed);
     }
     if let Some(mount) = mount_below(path) {
+        let mount = mount.display();
         return Err(Failure::Infrastructure(format!(
             "{} holds the mount point {mount}, left by an interrupted build. Run `umount -R {mount}` as root, then try again.",
             path.display()
@@ -301,11 +301,10 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-fn mount_below(path: &Path) -> Option<String> {
+fn mount_below(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    points.map(str::to_owned).find(|point| Path::new(point).starts_with(&path))
+    let mounts = Process::myself().and_then(|process| process.mountinfo()).ok()?;
+    mounts.into_iter().map(|mount| mount.mount_point).find(|point| point.starts_with(&path))
 }
 
 #[cfg(test)]

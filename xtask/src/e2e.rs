@@ -264,10 +264,11 @@ fn nothing_matches(options: &RunOptions) -> Failure {
 /// `target/e2e/latest` leads to the newest run.
 fn point_latest_at(dir: &Path) -> Result<(), Failure> {
     let latest = dir.with_file_name("latest");
-    let new = dir.with_file_name(format!(".latest-{}", std::process::id()));
-    let name = dir.file_name().unwrap_or_default();
-    std::os::unix::fs::symlink(name, &new)
-        .and_then(|()| std::fs::rename(&new, &latest))
+    let (runs, run) = (dir.parent().unwrap_or(dir), dir.file_name().unwrap_or_default());
+    tempfile::Builder::new()
+        .prefix(".latest-")
+        .make_in(runs, |path| std::os::unix::fs::symlink(run, path))
+        .and_then(|new| Ok(new.into_temp_path().persist(&latest)?))
         .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
 }
 

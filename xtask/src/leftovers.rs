@@ -102,18 +102,21 @@ fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// Processes with a trial's directory on their command line: its guests name
 /// their disks and consoles there, its own processes name the directory.
 fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
-    let needle = trial.to_string_lossy().into_owned();
+    let needle = trial.to_string_lossy();
+    let processes = procfs::process::all_processes()
+        .map_err(|e| Failure::Infrastructure(format!("cannot list the processes in /proc: {e}.")))?;
+    // One that ends meanwhile cannot be read, and is no leftover.
+    let lines = processes.filter_map(|process| {
+        let process = process.ok()?;
+        Some((Pid::from_raw(process.pid)?, process.cmdline().ok()?))
+    });
     let mut found = Vec::new();
-    for proc in entries(Path::new("/proc"))? {
-        let pid = proc.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid else { continue };
-        let words = fs::read(proc.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&words).into_owned();
-        let program = line.split('\0').next().unwrap_or_default();
-        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for (pid, line) in lines {
+        let program = line.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+        let name = program.to_string_lossy().into_owned();
         // An editor or a shell may name the directory as well.
         let ours = name.starts_with("qemu-system") || name == "trial";
-        if ours && line.contains(&needle) {
+        if ours && line.iter().any(|word| word.contains(&*needle)) {
             found.push(Leftover::Process { pid, name });
         }
     }

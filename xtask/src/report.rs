@@ -1,6 +1,8 @@
 //! `cargo xtask report`: a page about a run, for people.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use terminal::results;
@@ -64,9 +66,13 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let page = report::read::page(&runs, &beside, host::repository())
         .map_err(|e| Failure::Question(e.to_string()))?;
     // Whole or not at all: a browser may be looking.
-    let new = file.with_extension(format!("new-{}", std::process::id()));
-    fs::write(&new, report::render(&page))
-        .and_then(|()| fs::rename(&new, &file))
+    tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(&beside)
+        .and_then(|mut new| {
+            new.write_all(report::render(&page).as_bytes())?;
+            Ok(new.persist(&file)?)
+        })
         .map_err(|e| Failure::io("write", &file, &e))?;
     Ok(file)
 }

@@ -18,8 +18,6 @@ use tooling::error::Failure;
 use tracing::warn;
 use xshell::cmd;
 
-use crate::recipe::hex;
-
 /// The most that is downloaded, bytes. Vendors' images have a tenth of it.
 const MAX_LEN: u64 = 16 << 30;
 
@@ -133,7 +131,7 @@ pub(super) fn digest(path: &Path) -> Result<String, Failure> {
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))
         .map_err(|e| Failure::io("read", path, &e))?;
-    Ok(hex(&hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]
@@ -146,7 +144,7 @@ mod tests {
     }
 
     fn sha256(bytes: &[u8]) -> String {
-        hex(&Sha256::digest(bytes))
+        hex::encode(Sha256::digest(bytes))
     }
 
     /// Fetches the content from such a server.

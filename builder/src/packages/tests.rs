@@ -99,7 +99,7 @@ fn bookworm() -> PathBuf {
     let kept = packages_dir().join(".roots");
     fs::create_dir_all(&kept).unwrap();
     let lock = fs::File::create(kept.join("lock")).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    lock.lock().unwrap();
     let archive = kept.join("bookworm.tar");
     if !archive.is_file() {
         let sh = shell_in(&kept).unwrap();
