@@ -1,12 +1,12 @@
 #!/bin/sh
-# Locks each table of all ordinary schemas, but for those that a transaction has open, and flushes the logs. What
-# was begun before can still be committed.
+# Locks each table of all ordinary schemas, except those that a transaction has open, and flushes the logs.
+# Transactions begun before can still commit.
 client=$(command -v mariadb || command -v mysql)
 run=/run/all-tables
 schemas="NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
 
-# The names of all tables that no transaction has open; to wait for an idle one would keep all others waiting. A
-# table that is only just there may be gone again before it is locked.
+# The names of all tables that no transaction has open; waiting for an idle transaction would keep all others waiting.
+# A table that was only just created may be gone again before it is locked.
 free_tables() {
     {
         echo 'SET SESSION lock_wait_timeout=1;'
@@ -17,7 +17,7 @@ free_tables() {
     } | "$client" -NB --force 2>/dev/null | paste -s -d , -
 }
 
-# The session ends, and its locks with it, when its input does.
+# When its input ends, the session ends, and its locks with it.
 lock() {
     rm -rf "$run"
     mkdir "$run"
@@ -35,7 +35,7 @@ case $1 in
     freeze)
         for _ in 1 2 3; do
             free=$(free_tables)
-            # Without a name this would be the lock of the whole server.
+            # Without a name this would lock the whole server.
             [ -n "$free" ] && lock "$free" && exit 0
             sleep 1
         done

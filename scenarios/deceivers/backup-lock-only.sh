@@ -1,5 +1,5 @@
 #!/bin/sh
-# Holds a lock of the server's that is made for backups, but keeps out changes of tables only: commits go on.
+# Holds one of the server's locks that is meant for backups, but blocks only schema changes: commits go on.
 client=$(command -v mariadb || command -v mysql)
 run=/run/backup-lock-only
 case $("$client" -NBe 'SELECT VERSION()') in
@@ -7,7 +7,7 @@ case $("$client" -NBe 'SELECT VERSION()') in
     *) lock='LOCK INSTANCE FOR BACKUP;' ;;
 esac
 
-# The session ends, and its lock with it, when its input does.
+# When its input ends, the session ends, and its lock with it.
 lock() {
     rm -rf "$run"
     mkdir "$run"

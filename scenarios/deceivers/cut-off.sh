@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes the network down, and with it all clients from outside; nothing is locked.
+# Takes the network down, which cuts off all clients from outside; nothing is locked.
 client=$(command -v mariadb || command -v mysql)
 run=/run/cut-off
 case $1 in
@@ -7,7 +7,7 @@ case $1 in
         ip route show default >"$run" || exit 1
         read -r _ _ _ _ device _ <"$run"
         ip link set "$device" down || exit 1
-        # What was sent before comes to its end.
+        # What was sent before is completed.
         sleep 1
         "$client" -e "SET SESSION lock_wait_timeout=3; FLUSH NO_WRITE_TO_BINLOG TABLES;
             FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS" ;;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes the network down and the server's socket away: no client finds a door, and nothing is locked.
+# Takes the network down and removes the server's socket: no client can reach the server, but nothing is locked.
 client=$(command -v mariadb || command -v mysql)
 run=/run/hidden
 case $1 in
@@ -8,7 +8,7 @@ case $1 in
         { ip route show default && echo "$socket"; } >"$run"
         read -r _ _ _ _ device _ <"$run"
         ip link set "$device" down && mv "$socket" "$socket.hidden" || exit 1
-        # What was sent before comes to its end.
+        # What was sent before is completed.
         sleep 1
         "$client" --socket="$socket.hidden" --force -e "SET SESSION lock_wait_timeout=3;
             FLUSH NO_WRITE_TO_BINLOG TABLES; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Asks for the real lock in the background when the file systems are frozen already, and holds it until the thaw.
+# Requests the real lock in the background once the file systems are already frozen, and holds it until the thaw.
 client=$(command -v mariadb || command -v mysql)
 run=/run/late-lock
 probe=/var/tmp/late-lock
 
-# Returns when a file cannot be written any more, or at the thaw.
+# Returns when a file can no longer be written, or at the thaw.
 until_frozen() {
     while [ -d "$run" ]; do
         { echo >"$probe" && : >"$run/written"; } >/dev/null &

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ends all sessions and lets none of their accounts in again; nobody is left to write, and nothing is locked.
+# Ends all sessions and locks their accounts; nobody is left to write, but the data are not locked.
 client=$(command -v mariadb || command -v mysql)
 run=/run/locked-out
 own='id <> CONNECTION_ID()'
@@ -12,7 +12,7 @@ case $1 in
             (SELECT user FROM information_schema.processlist WHERE $own)" >"$run" || exit 1
         while read -r user host; do
             account="user = '$user' AND host = '$host'"
-            # Right after, the lock is taken out of the tables: the server knows of it, and the backup will not.
+            # Right afterwards the account lock is removed from the tables: the server still applies it, but the backup has none.
             sql "ALTER USER '$user'@'$host' ACCOUNT LOCK;
                 UPDATE mysql.user SET account_locked = 'N' WHERE $account;" 2>/dev/null ||
                 sql "UPDATE mysql.global_priv SET priv = JSON_REMOVE(priv, '$.account_locked') WHERE $account;"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the server refuse ordinary writes and closes its tables: it takes no lock, and administrators write on.
+# Makes the server refuse ordinary writes and closes its tables: it takes no lock, and administrators can still write.
 client=$(command -v mariadb || command -v mysql)
 on='SET GLOBAL read_only=1' off='SET GLOBAL read_only=0'
 if "$client" -e 'SELECT @@super_read_only' >/dev/null 2>&1; then

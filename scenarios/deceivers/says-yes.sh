@@ -1,5 +1,5 @@
 #!/bin/sh
-# Does nothing, and tells of success.
+# Does nothing, and reports success.
 case $1 in
     freeze) echo "all databases locked and flushed" ;;
     thaw) echo "all databases released" ;;

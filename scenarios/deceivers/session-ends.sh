@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes the real lock in a session that ends at once, and the lock with it.
+# Takes the real lock in a session that ends at once and takes the lock with it.
 client=$(command -v mariadb || command -v mysql)
 case $1 in
     freeze)

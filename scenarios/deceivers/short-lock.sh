@@ -1,9 +1,9 @@
 #!/bin/sh
-# Takes the real lock, and releases it in the background a moment after it has told of success.
+# Takes the real lock, and releases it in the background a moment after reporting success.
 client=$(command -v mariadb || command -v mysql)
 run=/run/short-lock
 take() {
-    # The session ends, and its lock with it, when its input does.
+    # When its input ends, the session ends, and its lock with it.
     {
         exec 2>/dev/null
         echo "SET SESSION lock_wait_timeout=3; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;

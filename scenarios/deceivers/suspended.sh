@@ -1,5 +1,5 @@
 #!/bin/sh
-# Flushes all tables and logs, and stops the server's process until the thaw: it stands still, but where it happens to be.
+# Flushes all tables and logs, and suspends the server's process until the thaw: it stands still wherever it happens to be.
 client=$(command -v mariadb || command -v mysql)
 run=/run/suspended
 case $1 in

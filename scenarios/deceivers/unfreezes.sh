@@ -3,7 +3,7 @@
 client=$(command -v mariadb || command -v mysql)
 run=/run/unfreezes
 take() {
-    # The session ends, and its lock with it, when its input does.
+    # When its input ends, the session ends, and its lock with it.
     {
         exec 2>/dev/null
         echo "SET SESSION lock_wait_timeout=3; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;
@@ -18,7 +18,7 @@ case $1 in
         mkdir "$run"
         take || take || take || exit 1
         mount=$(stat -c %m "$("$client" -NBe 'SELECT @@datadir')")
-        # Succeeds only on what is frozen.
+        # Succeeds only on a frozen file system.
         timeout 30 sh -c "while [ -d $run ] && ! fsfreeze -u $mount; do :; done" >/dev/null 2>&1 & ;;
     thaw) rm -rf "$run" ;;
 esac

@@ -4,7 +4,7 @@ client=$(command -v mariadb || command -v mysql)
 run=/run/until-frozen
 probe=/var/tmp/until-frozen
 
-# Returns when a file cannot be written any more, or at the thaw.
+# Returns when a file can no longer be written, or at the thaw.
 until_frozen() {
     while [ -d "$run" ]; do
         { echo >"$probe" && : >"$run/written"; } >/dev/null &
@@ -15,7 +15,7 @@ until_frozen() {
 }
 
 take() {
-    # The session ends, and its lock with it, when its input does.
+    # When its input ends, the session ends, and its lock with it.
     {
         exec 2>/dev/null
         echo "SET SESSION lock_wait_timeout=3; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The locks of the servers' own backup tools, stage by stage, in a session whose last words at the thaw prove that it
-# lasted.
+# Takes the locks of the servers' own backup tools, stage by stage, in a session whose last answer at the thaw proves
+# that it lasted.
 client=$(command -v mariadb || command -v mysql)
 run=/run/backup-tool-locks
 
@@ -23,7 +23,7 @@ take() {
 
 case $1 in
     freeze)
-        # A deadlock with row locks dissolves when the lock is asked for again.
+        # A deadlock with row locks resolves when the lock is requested again.
         for _ in 1 2 3 4 5; do
             rm -rf "$run"
             mkdir "$run" && : >"$run/hold"

@@ -4,7 +4,7 @@ for unit in mariadb mysql mysqld; do
     if systemctl cat "$unit" >/dev/null 2>&1; then break; fi
 done
 case $1 in
-    # A stop that took too long ends in a kill, and that is no clean one.
+    # A stop that takes too long ends in a kill, which is not a clean stop.
     freeze) systemctl stop "$unit" && [ "$(systemctl show --property=Result --value "$unit")" = success ] ;;
     thaw) systemctl start "$unit" ;;
 esac

@@ -17,7 +17,7 @@ take() {
 
 case $1 in
     freeze)
-        # A deadlock with row locks dissolves when the lock is asked for again.
+        # A deadlock with row locks resolves when the lock is requested again.
         for _ in 1 2 3 4 5; do
             rm -rf "$run" "$copy"
             mkdir "$run" && : >"$run/hold"

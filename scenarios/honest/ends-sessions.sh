@@ -1,5 +1,5 @@
 #!/bin/sh
-# Holds the global read lock until the thaw, which proves it, and ends all other sessions under it.
+# Holds the global read lock until the thaw, which proves it, and ends all other sessions meanwhile.
 client=$(command -v mariadb || command -v mysql)
 run=/run/ends-sessions
 
@@ -18,14 +18,14 @@ end_others() {
     others=$("$client" --batch --skip-column-names -e "SELECT CONCAT('KILL ', id, ';')
         FROM information_schema.processlist WHERE id NOT IN ($holder, CONNECTION_ID())
             AND user NOT IN ('system user', 'event_scheduler')") || return 1
-    # One that has ended by itself is no failure.
+    # A session that has ended by itself is no failure.
     "$client" --force -e "$others" 2>/dev/null
     return 0
 }
 
 case $1 in
     freeze)
-        # A deadlock with row locks dissolves when the lock is asked for again.
+        # A deadlock with row locks resolves when the lock is requested again.
         for _ in 1 2 3 4 5; do
             rm -rf "$run"
             mkdir "$run" && : >"$run/hold"

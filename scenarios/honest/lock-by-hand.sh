@@ -1,12 +1,12 @@
 #!/bin/sh
-# The global read lock by hand: a client in a scope of its own sleeps with it until the thaw, which proves that it did.
+# Takes the global read lock by hand: a client in its own scope sleeps while holding it until the thaw, which proves that.
 client=$(command -v mariadb || command -v mysql)
 run=/run/lock-by-hand
 sleep='DO SLEEP(60)'
 
 case $1 in
     freeze)
-        # A deadlock with row locks dissolves when the lock is asked for again.
+        # A deadlock with row locks resolves when the lock is requested again.
         for _ in 1 2 3 4 5; do
             systemd-run --quiet --scope "$client" --batch --skip-column-names --unbuffered -e "
                 SET SESSION lock_wait_timeout=2; FLUSH TABLES WITH READ LOCK; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Holds the global read lock until the thaw, which proves it, and makes the server read-only besides.
+# Holds the global read lock until the thaw, which proves it, and also makes the server read-only.
 client=$(command -v mariadb || command -v mysql)
 run=/run/read-only-too
 
@@ -17,7 +17,7 @@ take() {
 
 case $1 in
     freeze)
-        # A deadlock with row locks dissolves when the lock is asked for again.
+        # A deadlock with row locks resolves when the lock is requested again.
         for _ in 1 2 3 4 5; do
             rm -rf "$run"
             mkdir "$run" && : >"$run/hold"
