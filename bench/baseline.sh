@@ -3,7 +3,7 @@
 # client: boot, load, freeze, snapshot, thaw, boot the snapshot, check the tables,
 # compare row counts. `cargo xtask bench trial` measures it against a trial.
 #
-# The image and the load are told by the environment, libvirt by its own
+# The environment says which image and which load; libvirt has its own
 # LIBVIRT_DEFAULT_URI:
 #   KERNEL INITRD CMDLINE DISK MEMORY_MIB   the guest
 #   DOMAIN_TYPE                             qemu or kvm
@@ -11,7 +11,7 @@
 #   WRITERS SECONDS_OF_LOAD                 the load before the freeze
 #   DIR                                     an empty directory
 #
-# It prints when each of its stages ended; the last of them only when all is well.
+# It prints when each stage ended; the last stage only when all is well.
 set -eu
 
 domain=
@@ -20,7 +20,7 @@ cleanup() {
     trap - EXIT
     touch "$DIR/stop"
     [ -z "$domain" ] || virsh -q destroy "$domain" || true
-    # The writers' clients end with their server.
+    # The writers' clients end when their server does.
     wait
     rm -rf "$DIR"
     exit "$status"
@@ -83,8 +83,8 @@ sql() {
         --connect-timeout 5 --batch --skip-column-names freezeframe "$@"
 }
 
-# writer NUMBER: one transaction and one MyISAM row after the other; the number of
-# the last one that was acknowledged goes to a file.
+# writer NUMBER: sends a transaction and a MyISAM row, over and over; the number of
+# the last acknowledged one goes to a file.
 writer() {
     coproc CLIENT { exec mariadb --defaults-extra-file="$DIR/client.cnf" --host 127.0.0.1 --port "$port" \
         --batch --skip-column-names --unbuffered freezeframe; }

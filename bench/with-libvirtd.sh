@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs a command beside a libvirt daemon of its own, whose state nobody else's
-# meets and of which nothing stays: `with-libvirtd.sh COMMAND..`.
+# Runs a command with its own libvirt daemon, which shares no state with any other
+# and leaves nothing behind: `with-libvirtd.sh COMMAND..`.
 set -eu
 
-# The daemon of a user keeps its state where XDG says. Root becomes a user, who has
-# root's files, in a namespace.
+# A user's daemon keeps its state where XDG says. Root becomes a user with root's
+# files, in a namespace.
 if [ "$(id -u)" = 0 ]; then
     exec unshare --user --map-user=1000 --map-group=1000 -- "$0" "$@"
 fi

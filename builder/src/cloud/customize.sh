@@ -1,18 +1,18 @@
 #!/bin/sh
-# Adds packages and files to the file systems of a vendor's disk, without a boot.
-# Runs as root in mount and process namespaces of its own: what it mounts and
-# starts ends with it, however it ends.
+# Adds packages and files to the file systems of a vendor's disk, without booting it.
+# Runs as root in its own mount and process namespaces: what it mounts and starts
+# ends with it, however it ends.
 #
-# `mounts`: a line for each file system, the root first: mount point, kind, and
-#           where it lies on the disk, start and length in bytes
-# `grow`:   whether the root's file system shall fill its partition
-# `apt.conf`: how apt works
+# `mounts`: a line for each file system, the root first: mount point, type, and
+#           where it is on the disk, start and length in bytes
+# `grow`:   whether the root's file system should fill its partition
+# `apt.conf`: apt's configuration
 # `packages`: what to install
-# `scripts`: what to run afterwards, as paths of the guest
+# `scripts`: what to run afterwards, as paths in the guest
 #
 # Usage: customize.sh DISK SCRATCH, where SCRATCH holds these files, `overlay.tar`,
-# and `rootfs` and `dev`, empty directories. What the guest's scripts leave for
-# the host is in SCRATCH/freezeframe in the end.
+# and `rootfs` and `dev`, empty directories. Afterwards SCRATCH/freezeframe has
+# what the guest's scripts leave for the host.
 set -eu
 
 disk=$1
@@ -25,14 +25,14 @@ inside() {
         ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} chroot "$root" "$@"
 }
 
-# Before it is mounted: that takes no more than root, and works everywhere.
+# Before it is mounted: that needs nothing but root, and works everywhere.
 grow_ext4() {
     e2fsck -f -p "$1" || [ $? -eq 1 ]
     resize2fs "$1"
 }
 
-# Devices of its own: what runs in the guest's root sees the vendor's disk and
-# no other, and finds its file systems by the names that boot loaders use.
+# Its own devices: what runs in the guest's root sees the vendor's disk and no
+# other, and finds its file systems under the names that boot loaders use.
 dev=$scratch/dev
 mount -t tmpfs -o mode=755 tmpfs "$dev"
 mkdir -p "$dev/disk/by-uuid" "$dev/disk/by-label" "$dev/pts" "$dev/shm"
@@ -49,11 +49,11 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$dev/pts"
 grow=$(cat "$scratch/grow")
 count=0
 while read -r at kind start bytes; do
-    # GRUB takes what is called a loop device for a file on another disk, and
-    # what is called like a partition for a part of one.
+    # GRUB takes a device named like a loop device for a file on another disk, and
+    # one named like a partition for a part of a disk.
     name=vendor$((count += 1))
     loop=$(losetup --find --show --offset "$start" --sizelimit "$bytes" "$disk")
-    # It goes when the last who has it open is gone: nobody can forget it.
+    # It disappears once nothing has it open any more: nobody can forget it.
     eval "exec $((count + 3))<\"\$loop\""
     losetup --detach "$loop"
     cp -a "$loop" "$dev/$name"
@@ -69,7 +69,7 @@ while read -r at kind start bytes; do
     esac
 done <"$scratch/mounts"
 
-# The table of mounts names devices as they were called when they were mounted.
+# The mount table lists devices under the names they had when they were mounted.
 mount --rbind "$dev" /dev
 count=0
 while read -r at kind start bytes; do
@@ -86,7 +86,8 @@ mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 
-# Only what runs here: a link into /run or a file, it comes back in the end.
+# Only for what runs here: whether it is a link into /run or a file, it is restored
+# at the end.
 mv "$root/etc/resolv.conf" "$scratch/resolv.conf" 2>/dev/null || true
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 # No package starts a service.
@@ -117,7 +118,7 @@ for file in usr/sbin/policy-rc.d etc/resolv.conf; do
 done
 cp -a "$root/run/freezeframe" "$scratch/freezeframe"
 
-# The deepest first; a mount that cannot go is an error, not a half-written disk.
+# The deepest first; a mount that cannot be removed is an error, not a half-written disk.
 umount "$root/tmp" "$root/run" "$root/sys" "$root/proc"
 umount -R "$root/dev"
 fstrim "$root" || true

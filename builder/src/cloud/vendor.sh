@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a disk such as vendors publish: partitions, a boot loader for BIOS, a
-# kernel, and nothing of ours. For tests; takes root.
+# Makes a disk like those that vendors publish: partitions, a boot loader for BIOS,
+# a kernel, and nothing of ours. For tests; needs root.
 #
 # Usage: vendor.sh DIR, where the disk appears as DIR/disk.qcow2.
 set -eu
@@ -21,7 +21,7 @@ initrd /initrd.img
 boot
 CFG
 
-# As vendors number them: the boot loader's partition lies before the root's.
+# Numbered as vendors do: the boot loader's partition comes before the root's.
 truncate -s 1536M disk.raw
 sfdisk --quiet disk.raw <<'TABLE'
 label: gpt
@@ -30,8 +30,8 @@ label: gpt
 TABLE
 mke2fs -q -t ext4 -L vendor -d root -E offset=4194304 disk.raw 1531M
 
-# The boot sector loads the first sector of the image, and that one the rest:
-# where they lie is written into them, see GRUB's boot.S and diskboot.S.
+# The boot sector loads the first sector of the image, and that one loads the rest:
+# their locations are written into them, see GRUB's boot.S and diskboot.S.
 grub-mkimage -O i386-pc -d root/usr/lib/grub/i386-pc -p '(hd0,gpt1)/boot/grub' -o core.img biosdisk part_gpt ext2
 cp root/usr/lib/grub/i386-pc/boot.img boot.img
 printf '\000\010' | dd of=boot.img bs=1 seek=92 conv=notrunc status=none

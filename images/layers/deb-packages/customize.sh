@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs in the new guest's root when its packages are installed: kernel and initrd.
+# Runs in the new guest's root once its packages are installed: kernel and initrd.
 set -eu
 
 # Kernel and initrd for the host, under names without a version.
@@ -8,14 +8,14 @@ cp /boot/vmlinuz-* /run/freezeframe/boot/vmlinuz
 modules=$(echo /lib/modules/*)
 initrd=$(mktemp -d)
 mkdir "$initrd/dev" "$initrd/proc" "$initrd/target"
-# It has moved in Debian 14.
+# It moved in Debian 14.
 for init in /usr/lib/*/tiny-initramfs/init-static /usr/libexec/tiny-initramfs/init-static; do
     [ ! -e "$init" ] || cp "$init" "$initrd/init"
 done
 needed=$(for module in virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules); do
     modprobe --set-version="${modules##*/}" --show-depends "$module" || exit
 done)
-# Its init loads what `modules` lists, and cannot unpack it. What the kernel has built in is no file.
+# Its init loads what `modules` lists, but cannot unpack it. What is built into the kernel has no file.
 echo "$needed" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
     name=${file##*/}
     name=${name%.ko*}.ko
@@ -26,6 +26,6 @@ echo "$needed" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -
     esac >"$initrd/$name"
     echo "/$name" >>"$initrd/modules"
 done
-# Not packed: here it is done once, in a guest without KVM at every boot.
+# Not compressed: unpacking is done once here; a guest without KVM would do it at every boot.
 (cd "$initrd" && find . ! -name . | sort | cpio --quiet -o -R 0:0 -H newc) >/run/freezeframe/boot/initrd.img
 rm -r "$initrd"

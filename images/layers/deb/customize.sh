@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs in the new guest's root when its packages are installed.
+# Runs in the new guest's root once its packages are installed.
 set -eu
 
 hook=/usr/share/freezeframe/hook
 distro_hook=/usr/share/freezeframe/distro-hook
 
-# The hook as packaged stays at hand for trials that use it. Ours takes its
-# place: a conffile, so a later upgrade of the agent would keep ours.
+# The packaged hook stays available for trials that use it. Ours replaces it:
+# it is a conffile, so a later upgrade of the agent would keep ours.
 mkdir -p "$distro_hook"
 cp -a /etc/qemu/fsfreeze-hook /etc/qemu/fsfreeze-hook.d "$distro_hook"
 install -m 0755 "$hook/fsfreeze-hook" /etc/qemu/fsfreeze-hook
@@ -19,7 +19,7 @@ done
 
 systemctl enable freezeframe-network.service
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime
-# Empty, not absent: every guest makes its own at boot, and asks nothing.
+# Empty, not absent: every guest makes its own at boot, without asking.
 : >/etc/machine-id
 # No account has a password and nothing listens for logins.
 passwd --lock root

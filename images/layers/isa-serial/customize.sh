@@ -1,4 +1,4 @@
 #!/bin/sh
-# Runs in the new guest's root when its packages are installed.
+# Runs in the new guest's root once its packages are installed.
 set -eu
 systemctl enable qemu-guest-agent.service

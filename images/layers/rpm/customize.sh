@@ -1,15 +1,15 @@
 #!/bin/sh
-# Runs in the new guest's root when its packages are installed.
+# Runs in the new guest's root once its packages are installed.
 set -eu
 
-# The accounts of packages that leave them to rpm: the host's may be too old for that.
+# The accounts of packages that leave them to rpm: the host's rpm may be too old for that.
 systemd-sysusers
 
 hook=/usr/share/freezeframe/hook
 distro_hook=/usr/share/freezeframe/distro-hook
 
-# The hook as packaged, where there is one, stays at hand for trials that use it.
-# Ours takes its place.
+# The packaged hook, if there is one, stays available for trials that use it.
+# Ours replaces it.
 mkdir -p "$distro_hook" /etc/qemu /etc/qemu-ga/fsfreeze-hook.d
 for file in /etc/qemu-ga/fsfreeze-hook /etc/qemu-ga/fsfreeze-hook.d; do
     [ ! -e "$file" ] || cp -a "$file" "$distro_hook"
@@ -25,7 +25,7 @@ done
 systemctl set-default multi-user.target
 systemctl enable freezeframe-network.service qemu-guest-agent.service
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime
-# Empty, not absent: every guest makes its own at boot, and asks nothing.
+# Empty, not absent: every guest makes its own at boot, without asking.
 : >/etc/machine-id
 # No account has a password and nothing listens for logins.
 usermod --lock root
@@ -37,8 +37,8 @@ mkdir -p /run/freezeframe/boot
 for kernel in "$modules/vmlinuz" "/boot/vmlinuz-$version"; do
     [ ! -e "$kernel" ] || cp "$kernel" /run/freezeframe/boot/vmlinuz
 done
-# Only what it takes to mount the root disk, without systemd, and not packed: a
-# small initrd boots faster.
+# Only what it takes to mount the root disk, without systemd, and not compressed:
+# a small initrd boots faster.
 depmod "$version"
 drivers="virtio_pci virtio_blk $(cat /run/freezeframe/initrd-modules)"
 dracut --force --no-hostonly --no-hostonly-cmdline --no-early-microcode --no-compress --tmpdir /tmp \
