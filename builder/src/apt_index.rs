@@ -94,7 +94,7 @@ impl AptIndex {
         })?;
         let packages = installed(&String::from_utf8_lossy(&text));
         if let Some(file) = self.resolution(recipe)? {
-            fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, &e))?;
+            fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, e))?;
         }
         Ok(packages)
     }
@@ -122,7 +122,7 @@ impl AptIndex {
         for file in sorted_entries(&lists)? {
             let name = file.to_string_lossy();
             if name.ends_with("_InRelease") || name.ends_with("_Release") {
-                hash.update(fs::read(&file).map_err(|e| Failure::io("read", &file, &e))?);
+                hash.update(fs::read(&file).map_err(|e| Failure::io("read", &file, e))?);
                 found = true;
             }
         }
@@ -133,12 +133,12 @@ impl AptIndex {
     fn prepare(&self) -> Result<(), Failure> {
         for dir in ["lists/partial", "cache/apt_indexes/partial"] {
             let dir = self.dir.join(dir);
-            fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+            fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, e))?;
         }
         // Each time: the directory may have been copied from elsewhere.
         for (name, text) in [("status", ""), ("apt.conf", &self.apt_conf())] {
             let file = self.dir.join(name);
-            fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
+            fs::write(&file, text).map_err(|e| Failure::io("write", &file, e))?;
         }
         if self.dir.join("sources.list").is_file() {
             return Ok(());

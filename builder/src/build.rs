@@ -102,7 +102,7 @@ fn from_packages(
     let left = path.join("freezeframe");
     for file in ["vmlinuz", "initrd.img"] {
         let target = scratch.image().join(file);
-        fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, &e))?;
+        fs::rename(left.join("boot").join(file), &target).map_err(|e| Failure::io("create", &target, e))?;
         disks::read_only(&target)?;
     }
     let boot =
@@ -115,7 +115,7 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
         Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
         Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
         Origin::Existing(disk) => {
-            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, &e))?;
+            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, e))?;
             metadata.len() / (1024 * 1024)
         }
     };
@@ -133,7 +133,7 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
 
 /// The data directory that the server says it has.
 fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
-    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, &e))?;
+    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, e))?;
     let datadir: PathBuf = Path::new(text.trim()).components().collect();
     if datadir.is_absolute() {
         return Ok(datadir);
@@ -147,7 +147,7 @@ fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
 
 /// The versions of the packages that the recipe asks for by name.
 fn read_versions(recipe: &Recipe, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
-    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, &e))?;
+    let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, e))?;
     let asked = recipe.packages();
     Ok(text
         .lines()

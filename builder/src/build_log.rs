@@ -25,7 +25,7 @@ pub(crate) struct BuildLog {
 impl BuildLog {
     /// Starts the log of a build of `image` anew.
     pub(crate) fn create(path: PathBuf, image: &str) -> Result<Self, Failure> {
-        File::create(&path).map_err(|e| Failure::io("create", &path, &e))?;
+        File::create(&path).map_err(|e| Failure::io("create", &path, e))?;
         Ok(Self { image: image.to_owned(), path })
     }
 
@@ -44,7 +44,7 @@ impl BuildLog {
 
     /// Runs a command to its end; what it prints goes to the log.
     pub(crate) fn run(&self, cmd: Cmd<'_>) -> Result<(), Failure> {
-        let io = |e| Failure::io("write", &self.path, &e);
+        let io = |e| Failure::io("write", &self.path, e);
         let mut log = File::options().append(true).open(&self.path).map_err(io)?;
         writeln!(log, "$ {cmd}").map_err(io)?;
         let errors = log.try_clone().map_err(io)?;

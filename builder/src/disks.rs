@@ -87,7 +87,7 @@ fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &BuildLog) -
     let owner = owner(&tree, &fs.mount)?;
     File::create(&file)
         .and_then(|created| created.set_len(fs.size_mib * MIB))
-        .map_err(|e| Failure::io("create", &file, &e))?;
+        .map_err(|e| Failure::io("create", &file, e))?;
     let sh = shell()?;
     let as_root = NamespaceRoot(&sh);
     match fs.fs {
@@ -126,7 +126,7 @@ fn write_disk(disk: &DiskLayout, scratch: &Scratch, log: &BuildLog) -> Result<Di
                 return Err(Failure::Infrastructure(format!("{} holds no file system.", disk.target)));
             };
             let from = part(scratch, fs);
-            fs::rename(&from, &target).map_err(|e| Failure::io("create", &target, &e))?;
+            fs::rename(&from, &target).map_err(|e| Failure::io("create", &target, e))?;
             vec![placed(fs, 0)]
         }
         Some(group) => {
@@ -165,7 +165,7 @@ fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &BuildLog) -> R
     }
     File::create(file)
         .and_then(|created| created.set_len(disk.size_mib * MIB))
-        .map_err(|e| Failure::io("create", file, &e))?;
+        .map_err(|e| Failure::io("create", file, e))?;
     let device = LoopDevice::attach(file)?;
     let only = format!(
         "devices {{ use_devicesfile=0 filter=[\"a|^{0}$|\",\"r|.*|\"] }} backup {{ backup=0 archive=0 }}",
@@ -240,7 +240,7 @@ fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
-    Err(Failure::Question(format!(
+    Err(Failure::Usage(format!(
         "a disk is to be mounted at {}, where the packages and layers put no directory. Name one that they do.",
         mount.display()
     )))
@@ -268,7 +268,7 @@ pub(super) fn fstab(definition: &Definition) -> String {
 
 /// Trials write to overlays only.
 pub(super) fn read_only(path: &Path) -> Result<(), Failure> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, &e))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, e))
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use super::{disks, partitions};
 
 /// What a build depends on besides the definition: the disk as it is now.
 pub(super) fn state(disk: &Existing) -> Result<String, Failure> {
-    let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, &e))?;
+    let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, e))?;
     let (len, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     let password = fs::read_to_string(&disk.password_file);
-    let password = password.map_err(|e| Failure::io("read", &disk.password_file, &e))?;
+    let password = password.map_err(|e| Failure::io("read", &disk.password_file, e))?;
     Ok(format!("{} {len} {seconds} {nanoseconds} {password}", disk.file.display()))
 }
 
@@ -40,7 +40,7 @@ pub(super) fn take(
     let image = scratch.image();
     let secret = image.join("load.secret");
     // With its mode, which the definition's check has seen.
-    fs::copy(&disk.password_file, &secret).map_err(|e| Failure::io("copy", &disk.password_file, &e))?;
+    fs::copy(&disk.password_file, &secret).map_err(|e| Failure::io("copy", &disk.password_file, e))?;
     let raw = image.join(partitions::FILE);
     let mounts = log.stage("copy the disk", || {
         partitions::to_raw(&disk.file, &raw, log)?;
@@ -61,11 +61,11 @@ pub(super) fn take(
         server_version: disk.server_version.clone(),
     };
     let dir = scratch.path().join("examine");
-    fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+    fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, e))?;
     let found = log.stage("boot it and look", || examine(&claims, &dir))?;
     if !found.differences.is_empty() {
         let name = &recipe.definition.name;
-        return Err(Failure::Question(format!(
+        return Err(Failure::Usage(format!(
             "{} is not what images/{name}.toml says:\n  {}",
             disk.file.display(),
             found.differences.join("\n  ")
@@ -78,9 +78,9 @@ pub(super) fn take(
 
 /// Runs the examination under a supervisor, which cleans up after it.
 fn examine(claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
-    claims.write(dir).map_err(|e| Failure::Infrastructure(e.to_string()))?;
+    claims.write(dir).map_err(Failure::infrastructure)?;
     let program = cargo::build_trials("trial")?;
-    let failed = |e: std::io::Error| Failure::io("run", &program, &e);
+    let failed = |e: std::io::Error| Failure::io("run", &program, e);
     let sh = shell()?;
     // Started by hand: its input is a lifeline that must stay open until it ends.
     let mut supervisor = Command::from(cmd!(sh, "{program} supervise --examine {dir}"));

@@ -70,7 +70,7 @@ pub fn ensure() -> Result<(), Failure> {
             continue;
         }
         let logs = dir.join("log");
-        fs::create_dir_all(&logs).map_err(|e| Failure::io("create", &logs, &e))?;
+        fs::create_dir_all(&logs).map_err(|e| Failure::io("create", &logs, e))?;
         let log = BuildLog::create(logs.join(format!("{}.log", tree.name)), tree.name)?;
         log.stage("unpack its programs, for tests", || tree.make(&dir, &path, &log))?;
     }
@@ -99,7 +99,7 @@ impl Tree {
         let scratch = tempfile::Builder::new()
             .prefix("tmp-")
             .tempdir_in(dir)
-            .map_err(|e| Failure::io("write to", dir, &e))?;
+            .map_err(|e| Failure::io("write to", dir, e))?;
         let sh = shell_in(scratch.path())?;
         let release = self.release;
         let backports = self.backports.then(|| {
@@ -127,11 +127,11 @@ impl Tree {
 
         self.write_launchers(&new)?;
         let stamp = run.join("made-by");
-        fs::write(&stamp, self.recipe()).map_err(|e| Failure::io("write", &stamp, &e))?;
+        fs::write(&stamp, self.recipe()).map_err(|e| Failure::io("write", &stamp, e))?;
         if path.exists() {
-            fs::rename(path, scratch.path().join("old")).map_err(|e| Failure::io("move", path, &e))?;
+            fs::rename(path, scratch.path().join("old")).map_err(|e| Failure::io("move", path, e))?;
         }
-        fs::rename(&new, path).map_err(|e| Failure::io("move", &new, &e))?;
+        fs::rename(&new, path).map_err(|e| Failure::io("move", &new, e))?;
         if self.is_whole(&sh, path) {
             return Ok(());
         }
@@ -160,11 +160,11 @@ impl Tree {
         for program in self.programs {
             let file = launcher(root, program);
             let link = links.join(file.file_name().unwrap_or_default());
-            symlink(Path::new("../..").join(&loader), &link).map_err(|e| Failure::io("create", &link, &e))?;
+            symlink(Path::new("../..").join(&loader), &link).map_err(|e| Failure::io("create", &link, e))?;
             fs::write(&file, LAUNCHER.replace("PROGRAM", program))
-                .map_err(|e| Failure::io("write", &file, &e))?;
+                .map_err(|e| Failure::io("write", &file, e))?;
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
-                .map_err(|e| Failure::io("change", &file, &e))?;
+                .map_err(|e| Failure::io("change", &file, e))?;
         }
         Ok(())
     }
@@ -182,5 +182,5 @@ fn launcher(root: &Path, program: &str) -> PathBuf {
 }
 
 fn create_dir(path: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(path).map_err(|e| Failure::io("create", path, &e))
+    fs::create_dir_all(path).map_err(|e| Failure::io("create", path, e))
 }

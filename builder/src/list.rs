@@ -98,7 +98,7 @@ impl Built {
         let version = |package: &str| manifest.versions.get(package).cloned();
         let mut blocks = 0;
         for file in sorted_entries(path)? {
-            blocks += file.metadata().map_err(|e| Failure::io("look at", &file, &e))?.blocks();
+            blocks += file.metadata().map_err(|e| Failure::io("look at", &file, e))?.blocks();
         }
         Ok(Self {
             agent_version: version("qemu-guest-agent"),

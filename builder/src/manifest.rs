@@ -1,11 +1,10 @@
 //! What a build leaves beside the disks for trials to read.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
+use contract::files;
 use contract::image::{Boot, Disk, Manifest, Server};
-use contract::json;
 use tooling::error::Failure;
 
 use super::disks;
@@ -52,7 +51,5 @@ pub(super) fn manifest(
 /// Writes it beside the disks: the last file of an image.
 pub(super) fn write_manifest(manifest: &Manifest, scratch: &Scratch) -> Result<(), Failure> {
     let path = scratch.image().join("manifest.json");
-    let text = json::pretty(manifest)
-        .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
-    fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
+    Ok(files::write_json(&path, manifest)?)
 }

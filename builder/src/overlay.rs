@@ -44,7 +44,7 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(
     create_dir(&units)?;
     for mask in recipe.masks() {
         let link = units.join(&mask.unit);
-        symlink("/dev/null", &link).map_err(|e| Failure::io("create", &link, &e))?;
+        symlink("/dev/null", &link).map_err(|e| Failure::io("create", &link, e))?;
     }
 
     let build = overlay.join(BUILD_DIR);
@@ -96,7 +96,7 @@ fn append(file: &Path, lines: &str) -> Result<(), Failure> {
         .create(true)
         .open(file)
         .and_then(|mut file| file.write_all(lines.as_bytes()))
-        .map_err(|e| Failure::io("write", file, &e))
+        .map_err(|e| Failure::io("write", file, e))
 }
 
 /// The scripts of the layers that run in the guest's root once its packages are
@@ -126,19 +126,19 @@ pub(super) fn create_dir(path: &Path) -> Result<(), Failure> {
         missing.push(dir);
     }
     for dir in missing.into_iter().rev() {
-        fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
+        fs::create_dir(dir).map_err(|e| Failure::io("create", dir, e))?;
         set_mode(dir, 0o755)?;
     }
     Ok(())
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
-    fs::copy(from, to).map_err(|e| Failure::io("copy", from, &e))?;
+    fs::copy(from, to).map_err(|e| Failure::io("copy", from, e))?;
     set_mode(to, if is_executable(from)? { 0o755 } else { 0o644 })
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| Failure::io("change", path, &e))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| Failure::io("change", path, e))
 }
 
 /// Makes up a password: 160 random bits as hex.
@@ -147,7 +147,7 @@ fn make_secret() -> Result<String, Failure> {
     let mut bytes = [0; 20];
     File::open(source)
         .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|e| Failure::io("read", source, &e))?;
+        .map_err(|e| Failure::io("read", source, e))?;
     Ok(hex::encode(bytes))
 }
 
@@ -158,7 +158,7 @@ fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(secret.as_bytes()))
-        .map_err(|e| Failure::io("write", path, &e))
+        .map_err(|e| Failure::io("write", path, e))
 }
 
 #[cfg(test)]

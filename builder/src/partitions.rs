@@ -84,7 +84,7 @@ pub(super) fn disk(mounts: &[Mounted]) -> Disk {
 pub(super) fn to_raw(file: &Path, raw: &Path, log: &BuildLog) -> Result<(), Failure> {
     let mut magic = [0; 4];
     let read = File::open(file).and_then(|mut file| file.read_exact(&mut magic));
-    read.map_err(|e| Failure::io("read", file, &e))?;
+    read.map_err(|e| Failure::io("read", file, e))?;
     let format = if magic == QCOW2_MAGIC { "qcow2" } else { "raw" };
     if format == "qcow2" {
         check_qcow2(file)?;
@@ -102,7 +102,7 @@ fn check_qcow2(file: &Path) -> Result<(), Failure> {
     let other = [&facts["backing-filename"], data].into_iter().find_map(Value::as_str);
     match other {
         None => Ok(()),
-        Some(other) => Err(Failure::Question(format!(
+        Some(other) => Err(Failure::Usage(format!(
             "{} is only a part of a disk: the rest is in `{}`. Name a file that holds the whole disk; `qemu-img \
              convert -O qcow2` makes one of the two.",
             file.display(),
@@ -144,7 +144,7 @@ fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String
         }
     }
     let found: Vec<_> = partitions.iter().map(|p| format!("{}: {}", p.number, printable(&p.kind))).collect();
-    Err(Failure::Question(format!(
+    Err(Failure::Usage(format!(
         "no partition of the disk holds the root of a distribution, with `etc/os-release` and `etc/fstab`, as \
          ext4, xfs or btrfs without subvolumes. Its partitions: {}. Such a disk cannot be used.",
         found.join(", ")
@@ -154,7 +154,7 @@ fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String
 fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
     let sh = shell()?;
     let table = read(cmd!(sh, "sfdisk --json {raw}"), raw).map_err(|failure| match failure {
-        Failure::Question(why) => Failure::Question(format!(
+        Failure::Usage(why) => Failure::Usage(format!(
             "the disk is neither qcow2 nor a raw disk with partitions. If it is an archive, unpack it first. {why}"
         )),
         other => other,
@@ -172,8 +172,19 @@ fn partitions(raw: &Path) -> Result<Vec<Partition>, Failure> {
     Ok(partitions)
 }
 
-/// The partitions that `sfdisk --json` tells of.
-fn read_table(json: &[u8]) -> Result<Vec<Partition>, String> {
+/// Why the output of `sfdisk --json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum TableError {
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the partition {0} ends with no number")]
+    NoNumber(String),
+    #[error("the partition {0} lies beyond what can be counted in bytes")]
+    TooFar(String),
+}
+
+/// The partitions that `sfdisk --json` lists.
+fn read_table(json: &[u8]) -> Result<Vec<Partition>, TableError> {
     #[derive(Deserialize)]
     struct Listing {
         partitiontable: Table,
@@ -191,12 +202,14 @@ fn read_table(json: &[u8]) -> Result<Vec<Partition>, String> {
         size: u64,
         uuid: Option<String>,
     }
-    let Listing { partitiontable: table } = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let Listing { partitiontable: table } = serde_json::from_slice(json)?;
     let sector = table.sectorsize.unwrap_or(512);
     let read = |listed: Listed| {
         let name = listed.node.trim_end_matches(|c: char| c.is_ascii_digit());
-        let number = listed.node[name.len()..].parse().map_err(|_| listed.node.clone())?;
-        let place = |sectors: u64| sectors.checked_mul(sector).ok_or_else(|| listed.node.clone());
+        let number = listed.node[name.len()..].parse();
+        let number = number.map_err(|_| TableError::NoNumber(listed.node.clone()))?;
+        let place =
+            |sectors: u64| sectors.checked_mul(sector).ok_or_else(|| TableError::TooFar(listed.node.clone()));
         Ok(Partition {
             number,
             start: place(listed.start)?,
@@ -224,7 +237,7 @@ fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<Str
     const LOOK: &str = "mount -t \"$2\" -o \"ro,loop,offset=$3,sizelimit=$4\" \"$1\" \"$5\"
         cd \"$5\"
         [ ! -e etc/os-release ] && [ ! -L etc/os-release ] || head -c 65536 etc/fstab";
-    let at = tempfile::tempdir_in(scratch).map_err(|e| Failure::io("write to", scratch, &e))?;
+    let at = tempfile::tempdir_in(scratch).map_err(|e| Failure::io("write to", scratch, e))?;
     let sh = shell()?;
     let unshare = cmd!(sh, "unshare --mount --propagation private -- sh -euc {LOOK} sh")
         .arg(raw)
@@ -264,22 +277,22 @@ fn places<'a>(fstab: &'a str, partitions: &'a [Partition]) -> Vec<(&'a str, &'a 
 
 /// Enlarges the disk to `size_mib`, and its last partition, which must be the root.
 pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &BuildLog) -> Result<(), Failure> {
-    let (len, wanted) = (raw.metadata().map_err(|e| Failure::io("look at", raw, &e))?.len(), size_mib * MIB);
+    let (len, wanted) = (raw.metadata().map_err(|e| Failure::io("look at", raw, e))?.len(), size_mib * MIB);
     if wanted < len {
-        return Err(Failure::Question(format!(
+        return Err(Failure::Usage(format!(
             "the vendor's disk has {} MiB, and cannot be made smaller. Give a larger `size_mib`, or none.",
             len.div_ceil(MIB)
         )));
     }
     if partitions(raw)?.iter().any(|partition| partition.start > root.start) {
-        return Err(Failure::Question(format!(
+        return Err(Failure::Usage(format!(
             "the root is partition {} of the vendor's disk and not the last one on it, so it cannot grow. Leave \
              `size_mib` out.",
             root.number
         )));
     }
     let enlarged = File::options().write(true).open(raw).and_then(|file| file.set_len(wanted));
-    enlarged.map_err(|e| Failure::io("enlarge", raw, &e))?;
+    enlarged.map_err(|e| Failure::io("enlarge", raw, e))?;
     const GROW: &str = "echo ', +' | sfdisk --no-reread --no-tell-kernel -N \"$1\" \"$2\"";
     let (sh, number) = (shell()?, root.number.to_string());
     log.run(cmd!(sh, "sh -euc {GROW} sh {number} {raw}"))
@@ -289,7 +302,7 @@ pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &BuildLog) 
 fn read(cmd: Cmd<'_>, file: &Path) -> Result<Vec<u8>, Failure> {
     command::read(cmd).map_err(|error| match error {
         CommandError::Failed { program, stderr, .. } => {
-            Failure::Question(format!("{program} cannot read {}: {stderr}", file.display()))
+            Failure::Usage(format!("{program} cannot read {}: {stderr}", file.display()))
         }
         error => error.into(),
     })

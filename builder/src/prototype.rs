@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use contract::text::printable;
 use tooling::command::{self, NamespaceRoot, shell};
 use tooling::error::Failure;
 use xshell::cmd;
 
-/// What `find` tells of each file, a NUL after each field: kind, mode in octal,
+/// What `find` prints of each file, a NUL after each field: kind, mode in octal,
 /// owner, group, target of a link, path below the tree.
 const FIELDS: &str = "%y\\0%m\\0%U\\0%G\\0%l\\0%P\\0";
 
@@ -40,33 +40,47 @@ pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
     let text = text.map_err(|problem| {
         Failure::Infrastructure(format!("{} cannot become an XFS: {problem}.", tree.display()))
     })?;
-    fs::write(prototype, text).map_err(|e| Failure::io("write", prototype, &e))
+    fs::write(prototype, text).map_err(|e| Failure::io("write", prototype, e))
 }
 
-fn read(listing: &str) -> Result<Node, String> {
+/// Why a tree cannot be written as a prototype.
+#[derive(Debug, thiserror::Error)]
+enum PrototypeError {
+    #[error("`find` described only a part of a file")]
+    Incomplete,
+    /// A prototype file is words between blanks.
+    #[error("a name with a blank: {}", printable(.0))]
+    Blank(String),
+    #[error("{path}: the mode `{mode}` is no octal number")]
+    Mode { path: String, mode: String },
+    #[error("{} is of the kind `{kind}`, which an XFS prototype cannot have", path.display())]
+    Kind { path: PathBuf, kind: String },
+}
+
+fn read(listing: &str) -> Result<Node, PrototypeError> {
     let mut root = Node::default();
     let fields: Vec<_> = listing.split_terminator('\0').collect();
     for entry in fields.chunks(6) {
         let [kind, mode, owner, group, link, path] = entry else {
-            return Err("`find` told half of a file".to_owned());
+            return Err(PrototypeError::Incomplete);
         };
-        // A prototype file is words between blanks.
         if [path, link].iter().any(|word| word.contains(char::is_whitespace)) {
-            return Err(format!("a name with a blank: {}", printable(path)));
+            return Err(PrototypeError::Blank((*path).to_owned()));
         }
         let mut node = &mut root;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             node = node.children.entry(name.to_owned()).or_default();
         }
         node.kind = (*kind).to_owned();
-        node.mode = u32::from_str_radix(mode, 8).map_err(|e| format!("{path}: mode {mode}: {e}"))?;
+        node.mode = u32::from_str_radix(mode, 8)
+            .map_err(|_| PrototypeError::Mode { path: (*path).to_owned(), mode: (*mode).to_owned() })?;
         (node.owner, node.group, node.link) = ((*owner).to_owned(), (*group).to_owned(), (*link).to_owned());
     }
     Ok(root)
 }
 
 /// Writes one entry: what comes after its name, and for a directory all that is in it.
-fn describe(node: &Node, path: &Path, text: &mut String) -> Result<(), String> {
+fn describe(node: &Node, path: &Path, text: &mut String) -> Result<(), PrototypeError> {
     // Set-user-ID, set-group-ID and the permissions are all that there is a letter for.
     let bit = |mask, letter| if node.mode & mask == 0 { '-' } else { letter };
     let (user, group, permissions) = (bit(0o4000, 'u'), bit(0o2000, 'g'), node.mode & 0o777);
@@ -75,12 +89,12 @@ fn describe(node: &Node, path: &Path, text: &mut String) -> Result<(), String> {
         "f" => '-',
         "l" => 'l',
         "p" => 'p',
-        other => return Err(format!("{} is of kind `{other}`", path.display())),
+        other => return Err(PrototypeError::Kind { path: path.to_owned(), kind: other.to_owned() }),
     };
     let Node { owner, group: of, .. } = node;
     // Writing to a string cannot fail.
     let _ = write!(text, "{kind}{user}{group}{permissions:03o} {owner} {of}");
-    match kind {
+    let _ = match kind {
         '-' => writeln!(text, " {}", path.display()),
         'l' => writeln!(text, " {}", node.link),
         'p' => writeln!(text),
@@ -93,8 +107,8 @@ fn describe(node: &Node, path: &Path, text: &mut String) -> Result<(), String> {
             }
             writeln!(text, "$")
         }
-    }
-    .map_err(|e| e.to_string())
+    };
+    Ok(())
 }
 
 #[cfg(test)]
@@ -112,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_name_that_falls_apart_is_refused() {
-        let problem = read("f\x00644\x000\x000\0\0two words\0").unwrap_err();
+        let problem = read("f\x00644\x000\x000\0\0two words\0").unwrap_err().to_string();
         assert_eq!(problem, "a name with a blank: two words");
     }
 }

@@ -46,7 +46,7 @@ impl LayerDir {
 
     fn lacks(&self, table: &str) -> Failure {
         let file = self.dir.join("layer.toml");
-        Failure::Question(format!("{}: there is no `[{table}]`. Add it.", file.display()))
+        Failure::Usage(format!("{}: there is no `[{table}]`. Add it.", file.display()))
     }
 }
 
@@ -164,7 +164,7 @@ fn hash_tree(hash: &mut Sha256, dir: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn hash_file(hash: &mut Sha256, path: &Path, name: &str) -> Result<(), Failure> {
-    let bytes = fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    let bytes = fs::read(path).map_err(|e| Failure::io("read", path, e))?;
     field(hash, name.as_bytes());
     field(hash, &[u8::from(is_executable(path)?)]);
     field(hash, &bytes);
@@ -173,7 +173,7 @@ fn hash_file(hash: &mut Sha256, path: &Path, name: &str) -> Result<(), Failure> 
 
 /// What is in a directory, sorted by name.
 pub(super) fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let io = |e| Failure::io("read", dir, &e);
+    let io = |e| Failure::io("read", dir, e);
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)? {
         entries.push(entry.map_err(io)?.path());
@@ -184,7 +184,7 @@ pub(super) fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Whether a file is a program: all that a checkout keeps of its mode.
 pub(super) fn is_executable(path: &Path) -> Result<bool, Failure> {
-    let metadata = fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
+    let metadata = fs::metadata(path).map_err(|e| Failure::io("read", path, e))?;
     Ok(metadata.permissions().mode() & 0o100 != 0)
 }
 

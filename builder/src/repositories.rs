@@ -73,7 +73,7 @@ impl Repositories {
         }
         let packages = self.resolve(recipe)?;
         if let Some(file) = self.resolution(recipe)? {
-            fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, &e))?;
+            fs::write(&file, &packages).map_err(|e| Failure::io("write", &file, e))?;
         }
         Ok(packages)
     }
@@ -122,13 +122,13 @@ impl Repositories {
 
     fn prepare(&self) -> Result<(), Failure> {
         for dir in [self.empty(), self.kept("logdir")] {
-            fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+            fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, e))?;
         }
         // What is mounted there while packages are installed is not theirs.
         let macros = format!("%_dbpath {RPM_DATABASE}\n%_netsharedpath /dev:/proc:/sys\n");
         for (name, text) in [("dnf.conf", self.conf.as_str()), (".rpmmacros", &macros)] {
             let file = self.dir.join(name);
-            fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
+            fs::write(&file, text).map_err(|e| Failure::io("write", &file, e))?;
         }
         Ok(())
     }
@@ -165,7 +165,7 @@ impl Repositories {
         for entry in sorted_entries(&cache)? {
             let index = entry.join("repodata/repomd.xml");
             if index.is_file() {
-                hash.update(fs::read(&index).map_err(|e| Failure::io("read", &index, &e))?);
+                hash.update(fs::read(&index).map_err(|e| Failure::io("read", &index, e))?);
                 found = true;
             }
         }

@@ -59,7 +59,7 @@ pub(super) fn install(
     let left = root.join(BUILD_DIR);
     log.run(cmd!(as_root, "mv {left} {scratch}"))?;
     let versions = scratch.join("freezeframe/versions");
-    fs::write(&versions, versions_in(as_root, &root)?).map_err(|e| Failure::io("write", &versions, &e))?;
+    fs::write(&versions, versions_in(as_root, &root)?).map_err(|e| Failure::io("write", &versions, e))?;
     let run = root.join("run");
     log.run(cmd!(as_root, "find {run} -mindepth 1 -delete"))
 }

@@ -74,7 +74,7 @@ impl Store {
     pub(crate) fn open(root: PathBuf) -> Result<Self, Failure> {
         for dir in ["apt", "dnf", "log"] {
             let path = root.join(".store").join(dir);
-            fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
+            fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, e))?;
         }
         Ok(Self { root })
     }
@@ -126,7 +126,7 @@ impl Store {
     /// Waits until no other process changes the store.
     pub(crate) fn lock(&self) -> Result<LockedStore<'_>, Failure> {
         let path = self.inner().join("lock");
-        let failed = |e: std::io::Error| Failure::io("lock", &path, &e);
+        let failed = |e: std::io::Error| Failure::io("lock", &path, e);
         let file = File::create(&path).map_err(failed)?;
         if file.try_lock().is_err() {
             info!("waiting for another build to finish ({} is locked)", path.display());
@@ -151,7 +151,7 @@ impl Store {
             let link = self.image(name);
             let builds = self.builds(name)?;
             if builds.is_empty() || name.contains('/') {
-                return Err(Failure::Question(format!(
+                return Err(Failure::Usage(format!(
                     "there is no built image `{name}`. `cargo xtask images list` shows those that are."
                 )));
             }
@@ -213,7 +213,7 @@ impl LockedStore<'_> {
         }
         let path = self.store.inner().join(format!("tmp-{name}"));
         let create = |path: &Path, mode| {
-            DirBuilder::new().mode(mode).create(path).map_err(|e| Failure::io("create", path, &e))
+            DirBuilder::new().mode(mode).create(path).map_err(|e| Failure::io("create", path, e))
         };
         create(&path, 0o700)?;
         let scratch = Scratch { path };
@@ -228,7 +228,7 @@ impl LockedStore<'_> {
         if path.exists() {
             remove(&path)?;
         }
-        fs::rename(scratch.image(), &path).map_err(|e| Failure::io("create", &path, &e))?;
+        fs::rename(scratch.image(), &path).map_err(|e| Failure::io("create", &path, e))?;
         self.link(name, &entry)?;
         for old in self.store.builds(name)?.into_iter().skip(KEPT_BUILDS) {
             remove(&old)?;
@@ -243,7 +243,7 @@ impl LockedStore<'_> {
             .prefix("tmp-link-")
             .make_in(self.store.inner(), |path| symlink(&target, path))
             .and_then(|new| Ok(new.into_temp_path().persist(&link)?))
-            .map_err(|e| Failure::io("create", &link, &e))
+            .map_err(|e| Failure::io("create", &link, e))
     }
 }
 
@@ -279,7 +279,7 @@ fn entry_name(name: &str, digest: &str) -> String {
 
 /// Removes a file, a link or a tree; never through a mount point.
 fn remove(path: &Path) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::io("remove", path, &e);
+    let failed = |e: std::io::Error| Failure::io("remove", path, e);
     if !path.symlink_metadata().map_err(failed)?.is_dir() {
         return fs::remove_file(path).map_err(failed);
     }

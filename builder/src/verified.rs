@@ -1,10 +1,9 @@
 //! What trials have said of a built image: `verified.json` in its directory, so
 //! that it speaks of that build alone.
 
-use std::fs;
 use std::path::Path;
 
-use contract::json;
+use contract::files;
 use jiff::Zoned;
 use serde::{Deserialize, Serialize};
 use tooling::error::Failure;
@@ -29,8 +28,7 @@ pub struct Verified {
 impl Verified {
     /// The newest such run of the build in `image`, if it has this digest.
     pub(super) fn read(image: &Path, digest: &str) -> Option<Self> {
-        let text = fs::read_to_string(image.join(FILE)).ok()?;
-        let verified: Self = serde_json::from_str(&text).ok()?;
+        let verified: Self = files::read_json(&image.join(FILE)).ok()?;
         (verified.digest == digest).then_some(verified)
     }
 }
@@ -51,13 +49,13 @@ pub fn record_verified(
     let date = Zoned::now().strftime("%Y-%m-%d").to_string();
     let path = dir.join(FILE);
     let verified = Verified { digest: digest.to_owned(), date, accel, trials };
-    let text = json::line(&verified)
-        .map_err(|error| Failure::Infrastructure(format!("cannot write {}: {error}.", path.display())))?;
-    fs::write(&path, text + "\n").map_err(|e| Failure::io("write", &path, &e))
+    Ok(files::write_json(&path, &verified)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

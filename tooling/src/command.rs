@@ -9,7 +9,6 @@ use rustix::fs::Access;
 use terminal::command::Timer;
 use xshell::{Cmd, Shell};
 
-use crate::error::Failure;
 use crate::host;
 
 /// Searched after PATH: where system programs are on distributions that keep
@@ -19,6 +18,9 @@ const SYSTEM_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    /// This process has no directory to run commands in.
+    #[error("commands cannot be run: {0}.")]
+    Directory(#[from] xshell::Error),
     /// There is no such program.
     #[error("`{0}` is not installed. `cargo xtask setup` installs what is missing.")]
     NotInstalled(String),
@@ -42,21 +44,15 @@ pub enum CommandError {
     },
 }
 
-impl From<CommandError> for Failure {
-    fn from(error: CommandError) -> Self {
-        Self::Infrastructure(error.to_string())
-    }
-}
-
 /// A shell whose commands also find the programs of [`SYSTEM_DIRS`].
-pub fn shell() -> Result<Shell, Failure> {
-    let shell = Shell::new().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
+pub fn shell() -> Result<Shell, CommandError> {
+    let shell = Shell::new()?;
     shell.set_var("PATH", search_path());
     Ok(shell)
 }
 
 /// The same, whose commands run in `dir`.
-pub fn shell_in(dir: &Path) -> Result<Shell, Failure> {
+pub fn shell_in(dir: &Path) -> Result<Shell, CommandError> {
     let shell = shell()?;
     shell.change_dir(dir);
     Ok(shell)

@@ -1,11 +1,15 @@
 //! How a task fails, and the exit code that says so.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use contract::files::FileError;
 use contract::image::DefinitionError;
 
-/// Why a task did not do what it was asked. The message is one or more
+use crate::command::CommandError;
+
+/// Why a task did not do what was requested. The message is one or more
 /// sentences: what happened, and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -14,13 +18,40 @@ pub enum Failure {
     Expectation(String),
     /// Invalid usage or input: no such trial, a bad file.
     #[error("{0}")]
-    Question(String),
+    Usage(String),
+    /// An image's definition is invalid.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     /// Ctrl-C.
     #[error("interrupted.")]
     Interrupted,
     /// It could not be determined: the host lacks something, a build failed.
     #[error("{0}")]
     Infrastructure(String),
+    /// A command of the host did not succeed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}.", path.display())]
+    Io {
+        /// What cannot be done, before the path: "create".
+        action: String,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file of the project's own cannot be read or written.
+    #[error("{0}.")]
+    File(#[from] FileError),
+    /// A result cannot be written as JSON.
+    #[error("cannot write {what} as JSON: {source}.")]
+    Json {
+        /// "the verdict".
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
 }
 
 impl Failure {
@@ -28,21 +59,29 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Expectation(_) => ExitCode::from(1),
-            Self::Question(_) => ExitCode::from(2),
-            Self::Infrastructure(_) => ExitCode::from(3),
-            // As shells tell of SIGINT.
+            Self::Usage(_) | Self::Definition(_) => ExitCode::from(2),
+            Self::Infrastructure(_)
+            | Self::Command(_)
+            | Self::Io { .. }
+            | Self::File(_)
+            | Self::Json { .. } => ExitCode::from(3),
+            // As shells report SIGINT.
             Self::Interrupted => ExitCode::from(130),
         }
     }
 
     /// A file operation that failed: `action` as in "cannot create".
-    pub fn io(action: &str, path: &Path, source: &std::io::Error) -> Self {
-        Self::Infrastructure(format!("cannot {action} {}: {source}.", path.display()))
+    pub fn io(action: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action: action.to_owned(), path: path.to_owned(), source }
     }
-}
 
-impl From<DefinitionError> for Failure {
-    fn from(error: DefinitionError) -> Self {
-        Self::Question(error.to_string())
+    /// Invalid usage or input, for this reason.
+    pub fn usage(reason: impl ToString) -> Self {
+        Self::Usage(reason.to_string())
+    }
+
+    /// Something that could not be determined, for this reason.
+    pub fn infrastructure(reason: impl ToString) -> Self {
+        Self::Infrastructure(reason.to_string())
     }
 }

@@ -28,6 +28,6 @@ pub fn built_images() -> PathBuf {
 
 /// The space that is free for this user where `path` is, MiB.
 pub fn free_mib(path: &Path) -> Result<u64, Failure> {
-    let stat = rustix::fs::statvfs(path).map_err(|e| Failure::io("look at", path, &e.into()))?;
+    let stat = rustix::fs::statvfs(path).map_err(|e| Failure::io("look at", path, e.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024))
 }

@@ -35,6 +35,7 @@ use tracing::info;
 use xshell::cmd;
 
 use crate::{images, leftovers, report, setup};
+use table::Row;
 use watch::Watch;
 
 /// The scenarios that run when nothing is said.
@@ -144,7 +145,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
 
     let program = prepare(&asked)?;
-    options.write().map_err(|e| Failure::Infrastructure(e.to_string()))?;
+    options.write().map_err(Failure::infrastructure)?;
     report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
 
@@ -206,9 +207,9 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
     let repeat = named && args.matrix.is_none();
     let scenarios = match &args.scenarios {
         None => default.scenarios.clone(),
-        Some(dir) => dir.canonicalize().map_err(|e| {
-            Failure::Question(format!("cannot read the scenarios in {}: {e}.", dir.display()))
-        })?,
+        Some(dir) => dir
+            .canonicalize()
+            .map_err(|e| Failure::Usage(format!("cannot read the scenarios in {}: {e}.", dir.display())))?,
     };
     let images = match (args.matrix, args.image.is_empty()) {
         (Some(matrix), _) => matrix_images(matrix, &default.definitions)?,
@@ -254,7 +255,7 @@ fn nothing_matches(options: &RunOptions) -> Failure {
     let all = RunOptions { filters: vec![], ..options.clone() };
     let names: Vec<_> =
         all.trials().unwrap_or_default().into_iter().map(|asked| format!("  {}", asked.name)).collect();
-    Failure::Question(format!(
+    Failure::Usage(format!(
         "no trial matches {}. There are:\n{}",
         options.filters.join(", "),
         if names.is_empty() { "  none for these images".to_owned() } else { names.join("\n") }
@@ -269,7 +270,7 @@ fn point_latest_at(dir: &Path) -> Result<(), Failure> {
         .prefix(".latest-")
         .make_in(runs, |path| std::os::unix::fs::symlink(run, path))
         .and_then(|new| Ok(new.into_temp_path().persist(&latest)?))
-        .map_err(|e| Failure::io("point at the newest run with", &latest, &e))
+        .map_err(|e| Failure::io("point at the newest run with", &latest, e))
 }
 
 /// As many guests as there are processors, of which a repeated trial has two: a guest keeps more than one busy
@@ -346,23 +347,19 @@ fn tell_of_boots(options: &RunOptions, asked: &[TrialRequest]) {
 }
 
 /// The verdict of each trial, in the order asked for; an error is why there is none.
-fn verdicts(options: &RunOptions, asked: &[TrialRequest]) -> Vec<(String, PathBuf, Result<Verdict, String>)> {
+fn verdicts(options: &RunOptions, asked: &[TrialRequest]) -> Vec<Row> {
     asked
         .iter()
         .map(|asked| {
             let dir = options.trial_dir(&asked.name);
-            let verdict = Verdict::read(&dir).map_err(|e| e.to_string());
+            let verdict = Verdict::read(&dir);
             (asked.name.clone(), dir, verdict)
         })
         .collect()
 }
 
 /// Notes beside each image that every trial on it met its expectation.
-fn record_verified(
-    options: &RunOptions,
-    verdicts: &[(String, PathBuf, Result<Verdict, String>)],
-    asked: &[TrialRequest],
-) -> Result<(), Failure> {
+fn record_verified(options: &RunOptions, verdicts: &[Row], asked: &[TrialRequest]) -> Result<(), Failure> {
     let images: BTreeSet<_> = asked.iter().map(|asked| &asked.image).collect();
     for image in images {
         let trials = asked.iter().zip(verdicts).filter(|(asked, _)| asked.image == *image);
@@ -383,7 +380,7 @@ fn record_verified(
     Ok(())
 }
 
-fn outcome(verdicts: &[(String, PathBuf, Result<Verdict, String>)]) -> Result<(), Failure> {
+fn outcome(verdicts: &[Row]) -> Result<(), Failure> {
     let count =
         |outcome| verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count();
     let (failed, passed) = (count(Outcome::Fail), count(Outcome::Pass));

@@ -24,8 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (verdict, cycles) = judged(&args.dir)?;
     if args.json {
-        let json = json::pretty(&verdict)
-            .map_err(|e| Failure::Infrastructure(format!("cannot write the verdict as JSON: {e}.")))?;
+        let json = json::pretty(&verdict).map_err(|e| Failure::Json { what: "the verdict", source: e })?;
         results::line(format_args!("{json}"));
     } else {
         for (n, cycle) in (1..).zip(&cycles) {
@@ -51,9 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// The verdict, and that of each cycle where there are several.
 fn judged(dir: &Path) -> Result<(Verdict, Vec<Verdict>), Failure> {
-    let question = |e: &dyn std::fmt::Display| Failure::Question(e.to_string());
-    let plan = Plan::read(dir).map_err(|e| question(&e))?;
-    let (mut verdict, cycles) = Verdict::over(&plan, dir, false).map_err(|e| question(&e))?;
+    let plan = Plan::read(dir).map_err(Failure::usage)?;
+    let (mut verdict, cycles) = Verdict::over(&plan, dir, false).map_err(Failure::usage)?;
     // No property rests on how long the stages took.
     match events::stage_times(&dir.join(events::FILE)) {
         Ok(times) => verdict.timings_ms.add(&times),

@@ -42,7 +42,7 @@ impl Leftover {
                 Err(e) => Err(Failure::Infrastructure(format!("cannot kill {self}: {e}."))),
             },
             Self::RuntimeDir(dir) | Self::Disks(dir) => {
-                fs::remove_dir_all(dir).map_err(|e| Failure::io("remove", dir, &e))
+                fs::remove_dir_all(dir).map_err(|e| Failure::io("remove", dir, e))
             }
         }
     }
@@ -52,7 +52,7 @@ impl Leftover {
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
     let temp = std::env::temp_dir();
-    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("look into", &temp, &e))?;
+    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("look into", &temp, e))?;
     let owners = runtime_dirs.iter().filter_map(|found| found.owner.as_ref());
     let alive: Vec<_> = owners.filter(|owner| owner.supervises()).map(|owner| owner.trial.clone()).collect();
     for found in runtime_dirs {
@@ -133,7 +133,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     match fs::read_dir(dir) {
         Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
-        Err(e) => Err(Failure::io("look into", dir, &e)),
+        Err(e) => Err(Failure::io("look into", dir, e)),
     }
 }
 

@@ -1,10 +1,8 @@
 //! `cargo xtask report`: a page about a run, for people.
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use contract::files;
 use terminal::results;
 use tooling::error::Failure;
 use tooling::host;
@@ -34,7 +32,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 /// Notes which trials a run asks for, before the first of them starts.
 pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
-    report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, &e))
+    report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, e))
 }
 
 /// Writes the page at the end of a run. It is for people: where it fails it
@@ -48,31 +46,23 @@ pub(crate) fn at_end(run: &Path) {
 
 /// Writes the page and says where it is.
 fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
-    let question = |path: &Path, e: &std::io::Error| {
-        Failure::Question(format!("cannot read the run {}: {e}.", path.display()))
+    let unreadable = |path: &Path, e: &std::io::Error| {
+        Failure::Usage(format!("cannot read the run {}: {e}.", path.display()))
     };
     let runs = runs
         .iter()
-        .map(|run| run.canonicalize().map_err(|e| question(run, &e)))
+        .map(|run| run.canonicalize().map_err(|e| unreadable(run, &e)))
         .collect::<Result<Vec<_>, _>>()?;
     let file = match (output, runs.first()) {
-        (Some(file), _) => std::path::absolute(file).map_err(|e| Failure::io("find", file, &e))?,
+        (Some(file), _) => std::path::absolute(file).map_err(|e| Failure::io("find", file, e))?,
         (None, Some(run)) => run.join("index.html"),
-        (None, None) => return Err(Failure::Question("no run is named.".to_owned())),
+        (None, None) => return Err(Failure::Usage("no run is named.".to_owned())),
     };
     // Links on the page lead from here to the trials' files.
     let beside = file.parent().unwrap_or(Path::new("/"));
-    let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, &e))?;
-    let page = report::read::page(&runs, &beside, host::repository())
-        .map_err(|e| Failure::Question(e.to_string()))?;
+    let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, e))?;
+    let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::usage)?;
     // Whole or not at all: a browser may be looking.
-    tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(&beside)
-        .and_then(|mut new| {
-            new.write_all(report::render(&page).as_bytes())?;
-            Ok(new.persist(&file)?)
-        })
-        .map_err(|e| Failure::io("write", &file, &e))?;
+    files::replace(&file, report::render(&page).as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
     Ok(file)
 }

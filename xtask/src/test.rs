@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn clear_measured() -> Result<(), Failure> {
     let measured = host::repository().join("target/tmp/catalogue");
     match fs::remove_dir_all(&measured) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("remove", &measured, &error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("remove", &measured, error)),
         _ => Ok(()),
     }
 }

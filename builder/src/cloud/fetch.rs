@@ -48,24 +48,22 @@ pub(super) fn fetch(image: &CloudImage, dir: &Path) -> Result<PathBuf, Failure> 
             if kept.is_file() {
                 return Ok(kept);
             }
-            fs::create_dir_all(dir).map_err(|e| Failure::io("create", dir, &e))?;
+            fs::create_dir_all(dir).map_err(|e| Failure::io("create", dir, e))?;
             let part = dir.join(format!("{}.part", image.sha256));
             let found = download(url, &image.sha256, &part)?;
             if found != image.sha256 {
-                fs::remove_file(&part).map_err(|e| Failure::io("remove", &part, &e))?;
+                fs::remove_file(&part).map_err(|e| Failure::io("remove", &part, e))?;
                 return Err(mismatch(url, &image.sha256, &found));
             }
-            File::open(&part)
-                .and_then(|file| file.sync_all())
-                .map_err(|e| Failure::io("write", &part, &e))?;
-            fs::rename(&part, &kept).map_err(|e| Failure::io("create", &kept, &e))?;
+            File::open(&part).and_then(|file| file.sync_all()).map_err(|e| Failure::io("write", &part, e))?;
+            fs::rename(&part, &kept).map_err(|e| Failure::io("create", &kept, e))?;
             Ok(kept)
         }
     }
 }
 
 fn mismatch(place: &str, wanted: &str, found: &str) -> Failure {
-    Failure::Question(format!(
+    Failure::Usage(format!(
         "{place} is not the file that the definition means: its sha256 is {found}, and the definition says {wanted}. \
          Nothing was built of it. If the vendor has published another one, write its digest into the definition."
     ))
@@ -90,7 +88,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
                 return Ok(wanted.to_owned());
             }
             warn!("{url} cannot be resumed after {after} bytes; beginning again");
-            fs::remove_file(part).map_err(|e| Failure::io("remove", part, &e))?;
+            fs::remove_file(part).map_err(|e| Failure::io("remove", part, e))?;
             after = 0;
         }
         barren = if after > before { 0 } else { barren + 1 };
@@ -130,7 +128,7 @@ pub(super) fn digest(path: &Path) -> Result<String, Failure> {
     let mut hash = Sha256::new();
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))
-        .map_err(|e| Failure::io("read", path, &e))?;
+        .map_err(|e| Failure::io("read", path, e))?;
     Ok(hex::encode(hash.finalize()))
 }
 

@@ -82,11 +82,11 @@ fn customize(
         ("customize.sh", CUSTOMIZE.to_owned()),
     ] {
         let file = path.join(name);
-        fs::write(&file, text).map_err(|e| Failure::io("write", &file, &e))?;
+        fs::write(&file, text).map_err(|e| Failure::io("write", &file, e))?;
     }
     for name in ["rootfs", "dev"] {
         let dir = path.join(name);
-        fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+        fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, e))?;
     }
     // Nobody else sees the mounts, and whatever a package starts ends with its namespace.
     let script = path.join("customize.sh");

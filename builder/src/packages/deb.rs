@@ -32,7 +32,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let dpkg_deb = packager(&sh, "dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]);
     command::read(dpkg_deb.arg(&root).arg(&made))?;
     let package = out.join(file_name(version));
-    fs::rename(&made, &package).map_err(|e| Failure::io("create", &package, &e))?;
+    fs::rename(&made, &package).map_err(|e| Failure::io("create", &package, e))?;
     Ok(package)
 }
 
@@ -54,7 +54,7 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
         layout::copy(&from.join(script), &control.join(script), 0o755)?;
     }
     let template = from.join("control");
-    let text = fs::read_to_string(&template).map_err(|e| Failure::io("read", &template, &e))?;
+    let text = fs::read_to_string(&template).map_err(|e| Failure::io("read", &template, e))?;
     write(&control.join("control"), &text.replace("@VERSION@", version))?;
 
     let conffiles = layout.0.iter().filter(|entry| matches!(entry.what, What::Hook(_) | What::Settings(_)));
@@ -77,5 +77,5 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     fs::write(path, text)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o644)))
-        .map_err(|e| Failure::io("write", path, &e))
+        .map_err(|e| Failure::io("write", path, e))
 }

@@ -83,7 +83,7 @@ impl Layout {
             let at = root.join(target.strip_prefix("/").unwrap_or(target));
             create_dirs(at.parent().unwrap_or(root))?;
             match what {
-                What::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, &e))?,
+                What::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, e))?,
                 What::Program(from) | What::Hook(from) => copy(from, &at, 0o755)?,
                 What::Data(from) | What::Settings(from) | What::Doc(from) => copy(from, &at, 0o644)?,
             }
@@ -112,19 +112,19 @@ pub(super) fn create_dirs(dir: &Path) -> Result<(), Failure> {
     }
     fs::create_dir(dir)
         .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
-        .map_err(|e| Failure::io("create", dir, &e))
+        .map_err(|e| Failure::io("create", dir, e))
 }
 
 /// Copies a file, its mode given.
 pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), Failure> {
     fs::copy(from, to)
         .and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(mode)))
-        .map_err(|e| Failure::io("copy", from, &e))
+        .map_err(|e| Failure::io("copy", from, e))
 }
 
 /// The files of a directory by name, sorted; without what editors leave.
 fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let io = |e| Failure::io("read", dir, &e);
+    let io = |e| Failure::io("read", dir, e);
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)? {
         let entry = entry.map_err(io)?;

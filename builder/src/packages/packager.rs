@@ -14,11 +14,11 @@ const DATE: &str = "1735689600";
 
 /// A directory for the work on one package, on the disk where the package goes.
 pub(super) fn scratch(out: &Path) -> Result<tempfile::TempDir, Failure> {
-    std::fs::create_dir_all(out).map_err(|e| Failure::io("create", out, &e))?;
+    std::fs::create_dir_all(out).map_err(|e| Failure::io("create", out, e))?;
     tempfile::Builder::new()
         .prefix(".build-")
         .tempdir_in(out)
-        .map_err(|e| Failure::io("create a directory in", out, &e))
+        .map_err(|e| Failure::io("create a directory in", out, e))
 }
 
 /// A packager that writes nothing of this day or this host into a package.

@@ -39,7 +39,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let layout = layout()?;
     layout.stage(&at("staged"))?;
     let list = at("listed");
-    fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, &e))?;
+    fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, e))?;
 
     let from = packaging().join("rpm");
     let sh = shell()?;
@@ -67,7 +67,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let rpmbuild = packager(&sh, "rpmbuild").args(defined).args(["--quiet", "--target", "noarch", "-bb"]);
     command::read(rpmbuild.arg(from.join("fsfreeze-hooks.spec")))?;
     let package = out.join(format!("{NAME}-{version}-1.noarch.rpm"));
-    fs::rename(at("made/made.rpm"), &package).map_err(|e| Failure::io("create", &package, &e))?;
+    fs::rename(at("made/made.rpm"), &package).map_err(|e| Failure::io("create", &package, e))?;
     Ok(package)
 }
 

@@ -41,7 +41,7 @@ impl Baseline {
         {
             return Ok(Self { image, kernel, initrd, cmdline, load, accel });
         }
-        Err(Failure::Question(format!(
+        Err(Failure::Usage(format!(
             "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
                  another.",
             image.name
@@ -58,7 +58,7 @@ impl Baseline {
         processes::adopt_orphans().map_err(|e| failed(e.to_string()))?;
         let target = host::repository().join("target");
         let dir =
-            tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
+            tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, e))?;
         let sh = shell()?;
         let script = cmd!(sh, "{bench}/with-libvirtd.sh {bench}/baseline.sh");
         // Started by hand: its stages are shown line by line, and its orphans waited for.

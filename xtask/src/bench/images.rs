@@ -24,7 +24,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     for n in 1..=on.repeat {
         info!("{n} of {}", on.repeat);
         let store =
-            tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
+            tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, e))?;
         for times in [&mut cold, &mut unchanged] {
             let begin = Instant::now();
             images::build_in(store.path(), &on.image)?;

@@ -73,7 +73,7 @@ struct Size {
 pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let trials =
-        tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, &e))?;
+        tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, e))?;
     let size = |operations: u64| size(args, &trials.path().join(operations.to_string()), operations);
     let (small, one, two) = (size(SMALL)?, size(MILLION)?, size(TWO_MILLIONS)?);
     let goals = vec![
@@ -94,8 +94,8 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
 
 fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
     info!("making a trial of {operations} operations");
-    std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, &e))?;
-    generate(dir, args.seed, operations).map_err(|e| Failure::Infrastructure(e.to_string()))?;
+    std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, e))?;
+    generate(dir, args.seed, operations).map_err(Failure::infrastructure)?;
     let mut runs = Vec::new();
     for run in 1..=args.repeat {
         info!("judging it: {run} of {}", args.repeat);
@@ -118,7 +118,7 @@ fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
 /// Prints one measurement.
 pub(super) fn once(args: &OnceArgs) -> Result<(), Failure> {
     let json = serde_json::to_string(&measure(&args.dir)?)
-        .map_err(|e| Failure::Infrastructure(format!("cannot write the measurement as JSON: {e}.")))?;
+        .map_err(|e| Failure::Json { what: "the measurement", source: e })?;
     results::line(format_args!("{json}"));
     Ok(())
 }
@@ -194,7 +194,7 @@ fn in_a_process(dir: &Path) -> Result<Measurement, Failure> {
 
 fn measure(dir: &Path) -> Result<Measurement, Failure> {
     let begin = Instant::now();
-    let case = judge::read(dir).map_err(|e| Failure::Question(e.to_string()))?;
+    let case = judge::read(dir).map_err(Failure::usage)?;
     let read = begin.elapsed();
     let judgement = judge::judge(&case);
     let total = begin.elapsed();
@@ -215,7 +215,7 @@ fn measure(dir: &Path) -> Result<Measurement, Failure> {
 /// The most memory that this process ever held.
 fn peak_mib() -> Result<f64, Failure> {
     let path = Path::new("/proc/self/status");
-    let status = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
+    let status = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, e))?;
     status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok())

@@ -138,7 +138,7 @@ impl Report {
         let path = dir.join(format!("{}.{extension}", self.benchmark));
         std::fs::create_dir_all(&dir)
             .and_then(|()| std::fs::write(&path, text))
-            .map_err(|e| Failure::io("write", &path, &e))?;
+            .map_err(|e| Failure::io("write", &path, e))?;
         Ok(path)
     }
 

@@ -66,7 +66,7 @@ impl Trials {
         self.runs += 1;
         let name = options.dir.file_name().unwrap_or_default().to_string_lossy();
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
-        options.write().map_err(|e| Failure::Infrastructure(e.to_string()))?;
+        options.write().map_err(Failure::infrastructure)?;
         let begin = Instant::now();
         if e2e::run_trials(&self.program, &options, &asked(&options)?, jobs)? {
             return Err(Failure::Interrupted);
@@ -75,7 +75,7 @@ impl Trials {
         e2e::check_for_leftovers(&options.dir)?;
         let ran = |asked: TrialRequest| {
             let dir = options.trial_dir(&asked.name);
-            let verdict = Verdict::read(&dir).map_err(|e| Failure::Infrastructure(e.to_string()))?;
+            let verdict = Verdict::read(&dir).map_err(Failure::infrastructure)?;
             Ok(Ran { dir, verdict })
         };
         Ok(Run { trials: asked(&options)?.into_iter().map(ran).collect::<Result<_, Failure>>()?, wall })
@@ -99,7 +99,7 @@ fn asked(options: &RunOptions) -> Result<Vec<TrialRequest>, Failure> {
     let asked = options.trials()?;
     if asked.is_empty() {
         let images = options.images.join(", ");
-        return Err(Failure::Question(format!("no trial of this measurement runs on {images}.")));
+        return Err(Failure::Usage(format!("no trial of this measurement runs on {images}.")));
     }
     Ok(asked)
 }
@@ -108,7 +108,7 @@ impl Ran {
     /// Whether its first guest went on from a saved memory.
     pub(super) fn started_warm(&self) -> Result<bool, Failure> {
         let notes = events::notes(&self.dir.join(events::FILE));
-        let notes = notes.map_err(|e| Failure::Infrastructure(e.to_string()))?;
+        let notes = notes.map_err(Failure::infrastructure)?;
         Ok(notes.iter().any(|note| note == events::FROM_MEMORY))
     }
 

@@ -13,7 +13,7 @@ pub(super) fn print(name: &str) -> Result<(), Failure> {
     let is_it = |it: &Property| it.name() == name || it.id().eq_ignore_ascii_case(name);
     let Some(property) = Property::ALL.into_iter().find(is_it) else {
         let all: Vec<_> = Property::ALL.iter().map(|it| format!("  {:3} {it}", it.id())).collect();
-        return Err(Failure::Question(format!(
+        return Err(Failure::Usage(format!(
             "there is no property `{}`. There are:\n{}",
             quote(MAX_NAME, name),
             all.join("\n")

@@ -11,7 +11,7 @@ pub(super) fn resolve(named: PathBuf) -> Result<Hook, Failure> {
         return Ok(hook);
     }
     Hook::file(&named)
-        .map_err(|error| Failure::Question(format!("{error} Name an executable file, or {}.", Hook::names())))
+        .map_err(|error| Failure::Usage(format!("{error} Name an executable file, or {}.", Hook::names())))
 }
 
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod tests {
 
     fn refusal(path: &Path) -> String {
         match resolve(path.to_owned()) {
-            Err(Failure::Question(text)) => text,
+            Err(Failure::Usage(text)) => text,
             other => panic!("{other:?}"),
         }
     }

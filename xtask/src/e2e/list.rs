@@ -30,8 +30,7 @@ pub(super) fn print(options: &RunOptions, asked: &[TrialRequest], as_json: bool)
     });
     let listed: Vec<_> = listed.collect();
     if as_json {
-        let json = json::pretty(&listed)
-            .map_err(|e| Failure::Infrastructure(format!("cannot write the list as JSON: {e}.")))?;
+        let json = json::pretty(&listed).map_err(|e| Failure::Json { what: "the list", source: e })?;
         results::line(format_args!("{json}"));
         return Ok(());
     }

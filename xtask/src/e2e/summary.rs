@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use contract::files::FileError;
 use contract::grade::Outcome;
 use contract::text::quote;
 use judge::verdict::Verdict;
@@ -58,7 +59,7 @@ fn report(run: &Path, rows: &[Row]) -> Report {
                 }
             },
             Err(problem) => {
-                not_passed(NonSuccessKind::Error, "the trial left no verdict".into(), problem.clone())
+                not_passed(NonSuccessKind::Error, "the trial left no verdict".into(), problem.to_string())
             }
         };
         let mut case = TestCase::new(name.as_str(), status);
@@ -79,7 +80,7 @@ fn report(run: &Path, rows: &[Row]) -> Report {
 
 /// A table of the trials, those first that did not come out as expected.
 fn markdown(rows: &[Row]) -> String {
-    let outcome = |verdict: &Result<Verdict, String>| {
+    let outcome = |verdict: &Result<Verdict, FileError>| {
         verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
     };
     let mut sorted: Vec<_> = rows.iter().collect();
@@ -90,15 +91,15 @@ fn markdown(rows: &[Row]) -> String {
     });
     let line = |(name, _, verdict): &&Row| {
         let (grade, reason) = match verdict {
-            Ok(verdict) => (verdict.grade.to_string(), verdict.reason.as_str()),
-            Err(problem) => ("unknown".to_owned(), problem.as_str()),
+            Ok(verdict) => (verdict.grade.to_string(), verdict.reason.clone()),
+            Err(problem) => ("unknown".to_owned(), problem.to_string()),
         };
         let word = match outcome(verdict) {
             Outcome::Pass => "as expected",
             Outcome::Fail => "**not as expected**",
             Outcome::Unknown => "**unknown**",
         };
-        let cells = [&format!("`{name}`"), word, &grade, reason];
+        let cells = [&format!("`{name}`"), word, &grade, &reason];
         let cells = cells.map(|cell| quote(MAX_REASON, cell).replace('|', "\\|"));
         format!("| {} |\n", cells.join(" | "))
     };
@@ -108,7 +109,7 @@ fn markdown(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::tests::example;
+    use super::super::table::tests::{example, no_verdict};
     use super::*;
 
     fn rows() -> Vec<Row> {
@@ -121,7 +122,7 @@ mod tests {
         vec![
             ("core/good::i::h".into(), "/e/good".into(), Ok(verdict(Outcome::Pass, "fine"))),
             ("core/bad::i::h".into(), "/e/bad".into(), Ok(verdict(Outcome::Fail, "a|b\u{202e}"))),
-            ("core/none::i::h".into(), "/e/none".into(), Err("no file".into())),
+            ("core/none::i::h".into(), "/e/none".into(), Err(no_verdict())),
         ]
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use contract::files::FileError;
 use contract::grade::{Grade, Outcome};
 use contract::json;
 use judge::verdict::Verdict;
@@ -11,7 +12,7 @@ use tooling::error::Failure;
 use crate::columns::align;
 
 /// A trial, its directory, and its verdict or why there is none.
-pub(super) type Row = (String, PathBuf, Result<Verdict, String>);
+pub(super) type Row = (String, PathBuf, Result<Verdict, FileError>);
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -117,8 +118,7 @@ fn evidence(verdict: &Verdict) {
 /// The verdicts as one JSON array.
 pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
     let verdicts: Vec<_> = rows.iter().filter_map(|(_, _, verdict)| verdict.as_ref().ok()).collect();
-    let json = json::pretty(&verdicts)
-        .map_err(|e| Failure::Infrastructure(format!("cannot write the verdicts as JSON: {e}.")))?;
+    let json = json::pretty(&verdicts).map_err(|e| Failure::Json { what: "the verdicts", source: e })?;
     results::line(format_args!("{json}"));
     Ok(())
 }
@@ -133,6 +133,11 @@ pub(super) mod tests {
         serde_json::from_str(json.split("```json\n").nth(1).unwrap().split("```").next().unwrap()).unwrap()
     }
 
+    /// What there is of a trial that was killed.
+    pub(in super::super) fn no_verdict() -> FileError {
+        FileError::Read { path: "verdict.json".into(), problem: "there is no such file".into() }
+    }
+
     #[test]
     fn eighty_columns_are_enough() {
         let mut verdict = example();
@@ -141,8 +146,11 @@ pub(super) mod tests {
         let row = |hook: &str| {
             (format!("core/vendor-sample::bookworm-mariadb::{hook}"), PathBuf::new(), Ok(verdict.clone()))
         };
-        let rows =
-            [row("sample"), row("freezeframe"), ("core/other::i::h".into(), PathBuf::new(), Err("x".into()))];
+        let rows = [
+            row("sample"),
+            row("freezeframe"),
+            ("core/other::i::h".into(), PathBuf::new(), Err(no_verdict())),
+        ];
         let lines: Vec<_> = lines(&rows).into_iter().map(|(cells, _)| cells.join("  ")).collect();
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
         let titles: Vec<_> = lines.iter().filter(|line| !line.starts_with(' ')).collect();

@@ -149,7 +149,7 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
 fn act(action: &Action, root: bool) -> Result<(), Failure> {
     match action {
         Action::Write { path, text, .. } if root => {
-            std::fs::write(path, text).map_err(|e| Failure::io("write", path.as_ref(), &e))
+            std::fs::write(path, text).map_err(|e| Failure::io("write", path.as_ref(), e))
         }
         Action::Write { path, text, .. } => {
             succeed(&["sudo".to_owned(), "tee".to_owned(), (*path).to_owned()], text)

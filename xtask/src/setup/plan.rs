@@ -128,6 +128,21 @@ const USERADD: &[&str] = &[
     "/usr/sbin/nologin",
 ];
 
+/// Why `qemu-system-x86` cannot be installed from where `qemu-utils` came from.
+#[derive(Debug, thiserror::Error)]
+enum BackportsError {
+    #[error(
+        "qemu-utils is installed from backports, and /etc/os-release does not name the release. Install qemu-system-x86 \
+         of the same version by hand"
+    )]
+    UnknownRelease,
+    #[error(
+        "qemu-utils is installed from backports, and no package source of this host is for {release} from which the one \
+         for {suite} could be made. Add a source for {suite}, then run `cargo xtask setup` again"
+    )]
+    NoSource { release: String, suite: String },
+}
+
 /// Plans what to do on `host`.
 pub(crate) fn plan(host: &Host) -> Plan {
     if host.missing.is_empty() {
@@ -145,7 +160,7 @@ pub(crate) fn plan(host: &Host) -> Plan {
                 why: "this needs root, and there is no sudo. As root, run `cargo xtask setup`, or".to_owned(),
                 commands: actions.iter().map(Action::command).collect(),
             },
-            Err(why) => Plan::ByHand { why, commands: Vec::new() },
+            Err(why) => Plan::ByHand { why: why.to_string(), commands: Vec::new() },
         },
         Some(manager) => by_hand(manager, host),
     }
@@ -172,7 +187,7 @@ fn by_hand(manager: Manager, host: &Host) -> Plan {
     Plan::ByHand { why, commands }
 }
 
-fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
+fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
     let run = |words: &[&str], packages: &[&str], why: String| {
         let sudo = if host.root { &[][..] } else { &["sudo"] };
         let argv = [sudo, &["env", "DEBIAN_FRONTEND=noninteractive"], words, packages].concat();
@@ -185,10 +200,7 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
     let mut actions = Vec::new();
     let mut backports = None;
     if from_backports && !qemu.is_empty() {
-        let release = host.apt.release.as_deref().ok_or(
-            "qemu-utils is installed from backports, and /etc/os-release does not tell of which release. Install \
-             qemu-system-x86 of the same version by hand",
-        )?;
+        let release = host.apt.release.as_deref().ok_or(BackportsError::UnknownRelease)?;
         let suite = format!("{release}-backports");
         if !host.apt.sources.iter().any(|source| source.suite == suite) {
             actions.push(add_backports(&host.apt, release, &suite)?);
@@ -230,14 +242,11 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, String> {
 }
 
 /// A source for backports, made from the one that the host has for its release.
-fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<Action, String> {
+fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<Action, BackportsError> {
     let source =
-        apt.sources.iter().find(|source| source.suite == release && source.component == "main").ok_or_else(|| {
-            format!(
-                "qemu-utils is installed from backports, and no package source of this host is for {release} from \
-                 which the one for {suite} could be made. Add a source for {suite}, then run `cargo xtask setup` again"
-            )
-        })?;
+        apt.sources.iter().find(|source| source.suite == release && source.component == "main").ok_or_else(
+            || BackportsError::NoSource { release: release.to_owned(), suite: suite.to_owned() },
+        )?;
     let mut text = format!(
         "# Written by `cargo xtask setup`: the installed qemu-utils is from here, and\n\
          # qemu-system-x86 must be of the same version.\n\
