@@ -4,13 +4,12 @@
 //! Files are checked as a whole before anything is built. Every error names the
 //! file and the line, and says what to write instead.
 
-mod read;
+pub(super) mod read;
 #[cfg(test)]
 mod tests;
 
 use serde::Deserialize;
 
-pub use self::read::DefinitionError;
 use super::kinds::{Channel, Database};
 use super::layout::{Bind, DiskLayout, FsKind, LoopLayout};
 use super::manifest::Agent;

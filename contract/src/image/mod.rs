@@ -9,7 +9,8 @@ mod manifest;
 mod origin;
 
 pub use claims::{Claims, Inspection};
-pub use definition::{Argument, Definition, DefinitionError, Family, Layer, Mask, Packaging, Repository};
+pub use definition::read::DefinitionError;
+pub use definition::{Argument, Definition, Family, Layer, Mask, Packaging, Repository};
 pub use kinds::{Channel, Database};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
 pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};

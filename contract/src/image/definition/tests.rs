@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::image::DefinitionError;
 
 const GOOD: &str = r#"summary = "Test"
 family = "deb"
