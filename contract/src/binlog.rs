@@ -147,7 +147,7 @@ impl<'a, R: Read> Log<'a, R> {
     }
 
     /// Where the log breaks off, in the middle of an event or before one that is
-    /// damaged. To be asked when it was read to its end.
+    /// damaged. Meaningful once the log has been read to its end.
     pub fn torn_at(&self) -> Option<u64> {
         self.torn.then_some(self.at)
     }

@@ -45,7 +45,7 @@ impl TrialDurations {
         files::replace(&self.file(trial, cycles), format!("{:.1}\n", took.as_secs_f64()).as_bytes())
     }
 
-    /// How long a trial may take from begin to end.
+    /// How long a trial may take from start to end.
     pub fn limit(&self, trial: &str, cycles: u32) -> Duration {
         match self.of(trial, cycles) {
             Some(took) => LEAST.max(took * SLACK),

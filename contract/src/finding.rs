@@ -1,18 +1,18 @@
-//! What became of each property: its status, and how a broken one shows.
+//! The result of checking each property: its status, and a finding if it is broken.
 
 use serde::{Deserialize, Serialize};
 
 use crate::property::Property;
 use crate::text::printable;
 
-/// What became of one property. Serialized as `holds`, `broken` or
+/// The result of checking one property. Serialized as `holds`, `broken` or
 /// `not-applicable: <why>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Status {
     /// It was examined and holds.
     Holds,
-    /// It was examined and is broken; a finding tells how.
+    /// It was examined and is broken; a finding says how.
     Broken,
     /// It could not be examined, and why.
     NotApplicable(String),

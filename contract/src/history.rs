@@ -93,8 +93,8 @@ pub enum Entry {
         /// Whether the operation is there.
         present: bool,
     },
-    /// What the agent told of its guest when the load began. Written once; absent
-    /// when it did not tell.
+    /// What the agent reported about its guest when the load began. Written once; absent
+    /// if it reported nothing.
     Guest {
         /// When.
         t: Nanos,
@@ -136,7 +136,7 @@ pub enum Entry {
         detail: String,
     },
     /// A quiescence probe: one statement sent inside the window on a
-    /// connection opened before the freeze. Written when nobody looks at it any more.
+    /// connection opened before the freeze. Written when it is no longer polled.
     Probe(Probe),
     /// How much the guest has written to one disk since it was powered on, as
     /// QEMU counts it. Written when the freeze has returned and before the thaw.
@@ -155,7 +155,7 @@ pub enum Entry {
     /// Written when it is answered, or when the load ends without an answer.
     /// The heartbeats of a disk are numbered from 1 without gaps, one in flight.
     Heartbeat {
-        /// When it was asked for.
+        /// When it was requested.
         t: Nanos,
         /// When the guest had synced it; absent when it did not say so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,7 +225,7 @@ pub struct Setup {
     /// The tables whose rows follow transfers.
     pub followers: Vec<Follower>,
     /// The other tables, all transactional but the bulk writer's, and what else
-    /// the restored server must be asked about each.
+    /// what must be checked about each on the restored server.
     pub tables: Vec<Table>,
     /// The disks whose writes are counted, by target name: `vda`.
     pub disks: Vec<String>,
@@ -383,17 +383,17 @@ fn transfer(scan: &mut Scan<'_>) -> Option<Op> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
-    /// F0: the freeze is about to be asked for.
+    /// F0: the freeze is about to be requested.
     FreezeCall,
     /// F1: the freeze was reported as successful.
     FreezeOk,
     /// The freeze failed or timed out.
     FreezeErr,
-    /// S0: the snapshot is about to be asked for.
+    /// S0: the snapshot is about to be requested.
     SnapBegin,
     /// S1: the snapshot exists.
     SnapEnd,
-    /// T0: the thaw is about to be asked for.
+    /// T0: the thaw is about to be requested.
     ThawCall,
     /// T1: the thaw was reported as successful.
     ThawOk,
@@ -438,7 +438,7 @@ pub struct Probe {
 #[serde(rename_all = "snake_case")]
 pub enum Round {
     /// When the freeze has returned. The snapshot begins when it is answered or
-    /// seen to wait, and it is looked at until the thaw.
+    /// observed waiting, and the probe is polled until the thaw.
     Snapshot,
     /// When the snapshot is there and the guest was held, just before the thaw.
     Thaw,
@@ -468,7 +468,7 @@ pub enum ProbeAnswer {
     /// The server executed the statement: nothing held it back.
     Done,
     /// A lock is held: the server said at `since` and at `end`, and whenever it
-    /// was asked between, that the statement waits for a lock; or it refused it
+    /// was asked in between, that the statement waits for a lock; or it refused it
     /// with error 1205 (lock wait timeout).
     Locked,
     /// The server said at `since` that the statement waits for a lock, and at

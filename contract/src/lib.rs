@@ -1,8 +1,8 @@
-//! The contract: what scenarios, stages, judge and report tell each other, as plain data.
+//! The contract: what scenarios, stages, judge and report exchange, as plain data.
 //!
-//! First the words: how good a backup is ([`grade`]), what that rests on ([`property`], one
-//! table) and what came of it ([`finding`], [`figures`]). Then the files: what is asked for
-//! ([`scenario`], [`image`], [`run`], [`plan`]) and what was seen ([`events`], [`history`],
+//! First the vocabulary: how good a backup is ([`grade`]), what that rests on ([`property`], one
+//! table) and the result ([`finding`], [`figures`]). Then the files: what is requested
+//! ([`scenario`], [`image`], [`run`], [`plan`]) and what was observed ([`events`], [`history`],
 //! [`observation`]). Nothing here touches a guest, and everything else stands on it.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]

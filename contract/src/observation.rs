@@ -122,10 +122,10 @@ pub enum Record {
         /// not readable.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recovered: Option<bool>,
-        /// Lines of the server's log that tell of recovery, bounded.
+        /// Lines of the server's log about recovery, bounded.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         recovery: Vec<String>,
-        /// Errors in the server's log that tell of corruption, bounded.
+        /// Errors in the server's log about corruption, bounded.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         corruption: Vec<String>,
     },
@@ -272,7 +272,7 @@ pub enum Record {
     End,
 }
 
-/// A server at a moment: whose state a record tells.
+/// A server at a moment: the one whose state a record describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {

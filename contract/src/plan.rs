@@ -171,9 +171,9 @@ impl Limits {
             server: seconds(30),
             agent: seconds(15),
             // Not scaled: hooks wait for databases and disks, not for processors.
-            // The slowest honest freeze seen, on a busy host under TCG, took 8 s.
+            // The slowest honest freeze observed, on a busy host under TCG, took 8 s.
             freeze: Duration::from_secs(60),
-            // A hook may start a server in it: 47 s were seen, of MySQL 9.7 on a busy host under TCG.
+            // A hook may start a server in it: 47 s were observed, of MySQL 9.7 on a busy host under TCG.
             thaw: seconds(30),
             hold: seconds(10),
             statement: seconds(30),

@@ -1,7 +1,7 @@
 //! The properties that a verdict rests on: one row of one table each.
 //!
-//! A row is all that there is to say of a property, the function of the judge that examines
-//! it included, so that adding one is one place and forgetting a column does not compile. This
+//! A row is everything about a property, including the function of the judge that checks it,
+//! so that adding one is one place and forgetting a column does not compile. This
 //! module makes the vocabulary of the table; the judge makes the call from the last column.
 
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,13 @@ use crate::grade::Grade;
 /// Hands the table to a macro. The columns:
 ///
 /// - `id`: the letter of the judge's design; `name`: what explains itself, and how it is serialized
-/// - `claim`: what holds when the property holds; `source`: why that can be asked of a backup;
+/// - `claim`: what holds when the property holds; `source`: why a backup must satisfy it;
 ///   `needs`: the evidence without which it is not examined
 /// - `ceiling`: the best grade of a backup that breaks it; a finding may be worse, never better
 /// - `rank`: its place among the findings with the same ceiling, 1 for the most telling
 /// - `needed_for`: the worst grade that is not given while it is unexamined; `None` for no grade
 /// - `owed`: the condition, a function of `judge::owed`, on which a trial owes its evidence
-/// - `examine`: the function of the judge that examines it
+/// - `check`: the function of the judge that checks it
 #[macro_export]
 macro_rules! with_properties {
     ($make:ident) => {
@@ -35,7 +35,7 @@ keeps its directories",
                 rank: 2,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: boot::starts,
+                check: boot::starts,
             }
             Checksums {
                 id: "R1",
@@ -49,7 +49,7 @@ sent and again after it is read back.",
                 rank: 3,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: rows::checksums,
+                check: rows::checksums,
             }
             Atomicity {
                 id: "R2",
@@ -64,7 +64,7 @@ keeps it whole as well, unless it was killed.",
                 rank: 5,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: rows::atomicity,
+                check: rows::atomicity,
             }
             Conservation {
                 id: "R3",
@@ -79,7 +79,7 @@ from 1 without a gap.",
                 rank: 8,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: rows::conservation,
+                check: rows::conservation,
             }
             IndexAgreement {
                 id: "R4",
@@ -94,7 +94,7 @@ with sums that could have differed",
                 rank: 4,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: rows::index_agreement,
+                check: rows::index_agreement,
             }
             ClientPrefix {
                 id: "R5",
@@ -110,7 +110,7 @@ list of tables where the schema was changed",
                 rank: 9,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: rows::client_prefix,
+                check: rows::client_prefix,
             }
             Durability {
                 id: "D",
@@ -124,7 +124,7 @@ tables",
                 rank: 7,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: cut::durability,
+                check: cut::durability,
             }
             QuiescedDurability {
                 id: "D*",
@@ -139,7 +139,7 @@ late.",
                 rank: 24,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: cut::quiesced_durability,
+                check: cut::quiesced_durability,
             }
             NoFuture {
                 id: "F",
@@ -153,13 +153,13 @@ went on being written, and an observation of another trial.",
                 rank: 6,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: cut::no_future,
+                check: cut::no_future,
             }
             NoFutureStrict {
                 id: "F*",
                 name: "no-future-strict",
                 claim: "Nothing is there that was sent after the freeze had returned.",
-                source: "What a held lock means, seen from the other side: a write that is there \
+                source: "What a held lock means, from the other side: a write that is there \
 was executed under the lock, whether it was acknowledged or not. The \
 quiescence probes are such writes.",
                 needs: "a freeze that returned, and the rows, those of the probes among them",
@@ -167,20 +167,20 @@ quiescence probes are such writes.",
                 rank: 25,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: cut::no_future_strict,
+                check: cut::no_future_strict,
             }
             RealTimeOrder {
                 id: "C1",
                 name: "real-time-order",
                 claim: "No transfer or schema change is missing that was acknowledged before one \
 that is there was sent.",
-                source: "Linearizability (Herlihy and Wing, 1990), asked of a cut instead of a run.",
+                source: "Linearizability (Herlihy and Wing, 1990), applied to a cut instead of a run.",
                 needs: "the ledger and the followers' transactional tables",
                 ceiling: Inconsistent,
                 rank: 10,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: order::real_time_order,
+                check: order::real_time_order,
             }
             CausalOrder {
                 id: "C2",
@@ -195,7 +195,7 @@ where an outcome is unknown.",
                 rank: 11,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: order::causal_order,
+                check: order::causal_order,
             }
             VersionOrder {
                 id: "C3",
@@ -208,7 +208,7 @@ without a gap.",
                 rank: 12,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: order::version_order,
+                check: order::version_order,
             }
             WindowSilence {
                 id: "Q1",
@@ -223,7 +223,7 @@ snapshot was taken",
                 rank: 20,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: quiet::window_silence,
+                check: quiet::window_silence,
             }
             LockProbe {
                 id: "Q2",
@@ -239,7 +239,7 @@ the snapshot until after it; or a server that was stopped cleanly",
                 rank: 19,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: quiet::lock_probe,
+                check: quiet::lock_probe,
             }
             DiskSilence {
                 id: "Q3",
@@ -253,7 +253,7 @@ neither the guest nor its agent can touch.",
                 rank: 21,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: quiet::disk_silence,
+                check: quiet::disk_silence,
             }
             LockIdentity {
                 id: "Q4",
@@ -262,12 +262,12 @@ neither the guest nor its agent can touch.",
                 source: "A hook that cannot prove at thaw that the session which took the lock \
 still holds it must fail the thaw. Its success counts for nothing without \
 a witness: COMMITs that were still waiting just before the thaw.",
-                needs: "the thaw's answer and count, and a lock that was seen",
+                needs: "the thaw's answer and count, and a lock that was observed",
                 ceiling: CrashConsistent,
                 rank: 17,
                 needed_for: ApplicationConsistent,
                 owed: unless_stopped,
-                examine: quiet::lock_identity,
+                check: quiet::lock_identity,
             }
             NonTransactionalDurability {
                 id: "N1",
@@ -281,7 +281,7 @@ the client sends the row only after its transfer was acknowledged.",
                 rank: 16,
                 needed_for: CrashConsistent,
                 owed: with_non_transactional_tables,
-                examine: tables::durability,
+                check: tables::durability,
             }
             TablesClosed {
                 id: "N2",
@@ -296,7 +296,7 @@ image",
                 rank: 18,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: tables::closed,
+                check: tables::closed,
             }
             TableCheck {
                 id: "N3",
@@ -310,7 +310,7 @@ corruption when it started.",
                 rank: 23,
                 needed_for: CrashConsistent,
                 owed: with_tables_to_check,
-                examine: tables::check,
+                check: tables::check,
             }
             BinlogAgreement {
                 id: "B1",
@@ -323,7 +323,7 @@ the log has and rolls back what it has not.",
                 rank: 14,
                 needed_for: ApplicationConsistent,
                 owed: with_binlog,
-                examine: binlog::agreement,
+                check: binlog::agreement,
             }
             RecordedPosition {
                 id: "B2",
@@ -337,7 +337,7 @@ follow it in the image.",
                 rank: 27,
                 needed_for: None,
                 owed: always,
-                examine: binlog::recorded_position,
+                check: binlog::recorded_position,
             }
             RollForward {
                 id: "B3",
@@ -351,7 +351,7 @@ sides",
                 rank: 15,
                 needed_for: None,
                 owed: always,
-                examine: binlog::roll_forward,
+                check: binlog::roll_forward,
             }
             NoPreparedTransactions {
                 id: "L1",
@@ -366,7 +366,7 @@ one that is left was in flight.",
                 rank: 26,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: boot::no_prepared_transactions,
+                check: boot::no_prepared_transactions,
             }
             FilesystemClean {
                 id: "L2",
@@ -381,13 +381,13 @@ it before.",
                 rank: 22,
                 needed_for: ApplicationConsistent,
                 owed: always,
-                examine: boot::filesystem_clean,
+                check: boot::filesystem_clean,
             }
             OutsideFiles {
                 id: "X1",
                 name: "outside-files",
                 claim: "Files outside the database hold every record that was synced before the \
-thaw, none that was asked for after the freeze, and end whole.",
+thaw, none that was requested after the freeze, and end whole.",
                 source: "fsync(2), on a file outside the database, so that a disk that the freeze \
 or the snapshot skipped shows.",
                 needs: "heartbeats on every file system that were answered shortly before the \
@@ -396,7 +396,7 @@ freeze, and the file of each",
                 rank: 28,
                 needed_for: ApplicationConsistent,
                 owed: with_file_systems,
-                examine: disks::outside_files,
+                check: disks::outside_files,
             }
             DiskAgreement {
                 id: "X2",
@@ -410,7 +410,7 @@ meet in a point (Helly).",
                 rank: 13,
                 needed_for: ApplicationConsistent,
                 owed: with_several_file_systems,
-                examine: disks::agreement,
+                check: disks::agreement,
             }
             FreshBoot {
                 id: "M",
@@ -423,13 +423,13 @@ in one means that the live guest was looked at, or a copy of its memory.",
                 rank: 1,
                 needed_for: CrashConsistent,
                 owed: always,
-                examine: boot::fresh_boot,
+                check: boot::fresh_boot,
             }
         }
     };
 }
 
-/// The enum, and what can be asked of each variant.
+/// The enum, and the accessors of each variant.
 macro_rules! vocabulary {
     ($($variant:ident {
         id: $id:literal,
@@ -441,7 +441,7 @@ macro_rules! vocabulary {
         rank: $rank:literal,
         needed_for: $needed_for:ident,
         owed: $owed:ident,
-        examine: $module:ident::$function:ident,
+        check: $module:ident::$function:ident,
     })*) => {
         /// The properties that a verdict rests on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -468,7 +468,7 @@ macro_rules! vocabulary {
                 match self { $(Self::$variant => $claim),* }
             }
 
-            /// Why the claim can be asked of a backup.
+            /// Why a backup must satisfy the claim.
             pub const fn source(self) -> &'static str {
                 match self { $(Self::$variant => $source),* }
             }

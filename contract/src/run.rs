@@ -1,4 +1,4 @@
-//! Runs: which trials a command line asks for, and where they live.
+//! Runs: which trials a command line requests, and where their files are.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ pub const REPETITIONS: u32 = 5;
 /// The .deb of the hooks.
 pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
 
-/// `run.json`: what the user asked for, paths absolute.
+/// `run.json`: what the user requested, with absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunOptions {
@@ -38,7 +38,7 @@ pub struct RunOptions {
     pub hook: Option<Hook>,
     /// A libvirt connection instead of the embedded driver.
     pub connect: Option<String>,
-    /// The accelerator; `None` asks a probe.
+    /// The accelerator; `None` leaves it to a probe.
     pub accel: Option<Accel>,
     /// Whether every guest boots, instead of starting from saved memory.
     pub cold: bool,
@@ -66,7 +66,7 @@ pub struct RunOptions {
     pub dir: PathBuf,
 }
 
-/// One trial that a run asks for.
+/// One trial that a run requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialRequest {
     /// `core/no-hook::bookworm-mariadb::none`.
@@ -94,7 +94,7 @@ impl RunOptions {
     /// The file's name in a run's directory.
     pub const FILE: &str = "run.json";
 
-    /// What a run in `dir` asks for when nothing is said: every scenario of this
+    /// What a run in `dir` requests by default: every scenario of this
     /// repository, each on the first image that suits it.
     pub fn of(repository: &Path, dir: PathBuf) -> Self {
         Self {

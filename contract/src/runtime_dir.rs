@@ -1,14 +1,14 @@
 //! The short-lived directories of running trials, in the system's temporary
-//! directory: libvirt's state, and in a file whose it is.
+//! directory: libvirt's state, and a file that names the owner.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How their names begin.
+/// The prefix of their names.
 pub const PREFIX: &str = "freezeframe-";
 
-/// The file that tells whose one is: pid of the supervisor, memory in MiB and
+/// The file that names a directory's owner: pid of the supervisor, memory in MiB and
 /// the trial's directory, a line each.
 const OWNER: &str = "owner";
 
@@ -17,7 +17,7 @@ const OWNER: &str = "owner";
 pub struct RuntimeDir {
     /// The directory.
     pub dir: PathBuf,
-    /// Whose it is; its supervisor says so in its first milliseconds.
+    /// Its owner; the supervisor writes the file in its first milliseconds.
     pub owner: Option<Owner>,
 }
 
@@ -33,7 +33,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Writes down whose `dir` is.
+    /// Writes the owner of `dir` into it.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         fs::write(dir.join(OWNER), format!("{}\n{}\n{}\n", self.pid, self.memory_mib, self.trial.display()))
     }
@@ -54,7 +54,7 @@ impl Owner {
     }
 }
 
-/// All of them, of living and of dead trials.
+/// The directories of all trials, running or dead.
 pub fn list() -> io::Result<Vec<RuntimeDir>> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(std::env::temp_dir())? {
@@ -62,7 +62,7 @@ pub fn list() -> io::Result<Vec<RuntimeDir>> {
         let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
         if named && dir.is_dir() {
             let owner = Owner::read(&dir);
-            // What cannot be read is the business of whatever version wrote it.
+            // A file that cannot be read belongs to another version of this program: leave it alone.
             if owner.is_some() || !dir.join(OWNER).exists() {
                 dirs.push(RuntimeDir { dir, owner });
             }

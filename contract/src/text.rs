@@ -10,7 +10,7 @@ pub mod hidden;
 /// The most characters of a guest's line.
 const LINE: usize = 200;
 
-/// Whether a character is not seen, or not where it stands.
+/// Whether a character is invisible, or is not shown in its place.
 ///
 /// These are the controls (Cc) and format characters (Cf) of Unicode, its line
 /// and paragraph separators, what else has the property

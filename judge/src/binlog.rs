@@ -4,36 +4,34 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+use contract::binlog::Key;
 use contract::observation::{POSITION_FILE, State};
 use contract::property::Property;
 
-use super::case::{NEVER, Observation, Place, Tables};
+use super::case::{LogPosition, NEVER, Observation, Tables};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{ACCOUNTS, BULK, COUNTERS, LEDGER, View};
 
-/// A transfer, as `(client, number)`.
-type Key = (u32, u32);
-
 /// B1, [`Property::BinlogAgreement`]. Both agree after any cut of one instant that kept what the server
 /// had flushed. Where they disagree, rolling forward from this backup loses or repeats transfers.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
-    let (seen, _) = logs(view)?;
-    if let Some(log) = seen.cut_logs.first() {
+    let (observation, _) = logs(view)?;
+    if let Some(log) = observation.cut_logs.first() {
         let (file, why) = (quote(&log.what), quote(&log.why));
         return Err(Unexamined(format!("`{file}` could not be read to its end: {why}")));
     }
     view.read(&[LEDGER])?;
-    let mut stored: Vec<Key> = seen.legs.iter().map(|leg| (leg.c, leg.n)).collect();
+    let mut stored: Vec<Key> = observation.legs.iter().map(|leg| (leg.c, leg.n)).collect();
     stored.sort_unstable();
     stored.dedup();
-    let mut logged = seen.logged.clone();
+    let mut logged = observation.logged.clone();
     logged.sort_unstable();
 
     let anchor = view.anchor();
     let name = |(c, n): Key| match view.case.transfer(c, n) {
         Some(transfer) => anchor.transfer(c, n, transfer),
-        None => format!("client {c} transfer {n} (nobody sent it)"),
+        None => format!("client {c} transfer {n} (never sent)"),
     };
     let (mut unlogged, mut unstored, mut twice) =
         (Evidence::default(), Evidence::default(), Evidence::default());
@@ -70,17 +68,19 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
 /// B2, [`Property::RecordedPosition`]. A log that goes on shows that the position was taken before the
 /// lock, or that the lock did not hold.
 pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
-    let (seen, end) = logs(view)?;
+    let (observation, end) = logs(view)?;
     // What an earlier or a failed freeze left behind says nothing about this one.
     view.frozen()?;
-    let Some(recorded) = &seen.position else {
-        return Err(Unexamined(match seen.unreadable.iter().find(|file| file.what == POSITION_FILE) {
-            Some(file) => format!("the recorded position is not readable: {}", quote(&file.why)),
-            None => "no hook recorded a position".into(),
-        }));
+    let Some(recorded) = &observation.position else {
+        return Err(Unexamined(
+            match observation.unreadable.iter().find(|file| file.what == POSITION_FILE) {
+                Some(file) => format!("the recorded position is not readable: {}", quote(&file.why)),
+                None => "no hook recorded a position".into(),
+            },
+        ));
     };
     if recorded == end {
-        return gtids_differ(seen);
+        return gtids_differ(observation);
     }
     let summary = if recorded.file == end.file {
         match recorded.byte.cmp(&end.byte) {
@@ -97,9 +97,9 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
 }
 
 /// The GTIDs beside the position are those of the restored server: B2's other half.
-fn gtids_differ(seen: &Observation) -> Ruling {
-    let restored = seen.gtids.get(&State::Restored);
-    if seen.position_gtid.is_empty() {
+fn gtids_differ(observation: &Observation) -> Ruling {
+    let restored = observation.gtids.get(&State::Restored);
+    if observation.position_gtid.is_empty() {
         return match restored {
             Some(restored) if !gtids(restored).is_empty() => Err(Unexamined(
                 "no GTIDs were recorded beside the position, and the restored server has some".into(),
@@ -108,11 +108,11 @@ fn gtids_differ(seen: &Observation) -> Ruling {
         };
     }
     let restored = restored.ok_or_else(|| Unexamined("the restored server's GTIDs were not read".into()))?;
-    if gtids(restored) == gtids(&seen.position_gtid) {
+    if gtids(restored) == gtids(&observation.position_gtid) {
         return Ok(None);
     }
     let evidence = vec![
-        format!("recorded: {}", quote(&seen.position_gtid)),
+        format!("recorded: {}", quote(&observation.position_gtid)),
         format!("the restored server has: {}", quote(restored)),
     ];
     let summary = "the recorded GTIDs are not those of the restored server";
@@ -133,9 +133,9 @@ fn gtids(text: &str) -> BTreeSet<String> {
 /// and checksum of every table decide, MyISAM included, and the GTIDs; and the source's ledger must
 /// hold the transfers that the history says, so that two empty servers never agree.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
-    let seen = view.served()?;
+    let observation = view.served()?;
     view.frozen()?;
-    let Some(replay) = &seen.roll_forward else {
+    let Some(replay) = &observation.roll_forward else {
         return Err(Unexamined("nothing was rolled forward: no hook recorded a position".into()));
     };
     let broken = |summary: String, evidence: Evidence| {
@@ -149,7 +149,8 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             evidence,
         );
     }
-    let (Some(live), Some(reached)) = (seen.tables.get(&State::Live), seen.tables.get(&State::RolledForward))
+    let (Some(live), Some(reached)) =
+        (observation.tables.get(&State::Live), observation.tables.get(&State::RolledForward))
     else {
         return Err(Unexamined("the tables to compare after the roll-forward were not read".into()));
     };
@@ -170,7 +171,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
             (None, _) => different.add(|| format!("`{name}`: the source has no such table")),
         }
     }
-    let gtid = |state| seen.gtids.get(&state).map(String::as_str);
+    let gtid = |state| observation.gtids.get(&state).map(String::as_str);
     let no_gtids = match (gtid(State::Live), gtid(State::RolledForward)) {
         (Some(live), Some(reached)) if gtids(live) != gtids(reached) => {
             different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
@@ -188,11 +189,11 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     if !different.is_empty() {
         let n = different.total();
         return broken(
-            format!("the roll-forward ends elsewhere than the source: {}", count(n, "difference")),
+            format!("after the roll-forward the data differs from the source's: {}", count(n, "difference")),
             different,
         );
     }
-    all_compared(view, seen, live)?;
+    all_compared(view, observation, live)?;
     if no_gtids {
         return Err(Unexamined("the GTIDs to compare after the roll-forward were not read".into()));
     }
@@ -220,7 +221,7 @@ fn bounds<'a>(view: &'a View<'_>) -> Vec<(&'a str, u64, u64)> {
 }
 
 /// The source's tables hold what was acknowledged, and each was compared, from a position that is known.
-fn all_compared(view: &View<'_>, seen: &Observation, live: &Tables) -> Result<(), Unexamined> {
+fn all_compared(view: &View<'_>, observation: &Observation, live: &Tables) -> Result<(), Unexamined> {
     for (table, least, most) in bounds(view) {
         let Some((held, _)) = live.get(table) else { continue };
         if !(least..=most).contains(held) {
@@ -230,7 +231,7 @@ fn all_compared(view: &View<'_>, seen: &Observation, live: &Tables) -> Result<()
             )));
         }
     }
-    if seen.position.is_none() {
+    if observation.position.is_none() {
         return Err(Unexamined("the position from which the logs were replayed is not known".into()));
     }
     if let Some((table, _)) = view.tables().find(|(table, _)| !live.contains_key(*table)) {
@@ -245,14 +246,14 @@ fn all_compared(view: &View<'_>, seen: &Observation, live: &Tables) -> Result<()
 /// The end of what a program said, where its error is.
 fn quote_end(text: &str) -> String {
     let from = text.char_indices().rev().nth(120).map_or(0, |(at, _)| at);
-    format!("the client says: ...{}", quote(&text[from..]))
+    format!("the client printed: ...{}", quote(&text[from..]))
 }
 
 /// What was observed, and the end of its binary logs, if there are any.
-fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a Place), Unexamined> {
-    let seen = view.observed()?;
-    match (&seen.log_end, seen.cut_logs.first()) {
-        (Some(end), _) => Ok((seen, end)),
+fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a LogPosition), Unexamined> {
+    let observation = view.observed()?;
+    match (&observation.log_end, observation.cut_logs.first()) {
+        (Some(end), _) => Ok((observation, end)),
         (None, Some(log)) => {
             let (file, why) = (quote(&log.what), quote(&log.why));
             Err(Unexamined(format!("`{file}` could not be read: {why}")))
@@ -261,11 +262,11 @@ fn logs<'a>(view: &View<'a>) -> Result<(&'a Observation, &'a Place), Unexamined>
     }
 }
 
-fn bytes(later: &Place, earlier: &Place) -> String {
+fn bytes(later: &LogPosition, earlier: &LogPosition) -> String {
     count(later.byte.saturating_sub(earlier.byte), "byte")
 }
 
-fn place(place: &Place) -> String {
+fn place(place: &LogPosition) -> String {
     format!("`{}` byte {}", quote(&place.file), place.byte)
 }
 

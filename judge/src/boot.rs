@@ -1,4 +1,4 @@
-//! What the raw disks and the first boot tell: R0, L1, L2, M.
+//! What the raw disks and the first boot show: R0, L1, L2, M.
 
 use contract::grade::Grade;
 use contract::history::Holds;
@@ -11,11 +11,11 @@ use super::view::View;
 
 /// R0, [`Property::Starts`].
 pub(super) fn starts(view: &View<'_>) -> Ruling {
-    let seen = view.observed()?;
-    let server = seen
+    let observation = view.observed()?;
+    let server = observation
         .server
         .as_ref()
-        .ok_or_else(|| Unexamined("the observation does not tell whether the server started".into()))?;
+        .ok_or_else(|| Unexamined("the observation does not say whether the server started".into()))?;
     let mut outside = Evidence::default();
     let mut grave = false;
     for directory in view.case.directories.iter().filter(|directory| directory.on.is_none()) {
@@ -24,7 +24,9 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
     }
     if !outside.is_empty() {
         let what = count(outside.total(), "directory");
-        let summary = format!("{what} of the server on no disk of the snapshot: in no backup of these disks");
+        let summary = format!(
+            "{what} of the server on none of the snapshot's disks: a backup of these disks does not contain it"
+        );
         let mut defect = Defect::new(Property::Starts, summary, outside.into_lines());
         if !grave {
             defect.ceiling = Grade::Inconsistent;
@@ -32,7 +34,7 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
         return Ok(Some(defect));
     }
     let mut evidence = Evidence::default();
-    for disk in seen.checked_disks.iter().filter(|disk| !disk.clean) {
+    for disk in observation.checked_disks.iter().filter(|disk| !disk.clean) {
         evidence.add(|| format!("disk {}: {}", quote(&disk.disk), quote(&disk.detail)));
     }
     let damaged = evidence.total();
@@ -40,7 +42,7 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
         evidence.add(|| quote(&server.detail));
     }
     let summary = match (server.started, damaged) {
-        (true, 0) => return all_checked(view, seen),
+        (true, 0) => return all_checked(view, observation),
         (true, n) => format!("the file system check found damage on {}", count(n, "disk")),
         (false, 0) => "the server did not start from the restored disks".into(),
         (false, n) => {
@@ -53,8 +55,8 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
     Ok(Some(Defect::new(Property::Starts, summary, evidence.into_lines())))
 }
 
-fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
-    let checked = |fs: &str| seen.checked_disks.iter().any(|disk| disk.disk == fs);
+fn all_checked(view: &View<'_>, observation: &Observation) -> Ruling {
+    let checked = |fs: &str| observation.checked_disks.iter().any(|disk| disk.disk == fs);
     if let Some(unchecked) = view.case.setup.file_systems.iter().find(|fs| !checked(fs)) {
         return Err(Unexamined(format!("the file system of {} was not checked", quote(unchecked))));
     }
@@ -62,7 +64,7 @@ fn all_checked(view: &View<'_>, seen: &Observation) -> Ruling {
         let told = view.case.directories.iter().any(|directory| directory.holds == owed);
         if !told && (owed != Holds::Binlogs || view.case.setup.binlog) {
             let what = contents(owed);
-            return Err(Unexamined(format!("the history does not tell where the server has its {what}")));
+            return Err(Unexamined(format!("the history does not say where the server keeps its {what}")));
         }
     }
     let known = |fs: &String| view.case.setup.file_systems.contains(fs);
@@ -98,14 +100,12 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
         .as_ref()
         .filter(|server| server.recovered.is_some())
         .and_then(|server| server.prepared)
-        .ok_or_else(|| {
-            Unexamined("the log of the server's recovery was not readable, or holds no notes".into())
-        })?;
+        .ok_or_else(|| Unexamined("the server's recovery log could not be read, or has no notes".into()))?;
     if prepared == 0 {
         return Ok(None);
     }
     let summary = format!(
-        "recovery found {} that only the binary log could decide: the engine's log was not flushed under a lock",
+        "recovery found {} that only the binary log could resolve: the engine's log was not flushed under a lock",
         count(prepared, "prepared transaction")
     );
     Ok(Some(Defect::new(Property::NoPreparedTransactions, summary, Vec::new())))
@@ -113,17 +113,17 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
 
 /// L2, [`Property::FilesystemClean`].
 pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
-    let seen = view.observed()?;
+    let observation = view.observed()?;
     let mut evidence = Evidence::default();
-    for system in seen.filesystems.iter().filter(|system| system.dirty) {
+    for system in observation.filesystems.iter().filter(|system| system.dirty) {
         evidence.add(|| format!("{} on disk {}", quote(&system.kind), quote(&system.disk)));
     }
     if evidence.is_empty() {
-        let read = |fs: &str| seen.filesystems.iter().any(|system| system.disk == fs);
+        let read = |fs: &str| observation.filesystems.iter().any(|system| system.disk == fs);
         if let Some(unread) = view.case.setup.file_systems.iter().find(|fs| !read(fs)) {
             return Err(Unexamined(format!("the file system of {} was not read raw", quote(unread))));
         }
-        if seen.filesystems.is_empty() {
+        if observation.filesystems.is_empty() {
             return Err(Unexamined("no file system was read from the raw snapshot".into()));
         }
         return Ok(None);

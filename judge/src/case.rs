@@ -2,7 +2,7 @@
 //!
 //! One compact struct per operation and per restored row, no strings among
 //! them: a million operations fit in well under 1 GiB. Only
-//! [`Builder`](super::build::Builder) makes a [`Case`], and checks that the parts
+//! [`Assembler`](super::assemble::Assembler) makes a [`Case`], and checks that the parts
 //! fit together.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,11 +19,11 @@ pub(super) const NEVER: Nanos = Nanos::MAX;
 #[derive(Debug)]
 pub struct Case {
     pub(super) setup: Setup,
-    pub(super) guest: Option<Guest>,
+    pub(super) guest: Option<GuestFacts>,
     /// The server's directories.
     pub(super) directories: Vec<Directory>,
     /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
-    pub(super) clients: Vec<Client>,
+    pub(super) clients: Vec<SentByClient>,
     /// The legs of attempts that the server's answer or the client's own reading
     /// proved to be rolled back.
     pub(super) rolled_back: HashSet<SentLeg>,
@@ -46,11 +46,11 @@ pub struct Case {
 
 /// What one client sent, in order.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(super) struct SentByClient {
     /// Transfer `n` is at `n - 1`. Rolled back attempts are not among them.
     pub(super) transfers: Vec<Transfer>,
     /// Row `n` is at `n - 1`; only of a follower's client.
-    pub(super) rows: Vec<Follow>,
+    pub(super) rows: Vec<SentFollowerRow>,
     /// Attempts that were rolled back: when they were sent, and when that was known.
     pub(super) rolled_back: Vec<Span>,
 }
@@ -85,7 +85,7 @@ pub(super) struct SentLeg {
 
 /// A row sent to a follower's table.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Follow {
+pub(super) struct SentFollowerRow {
     /// The transfer that it follows.
     pub(super) of: [u32; 2],
     pub(super) crc: u32,
@@ -137,7 +137,7 @@ pub(super) struct Cycle {
 
 /// What the agent told of its guest.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Guest {
+pub(super) struct GuestFacts {
     pub(super) windows: bool,
     /// How many volumes the freeze must reach.
     pub(super) volumes: Option<u32>,
@@ -189,23 +189,23 @@ pub(super) type Tables = BTreeMap<String, (u64, Option<u64>)>;
 pub(super) struct Observation {
     /// It has its last line.
     pub(super) complete: bool,
-    pub(super) server: Option<Server>,
-    pub(super) filesystems: Vec<FileSystem>,
-    pub(super) checked_disks: Vec<CheckedDisk>,
+    pub(super) server: Option<RestoredServer>,
+    pub(super) filesystems: Vec<RawFileSystem>,
+    pub(super) checked_disks: Vec<DiskCheckResult>,
     pub(super) table_files: Vec<TableFile>,
     /// How many index files there are.
     pub(super) table_files_there: Option<u32>,
-    pub(super) unreadable: Vec<Trouble>,
+    pub(super) unreadable: Vec<UnreadablePart>,
     /// Transfers committed in the binary logs, as `(client, number)`.
     pub(super) logged: Vec<(u32, u32)>,
     /// The end of the last binary log.
-    pub(super) log_end: Option<Place>,
+    pub(super) log_end: Option<LogPosition>,
     /// The server had not closed it.
     pub(super) log_in_use: bool,
     /// Binary logs that could not be read to their end.
-    pub(super) cut_logs: Vec<Trouble>,
+    pub(super) cut_logs: Vec<UnreadablePart>,
     /// The recorded position, and the GTIDs beside it.
-    pub(super) position: Option<Place>,
+    pub(super) position: Option<LogPosition>,
     pub(super) position_gtid: String,
     pub(super) gtids: BTreeMap<State, String>,
     /// Rows and checksum of every table of a server.
@@ -214,18 +214,18 @@ pub(super) struct Observation {
     pub(super) heartbeats: BTreeMap<String, Heartbeats>,
     pub(super) ddl_tables: Option<Vec<String>>,
     pub(super) bulk: BTreeMap<u32, BulkRows>,
-    pub(super) checks: Vec<CheckedTable>,
+    pub(super) checks: Vec<TableCheckResult>,
     pub(super) indexes: Vec<Index>,
     pub(super) memory_rows: Option<u64>,
     /// The rows of the quiescence probes that are there.
     pub(super) probe_rows: Option<Vec<u32>>,
     /// `(client, number)`.
     pub(super) counters: Vec<(u32, u32)>,
-    pub(super) accounts: Vec<Account>,
-    pub(super) legs: Vec<Leg>,
-    pub(super) rows: Vec<Row>,
+    pub(super) accounts: Vec<RestoredAccount>,
+    pub(super) legs: Vec<RestoredLeg>,
+    pub(super) rows: Vec<RestoredRow>,
     /// Tables that could not be read to their end.
-    pub(super) cut_tables: Vec<Trouble>,
+    pub(super) cut_tables: Vec<UnreadablePart>,
     /// Those of them of which the server says that they do not exist.
     pub(super) gone_tables: Vec<String>,
 }
@@ -255,7 +255,7 @@ pub(super) struct BulkRows {
 
 /// Whether the restored server came up.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct RestoredServer {
     pub(super) started: bool,
     pub(super) detail: String,
     pub(super) prepared: Option<u64>,
@@ -267,7 +267,7 @@ pub(super) struct Server {
 
 /// A file system on a raw disk.
 #[derive(Debug)]
-pub(super) struct FileSystem {
+pub(super) struct RawFileSystem {
     pub(super) disk: String,
     pub(super) kind: String,
     pub(super) dirty: bool,
@@ -275,7 +275,7 @@ pub(super) struct FileSystem {
 
 /// A disk on which a file system check ran.
 #[derive(Debug)]
-pub(super) struct CheckedDisk {
+pub(super) struct DiskCheckResult {
     pub(super) disk: String,
     pub(super) clean: bool,
     pub(super) detail: String,
@@ -292,14 +292,14 @@ pub(super) struct TableFile {
 
 /// A place in the binary logs.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct LogPosition {
     pub(super) file: String,
     pub(super) byte: u64,
 }
 
 /// The outcome of `CHECK TABLE`.
 #[derive(Debug)]
-pub(super) struct CheckedTable {
+pub(super) struct TableCheckResult {
     pub(super) table: String,
     pub(super) engine: String,
     pub(super) clean: bool,
@@ -318,14 +318,14 @@ pub(super) struct Index {
 
 /// A file or table that could not be read, and why.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct UnreadablePart {
     pub(super) what: String,
     pub(super) why: String,
 }
 
 /// A restored account.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Account {
+pub(super) struct RestoredAccount {
     pub(super) id: u32,
     pub(super) balance: i64,
     pub(super) version: u32,
@@ -333,7 +333,7 @@ pub(super) struct Account {
 
 /// A restored leg of a transfer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leg {
+pub(super) struct RestoredLeg {
     pub(super) c: u32,
     pub(super) n: u32,
     pub(super) leg: u8,
@@ -347,7 +347,7 @@ pub(super) struct Leg {
 
 /// A restored row of a follower's table.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
+pub(super) struct RestoredRow {
     /// Its place among the followers.
     pub(super) table: u8,
     pub(super) c: u32,
@@ -387,7 +387,7 @@ impl Transfer {
     }
 }
 
-impl Leg {
+impl RestoredLeg {
     /// What a client must have sent for this leg to be there.
     pub(super) fn as_sent(&self) -> SentLeg {
         let Self { c, n, leg, dep, account, amount, crc, .. } = *self;
@@ -433,7 +433,7 @@ impl Case {
     }
 
     /// The client with this number, if it sent anything.
-    pub(super) fn client(&self, c: u32) -> Option<&Client> {
+    pub(super) fn client(&self, c: u32) -> Option<&SentByClient> {
         self.clients.get(slot(c)?)
     }
 
@@ -453,7 +453,7 @@ impl Case {
     }
 
     /// The row with this number that was sent to a follower's table.
-    pub(super) fn row(&self, table: u8, n: u32) -> Option<&Follow> {
+    pub(super) fn row(&self, table: u8, n: u32) -> Option<&SentFollowerRow> {
         self.client(self.client_of(table))?.rows.get(slot(n)?)
     }
 }
@@ -470,6 +470,6 @@ pub(super) struct SentRow<'a> {
     pub(super) n: u32,
     /// Its follower's place.
     pub(super) table: u8,
-    pub(super) row: &'a Follow,
+    pub(super) row: &'a SentFollowerRow,
     pub(super) there: bool,
 }

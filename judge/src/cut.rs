@@ -29,16 +29,17 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
 
 /// The restored server has no such table as the ledger, and it held something.
 fn forgotten(view: &View<'_>, begin: Nanos) -> Result<Option<Defect>, Unexamined> {
-    let seen = view.served()?;
+    let observation = view.served()?;
     let acked = view.transfers().filter(|(_, _, transfer, _)| transfer.acked < begin).count() as u64;
-    if acked == 0 || !seen.gone_tables.iter().any(|table| table == LEDGER) {
+    if acked == 0 || !observation.gone_tables.iter().any(|table| table == LEDGER) {
         return Ok(None);
     }
     let summary = format!(
-        "the restored server knows nothing of the load: {} acknowledged before the snapshot, and not even their table is there",
+        "the restored server has no trace of the load: {} acknowledged before the snapshot, and even their table is missing",
         count(acked, "transfer")
     );
-    let lines: Vec<_> = seen.gone_tables.iter().map(|table| format!("no table `{}`", quote(table))).collect();
+    let lines: Vec<_> =
+        observation.gone_tables.iter().map(|table| format!("no table `{}`", quote(table))).collect();
     let mut defect = Defect::new(Property::Durability, summary, lines);
     defect.ceiling = Grade::Unusable;
     Ok(Some(defect))
@@ -85,37 +86,45 @@ fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)
 
 /// F, [`Property::NoFuture`]. Rows and counters of every table count.
 pub(super) fn no_future(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER])?;
+    let observation = view.read(&[LEDGER])?;
     let end = view.snapshot()?.end;
     let mut late = sent_after(view, end)?;
     let mut stray = Evidence::default();
     for leg in &view.oddities.stray_legs {
-        stray.add(|| format!("client {} transfer {} leg {}: nobody sent it", leg.c, leg.n, leg.leg));
+        stray.add(|| format!("client {} transfer {} leg {}: never sent", leg.c, leg.n, leg.leg));
     }
     for row in &view.oddities.stray_rows {
         let table = quote(view.case.follower(row.table));
-        stray.add(|| format!("client {} row {} of `{table}`: nobody sent it", row.c, row.n));
+        stray.add(|| format!("client {} row {} of `{table}`: never sent", row.c, row.n));
     }
-    for row in seen.probe_rows.iter().flatten().filter(|row| !view.case.probed.contains(row)) {
+    for row in observation.probe_rows.iter().flatten().filter(|row| !view.case.probed.contains(row)) {
         stray.add(|| format!("row {row} of the quiescence probes: none of them had sent it yet"));
     }
-    for n in seen.bulk.keys().filter(|n| view.case.bulk_statement(**n).is_none()) {
-        stray.add(|| format!("rows of bulk statement {n}: nobody sent it"));
+    for n in observation.bulk.keys().filter(|n| view.case.bulk_statement(**n).is_none()) {
+        stray.add(|| format!("rows of bulk statement {n}: never sent"));
     }
-    for &(c, n) in seen.counters.iter().filter(|(c, _)| !(1..=view.case.setup.writers).contains(c)) {
+    for &(c, n) in observation.counters.iter().filter(|(c, _)| !(1..=view.case.setup.writers).contains(c)) {
         stray.add(|| format!("a counter of client {c}, at {n}: there is no such client"));
     }
     let summary = match (late.total(), stray.total()) {
         (0, 0) => {
-            all_read(seen)?;
+            all_read(observation)?;
             return Steps::of(view)?.told().map(|()| None);
         }
         (n, 0) => format!("{} from after the snapshot {} in the backup", count(n, "write"), were(n)),
         (0, n) => {
-            format!("{} from nowhere: no client sent {}", count(n, "row"), if n == 1 { "it" } else { "them" })
+            format!(
+                "{} of unknown origin: no client sent {}",
+                count(n, "row"),
+                if n == 1 { "it" } else { "them" }
+            )
         }
         (n, m) => {
-            format!("{} from after the snapshot, and {} from nowhere", count(n, "write"), count(m, "row"))
+            format!(
+                "{} from after the snapshot, and {} of unknown origin",
+                count(n, "write"),
+                count(m, "row")
+            )
         }
     };
     late.append(stray);
@@ -124,31 +133,30 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
 
 /// F*, [`Property::NoFutureStrict`].
 pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER])?;
+    let observation = view.read(&[LEDGER])?;
     let mut late = sent_after(view, view.frozen()?)?;
     let writes = |probe: &&Probe| probe.kind != ProbeKind::Memory;
     let probes: Vec<_> = view.case.cycle.probes.iter().filter(writes).collect();
     if !probes.is_empty() {
         if probes.iter().any(|probe| probe.row.is_none()) {
-            return Err(Unexamined(
-                "the history does not tell which rows the quiescence probes wrote".into(),
-            ));
+            return Err(Unexamined("the history does not say which rows the quiescence probes wrote".into()));
         }
         let rows: BTreeSet<_> = probes.iter().filter_map(|probe| probe.row).collect();
         if rows.len() < probes.len() {
             return Err(Unexamined(
-                "two quiescence probes wrote the same row: which one is there is not known".into(),
+                "two quiescence probes wrote the same row, so it is not known which one is in the backup"
+                    .into(),
             ));
         }
-        let rows = seen.probe_rows.as_ref();
+        let rows = observation.probe_rows.as_ref();
         let rows =
             rows.ok_or_else(|| Unexamined("the rows of the quiescence probes were not read".into()))?;
         for probe in probes.into_iter().filter(|probe| probe.row.is_some_and(|row| rows.contains(&row))) {
-            late.add(|| format!("{}, there", name(view, probe)));
+            late.add(|| format!("{}, is in the backup", name(view, probe)));
         }
     }
     if late.is_empty() {
-        all_read(seen)?;
+        all_read(observation)?;
         return Steps::of(view)?.told().map(|()| None);
     }
     let n = late.total();
@@ -158,8 +166,8 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
 }
 
 /// Every table was read to its end, those of the probes among them: no write hides in one.
-fn all_read(seen: &Observation) -> Result<(), Unexamined> {
-    match seen.cut_tables.first() {
+fn all_read(observation: &Observation) -> Result<(), Unexamined> {
+    match observation.cut_tables.first() {
         Some(cut) => {
             Err(Unexamined(format!("the table `{}` could not be read to its end", quote(&cut.what))))
         }

@@ -32,7 +32,7 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
     let (mut lost, mut late, mut torn) = (Evidence::default(), Evidence::default(), Evidence::default());
     // Inside the window it only shows that a file system was not frozen.
     let mut grave = false;
-    for Disk { name, sent, held } in disks {
+    for HeartbeatDisk { name, sent, held } in disks {
         let disk = quote(name);
         for (n, span) in (1u32..).zip(sent) {
             let there = n <= held.count;
@@ -46,8 +46,10 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
         }
         if usize::try_from(held.count).is_ok_and(|count| count > sent.len()) {
             grave = true;
-            let asked = sent.len();
-            late.add(|| format!("disk {disk}: {} records are there, {asked} were asked for", held.count));
+            let requested = sent.len();
+            late.add(|| {
+                format!("disk {disk}: {} records are there, but only {requested} were requested", held.count)
+            });
         }
         // A record in the making when the power goes may be there in part.
         let unanswered = sent.get(usize::try_from(held.count).unwrap_or(usize::MAX));
@@ -94,7 +96,7 @@ pub(super) fn outside_files(view: &View<'_>) -> Ruling {
 /// no such witness: with relaxed durability it may lack what its disk had time to take.
 pub(super) fn agreement(view: &View<'_>) -> Ruling {
     let (disks, unread) = heartbeats(view)?;
-    let sent_to = |disk: &&Disk<'_>| !disk.sent.is_empty();
+    let sent_to = |disk: &&HeartbeatDisk<'_>| !disk.sent.is_empty();
     let cuts: Vec<(&str, Cut)> =
         disks.iter().filter(sent_to).map(|disk| (disk.name, Cut::of(disk))).collect();
     if let (0 | 1, None) = (cuts.len(), &unread) {
@@ -112,8 +114,8 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
         let open = cuts.iter().find(|(_, cut)| late(cut)).map(|(disk, _)| {
             let (disk, seconds) = (quote(disk), RECENTLY / 1_000_000_000);
             Unexamined(format!(
-                "no heartbeat that disk {disk} lacks was answered in the {seconds} s after the window: when it stopped \
-                 at the latest is not known"
+                "no heartbeat missing on disk {disk} was answered within {seconds} s after the window, so the latest time at \
+                 which it can have stopped is not known"
             ))
         });
         return unread.or(open).map_or(Ok(None), Err);
@@ -136,7 +138,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn of(disk: &Disk<'_>) -> Self {
+    fn of(disk: &HeartbeatDisk<'_>) -> Self {
         let there = usize::try_from(disk.held.count).unwrap_or(usize::MAX).min(disk.sent.len());
         let (kept, lacked) = disk.sent.split_at(there);
         Self {
@@ -153,25 +155,29 @@ impl Cut {
 }
 
 /// What was sent to a disk, and what it holds.
-struct Disk<'a> {
+struct HeartbeatDisk<'a> {
     name: &'a str,
     sent: &'a [Span],
     held: &'a Heartbeats,
 }
 
 /// The disks whose heartbeats were read, and why another's were not, or tell nothing.
-fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<Disk<'a>>, Option<Unexamined>), Unexamined> {
-    let seen = view.observed()?;
-    if view.case.heartbeats.is_empty() && seen.heartbeats.is_empty() {
+fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<HeartbeatDisk<'a>>, Option<Unexamined>), Unexamined> {
+    let observation = view.observed()?;
+    if view.case.heartbeats.is_empty() && observation.heartbeats.is_empty() {
         return Err(Unexamined("the load wrote no heartbeats".into()));
     }
     let sent = |name: &str| view.case.heartbeats.get(name).map_or(&[][..], Vec::as_slice);
-    let disks = seen.heartbeats.iter().map(|(name, held)| Disk { name, sent: sent(name), held }).collect();
+    let disks = observation
+        .heartbeats
+        .iter()
+        .map(|(name, held)| HeartbeatDisk { name, sent: sent(name), held })
+        .collect();
     let begin = view.snapshot()?.begin;
     let from = view.marks().freeze_call.unwrap_or(begin);
     let owed = view.case.setup.file_systems.iter().chain(view.case.heartbeats.keys());
     let unread = owed.into_iter().find_map(|name| {
-        if !seen.heartbeats.contains_key(name) {
+        if !observation.heartbeats.contains_key(name) {
             return Some(Unexamined(format!("the heartbeats of disk {} were not read", quote(name))));
         }
         let answered = |span: &Span| span.acked_before(begin) && span.acked.saturating_add(RECENTLY) >= from;

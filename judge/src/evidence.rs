@@ -1,5 +1,4 @@
-//! How the judge words what it found: bounded, escaped, with times that mean
-//! something to the reader.
+//! The text of findings: bounded, escaped, with times that mean something to the reader.
 
 use std::fmt::Write as _;
 
@@ -10,7 +9,7 @@ use super::case::{NEVER, SentRow, Transfer};
 
 /// The most lines of evidence under a finding, before "and N more".
 const MAX_SHOWN: usize = 12;
-/// The most lines that are put into words at all.
+/// The most lines that are formatted at all.
 const MAX_LINES: usize = 10_000;
 /// The most characters of foreign text in one place.
 const MAX_QUOTE: usize = 160;
@@ -46,7 +45,7 @@ pub(super) fn millis(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e6
 }
 
-/// The lines under a finding: the first ones in words, the rest counted.
+/// The lines under a finding: the first ones as text, the rest counted.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     lines: Vec<String>,
@@ -82,7 +81,7 @@ impl Lines {
 }
 
 impl Evidence {
-    /// Adds a line; it is worded only if it will be kept.
+    /// Adds a line; it is formatted only if it will be kept.
     pub(super) fn add(&mut self, line: impl FnOnce() -> String) {
         if self.lines.len() < MAX_LINES {
             self.lines.push(line());
@@ -168,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn evidence_is_bounded_and_worded_only_when_kept() {
+    fn evidence_is_bounded_and_formatted_only_when_kept() {
         let evidence = |lines: usize| {
             let mut worded = 0;
             let mut evidence = Evidence::default();

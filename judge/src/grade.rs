@@ -4,11 +4,11 @@ use contract::figures::Power;
 use contract::grade::Grade;
 use contract::property::Property;
 
+use super::dispatch::owes;
 use super::evidence::{count, quote};
 use super::power::lacking;
 use super::probes::is_stopped;
 use super::ruling::{Defect, Ruling, Unexamined};
-use super::table::owes;
 use super::view::{Freeze, View};
 
 /// The sort key that puts the worst finding first, and the most telling first
@@ -112,7 +112,7 @@ fn unfrozen(why: &str, defects: &[(Property, &Defect)]) -> String {
 fn proof(view: &View<'_>, power: &Power) -> String {
     let restored = view.transfers().filter(|(.., mask)| *mask == 0b11).count() as u64;
     let ways = count(power.in_flight_by.len() as u64, "way");
-    let lock = power.lock.as_deref().unwrap_or("no lock was seen");
+    let lock = power.lock.as_deref().unwrap_or("no lock was observed");
     format!(
         "{} of {} restored as one instant inside the freeze window; {} in flight through {ways} to the server, {lock}",
         count(restored, "transfer"),

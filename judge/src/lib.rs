@@ -12,9 +12,9 @@
 //! Everything but [`read`] and [`Judgement::keep_details`] is a pure function: no
 //! clock, no files, no order of hashing. One file holds a family of properties:
 //!
-//! | file | properties | asks |
+//! | file | properties | question |
 //! |---|---|---|
-//! | `boot` | R0, L1, L2, M | what the disks and the boot tell |
+//! | `boot` | R0, L1, L2, M | what do the disks and the boot show |
 //! | `rows` | R1 to R5 | are the rows right in themselves |
 //! | `cut` | D, D*, F, F* | is the cut where it must be |
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
@@ -23,34 +23,34 @@
 //! | `binlog` | B1, B2, B3 | does the binary log agree with the tables |
 //! | `disks` | X1, X2 | do the disks agree with each other |
 //!
-//! What there is to say of each property stands in one table, [`contract::property`]. What it is owed
-//! stands in the history's setup: one that lacks an input says so and never passes. A grade needs the
+//! Everything about each property is in one table, [`contract::property`]. The evidence
+//! that it must have is in the history's setup: one that lacks it says so and never passes. A grade needs the
 //! properties that it rests on (see `grade`), and the top grade a load that was under way (see
 //! `power`).
 
+mod assemble;
 mod binlog;
 mod boot;
-mod build;
 mod case;
 mod cut;
 mod disks;
+mod dispatch;
 mod evidence;
 mod grade;
 mod judgement;
+mod observed;
 mod order;
 mod owed;
 pub mod picture;
 mod power;
 mod probes;
 mod quiet;
-mod read;
 mod rows;
 mod ruling;
 mod schema;
-mod seen;
 mod stall;
-mod table;
 mod tables;
+mod trial_files;
 pub mod verdict;
 mod view;
 
@@ -62,11 +62,11 @@ use contract::history::Entry;
 use contract::observation::Record;
 use contract::property::Property;
 
-pub use build::{DishonestRecord, MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
+pub use assemble::{DishonestRecord, MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
 pub use judgement::Judgement;
-pub use read::{TrialFiles, cycle_dir, read};
 use ruling::{Defect, Ruling, Unexamined};
+pub use trial_files::{TrialFiles, cycle_dir, read};
 use view::View;
 
 impl Case {
@@ -85,7 +85,7 @@ impl Case {
         history: impl IntoIterator<Item = Entry>,
         observation: Option<impl IntoIterator<Item = Record>>,
     ) -> Result<Self, DishonestRecord> {
-        let mut builder = build::Builder::default();
+        let mut builder = assemble::Assembler::default();
         history.into_iter().try_for_each(|entry| builder.entry(entry))?;
         let (mut case, cycles) = builder.finish();
         case.choose(&cycles, cycle);
@@ -101,7 +101,7 @@ impl Case {
 pub fn judge(case: &Case) -> Judgement {
     let view = View::new(case);
     let rulings: Vec<(Property, Ruling)> =
-        Property::ALL.into_iter().map(|property| (property, table::examine(property, &view))).collect();
+        Property::ALL.into_iter().map(|property| (property, dispatch::check(property, &view))).collect();
     let power = power::power(&view, &rulings);
     let (grade, reason) = grade::grade(&view, &rulings, &power);
     let mut properties = BTreeMap::new();

@@ -60,10 +60,10 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
 
 /// C2, [`Property::CausalOrder`]. What no transaction protects is N1's.
 pub(super) fn causal_order(view: &View<'_>) -> Ruling {
-    let seen = view.read(&view.transactional_tables())?;
+    let observation = view.read(&view.transactional_tables())?;
     let mut orphans = Evidence::default();
-    // What the row says counts; both legs say the same, and R1 tells if not.
-    for leg in seen.legs.iter().filter(|leg| leg.leg == 0 || !view.is_whole(leg.c, leg.n)) {
+    // What the row says counts; both legs say the same, and R1 reports it if not.
+    for leg in observation.legs.iter().filter(|leg| leg.leg == 0 || !view.is_whole(leg.c, leg.n)) {
         let [c, n] = leg.dep;
         if n != 0 && !view.is_whole(c, n) {
             orphans.add(|| {
@@ -74,7 +74,9 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
             });
         }
     }
-    for row in seen.rows.iter().filter(|row| view.is_transactional(row.table) && !view.is_whole_of(row)) {
+    for row in
+        observation.rows.iter().filter(|row| view.is_transactional(row.table) && !view.is_whole_of(row))
+    {
         orphans.add(|| {
             let ([c, n], table) = (row.of, quote(view.case.follower(row.table)));
             format!(
@@ -87,7 +89,8 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
         return Ok(None);
     }
     let n = orphans.total();
-    let summary = format!("{} {} there without what it had read", count(n, "operation"), are(n));
+    let summary =
+        format!("{} {} in the backup without the transfer it had read", count(n, "operation"), are(n));
     Ok(Some(Defect::new(Property::CausalOrder, summary, orphans.into_lines())))
 }
 
@@ -95,12 +98,12 @@ pub(super) fn causal_order(view: &View<'_>) -> Ruling {
 /// that is missing below a version that is there is a hole, and one that is there under another version
 /// was rewritten.
 pub(super) fn version_order(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER])?;
+    let observation = view.read(&[LEDGER])?;
     let accounts = usize::try_from(view.case.setup.accounts).unwrap_or(0);
     // The highest version of each account that is there; bounded by `MAX_ACCOUNTS`.
     let mut reached = vec![0u32; accounts];
     let mut evidence = Evidence::default();
-    for leg in &seen.legs {
+    for leg in &observation.legs {
         if let Some(highest) = super::case::slot(leg.account).and_then(|at| reached.get_mut(at)) {
             *highest = (*highest).max(leg.version);
         }

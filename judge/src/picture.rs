@@ -26,7 +26,7 @@ pub struct Picture {
     /// From freeze returned to thaw called.
     pub window: Option<(Nanos, Nanos)>,
     /// The quiescence probes.
-    pub probes: Vec<Shown>,
+    pub probes: Vec<ShownProbe>,
     /// The names of the ways to the server.
     pub doors: Vec<String>,
     /// Every client of the load, also one that sent nothing, by its number.
@@ -41,7 +41,7 @@ pub struct Picture {
 
 /// A quiescence probe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
+pub struct ShownProbe {
     /// When it was sent.
     pub from: Nanos,
     /// When it was answered, given up or last seen to wait.
@@ -149,8 +149,8 @@ fn crossed(marks: &Marks) -> Vec<(Mark, Nanos)> {
     marks
 }
 
-fn shown(view: &View<'_>, probe: &history::Probe) -> Shown {
-    Shown {
+fn shown(view: &View<'_>, probe: &history::Probe) -> ShownProbe {
+    ShownProbe {
         from: probe.t,
         to: probe.end,
         kind: probe.kind,

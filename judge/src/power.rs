@@ -117,7 +117,7 @@ pub(super) fn lacking(view: &View<'_>, power: &Power, stopped: bool) -> Option<S
     // A clean stop lets what is under way come to its end.
     if power.transfers_in_flight == 0 && !stopped {
         return Some(
-            "no transfer was in flight when the freeze returned, so their order decides nothing".into(),
+            "no transfer was in flight when the freeze returned, so their order proves nothing".into(),
         );
     }
     let from = view.marks().freeze_call.unwrap_or(0);

@@ -7,16 +7,16 @@ use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 
 use super::evidence::{Evidence, quote};
 use super::ruling::Unexamined;
-use super::view::{Snapshot, View, Window};
+use super::view::{SnapshotSpan, View, Window};
 
-/// How long before the thaw was asked for a lock may have been seen for the last time. Of 93 windows
+/// How long before the request to thaw a lock may have been observed for the last time. Of 93 windows
 /// the longest such time was 0.16 s.
 const UNSEEN: Nanos = 1_000_000_000;
 
 /// Errors 1290, ER_OPTION_PREVENTS_STATEMENT, and 1836, ER_READ_ONLY_MODE.
 const READ_ONLY: [u16; 2] = [1290, 1836];
 
-/// How the database stood still while the snapshot was taken.
+/// Why the database stood still while the snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quiesced {
     /// Its lock kept this many COMMITs waiting.
@@ -38,7 +38,7 @@ pub(super) enum Proven {
 pub(super) struct Proof<'a> {
     view: &'a View<'a>,
     window: Window,
-    snapshot: Snapshot,
+    snapshot: SnapshotSpan,
     probes: Vec<&'a Probe>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Proof<'a> {
         if commits.iter().all(silent) {
             if self.any(|it| !silent(&it) && it.answer != ProbeAnswer::Hung) {
                 return Err(Proven::Not(
-                    "COMMITs got no answer inside the window, and a server gave others one",
+                    "COMMITs got no answer inside the window, although a server answered other statements",
                 ));
             }
             return self.stopped();
@@ -80,7 +80,7 @@ impl<'a> Proof<'a> {
         self.locked(&commits)
     }
 
-    /// What shows in so many words that no lock was held.
+    /// What directly shows that no lock was held.
     fn disproof(&self) -> Option<&'static str> {
         let doors = &self.view.case.setup.doors;
         let memory_done = self.any(|it| it.kind == ProbeKind::Memory && it.answer == ProbeAnswer::Done);
@@ -97,7 +97,7 @@ impl<'a> Proof<'a> {
         if some(ProbeAnswer::Done) {
             return Some(match locked {
                 true => "the server's lock did not keep all writes out",
-                false => "nothing held writes back: they were executed inside the window",
+                false => "no lock blocked writes: they were executed inside the window",
             });
         }
         if first(ProbeKind::Commit).any(|it| late(it)) {
@@ -106,33 +106,32 @@ impl<'a> Proof<'a> {
         let all_wait = || (0..doors.len()).all(|door| self.waits_through(door));
         let beside_a_lock = |it: &Probe| is_read_only(it) && it.kind == ProbeKind::Row && all_wait();
         if writes().any(|it| it.answer == ProbeAnswer::Refused && !beside_a_lock(it)) {
-            return Some(
-                "writes were refused without a lock of the server, as of an account that may only read",
-            );
+            return Some("writes were refused without a server lock, as for a read-only account");
         }
         if some(ProbeAnswer::Cut) {
             return Some(
-                "connections were cut, and no lock of the server was held: it went on serving others",
+                "connections were cut, but no server lock was held: the server went on serving others",
             );
         }
         let hung =
             first(ProbeKind::Commit).chain(first(ProbeKind::Row)).any(|it| it.answer == ProbeAnswer::Hung);
         let gone = some(ProbeAnswer::Gone);
         match (hung, locked, gone) {
-            (true, true, _) => Some("the server's lock did not reach all writes: some waited for no lock"),
-            (true, false, false) if memory_done => {
-                Some("only the file system was frozen: no lock of the server was held")
+            (true, true, _) => {
+                Some("the server's lock did not cover all writes: some hung without waiting for it")
             }
-            (true, false, _) => Some("no write was kept out by a lock of the server: it did not answer"),
+            (true, false, false) if memory_done => {
+                Some("only the file system was frozen: no server lock was held")
+            }
+            (true, false, _) => Some("no server lock blocked writes: the server did not answer"),
             (false, true, true) => Some("the server went away inside the window"),
             _ => None,
         }
     }
 
-    /// Nobody answered: a server that was stopped has closed everything, and its next start
-    /// has nothing to recover. Where it was asked over the network and where over its socket, there must
-    /// have been none any more; otherwise it may only have been slow, or hidden on one side, and a clean
-    /// disk proves nothing.
+    /// Nothing answered. A server that was stopped has closed everything, and its next start
+    /// has nothing to recover. It must have been gone both over the network and over its socket:
+    /// otherwise it may only have been slow, or hidden on one side, and a clean disk proves nothing.
     fn stopped(&self) -> Result<Quiesced, Proven> {
         let doors = &self.view.case.setup.doors;
         // An account is the second part of a door's name.
@@ -142,20 +141,20 @@ impl<'a> Proof<'a> {
         };
         let gone = (0..doors.len()).all(is_gone);
         let missing = |why: &str| Err(Proven::Unexamined(Unexamined(why.to_owned())));
-        let seen = self.view.served().map_err(Proven::Unexamined)?;
-        match seen.server.as_ref().and_then(|server| server.recovered) {
+        let observation = self.view.served().map_err(Proven::Unexamined)?;
+        match observation.server.as_ref().and_then(|server| server.recovered) {
             Some(true) => Err(Proven::Not(
-                "the server was not reached in the window, and had not been stopped cleanly: its engine had to recover",
+                "the server could not be reached in the window and had not been stopped cleanly: its engine had to recover",
             )),
-            Some(false) if seen.log_in_use => Err(Proven::Not(
-                "the server was not reached in the window, and its binary log was not closed",
+            Some(false) if observation.log_in_use => Err(Proven::Not(
+                "the server could not be reached in the window, and its binary log was not closed",
             )),
             Some(false) if gone => Ok(Quiesced::Stopped),
-            Some(false) => {
-                missing("the server was not reached in the window, and whether there was one is not known")
-            }
+            Some(false) => missing(
+                "the server could not be reached in the window, and it is not known whether it was running",
+            ),
             None => missing(
-                "whether the engine of the server, which was not reached in the window, had to recover is not known",
+                "the server could not be reached in the window, and it is not known whether its engine had to recover",
             ),
         }
     }
@@ -168,7 +167,7 @@ impl<'a> Proof<'a> {
             if !self.waits_through(at) {
                 let door = quote(door);
                 return missing(format!(
-                    "no COMMIT through {door} was seen to wait before and after the snapshot"
+                    "no COMMIT through {door} was observed waiting both before and after the snapshot"
                 ));
             }
         }
@@ -182,10 +181,10 @@ impl<'a> Proof<'a> {
             .chain([Schema::Load])
             .collect();
         for schema in schemas {
-            let words = if schema == Schema::Load { "the load's schema" } else { "the second schema" };
+            let schema_name = if schema == Schema::Load { "the load's schema" } else { "the second schema" };
             if !commits.iter().any(|probe| probe.schema == schema && covers(probe)) {
                 return missing(format!(
-                    "no COMMIT in {words} was seen to wait before and after the snapshot"
+                    "no COMMIT in {schema_name} was observed waiting both before and after the snapshot"
                 ));
             }
             let mut others =
@@ -194,7 +193,7 @@ impl<'a> Proof<'a> {
             let kept_out = |probe: &Probe| covers(probe) || is_read_only(probe);
             if others.next().is_some() && !self.probes.iter().filter(row).any(|probe| kept_out(probe)) {
                 return missing(format!(
-                    "no INSERT into a non-transactional table of {words} was seen to wait before and after the snapshot"
+                    "no INSERT into a non-transactional table of {schema_name} was observed waiting both before and after the snapshot"
                 ));
             }
         }
@@ -214,13 +213,13 @@ impl<'a> Proof<'a> {
             && probe.end >= self.snapshot.end
     }
 
-    /// How many COMMITs were seen to wait before and after the snapshot.
+    /// How many COMMITs were observed waiting both before and after the snapshot.
     pub(super) fn overlapping(&self) -> u64 {
         let commits = self.of_round(Round::Snapshot).filter(|probe| probe.kind == ProbeKind::Commit);
         commits.filter(|probe| self.covers_snapshot(probe)).count() as u64
     }
 
-    /// That a lock which was seen was gone before the thaw was asked for, in words.
+    /// A description of how an observed lock was gone before the thaw was requested.
     pub(super) fn released(&self) -> Option<String> {
         let locked = self.any(|it| it.kind == ProbeKind::Commit && it.since.is_some());
         let gone = self.probes.iter().filter(|it| match (it.kind, it.round) {
@@ -230,17 +229,17 @@ impl<'a> Proof<'a> {
         });
         let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
         let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
-        Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was asked for"))
+        Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was requested"))
     }
 
-    /// The writes that had waited, and were seen to wait no longer.
+    /// The writes that had waited for a lock and stopped waiting.
     fn let_go(&self) -> impl Iterator<Item = &'a Probe> {
         let let_go = |it: &&Probe| it.kind != ProbeKind::Memory && it.answer == ProbeAnswer::Released;
         self.probes.iter().copied().filter(let_go)
     }
 
-    /// A COMMIT was seen to wait before and after this one was let go: the lock, which is the
-    /// server's, had not gone.
+    /// A COMMIT was observed waiting before and after this one stopped waiting: the server's lock was still
+    /// held.
     fn is_refuted(&self, let_go: &Probe) -> bool {
         let waits = |it: &Probe| matches!(it.answer, ProbeAnswer::Locked | ProbeAnswer::Released);
         let around = |it: &Probe| it.since.is_some_and(|since| since < let_go.end) && it.end > let_go.end;
@@ -256,13 +255,15 @@ impl<'a> Proof<'a> {
             }
             Err(_) => {
                 return Err(Unexamined(
-                    "only the hook's word: no lock was seen that it could have held".into(),
+                    "only the hook claims that a lock was held: none was observed".into(),
                 ));
             }
         }
         if let Some(probe) = self.let_go().find(|it| self.is_refuted(it)) {
             let what = statement(self.view, probe);
-            return Err(Unexamined(format!("{what} was let go while others went on waiting for the lock")));
+            return Err(Unexamined(format!(
+                "{what} stopped waiting while others went on waiting for the lock"
+            )));
         }
         let late = |probe: &&&Probe| {
             probe.kind == ProbeKind::Commit
@@ -278,7 +279,7 @@ impl<'a> Proof<'a> {
             Some((_, door)) => {
                 let door = quote(door);
                 Err(Unexamined(format!(
-                    "no COMMIT was sent through {door} after the snapshot and seen to wait until the thaw"
+                    "no COMMIT sent through {door} after the snapshot was observed waiting until the thaw"
                 )))
             }
             None => Ok(()),
@@ -305,7 +306,7 @@ pub(super) fn is_stopped(view: &View<'_>) -> bool {
     Proof::of(view).is_ok_and(|proof| matches!(proof.quiesced(), Ok(Quiesced::Stopped)))
 }
 
-/// What the probes inside the window were answered.
+/// The answers to the probes inside the window.
 pub(super) fn told(view: &View<'_>) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines(view) {
@@ -320,7 +321,7 @@ pub(super) fn lines(view: &View<'_>) -> Vec<String> {
     probes.map(|probe| format!("{}, {}", name(view, probe), answer(view, probe))).collect()
 }
 
-/// A probe in words: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
+/// A description of a probe: `COMMIT through tcp, sent 12.3 ms after the freeze call`.
 pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
     format!("{}, sent {}", statement(view, probe), view.anchor().when(probe.t))
 }
@@ -338,7 +339,7 @@ pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
     format!("{statement} through {door}")
 }
 
-/// What came of a probe, in words.
+/// A description of a probe's outcome.
 pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
     let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
     let until = || view.anchor().when(probe.end);
@@ -346,12 +347,12 @@ pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
         ProbeAnswer::Done => "was executed".to_owned(),
         ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
         ProbeAnswer::Locked => "was refused by a lock".to_owned(),
-        ProbeAnswer::Released => format!("waited for a lock, and did not any more {}", until()),
+        ProbeAnswer::Released => format!("waited for a lock, and stopped waiting {}", until()),
         ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
-        ProbeAnswer::Refused => "was refused, but by no lock".to_owned(),
-        ProbeAnswer::Cut => "lost its connection, and the server took another".to_owned(),
-        ProbeAnswer::Gone => "lost its connection, and there was no server any more".to_owned(),
-        ProbeAnswer::Error => "lost its connection, and got no answer when it tried another".to_owned(),
+        ProbeAnswer::Refused => "was refused, but not by a lock".to_owned(),
+        ProbeAnswer::Cut => "lost its connection, but the server accepted another".to_owned(),
+        ProbeAnswer::Gone => "lost its connection, and the server was gone".to_owned(),
+        ProbeAnswer::Error => "lost its connection, and a new one got no answer".to_owned(),
     };
     format!("{what}{code}")
 }

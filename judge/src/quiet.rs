@@ -14,7 +14,7 @@ use super::view::{Freeze, View};
 /// guest went on writing through it.
 const AFTERMATH: Nanos = 1_000_000_000;
 
-/// What a frozen file system may still write. ext4 was seen to write one to
+/// What a frozen file system may still write. ext4 was observed to write one to
 /// three blocks of metadata, at 4 KiB, after it had been frozen.
 const RESIDUE: (u64, u64) = (8, 64 * 1024);
 
@@ -47,7 +47,7 @@ pub(super) fn window_silence(view: &View<'_>) -> Ruling {
         Freeze::Failed | Freeze::Done => "the snapshot was taken although the freeze failed",
     };
     if writes.is_empty() {
-        return Err(Unexamined(format!("{why}, and no write came close enough to the snapshot to tell")));
+        return Err(Unexamined(format!("{why}, and no write came close enough to the snapshot to decide")));
     }
     let summary = format!(
         "{why}: {} {} acknowledged around the snapshot",
@@ -97,7 +97,7 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let left_out = match (frozen_volumes, owed, thawed_volumes) {
         (Some(0), ..) => Some("the freeze reached no volume at all, and reported success".to_owned()),
         (Some(frozen), _, Some(thawed)) if thawed > frozen => Some(format!(
-            "the thaw undid {thawed} freezes and this one had made {frozen}: something else in the guest had frozen a file system before"
+            "the thaw ended {thawed} freezes, but this one had made only {frozen}: something else in the guest had frozen a file system before"
         )),
         (Some(frozen), Some(owed), _) if frozen != owed => {
             Some(format!("the freeze reached {frozen} of {}", count(owed.into(), "volume")))
@@ -105,10 +105,10 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
         (Some(frozen), None, _) if !windows && u64::from(frozen) < held => {
             Some(format!("the freeze reached {frozen} of at least {}", count(held, "file system")))
         }
-        // Otherwise it is Q4's to tell, and a server that was stopped has none.
+        // Otherwise Q4 reports it, which does not apply to a server that was stopped.
         _ if is_stopped(view) => view
             .thawed_by_another()
-            .map(|why| format!("the window was over before the thaw was asked for: {why}")),
+            .map(|why| format!("the window was over before the thaw was requested: {why}")),
         _ => None,
     };
     if let Some(summary) = left_out {
@@ -117,7 +117,7 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let missed: Vec<_> = view.case.directories.iter().filter(|it| it.on.is_some() && !it.reached).collect();
     if let Some(first) = missed.first() {
         let summary = format!(
-            "the server has its {}, which the agent does not see mounted: the freeze never reached it",
+            "the server keeps its {}, which is not in the agent's mount table: the freeze never reached it",
             directory_line(first)
         );
         let lines: Vec<_> = missed.into_iter().map(directory_line).collect();
@@ -155,13 +155,13 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
         return Err(Unexamined("the disks' write counts were not taken inside the window".into()));
     }
     match guest {
-        None => Err(Unexamined("the history does not tell what the freeze must reach".into())),
+        None => Err(Unexamined("the history does not say what the freeze must reach".into())),
         // VSS is trusted with its own count.
         Some(guest) if frozen_volumes.is_none() && !guest.windows => {
-            Err(Unexamined("the freeze did not tell how much it reached".into()))
+            Err(Unexamined("the freeze did not report how much it reached".into()))
         }
         Some(_) if thawed_volumes.is_none() && thaw_err.is_none() && is_stopped(view) => {
-            Err(Unexamined("the thaw did not tell how much it found frozen".into()))
+            Err(Unexamined("the thaw did not report how much it found frozen".into()))
         }
         Some(_) => Ok(None),
     }
@@ -173,7 +173,7 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     match Proof::of(view)?.quiesced() {
         Ok(Quiesced::Locked(_)) if is_closed(view) => Err(Unexamined(
-            "the snapshot's last binary log was closed by a clean stop, and the server was locked: the disks are of another moment"
+            "the snapshot's last binary log was closed by a clean stop, although the server was locked: the disks are from another moment"
                 .into(),
         )),
         Ok(_) => Ok(None),
@@ -187,7 +187,7 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
 
 /// The last binary log on the disks is one that the server had closed.
 fn is_closed(view: &View<'_>) -> bool {
-    view.observed().is_ok_and(|seen| seen.log_end.is_some() && !seen.log_in_use)
+    view.observed().is_ok_and(|observation| observation.log_end.is_some() && !observation.log_in_use)
 }
 
 /// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it
@@ -203,22 +203,22 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
         return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
     }
     if marks.thaw_err.is_some() {
-        let summary = "the thaw reported a failure: the lock was not proven to be held until then";
+        let summary = "the thaw reported a failure: it is not proven that the lock was held until then";
         return broken(summary.to_owned(), vec![quote(&marks.thaw_detail)]);
     }
     if marks.thaw_ok.is_none() {
-        return Err(Unexamined("the history does not tell how the thaw ended".into()));
+        return Err(Unexamined("the history does not say how the thaw ended".into()));
     }
     let windows = view.case.guest.as_ref().is_some_and(|guest| guest.windows);
     if windows && window.length() > VSS_LIMIT {
         let seconds = window.length() as f64 / 1e9;
         return broken(
-            format!("the window was {seconds:.1} s long, and VSS holds writes for 10 s only"),
+            format!("the window was {seconds:.1} s long, but VSS holds writes for 10 s only"),
             vec![],
         );
     }
     if let Some(why) = view.thawed_by_another() {
-        return broken(format!("the window was over before the thaw was asked for: {why}"), vec![]);
+        return broken(format!("the window was over before the thaw was requested: {why}"), vec![]);
     }
     let proof = Proof::of(view);
     if let Some(summary) = proof.as_ref().ok().and_then(Proof::released) {
@@ -230,7 +230,7 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     }
     let proof = proof?;
     if marks.frozen_volumes.is_none() || marks.thawed_volumes.is_none() {
-        return Err(Unexamined("the freeze and the thaw did not both tell how much they reached".into()));
+        return Err(Unexamined("the freeze and the thaw did not both report how much they reached".into()));
     }
     proof.held_until_thaw().map(|()| None)
 }

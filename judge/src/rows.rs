@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 use contract::property::Property;
 
-use super::case::{Account, Leg, NEVER, Row};
+use super::case::{NEVER, RestoredAccount, RestoredLeg, RestoredRow};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{ACCOUNTS, BULK, COUNTERS, Freeze, LEDGER, View};
 
-fn leg_name(leg: &Leg) -> String {
+fn leg_name(leg: &RestoredLeg) -> String {
     format!("client {} transfer {} leg {}", leg.c, leg.n, leg.leg)
 }
 
-fn row_name(view: &View<'_>, row: &Row) -> String {
+fn row_name(view: &View<'_>, row: &RestoredRow) -> String {
     format!("client {} row {} of `{}`", row.c, row.n, quote(view.case.follower(row.table)))
 }
 
 /// R1, [`Property::Checksums`]. A row whose key is known but whose account, amount, dependency or
 /// checksum is not what was sent has been altered underneath the server, and counts here as well.
 pub(super) fn checksums(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[])?;
+    let observation = view.read(&[])?;
     let mut evidence = Evidence::default();
-    for cut in &seen.cut_tables {
-        // A non-transactional table may be broken and the rest usable: N3 tells. Of a table that is
-        // not the load's, those tell who need it.
+    for cut in &observation.cut_tables {
+        // A non-transactional table may be broken and the rest usable: N3 reports that. A table
+        // that is not the load's is reported by the properties that need it.
         let of_load = view.tables().any(|(table, _)| table == cut.what);
         if of_load && !view.is_non_transactional(&cut.what) {
             evidence.add(|| format!("the table `{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
@@ -46,10 +46,10 @@ pub(super) fn checksums(view: &View<'_>) -> Ruling {
     for row in &odd.altered_rows {
         evidence.add(|| format!("{}: not as sent (crc {:08x})", row_name(view, row), row.crc));
     }
-    for (n, held) in seen.bulk.iter().filter(|(_, held)| held.torn > 0) {
+    for (n, held) in observation.bulk.iter().filter(|(_, held)| held.torn > 0) {
         evidence.add(|| format!("bulk statement {n}: {} of {} rows damaged", held.torn, held.rows));
     }
-    if seen.legs.is_empty() && seen.rows.is_empty() && evidence.is_empty() {
+    if observation.legs.is_empty() && observation.rows.is_empty() && evidence.is_empty() {
         return Err(Unexamined("no row carries a checksum".into()));
     }
     broken(Property::Checksums, evidence, |n| format!("{} damaged: not the data that was sent", row_are(n)))
@@ -127,18 +127,18 @@ struct Tally {
 
 /// R3, [`Property::Conservation`]. All balances together must be what was there at first.
 pub(super) fn conservation(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER, ACCOUNTS])?;
+    let observation = view.read(&[LEDGER, ACCOUNTS])?;
     let setup = &view.case.setup;
     let mut evidence = Evidence::default();
 
-    let (tallies, outside) = tally(setup.accounts, &seen.legs);
+    let (tallies, outside) = tally(setup.accounts, &observation.legs);
     if outside > 0 {
         evidence.add(|| format!("{} of accounts that do not exist", count(outside, "leg")));
     }
 
-    let mut restored = vec![None::<&Account>; tallies.len()];
+    let mut restored = vec![None::<&RestoredAccount>; tallies.len()];
     let mut total = 0i128;
-    for account in &seen.accounts {
+    for account in &observation.accounts {
         total += i128::from(account.balance);
         match super::case::slot(account.id).and_then(|at| restored.get_mut(at)) {
             None => evidence.add(|| format!("account {}: never set up", account.id)),
@@ -175,7 +175,7 @@ pub(super) fn conservation(view: &View<'_>) -> Ruling {
 }
 
 /// Sums up the legs by account, and counts those of accounts that do not exist.
-fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
+fn tally(accounts: u32, legs: &[RestoredLeg]) -> (Vec<Tally>, u64) {
     // Bounded by `MAX_ACCOUNTS` when the history was read.
     let mut tallies = vec![Tally::default(); usize::try_from(accounts).unwrap_or(0)];
     let mut outside = 0;
@@ -214,9 +214,9 @@ fn tally(accounts: u32, legs: &[Leg]) -> (Vec<Tally>, u64) {
 /// R4, [`Property::IndexAgreement`]. Rows that cancel each other out in the sum could not have shown a
 /// difference.
 pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
-    let seen = view.served()?;
+    let observation = view.served()?;
     let mut evidence = Evidence::default();
-    for index in seen.indexes.iter().filter(|index| index.primary != index.secondary) {
+    for index in observation.indexes.iter().filter(|index| index.primary != index.secondary) {
         let [rows, _] = index.primary;
         let [indexed, _] = index.secondary;
         evidence.add(|| {
@@ -230,28 +230,30 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
     }
     if evidence.is_empty() {
         let compared = |owed: &(&str, &str)| {
-            seen.indexes.iter().any(|it| (it.table.as_str(), it.index.as_str()) == *owed)
+            observation.indexes.iter().any(|it| (it.table.as_str(), it.index.as_str()) == *owed)
         };
         if let Some((table, index)) = view.indexes().find(|owed| !compared(owed)) {
             let (table, index) = (quote(table), quote(index));
             return Err(Unexamined(format!("the index `{index}` was not compared with its table `{table}`")));
         }
-        if let Some(blind) = seen.indexes.iter().find(|index| index.primary[0] > 1 && index.primary[1] == 0) {
+        if let Some(blind) =
+            observation.indexes.iter().find(|index| index.primary[0] > 1 && index.primary[1] == 0)
+        {
             let (table, index) = (quote(&blind.table), quote(&blind.index));
             return Err(Unexamined(format!(
-                "the sums of index `{index}` of `{table}` cancel out: they tell nothing"
+                "the sums of index `{index}` of `{table}` cancel out, so they prove nothing"
             )));
         }
         let rows_of = |table: &str| {
             let at = view.case.setup.followers.iter().position(|it| it.table == table)?;
-            Some(seen.rows.iter().filter(|row| usize::from(row.table) == at).count() as u64)
+            Some(observation.rows.iter().filter(|row| usize::from(row.table) == at).count() as u64)
         };
-        for index in seen.indexes.iter().filter(|index| !view.is_cut(&index.table)) {
+        for index in observation.indexes.iter().filter(|index| !view.is_cut(&index.table)) {
             let read = match index.table.as_str() {
-                LEDGER => Some(seen.legs.len() as u64),
-                ACCOUNTS => Some(seen.accounts.len() as u64),
-                COUNTERS => Some(seen.counters.len() as u64),
-                BULK => Some(seen.bulk.values().map(|held| held.rows).sum()),
+                LEDGER => Some(observation.legs.len() as u64),
+                ACCOUNTS => Some(observation.accounts.len() as u64),
+                COUNTERS => Some(observation.counters.len() as u64),
+                BULK => Some(observation.bulk.values().map(|held| held.rows).sum()),
                 table => rows_of(table),
             };
             if let Some(read) = read.filter(|read| *read != index.primary[0]) {
@@ -261,7 +263,7 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
                 )));
             }
         }
-        if seen.indexes.is_empty() {
+        if observation.indexes.is_empty() {
             return Err(Unexamined("no index was compared with its table".into()));
         }
     }
@@ -272,16 +274,16 @@ pub(super) fn index_agreement(view: &View<'_>) -> Ruling {
 /// rows of a follower that a transaction protects have none, but of those acknowledged none may be
 /// missing before one that is there.
 pub(super) fn client_prefix(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[view.transactional_tables(), vec![COUNTERS]].concat())?;
+    let observation = view.read(&[view.transactional_tables(), vec![COUNTERS]].concat())?;
     super::schema::Steps::of(view)?;
     let writers = usize::try_from(view.case.setup.writers).unwrap_or(usize::MAX);
     let mut counters = vec![None::<u32>; view.case.clients.len().min(writers)];
     let mut evidence = Evidence::default();
-    for &(c, n) in &seen.counters {
+    for &(c, n) in &observation.counters {
         match super::case::slot(c).and_then(|at| counters.get_mut(at)) {
             Some(Some(_)) => evidence.add(|| format!("client {c}: its counter is there twice")),
             Some(place) => *place = Some(n),
-            // Strangers are told by F.
+            // Unknown clients are reported by F.
             None if n != 0 && c <= view.case.setup.writers => {
                 evidence.add(|| format!("client {c}: its counter says {n}, it sent nothing"));
             }

@@ -56,7 +56,7 @@ impl<'a> Steps<'a> {
         let held = self.held.unwrap_or(0);
         let mut late = self.tell("there", |at, step| at < held && step.sent > after);
         if held > self.sent.len() {
-            late.add(|| format!("schema change {held}: there, and nobody sent it"));
+            late.add(|| format!("schema change {held}: there, but never sent"));
         }
         late
     }

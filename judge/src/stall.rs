@@ -1,4 +1,4 @@
-//! Durations that the marks and the acknowledgements tell.
+//! Durations, from the marks and the acknowledgements.
 
 use std::collections::BTreeMap;
 

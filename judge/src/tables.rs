@@ -6,7 +6,7 @@ use contract::grade::Grade;
 use contract::observation::POSITION_FILE;
 use contract::property::Property;
 
-use super::case::{CheckedTable, Observation, Row, TableFile, Trouble};
+use super::case::{Observation, RestoredRow, TableCheckResult, TableFile, UnreadablePart};
 use super::evidence::{Evidence, count, quote, were};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{BULK, Freeze, LEDGER, View};
@@ -15,7 +15,7 @@ use super::view::{BULK, Freeze, LEDGER, View};
 /// tells of a missing lock; one acknowledged before the snapshot, or a row whose transfer is missing,
 /// makes the backup inconsistent. So does, where no freeze waited for its end, part of a statement.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
-    let seen = view.read(&[LEDGER])?;
+    let observation = view.read(&[LEDGER])?;
     let begin = view.snapshot()?.begin;
     // Without a freeze, nothing is owed of what was acknowledged later.
     let owed_until = view.window().map_or(begin, |window| window.thaw);
@@ -56,8 +56,8 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
             }
         }
     }
-    let orphaned = |row: &&Row| !view.is_transactional(row.table) && !view.is_whole_of(row);
-    for row in seen.rows.iter().filter(orphaned) {
+    let orphaned = |row: &&RestoredRow| !view.is_transactional(row.table) && !view.is_whole_of(row);
+    for row in observation.rows.iter().filter(orphaned) {
         let name = quote(view.case.follower(row.table));
         let [c, n] = row.of;
         orphans.add(|| {
@@ -78,7 +78,7 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         parts.push(format!("{} without a transfer", count(orphans.total(), "row")));
     }
     if !torn.is_empty() {
-        parts.push(format!("{} only in part there", count(torn.total(), "statement")));
+        parts.push(format!("{} only partly there", count(torn.total(), "statement")));
     }
     lost.append(late);
     lost.append(orphans);
@@ -91,12 +91,12 @@ pub(super) fn durability(view: &View<'_>) -> Ruling {
         }
         return Ok(Some(defect));
     }
-    all_heard(view, seen, &heard)
+    all_heard(view, observation, &heard)
 }
 
 /// Every non-transactional table was read to its end, and had a row acknowledged before the snapshot.
-fn all_heard(view: &View<'_>, seen: &Observation, heard: &BTreeSet<&str>) -> Ruling {
-    if let Some(cut) = seen.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
+fn all_heard(view: &View<'_>, observation: &Observation, heard: &BTreeSet<&str>) -> Ruling {
+    if let Some(cut) = observation.cut_tables.iter().find(|cut| view.is_non_transactional(&cut.what)) {
         return Err(Unexamined(format!("the table `{}` could not be read to its end", quote(&cut.what))));
     }
     let mut others = view.tables().filter(|(table, _)| view.is_non_transactional(table)).peekable();
@@ -113,12 +113,12 @@ fn all_heard(view: &View<'_>, seen: &Observation, heard: &BTreeSet<&str>) -> Rul
 
 /// N2, [`Property::TablesClosed`]. A lock of the load's tables alone leaves those of others open.
 pub(super) fn closed(view: &View<'_>) -> Ruling {
-    let seen = view.observed()?;
+    let observation = view.observed()?;
     let mut open = Evidence::default();
-    for file in seen.table_files.iter().filter(|file| file.open_count != 0) {
+    for file in observation.table_files.iter().filter(|file| file.open_count != 0) {
         open.add(|| format!("`{}`: open count {}", named(file), file.open_count));
     }
-    if let Some(first) = seen.table_files.iter().find(|file| file.open_count != 0) {
+    if let Some(first) = observation.table_files.iter().find(|file| file.open_count != 0) {
         let name = named(first);
         let summary = match open.total() {
             1 => format!("the table `{name}` was still open when the disk stopped: no hook flushed it"),
@@ -129,20 +129,21 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
     // Any place may hide a table, but the file that a hook leaves.
-    let hides = |file: &&Trouble| file.what != POSITION_FILE;
-    if let Some(file) = seen.unreadable.iter().find(hides) {
+    let hides = |file: &&UnreadablePart| file.what != POSITION_FILE;
+    if let Some(file) = observation.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Unexamined(format!("`{path}` could not be read from the raw snapshot: {why}")));
     }
-    let read: BTreeSet<&str> = seen.table_files.iter().filter_map(|file| file.table.as_deref()).collect();
+    let read: BTreeSet<&str> =
+        observation.table_files.iter().filter_map(|file| file.table.as_deref()).collect();
     let owed = view.tables().filter(|(_, engine)| has_index_file(engine));
     if let Some((table, _)) = owed.into_iter().find(|(table, _)| !read.contains(table)) {
         return Err(Unexamined(format!("the header of `{}` was not read", quote(table))));
     }
-    let there = seen
+    let there = observation
         .table_files_there
         .ok_or_else(|| Unexamined("the data directory's index files were not counted".into()))?;
-    let read: BTreeSet<&str> = seen.table_files.iter().map(|file| file.file.as_str()).collect();
+    let read: BTreeSet<&str> = observation.table_files.iter().map(|file| file.file.as_str()).collect();
     if usize::try_from(there).ok() != Some(read.len()) {
         let read = read.len();
         return Err(Unexamined(format!(
@@ -165,16 +166,16 @@ fn has_index_file(engine: &str) -> bool {
 /// N3, [`Property::TableCheck`]. A warning shows that a table was not closed; a non-transactional table
 /// that cannot be used makes the backup inconsistent, a transactional one unusable.
 pub(super) fn check(view: &View<'_>) -> Ruling {
-    let seen = view.served()?;
+    let observation = view.served()?;
     let mut ceiling = Property::TableCheck.ceiling();
     let (mut crashed, mut warned, mut logged) =
         (Evidence::default(), Evidence::default(), Evidence::default());
-    for line in seen.server.iter().flat_map(|server| &server.corruption) {
+    for line in observation.server.iter().flat_map(|server| &server.corruption) {
         let worst = if line.contains("InnoDB") { Grade::Unusable } else { Grade::Inconsistent };
         ceiling = ceiling.max(worst);
         logged.add(|| format!("the server's log: {}", quote(line)));
     }
-    for check in &seen.checks {
+    for check in &observation.checks {
         let line = || format!("`{}` ({}): {}", quote(&check.table), quote(&check.engine), messages(check));
         if !check.usable {
             let worst =
@@ -185,23 +186,22 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
             warned.add(line);
         }
     }
-    for cut in seen.cut_tables.iter().filter(|cut| view.is_non_transactional(&cut.what)) {
+    for cut in observation.cut_tables.iter().filter(|cut| view.is_non_transactional(&cut.what)) {
         ceiling = ceiling.max(Grade::Inconsistent);
         crashed.add(|| format!("`{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
     }
     let summary = match (logged.is_empty(), crashed.is_empty(), warned.is_empty()) {
         (_, false, _) => "a restored table is crashed and cannot be used as it is".to_owned(),
-        (false, true, _) => "the restored server's log tells of corruption".to_owned(),
+        (false, true, _) => "the restored server's log reports corruption".to_owned(),
         (true, true, false) => format!("the table check warned about {}", count(warned.total(), "table")),
         (true, true, true) => {
-            let checked: BTreeSet<&str> = seen.checks.iter().map(|check| check.table.as_str()).collect();
+            let checked: BTreeSet<&str> =
+                observation.checks.iter().map(|check| check.table.as_str()).collect();
             return match view.tables().find(|(table, _)| !checked.contains(table)) {
                 Some((table, _)) => Err(Unexamined(format!("the table `{}` was not checked", quote(table)))),
-                None if seen.server.as_ref().is_none_or(|server| server.recovered.is_none()) => {
-                    Err(Unexamined(
-                        "the log of the restored server's start was not readable, or holds no notes".into(),
-                    ))
-                }
+                None if observation.server.as_ref().is_none_or(|server| server.recovered.is_none()) => Err(
+                    Unexamined("the restored server's startup log could not be read, or has no notes".into()),
+                ),
                 None => Ok(None),
             };
         }
@@ -213,6 +213,6 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
     Ok(Some(defect))
 }
 
-fn messages(check: &CheckedTable) -> String {
+fn messages(check: &TableCheckResult) -> String {
     if check.messages.is_empty() { "no message".to_owned() } else { quote(&check.messages.join("; ")) }
 }

@@ -24,15 +24,15 @@ const MAX_WHY: usize = 80;
 
 /// Why a history is not that of the trial which was planned, if it is not.
 fn other_than_planned(plan: &Plan, trial: &TrialFiles) -> Option<String> {
-    let (planned, told) = (plan.snapshot.cycles, trial.cycles());
-    if planned != told {
-        return Some(format!("{planned} cycles were planned, and the history tells of {told}"));
+    let (planned, recorded) = (plan.snapshot.cycles, trial.cycles());
+    if planned != recorded {
+        return Some(format!("{planned} cycles were planned, but the history has {recorded}"));
     }
     let setup = trial.setup();
     let disk = plan.image.disks.iter().map(|disk| &disk.target).find(|it| !setup.disks.contains(it));
     let fs = plan.image.file_systems().map(|fs| &fs.name).find(|it| !setup.file_systems.contains(it));
     let (what, name) = disk.map(|it| ("disk", it)).or(fs.map(|it| ("file system", it)))?;
-    Some(format!("the image has a {what} `{}` of which the history does not tell", quote(MAX_WHY, name)))
+    Some(format!("the image has a {what} `{}` that is not in the history", quote(MAX_WHY, name)))
 }
 
 /// `verdict.json`, schema 1.

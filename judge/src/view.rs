@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use contract::history::Nanos;
 
-use super::case::{Bulk, BulkRows, Case, Leg, Marks, Observation, Row, SentRow, Transfer, slot};
+use super::case::{
+    Bulk, BulkRows, Case, Marks, Observation, RestoredLeg, RestoredRow, SentRow, Transfer, slot,
+};
 use super::evidence::{Anchor, count, quote};
 use super::ruling::Unexamined;
 
@@ -44,7 +46,7 @@ impl Window {
 
 /// How long the snapshot took (S0 to S1).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Snapshot {
+pub(super) struct SnapshotSpan {
     pub(super) begin: Nanos,
     pub(super) end: Nanos,
 }
@@ -67,21 +69,21 @@ pub(super) struct View<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Oddities<'a> {
     /// The payload does not match the checksum stored beside it.
-    pub(super) torn_legs: Vec<&'a Leg>,
-    pub(super) torn_rows: Vec<&'a Row>,
+    pub(super) torn_legs: Vec<&'a RestoredLeg>,
+    pub(super) torn_rows: Vec<&'a RestoredRow>,
     /// The row differs from what the client sent under that key.
-    pub(super) altered_legs: Vec<&'a Leg>,
-    pub(super) altered_rows: Vec<&'a Row>,
+    pub(super) altered_legs: Vec<&'a RestoredLeg>,
+    pub(super) altered_rows: Vec<&'a RestoredRow>,
     /// The key is there twice.
-    pub(super) doubled_legs: Vec<&'a Leg>,
-    pub(super) doubled_rows: Vec<&'a Row>,
+    pub(super) doubled_legs: Vec<&'a RestoredLeg>,
+    pub(super) doubled_rows: Vec<&'a RestoredRow>,
     /// A leg number other than 0 and 1.
-    pub(super) extra_legs: Vec<&'a Leg>,
+    pub(super) extra_legs: Vec<&'a RestoredLeg>,
     /// The leg of an attempt that was rolled back.
-    pub(super) revived_legs: Vec<&'a Leg>,
+    pub(super) revived_legs: Vec<&'a RestoredLeg>,
     /// Nobody sent it.
-    pub(super) stray_legs: Vec<&'a Leg>,
-    pub(super) stray_rows: Vec<&'a Row>,
+    pub(super) stray_legs: Vec<&'a RestoredLeg>,
+    pub(super) stray_rows: Vec<&'a RestoredRow>,
 }
 
 impl<'a> View<'a> {
@@ -94,15 +96,15 @@ impl<'a> View<'a> {
             oddities: Oddities::default(),
             cut: BTreeSet::new(),
         };
-        if let Some(seen) = &case.observation {
-            view.cut = seen.cut_tables.iter().map(|trouble| trouble.what.as_str()).collect();
-            seen.legs.iter().for_each(|leg| view.place_leg(leg));
-            seen.rows.iter().for_each(|row| view.place_row(row));
+        if let Some(observation) = &case.observation {
+            view.cut = observation.cut_tables.iter().map(|trouble| trouble.what.as_str()).collect();
+            observation.legs.iter().for_each(|leg| view.place_leg(leg));
+            observation.rows.iter().for_each(|row| view.place_row(row));
         }
         view
     }
 
-    fn place_leg(&mut self, leg: &'a Leg) {
+    fn place_leg(&mut self, leg: &'a RestoredLeg) {
         let odd = &mut self.oddities;
         if leg.crc != leg.sum {
             odd.torn_legs.push(leg);
@@ -134,7 +136,7 @@ impl<'a> View<'a> {
         *place |= bit;
     }
 
-    fn place_row(&mut self, row: &'a Row) {
+    fn place_row(&mut self, row: &'a RestoredRow) {
         let odd = &mut self.oddities;
         if row.crc != row.sum {
             odd.torn_rows.push(row);
@@ -164,7 +166,7 @@ impl<'a> View<'a> {
     }
 
     /// The transfer that a restored row follows is there with both legs.
-    pub(super) fn is_whole_of(&self, row: &Row) -> bool {
+    pub(super) fn is_whole_of(&self, row: &RestoredRow) -> bool {
         let [c, n] = row.of;
         self.is_whole(c, n)
     }
@@ -212,7 +214,7 @@ impl<'a> View<'a> {
 
     /// The bulk statements that were sent, with what is there of them.
     pub(super) fn bulk(&self) -> impl Iterator<Item = (u32, &'a Bulk, BulkRows)> {
-        let held = self.case.observation.as_ref().map(|seen| &seen.bulk);
+        let held = self.case.observation.as_ref().map(|observation| &observation.bulk);
         (1u32..).zip(&self.case.bulk).map(move |(n, bulk)| {
             let rows = held.and_then(|held| held.get(&n)).copied();
             (n, bulk, rows.unwrap_or(BulkRows { rows: 0, torn: 0 }))
@@ -303,9 +305,9 @@ impl<'a> View<'a> {
     }
 
     /// When the snapshot was taken.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, Unexamined> {
+    pub(super) fn snapshot(&self) -> Result<SnapshotSpan, Unexamined> {
         match (self.marks().snap_begin, self.marks().snap_end) {
-            (Some(begin), Some(end)) => Ok(Snapshot { begin, end }),
+            (Some(begin), Some(end)) => Ok(SnapshotSpan { begin, end }),
             (Some(_), None) => Err(Unexamined("the snapshot was begun and never completed".into())),
             (None, _) => Err(Unexamined("no snapshot was taken".into())),
         }
@@ -316,35 +318,39 @@ impl<'a> View<'a> {
         self.snapshot()?;
         match &self.case.observation {
             None => Err(Unexamined("the trial ended before the snapshot was observed".into())),
-            Some(seen) if !seen.complete => {
+            Some(observation) if !observation.complete => {
                 Err(Unexamined("the observation breaks off before its last line".into()))
             }
-            Some(seen) => Ok(seen),
+            Some(observation) => Ok(observation),
         }
     }
 
     /// What was observed, if the restored server ran.
     pub(super) fn served(&self) -> Result<&'a Observation, Unexamined> {
-        let seen = self.observed()?;
-        match &seen.server {
-            Some(server) if server.started => Ok(seen),
+        let observation = self.observed()?;
+        match &observation.server {
+            Some(server) if server.started => Ok(observation),
             Some(_) => Err(Unexamined("the restored server did not start".into())),
-            None => Err(Unexamined("the observation does not tell whether the server started".into())),
+            None => Err(Unexamined("the observation does not say whether the server started".into())),
         }
     }
 
     /// What was observed, if the named tables were read to their end.
     pub(super) fn read(&self, tables: &[&str]) -> Result<&'a Observation, Unexamined> {
-        let seen = self.served()?;
+        let observation = self.served()?;
         if let Some(table) = tables.iter().find(|table| self.is_cut(table)) {
             return Err(Unexamined(format!("the table `{}` could not be read to its end", quote(table))));
         }
         // An index that was counted shows that there really is nothing.
-        let counted = seen.indexes.iter().any(|index| index.table == LEDGER && index.primary[0] == 0);
-        if seen.legs.is_empty() && seen.accounts.is_empty() && seen.counters.is_empty() && !counted {
+        let counted = observation.indexes.iter().any(|index| index.table == LEDGER && index.primary[0] == 0);
+        if observation.legs.is_empty()
+            && observation.accounts.is_empty()
+            && observation.counters.is_empty()
+            && !counted
+        {
             return Err(Unexamined("the observation holds no row of the load's tables".into()));
         }
-        Ok(seen)
+        Ok(observation)
     }
 
     /// The table could not be read to its end.

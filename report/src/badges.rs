@@ -3,8 +3,8 @@
 use contract::grade::{Grade, Outcome};
 use maud::{Markup, html};
 
+use super::page_data::TrialPage;
 use super::text::duration;
-use super::trial::TrialPage;
 
 /// Scenario, image and hook of a trial's name.
 pub(super) fn parts(name: &str) -> (&str, &str, &str) {

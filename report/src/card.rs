@@ -9,8 +9,8 @@ use contract::text::quote_lines;
 use judge::verdict::Verdict;
 use maud::{Markup, html};
 
+use super::page_data::TrialPage;
 use super::text::{count, size};
-use super::trial::TrialPage;
 use super::{badges, cycles, power, stages};
 
 /// Characters of one text that are shown.
@@ -120,7 +120,7 @@ fn pictures(trial: &TrialPage, id: &str) -> Markup {
         (problems(&trial.cycles.problems))
         figure {
             figcaption { "The whole trial" }
-            @if spans.is_empty() { p class="note" { "No picture: the event log tells of no stage." } }
+            @if spans.is_empty() { p class="note" { "No picture: the event log has no stage." } }
             @else { (stages::draw(&spans)) }
             @for event in told.take(MAX_LINES) {
                 p class="note bad" { (event.stage) " failed: " (quote_lines(MAX_TEXT, &event.detail)) }
@@ -150,7 +150,7 @@ fn findings(findings: &[Finding]) -> Markup {
                             " " b { (finding.property) } " "
                             (quote_lines(MAX_TEXT, &finding.summary))
                         }
-                        p class="claim" { "Asked for: " (finding.property.claim()) }
+                        p class="claim" { "Required: " (finding.property.claim()) }
                         @if !finding.evidence.is_empty() {
                             ul {
                                 @for line in finding.evidence.iter().take(MAX_LINES) {

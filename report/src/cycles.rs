@@ -9,8 +9,8 @@ use judge::verdict::Verdict;
 use maud::{Markup, PreEscaped, html};
 
 use super::badges::{grade_of, time};
+use super::page_data::{CyclePage, Drawing, ReadPart};
 use super::power::power;
-use super::trial::{Cycle, Drawing, ReadPart};
 
 /// Cycles that are shown open.
 const OPEN: usize = 4;
@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 1_000;
 const MAX_FINDINGS: usize = 10;
 
 /// The pictures of a trial whose section is named `id`.
-pub(super) fn cycles(read: &ReadPart<Vec<Cycle>>, id: &str) -> Markup {
+pub(super) fn cycles(read: &ReadPart<Vec<CyclePage>>, id: &str) -> Markup {
     match &*read.got {
         [] => html! { figure { figcaption { "Around the freeze" } (no_picture()) } },
         [cycle] => html! {
@@ -37,7 +37,7 @@ fn no_picture() -> Markup {
     html! { p class="note" { "No picture: the trial neither froze the guest nor took a snapshot." } }
 }
 
-fn picture(cycle: &Cycle) -> Markup {
+fn picture(cycle: &CyclePage) -> Markup {
     html! {
         @match &cycle.picture {
             Some(picture) => { (drawn(picture)) }
@@ -57,7 +57,7 @@ fn drawn(Drawing(svg): &Drawing) -> Markup {
     PreEscaped(svg.clone())
 }
 
-fn several(cycles: &[Cycle], id: &str) -> Markup {
+fn several(cycles: &[CyclePage], id: &str) -> Markup {
     let open = open(cycles);
     let rest = cycles.iter().filter(|cycle| !open.iter().any(|it| it.number == cycle.number));
     let more = cycles.len() - open.len();
@@ -87,7 +87,7 @@ fn several(cycles: &[Cycle], id: &str) -> Markup {
 
 /// Those that are shown open, the worst first: it, and others that did not come out as expected or that
 /// have findings.
-fn open(cycles: &[Cycle]) -> Vec<&Cycle> {
+fn open(cycles: &[CyclePage]) -> Vec<&CyclePage> {
     let mut worst: Vec<_> = cycles.iter().collect();
     // It keeps the order of those that are as bad.
     worst.sort_by_key(|cycle| Reverse(rank(cycle)));
@@ -95,18 +95,18 @@ fn open(cycles: &[Cycle]) -> Vec<&Cycle> {
     worst.iter().take(1).chain(others).take(OPEN).copied().collect()
 }
 
-fn rank(cycle: &Cycle) -> Rank {
+fn rank(cycle: &CyclePage) -> Rank {
     match &cycle.verdict {
         Some(Ok(verdict)) => verdict.rank(),
         _ => grade::rank(Grade::Unknown, Outcome::Unknown),
     }
 }
 
-fn has_something_to_tell(cycle: &Cycle) -> bool {
+fn has_something_to_tell(cycle: &CyclePage) -> bool {
     !matches!(&cycle.verdict, Some(Ok(it)) if it.outcome == Outcome::Pass && it.findings.is_empty())
 }
 
-fn one(cycle: &Cycle, id: &str, open: bool) -> Markup {
+fn one(cycle: &CyclePage, id: &str, open: bool) -> Markup {
     html! {
         details open[open] {
             summary {
@@ -140,7 +140,7 @@ fn told(verdict: &Verdict) -> Markup {
     }
 }
 
-fn class(cycle: &Cycle) -> &'static str {
+fn class(cycle: &CyclePage) -> &'static str {
     match &cycle.verdict {
         Some(Ok(verdict)) => match verdict.outcome {
             Outcome::Pass => "pass",
@@ -151,7 +151,7 @@ fn class(cycle: &Cycle) -> &'static str {
     }
 }
 
-fn says(cycle: &Cycle) -> String {
+fn says(cycle: &CyclePage) -> String {
     match &cycle.verdict {
         Some(Ok(verdict)) => quote(300, &verdict.reason),
         Some(Err(why)) => quote(300, &why.0),
@@ -159,7 +159,7 @@ fn says(cycle: &Cycle) -> String {
     }
 }
 
-fn stall(cycle: &Cycle) -> String {
+fn stall(cycle: &CyclePage) -> String {
     let verdict = cycle.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
     time(verdict.and_then(|verdict| verdict.timings_ms.write_stall))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use contract::history::{Mark, Nanos, ProbeAnswer, ProbeKind};
-use judge::picture::{Client, Fate, Operation, Picture, Shown};
+use judge::picture::{Client, Fate, Operation, Picture, ShownProbe};
 use maud::{Markup, html};
 
 use super::lanes::{self, Way};
@@ -69,7 +69,7 @@ fn drawn(picture: &Picture, detail: Detail) -> Markup {
     let top = FLAG * (flags.iter().map(|flag| flag.row).max().unwrap_or(0) + 1) as f64 + 8.0;
     let clients = lanes::by_door(picture);
     let (ways, share) = lanes::ways(picture, &clients, detail.rows);
-    let places = Places::new(&ways, top);
+    let places = LanePositions::new(&ways, top);
     let stall = places.bottom + 26.0;
     let shown = picture.probes.len().min(MAX_PROBES);
     let probes = stall + 12.0 + PROBE * shown as f64;
@@ -115,7 +115,7 @@ fn notes(picture: &Picture, detail: Detail, share: usize, apart: f64) -> Markup 
             p class="note" { (picture.probes.len() - MAX_PROBES) " more probes are in history.jsonl." }
         }
         @if let Some(why) = &picture.unobserved {
-            p class="note bad" { "What came back is not known: " (why) "." }
+            p class="note bad" { "It is not known what was restored: " (why) "." }
         }
         @if !picture.complete {
             p class="note bad" { "The history breaks off: silence at the end of the picture means nothing." }
@@ -142,21 +142,21 @@ pub(super) fn small(picture: &Picture) -> Markup {
 }
 
 /// Where the rows stand.
-struct Places {
+struct LanePositions {
     /// Of a row.
     height: f64,
-    ways: Vec<Place>,
+    ways: Vec<WayPosition>,
     bottom: f64,
 }
 
-struct Place {
+struct WayPosition {
     /// The foot of the heading.
     heading: f64,
     /// The head of each row.
     rows: Vec<f64>,
 }
 
-impl Places {
+impl LanePositions {
     fn new(ways: &[Way<'_>], top: f64) -> Self {
         let rows: usize = ways.iter().map(|way| way.rows.len()).sum();
         let height = (ROWS / rows.max(1) as f64).clamp(ROW.1, ROW.0);
@@ -167,7 +167,7 @@ impl Places {
             let rows: Vec<_> =
                 (0u32..).zip(&way.rows).map(|(at, _)| first + height * f64::from(at)).collect();
             bottom = first + height * rows.len() as f64 + 3.0;
-            Place { heading, rows }
+            WayPosition { heading, rows }
         };
         let ways = ways.iter().map(place).collect();
         Self { height, ways, bottom }
@@ -180,7 +180,7 @@ impl Places {
     }
 
     /// Each row with its place.
-    fn rows<'a>(&self, ways: &'a [Way<'a>]) -> impl Iterator<Item = (&'a lanes::Row<'a>, f64, f64)> {
+    fn rows<'a>(&self, ways: &'a [Way<'a>]) -> impl Iterator<Item = (&'a lanes::Lane<'a>, f64, f64)> {
         ways.iter().zip(&self.ways).flat_map(|(way, place)| way.rows.iter().zip(&place.rows)).map(
             |(row, y)| {
                 let (y, height) = self.bar(*y);
@@ -219,7 +219,7 @@ fn ends(operation: &Operation, scale: &Scale) -> (f64, f64) {
 }
 
 /// Every operation for itself; what matters most comes last, on top.
-fn bars(ways: &[Way<'_>], places: &Places, scale: &Scale) -> Markup {
+fn bars(ways: &[Way<'_>], places: &LanePositions, scale: &Scale) -> Markup {
     let mut fates: BTreeMap<Fate, Vec<Markup>> = BTreeMap::new();
     for (row, y, height) in places.rows(ways) {
         for (client, operation) in row.operations() {
@@ -244,7 +244,7 @@ fn bar(client: &Client, operation: &Operation, scale: &Scale, y: f64, height: f6
 }
 
 /// All operations of a fate as one path.
-fn joined(ways: &[Way<'_>], places: &Places, scale: &Scale, gap: f64) -> Markup {
+fn joined(ways: &[Way<'_>], places: &LanePositions, scale: &Scale, gap: f64) -> Markup {
     let mut paths: BTreeMap<Fate, String> = BTreeMap::new();
     for (row, y, height) in places.rows(ways) {
         let mut spans: BTreeMap<Fate, Vec<_>> = BTreeMap::new();
@@ -284,7 +284,7 @@ fn stalled(picture: &Picture, scale: &Scale, y: f64) -> Markup {
     }
 }
 
-fn probe_of(probe: &Shown, scale: &Scale, y: f64) -> Markup {
+fn probe_of(probe: &ShownProbe, scale: &Scale, y: f64) -> Markup {
     let (a, b) = (scale.x(probe.from), scale.x(probe.to));
     let class = match probe.answer {
         ProbeAnswer::Locked => "locked",
@@ -403,12 +403,12 @@ fn meaning(fate: Fate) -> &'static str {
         Fate::Restored => "restored",
         Fate::Lost => "acknowledged before the snapshot, but lost",
         Fate::Missed => "acknowledged before the thaw, but not in the backup",
-        Fate::Torn => "restored by half",
-        Fate::Future => "restored, though sent after the snapshot",
-        Fate::UnderLock => "restored, though sent after the freeze had returned",
+        Fate::Torn => "half restored",
+        Fate::Future => "restored, although sent after the snapshot",
+        Fate::UnderLock => "restored, although sent after the freeze had returned",
         Fate::Later => "not restored, and not owed",
         Fate::Open => "not restored, and never answered",
-        Fate::NotObserved => "without a complete observation to compare with",
+        Fate::NotObserved => "that no complete observation covers",
         Fate::RolledBack => "rolled back by the server",
     }
 }

@@ -13,12 +13,12 @@ use super::text::count;
 pub(super) struct Way<'a> {
     /// Which way, and who took it.
     pub(super) heading: String,
-    pub(super) rows: Vec<Row<'a>>,
+    pub(super) rows: Vec<Lane<'a>>,
 }
 
 /// Clients that share a row.
 #[derive(Debug)]
-pub(super) struct Row<'a> {
+pub(super) struct Lane<'a> {
     pub(super) clients: &'a [&'a Client],
 }
 
@@ -31,7 +31,7 @@ pub(super) fn ways<'a>(
     let share = picture.clients.len().div_ceil(most.max(1)).max(1);
     let ways = clients.iter().map(|(door, clients)| {
         let door = picture.doors.get(usize::from(*door)).map_or("?", String::as_str);
-        let rows = clients.chunks(share).map(|clients| Row { clients }).collect();
+        let rows = clients.chunks(share).map(|clients| Lane { clients }).collect();
         Way { heading: heading(door, clients), rows }
     });
     (ways.collect(), share)
@@ -64,7 +64,7 @@ fn heading(door: &str, clients: &[&Client]) -> String {
     format!("through {door}: {who}")
 }
 
-impl<'a> Row<'a> {
+impl<'a> Lane<'a> {
     pub(super) fn operations(&self) -> impl Iterator<Item = (&'a Client, &'a Operation)> {
         self.clients.iter().flat_map(|client| client.operations.iter().map(move |it| (*client, it)))
     }

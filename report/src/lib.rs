@@ -2,7 +2,7 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `trial` | what a page shows, as plain data |
+//! | `page_data` | what a page shows, as plain data |
 //! | `read` | reads runs and trial directories; the only contact with files |
 //! | `scale`, `lanes`, `text` | places on an axis; rows of clients; names, times and links for people |
 //! | `draw`, `stages` | the pictures |
@@ -23,13 +23,13 @@ mod cycles;
 mod draw;
 mod lanes;
 mod page;
+mod page_data;
 pub mod plot;
 mod power;
 pub mod read;
 mod scale;
 mod stages;
 mod text;
-mod trial;
 
 pub use page::render;
-pub use trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
+pub use page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};

@@ -9,8 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::badges::{grade, names, outcome, parts, time};
 use super::card::card;
+use super::page_data::{Page, TrialPage};
 use super::text::count;
-use super::trial::{Page, TrialPage};
 
 const STYLE: &str = include_str!("style.css");
 

@@ -45,14 +45,14 @@ pub(super) fn power(verdict: &Verdict) -> Markup {
 
 fn lines(power: &Power, frozen: bool) -> Vec<String> {
     // Without a freeze, the beginning of the snapshot counts.
-    let (stood, asked) = match frozen {
+    let (frozen_at, called_at) = match frozen {
         true => ("the freeze returned", "the freeze was called"),
         false => ("the snapshot began", "the snapshot began"),
     };
     let flying = match power.in_flight {
-        0 => format!("no write was in flight when {stood}"),
+        0 => format!("no write was in flight when {frozen_at}"),
         n => format!(
-            "{} in flight when {stood}, {} of them",
+            "{} in flight when {frozen_at}, {} of them",
             number(n, "write"),
             number(power.transfers_in_flight, "transfer"),
         ),
@@ -63,7 +63,7 @@ fn lines(power: &Power, frozen: bool) -> Vec<String> {
     let acknowledged: u64 = power.acknowledged_last_second.values().fold(0, |sum, n| sum.saturating_add(*n));
     let silent = power.acknowledged_last_second.iter().filter(|(_, n)| **n == 0).count();
     lines.push(format!(
-        "{} acknowledged in the last second before {asked}{}",
+        "{} acknowledged in the last second before {called_at}{}",
         number(acknowledged, "write"),
         match silent {
             0 => String::new(),
@@ -72,14 +72,14 @@ fn lines(power: &Power, frozen: bool) -> Vec<String> {
     ));
     lines.push(match power.silence_ms {
         Some(ms) => {
-            format!("the last transfer was acknowledged {} before {asked}", duration(ms))
+            format!("the last transfer was acknowledged {} before {called_at}", duration(ms))
         }
-        None => format!("no transfer was acknowledged before {asked}"),
+        None => format!("no transfer was acknowledged before {called_at}"),
     });
     lines.push(match &power.lock {
         Some(lock) => lock.clone(),
-        None if frozen => "nothing but the hook's word says that the database stood still".to_owned(),
-        None => "nothing says that the database stood still".to_owned(),
+        None if frozen => "only the hook claims that the database stood still".to_owned(),
+        None => "nothing shows that the database stood still".to_owned(),
     });
     if power.lock.is_none() && power.probes_over_snapshot > 0 {
         lines.push(format!(
@@ -88,7 +88,7 @@ fn lines(power: &Power, frozen: bool) -> Vec<String> {
         ));
     }
     if let Some(ms) = power.resolution_ms {
-        lines.push(format!("two disks that stopped less than {} apart would look like one", duration(ms)));
+        lines.push(format!("a difference of less than {} between two disks would not show", duration(ms)));
     }
     lines
 }

@@ -19,8 +19,8 @@ use judge::verdict::Verdict;
 use serde::de::DeserializeOwned;
 
 use super::draw;
+use super::page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
 use super::text::{link, quoted};
-use super::trial::{Cycle, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
 
 /// The names of the trials that a run asks for, as a JSON array in its directory.
 const ASKED: &str = "trials.json";
@@ -165,8 +165,8 @@ fn events(dir: &Path) -> ReadPart<Vec<Event>> {
 }
 
 /// The cycles of a trial, each as the judge reads it.
-fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> {
-    let mut read = ReadPart::<Vec<Cycle>>::default();
+fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<CyclePage>> {
+    let mut read = ReadPart::<Vec<CyclePage>>::default();
     let mut trial = match judge::TrialFiles::open(dir) {
         Ok(trial) => trial,
         Err(error) => {
@@ -178,7 +178,7 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> 
     let mut room = if several { room.min(MAX_CYCLES) } else { room };
     let each = (room / trial.cycles() as usize).clamp(MIN_PICTURE, MAX_PICTURE);
     for number in 1..=trial.cycles() {
-        let mut cycle = Cycle { number, ..Cycle::default() };
+        let mut cycle = CyclePage { number, ..CyclePage::default() };
         let place = trial.place(number);
         let (picture, verdict) = match trial.cycle(number) {
             Ok(case) => {
@@ -205,7 +205,7 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<Cycle>> 
 }
 
 /// Draws a cycle as long as there is room for it, or something to tell.
-fn draw_into(cycle: &mut Cycle, picture: &Picture, several: bool, most: usize, room: &mut usize) {
+fn draw_into(cycle: &mut CyclePage, picture: &Picture, several: bool, most: usize, room: &mut usize) {
     cycle.frozen = picture.marks.iter().any(|(mark, _)| *mark == Mark::FreezeCall);
     let told = cycle
         .verdict

@@ -14,7 +14,7 @@ const LEAST: f64 = 2.0;
 
 /// One stage of a trial.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Span {
+pub(super) struct StageSpan {
     pub(super) stage: Stage,
     pub(super) from: Nanos,
     /// `None` when the log ends before the stage does.
@@ -24,18 +24,18 @@ pub(super) struct Span {
     pub(super) detail: String,
 }
 
-impl Span {
+impl StageSpan {
     fn millis(&self) -> Option<f64> {
         self.to.map(|to| to.saturating_sub(self.from) as f64 / 1e6)
     }
 }
 
 /// The stages in the order in which they began.
-pub(super) fn spans(events: &[Event]) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+pub(super) fn spans(events: &[Event]) -> Vec<StageSpan> {
+    let mut spans: Vec<StageSpan> = Vec::new();
     for event in events {
         match event.event {
-            EventKind::Begin => spans.push(Span {
+            EventKind::Begin => spans.push(StageSpan {
                 stage: event.stage,
                 from: event.t,
                 to: None,
@@ -57,12 +57,12 @@ pub(super) fn spans(events: &[Event]) -> Vec<Span> {
 }
 
 /// The bar, and under it each stage with its time.
-pub(super) fn draw(spans: &[Span]) -> Markup {
+pub(super) fn draw(spans: &[StageSpan]) -> Markup {
     let from = spans.iter().map(|span| span.from).min().unwrap_or_default();
     let to = spans.iter().map(|span| span.to.unwrap_or(span.from)).max().unwrap_or_default();
     let scale = Scale::new(from, to, 0.0, WIDTH);
     let total = to.saturating_sub(from) as f64 / 1e6;
-    let between = (total - spans.iter().filter_map(Span::millis).sum::<f64>()).max(0.0);
+    let between = (total - spans.iter().filter_map(StageSpan::millis).sum::<f64>()).max(0.0);
     html! {
         div class="scroll" role="group" aria-label="Stages" tabindex="0" {
             // Its width follows the page's, its height does not.
@@ -84,12 +84,12 @@ pub(super) fn draw(spans: &[Span]) -> Markup {
                 }
             }
             li { span class="chip rest" {} b { "between" } " " (duration(between)) }
-            li { b { "from begin to end" } " " (duration(total)) }
+            li { b { "from start to end" } " " (duration(total)) }
         }
     }
 }
 
-fn segment(span: &Span, scale: &Scale) -> Markup {
+fn segment(span: &StageSpan, scale: &Scale) -> Markup {
     let x = scale.x(span.from).min(WIDTH - LEAST);
     let width = (scale.x(span.to.unwrap_or(span.from)) - x).max(LEAST);
     let name = span.stage.to_string();
@@ -126,6 +126,6 @@ mod tests {
         let boot = (Stage::Boot, Some(5), false);
         assert_eq!(seen, [boot, (Stage::Freeze, Some(8), true), (Stage::Judge, None, false)]);
         assert!(draw(&spans).into_string().contains("did not end"));
-        assert!(draw(&[]).into_string().contains("from begin to end"));
+        assert!(draw(&[]).into_string().contains("from start to end"));
     }
 }

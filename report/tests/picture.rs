@@ -306,7 +306,7 @@ fn every_cycle_has_a_place_and_the_worst_is_open() {
             page.contains(&format!("href=\"#trial-1-{n}\"")) && page.contains(&format!("id=\"trial-1-{n}\""))
         );
     }
-    assert!(!page.contains("without a complete observation"));
+    assert!(!page.contains("no complete observation"));
     // One without a verdict is judged anew, and comes out the same.
     let place = cycle_dir(&run.dir, 4);
     fs::remove_file(place.join("verdict.json")).unwrap();
@@ -316,10 +316,7 @@ fn every_cycle_has_a_place_and_the_worst_is_open() {
     // Without an observation it shows what was sent.
     fs::write(place.join(observation::FILE), "{").unwrap();
     let page = run.page();
-    assert!(
-        page.contains("observation.jsonl:1: ") && page.contains("without a complete observation"),
-        "{page}"
-    );
+    assert!(page.contains("observation.jsonl:1: ") && page.contains("no complete observation"), "{page}");
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn a_small_trial_is_all_there() {
             "through tcp: 2 writers",
             "What it could see",
             "Not examined",
-            "nothing but the hook",
+            "only the hook claims",
             "1 transfer restored",
             "1 transfer acknowledged before the snapshot, but lost",
             "1 transfer not restored, and not owed",

@@ -95,7 +95,7 @@ pub fn followers() -> Vec<Follower> {
 /// When a trial crossed its marks: F0, F1, S0, S1, T0, T1.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "the names are the judge's")]
-pub struct Times {
+pub struct MarkTimes {
     pub f0: Nanos,
     pub f1: Nanos,
     pub s0: Nanos,
@@ -116,12 +116,12 @@ pub trait Logs {
 
 /// The two logs of a trial directory.
 #[derive(Debug)]
-pub struct Files {
+pub struct LogFiles {
     history: Writer<Entry>,
     observation: Writer<Record>,
 }
 
-impl Files {
+impl LogFiles {
     /// Creates both in a directory.
     pub fn create(dir: &Path) -> Result<Self, jsonl::Error> {
         Ok(Self {
@@ -137,7 +137,7 @@ impl Files {
     }
 }
 
-impl Logs for Files {
+impl Logs for LogFiles {
     type Error = jsonl::Error;
 
     fn entry(&mut self, entry: Entry) -> Result<(), jsonl::Error> {
@@ -179,7 +179,7 @@ impl Random {
     }
 }
 
-impl Times {
+impl MarkTimes {
     fn choose(shape: &Shape, random: &mut Random, start: Nanos) -> (Self, Nanos) {
         let f0 = start + shape.load_ms * MS / 100 * shape.freeze_at;
         let lock = f0 + random.between(4 * MS, 12 * MS);
@@ -213,7 +213,7 @@ impl Times {
     }
 }
 
-impl Times {
+impl MarkTimes {
     /// Everything waits for the lock, from before the snapshot until just before the thaw.
     fn probes(&self, shape: &Shape) -> Vec<Probe> {
         let Self { f1, s0, s1, t0, .. } = *self;
@@ -268,11 +268,11 @@ fn set_up(shape: &Shape) -> Setup {
 
 /// Makes a trial. Entries come in the order of their times, records in any.
 #[expect(clippy::too_many_lines, reason = "one trial from its first record to its last")]
-pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
+pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error> {
     let random = &mut Random(shape.seed);
     let start = 1_000 * MS;
-    let (times, lock) = Times::choose(shape, random, start);
-    let Times { f0, s0, s1, t0, t1, .. } = times;
+    let (times, lock) = MarkTimes::choose(shape, random, start);
+    let MarkTimes { f0, s0, s1, t0, t1, .. } = times;
     let locked = shape.freeze && shape.held;
     let live = random.between(s0, s1);
     let cut = if locked { lock } else { live };
@@ -295,7 +295,7 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
             reached: true,
         })?;
     }
-    let mut db = Database::new(shape);
+    let mut db = ModelDatabase::new(shape);
     let mut clients: Vec<Client> = Vec::new();
     for at in 0..shape.writers as usize {
         let client = Client::default();
@@ -306,13 +306,13 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     // The followers wait for something to follow.
     clients.extend(shape.followers.iter().map(|_| Client::default()));
     // What was seen and is not written yet, because something earlier may follow.
-    let mut seen: BTreeMap<(Nanos, u64), Entry> = BTreeMap::new();
+    let mut recorded: BTreeMap<(Nanos, u64), Entry> = BTreeMap::new();
     let mut number = 0;
-    let mut see = |seen: &mut BTreeMap<_, _>, entry: Entry| {
+    let mut record = |recorded: &mut BTreeMap<_, _>, entry: Entry| {
         number += 1;
-        seen.insert((time(&entry), number), entry);
+        recorded.insert((time(&entry), number), entry);
     };
-    times.entries(shape).into_iter().for_each(|entry| see(&mut seen, entry));
+    times.entries(shape).into_iter().for_each(|entry| record(&mut recorded, entry));
 
     // What runs beside the clients: a disk stops when it is frozen, the rest when the lock is taken.
     let frozen = if shape.freeze { random.between(lock, times.f1) } else { live };
@@ -321,13 +321,13 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         let count = Side::before(&beats, frozen);
         logs.record(Record::Heartbeats { disk: disk.into(), count, rest: String::new() })?;
         for Side { n, sent: t, answered, .. } in beats {
-            see(&mut seen, Entry::Heartbeat { t, end: Some(answered), disk: disk.into(), n });
+            record(&mut recorded, Entry::Heartbeat { t, end: Some(answered), disk: disk.into(), n });
         }
     }
     let steps = Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 30 * MS);
     logs.record(Record::DdlTables { tables: ddl_tables(Side::before(&steps, cut)) })?;
     for Side { n, sent: t, answered, .. } in steps {
-        see(&mut seen, Entry::SchemaChange { t, end: Some(answered), n });
+        record(&mut recorded, Entry::SchemaChange { t, end: Some(answered), n });
     }
     let statements = Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 40 * MS);
     for n in 1..=Side::before(&statements, cut) {
@@ -335,7 +335,7 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
     }
     for Side { n, sent: t, answered, .. } in statements {
         db.bulk += BULK_ROWS;
-        see(&mut seen, Entry::Bulk { t, end: Some(answered), n, rows: BULK_ROWS });
+        record(&mut recorded, Entry::Bulk { t, end: Some(answered), n, rows: BULK_ROWS });
     }
 
     let mut image_is_made = false;
@@ -355,8 +355,8 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
         }
         let versions =
             db.apply(&pending, at, |record| if image_is_made { Ok(()) } else { logs.record(record) })?;
-        for entry in pending.seen(at, versions) {
-            see(&mut seen, entry);
+        for entry in pending.recorded(at, versions) {
+            record(&mut recorded, entry);
         }
         let goes_on = clients[at].answered(&pending);
         // A lost connection takes a while to be read back.
@@ -378,14 +378,14 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<Times, L::Error> {
             }
         }
         let earliest = clients.iter().filter_map(|client| Some(client.next.as_ref()?.sent)).min();
-        while let Some(first) = seen.first_entry()
+        while let Some(first) = recorded.first_entry()
             && earliest.is_none_or(|earliest| first.key().0 < earliest)
         {
             logs.entry(first.remove())?;
         }
     }
     let mut last = t1;
-    while let Some(((t, _), entry)) = seen.pop_first() {
+    while let Some(((t, _), entry)) = recorded.pop_first() {
         last = t;
         logs.entry(entry)?;
     }
@@ -485,7 +485,14 @@ fn take_earliest(clients: &mut [Client]) -> Option<(usize, Pending)> {
 
 impl Client {
     /// What the client at `at` sends next.
-    fn plan(&self, shape: &Shape, random: &mut Random, db: &Database, at: usize, sent: Nanos) -> Pending {
+    fn plan(
+        &self,
+        shape: &Shape,
+        random: &mut Random,
+        db: &ModelDatabase,
+        at: usize,
+        sent: Nanos,
+    ) -> Pending {
         let effect = sent + random.between(MS / 10, 3 * MS);
         // Some answers travel for long, so that they arrive inside the window.
         let slow = if random.percent(20) { 45 * MS } else { 2 * MS };
@@ -535,7 +542,7 @@ impl Pending {
     }
 
     /// What the client writes down.
-    fn seen(&self, at: usize, ver: Option<[u32; 2]>) -> impl Iterator<Item = Entry> + use<> {
+    fn recorded(&self, at: usize, ver: Option<[u32; 2]>) -> impl Iterator<Item = Entry> + use<> {
         let c = client_number(at);
         let Self { sent, answered: t, n, .. } = *self;
         let invoke = Entry::Invoke { t: sent, c, n, op: self.op.clone() };
@@ -552,7 +559,7 @@ impl Pending {
 }
 
 #[derive(Debug)]
-struct Database {
+struct ModelDatabase {
     balance: Vec<i64>,
     version: Vec<u32>,
     counter: Vec<u32>,
@@ -564,7 +571,7 @@ struct Database {
     bulk: u64,
 }
 
-impl Database {
+impl ModelDatabase {
     fn new(shape: &Shape) -> Self {
         Self {
             balance: vec![OPENING; shape.accounts as usize],

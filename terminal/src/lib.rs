@@ -2,8 +2,8 @@
 //! meanwhile, as events of `tracing` ([`log`]) and as lines that stay up to date ([`live`]). The host's
 //! commands are such events, with their durations ([`command`]).
 //!
-//! Nothing else in the workspace prints. Guests and logs wrote some of the words, so that all are
-//! [quoted](contract::text).
+//! Nothing else in the workspace prints. Some of the text comes from guests and logs, so all of it is
+//! [escaped](contract::text).
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 

@@ -30,7 +30,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         *LINES.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        // The terminal is as good as gone where this fails.
+        // If this fails, the terminal is as good as gone.
         let _ = self.0.clear();
     }
 }
@@ -38,7 +38,7 @@ impl Drop for Live {
 /// Prints a line that another process wrote on its standard error.
 pub fn forward(line: impl AsRef<str>) {
     let line = quote_lines(usize::MAX, line.as_ref()) + "\n";
-    // There is nobody left to tell where it fails.
+    // If this fails, there is nowhere left to report it.
     between(|| drop(io::stderr().write_all(line.as_bytes())));
 }
 

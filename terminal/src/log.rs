@@ -1,5 +1,5 @@
 //! Events of `tracing` for people: one line each on standard error. `RUST_LOG` says which, and
-//! otherwise how much was asked for. A trial has its own as JSON besides, in a file of its directory.
+//! otherwise the requested verbosity. A trial also writes its own as JSON, into a file in its directory.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -27,7 +27,7 @@ pub const TRACE: &str = "trace.jsonl";
 /// so that they flood no terminal.
 const TRACE_DIRECTIVES: &str = "debug,console=trace";
 
-/// How much is told where `RUST_LOG` does not say so.
+/// How much is shown if `RUST_LOG` does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
     /// Warnings and errors.
@@ -48,7 +48,7 @@ impl Verbosity {
     }
 }
 
-/// What this process was asked to tell.
+/// How much this process was requested to show.
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 
 /// What `RUST_LOG` should say to the trials of this process, which shows their stages itself: nothing
@@ -62,14 +62,14 @@ pub fn directives_of_trials() -> Option<&'static str> {
     (!said).then_some(of_trials.directives())
 }
 
-/// Lets this process tell what happens. May be called once.
+/// Shows the events of this process. May be called once.
 pub fn init(verbosity: Verbosity) {
     VERBOSITY.get_or_init(|| verbosity);
     tracing_subscriber::registry().with(people(verbosity)).init();
 }
 
-/// The same, and all of it, commands included, to [`TRACE`] in the directory of a trial, as JSON lines.
-/// An error is why the file cannot be made; people are told all the same.
+/// As [`init`], and everything, commands included, goes to [`TRACE`] in the directory of a trial, as JSON lines.
+/// An error is why the file cannot be created; standard error gets its events all the same.
 pub fn init_traced(verbosity: Verbosity, dir: &Path) -> io::Result<()> {
     let (file, made) = match File::create(dir.join(TRACE)) {
         Ok(file) => (Some(file), Ok(())),
@@ -79,7 +79,7 @@ pub fn init_traced(verbosity: Verbosity, dir: &Path) -> io::Result<()> {
         tracing_subscriber::fmt::layer()
             .json()
             .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
-            .with_writer(Mutex::new(Shown(file)))
+            .with_writer(Mutex::new(VisibleJson(file)))
             .with_filter(EnvFilter::new(TRACE_DIRECTIVES))
     });
     tracing_subscriber::registry().with(people(verbosity)).with(trace).init();
@@ -111,9 +111,9 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut words = Words::default();
-        event.record(&mut words);
-        writeln!(writer, "{}{}", label(*event.metadata().level()), quote_lines(usize::MAX, &words.0))
+        let mut message = Message::default();
+        event.record(&mut message);
+        writeln!(writer, "{}{}", label(*event.metadata().level()), quote_lines(usize::MAX, &message.0))
     }
 }
 
@@ -128,9 +128,9 @@ fn label(level: Level) -> &'static str {
 
 /// The message of an event, then its other fields.
 #[derive(Debug, Default)]
-struct Words(String);
+struct Message(String);
 
-impl Visit for Words {
+impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string cannot fail.
         let _ = match field.name() {
@@ -153,7 +153,7 @@ impl MakeWriter<'_> for Terminal {
 
 impl Write for Terminal {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // There is nobody left to tell where it fails.
+        // If this fails, there is nowhere left to report it.
         live::between(|| drop(io::stderr().write_all(line)));
         Ok(line.len())
     }
@@ -164,9 +164,9 @@ impl Write for Terminal {
 }
 
 /// JSON in which a string hides nothing.
-struct Shown(File);
+struct VisibleJson(File);
 
-impl Write for Shown {
+impl Write for VisibleJson {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.write_all(json::shown(String::from_utf8_lossy(line).into_owned()).as_bytes())?;
         Ok(line.len())

@@ -15,19 +15,19 @@ use crate::live;
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// One line of the results.
-pub fn line(words: impl Display) {
-    write_result(fit(&words.to_string()));
+pub fn line(message: impl Display) {
+    write_result(fit(&message.to_string()));
 }
 
 /// One line of the results in cells, each with its colour: the parameters of SGR, see
-/// console_codes(4). What is no terminal is not coloured.
+/// console_codes(4). Only a terminal gets colours.
 pub fn row<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let coloured =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     write_result(in_colours(cells, coloured));
 }
 
-/// Brings out the last of the results. An error is why some of them were lost, as on a disk that is
+/// Flushes the last of the results. An error is why some of them were lost, as on a disk that is
 /// full; it is none that nobody wanted them any more.
 pub fn end() -> io::Result<()> {
     let flushed = io::stdout().flush();
@@ -37,21 +37,21 @@ pub fn end() -> io::Result<()> {
     }
 }
 
-fn write_result(words: String) {
-    if let Err(error) = live::between(|| io::stdout().write_all((words + "\n").as_bytes())) {
+fn write_result(message: String) {
+    if let Err(error) = live::between(|| io::stdout().write_all((message + "\n").as_bytes())) {
         LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
 /// Fit for a terminal.
-fn fit(words: &str) -> String {
-    quote_lines(usize::MAX, words)
+fn fit(message: &str) -> String {
+    quote_lines(usize::MAX, message)
 }
 
 fn in_colours<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>, coloured: bool) -> String {
-    let cells = cells.into_iter().map(|(words, colour)| match coloured && !colour.is_empty() {
-        true => format!("\u{1b}[{colour}m{}\u{1b}[0m", fit(words)),
-        false => fit(words),
+    let cells = cells.into_iter().map(|(message, colour)| match coloured && !colour.is_empty() {
+        true => format!("\u{1b}[{colour}m{}\u{1b}[0m", fit(message)),
+        false => fit(message),
     });
     cells.collect::<Vec<_>>().join("  ")
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use synthetic::{self, Files, Shape};
+use synthetic::{self, LogFiles, Shape};
 use tempfile::TempDir;
 
 use hidden::{LEGAL, hides, hostile};
@@ -19,7 +19,7 @@ use hidden::{LEGAL, hides, hostile};
 /// A trial that is right by construction.
 fn trial(seed: u64) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let mut files = Files::create(dir.path()).unwrap();
+    let mut files = LogFiles::create(dir.path()).unwrap();
     synthetic::make(&Shape { load_ms: 100, losing: 0, ..Shape::new(seed) }, &mut files).unwrap();
     files.flush().unwrap();
     let plan = serde_json::to_vec_pretty(&plan(dir.path(), seed)).unwrap();

@@ -1,5 +1,5 @@
-//! Claims: what a definition says of a disk that was made elsewhere, and what a
-//! look at the running guest says to that.
+//! Claims: what a definition says about a disk that was made elsewhere, and what an
+//! inspection of the running guest found.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Manifest;
 use crate::files::{self, FileError};
 
-/// `claims.json`: what to look for.
+/// `claims.json`: what to verify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The image as its definition has it, paths absolute. Its data directory

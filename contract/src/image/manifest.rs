@@ -170,7 +170,7 @@ impl Manifest {
     /// The file system that holds this path of the guest, and the path as seen
     /// from its root.
     pub fn place<'a>(&'a self, path: &Path) -> Option<(&'a FileSystem, PathBuf)> {
-        // What is bound over a path is no bind itself: one look is enough.
+        // A directory that is bound over a path is not itself a bind: one lookup is enough.
         let bound =
             self.binds.iter().find_map(|bind| Some(bind.from.join(path.strip_prefix(&bind.mount).ok()?)));
         let path = bound.as_deref().unwrap_or(path);

@@ -1,4 +1,4 @@
-//! Images: what a definition under `images/` asks for, and what a build left
+//! Images: what a definition under `images/` requests, and what a build left
 //! under `target/images/`.
 
 mod claims;

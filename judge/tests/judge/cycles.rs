@@ -99,7 +99,7 @@ fn the_cycles_of_a_directory_are_judged_like_their_records() {
     for cycle in [2, 1, 2] {
         assert_eq!(judge(trial.cycle(cycle).unwrap()), two.judge(cycle, cycle as usize));
     }
-    // Times are those of the cycle's own marks.
+    // MarkTimes are those of the cycle's own marks.
     let [first, second] = [1, 2].map(|cycle| two.judge(cycle, cycle as usize).timings);
     assert_ne!(first.write_stall, second.write_stall);
     // There is no third.

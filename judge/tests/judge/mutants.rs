@@ -13,7 +13,7 @@ use contract::observation::{POSITION_FILE, Record, State};
 use contract::property::Property;
 use judge::Judgement;
 
-use crate::world::{Shape, Times, World};
+use crate::world::{MarkTimes, Shape, World};
 
 type Mutation = fn(&mut World);
 
@@ -504,22 +504,22 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
         world.history.retain(|entry| !matches!(entry, Entry::Probe { .. }));
     }),
     ("probe outside the window", Unknown, "no probe", late_probes),
-    ("all probes failed, and the disks are clean", Unknown, "whether there was one", |world| {
+    ("all probes failed, and the disks are clean", Unknown, "whether it was running", |world| {
         stop_server(world);
         answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
     }),
-    ("the server was gone on one side only", Unknown, "whether there was one", |world| {
+    ("the server was gone on one side only", Unknown, "whether it was running", |world| {
         stop_server(world);
         answer_where(world, ProbeAnswer::Error, |probe| probe.door == 0);
     }),
-    ("all probes failed, and the log says nothing", Unknown, "not readable", |world| {
+    ("all probes failed, and the log says nothing", Unknown, "could not be read", |world| {
         answer(world, ProbeAnswer::Error, ProbeAnswer::Error);
         set_server(world, |server| *server.recovered = None);
     }),
     ("server record missing", Unknown, "whether the server started", |world| {
         drop_records(world, |record| matches!(record, Record::Server { .. }));
     }),
-    ("recovery log unreadable", Unknown, "not readable", |world| set_prepared(world, None)),
+    ("recovery log unreadable", Unknown, "could not be read", |world| set_prepared(world, None)),
     ("index not compared", Unknown, "was not compared", |world| {
         drop_records(world, |record| matches!(record, Record::Index { .. }));
     }),
@@ -821,7 +821,7 @@ fn a_right_trial_is_application_consistent() {
     println!("{}\n{:#?}\n{:?}", judgement.reason, judgement.timings, judgement.counts);
     assert_eq!(judgement.grade, ApplicationConsistent, "{}", judgement.reason);
     assert!(judgement.findings.is_empty());
-    let Times { f0, f1, s0, s1, t0, t1 } = world.times;
+    let MarkTimes { f0, f1, s0, s1, t0, t1 } = world.times;
     let millis = |from, to| Some((to - from) as f64 / 1e6);
     assert_eq!(judgement.timings.freeze, millis(f0, f1));
     assert_eq!(judgement.timings.snapshot, millis(s0, s1));
@@ -856,7 +856,7 @@ fn reasons_read_well() {
     );
     assert_eq!(
         say(probe_hangs),
-        "crash-consistent: only the file system was frozen: no lock of the server was held (Q2)"
+        "crash-consistent: only the file system was frozen: no server lock was held (Q2)"
     );
     assert_eq!(
         say(refuse),
@@ -1399,7 +1399,7 @@ fn lose_unanswered_dependency(world: &mut World) {
 /// Client 1's last transfer is missing although client 2 sent a later one, as
 /// when two disks are cut at different instants.
 fn cut_twice(world: &mut World) {
-    let Times { f1, s0, .. } = world.times;
+    let MarkTimes { f1, s0, .. } = world.times;
     one_more(world, f1, Some(s0 + 1), false);
     let own = counters(world)[1] + 1;
     settle(world, 2, f1);

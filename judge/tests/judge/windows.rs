@@ -71,7 +71,7 @@ fn what_vss_cannot_have_held_is_a_finding() {
         (
             "eleven seconds, and the thaw says nothing",
             Row { window: 11 * SECOND, ..GOOD },
-            Some((Property::LockIdentity, "the window was 11.0 s long, and VSS holds writes for 10 s only")),
+            Some((Property::LockIdentity, "the window was 11.0 s long, but VSS holds writes for 10 s only")),
         ),
         (
             "eleven seconds, and the thaw fails",
@@ -112,7 +112,7 @@ fn what_vss_cannot_have_held_is_a_finding() {
         (
             "a window that somebody else ended",
             Row { thaw: Ok("0"), ..GOOD },
-            Some((Property::LockIdentity, "the window was over before the thaw was asked for")),
+            Some((Property::LockIdentity, "the window was over before the thaw was requested")),
         ),
         ("an agent that does not list its volumes", Row { volumes: None, ..GOOD }, None),
         ("an agent that does not count", Row { frozen: "", ..GOOD }, None),

@@ -5,14 +5,14 @@ use contract::observation::Record;
 use judge::{Case, Judgement, judge};
 use synthetic::{self, Logs, make};
 
-pub(crate) use synthetic::{Random, Shape, Times};
+pub(crate) use synthetic::{MarkTimes, Random, Shape};
 
 /// The two logs of a trial, and when its marks were crossed.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) history: Vec<Entry>,
     pub(crate) image: Vec<Record>,
-    pub(crate) times: Times,
+    pub(crate) times: MarkTimes,
     /// The cycle that is judged.
     pub(crate) cycle: u32,
 }

@@ -9,7 +9,7 @@ use contract::jsonl;
 use contract::observation::Record;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use synthetic::{self, Files, Logs, Shape};
+use synthetic::{self, LogFiles, Logs, Shape};
 use terminal::results;
 use tooling::command::{self, shell};
 use tooling::error::Failure;
@@ -174,7 +174,7 @@ fn generate(dir: &Path, seed: u64, operations: u64) -> Result<u64, jsonl::Error>
     let exact = operations as f64 / counting.operations as f64 * sample_ms as f64;
     // One in a hundred more, because the rate varies.
     let shape = Shape { load_ms: (exact * 1.01) as u64, ..sample };
-    let mut counting = Counting { operations: 0, logs: Files::create(dir)? };
+    let mut counting = Counting { operations: 0, logs: LogFiles::create(dir)? };
     synthetic::make(&shape, &mut counting)?;
     counting.logs.flush()?;
     Ok(counting.operations)

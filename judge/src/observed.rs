@@ -3,10 +3,11 @@
 
 use contract::observation::Record;
 
-use super::build::{Checked, follower};
+use super::assemble::{Accepted, follower};
 use super::case::{
-    Account, BulkRows, Case, CheckedDisk, CheckedTable, FileSystem, Heartbeats, Index, Leg, Observation,
-    Place, RollForward, Row, Server, TableFile, Trouble,
+    BulkRows, Case, DiskCheckResult, Heartbeats, Index, LogPosition, Observation, RawFileSystem,
+    RestoredAccount, RestoredLeg, RestoredRow, RestoredServer, RollForward, TableCheckResult, TableFile,
+    UnreadablePart,
 };
 
 impl Case {
@@ -17,89 +18,113 @@ impl Case {
 
     /// Takes the next record of the observation.
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of record")]
-    pub(super) fn record(&mut self, record: Record) -> Checked {
-        let seen = self.observation.get_or_insert_default();
-        if seen.complete {
+    pub(super) fn record(&mut self, record: Record) -> Accepted {
+        let observation = self.observation.get_or_insert_default();
+        if observation.complete {
             return Err(
                 "a record after `end`; two observations were joined, or the lines are out of order".into()
             );
         }
         match record {
             Record::FileSystem { disk, fs, dirty } => {
-                seen.filesystems.push(FileSystem { disk, kind: fs, dirty });
+                observation.filesystems.push(RawFileSystem { disk, kind: fs, dirty });
             }
             Record::Fsck { disk, clean, detail } => {
-                seen.checked_disks.push(CheckedDisk { disk, clean, detail });
+                observation.checked_disks.push(DiskCheckResult { disk, clean, detail });
             }
             Record::TableFile { file, table, open_count } => {
-                seen.table_files.push(TableFile { file, table, open_count });
+                observation.table_files.push(TableFile { file, table, open_count });
             }
             Record::TableFiles { files } => {
-                if seen.table_files_there.replace(files).is_some() {
+                if observation.table_files_there.replace(files).is_some() {
                     return Err("a second `table_files` record; a server has one data directory".into());
                 }
             }
-            Record::Unreadable { path, detail } => seen.unreadable.push(Trouble { what: path, why: detail }),
-            Record::BinlogTransfer { c, n } => seen.logged.push((c, n)),
+            Record::Unreadable { path, detail } => {
+                observation.unreadable.push(UnreadablePart { what: path, why: detail });
+            }
+            Record::BinlogTransfer { c, n } => observation.logged.push((c, n)),
             Record::BinlogEnd { file, size, in_use } => {
-                seen.log_in_use = in_use;
-                if seen.log_end.replace(Place { file, byte: size }).is_some() {
+                observation.log_in_use = in_use;
+                if observation.log_end.replace(LogPosition { file, byte: size }).is_some() {
                     return Err("a second `binlog_end` record; a snapshot has one last log".into());
                 }
             }
-            Record::BinlogError { file, error } => seen.cut_logs.push(Trouble { what: file, why: error }),
+            Record::BinlogError { file, error } => {
+                observation.cut_logs.push(UnreadablePart { what: file, why: error });
+            }
             Record::Position { file, pos, gtid } => {
-                seen.position_gtid = gtid;
-                if seen.position.replace(Place { file, byte: pos }).is_some() {
+                observation.position_gtid = gtid;
+                if observation.position.replace(LogPosition { file, byte: pos }).is_some() {
                     return Err("a second `position` record; a hook leaves one".into());
                 }
             }
             Record::Server { started, detail, prepared, recovered, recovery: _, corruption } => {
-                if seen.server.is_some() {
+                if observation.server.is_some() {
                     return Err("a second `server` record; an observation is of one boot".into());
                 }
-                seen.server = Some(Server { started, detail, prepared, recovered, corruption });
+                observation.server =
+                    Some(RestoredServer { started, detail, prepared, recovered, corruption });
             }
             Record::CheckTable { table, engine, clean, usable, messages } => {
-                seen.checks.push(CheckedTable { table, engine, clean, usable, messages });
+                observation.checks.push(TableCheckResult { table, engine, clean, usable, messages });
             }
             Record::Index { table, index, primary, secondary } => {
-                seen.indexes.push(Index { table, index, primary, secondary });
+                observation.indexes.push(Index { table, index, primary, secondary });
             }
             Record::MemoryRows { rows } => {
-                if seen.memory_rows.is_some() {
+                if observation.memory_rows.is_some() {
                     return Err("a second `memory_rows` record; an observation is of one boot".into());
                 }
-                seen.memory_rows = Some(rows);
+                observation.memory_rows = Some(rows);
             }
             Record::ProbeRows { rows } => {
-                if seen.probe_rows.replace(rows).is_some() {
+                if observation.probe_rows.replace(rows).is_some() {
                     return Err("a second `probe_rows` record; an observation is of one boot".into());
                 }
             }
-            Record::Counter { c, n } => seen.counters.push((c, n)),
-            Record::Account { id, balance, ver } => seen.accounts.push(Account { id, balance, version: ver }),
+            Record::Counter { c, n } => observation.counters.push((c, n)),
+            Record::Account { id, balance, ver } => {
+                observation.accounts.push(RestoredAccount { id, balance, version: ver });
+            }
             Record::Leg { c, n, leg, dep, acct, amt, ver, crc, sum } => {
-                seen.legs.push(Leg { c, n, leg, dep, account: acct, amount: amt, version: ver, crc, sum });
+                observation.legs.push(RestoredLeg {
+                    c,
+                    n,
+                    leg,
+                    dep,
+                    account: acct,
+                    amount: amt,
+                    version: ver,
+                    crc,
+                    sum,
+                });
             }
             Record::Follow { table, c, n, of, crc, sum } => {
-                seen.rows.push(Row { table: follower(&self.setup, &table)?, c, n, of, crc, sum });
+                observation.rows.push(RestoredRow {
+                    table: follower(&self.setup, &table)?,
+                    c,
+                    n,
+                    of,
+                    crc,
+                    sum,
+                });
             }
             Record::Heartbeats { disk, count, rest } => {
                 let name = super::evidence::quote(&disk);
-                if seen.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
+                if observation.heartbeats.insert(disk, Heartbeats { count, rest }).is_some() {
                     return Err(
                         format!("a second `heartbeats` record of disk `{name}`; it has one file").into()
                     );
                 }
             }
             Record::DdlTables { tables } => {
-                if seen.ddl_tables.replace(tables).is_some() {
+                if observation.ddl_tables.replace(tables).is_some() {
                     return Err("a second `ddl_tables` record; an observation is of one boot".into());
                 }
             }
             Record::Bulk { n, rows, torn } => {
-                if seen.bulk.insert(n, BulkRows { rows, torn }).is_some() {
+                if observation.bulk.insert(n, BulkRows { rows, torn }).is_some() {
                     return Err(format!(
                         "a second `bulk` record of statement {n}; its rows are counted once"
                     )
@@ -107,28 +132,28 @@ impl Case {
                 }
             }
             Record::Gtid { of, gtid } => {
-                if seen.gtids.insert(of, gtid).is_some() {
+                if observation.gtids.insert(of, gtid).is_some() {
                     return Err("a second `gtid` record of the same server and moment".into());
                 }
             }
             Record::Table { of, table, rows, checksum } => {
                 let name = super::evidence::quote(&table);
-                if seen.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
+                if observation.tables.entry(of).or_default().insert(table, (rows, checksum)).is_some() {
                     return Err(
                         format!("a second `table` record of `{name}` of the same server and moment").into()
                     );
                 }
             }
             Record::RollForward { applied, detail } => {
-                if seen.roll_forward.replace(RollForward { applied, detail }).is_some() {
+                if observation.roll_forward.replace(RollForward { applied, detail }).is_some() {
                     return Err("a second `roll_forward` record; it is tried once".into());
                 }
             }
             Record::TableError { table, error, gone } => {
-                seen.gone_tables.extend(gone.then(|| table.clone()));
-                seen.cut_tables.push(Trouble { what: table, why: error });
+                observation.gone_tables.extend(gone.then(|| table.clone()));
+                observation.cut_tables.push(UnreadablePart { what: table, why: error });
             }
-            Record::End => seen.complete = true,
+            Record::End => observation.complete = true,
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! Makes a [`Case`] from the records of the history, and refuses whatever no
-//! honest writer could have written. `seen` does so with the observation.
+//! honest writer could have written. `observed` does so with the observation.
 //!
 //! A log may be cut, reordered or hostile. Memory is bounded by the length of the
 //! logs: the numbers that a record names never decide what is allocated, except
@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use contract::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
 
 use super::case::{
-    BlockStats, Bulk, Case, Client, Cycle, Directory, Follow, Guest, Marks, NEVER, SentLeg, Span, Transfer,
-    slot,
+    BlockStats, Bulk, Case, Cycle, Directory, GuestFacts, Marks, NEVER, SentByClient, SentFollowerRow,
+    SentLeg, Span, Transfer, slot,
 };
 use super::evidence::quote;
 
@@ -36,11 +36,11 @@ const MAX_CYCLES: usize = 1000;
 
 /// Takes the records of the history in order.
 #[derive(Debug, Default)]
-pub(super) struct Builder {
+pub(super) struct Assembler {
     setup: Option<Setup>,
-    guest: Option<Guest>,
+    guest: Option<GuestFacts>,
     directories: Vec<Directory>,
-    clients: Vec<Building>,
+    clients: Vec<ClientProgress>,
     rolled_back: HashSet<SentLeg>,
     /// The cycle whose records come, and those before it.
     cycle: Cycle,
@@ -58,15 +58,15 @@ pub(super) struct Builder {
 }
 
 #[derive(Debug, Default)]
-struct Building {
-    client: Client,
-    state: State,
+struct ClientProgress {
+    client: SentByClient,
+    state: ClientState,
     last: Nanos,
 }
 
 /// What a client is doing.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ClientState {
     #[default]
     Idle,
     /// Sent, not answered.
@@ -98,11 +98,11 @@ impl From<&str> for DishonestRecord {
     }
 }
 
-pub(super) type Checked<T = ()> = Result<T, DishonestRecord>;
+pub(super) type Accepted<T = ()> = Result<T, DishonestRecord>;
 
-impl Builder {
+impl Assembler {
     /// Takes the next record of the history.
-    pub(super) fn entry(&mut self, entry: Entry) -> Checked {
+    pub(super) fn entry(&mut self, entry: Entry) -> Accepted {
         if self.ended.is_some() {
             return Err(
                 "a record after `end`; two histories were joined, or the lines are out of order".into()
@@ -121,13 +121,13 @@ impl Builder {
             Entry::Fail { t, c, n, error: _ } => self.fail(t, c, n),
             Entry::Unknown { t, c, n, error: _ } => {
                 let (client, sent) = self.outcome("unknown", t, c, n)?;
-                client.state = State::Unsure(sent);
+                client.state = ClientState::Unsure(sent);
                 client.hear(sent, t);
                 Ok(())
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
             Entry::Guest { os, volumes, .. } => {
-                match self.guest.replace(Guest { windows: os == WINDOWS, volumes }) {
+                match self.guest.replace(GuestFacts { windows: os == WINDOWS, volumes }) {
                     Some(_) => Err("a second `guest`; a history has one".into()),
                     None => Ok(()),
                 }
@@ -181,7 +181,7 @@ impl Builder {
         }
     }
 
-    fn next_cycle(&mut self, t: Nanos, n: u32) -> Checked {
+    fn next_cycle(&mut self, t: Nanos, n: u32) -> Accepted {
         let last = self.earlier.len() + 1;
         if usize::try_from(n).ok() != Some(last + 1) {
             return Err(format!("cycle {n} after cycle {last}; lines are missing").into());
@@ -202,7 +202,7 @@ impl Builder {
         Ok(())
     }
 
-    fn set_up(&mut self, setup: Setup) -> Checked {
+    fn set_up(&mut self, setup: Setup) -> Accepted {
         if self.setup.is_some() {
             return Err("a second `setup`; a history has one, first".into());
         }
@@ -254,10 +254,12 @@ impl Builder {
         Ok(())
     }
 
-    fn probe(&mut self, probe: Probe) -> Checked {
+    fn probe(&mut self, probe: Probe) -> Accepted {
         let Probe { t, end, since, door, .. } = probe;
         if end < t || since.is_some_and(|since| !(t..=end).contains(&since)) {
-            return Err(format!("the probe ends at {end}, before it is sent at {t} or seen to wait").into());
+            return Err(
+                format!("the probe ends at {end}, before it is sent at {t} or observed waiting").into()
+            );
         }
         if self.setup.as_ref().is_none_or(|setup| usize::from(door) >= setup.doors.len()) {
             return Err(format!("a probe through the door {door}, which the setup does not name").into());
@@ -274,7 +276,7 @@ impl Builder {
     }
 
     /// The client `c` at the time `t`, which must not be before its last time.
-    fn client(&mut self, t: Nanos, c: u32) -> Checked<&mut Building> {
+    fn client(&mut self, t: Nanos, c: u32) -> Accepted<&mut ClientProgress> {
         let clients = self.setup.as_ref().map_or(0, |setup| setup.writers + setup.followers.len() as u32);
         let at = slot(c)
             .filter(|_| c <= clients)
@@ -283,7 +285,7 @@ impl Builder {
             return Err(format!("the time {t} is beyond any clock").into());
         }
         if at >= self.clients.len() {
-            self.clients.resize_with(at + 1, Building::default);
+            self.clients.resize_with(at + 1, ClientProgress::default);
         }
         let client = &mut self.clients[at];
         if t < client.last {
@@ -297,16 +299,16 @@ impl Builder {
     }
 
     /// The client whose operation in flight is answered, and what it had sent.
-    fn outcome(&mut self, what: &str, t: Nanos, c: u32, n: u32) -> Checked<(&mut Building, Sent)> {
+    fn outcome(&mut self, what: &str, t: Nanos, c: u32, n: u32) -> Accepted<(&mut ClientProgress, Sent)> {
         let client = self.client(t, c)?;
-        let State::InFlight(sent) = client.state else {
+        let ClientState::InFlight(sent) = client.state else {
             return Err(format!("`{what}` for client {c}, which has no operation in flight").into());
         };
         client.expect_number(what, c, n)?;
         Ok((client, sent))
     }
 
-    fn invoke(&mut self, t: Nanos, c: u32, n: u32, op: &Op) -> Checked {
+    fn invoke(&mut self, t: Nanos, c: u32, n: u32, op: &Op) -> Accepted {
         match op {
             Op::Transfer { dep, legs, crc } => {
                 if self.setup.as_ref().is_some_and(|setup| c > setup.writers) {
@@ -358,36 +360,36 @@ impl Builder {
                         "client {c} sends a row after transfer {number} of client {other}, which is not acknowledged"
                     ).into());
                 }
-                let follow = Follow { of: *of, crc: *crc, sent: t, acked: NEVER, heard: NEVER };
+                let follow = SentFollowerRow { of: *of, crc: *crc, sent: t, acked: NEVER, heard: NEVER };
                 self.client(t, c)?.send_row(c, n, follow)
             }
         }
     }
 
-    fn ok(&mut self, t: Nanos, c: u32, n: u32, ver: Option<[u32; 2]>) -> Checked {
+    fn ok(&mut self, t: Nanos, c: u32, n: u32, ver: Option<[u32; 2]>) -> Accepted {
         let (client, sent) = self.outcome("ok", t, c, n)?;
         client.acknowledge(sent, t, ver.unwrap_or_default());
         self.unversioned |= sent == Sent::Transfer && ver.is_none_or(|ver| ver.contains(&0));
         Ok(())
     }
 
-    fn fail(&mut self, t: Nanos, c: u32, n: u32) -> Checked {
+    fn fail(&mut self, t: Nanos, c: u32, n: u32) -> Accepted {
         let (client, sent) = self.outcome("fail", t, c, n)?;
-        client.state = State::Idle;
+        client.state = ClientState::Idle;
         self.roll_back(t, c, n, sent);
         Ok(())
     }
 
-    fn resolved(&mut self, t: Nanos, c: u32, n: u32, present: bool) -> Checked {
+    fn resolved(&mut self, t: Nanos, c: u32, n: u32, present: bool) -> Accepted {
         let client = self.client(t, c)?;
-        let State::Unsure(sent) = client.state else {
+        let ClientState::Unsure(sent) = client.state else {
             return Err(format!("`resolved` for client {c}, whose last operation was not `unknown`").into());
         };
         client.expect_number("resolved", c, n)?;
         if present {
             client.acknowledge(sent, t, [0; 2]);
         } else {
-            client.state = State::Idle;
+            client.state = ClientState::Idle;
             self.roll_back(t, c, n, sent);
         }
         Ok(())
@@ -397,7 +399,7 @@ impl Builder {
     /// followers cannot roll back.
     fn roll_back(&mut self, t: Nanos, c: u32, n: u32, sent: Sent) {
         let client = slot(c).and_then(|at| self.clients.get_mut(at));
-        if let (Sent::Transfer, Some(Building { client, .. })) = (sent, client)
+        if let (Sent::Transfer, Some(ClientProgress { client, .. })) = (sent, client)
             && let Some(attempt) = client.transfers.pop()
         {
             client.rolled_back.push(Span { sent: attempt.sent, acked: t });
@@ -405,7 +407,7 @@ impl Builder {
         }
     }
 
-    fn mark(&mut self, t: Nanos, mark: Mark, detail: String) -> Checked {
+    fn mark(&mut self, t: Nanos, mark: Mark, detail: String) -> Accepted {
         let last = self.last_mark.map(|(mark, _)| mark);
         if !may_follow(last, mark) {
             return Err(match last {
@@ -478,7 +480,7 @@ impl Builder {
 }
 
 /// The times of an operation that is written down once.
-fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Checked<Span> {
+fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Accepted<Span> {
     if t == NEVER || end == Some(NEVER) {
         return Err(format!("the time of a {what} is beyond any clock").into());
     }
@@ -489,7 +491,7 @@ fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Checked<Span> {
 }
 
 /// Adds the operation `n` of a sequence that has one in flight.
-fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new: T) -> Checked {
+fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new: T) -> Accepted {
     let next = all.len() + 1;
     if usize::try_from(n).ok() != Some(next) {
         return Err(format!("the {what} is number {n}, but {next} is the next; lines are missing").into());
@@ -505,13 +507,13 @@ fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new
     Ok(())
 }
 
-impl Building {
+impl ClientProgress {
     /// The number of the last operation; 0 before the first. A client has transfers or rows.
     fn number(&self) -> u32 {
         u32::try_from(self.client.transfers.len() + self.client.rows.len()).unwrap_or(u32::MAX)
     }
 
-    fn expect_number(&self, what: &str, c: u32, n: u32) -> Checked {
+    fn expect_number(&self, what: &str, c: u32, n: u32) -> Accepted {
         let number = self.number();
         if n == number {
             return Ok(());
@@ -519,35 +521,35 @@ impl Building {
         Err(format!("`{what}` for client {c} number {n}, but number {number} is the one it waits for").into())
     }
 
-    fn ready(&self, c: u32) -> Checked {
+    fn ready(&self, c: u32) -> Accepted {
         match self.state {
-            State::InFlight(_) => {
+            ClientState::InFlight(_) => {
                 Err(format!("client {c} has two operations in flight; an answer is missing").into())
             }
-            State::Unsure(Sent::Transfer) => Err(format!(
+            ClientState::Unsure(Sent::Transfer) => Err(format!(
                 "client {c} goes on without the outcome of its transfer {}; it must be `resolved` first",
                 self.number()
             )
             .into()),
-            State::Idle | State::Unsure(Sent::Row) => Ok(()),
+            ClientState::Idle | ClientState::Unsure(Sent::Row) => Ok(()),
         }
     }
 
-    fn send_transfer(&mut self, c: u32, n: u32, transfer: Transfer) -> Checked {
+    fn send_transfer(&mut self, c: u32, n: u32, transfer: Transfer) -> Accepted {
         self.expect_next(c, n)?;
         self.client.transfers.push(transfer);
-        self.state = State::InFlight(Sent::Transfer);
+        self.state = ClientState::InFlight(Sent::Transfer);
         Ok(())
     }
 
-    fn send_row(&mut self, c: u32, n: u32, row: Follow) -> Checked {
+    fn send_row(&mut self, c: u32, n: u32, row: SentFollowerRow) -> Accepted {
         self.expect_next(c, n)?;
         self.client.rows.push(row);
-        self.state = State::InFlight(Sent::Row);
+        self.state = ClientState::InFlight(Sent::Row);
         Ok(())
     }
 
-    fn expect_next(&self, c: u32, n: u32) -> Checked {
+    fn expect_next(&self, c: u32, n: u32) -> Accepted {
         self.ready(c)?;
         let next = self.number().saturating_add(1);
         if n == next {
@@ -566,7 +568,7 @@ impl Building {
     }
 
     fn acknowledge(&mut self, sent: Sent, t: Nanos, versions: [u32; 2]) {
-        self.state = State::Idle;
+        self.state = ClientState::Idle;
         self.hear(sent, t);
         match sent {
             Sent::Transfer => {
@@ -599,7 +601,7 @@ fn may_follow(last: Option<Mark>, next: Mark) -> bool {
 }
 
 /// The place of a table among the followers.
-pub(super) fn follower(setup: &Setup, table: &str) -> Checked<u8> {
+pub(super) fn follower(setup: &Setup, table: &str) -> Accepted<u8> {
     let at = setup.followers.iter().position(|follower| follower.table == table);
     at.and_then(|at| u8::try_from(at).ok())
         .ok_or_else(|| format!("the table `{}` is not among the setup's followers", quote(table)).into())

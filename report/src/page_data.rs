@@ -28,7 +28,7 @@ pub struct TrialPage {
     /// What the event log says, as far as it can be read.
     pub events: ReadPart<Vec<Event>>,
     /// Its cycles of freeze, snapshot and thaw, as far as its history can be read.
-    pub cycles: ReadPart<Vec<Cycle>>,
+    pub cycles: ReadPart<Vec<CyclePage>>,
     /// Its files.
     pub files: Vec<Link>,
     /// The command that runs it again.
@@ -47,7 +47,7 @@ impl TrialPage {
 
 /// One cycle of freeze, snapshot and thaw.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cycle {
+pub struct CyclePage {
     /// Its number, from 1.
     pub number: u32,
     /// Its own verdict, where the trial has several cycles; an error is why there is none.

@@ -19,10 +19,10 @@ macro_rules! calls {
         rank: $rank:literal,
         needed_for: $needed_for:ident,
         owed: $owed:ident,
-        examine: $module:ident::$function:ident,
+        check: $module:ident::$function:ident,
     })*) => {
-        /// Examines one property.
-        pub(super) fn examine(property: Property, view: &View<'_>) -> Ruling {
+        /// Checks one property.
+        pub(super) fn check(property: Property, view: &View<'_>) -> Ruling {
             match property { $(Property::$variant => $module::$function(view)),* }
         }
 

@@ -7,7 +7,7 @@ use contract::history::{self, Entry, Setup};
 use contract::jsonl::{Error, Reader};
 use contract::observation::{self, Record};
 
-use super::build::Builder;
+use super::assemble::Assembler;
 use super::case::{Case, Cycle};
 
 /// Reads the history of a trial, and its observation if the trial came that far.
@@ -39,7 +39,7 @@ impl TrialFiles {
     ///
     /// An error names the line that no honest writer could have written.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let mut builder = Builder::default();
+        let mut builder = Assembler::default();
         let mut reader = Reader::<Entry>::open(&dir.join(history::FILE), history::KIND)?;
         while let Some(entry) = reader.next() {
             builder.entry(entry?).map_err(|e| reader.problem(e.to_string()))?;
