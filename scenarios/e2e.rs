@@ -43,27 +43,27 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         }
         None => default_options(),
     };
-    let mut asked = options.trials()?;
+    let mut requested = options.trials()?;
     // The longest first, so that none of them is what the others' end waits for; the unknown may be as long.
     let durations = options.durations();
-    asked.sort_by_key(|asked| {
-        let took = durations.of(&asked.name, asked.scenario.snapshot.cycles);
+    requested.sort_by_key(|requested| {
+        let took = durations.of(&requested.name, requested.scenario.snapshot.cycles);
         std::cmp::Reverse(took.unwrap_or(std::time::Duration::MAX))
     });
-    Ok(asked
+    Ok(requested
         .into_iter()
-        .map(|asked| {
+        .map(|requested| {
             let options = options.clone();
-            Trial::test(asked.name.clone(), move || test(&options, &asked))
+            Trial::test(requested.name.clone(), move || test(&options, &requested))
         })
         .collect())
 }
 
 /// A trial as a test.
-fn test(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
-    let (plan, verdict) = run(options, asked).map_err(|error| {
+fn test(options: &RunOptions, requested: &TrialRequest) -> Result<(), Failed> {
+    let (plan, verdict) = run(options, requested).map_err(|error| {
         // There is no verdict to read it from, and `cargo xtask e2e` does not read a test's own message.
-        error!("{}: {error}", asked.name);
+        error!("{}: {error}", requested.name);
         "the trial did not run; standard error says why"
     })?;
     match verdict.outcome {
@@ -76,9 +76,12 @@ fn test(options: &RunOptions, asked: &TrialRequest) -> Result<(), Failed> {
 }
 
 /// Plans and runs a trial, and remembers how long it took.
-fn run(options: &RunOptions, asked: &TrialRequest) -> Result<(Plan, Verdict), Box<dyn std::error::Error>> {
-    let image = Manifest::load(&options.built, &asked.image)?;
-    let plan = options.plan(asked, image, accelerator(options));
+fn run(
+    options: &RunOptions,
+    requested: &TrialRequest,
+) -> Result<(Plan, Verdict), Box<dyn std::error::Error>> {
+    let image = Manifest::load(&options.built, &requested.image)?;
+    let plan = options.plan(requested, image, accelerator(options));
     let verdict = supervise::run(&program()?, &plan)?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);

@@ -45,9 +45,9 @@ fn options(name: &str) -> RunOptions {
 
 /// The plan of their one trial, whose guest boots: emulated, which works everywhere.
 fn booted(options: &RunOptions) -> Plan {
-    let asked = &options.trials().unwrap()[0];
-    let image = Manifest::load(&options.built, &asked.image).unwrap();
-    Plan { start: Start::Cold, ..options.plan(asked, image, Accel::Tcg) }
+    let requested = &options.trials().unwrap()[0];
+    let image = Manifest::load(&options.built, &requested.image).unwrap();
+    Plan { start: Start::Cold, ..options.plan(requested, image, Accel::Tcg) }
 }
 
 impl Run {
@@ -84,7 +84,7 @@ impl Run {
     }
 
     /// libvirt's short-lived directories of this trial.
-    fn roots(&self) -> Vec<PathBuf> {
+    fn runtime_dirs(&self) -> Vec<PathBuf> {
         let ours = runtime_dir::list().unwrap().into_iter();
         ours.filter(|root| root.owner.as_ref().is_some_and(|owner| owner.trial == self.trial()))
             .map(|root| root.dir)
@@ -93,7 +93,7 @@ impl Run {
 
     fn wait_for_clean_end(&mut self) {
         let _ = self.test.wait();
-        wait("the supervisor", || self.processes().is_empty() && self.roots().is_empty());
+        wait("the supervisor", || self.processes().is_empty() && self.runtime_dirs().is_empty());
         assert!(!self.trial().join("disks").exists(), "overlays are left");
     }
 

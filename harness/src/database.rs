@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Errors with which a server turns an account away: 1044 and 1045 (access denied), 1049 (no such
 /// schema), 1130 (not from this host).
-const TURNED_AWAY: [u16; 4] = [1044, 1045, 1049, 1130];
+const ACCESS_DENIED: [u16; 4] = [1044, 1045, 1049, 1130];
 
 /// A server that a trial writes to: the ways to it, and the names on it.
 #[derive(Debug, Clone)]
@@ -70,9 +70,9 @@ impl Target {
 
     /// Logs both accounts in over the network once. MySQL asks for a password in full only there
     /// in a way that also goes through a relay; later it remembers that it knows the account.
-    pub async fn greet(&self, limit: Duration) -> Result<()> {
+    pub async fn log_in_once(&self, limit: Duration) -> Result<()> {
         for door in [TCP, TCP_ADMIN] {
-            let connected = self.door(door).connect_patiently(limit).await;
+            let connected = self.door(door).connect_with_retries(limit).await;
             let conn = connected.map_err(Error::sql(format!(
                 "let the account of the door `{}` in",
                 DOORS[usize::from(door)]
@@ -132,7 +132,7 @@ impl Access {
     }
 
     /// Opens one connection, with as many attempts as `limit` has room for.
-    pub async fn connect_patiently(&self, limit: Duration) -> mysql_async::Result<Conn> {
+    pub async fn connect_with_retries(&self, limit: Duration) -> mysql_async::Result<Conn> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             match self.connect(CONNECT_LIMIT).await {
@@ -163,7 +163,7 @@ impl Access {
             {
                 attempt = (2 * attempt).min(CONNECT_LIMIT);
             }
-            if turned_away(&error) || tokio::time::Instant::now() > deadline {
+            if is_access_denied(&error) || tokio::time::Instant::now() > deadline {
                 return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(
                     error,
                 ));
@@ -174,21 +174,25 @@ impl Access {
     }
 
     /// Waits until the server answers, also when it only says that it does not know the account.
-    pub async fn answers_within(&self, limit: Duration, alive: impl FnMut() -> Result<()>) -> Result<()> {
+    pub async fn wait_until_it_answers(
+        &self,
+        limit: Duration,
+        alive: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         match self.connect_within(limit, alive).await {
             Ok(conn) => {
                 // Closing is a courtesy; the server notices anyway.
                 let _ = conn.disconnect().await;
                 Ok(())
             }
-            Err(Error::Sql { source, .. }) if turned_away(&source) => Ok(()),
+            Err(Error::Sql { source, .. }) if is_access_denied(&source) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-fn turned_away(error: &mysql_async::Error) -> bool {
-    matches!(error, mysql_async::Error::Server(e) if TURNED_AWAY.contains(&e.code))
+fn is_access_denied(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Server(e) if ACCESS_DENIED.contains(&e.code))
 }
 
 /// The schema that comes with an image; nothing is written to it.

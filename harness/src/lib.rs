@@ -18,19 +18,19 @@ pub mod guest;
 pub mod host;
 pub mod overlay;
 
+pub mod access;
 pub mod database;
-pub mod doors;
+pub mod directories;
 pub mod names;
-pub mod places;
 
 pub mod load;
 pub mod quiesce;
 pub mod restore;
 pub mod roll_forward;
+pub mod saved_memory;
 pub mod snapshot;
-pub mod warm;
 
 pub mod observe;
 
-pub mod examine;
+pub mod inspect;
 pub mod trial;

@@ -139,7 +139,7 @@ impl Names {
     }
 
     /// A table without its schema.
-    pub fn bare(&self, plain: &str) -> String {
+    pub fn without_schema(&self, plain: &str) -> String {
         self.table(plain).rsplit('.').next().unwrap_or_default().to_owned()
     }
 
@@ -172,35 +172,35 @@ impl Names {
     pub fn setup_statements(&self, database: Database) -> String {
         let Self { load, second, ordinary, administrator, .. } = self;
         // What it needs to keep a statement out of the binary log.
-        let quiet = match database {
+        let binlog_control = match database {
             Database::Mariadb => "BINLOG ADMIN",
             Database::Mysql => "SESSION_VARIABLES_ADMIN",
         };
         let grants = [
             format!("ALL PRIVILEGES ON {load}.*"),
             format!("ALL PRIVILEGES ON {second}.*"),
-            format!("{quiet} ON *.*"),
+            format!("{binlog_control} ON *.*"),
         ];
         format!(
-            "CREATE DATABASE {load};\nCREATE DATABASE {second};\n{QUIETLY}{}{}",
-            creation(database, ordinary, &grants),
-            creation(database, administrator, &[EVERYTHING.to_owned()]),
+            "CREATE DATABASE {load};\nCREATE DATABASE {second};\n{WITHOUT_BINLOG}{}{}",
+            create_account(database, ordinary, &grants),
+            create_account(database, administrator, &[EVERYTHING.to_owned()]),
         )
     }
 
     /// The statements that create the observer on a restored server, for its root.
     pub fn observer_statements(&self, database: Database) -> String {
-        format!("{QUIETLY}{}", creation(database, &self.observer, &[EVERYTHING.to_owned()]))
+        format!("{WITHOUT_BINLOG}{}", create_account(database, &self.observer, &[EVERYTHING.to_owned()]))
     }
 }
 
 /// Accounts are no part of what is compared: not in the binary log, and without a GTID.
-const QUIETLY: &str = "SET SESSION sql_log_bin = 0;\n";
+const WITHOUT_BINLOG: &str = "SET SESSION sql_log_bin = 0;\n";
 
 const EVERYTHING: &str = "ALL PRIVILEGES ON *.*";
 
 /// The statements that create an account.
-fn creation(database: Database, Account { user, password }: &Account, grants: &[String]) -> String {
+fn create_account(database: Database, Account { user, password }: &Account, grants: &[String]) -> String {
     // A server may prefer an account without a name at `localhost` to one of this name at `%`. MySQL
     // has none any more, and remembers a login of one account only for that one: see `Access`.
     let hosts: &[&str] = match database {

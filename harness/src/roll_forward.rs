@@ -24,13 +24,13 @@ const EXCHANGE_BYTES: u64 = 4 << 30;
 const DETAIL: usize = 1000;
 
 /// Creates an empty exchange disk.
-pub fn exchange(file: &Path) -> Result<()> {
+pub fn create_exchange(file: &Path) -> Result<()> {
     File::create(file).and_then(|file| file.set_len(EXCHANGE_BYTES)).map_err(Error::io("create", file))
 }
 
 /// Puts the source's binary logs on the exchange disk. False when its hook
 /// recorded no position: then there is nothing to roll forward from.
-pub fn keep_logs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
+pub fn save_binlogs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
     let line = format!(
         "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
          tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
@@ -43,10 +43,10 @@ pub fn keep_logs(machine: &Machine, server: &Server, limit: Duration) -> Result<
 pub fn replay(machine: &Machine, position: &Position, limit: Duration) -> Result<Record> {
     let input = format!("{}\n{}\n", position.file, position.pos);
     let done = machine.agent().shell(REPLAY, input.as_bytes(), limit)?;
-    let words = String::from_utf8_lossy(&done.stderr);
+    let printed = String::from_utf8_lossy(&done.stderr);
     // The client shows the statement first, which may be long, and the error last.
-    let cut = (0..=words.len().saturating_sub(DETAIL)).rev().find(|at| words.is_char_boundary(*at));
-    let detail = printable(words[cut.unwrap_or(0)..].trim());
+    let cut = (0..=printed.len().saturating_sub(DETAIL)).rev().find(|at| printed.is_char_boundary(*at));
+    let detail = printable(printed[cut.unwrap_or(0)..].trim());
     Ok(Record::RollForward { applied: done.code == Some(0), detail })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use virt::sys;
 
 use crate::error::{Error, Result};
-use crate::guest::{Drive, Machine, escape};
+use crate::guest::{Drive, Machine, escape_xml};
 use crate::interrupt;
 use crate::overlay::overlay;
 
@@ -43,11 +43,11 @@ fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) ->
     let disks: String = live
         .iter()
         .map(|drive| {
-            let target = escape(&drive.target);
+            let target = escape_xml(&drive.target);
             if !chosen(drive) {
                 return format!("<disk name='{target}' snapshot='no'/>");
             }
-            let file = escape(&drive.file.to_string_lossy());
+            let file = escape_xml(&drive.file.to_string_lossy());
             format!(
                 "<disk name='{target}' snapshot='external'><driver type='qcow2'/><source file='{file}'/></disk>"
             )

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use harness::trial::supervise::{self, Task};
-use harness::{examine, trial};
+use harness::{inspect, trial};
 use terminal::log::{self, Verbosity};
 use tracing::{error, warn};
 
 /// A trial's own processes.
 #[derive(Parser)]
-enum Role {
+enum Command {
     /// Runs the trial planned in DIR in a child process and cleans up after it.
     Supervise {
         /// The disk that DIR has the claims of is examined instead.
@@ -39,12 +39,12 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    let role = Role::parse();
-    begin_to_tell(&role);
-    match role {
-        Role::Supervise { examine, dir } => match std::env::current_exe() {
+    let command = Command::parse();
+    init_log(&command);
+    match command {
+        Command::Supervise { examine, dir } => match std::env::current_exe() {
             Ok(program) => {
-                let task = if examine { Task::Examination } else { Task::Trial };
+                let task = if examine { Task::Inspection } else { Task::Trial };
                 supervise::supervise(&program, task, &dir)
             }
             Err(e) => {
@@ -52,19 +52,19 @@ fn main() -> ExitCode {
                 ExitCode::from(3)
             }
         },
-        Role::Run { dir, root } => trial::main(&dir, &root),
-        Role::Examine { dir, root } => examine::main(&dir, &root),
+        Command::Run { dir, root } => trial::main(&dir, &root),
+        Command::Examine { dir, root } => inspect::main(&dir, &root),
     }
 }
 
 /// What happens goes to standard error; that of a trial goes to its directory as well.
-fn begin_to_tell(role: &Role) {
-    match role {
-        Role::Run { dir, .. } => {
+fn init_log(command: &Command) {
+    match command {
+        Command::Run { dir, .. } => {
             if let Err(e) = log::init_traced(Verbosity::Normal, dir) {
                 warn!("there is no trace of {}: {e}", dir.display());
             }
         }
-        Role::Supervise { .. } | Role::Examine { .. } => log::init(Verbosity::Normal),
+        Command::Supervise { .. } | Command::Examine { .. } => log::init(Verbosity::Normal),
     }
 }

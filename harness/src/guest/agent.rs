@@ -244,7 +244,7 @@ impl Agent {
                 let failed = Error::libvirt(format!("run {name} through the guest agent"));
                 domain.qemu_agent_command(&text, seconds, 0).map_err(failed)
             }
-            Transport::Serial(serial) => serial.ask(&text, self.timeout),
+            Transport::Serial(serial) => serial.send_command(&text, self.timeout),
         };
         // What a command reads may be secret.
         if let Some(Value::String(input)) = command["arguments"].get_mut("input-data") {

@@ -15,7 +15,7 @@ const HEAD: u64 = 64 * 1024;
 
 /// The telling lines of a console log, control characters escaped: those from a
 /// kernel panic on, because a trace of no interest follows it, or else the last.
-pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
+pub(crate) fn relevant_lines(log: &Path, lines: usize) -> String {
     let tail = match tail(log) {
         Ok(bytes) if !bytes.is_empty() => bytes,
         Ok(_) => return "    (the console is empty)".to_owned(),
@@ -31,7 +31,7 @@ pub(crate) fn telling_lines(log: &Path, lines: usize) -> String {
 }
 
 /// Whether the console's beginning has these words; `None` when it cannot be read.
-pub(super) fn says(log: &Path, words: &str) -> Option<bool> {
+pub(super) fn contains(log: &Path, words: &str) -> Option<bool> {
     let mut head = Vec::new();
     File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
     Some(String::from_utf8_lossy(&head).contains(words))
@@ -54,9 +54,9 @@ mod tests {
     fn what_cannot_be_read_says_nothing() {
         let log = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(log.path(), "rcu: rcu_preempt kthread starved for 5253 jiffies!\n").unwrap();
-        assert_eq!(says(log.path(), "kthread starved for"), Some(true));
-        assert_eq!(says(log.path(), "[vda]"), Some(false));
-        assert_eq!(says(Path::new("/nowhere"), "[vda]"), None);
+        assert_eq!(contains(log.path(), "kthread starved for"), Some(true));
+        assert_eq!(contains(log.path(), "[vda]"), Some(false));
+        assert_eq!(contains(Path::new("/nowhere"), "[vda]"), None);
     }
 
     #[test]
@@ -65,11 +65,11 @@ mod tests {
         let trace = "RIP: 0033\n".repeat(40);
         std::fs::write(log.path(), format!("booting\nKernel panic - not syncing: \x1b[1mno init\n{trace}"))
             .unwrap();
-        let shown = telling_lines(log.path(), 3);
+        let shown = relevant_lines(log.path(), 3);
         assert_eq!(shown.lines().count(), 3);
         assert!(shown.starts_with("    | Kernel panic - not syncing: \\u{1b}[1mno init\n"), "{shown}");
 
         std::fs::write(log.path(), "one\ntwo\nthree\nfour\n").unwrap();
-        assert_eq!(telling_lines(log.path(), 2), "    | three\n    | four");
+        assert_eq!(relevant_lines(log.path(), 2), "    | three\n    | four");
     }
 }

@@ -64,7 +64,7 @@ impl Spec {
     /// once, but a kernel that QEMU gave it first names each disk that it finds on the console.
     pub(super) fn may_have_read_disks(&self) -> bool {
         let named =
-            |drive: &Drive| console::says(&self.console, &format!("[{}]", drive.target)).unwrap_or(true);
+            |drive: &Drive| console::contains(&self.console, &format!("[{}]", drive.target)).unwrap_or(true);
         self.boot == Boot::Firmware || self.drives.iter().any(named)
     }
 
@@ -131,21 +131,21 @@ impl Spec {
             // TCG lacks features of every newer model that no program depends on: no check.
             (Accel::Tcg, Some(model)) => format!(
                 "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>{}</model></cpu>",
-                escape(model)
+                escape_xml(model)
             ),
         };
-        let name = escape(&self.name);
+        let name = escape_xml(&self.name);
         let boot = match &self.boot {
             Boot::Direct { kernel, initrd, cmdline } => format!(
                 "<kernel>{}</kernel><initrd>{}</initrd><cmdline>{}</cmdline>",
-                escape(&kernel.to_string_lossy()),
-                escape(&initrd.to_string_lossy()),
-                escape(cmdline)
+                escape_xml(&kernel.to_string_lossy()),
+                escape_xml(&initrd.to_string_lossy()),
+                escape_xml(cmdline)
             ),
             // What the firmware and the boot loader say is on the console as well.
             Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
         };
-        let console = escape(&self.console.to_string_lossy());
+        let console = escape_xml(&self.console.to_string_lossy());
         let mut drives = String::new();
         for drive in &self.drives {
             // `none` would be refused on file systems without O_DIRECT (tmpfs);
@@ -155,8 +155,8 @@ impl Spec {
                 "<disk type='file' device='disk'>\
                    <driver name='qemu' type='qcow2' cache='writeback' discard='unmap'/>\
                    <source file='{}'/><target dev='{}' bus='virtio'/></disk>",
-                escape(&drive.file.to_string_lossy()),
-                escape(&drive.target)
+                escape_xml(&drive.file.to_string_lossy()),
+                escape_xml(&drive.target)
             );
         }
         if let Some(file) = &self.exchange {
@@ -164,7 +164,7 @@ impl Spec {
                 drives,
                 "<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='raw'/>\
                    <source file='{}'/><target dev='vdz' bus='virtio'/><serial>{EXCHANGE}</serial></disk>",
-                escape(&file.to_string_lossy())
+                escape_xml(&file.to_string_lossy())
             );
         }
         if self.hotplug {
@@ -176,7 +176,7 @@ impl Spec {
                 .to_owned(),
             Some(socket) => format!(
                 "<serial type='unix'><source mode='bind' path='{}'/><target port='1'/></serial>",
-                escape(&socket.to_string_lossy())
+                escape_xml(&socket.to_string_lossy())
             ),
         };
         for (file_system, socket) in &self.heartbeats {
@@ -184,8 +184,8 @@ impl Spec {
                 channels,
                 "<channel type='unix'><source mode='bind' path='{}'/>\
                    <target type='virtio' name='{HEARTBEAT}{}'/></channel>",
-                escape(&socket.to_string_lossy()),
-                escape(file_system)
+                escape_xml(&socket.to_string_lossy()),
+                escape_xml(file_system)
             );
         }
         format!(
@@ -216,7 +216,7 @@ impl Spec {
 }
 
 /// Text for XML content and attributes in single quotes.
-pub(crate) fn escape(text: &str) -> String {
+pub(crate) fn escape_xml(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

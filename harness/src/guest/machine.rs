@@ -16,7 +16,7 @@ use super::console_trace::ConsoleTrace;
 use super::domain::{Drive, Spec, quote_shell};
 use super::serial::Serial;
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
-use crate::host::{self, Event, Events, Libvirt};
+use crate::host::{self, GuestEvent, GuestEvents, Libvirt};
 use crate::interrupt;
 
 /// How many console lines an error shows.
@@ -27,17 +27,17 @@ const ATTEMPTS: u32 = 3;
 
 /// The part of a boot's time within which the kernel's first word must come. It
 /// takes a tenth of the time that a boot takes.
-const FIRST_WORD: u32 = 4;
+const FIRST_OUTPUT: u32 = 4;
 
 /// How long an answer may take while the agent is being restarted by others: one
 /// that was lost with the old agent must not be waited for long.
-const IMPATIENCE: Duration = Duration::from_secs(10);
+const RESTART_ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long an agent on a serial port is waited for before the next look at the guest.
-const KNOCK: Duration = Duration::from_secs(3);
+const PING_LIMIT: Duration = Duration::from_secs(3);
 
 /// The pause after that, for a guest whose end is not told yet.
-const KNOCK_PAUSE: Duration = Duration::from_millis(100);
+const PING_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a unit's state is asked for at the most.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
@@ -52,13 +52,13 @@ pub struct Machine {
     /// `source`, `restored` or `verifier`: which of the trial's guests this is.
     role: &'static str,
     domain: Domain,
-    events: Events,
+    events: GuestEvents,
     console: PathBuf,
     agent: Agent,
     /// The guest's port that was forwarded from the start.
     forward: u16,
     /// The unit that was last asked about, and when.
-    asked: Option<(String, Instant)>,
+    last_check: Option<(String, Instant)>,
     stopped: bool,
     /// Ends after the guest, so that it has all of its console.
     _trace: Option<ConsoleTrace>,
@@ -141,7 +141,7 @@ impl Machine {
 
     fn new(
         domain: Domain,
-        events: Events,
+        events: GuestEvents,
         spec: &Spec,
         role: &'static str,
         transcript: &Transcript,
@@ -157,7 +157,17 @@ impl Machine {
             debug!("the console of the {role} guest is not in the trace: {error}");
             None
         });
-        Self { role, domain, events, console, agent, forward, asked: None, stopped: false, _trace: trace }
+        Self {
+            role,
+            domain,
+            events,
+            console,
+            agent,
+            forward,
+            last_check: None,
+            stopped: false,
+            _trace: trace,
+        }
     }
 
     /// Waits until libvirt has forgotten a guest that stopped by itself: it tells of the end before it
@@ -175,12 +185,16 @@ impl Machine {
 
     fn wait_for_agent(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        let mut patience = Instant::now() + limit / FIRST_WORD;
+        let mut patience = Instant::now() + limit / FIRST_OUTPUT;
         loop {
             match self.next_event(patience)? {
-                Some(Event::AgentConnected) => return Ok(()),
-                Some(Event::AgentDisconnected | Event::DeviceRemoved | Event::BlockJobEnded { .. }) => {}
-                Some(Event::Stopped) => {
+                Some(GuestEvent::AgentConnected) => return Ok(()),
+                Some(
+                    GuestEvent::AgentDisconnected
+                    | GuestEvent::DeviceRemoved
+                    | GuestEvent::BlockJobEnded { .. },
+                ) => {}
+                Some(GuestEvent::Stopped) => {
                     self.stopped = true;
                     return Err(self.failure(GuestFailure::StoppedInBoot));
                 }
@@ -198,24 +212,24 @@ impl Machine {
     }
 
     /// The next event, at most until `deadline`; `None` is the deadline.
-    fn next_event(&self, deadline: Instant) -> Result<Option<Event>> {
+    fn next_event(&self, deadline: Instant) -> Result<Option<GuestEvent>> {
         if self.agent.is_announced() {
             return interrupt::receive(&self.events, deadline);
         }
         // Nobody tells when an agent opens its serial port: it must be asked.
-        let agent = self.agent.with_timeout(KNOCK);
+        let agent = self.agent.with_timeout(PING_LIMIT);
         while agent.ping().is_err() {
-            let next = interrupt::receive(&self.events, Instant::now() + KNOCK_PAUSE)?;
+            let next = interrupt::receive(&self.events, Instant::now() + PING_PAUSE)?;
             if next.is_some() || Instant::now() >= deadline {
                 return Ok(next);
             }
         }
-        Ok(Some(Event::AgentConnected))
+        Ok(Some(GuestEvent::AgentConnected))
     }
 
     /// Fails when the guest has stopped since the last look.
     pub fn check_alive(&mut self) -> Result<()> {
-        if self.events.try_iter().any(|event| event == Event::Stopped) {
+        if self.events.try_iter().any(|event| event == GuestEvent::Stopped) {
             self.stopped = true;
         }
         if self.stopped { Err(self.failure(GuestFailure::Stopped)) } else { Ok(()) }
@@ -227,9 +241,9 @@ impl Machine {
         self.check_alive()?;
         // Callers ask in a loop; each question costs the guest two processes, which the
         // server needs when it starts.
-        let (_, asked) = match self.asked.take() {
-            Some(asked) if asked.0 == unit => self.asked.insert(asked),
-            _ => self.asked.insert((unit.to_owned(), Instant::now())),
+        let (_, asked) = match self.last_check.take() {
+            Some(asked) if asked.0 == unit => self.last_check.insert(asked),
+            _ => self.last_check.insert((unit.to_owned(), Instant::now())),
         };
         if asked.elapsed() < UNIT_PAUSE {
             return Ok(());
@@ -255,7 +269,9 @@ impl Machine {
         self.domain
             .detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE)
             .map_err(Error::libvirt(format!("detach a disk from the {} guest", self.role)))?;
-        self.wait_for(Action::ReleaseDisk, limit, |event| (event == Event::DeviceRemoved).then_some(true))
+        self.wait_for(Action::ReleaseDisk, limit, |event| {
+            (event == GuestEvent::DeviceRemoved).then_some(true)
+        })
     }
 
     /// Writes what an overlay of one of the guest's disks holds into the one
@@ -264,17 +280,22 @@ impl Machine {
         host::block_commit(&self.domain, &overlay.target, &overlay.file)
             .map_err(Error::libvirt(format!("merge {}", overlay.file.display())))?;
         self.wait_for(Action::MergeOverlay, limit, |event| match event {
-            Event::BlockJobEnded { done } => Some(done),
+            GuestEvent::BlockJobEnded { succeeded } => Some(succeeded),
             _ => None,
         })
     }
 
     /// Waits for an event that `ends` knows, and whether it was a good one.
-    fn wait_for(&mut self, action: Action, limit: Duration, ends: fn(Event) -> Option<bool>) -> Result<()> {
+    fn wait_for(
+        &mut self,
+        action: Action,
+        limit: Duration,
+        ends: fn(GuestEvent) -> Option<bool>,
+    ) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             match interrupt::receive(&self.events, deadline)? {
-                Some(Event::Stopped) => {
+                Some(GuestEvent::Stopped) => {
                     self.stopped = true;
                     return Err(self.failure(GuestFailure::Stopped));
                 }
@@ -305,12 +326,12 @@ impl Machine {
         let restart =
             format!("trap '' TERM; systemctl restart --no-block {unit}; [ {old} = 0 ] || kill -KILL {old}");
         // The answer may be lost with the agent that would give it.
-        let asking = self.agent.with_timeout(IMPATIENCE);
-        let _ = asking.shell(&restart, b"", IMPATIENCE);
+        let agent = self.agent.with_timeout(RESTART_ANSWER_LIMIT);
+        let _ = agent.shell(&restart, b"", RESTART_ANSWER_LIMIT);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.check_alive()?;
-            if asking.script(&pid, b"", IMPATIENCE).is_ok_and(|now| now != before) {
+            if agent.script(&pid, b"", RESTART_ANSWER_LIMIT).is_ok_and(|now| now != before) {
                 return Ok(());
             }
             interrupt::pass(Duration::from_millis(50))?;
@@ -328,12 +349,12 @@ impl Machine {
             quote_shell(line)
         );
         self.agent.script(&start, b"", limit)?;
-        let asking = self.agent.with_timeout(IMPATIENCE);
+        let agent = self.agent.with_timeout(RESTART_ANSWER_LIMIT);
         let state = format!("systemctl show --property ActiveState --value {unit}");
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.check_alive()?;
-            match asking.script(&state, b"", IMPATIENCE).as_deref() {
+            match agent.script(&state, b"", RESTART_ANSWER_LIMIT).as_deref() {
                 Ok(b"active\n") => return Ok(()),
                 Ok(b"failed\n") => {
                     let journal = format!("journalctl --unit {unit} --output cat --no-pager | tail -n 20");
@@ -405,10 +426,10 @@ impl Machine {
     /// An error about this guest, with what its console shows.
     fn failure(&self, failure: GuestFailure) -> Error {
         let (role, console) = (self.role, self.console.clone());
-        if STARVED.iter().any(|words| console::says(&console, words) == Some(true)) {
+        if STARVED.iter().any(|words| console::contains(&console, words) == Some(true)) {
             return Error::Starved { role, failure, console };
         }
-        let lines = console::telling_lines(&console, CONSOLE_LINES);
+        let lines = console::relevant_lines(&console, CONSOLE_LINES);
         GuestError::Failed { role, failure, console, lines }.into()
     }
 

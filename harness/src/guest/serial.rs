@@ -26,7 +26,7 @@ const LINE_LIMIT: usize = 10 << 20;
 
 /// How long nothing may be heard before another sync is sent, at first; twice as
 /// long each time after. An agent that starts drops what came before it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const RESYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// No byte of JSON: it ends whatever either side had read in part.
 const SENTINEL: u8 = 0xFF;
@@ -35,33 +35,33 @@ const SENTINEL: u8 = 0xFF;
 #[derive(Debug)]
 pub(crate) struct Serial {
     socket: PathBuf,
-    line: Mutex<Option<Line>>,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Serial {
     /// The port whose socket QEMU listens on; connects with the first command.
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket, line: Mutex::new(None) }
+        Self { socket, connection: Mutex::new(None) }
     }
 
     /// Sends a command and returns the line that answers it, unread. `timeout`
     /// bounds all of it.
-    pub(crate) fn ask(&self, command: &str, timeout: Duration) -> Result<String> {
+    pub(crate) fn send_command(&self, command: &str, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
-        let mut slot = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = match &mut *slot {
-            Some(line) => line,
-            none => none.insert(Line::connect(&self.socket)?),
+        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = match &mut *slot {
+            Some(connection) => connection,
+            none => none.insert(Connection::connect(&self.socket)?),
         };
-        let answer = line.synchronize(deadline).and_then(|()| {
-            line.send(&[command.as_bytes(), b"\n"].concat(), deadline)?;
-            line.receive(deadline)
+        let answer = connection.synchronize(deadline).and_then(|()| {
+            connection.send(&[command.as_bytes(), b"\n"].concat(), deadline)?;
+            connection.receive(deadline)
         });
-        answer.map_err(|trouble| match trouble {
-            Trouble::NotThere => AgentError::Absent(timeout).into(),
-            Trouble::Late => AgentError::Late(timeout).into(),
-            Trouble::Endless => AgentError::Endless(LINE_LIMIT).into(),
-            Trouble::Gone(error) => {
+        answer.map_err(|reason| match reason {
+            NoAnswer::Absent => AgentError::Absent(timeout).into(),
+            NoAnswer::Late => AgentError::Late(timeout).into(),
+            NoAnswer::Endless => AgentError::Endless(LINE_LIMIT).into(),
+            NoAnswer::Gone(error) => {
                 *slot = None;
                 Error::io("reach the guest agent through", &self.socket)(error)
             }
@@ -71,9 +71,9 @@ impl Serial {
 
 /// Why there is no answer.
 #[derive(Debug)]
-enum Trouble {
+enum NoAnswer {
     /// No sync was answered, so that the command was not sent.
-    NotThere,
+    Absent,
     /// The command was sent, and may still be carried out.
     Late,
     /// The answer is longer than any.
@@ -84,63 +84,63 @@ enum Trouble {
 
 /// A connection, and what was read from it beyond the last line.
 #[derive(Debug)]
-struct Line {
+struct Connection {
     stream: UnixStream,
     read: Vec<u8>,
 }
 
-impl Line {
+impl Connection {
     fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).map_err(Error::io("connect to", socket))?;
         Ok(Self { stream, read: Vec::new() })
     }
 
     /// Returns when the agent has answered all that was sent before.
-    fn synchronize(&mut self, deadline: Instant) -> Result<(), Trouble> {
-        let mut patience = PATIENCE;
+    fn synchronize(&mut self, deadline: Instant) -> Result<(), NoAnswer> {
+        let mut resync_after = RESYNC_AFTER;
         loop {
             // Never used before, not even by a process whose guest was saved.
             let id = clock::now();
             let sync = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
             let sync = [&[SENTINEL], sync.to_string().as_bytes(), b"\n"].concat();
-            self.send(&sync, deadline).map_err(|trouble| match trouble {
-                Trouble::Late => Trouble::NotThere,
+            self.send(&sync, deadline).map_err(|reason| match reason {
+                NoAnswer::Late => NoAnswer::Absent,
                 other => other,
             })?;
             loop {
-                let until = deadline.min(Instant::now() + patience);
+                let until = deadline.min(Instant::now() + resync_after);
                 match self.receive_bytes(until) {
                     Ok(line) if is_answer_to(id, &line) => return Ok(()),
                     // What is left of before, or an answer to the sync before this one.
-                    Ok(_) | Err(Trouble::Endless) if Instant::now() < deadline => {}
-                    Err(Trouble::Late) if Instant::now() < deadline => break,
-                    Err(Trouble::Gone(error)) => return Err(Trouble::Gone(error)),
-                    Ok(_) | Err(_) => return Err(Trouble::NotThere),
+                    Ok(_) | Err(NoAnswer::Endless) if Instant::now() < deadline => {}
+                    Err(NoAnswer::Late) if Instant::now() < deadline => break,
+                    Err(NoAnswer::Gone(error)) => return Err(NoAnswer::Gone(error)),
+                    Ok(_) | Err(_) => return Err(NoAnswer::Absent),
                 }
             }
-            patience *= 2;
+            resync_after *= 2;
         }
     }
 
-    fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Trouble> {
+    fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), NoAnswer> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Trouble::Gone)?;
+            self.stream.set_write_timeout(Some(left(deadline)?)).map_err(NoAnswer::Gone)?;
             match self.stream.write(rest) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(e) if is_pause(&e) => {}
-                Err(e) => return Err(Trouble::Gone(e)),
+                Err(e) => return Err(NoAnswer::Gone(e)),
             }
         }
         Ok(())
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<String, Trouble> {
+    fn receive(&mut self, deadline: Instant) -> Result<String, NoAnswer> {
         Ok(String::from_utf8_lossy(&self.receive_bytes(deadline)?).into_owned())
     }
 
     /// The next line that is not empty, without its end.
-    fn receive_bytes(&mut self, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+    fn receive_bytes(&mut self, deadline: Instant) -> Result<Vec<u8>, NoAnswer> {
         let mut searched = 0;
         loop {
             let end = self.read.iter().skip(searched).position(|byte| *byte == b'\n');
@@ -157,24 +157,24 @@ impl Line {
             searched = self.read.len();
             if searched > LINE_LIMIT {
                 self.read.clear();
-                return Err(Trouble::Endless);
+                return Err(NoAnswer::Endless);
             }
-            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(Trouble::Gone)?;
+            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(NoAnswer::Gone)?;
             let mut chunk = [0; 16 * 1024];
             match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(Trouble::Gone(ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(NoAnswer::Gone(ErrorKind::UnexpectedEof.into())),
                 Ok(n) => self.read.extend(chunk.iter().take(n)),
                 Err(e) if is_pause(&e) => {}
-                Err(e) => return Err(Trouble::Gone(e)),
+                Err(e) => return Err(NoAnswer::Gone(e)),
             }
         }
     }
 }
 
 /// The time until a deadline, never zero: to a socket that means for ever.
-fn left(deadline: Instant) -> Result<Duration, Trouble> {
+fn left(deadline: Instant) -> Result<Duration, NoAnswer> {
     match deadline.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(Trouble::Late),
+        Duration::ZERO => Err(NoAnswer::Late),
         left => Ok(left),
     }
 }
@@ -276,7 +276,7 @@ mod tests {
             std::thread::yield_now();
             guest.write(b": {}}\r\n");
         });
-        assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": {}}");
+        assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": {}}");
         guest.join().unwrap();
     }
 
@@ -291,9 +291,9 @@ mod tests {
             assert_eq!(guest.next_command(), "guest-fsfreeze-thaw");
             guest.write(b"{\"return\": 2}\n");
         });
-        let error = serial.ask(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
+        let error = serial.send_command(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
         assert_eq!(error, "the guest agent gave no answer within 3.0 s");
-        assert_eq!(serial.ask(&command("guest-fsfreeze-thaw"), LONG).unwrap(), "{\"return\": 2}");
+        assert_eq!(serial.send_command(&command("guest-fsfreeze-thaw"), LONG).unwrap(), "{\"return\": 2}");
         guest.join().unwrap();
     }
 
@@ -301,20 +301,23 @@ mod tests {
     fn nothing_is_sent_to_an_agent_that_is_not_there() {
         let (_dir, serial, guest) = scene(|listener| {
             let mut guest = Guest::accept(&listener);
-            let mut seen = Vec::new();
+            let mut received = Vec::new();
             while let Some(command) = guest.read() {
-                seen.push(command["execute"].as_str().unwrap().to_owned());
+                received.push(command["execute"].as_str().unwrap().to_owned());
             }
-            seen
+            received
         });
         let asked = Instant::now();
-        let error = serial.ask(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
+        let error = serial.send_command(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
         assert_eq!(error, "no guest agent answers on its serial port within 3.0 s");
         assert!(asked.elapsed() >= SHORT);
         drop(serial);
-        let seen = guest.join().unwrap();
-        // One at once and one after each PATIENCE, as far as the processor lets it.
-        assert!(seen.len() >= 2 && seen.iter().all(|name| name == "guest-sync-delimited"), "{seen:?}");
+        let received = guest.join().unwrap();
+        // One at once and one after each RESYNC_AFTER, as far as the processor lets it.
+        assert!(
+            received.len() >= 2 && received.iter().all(|name| name == "guest-sync-delimited"),
+            "{received:?}"
+        );
     }
 
     #[test]
@@ -327,7 +330,7 @@ mod tests {
             guest.next_command();
             guest.write(b"{\"return\": {}}\n");
         });
-        assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": {}}");
+        assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": {}}");
         guest.join().unwrap();
     }
 
@@ -345,7 +348,7 @@ mod tests {
             guest.next_command();
             guest.write(b"{\"return\": 8}\n");
         });
-        assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": 8}");
+        assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": 8}");
         guest.join().unwrap();
     }
 
@@ -360,9 +363,9 @@ mod tests {
             guest.next_command();
             guest.write(b"{\"return\": 2}\n");
         });
-        let error = serial.ask(&command("guest-info"), LONG).unwrap_err().to_string();
+        let error = serial.send_command(&command("guest-info"), LONG).unwrap_err().to_string();
         assert!(error.contains("does not end within 10485760 bytes"), "{error}");
-        assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": 2}");
+        assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": 2}");
         guest.join().unwrap();
     }
 
@@ -376,10 +379,10 @@ mod tests {
             guest.write(b"{\"return\": 3}\n");
         });
         for _ in 0..2 {
-            let error = serial.ask(&command("guest-ping"), LONG).unwrap_err().to_string();
+            let error = serial.send_command(&command("guest-ping"), LONG).unwrap_err().to_string();
             assert!(error.starts_with("cannot reach the guest agent through "), "{error}");
         }
-        assert_eq!(serial.ask(&command("guest-ping"), LONG).unwrap(), "{\"return\": 3}");
+        assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": 3}");
         guest.join().unwrap();
     }
 
@@ -388,9 +391,9 @@ mod tests {
         let (dir, serial, guest) = scene(drop);
         guest.join().unwrap();
         let asked = Instant::now();
-        assert!(serial.ask(&command("guest-ping"), LONG).is_err());
+        assert!(serial.send_command(&command("guest-ping"), LONG).is_err());
         std::fs::remove_file(dir.path().join("agent")).unwrap();
-        assert!(serial.ask(&command("guest-ping"), LONG).is_err());
+        assert!(serial.send_command(&command("guest-ping"), LONG).is_err());
         assert!(asked.elapsed() < LONG);
     }
 }

@@ -62,7 +62,7 @@ const BOOT_SECTOR: [u8; 136] = [
 
 /// What the probe found, with the sentence to print.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub struct AccelProbe {
     /// The accelerator to use.
     pub accel: Accel,
     /// Why, in one sentence.
@@ -71,23 +71,24 @@ pub struct Probe {
 
 /// The answer of an earlier probe; it holds until the host boots again.
 #[derive(Serialize, Deserialize)]
-struct Cached {
+struct CachedProbe {
     boot_id: String,
-    probe: Probe,
+    probe: AccelProbe,
 }
 
 /// Finds the accelerator. The answer is kept in `cache` for this boot of the host.
-pub fn probe(cache: &Path) -> Probe {
+pub fn probe(cache: &Path) -> AccelProbe {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let cached = std::fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());
+    let cached =
+        std::fs::read(cache).ok().and_then(|bytes| serde_json::from_slice::<CachedProbe>(&bytes).ok());
     if let Some(cached) = cached
         && !boot_id.is_empty()
         && cached.boot_id == boot_id
     {
         return cached.probe;
     }
-    let probe = run();
-    let entry = Cached { boot_id, probe: probe.clone() };
+    let probe = probe_kvm();
+    let entry = CachedProbe { boot_id, probe: probe.clone() };
     if let Ok(json) = serde_json::to_vec(&entry) {
         // A cache that cannot be written costs three seconds next time, no more.
         let _ = cache.parent().map(std::fs::create_dir_all);
@@ -96,13 +97,13 @@ pub fn probe(cache: &Path) -> Probe {
     probe
 }
 
-fn run() -> Probe {
-    let tcg = |reason: String| Probe { accel: Accel::Tcg, reason };
+fn probe_kvm() -> AccelProbe {
+    let tcg = |reason: String| AccelProbe { accel: Accel::Tcg, reason };
     if let Err(e) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return tcg(format!("/dev/kvm cannot be opened ({e})"));
     }
     match count(Accel::Kvm, DEADLINE) {
-        Ok(Some(took)) => Probe {
+        Ok(Some(took)) => AccelProbe {
             accel: Accel::Kvm,
             reason: format!("KVM ran the probe's 50 million instructions; it took {} ms", took.as_millis()),
         },

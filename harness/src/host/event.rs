@@ -2,7 +2,7 @@
 
 /// What libvirt tells of a domain without being asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum GuestEvent {
     /// The guest agent opened its channel.
     AgentConnected,
     /// The guest agent closed its channel.
@@ -14,6 +14,6 @@ pub enum Event {
     /// A job on one of its disks has ended, well or not.
     BlockJobEnded {
         /// Whether it did what it should.
-        done: bool,
+        succeeded: bool,
     },
 }

@@ -13,7 +13,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt::sys;
 
-use super::event::Event;
+use super::event::GuestEvent;
 
 /// Freezes every file system of the guest through its agent, the hook first.
 /// Returns how many were frozen.
@@ -95,7 +95,7 @@ impl Drop for Subscription {
 pub(crate) fn subscribe(
     connect: &Connect,
     domain: &Domain,
-    events: &Sender<Event>,
+    events: &Sender<GuestEvent>,
 ) -> Result<Subscription, Error> {
     type AgentLifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
@@ -156,7 +156,9 @@ unsafe extern "C" fn on_agent_lifecycle(
 ) {
     let connected = state == sys::VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED as c_int;
     // SAFETY: `opaque` is the sender that `subscribe` registered.
-    unsafe { send(opaque, if connected { Event::AgentConnected } else { Event::AgentDisconnected }) };
+    unsafe {
+        send(opaque, if connected { GuestEvent::AgentConnected } else { GuestEvent::AgentDisconnected })
+    };
 }
 
 unsafe extern "C" fn on_lifecycle(
@@ -169,7 +171,7 @@ unsafe extern "C" fn on_lifecycle(
     let stopped = [sys::VIR_DOMAIN_EVENT_STOPPED, sys::VIR_DOMAIN_EVENT_CRASHED];
     if stopped.iter().any(|s| *s as c_int == event) {
         // SAFETY: `opaque` is the sender that `subscribe` registered.
-        unsafe { send(opaque, Event::Stopped) };
+        unsafe { send(opaque, GuestEvent::Stopped) };
     }
     0
 }
@@ -181,7 +183,7 @@ unsafe extern "C" fn on_device_removed(
     opaque: *mut c_void,
 ) {
     // SAFETY: `opaque` is the sender that `subscribe` registered.
-    unsafe { send(opaque, Event::DeviceRemoved) };
+    unsafe { send(opaque, GuestEvent::DeviceRemoved) };
 }
 
 unsafe extern "C" fn on_block_job(
@@ -194,23 +196,23 @@ unsafe extern "C" fn on_block_job(
 ) {
     // A job that waits to be told to end is none of ours.
     if status != sys::VIR_DOMAIN_BLOCK_JOB_READY as c_int {
-        let done = status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int;
+        let succeeded = status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int;
         // SAFETY: `opaque` is the sender that `subscribe` registered.
-        unsafe { send(opaque, Event::BlockJobEnded { done }) };
+        unsafe { send(opaque, GuestEvent::BlockJobEnded { succeeded }) };
     }
 }
 
 /// # Safety
-/// `opaque` must be a `Sender<Event>` that `subscribe` registered and libvirt has not freed.
-unsafe fn send(opaque: *mut c_void, event: Event) {
+/// `opaque` must be a `Sender<GuestEvent>` that `subscribe` registered and libvirt has not freed.
+unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
     // SAFETY: by the caller's promise; callbacks come one after another from
     // the thread that runs the event loop.
-    let events = unsafe { &*opaque.cast::<Sender<Event>>() };
+    let events = unsafe { &*opaque.cast::<Sender<GuestEvent>>() };
     // Nobody listens any more once the machine is dropped.
     let _ = events.send(event);
 }
 
 unsafe extern "C" fn free_sender(opaque: *mut c_void) {
     // SAFETY: `opaque` came from `Box::into_raw` in `subscribe`; libvirt calls this once.
-    drop(unsafe { Box::from_raw(opaque.cast::<Sender<Event>>()) });
+    drop(unsafe { Box::from_raw(opaque.cast::<Sender<GuestEvent>>()) });
 }

@@ -10,21 +10,21 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::event::Event;
+use super::event::GuestEvent;
 use super::ffi;
 use crate::error::{Error, Result};
 
 /// The events of one domain, in the order in which they happened.
 #[derive(Debug)]
-pub struct Events {
-    receiver: Receiver<Event>,
+pub struct GuestEvents {
+    receiver: Receiver<GuestEvent>,
     _subscription: ffi::Subscription,
 }
 
-impl Deref for Events {
-    type Target = Receiver<Event>;
+impl Deref for GuestEvents {
+    type Target = Receiver<GuestEvent>;
 
-    fn deref(&self) -> &Receiver<Event> {
+    fn deref(&self) -> &Receiver<GuestEvent> {
         &self.receiver
     }
 }
@@ -79,7 +79,7 @@ impl Libvirt {
     /// Starts a transient domain. Where a daemon owns it, it dies with this
     /// connection; the embedded driver cannot do that, and the supervisor of
     /// the trial kills what is left.
-    pub(crate) fn start(&self, xml: &str) -> Result<(Domain, Events)> {
+    pub(crate) fn start(&self, xml: &str) -> Result<(Domain, GuestEvents)> {
         let flags = if self.embedded { 0 } else { sys::VIR_DOMAIN_START_AUTODESTROY };
         // Paused first, so that no event is lost between start and subscription.
         let domain = self
@@ -91,7 +91,7 @@ impl Libvirt {
 
     /// Starts a domain from its saved memory, with another definition of the
     /// same machine. `name` is its name in both.
-    pub(crate) fn restore(&self, memory: &Path, xml: &str, name: &str) -> Result<(Domain, Events)> {
+    pub(crate) fn restore(&self, memory: &Path, xml: &str, name: &str) -> Result<(Domain, GuestEvents)> {
         let failed = || Error::libvirt("start a guest from its saved memory");
         self.connect
             .restore_domain_flags(&memory.to_string_lossy(), Some(xml), sys::VIR_DOMAIN_SAVE_PAUSED)
@@ -108,11 +108,11 @@ impl Libvirt {
     }
 
     /// Lets a paused domain run, and tells what becomes of it.
-    fn resume(&self, domain: Domain) -> Result<(Domain, Events)> {
+    fn resume(&self, domain: Domain) -> Result<(Domain, GuestEvents)> {
         let (sender, receiver) = channel();
         let subscribed = ffi::subscribe(&self.connect, &domain, &sender);
         match subscribed.and_then(|subscription| domain.resume().map(|_| subscription)) {
-            Ok(subscription) => Ok((domain, Events { receiver, _subscription: subscription })),
+            Ok(subscription) => Ok((domain, GuestEvents { receiver, _subscription: subscription })),
             Err(error) => {
                 // The first error is the one to report.
                 let _ = domain.destroy();

@@ -5,7 +5,7 @@ mod event;
 mod ffi;
 mod libvirt;
 
-pub use event::Event;
+pub use event::GuestEvent;
 pub(crate) use ffi::{block_commit, fs_freeze, fs_thaw, save, set_agent_timeout};
 pub(crate) use libvirt::capabilities;
-pub use libvirt::{Events, Libvirt};
+pub use libvirt::{GuestEvents, Libvirt};

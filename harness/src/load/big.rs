@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
-use super::shared::Shared;
+use super::shared::LoadContext;
 use crate::database::TCP_ADMIN;
 use crate::error::{Error, Result};
 use crate::names::table;
@@ -60,18 +60,18 @@ pub(super) async fn fill(conn: &mut Conn, real: &str, data_mib: u32) -> Result<(
 }
 
 /// Changes rows at random places until told to stop. Nobody asks what became of a change.
-pub(super) async fn churn(shared: Arc<Shared>, data_mib: u32) -> Result<()> {
-    let real = shared.target.names.table(table::BIG);
-    let mut random = shared.random(u32::MAX);
-    let mut conn = shared.connect(TCP_ADMIN).await?;
-    while !shared.stopped() {
+pub(super) async fn churn(context: Arc<LoadContext>, data_mib: u32) -> Result<()> {
+    let real = context.target.names.table(table::BIG);
+    let mut random = context.random(u32::MAX);
+    let mut conn = context.connect(TCP_ADMIN).await?;
+    while !context.stopped() {
         let first = random.random_range(0..rows(data_mib));
         let statement = format!(
             "UPDATE {real} SET ver = ver + 1, pay = REPEAT(MD5(id + ver), 31) WHERE id BETWEEN {first} AND {}",
             first + CHANGED - 1
         );
-        if !matches!(timeout(shared.statement_limit, conn.query_drop(statement)).await, Ok(Ok(()))) {
-            conn = shared.connect(TCP_ADMIN).await?;
+        if !matches!(timeout(context.statement_limit, conn.query_drop(statement)).await, Ok(Ok(()))) {
+            conn = context.connect(TCP_ADMIN).await?;
             sleep(AGAIN).await;
         }
     }

@@ -8,7 +8,7 @@ use contract::history::Entry;
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
-use super::shared::{Pending, Shared};
+use super::shared::{LoadContext, Pending};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;
@@ -22,11 +22,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends statement after statement until told to stop. A statement without an
 /// answer has its number used up: its rows may be there.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
-    let [bulk, side] = [table::BULK, table::BULK_SIDE].map(|plain| shared.target.names.table(plain));
-    let mut conn = shared.connect(TCP).await?;
+pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
+    let [bulk, side] = [table::BULK, table::BULK_SIDE].map(|plain| context.target.names.table(plain));
+    let mut conn = context.connect(TCP).await?;
     for n in 1.. {
-        if shared.stopped() {
+        if context.stopped() {
             break;
         }
         // The rows come from the server itself, so that the statement is long and its text short.
@@ -37,13 +37,13 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
         );
         let rows = SIDE * SIDE;
         let pending =
-            Pending::new(&shared.history, clock::now(), move |t, end| Entry::Bulk { t, end, n, rows });
-        match timeout(shared.statement_limit, conn.query_drop(statement)).await {
+            Pending::new(&context.history, clock::now(), move |t, end| Entry::Bulk { t, end, n, rows });
+        match timeout(context.statement_limit, conn.query_drop(statement)).await {
             Ok(Ok(())) => pending.done()?,
             // A failed statement on a non-transactional table proves nothing about its rows.
             Ok(Err(_)) | Err(_) => {
                 drop(pending);
-                conn = shared.connect(TCP).await?;
+                conn = context.connect(TCP).await?;
             }
         }
         sleep(PAUSE).await;

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
 
-use super::shared::{Pending, Shared};
+use super::shared::{LoadContext, Pending};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;
@@ -23,20 +23,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Takes step after step until told to stop.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
-    let mut conn = shared.connect(TCP).await?;
+pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
+    let mut conn = context.connect(TCP).await?;
     for n in 1.. {
         let pending =
-            Pending::new(&shared.history, clock::now(), move |t, end| Entry::SchemaChange { t, end, n });
+            Pending::new(&context.history, clock::now(), move |t, end| Entry::SchemaChange { t, end, n });
         loop {
-            if shared.stopped() {
+            if context.stopped() {
                 // Not sent again: whether it is done is for the judge to find.
                 return Ok(());
             }
-            match timeout(shared.statement_limit, step(&mut conn, &shared.target.names, n)).await {
+            match timeout(context.statement_limit, step(&mut conn, &context.target.names, n)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(SqlError::Server(_))) => {}
-                Ok(Err(_)) | Err(_) => conn = shared.connect(TCP).await?,
+                Ok(Err(_)) | Err(_) => conn = context.connect(TCP).await?,
             }
             sleep(AGAIN).await;
         }
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
 /// Takes a step, unless it is already taken: its answer may have been lost.
 async fn step(conn: &mut Conn, names: &Names, n: u32) -> mysql_async::Result<()> {
     let there: BTreeSet<String> = conn.query(names.ddl_tables_query()).await?.into_iter().collect();
-    let done: BTreeSet<String> = ddl_tables(n).iter().map(|table| names.bare(table)).collect();
+    let done: BTreeSet<String> = ddl_tables(n).iter().map(|table| names.without_schema(table)).collect();
     if there == done { Ok(()) } else { conn.query_drop(statement(n, |plain| names.table(plain))).await }
 }
 

@@ -8,20 +8,20 @@ use contract::history::{Entry, Op};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
-use super::shared::{Ack, Shared, payload};
+use super::shared::{Ack, LoadContext, payload};
 use crate::clock;
 use crate::error::Result;
 
 /// Follows transfers until told to stop, or until the server is gone for good.
-pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
-    let follower = shared.followers[place].clone();
-    let followers = u32::try_from(shared.followers.len()).unwrap_or(u32::MAX);
-    let c = shared.writers + 1 + u32::try_from(place).unwrap_or(u32::MAX);
-    let real = shared.target.names.table(&follower.table);
-    let mut conn = shared.connect(follower.door).await?;
-    let mut random = shared.random(c);
-    let mut pace = shared.pace(followers);
-    let (mut newest, mut stop) = (shared.newest.subscribe(), shared.stop.subscribe());
+pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
+    let follower = context.followers[place].clone();
+    let followers = u32::try_from(context.followers.len()).unwrap_or(u32::MAX);
+    let c = context.writers + 1 + u32::try_from(place).unwrap_or(u32::MAX);
+    let real = context.target.names.table(&follower.table);
+    let mut conn = context.connect(follower.door).await?;
+    let mut random = context.random(c);
+    let mut pace = context.pace(followers);
+    let (mut newest, mut stop) = (context.newest.subscribe(), context.stop.subscribe());
     let mut n = 0;
     loop {
         if let Some(pace) = &mut pace {
@@ -29,40 +29,40 @@ pub(super) async fn run(shared: Arc<Shared>, place: usize) -> Result<()> {
         }
         tokio::select! {
             _ = stop.wait_for(|stopped| *stopped) => break,
-            // The sender lives as long as what is shared.
+            // The sender lives as long as what is context.
             _ = newest.changed() => {}
         }
         let Some(of) = *newest.borrow_and_update() else { continue };
-        if shared.stopped() {
+        if context.stopped() {
             break;
         }
         n += 1;
         let (payload, crc) = payload(&mut random);
         let op = Op::Follow { table: follower.table.clone(), of, crc };
         let sent = clock::now();
-        shared.history.write(&Entry::Invoke { t: sent, c, n, op })?;
+        context.history.write(&Entry::Invoke { t: sent, c, n, op })?;
         let [of_c, of_n] = of;
         let sql = format!(
             "INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')",
             hex::encode(&payload)
         );
-        let (limit, asked) = (shared.statement_limit, Instant::now());
+        let (limit, asked) = (context.statement_limit, Instant::now());
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {
-                shared.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
+                context.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
                 // The receiver is gone only when the load is abandoned.
-                let _ = shared.acks.send(Ack { sent, client: c });
-                shared.think(c, asked.elapsed()).await;
+                let _ = context.acks.send(Ack { sent, client: c });
+                context.think(c, asked.elapsed()).await;
                 continue;
             }
             // A failed statement on a non-transactional table proves nothing about the row.
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", limit.as_secs()),
         };
-        shared.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
-        conn = shared.connect(follower.door).await?;
+        context.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
+        conn = context.connect(follower.door).await?;
         // The next one would hardly be acknowledged at once.
-        shared.think(c, asked.elapsed()).await;
+        context.think(c, asked.elapsed()).await;
     }
     Ok(())
 }

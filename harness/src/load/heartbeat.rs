@@ -12,11 +12,11 @@ use contract::image::{FileSystem, Manifest};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
 
-use super::shared::{Pending, Shared};
+use super::shared::{LoadContext, Pending};
 use crate::clock;
+use crate::directories::heartbeat_file;
 use crate::error::{Error, LoadError, Result};
 use crate::guest::{HEARTBEAT, Machine, quote_shell};
-use crate::places::heartbeat_file;
 
 /// The pause between a record and the next: they shall cost the guest little.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -67,17 +67,17 @@ pub fn prepare(
 }
 
 /// Asks for record after record until told to stop.
-pub(super) async fn run(shared: Arc<Shared>, (disk, stream): Channel) -> Result<()> {
+pub(super) async fn run(context: Arc<LoadContext>, (disk, stream): Channel) -> Result<()> {
     let failed = |source| LoadError::HeartbeatChannel { file_system: disk.clone(), source };
     stream.set_nonblocking(true).map_err(failed)?;
     let mut stream = BufReader::new(tokio::net::UnixStream::from_std(stream).map_err(failed)?);
     let mut answer = String::new();
     for n in 1u32.. {
-        if shared.stopped() {
+        if context.stopped() {
             break;
         }
         let name = disk.clone();
-        let pending = Pending::new(&shared.history, clock::now(), move |t, end| Entry::Heartbeat {
+        let pending = Pending::new(&context.history, clock::now(), move |t, end| Entry::Heartbeat {
             t,
             end,
             disk: name.clone(),

@@ -29,7 +29,7 @@ use crate::error::{LoadError, Result};
 use crate::history_log::HistoryLog;
 use crate::interrupt;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
-use shared::{Ack, Shared};
+use shared::{Ack, LoadContext};
 
 /// How long writers are given to end when a write was waited for in vain already.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
 #[derive(Debug)]
 pub struct Load {
-    shared: Arc<Shared>,
+    context: Arc<LoadContext>,
     tasks: JoinSet<Result<()>>,
     setup: Setup,
     acks: Receiver<Ack>,
@@ -73,7 +73,7 @@ impl Load {
         setup.binlog = runtime.block_on(schema::create(target, statement_limit, load, &setup.followers))?;
         history.write(&Entry::Setup(setup.clone()))?;
         let (sender, acks) = channel();
-        let shared = Arc::new(Shared {
+        let context = Arc::new(LoadContext {
             target: target.clone(),
             history: history.clone(),
             followers: setup.followers.clone(),
@@ -89,22 +89,22 @@ impl Load {
         });
         let mut tasks = JoinSet::new();
         for client in 1..=load.writers {
-            tasks.spawn_on(writer::run(Arc::clone(&shared), client), runtime.handle());
+            tasks.spawn_on(writer::run(Arc::clone(&context), client), runtime.handle());
         }
         for place in 0..setup.followers.len() {
-            tasks.spawn_on(follower::run(Arc::clone(&shared), place), runtime.handle());
+            tasks.spawn_on(follower::run(Arc::clone(&context), place), runtime.handle());
         }
-        tasks.spawn_on(ddl::run(Arc::clone(&shared)), runtime.handle());
+        tasks.spawn_on(ddl::run(Arc::clone(&context)), runtime.handle());
         if load.profile == Profile::Bulk {
-            tasks.spawn_on(bulk::run(Arc::clone(&shared)), runtime.handle());
+            tasks.spawn_on(bulk::run(Arc::clone(&context)), runtime.handle());
         }
         if load.data_mib > 0 {
-            tasks.spawn_on(big::churn(Arc::clone(&shared), load.data_mib), runtime.handle());
+            tasks.spawn_on(big::churn(Arc::clone(&context), load.data_mib), runtime.handle());
         }
         for channel in heartbeats {
-            tasks.spawn_on(heartbeat::run(Arc::clone(&shared), channel), runtime.handle());
+            tasks.spawn_on(heartbeat::run(Arc::clone(&context), channel), runtime.handle());
         }
-        Ok(Self { shared, tasks, setup, acks, blocked: Cell::new(false) })
+        Ok(Self { context, tasks, setup, acks, blocked: Cell::new(false) })
     }
 
     /// What was set up.
@@ -114,14 +114,14 @@ impl Load {
 
     /// Transfers acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
+        self.context.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Lets the clients rest while `work` is done, which the same processors do.
     pub fn rest_during<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.shared.rest.send_replace(true);
+        self.context.rest.send_replace(true);
         let done = work();
-        self.shared.rest.send_replace(false);
+        self.context.rest.send_replace(false);
         done
     }
 
@@ -135,14 +135,14 @@ impl Load {
     /// which is the judge's business.
     pub fn wait_for_all(&self, since: Nanos, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
-        let Shared { writers, followers, .. } = &*self.shared;
-        let mut doors: BTreeSet<u8> = (1..=*writers).map(|client| self.shared.door(client)).collect();
+        let LoadContext { writers, followers, .. } = &*self.context;
+        let mut doors: BTreeSet<u8> = (1..=*writers).map(|client| self.context.door(client)).collect();
         let mut tables: BTreeSet<u32> = (writers + 1..).take(followers.len()).collect();
         while !(doors.is_empty() && tables.is_empty()) {
             match interrupt::receive(&self.acks, deadline)? {
                 Some(Ack { sent, client }) if sent > since => {
                     if client <= *writers {
-                        doors.remove(&self.shared.door(client));
+                        doors.remove(&self.context.door(client));
                     } else {
                         tables.remove(&client);
                     }
@@ -162,7 +162,7 @@ impl Load {
     /// their operations without an outcome. A writer that ended by itself is an error.
     pub fn stop(mut self, runtime: &Runtime, patience: Duration) -> Result<()> {
         let patience = if self.blocked.get() { patience.min(BLOCKED_PATIENCE) } else { patience };
-        self.shared.stop.send_replace(true);
+        self.context.stop.send_replace(true);
         runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + patience;
             let mut first = Ok(());

@@ -29,7 +29,7 @@ pub(super) async fn create(
     load: &Load,
     followers: &[Follower],
 ) -> Result<bool> {
-    let connected = target.door(TCP).connect_patiently(limit).await;
+    let connected = target.door(TCP).connect_with_retries(limit).await;
     let mut conn = connected.map_err(Error::sql("accept the load's connection"))?;
     let name = |plain: &str| target.names.table(plain);
     let [counters, accounts, ledger] = [table::COUNTERS, table::ACCOUNTS, table::LEDGER].map(name);

@@ -21,7 +21,7 @@ const PAYLOAD: std::ops::RangeInclusive<usize> = 32..=256;
 
 /// What all clients share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LoadContext {
     pub(super) target: Target,
     pub(super) history: HistoryLog,
     pub(super) followers: Vec<Follower>,
@@ -46,7 +46,7 @@ pub(super) struct Ack {
     pub(super) client: u32,
 }
 
-impl Shared {
+impl LoadContext {
     pub(super) fn stopped(&self) -> bool {
         *self.stop.borrow()
     }
@@ -57,7 +57,7 @@ impl Shared {
     }
 
     pub(super) async fn connect(&self, door: u8) -> Result<Conn> {
-        let connected = self.target.door(door).connect_patiently(self.statement_limit).await;
+        let connected = self.target.door(door).connect_with_retries(self.statement_limit).await;
         let name = DOORS[usize::from(door)];
         connected.map_err(Error::sql(format!("accept a connection of the load through the door `{name}`")))
     }

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
 use super::schema::ACCOUNTS;
-use super::shared::{Ack, Shared, payload};
+use super::shared::{Ack, LoadContext, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::names::table;
@@ -29,7 +29,7 @@ const MAX_AMOUNT: i64 = 1000;
 const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
 
 struct Writer {
-    shared: Arc<Shared>,
+    context: Arc<LoadContext>,
     tables: Tables,
     client: u32,
     door: u8,
@@ -56,7 +56,7 @@ struct Transfer {
 }
 
 /// What the client knows about an operation when its answer is in.
-enum Outcome<T> {
+enum CommitOutcome<T> {
     Ok(T),
     /// The server proved that nothing of it stays.
     Fail(String),
@@ -64,26 +64,26 @@ enum Outcome<T> {
 }
 
 /// Writes until told to stop, or until the server is gone for good.
-pub(super) async fn run(shared: Arc<Shared>, client: u32) -> Result<()> {
-    let door = shared.door(client);
-    let conn = shared.connect(door).await?;
-    let random = shared.random(client);
-    let mut pace = shared.pace(shared.writers);
-    let name = |plain| shared.target.names.table(plain);
+pub(super) async fn run(context: Arc<LoadContext>, client: u32) -> Result<()> {
+    let door = context.door(client);
+    let conn = context.connect(door).await?;
+    let random = context.random(client);
+    let mut pace = context.pace(context.writers);
+    let name = |plain| context.target.names.table(plain);
     let tables = Tables {
         counters: name(table::COUNTERS),
         accounts: name(table::ACCOUNTS),
         ledger: name(table::LEDGER),
     };
-    let mut writer = Writer { shared, tables, client, door, random, conn };
+    let mut writer = Writer { context, tables, client, door, random, conn };
     let mut number = 1;
-    while !writer.shared.stopped() {
+    while !writer.context.stopped() {
         if let Some(pace) = &mut pace {
             pace.tick().await;
         }
         let asked = Instant::now();
         number += u32::from(writer.transfer(number).await?);
-        writer.shared.think(client, asked.elapsed()).await;
+        writer.context.think(client, asked.elapsed()).await;
     }
     Ok(())
 }
@@ -101,25 +101,25 @@ impl Writer {
 
         let invoked = clock::now();
         self.log(&Entry::Invoke { t: invoked, c: self.client, n, op: Op::Transfer { dep, legs, crc } })?;
-        let limit = self.shared.statement_limit;
+        let limit = self.context.statement_limit;
         let outcome = match timeout(limit, self.transact(Transfer { n, dep, legs, payload, crc, rnd })).await
         {
-            Ok(Ok(ver)) => Outcome::Ok(ver),
+            Ok(Ok(ver)) => CommitOutcome::Ok(ver),
             Ok(Err(error)) => self.roll_back(error).await,
-            Err(_) => Outcome::Unknown(format!("no answer within {} s", limit.as_secs())),
+            Err(_) => CommitOutcome::Unknown(format!("no answer within {} s", limit.as_secs())),
         };
         let (t, c) = (clock::now(), self.client);
         match outcome {
-            Outcome::Ok(ver) => {
+            CommitOutcome::Ok(ver) => {
                 self.log(&Entry::Ok { t, c, n, ver: Some(ver) })?;
                 self.acknowledge(invoked, n);
                 Ok(true)
             }
-            Outcome::Fail(error) => {
+            CommitOutcome::Fail(error) => {
                 self.log(&Entry::Fail { t, c, n, error })?;
                 Ok(false)
             }
-            Outcome::Unknown(error) => {
+            CommitOutcome::Unknown(error) => {
                 self.log(&Entry::Unknown { t, c, n, error })?;
                 let Some(present) = self.resolve(n).await? else { return Ok(false) };
                 self.log(&Entry::Resolved { t: clock::now(), c, n, present })?;
@@ -136,11 +136,11 @@ impl Writer {
         let sql = format!("SELECT seq FROM {} WHERE c = {} FOR UPDATE", self.tables.counters, self.client);
         loop {
             self.reconnect().await?;
-            match timeout(self.shared.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
+            match timeout(self.context.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
                 Ok(Ok(seq)) => return Ok(Some(seq.is_some_and(|seq| seq >= n))),
                 // What broke the last connection may break this one too, and an
                 // old session may keep the row for longer than the server waits.
-                Ok(Err(_)) | Err(_) if self.shared.stopped() => return Ok(None),
+                Ok(Err(_)) | Err(_) if self.context.stopped() => return Ok(None),
                 Ok(Err(_)) | Err(_) => sleep(RESOLVE_AGAIN).await,
             }
         }
@@ -148,14 +148,14 @@ impl Writer {
 
     /// The counter of a random other client, as committed now.
     async fn read_other_counter(&mut self) -> Result<[u32; 2]> {
-        if self.shared.writers == 1 {
+        if self.context.writers == 1 {
             return Ok([self.client, 0]);
         }
         let other =
-            1 + (self.client - 1 + self.random.random_range(1..self.shared.writers)) % self.shared.writers;
+            1 + (self.client - 1 + self.random.random_range(1..self.context.writers)) % self.context.writers;
         let sql = format!("SELECT seq FROM {} WHERE c = {other}", self.tables.counters);
         loop {
-            match timeout(self.shared.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
+            match timeout(self.context.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
                 Ok(Ok(seq)) => return Ok([other, seq.unwrap_or(0)]),
                 // Nothing is in flight, so nothing is lost with the connection.
                 Ok(Err(_)) | Err(_) => self.reconnect().await?,
@@ -164,31 +164,31 @@ impl Writer {
     }
 
     /// Only an explicit rollback that the server confirms proves that nothing stays.
-    async fn roll_back<T>(&mut self, error: mysql_async::Error) -> Outcome<T> {
+    async fn roll_back<T>(&mut self, error: mysql_async::Error) -> CommitOutcome<T> {
         let text = error.to_string();
         if !matches!(error, mysql_async::Error::Server(_)) {
-            return Outcome::Unknown(text);
+            return CommitOutcome::Unknown(text);
         }
-        match timeout(self.shared.statement_limit, self.conn.query_drop("ROLLBACK")).await {
-            Ok(Ok(())) => Outcome::Fail(text),
-            Ok(Err(_)) | Err(_) => Outcome::Unknown(text),
+        match timeout(self.context.statement_limit, self.conn.query_drop("ROLLBACK")).await {
+            Ok(Ok(())) => CommitOutcome::Fail(text),
+            Ok(Err(_)) | Err(_) => CommitOutcome::Unknown(text),
         }
     }
 
     async fn reconnect(&mut self) -> Result<()> {
-        self.conn = self.shared.connect(self.door).await?;
+        self.conn = self.context.connect(self.door).await?;
         Ok(())
     }
 
     fn acknowledge(&self, sent: Nanos, n: u32) {
-        self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
-        self.shared.newest.send_replace(Some([self.client, n]));
+        self.context.acknowledged.fetch_add(1, Ordering::Relaxed);
+        self.context.newest.send_replace(Some([self.client, n]));
         // The receiver is gone only when the load is abandoned.
-        let _ = self.shared.acks.send(Ack { sent, client: self.client });
+        let _ = self.context.acks.send(Ack { sent, client: self.client });
     }
 
     fn log(&self, entry: &Entry) -> Result<()> {
-        self.shared.history.write(entry)
+        self.context.history.write(entry)
     }
 
     /// The transaction itself, in three round trips. Returns the version that each

@@ -11,7 +11,7 @@ use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
 use super::error::ReadError;
-use super::files::{Files, Opened};
+use super::files::{ImageFiles, OpenFile};
 use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::{Names, table};
@@ -23,7 +23,7 @@ const MAX_LOGS: u64 = 4 << 30;
 
 /// Writes down what the binary logs hold and where they end. `dir` is seen
 /// from the file system's own root.
-pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut ObservationLog) -> Result<()> {
+pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut ObservationLog) -> Result<()> {
     let logs = match index_name(files, dir) {
         // No server without an index keeps a binary log.
         Ok(None) => return Ok(()),
@@ -38,12 +38,12 @@ pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut Observati
     let mut room = MAX_LOGS;
     for name in &logs {
         let path = dir.join(name);
-        let read = match files.must(&path).map(|file| file.size) {
+        let read = match files.existing_file(&path).map(|file| file.size) {
             Ok(size) if size > room => Err(ReadError::TooManyLogs(MAX_LOGS)),
             Ok(size) => {
                 room -= size;
                 if name == last {
-                    let in_use = files.must(&path).is_ok_and(|file| is_in_use(file.read));
+                    let in_use = files.existing_file(&path).is_ok_and(|file| is_in_use(file.read));
                     log.write(&Record::BinlogEnd { file: printable(name), size, in_use })?;
                 }
                 transfers(files, &path, names, log)?
@@ -62,7 +62,11 @@ pub(super) fn logs(files: &Files, dir: &Path, names: &Names, log: &mut Observati
 
 /// Writes down the recorded position, if there is one, and returns it. `path` is the
 /// [`POSITION_FILE`] seen from the file system's own root.
-pub(super) fn recorded(files: &Files, path: &Path, log: &mut ObservationLog) -> Result<Option<Position>> {
+pub(super) fn recorded(
+    files: &ImageFiles,
+    path: &Path,
+    log: &mut ObservationLog,
+) -> Result<Option<Position>> {
     let read = match files.file(path) {
         Ok(None) => return Ok(None),
         Ok(Some(file)) => {
@@ -93,7 +97,7 @@ fn failed(file: &str, error: &ReadError, log: &mut ObservationLog) -> Result<()>
 
 /// The one index of binary logs in the directory; a replica's relay logs have
 /// one as well.
-fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, ReadError> {
+fn index_name(files: &ImageFiles, dir: &Path) -> Result<Option<String>, ReadError> {
     let mut found: Option<String> = None;
     for name in files.names(dir)? {
         if !name.ends_with(".index") || name.contains("relay") {
@@ -109,14 +113,15 @@ fn index_name(files: &Files, dir: &Path) -> Result<Option<String>, ReadError> {
 
 /// Writes down the transfers of one log; where it is torn, if it is.
 fn transfers(
-    files: &Files,
+    files: &ImageFiles,
     path: &Path,
     names: &Names,
     log: &mut ObservationLog,
 ) -> Result<Result<Option<u64>, ReadError>> {
-    let ledger = names.bare(table::LEDGER);
-    let opened =
-        files.must(path).and_then(|file| Ok(Log::open(BufReader::new(file.read), &names.load, &ledger)?));
+    let ledger = names.without_schema(table::LEDGER);
+    let opened = files
+        .existing_file(path)
+        .and_then(|file| Ok(Log::open(BufReader::new(file.read), &names.load, &ledger)?));
     let mut input = match opened {
         Ok(input) => input,
         Err(error) => return Ok(Err(error)),
@@ -134,11 +139,11 @@ fn transfers(
     }
 }
 
-fn read_text(files: &Files, path: &Path) -> Result<String, ReadError> {
-    text(files.must(path)?)
+fn read_text(files: &ImageFiles, path: &Path) -> Result<String, ReadError> {
+    text(files.existing_file(path)?)
 }
 
-fn text(file: Opened) -> Result<String, ReadError> {
+fn text(file: OpenFile) -> Result<String, ReadError> {
     let mut text = String::new();
     file.read.take(MAX_TEXT + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_TEXT { Err(ReadError::TooLong(MAX_TEXT)) } else { Ok(text) }
@@ -170,7 +175,7 @@ mod tests {
         fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg("-d").arg(&root).arg(&image).status();
         assert!(made.unwrap().success());
-        let files = Files::open(FsKind::Ext4, &image).unwrap();
+        let files = ImageFiles::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
         let mut log = super::super::writer::create(&path).unwrap();
         logs(&files, Path::new("/data"), &Names::random(), &mut log).unwrap();

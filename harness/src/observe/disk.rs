@@ -15,14 +15,14 @@ use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
 use super::error::ReadError;
-use super::files::Files;
+use super::files::ImageFiles;
 use super::writer::ObservationLog;
 use super::{binlog, file_system, table_files};
+use crate::directories::{Directories, Directory, heartbeat_file};
 use crate::error::{Error, Result};
 use crate::guest::Drive;
 use crate::names::Names;
 use crate::overlay;
-use crate::places::{Place, Places, heartbeat_file};
 
 /// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
 const MAX_HEARTBEATS: u64 = 64 << 20;
@@ -30,18 +30,18 @@ const MAX_REST: usize = 64;
 
 /// What is looked for on the disks of a snapshot.
 #[derive(Debug, Clone, Copy)]
-pub struct Sought<'a> {
+pub struct SnapshotLayout<'a> {
     /// The guest's image.
     pub image: &'a Manifest,
     /// Where its server keeps its files.
-    pub places: &'a Places,
+    pub directories: &'a Directories,
     /// What its tables are called.
     pub names: &'a Names,
 }
 
 /// What was found beside the records.
 #[derive(Default)]
-struct Found {
+struct DiskFindings {
     position: Option<Position>,
     /// How many index files, where a data directory was read.
     table_files: Option<u32>,
@@ -50,33 +50,33 @@ struct Found {
 /// Examines every file system of the snapshot, and returns the position that a hook
 /// recorded on them. `scratch` holds a raw copy meanwhile.
 pub fn disks(
-    sought: Sought<'_>,
+    layout: SnapshotLayout<'_>,
     snapshot: &[Drive],
     scratch: &Path,
     log: &mut ObservationLog,
 ) -> Result<Option<Position>> {
-    let mut found = Found::default();
-    for (disk, drive) in sought.image.disks.iter().zip(snapshot) {
+    let mut found = DiskFindings::default();
+    for (disk, drive) in layout.image.disks.iter().zip(snapshot) {
         for fs in &disk.file_systems {
             let raw = overlay::flatten(drive, fs, scratch)?;
-            let examined = sought.examine(fs, &raw, &mut found, log);
+            let inspected = layout.inspect(fs, &raw, &mut found, log);
             std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
-            examined?;
+            inspected?;
         }
     }
-    sought.elsewhere(log)?;
+    layout.elsewhere(log)?;
     if let Some(files) = found.table_files {
         log.write(&Record::TableFiles { files })?;
     }
     Ok(found.position)
 }
 
-impl Sought<'_> {
-    fn examine(
+impl SnapshotLayout<'_> {
+    fn inspect(
         &self,
         fs: &FileSystem,
         raw: &Path,
-        found: &mut Found,
+        found: &mut DiskFindings,
         log: &mut ObservationLog,
     ) -> Result<()> {
         let kind = fs.fs;
@@ -91,14 +91,14 @@ impl Sought<'_> {
         let is_replayed = replayed.is_ok();
         let files = match replayed {
             Err(error) if dirty => Err(ReadError::NotReplayed(Box::new(error))),
-            _ => Files::open(kind, raw),
+            _ => ImageFiles::open(kind, raw),
         };
         match files {
             Ok(files) => {
                 self.read(&files, fs, found, log)?;
                 for inner in &self.image.loops {
-                    if let Some(file) = self.here(fs, &inner.file) {
-                        self.examine_loop(&inner.file_system, &files, &file, raw, found, log)?;
+                    if let Some(file) = self.path_on(fs, &inner.file) {
+                        self.inspect_loop(&inner.file_system, &files, &file, raw, found, log)?;
                     }
                 }
             }
@@ -111,46 +111,46 @@ impl Sought<'_> {
     }
 
     /// Examines the file system in a file of another one; `outer` is that one's raw copy.
-    fn examine_loop(
+    fn inspect_loop(
         &self,
         fs: &FileSystem,
-        files: &Files,
+        files: &ImageFiles,
         file: &Path,
         outer: &Path,
-        found: &mut Found,
+        found: &mut DiskFindings,
         log: &mut ObservationLog,
     ) -> Result<()> {
         let raw = outer.with_file_name(format!("{}.raw", fs.name));
-        let copied = files.must(file).and_then(|opened| {
+        let copied = files.existing_file(file).and_then(|opened| {
             let mut copy = File::create(&raw)?;
             Ok(std::io::copy(&mut opened.read.take(fs.bytes), &mut copy)?)
         });
-        let examined = match copied {
-            Ok(_) => self.examine(fs, &raw, found, log),
+        let inspected = match copied {
+            Ok(_) => self.inspect(fs, &raw, found, log),
             Err(error) => self.unreadable(fs, &error, log),
         };
         if raw.exists() {
             std::fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
         }
-        examined
+        inspected
     }
 
     /// Writes down what the files of the server and of the load say.
     fn read(
         &self,
-        files: &Files,
+        files: &ImageFiles,
         fs: &FileSystem,
-        found: &mut Found,
+        found: &mut DiskFindings,
         log: &mut ObservationLog,
     ) -> Result<()> {
-        for datadir in self.places.on(fs, Holds::Data) {
+        for datadir in self.directories.on(fs, Holds::Data) {
             *found.table_files.get_or_insert(0) += table_files::read(files, datadir, self.names, log)?;
         }
         heartbeats(files, fs, log)?;
-        for dir in self.places.on(fs, Holds::Binlogs) {
+        for dir in self.directories.on(fs, Holds::Binlogs) {
             binlog::logs(files, dir, self.names, log)?;
         }
-        if let Some(path) = self.here(fs, Path::new(POSITION_FILE)) {
+        if let Some(path) = self.path_on(fs, Path::new(POSITION_FILE)) {
             let recorded = binlog::recorded(files, &path, log)?;
             found.position = found.position.take().or(recorded);
         }
@@ -161,7 +161,7 @@ impl Sought<'_> {
     fn unreadable(&self, fs: &FileSystem, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
         let (path, detail) = (format!("/dev/{}", fs.name), printable(&error.to_string()));
         log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
-        if self.places.on(fs, Holds::Binlogs).next().is_some() {
+        if self.directories.on(fs, Holds::Binlogs).next().is_some() {
             log.write(&Record::BinlogError { file: path, error: detail })?;
         }
         Ok(())
@@ -169,16 +169,16 @@ impl Sought<'_> {
 
     /// Writes down which of the server's files are on none of these disks.
     fn elsewhere(&self, log: &mut ObservationLog) -> Result<()> {
-        let lost = |place: &Place| {
-            let path = printable(&place.path.to_string_lossy());
-            (path, printable(&format!("it lies on {}, which is on no disk of the snapshot", place.fs)))
+        let lost = |directory: &Directory| {
+            let path = printable(&directory.path.to_string_lossy());
+            (path, printable(&format!("it lies on {}, which is on no disk of the snapshot", directory.fs)))
         };
-        for place in self.places.of(Holds::Data).filter(|place| place.on.is_none()) {
-            let (path, detail) = lost(place);
+        for directory in self.directories.of(Holds::Data).filter(|directory| directory.on.is_none()) {
+            let (path, detail) = lost(directory);
             log.write(&Record::Unreadable { path, detail })?;
         }
-        for place in self.places.of(Holds::Binlogs).filter(|place| place.on.is_none()) {
-            let (file, error) = lost(place);
+        for directory in self.directories.of(Holds::Binlogs).filter(|directory| directory.on.is_none()) {
+            let (file, error) = lost(directory);
             log.write(&Record::BinlogError { file, error })?;
         }
         Ok(())
@@ -186,13 +186,13 @@ impl Sought<'_> {
 
     /// A path of the guest as seen from the root of this file system; `None` when
     /// it lies on another.
-    fn here(&self, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
+    fn path_on(&self, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
         self.image.place(path).filter(|(holder, _)| *holder == fs).map(|(_, inside)| inside)
     }
 }
 
 /// Writes down the heartbeats of a file system; none when their file is not there.
-fn heartbeats(files: &Files, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
+fn heartbeats(files: &ImageFiles, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         if let Some(file) = files.file(&heartbeat_file(Path::new("/")))? {

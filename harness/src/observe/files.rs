@@ -1,4 +1,4 @@
-//! Files on a raw image, read without mounting it and without writing to it.
+//! ImageFiles on a raw image, read without mounting it and without writing to it.
 //!
 //! ext4 is read with its journal taken into account. XFS and btrfs are read by
 //! GRUB's drivers, which know nothing of journals: theirs must be empty.
@@ -15,20 +15,20 @@ use terminal::command::Run as _;
 use super::error::ReadError;
 
 /// The file system of a raw image.
-pub(super) enum Files {
+pub(super) enum ImageFiles {
     Ext4(Ext4),
     /// The image, for grub-fstest(1).
     Grub(PathBuf),
 }
 
 /// A file that is there.
-pub(super) struct Opened {
+pub(super) struct OpenFile {
     /// Bytes.
     pub(super) size: u64,
     pub(super) read: Box<dyn Read>,
 }
 
-impl Files {
+impl ImageFiles {
     pub(super) fn open(kind: FsKind, raw: &Path) -> Result<Self, ReadError> {
         match kind {
             FsKind::Ext4 => Ok(Self::Ext4(Ext4::load_from_path(raw)?)),
@@ -41,7 +41,7 @@ impl Files {
 
     /// The names in a directory that are UTF-8.
     pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
-        let dir = text(dir)?;
+        let dir = utf8(dir)?;
         match self {
             Self::Ext4(fs) => {
                 let mut names = Vec::new();
@@ -62,7 +62,7 @@ impl Files {
 
     /// The directories in a directory, whose names are UTF-8.
     pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
-        let dir = text(dir)?;
+        let dir = utf8(dir)?;
         match self {
             Self::Ext4(fs) => {
                 let mut names = Vec::new();
@@ -89,8 +89,8 @@ impl Files {
     }
 
     /// Opens a file; `None` when there is none.
-    pub(super) fn file(&self, path: &Path) -> Result<Option<Opened>, ReadError> {
-        let path = text(path)?;
+    pub(super) fn file(&self, path: &Path) -> Result<Option<OpenFile>, ReadError> {
+        let path = utf8(path)?;
         match self {
             Self::Ext4(fs) => {
                 if !fs.exists(path)? {
@@ -98,25 +98,25 @@ impl Files {
                 }
                 let size = fs.metadata(path)?.len();
                 let read = Box::new(BufReader::new(fs.open(path)?));
-                Ok(Some(Opened { size, read }))
+                Ok(Some(OpenFile { size, read }))
             }
             Self::Grub(raw) => {
                 // A copy beside the image, gone as soon as it is open.
                 let copy = tempfile::NamedTempFile::new_in(raw.parent().unwrap_or(Path::new(".")))?;
-                let target = text(copy.path())?;
+                let target = utf8(copy.path())?;
                 match grub(raw, &["cp", &format!("{LOOP}{path}"), target]) {
                     Err(ReadError::Program(message)) if message.contains("not found") => return Ok(None),
                     other => other?,
                 };
                 let file = File::open(copy.path())?;
                 let size = file.metadata()?.len();
-                Ok(Some(Opened { size, read: Box::new(BufReader::new(file)) }))
+                Ok(Some(OpenFile { size, read: Box::new(BufReader::new(file)) }))
             }
         }
     }
 
     /// A file that must be there.
-    pub(super) fn must(&self, path: &Path) -> Result<Opened, ReadError> {
+    pub(super) fn existing_file(&self, path: &Path) -> Result<OpenFile, ReadError> {
         self.file(path)?.ok_or(ReadError::NoFile)
     }
 }
@@ -142,6 +142,6 @@ fn grub(raw: &Path, command: &[&str]) -> Result<Vec<u8>, ReadError> {
     Err(ReadError::Program(printed.trim().rsplit("error: ").next().unwrap_or_default().to_owned()))
 }
 
-fn text(path: &Path) -> Result<&str, ReadError> {
+fn utf8(path: &Path) -> Result<&str, ReadError> {
     path.to_str().ok_or(ReadError::NotUtf8)
 }

@@ -11,6 +11,6 @@ mod table_files;
 mod tables;
 mod writer;
 
-pub use disk::{Sought, disks};
-pub use tables::{Asked, memory, server, server_failed, state, tables};
+pub use disk::{SnapshotLayout, disks};
+pub use tables::{Expected, memory, server, server_failed, state, tables};
 pub use writer::{ObservationLog, complete, create};

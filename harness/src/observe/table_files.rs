@@ -8,7 +8,7 @@ use contract::observation::Record;
 use contract::text::printable;
 
 use super::error::ReadError;
-use super::files::Files;
+use super::files::ImageFiles;
 use super::writer::ObservationLog;
 use crate::error::Result;
 use crate::names::Names;
@@ -24,7 +24,12 @@ const MOST_FILES: u32 = 100_000;
 
 /// Reads every index file below a data directory, which is seen from the file system's own root;
 /// how many there are.
-pub(super) fn read(files: &Files, datadir: &Path, names: &Names, log: &mut ObservationLog) -> Result<u32> {
+pub(super) fn read(
+    files: &ImageFiles,
+    datadir: &Path,
+    names: &Names,
+    log: &mut ObservationLog,
+) -> Result<u32> {
     let mut count = 0;
     let mut dirs = vec![PathBuf::new()];
     while let Some(dir) = dirs.pop() {
@@ -69,9 +74,9 @@ fn is_index(name: &str) -> bool {
 }
 
 /// The open count of a table, as a mount would see its file.
-fn open_count(files: &Files, path: &Path) -> Result<u16, ReadError> {
+fn open_count(files: &ImageFiles, path: &Path) -> Result<u16, ReadError> {
     let mut header = [0; OPEN_COUNT_AT + 2];
-    files.must(path)?.read.read_exact(&mut header)?;
+    files.existing_file(path)?.read.read_exact(&mut header)?;
     Ok(u16::from_be_bytes([header[OPEN_COUNT_AT], header[OPEN_COUNT_AT + 1]]))
 }
 

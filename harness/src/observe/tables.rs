@@ -27,7 +27,7 @@ const GONE: [u16; 2] = [1049, 1146];
 
 /// What is asked of a server that should hold what a load wrote.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct Expected<'a> {
     /// Which server.
     pub database: Database,
     /// What the load set up.
@@ -41,7 +41,7 @@ pub async fn server(
     conn: &mut Conn,
     agent: &Agent,
     server: &Server,
-    asked: Asked<'_>,
+    expected: Expected<'_>,
     limit: Duration,
     out: &mut ObservationLog,
 ) -> Result<()> {
@@ -65,7 +65,7 @@ pub async fn server(
     })?;
     let gtid = gtid(conn, server.database).await?;
     out.write(&Record::Gtid { of: State::Restored, gtid })?;
-    tables(conn, asked, out).await
+    tables(conn, expected, out).await
 }
 
 /// Counts the rows of the MEMORY table. Last of all: the first look at it since
@@ -82,7 +82,7 @@ pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) ->
 /// Every table of the load as a whole, and the GTIDs, of a server at this moment.
 pub async fn state(
     conn: &mut Conn,
-    Asked { database, names, .. }: Asked<'_>,
+    Expected { database, names, .. }: Expected<'_>,
     of: State,
 ) -> Result<Vec<Record>> {
     let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
@@ -124,7 +124,7 @@ async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
 /// Observes every table of the load but the one in memory.
 pub async fn tables(
     conn: &mut Conn,
-    Asked { setup, names, .. }: Asked<'_>,
+    Expected { setup, names, .. }: Expected<'_>,
     out: &mut ObservationLog,
 ) -> Result<()> {
     let name = |plain: &str| names.table(plain);

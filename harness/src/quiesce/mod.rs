@@ -1,14 +1,14 @@
 //! Quiesce: the freeze window, its guard, and the probes that ask inside it
 //! whether the database really stands still.
 
-mod guest;
+mod facts;
 mod hook;
 mod probe;
 mod window;
 #[cfg(test)]
 mod windows;
 
-pub(crate) use guest::{Told, ask};
+pub(crate) use facts::{GuestFacts, inspect};
 pub use hook::install_hook;
-pub use probe::{Asked, Probes};
+pub use probe::{Probes, SentProbes};
 pub use window::{FreezeWindow, OpenError, Quiesce};

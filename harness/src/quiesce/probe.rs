@@ -36,18 +36,18 @@ use crate::names::{Names, table};
 const ANSWER_LIMIT: Duration = Duration::from_millis(2500);
 
 /// The pause between two looks at the list of threads.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const POLL_PAUSE: Duration = Duration::from_millis(25);
 
 /// How long a look may take; who takes longer is not asked again.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+const POLL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a probe must be seen not to wait until its lock counts as gone. A server's thread
 /// wakes up each second while it waits, and says nothing of the lock until it waits again, which an emulated
 /// guest was seen to take 95 ms for.
-const GONE_AFTER: Nanos = 300_000_000;
+const RELEASED_AFTER: Nanos = 300_000_000;
 
 /// How long the last looks may take.
-const LAST_LOOK_LIMIT: Duration = Duration::from_millis(1000);
+const LAST_POLL_LIMIT: Duration = Duration::from_millis(1000);
 
 /// Error 1205, ER_LOCK_WAIT_TIMEOUT.
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
@@ -60,8 +60,8 @@ const SERVER_LOCKS: [&str; 3] =
     ["Waiting for backup lock", "Waiting for commit lock", "Waiting for global read lock"];
 
 /// How often another connection is tried when one is lost, and how long each try may take.
-const TRIES: u32 = 2;
-const TRY_LIMIT: Duration = Duration::from_millis(1100);
+const ATTEMPTS: u32 = 2;
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(1100);
 
 /// How many rows the probes of one window have.
 const ROWS: u32 = 2 * DOORS.len() as u32 + 2;
@@ -99,7 +99,7 @@ impl Probes {
             let mut observers = Vec::new();
             for door in [TCP_ADMIN, SOCKET_ADMIN] {
                 let access = target.door(door);
-                observers.push((access.connect_patiently(limit).await?, access.clone()));
+                observers.push((access.connect_with_retries(limit).await?, access.clone()));
             }
             Ok(Self { ready: [a, b, c, d].into_iter().flatten().collect(), observers })
         });
@@ -107,12 +107,13 @@ impl Probes {
     }
 
     /// Sends the first round.
-    pub fn send(self, runtime: &Runtime) -> Asked {
+    pub fn send(self, runtime: &Runtime) -> SentProbes {
         let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
-        let mut asked = Asked { board: watch::Sender::new(Board::default()), tasks: JoinSet::new(), second };
-        asked.ask(runtime, first);
+        let mut asked =
+            SentProbes { states: watch::Sender::new(ProbeStates::default()), tasks: JoinSet::new(), second };
+        asked.start(runtime, first);
         for (conn, access) in self.observers {
-            asked.tasks.spawn_on(observe(conn, access, asked.board.clone()), runtime.handle());
+            asked.tasks.spawn_on(poll(conn, access, asked.states.clone()), runtime.handle());
         }
         asked
     }
@@ -142,9 +143,9 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
             answer: ProbeAnswer::Hung,
             code: None,
         };
-        let put = |text: &String| text.replace("ROW", &row.to_string());
-        let before: Vec<_> = before.iter().map(put).collect();
-        let statement = put(&statement);
+        let number = |text: &String| text.replace("ROW", &row.to_string());
+        let before: Vec<_> = before.iter().map(number).collect();
+        let statement = number(&statement);
         let again = match kind {
             ProbeKind::Commit => before.last().unwrap_or(&statement).clone(),
             ProbeKind::Row | ProbeKind::Memory => statement.clone(),
@@ -189,7 +190,7 @@ async fn prepare(
     for Planned { probe, before, statement, again } in
         plan.iter().filter(|planned| planned.probe.door == door)
     {
-        let mut conn = access.connect_patiently(limit).await?;
+        let mut conn = access.connect_with_retries(limit).await?;
         for statement in before {
             conn.query_drop(statement).await?;
         }
@@ -201,28 +202,32 @@ async fn prepare(
 
 /// Probes under way. What is in flight stays so until this is dropped.
 #[derive(Debug)]
-pub struct Asked {
-    board: watch::Sender<Board>,
+pub struct SentProbes {
+    states: watch::Sender<ProbeStates>,
     tasks: JoinSet<()>,
     /// The second round.
     second: Vec<Ready>,
 }
 
-impl Asked {
-    fn ask(&mut self, runtime: &Runtime, probes: Vec<Ready>) {
+impl SentProbes {
+    fn start(&mut self, runtime: &Runtime, probes: Vec<Ready>) {
         for ready in probes {
-            let sent =
-                Sent { connection: ready.conn.id(), probe: ready.probe.clone(), missed: None, over: false };
-            self.board.send_modify(|board| board.sent.push(sent));
-            let at = self.board.borrow().sent.len() - 1;
-            self.tasks.spawn_on(send(ready, self.board.clone(), at), runtime.handle());
+            let sent = Sent {
+                connection: ready.conn.id(),
+                probe: ready.probe.clone(),
+                missed: None,
+                answered: false,
+            };
+            self.states.send_modify(|states| states.sent.push(sent));
+            let at = self.states.borrow().sent.len() - 1;
+            self.tasks.spawn_on(send(ready, self.states.clone(), at), runtime.handle());
         }
     }
 
     /// Waits until every probe that was sent is answered or seen to wait for a lock, but not for ever:
     /// what is not by then hangs, or is seen later.
     pub fn settle(&self, runtime: &Runtime) {
-        let settled = |board: &Board| board.sent.iter().all(Sent::is_settled);
+        let settled = |states: &ProbeStates| states.sent.iter().all(Sent::is_settled);
         self.wait(runtime, ANSWER_LIMIT, settled);
     }
 
@@ -230,43 +235,43 @@ impl Asked {
     pub fn send_again(&mut self, runtime: &Runtime) {
         let locked =
             |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == ProbeAnswer::Locked;
-        if self.board.borrow().sent.iter().any(locked) {
+        if self.states.borrow().sent.iter().any(locked) {
             let second = std::mem::take(&mut self.second);
-            self.ask(runtime, second);
+            self.start(runtime, second);
             self.settle(runtime);
         }
     }
 
     /// Looks at all of them a last time: what came of each.
-    pub fn look(&self, runtime: &Runtime) -> Vec<Probe> {
-        let before = self.board.borrow().looks;
-        let looked = |board: &Board| {
-            let fresh = board.looks > before || board.sent.iter().all(|sent| sent.over);
-            fresh && !board.sent.iter().any(Sent::is_in_doubt)
+    pub fn results(&self, runtime: &Runtime) -> Vec<Probe> {
+        let before = self.states.borrow().polls;
+        let looked = |states: &ProbeStates| {
+            let fresh = states.polls > before || states.sent.iter().all(|sent| sent.answered);
+            fresh && !states.sent.iter().any(Sent::is_in_doubt)
         };
-        self.wait(runtime, LAST_LOOK_LIMIT, looked);
+        self.wait(runtime, LAST_POLL_LIMIT, looked);
         let now = clock::now();
-        let board = self.board.borrow();
+        let states = self.states.borrow();
         let given_up = |Sent { probe, .. }: &Sent| match probe.answer {
             ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
             _ => probe.clone(),
         };
         // One that no task came to send was not sent.
-        board.sent.iter().filter(|sent| sent.probe.t > 0).map(given_up).collect()
+        states.sent.iter().filter(|sent| sent.probe.t > 0).map(given_up).collect()
     }
 
-    fn wait(&self, runtime: &Runtime, limit: Duration, until: impl FnMut(&Board) -> bool) {
-        let mut board = self.board.subscribe();
-        runtime.block_on(async { drop(timeout(limit, board.wait_for(until)).await) });
+    fn wait(&self, runtime: &Runtime, limit: Duration, until: impl FnMut(&ProbeStates) -> bool) {
+        let mut states = self.states.subscribe();
+        runtime.block_on(async { drop(timeout(limit, states.wait_for(until)).await) });
     }
 }
 
 /// What is known of the probes that were sent.
 #[derive(Debug, Default)]
-struct Board {
+struct ProbeStates {
     sent: Vec<Sent>,
     /// How many looks at the list of threads there were.
-    looks: u32,
+    polls: u32,
 }
 
 /// A probe that was sent. Until it is known better it hangs.
@@ -278,16 +283,16 @@ struct Sent {
     /// When it was first seen not to wait any more, which a look or two do not prove.
     missed: Option<Nanos>,
     /// It was answered.
-    over: bool,
+    answered: bool,
 }
 
 impl Sent {
     fn is_settled(&self) -> bool {
-        self.over || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+        self.answered || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
     }
 
     /// Its connection was lost, and this one goes on in its place.
-    fn goes_on(&mut self, connection: u32) {
+    fn continue_on(&mut self, connection: u32) {
         (self.connection, self.missed) = (connection, None);
         self.probe.answer = ProbeAnswer::Cut;
         self.probe.since = None;
@@ -295,30 +300,30 @@ impl Sent {
 
     /// It does not seem to wait any more.
     fn is_in_doubt(&self) -> bool {
-        !self.over && self.missed.is_some() && self.probe.answer == ProbeAnswer::Locked
+        !self.answered && self.missed.is_some() && self.probe.answer == ProbeAnswer::Locked
     }
 
     /// Takes in a look at the list of threads, which was asked for and read at these times. Behind a
     /// lock that is only asked for, a COMMIT waits as well: then it shows nothing of one that was not
     /// seen to wait before.
-    fn seen(&mut self, asked: Nanos, read: Nanos, state: Option<&str>, asked_for: bool) {
-        let Self { probe, missed, over, .. } = self;
-        if *over || probe.t == 0 || asked < probe.t {
+    fn observe(&mut self, requested_at: Nanos, read: Nanos, state: Option<&str>, requested: bool) {
+        let Self { probe, missed, answered, .. } = self;
+        if *answered || probe.t == 0 || requested_at < probe.t {
             return;
         }
         let waits = state.is_some_and(|state| waits_for_a_lock(probe.kind, state));
         match (probe.answer, waits) {
-            (ProbeAnswer::Hung | ProbeAnswer::Cut, true) if asked_for => {}
+            (ProbeAnswer::Hung | ProbeAnswer::Cut, true) if requested => {}
             (ProbeAnswer::Hung | ProbeAnswer::Cut, true) => {
                 (probe.answer, probe.since, probe.end) = (ProbeAnswer::Locked, Some(read), read);
             }
             (ProbeAnswer::Locked, true) => {
                 *missed = None;
                 // It waited then at the earliest.
-                probe.end = probe.end.max(asked);
+                probe.end = probe.end.max(requested_at);
             }
             (ProbeAnswer::Locked, false) => match *missed {
-                Some(first) if asked.saturating_sub(first) >= GONE_AFTER => {
+                Some(first) if requested_at.saturating_sub(first) >= RELEASED_AFTER => {
                     (probe.answer, probe.end) = (ProbeAnswer::Released, first);
                 }
                 Some(_) => {}
@@ -326,7 +331,7 @@ impl Sent {
             },
             // A COMMIT asks for its lock once: one that waits again never had it.
             (ProbeAnswer::Released, true) if probe.kind == ProbeKind::Commit => {
-                (probe.answer, probe.end, *missed) = (ProbeAnswer::Locked, asked, None);
+                (probe.answer, probe.end, *missed) = (ProbeAnswer::Locked, requested_at, None);
             }
             _ => {}
         }
@@ -334,8 +339,8 @@ impl Sent {
 
     /// Takes in what came of the statement.
     fn answered(&mut self, end: Nanos, answer: ProbeAnswer, code: Option<u16>) {
-        let Self { probe, over, .. } = self;
-        *over = true;
+        let Self { probe, answered, .. } = self;
+        *answered = true;
         probe.code = code;
         match (probe.answer, answer) {
             (ProbeAnswer::Released, ProbeAnswer::Done) => {}
@@ -355,19 +360,19 @@ fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
     }
 }
 
-/// Sends a probe, and keeps its connection until the window is over.
+/// Sends a probe, and keeps its connection until the window is answered.
 async fn send(
     Ready { mut conn, statement, again, access, .. }: Ready,
-    board: watch::Sender<Board>,
+    states: watch::Sender<ProbeStates>,
     at: usize,
 ) {
-    board.send_modify(|board| board.sent[at].probe.t = clock::now());
+    states.send_modify(|states| states.sent[at].probe.t = clock::now());
     let (mut answer, mut code) = outcome(conn.query_drop(statement).await);
     if answer == ProbeAnswer::Error {
         match try_another(&access).await {
             Ok(other) => {
                 conn = other;
-                board.send_modify(|board| board.sent[at].goes_on(conn.id()));
+                states.send_modify(|states| states.sent[at].continue_on(conn.id()));
                 let (other, refused) = outcome(conn.query_drop(again).await);
                 answer = if other == ProbeAnswer::Error { ProbeAnswer::Cut } else { other };
                 code = refused.or(code);
@@ -376,7 +381,7 @@ async fn send(
         }
     }
     let end = clock::now();
-    board.send_modify(|board| board.sent[at].answered(end, answer, code));
+    states.send_modify(|states| states.sent[at].answered(end, answer, code));
     // As long as the guest is frozen it may matter that it is there.
     std::future::pending::<()>().await;
 }
@@ -399,8 +404,8 @@ fn outcome(result: mysql_async::Result<()>) -> (ProbeAnswer, Option<u16>) {
 
 /// Another connection in the place of one that was lost; or what shows that there is none.
 async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer, Option<u16>)> {
-    for _ in 0..TRIES {
-        match access.connect(TRY_LIMIT).await {
+    for _ in 0..ATTEMPTS {
+        match access.connect(ATTEMPT_LIMIT).await {
             Ok(conn) => return Ok(conn),
             Err(mysql_async::Error::Server(e)) => return Err((ProbeAnswer::Refused, Some(e.code))),
             // It may have been lost on the way.
@@ -413,10 +418,10 @@ async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer,
 }
 
 /// Looks at what the server's threads wait for, as long as it answers.
-async fn observe(mut conn: Conn, access: Access, board: watch::Sender<Board>) {
+async fn poll(mut conn: Conn, access: Access, states: watch::Sender<ProbeStates>) {
     loop {
-        let asked = clock::now();
-        let threads = match timeout(LOOK_LIMIT, threads(&mut conn)).await {
+        let requested_at = clock::now();
+        let threads = match timeout(POLL_LIMIT, threads(&mut conn)).await {
             Ok(Ok(threads)) => threads,
             // Its session was ended.
             Ok(Err(_)) => {
@@ -427,15 +432,15 @@ async fn observe(mut conn: Conn, access: Access, board: watch::Sender<Board>) {
             Err(_) => return,
         };
         let read = clock::now();
-        let asked_for = threads.values().any(Thread::asks_for_the_lock);
-        board.send_modify(|board| {
-            board.looks += 1;
-            for sent in &mut board.sent {
+        let requested = threads.values().any(Thread::requests_lock);
+        states.send_modify(|states| {
+            states.polls += 1;
+            for sent in &mut states.sent {
                 let state = threads.get(&sent.connection).map(|thread| &*thread.state);
-                sent.seen(asked, read, state, asked_for);
+                sent.observe(requested_at, read, state, requested);
             }
         });
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_PAUSE).await;
     }
 }
 
@@ -449,7 +454,7 @@ struct Thread {
 impl Thread {
     /// It has asked for a lock that would keep commits out, and does not have it. What asks may hide
     /// behind a comment or in a procedure; who only begins a backup keeps nobody out.
-    fn asks_for_the_lock(&self) -> bool {
+    fn requests_lock(&self) -> bool {
         let statement = self.statement.to_ascii_uppercase();
         let words = statement.split_whitespace().collect::<Vec<_>>().join(" ");
         let has = |all: &[&str]| all.iter().all(|part| words.contains(part));
@@ -467,11 +472,11 @@ impl Thread {
 async fn threads(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, Thread>> {
     let threads: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await?;
     let text = |thread: &Row, column| thread.get::<Option<String>, _>(column).flatten().unwrap_or_default();
-    let told = |thread: Row| {
+    let thread = |thread: Row| {
         let (state, statement) = (text(&thread, "State"), text(&thread, "Info"));
         Some((thread.get::<u32, _>("Id")?, Thread { state, statement }))
     };
-    Ok(threads.into_iter().filter_map(told).collect())
+    Ok(threads.into_iter().filter_map(thread).collect())
 }
 
 #[cfg(test)]
@@ -480,7 +485,7 @@ mod tests {
 
     fn commit() -> Sent {
         let planned = plan(&Names::random(), 1).remove(0);
-        Sent { connection: 7, probe: Probe { t: 10, ..planned.probe }, missed: None, over: false }
+        Sent { connection: 7, probe: Probe { t: 10, ..planned.probe }, missed: None, answered: false }
     }
 
     #[test]
@@ -495,28 +500,28 @@ mod tests {
     #[test]
     fn a_lock_is_what_the_server_says_again_and_again() {
         let mut sent = commit();
-        sent.seen(5, 20, Some("Waiting for backup lock"), false);
+        sent.observe(5, 20, Some("Waiting for backup lock"), false);
         assert!(!sent.is_settled(), "it was not sent yet");
-        sent.seen(20, 30, Some("Waiting for table metadata lock"), false);
+        sent.observe(20, 30, Some("Waiting for table metadata lock"), false);
         assert!(!sent.is_settled(), "a lock of a table");
-        sent.seen(40, 50, Some("Waiting for backup lock"), false);
+        sent.observe(40, 50, Some("Waiting for backup lock"), false);
         assert_eq!(
             (sent.probe.answer, sent.probe.since, sent.probe.end),
             (ProbeAnswer::Locked, Some(50), 50)
         );
-        sent.seen(60, 70, Some("Waiting for backup lock"), false);
-        sent.seen(80, 90, Some("Commit"), false);
-        sent.seen(100, 110, Some("Waiting for backup lock"), false);
+        sent.observe(60, 70, Some("Waiting for backup lock"), false);
+        sent.observe(80, 90, Some("Commit"), false);
+        sent.observe(100, 110, Some("Waiting for backup lock"), false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 100));
-        sent.seen(120, 130, None, false);
-        sent.seen(140, 150, None, false);
+        sent.observe(120, 130, None, false);
+        sent.observe(140, 150, None, false);
         assert_eq!((sent.probe.answer, sent.is_in_doubt()), (ProbeAnswer::Locked, true));
-        sent.seen(160, 170, Some("Waiting for backup lock"), false);
+        sent.observe(160, 170, Some("Waiting for backup lock"), false);
         assert_eq!((sent.probe.end, sent.is_in_doubt()), (160, false));
-        sent.seen(180, 190, None, false);
-        sent.seen(190 + GONE_AFTER, 200 + GONE_AFTER, None, false);
+        sent.observe(180, 190, None, false);
+        sent.observe(190 + RELEASED_AFTER, 200 + RELEASED_AFTER, None, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
-        sent.answered(210 + GONE_AFTER, ProbeAnswer::Done, None);
+        sent.answered(210 + RELEASED_AFTER, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
     }
 
@@ -524,56 +529,52 @@ mod tests {
     #[test]
     fn a_lock_that_is_asked_for_takes_nothing_from_one_that_is_held() {
         let mut sent = commit();
-        sent.seen(20, 30, Some("Waiting for backup lock"), true);
+        sent.observe(20, 30, Some("Waiting for backup lock"), true);
         assert_eq!(sent.probe.answer, ProbeAnswer::Hung);
-        sent.seen(40, 50, Some("Waiting for backup lock"), false);
-        sent.seen(60, 70, Some("Waiting for backup lock"), true);
+        sent.observe(40, 50, Some("Waiting for backup lock"), false);
+        sent.observe(60, 70, Some("Waiting for backup lock"), true);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 60));
     }
 
     #[test]
     fn a_commit_that_waits_again_never_had_its_lock() {
         let mut sent = commit();
-        sent.seen(40, 50, Some("Waiting for backup lock"), false);
-        sent.seen(60, 70, None, false);
-        sent.seen(70 + GONE_AFTER, 80 + GONE_AFTER, None, false);
+        sent.observe(40, 50, Some("Waiting for backup lock"), false);
+        sent.observe(60, 70, None, false);
+        sent.observe(70 + RELEASED_AFTER, 80 + RELEASED_AFTER, None, false);
         assert_eq!(sent.probe.answer, ProbeAnswer::Released);
-        sent.seen(90 + GONE_AFTER, 100 + GONE_AFTER, Some("Waiting for backup lock"), false);
-        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + GONE_AFTER));
+        sent.observe(90 + RELEASED_AFTER, 100 + RELEASED_AFTER, Some("Waiting for backup lock"), false);
+        assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + RELEASED_AFTER));
     }
 
     #[test]
     fn a_lock_that_is_asked_for_is_not_one_that_is_held() {
         let thread =
             |statement: &str, state: &str| Thread { state: state.into(), statement: statement.into() };
-        assert!(thread("flush tables WITH READ LOCK", "Waiting for commit lock").asks_for_the_lock());
-        assert!(thread("BACKUP STAGE BLOCK_COMMIT", "Waiting for backup lock").asks_for_the_lock());
+        assert!(thread("flush tables WITH READ LOCK", "Waiting for commit lock").requests_lock());
+        assert!(thread("BACKUP STAGE BLOCK_COMMIT", "Waiting for backup lock").requests_lock());
+        assert!(thread("/* x */  FLUSH\nTABLES  WITH READ LOCK", "Waiting for commit lock").requests_lock());
+        assert!(thread("SET GLOBAL super_read_only = ON", "Waiting for global read lock").requests_lock());
         assert!(
-            thread("/* x */  FLUSH\nTABLES  WITH READ LOCK", "Waiting for commit lock").asks_for_the_lock()
-        );
-        assert!(
-            thread("SET GLOBAL super_read_only = ON", "Waiting for global read lock").asks_for_the_lock()
-        );
-        assert!(
-            !thread("UPDATE notes SET read_only = 1", "Waiting for backup lock").asks_for_the_lock(),
+            !thread("UPDATE notes SET read_only = 1", "Waiting for backup lock").requests_lock(),
             "a column of that name"
         );
-        assert!(!thread("BACKUP STAGE START", "Waiting for backup lock").asks_for_the_lock());
-        assert!(!thread("LOCK INSTANCE FOR BACKUP", "Waiting for backup lock").asks_for_the_lock());
-        assert!(!thread("COMMIT", "Waiting for backup lock").asks_for_the_lock());
-        assert!(!thread("", "").asks_for_the_lock());
-        assert!(!thread("FLUSH ENGINE LOGS", "").asks_for_the_lock());
+        assert!(!thread("BACKUP STAGE START", "Waiting for backup lock").requests_lock());
+        assert!(!thread("LOCK INSTANCE FOR BACKUP", "Waiting for backup lock").requests_lock());
+        assert!(!thread("COMMIT", "Waiting for backup lock").requests_lock());
+        assert!(!thread("", "").requests_lock());
+        assert!(!thread("FLUSH ENGINE LOGS", "").requests_lock());
     }
 
     #[test]
     fn an_answer_ends_the_wait() {
         let mut sent = commit();
-        sent.seen(40, 50, Some("Waiting for commit lock"), false);
+        sent.observe(40, 50, Some("Waiting for commit lock"), false);
         sent.answered(60, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 60));
         let mut sent = commit();
         sent.answered(60, ProbeAnswer::Refused, Some(1290));
-        sent.seen(70, 80, Some("Waiting for commit lock"), false);
+        sent.observe(70, 80, Some("Waiting for commit lock"), false);
         assert_eq!((sent.probe.answer, sent.probe.code), (ProbeAnswer::Refused, Some(1290)));
     }
 }

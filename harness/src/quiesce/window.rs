@@ -43,7 +43,7 @@ impl Quiesce for Agent {
 /// An open freeze window.
 #[derive(Debug)]
 pub struct FreezeWindow {
-    shared: Arc<Shared>,
+    guard: Arc<Guard>,
 }
 
 /// Why no window was opened.
@@ -57,17 +57,17 @@ pub enum OpenError {
     Stopped(#[from] Error),
 }
 
-struct Shared {
+struct Guard {
     guest: Box<dyn Quiesce>,
     history: HistoryLog,
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<WindowState>,
     changed: Condvar,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("Guard")
             .field("limits", &self.limits)
             .field("state", &self.state)
             .finish_non_exhaustive()
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Shared {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum WindowState {
     Open,
     /// Somebody thaws.
     Closing,
@@ -87,19 +87,19 @@ enum State {
 impl FreezeWindow {
     /// Freezes the guest. On any error the guest is thawed before this returns.
     pub fn open(guest: impl Quiesce, limits: Limits, history: &HistoryLog) -> Result<Self, OpenError> {
-        let shared = Arc::new(Shared {
+        let guard = Arc::new(Guard {
             guest: Box::new(guest),
             history: history.clone(),
             limits,
-            state: Mutex::new(State::Open),
+            state: Mutex::new(WindowState::Open),
             changed: Condvar::new(),
         });
-        let window = Self { shared: Arc::clone(&shared) };
+        let window = Self { guard: Arc::clone(&guard) };
 
         history.mark(Mark::FreezeCall, "")?;
         let (sender, answer) = mpsc::channel();
         // In a thread of its own, so that Ctrl-C need not wait for a hook that hangs.
-        let freezer = Arc::clone(&shared);
+        let freezer = Arc::clone(&guard);
         thread::spawn(move || {
             let asked = Instant::now();
             let frozen = freezer.guest.freeze(freezer.limits.freeze).map_err(|error| {
@@ -121,14 +121,14 @@ impl FreezeWindow {
         let deadline = Instant::now() + limits.freeze + limits.agent;
         match interrupt::receive(&answer, deadline)? {
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(shared.refused(error)),
+            Some(Err(error)) => return Err(guard.refused(error)),
             None => {
                 let error = Error::FreezeEndless(limits.freeze);
                 history.mark(Mark::FreezeErr, error.to_string())?;
-                return Err(shared.refused(error));
+                return Err(guard.refused(error));
             }
         }
-        thread::spawn(move || shared.watch());
+        thread::spawn(move || guard.watch());
         Ok(window)
     }
 
@@ -136,21 +136,21 @@ impl FreezeWindow {
     /// had been open for too long; the guest is thawed all the same, unless
     /// the error says otherwise.
     pub fn close(self) -> Result<u32> {
-        if self.shared.claim() { self.shared.thaw() } else { Err(self.shared.expired()) }
+        if self.guard.claim() { self.guard.thaw() } else { Err(self.guard.expired()) }
     }
 }
 
 impl Drop for FreezeWindow {
     fn drop(&mut self) {
-        if self.shared.claim() {
+        if self.guard.claim() {
             // The error that led here is the one to report; the marks tell of this one.
-            let _ = self.shared.thaw();
+            let _ = self.guard.thaw();
         }
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Guard {
+    fn state(&self) -> MutexGuard<'_, WindowState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -159,11 +159,11 @@ impl Shared {
     fn claim(&self) -> bool {
         let mut state = self
             .changed
-            .wait_while(self.state(), |state| *state == State::Closing)
+            .wait_while(self.state(), |state| *state == WindowState::Closing)
             .unwrap_or_else(PoisonError::into_inner);
-        let open = *state == State::Open;
+        let open = *state == WindowState::Open;
         if open {
-            *state = State::Closing;
+            *state = WindowState::Closing;
         }
         open
     }
@@ -174,19 +174,19 @@ impl Shared {
     /// when it is dropped.
     fn refused(&self, error: Error) -> OpenError {
         if matches!(self.guest.is_frozen(), Ok(false)) {
-            self.finish(State::Closed);
+            self.finish(WindowState::Closed);
         }
         OpenError::Refused(error)
     }
 
-    fn finish(&self, state: State) {
+    fn finish(&self, state: WindowState) {
         *self.state() = state;
         self.changed.notify_all();
     }
 
     fn thaw(&self) -> Result<u32> {
         let result = self.thaw_until_thawed();
-        self.finish(State::Closed);
+        self.finish(WindowState::Closed);
         result
     }
 
@@ -222,13 +222,13 @@ impl Shared {
     fn watch(&self) {
         let (state, timeout) = self
             .changed
-            .wait_timeout_while(self.state(), self.limits.hold, |state| *state == State::Open)
+            .wait_timeout_while(self.state(), self.limits.hold, |state| *state == WindowState::Open)
             .unwrap_or_else(PoisonError::into_inner);
         drop(state);
         if timeout.timed_out() && self.claim() {
             // The marks tell how it went; the pipeline learns it when it closes the window.
             let _ = self.thaw_until_thawed();
-            self.finish(State::Expired);
+            self.finish(WindowState::Expired);
         }
     }
 

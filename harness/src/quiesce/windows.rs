@@ -17,7 +17,7 @@ use contract::property::Property;
 use judge::{Case, Judgement, judge};
 use serde_json::{Value, json};
 
-use super::{FreezeWindow, ask};
+use super::{FreezeWindow, inspect};
 use crate::guest::{Agent, Serial, Transcript, Transport};
 use crate::history_log::HistoryLog;
 
@@ -132,8 +132,8 @@ impl Scene {
     }
 
     fn freeze(&self) -> FreezeWindow {
-        let told = ask(&self.agent, || unreachable!("it has no shell")).unwrap();
-        told.write(&self.history).unwrap();
+        let facts = inspect(&self.agent, || unreachable!("it has no shell")).unwrap();
+        facts.write(&self.history).unwrap();
         let limits = Limits { hold: 3 * VSS_HOLDS, ..Limits::for_accel(Accel::Kvm) };
         FreezeWindow::open(self.agent.clone(), limits, &self.history).unwrap()
     }
@@ -154,7 +154,7 @@ fn detail(history: &[Entry], wanted: Mark) -> Option<&str> {
     })
 }
 
-fn told(history: &[Entry]) -> Option<(&str, Option<u32>)> {
+fn facts(history: &[Entry]) -> Option<(&str, Option<u32>)> {
     history.iter().find_map(|entry| match entry {
         Entry::Guest { os, volumes, .. } => Some((os.as_str(), *volumes)),
         _ => None,
@@ -170,7 +170,7 @@ fn a_window_within_the_limit_is_no_finding() {
     assert_eq!(window.close().unwrap(), 3);
     assert!(!scene.agent.is_frozen().unwrap());
     let (history, judgement) = scene.judge();
-    assert_eq!(told(&history), Some((WINDOWS, Some(3))));
+    assert_eq!(facts(&history), Some((WINDOWS, Some(3))));
     assert_eq!(detail(&history, Mark::FreezeOk), Some("3"));
     assert_eq!(detail(&history, Mark::ThawOk), Some("3"));
     assert_eq!(judgement.findings, []);
@@ -199,7 +199,7 @@ fn a_freeze_without_fixed_volumes_is_none() {
     assert!(scene.agent.is_frozen().unwrap());
     assert_eq!(window.close().unwrap(), 0);
     let (history, judgement) = scene.judge();
-    assert_eq!(told(&history), Some((WINDOWS, Some(0))));
+    assert_eq!(facts(&history), Some((WINDOWS, Some(0))));
     assert_eq!(detail(&history, Mark::FreezeOk), Some("0"));
     assert_eq!(judgement.properties[&Property::DiskSilence], Status::Broken);
 }

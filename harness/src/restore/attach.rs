@@ -10,10 +10,10 @@ use contract::image::Server;
 use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
+use crate::access;
 use crate::database::Access;
-use crate::doors;
 use crate::error::{Error, Result};
-use crate::guest::{Drive, Machine, escape, quote_shell};
+use crate::guest::{Drive, Machine, escape_xml, quote_shell};
 use crate::names::Names;
 use crate::overlay;
 
@@ -70,7 +70,7 @@ impl<'a> Verifier<'a> {
                 "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback'/>\
                    <source file='{}'/><target dev='sd{letter}' bus='scsi'/>\
                    <address type='drive' controller='0' bus='0' target='{target}' unit='0'/></disk>",
-                escape(&drive.file.to_string_lossy())
+                escape_xml(&drive.file.to_string_lossy())
             );
             self.machine.attach(&xml)?;
             self.attached.push(xml);
@@ -88,10 +88,10 @@ impl<'a> Verifier<'a> {
         }
         self.machine.agent().check(started, &line)?;
         let answers =
-            self.access.answers_within(limits.server, || self.machine.check_unit(&unit, limits.agent));
+            self.access.wait_until_it_answers(limits.server, || self.machine.check_unit(&unit, limits.agent));
         runtime.block_on(answers)?;
         let conn =
-            doors::let_observer_in(&self.machine, runtime, image.server.database, names, limits.agent)?;
+            access::connect_observer(&self.machine, runtime, image.server.database, names, limits.agent)?;
         Ok((conn, Server { unit, ..image.server.clone() }))
     }
 

@@ -3,8 +3,8 @@
 use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
+use crate::access;
 use crate::database::Access;
-use crate::doors;
 use crate::error::Result;
 use crate::guest::{Machine, Spec, Transcript};
 use crate::host::Libvirt;
@@ -39,7 +39,8 @@ pub fn boot(
     let Plan { image, limits, .. } = plan;
     let access = Access::of_image(machine.sql_address()?, &image.server)?;
     let unit = &image.server.unit;
-    runtime.block_on(access.answers_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
-    let conn = doors::let_observer_in(&machine, runtime, image.server.database, names, limits.agent)?;
+    runtime
+        .block_on(access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    let conn = access::connect_observer(&machine, runtime, image.server.database, names, limits.agent)?;
     Ok(Booted { machine, conn, stalled })
 }

@@ -22,9 +22,10 @@ use tokio::runtime::Runtime;
 use tracing::Span;
 
 use super::progress::{Progress, seconds};
+use crate::access;
 use crate::clock;
 use crate::database::{self, Access, TCP_ADMIN, Target};
-use crate::doors;
+use crate::directories::{self, Directories};
 use crate::error::{Error, LoadError, Result};
 use crate::guest::{Drive, Machine, Spec, Transcript};
 use crate::history_log::HistoryLog;
@@ -34,12 +35,11 @@ use crate::load::{Load, heartbeat};
 use crate::names::Names;
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
-use crate::places::{self, Places};
 use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
 use crate::roll_forward;
+use crate::saved_memory::{self, GuestRole, MemoryOrigin, SavedGuest};
 use crate::snapshot;
-use crate::warm::{self, Origin, Role, Warm};
 
 /// How long the guest is held at the least: time for a lock that does not last
 /// to be lost, and for writes that should not come through to come.
@@ -87,7 +87,7 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         return started.machine.power_off();
     }
     thread::scope(|scope| {
-        let mut source = progress.stage(Stage::Equip, |p| trial.equip(started, p))?;
+        let mut source = progress.stage(Stage::Equip, |p| trial.prepare_guest(started, p))?;
         let made = trial.make_backup(progress, &mut source, scope);
         if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
             // The agent may be as stuck as the rest.
@@ -95,8 +95,9 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         }
         let Backup { load, mut snapshots, verifier } = made?;
         // After a refused freeze the agent may be as stuck as the rest.
-        let tells = !snapshots.is_empty() && !source.agent_lost.get();
-        let stop = |progress: &mut Progress| progress.stage(Stage::Stop, |_| trial.stop(source, load, tells));
+        let answers = !snapshots.is_empty() && !source.agent_lost.get();
+        let stop =
+            |progress: &mut Progress| progress.stage(Stage::Stop, |_| trial.stop(source, load, answers));
         match verifier {
             Some(mut verifier) if plan.restore == Restore::Attach => {
                 trial.attach_last_and_observe(progress, &mut verifier, snapshots.pop(), |progress| {
@@ -126,7 +127,7 @@ struct Started {
 /// What the load writes, and where the server keeps it.
 struct Written {
     setup: Setup,
-    places: Places,
+    directories: Directories,
 }
 
 /// The first guest, whose backup is made.
@@ -134,7 +135,7 @@ struct Source {
     machine: Machine,
     drives: Vec<Drive>,
     target: Target,
-    told: quiesce::Told,
+    facts: quiesce::GuestFacts,
     heartbeats: Vec<heartbeat::Channel>,
     /// Whether a thaw has left the agent dead, as a hook that hangs does. The
     /// backup is there all the same; what else the guest could tell is not.
@@ -142,14 +143,14 @@ struct Source {
 }
 
 /// The disks as they were at one moment.
-struct Snapshot<'scope> {
+struct TakenSnapshot<'scope> {
     drives: Vec<Drive>,
-    examined: Examined<'scope>,
+    inspection: Inspection<'scope>,
 }
 
 /// What the raw disks of a snapshot say, which are read beside the other stages: its
 /// observation, and the position that a hook recorded.
-type Examined<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Option<Position>)>>;
+type Inspection<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Option<Position>)>>;
 
 /// A snapshot that the verifier has.
 struct Attached {
@@ -163,7 +164,7 @@ struct Backup<'scope> {
     /// It goes on.
     load: Load,
     /// Those that nobody has looked at: all, or with a verifier the last.
-    snapshots: Vec<Snapshot<'scope>>,
+    snapshots: Vec<TakenSnapshot<'scope>>,
     verifier: Option<Verifier<'scope>>,
 }
 
@@ -183,7 +184,7 @@ impl<'a> Trial<'a> {
             .build()
             .map_err(Error::Runtime)?;
         let exchange = disks.join("exchange.raw");
-        roll_forward::exchange(&exchange)?;
+        roll_forward::create_exchange(&exchange)?;
         Ok(Self {
             plan,
             span,
@@ -203,12 +204,12 @@ impl<'a> Trial<'a> {
     /// Starts the first guest and waits until its server answers, and for nothing else.
     fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let mut started = self.start(Role::Source)?;
+        let mut started = self.start(GuestRole::Source)?;
         started.notes.iter().try_for_each(|note| progress.note(note))?;
         let machine = &mut started.machine;
         let access = Access::of_image(machine.sql_address()?, &image.server)?;
         let unit = &image.server.unit;
-        let wait = access.answers_within(limits.server, || machine.check_unit(unit, limits.agent));
+        let wait = access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent));
         if let Err(error) = self.runtime.block_on(wait) {
             // Why it does not serve is in the guest's journal.
             let _ = self.keep_logs(machine, "source");
@@ -218,39 +219,39 @@ impl<'a> Trial<'a> {
     }
 
     /// Gives the first guest what a trial needs besides its server.
-    fn equip(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+    fn prepare_guest(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.plan;
-        let (mut machine, drives) = self.awake(started)?;
+        let (mut machine, drives) = self.wake(started)?;
         let xml = self.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
         quiesce::install_hook(&mut machine, self.plan)?;
-        let target = doors::open(&machine, image.server.database, self.names.clone(), limits.agent)?;
-        self.runtime.block_on(target.greet(limits.statement))?;
+        let target = access::grant(&machine, image.server.database, self.names.clone(), limits.agent)?;
+        self.runtime.block_on(target.log_in_once(limits.statement))?;
         let sockets = heartbeat::sockets(image, &self.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
-        self.strike(Point::AfterBoot, &machine)?;
+        self.inject_faults(Point::AfterBoot, &machine)?;
         let agent = machine.agent();
-        let told = quiesce::ask(agent, || places::ask(agent, image, limits.agent))?;
+        let facts = quiesce::inspect(agent, || directories::find(agent, image, limits.agent))?;
         progress.note(&format!("hook {}", self.plan.hook.name()))?;
         Ok((
-            Source { machine, drives, target, told, heartbeats, agent_lost: Cell::new(false) },
+            Source { machine, drives, target, facts, heartbeats, agent_lost: Cell::new(false) },
             String::new(),
         ))
     }
 
     /// Tells a guest that goes on from a saved memory that time has passed.
-    fn awake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
+    fn wake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
         if saved {
-            warm::awake(&machine, self.plan.limits.agent)?;
+            saved_memory::wake(&machine, self.plan.limits.agent)?;
         }
         Ok((machine, drives))
     }
 
     /// Starts a guest from a saved memory where it can, or else by a boot.
-    fn start(&self, role: Role) -> Result<Started> {
+    fn start(&self, role: GuestRole) -> Result<Started> {
         let Plan { image, limits, .. } = self.plan;
         let mut notes = Vec::new();
-        match self.warm(role) {
+        match self.start_from_memory(role) {
             Ok(Some((machine, drives, origin))) => {
                 let notes = origin_notes(origin);
                 return Ok(Started { machine, drives, saved: true, notes });
@@ -268,26 +269,26 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
-    fn warm(&self, role: Role) -> Result<Option<(Machine, Vec<Drive>, Origin)>> {
+    fn start_from_memory(&self, role: GuestRole) -> Result<Option<(Machine, Vec<Drive>, MemoryOrigin)>> {
         if self.plan.start == Start::Cold {
             return Ok(None);
         }
-        let (warm, origin) =
-            Warm::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
-        let drives = overlay::over(&self.disks, role.name(), &warm.disks(self.plan))?;
+        let (saved, origin) =
+            SavedGuest::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
+        let drives = overlay::over(&self.disks, role.name(), &saved.disks(self.plan))?;
         let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
-        let machine = warm.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
+        let machine = saved.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
         Ok(Some((machine, drives, origin)))
     }
 
     /// Starts the guest to which snapshots are attached.
     fn start_verifier(&self) -> Result<(Verifier<'_>, Vec<String>)> {
-        let mut started = self.start(Role::Verifier)?;
+        let mut started = self.start(GuestRole::Verifier)?;
         if !started.saved {
             restore::prepare(&started.machine, self.plan)?;
         }
         let notes = std::mem::take(&mut started.notes);
-        let (machine, _) = self.awake(started)?;
+        let (machine, _) = self.wake(started)?;
         Ok((Verifier::new(self.plan, machine, &self.disks)?, notes))
     }
 
@@ -348,18 +349,18 @@ impl<'a> Trial<'a> {
         Ok(Backup { load, snapshots, verifier })
     }
 
-    /// Ends the load, keeps what the first guest can still tell if it `tells` anything, and cuts
+    /// Ends the load, keeps what the first guest can still tell if it `answers` anything, and cuts
     /// its power. What a roll-forward must reach; nothing when there can be none,
     /// as without a snapshot.
-    fn stop(&self, source: Source, load: Load, tells: bool) -> Result<(Vec<Record>, String)> {
+    fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
             self.history.finish()?;
-            let compared = tells && self.plan.freeze && self.plan.restore != Restore::Attach;
+            let compared = answers && self.plan.freeze && self.plan.restore != Restore::Attach;
             if compared { self.live_state(&source) } else { Ok(vec![]) }
         });
         let kept = self.keep_logs(&source.machine, "source");
         let live = ended?;
-        if tells {
+        if answers {
             kept?;
         }
         source.machine.power_off()?;
@@ -369,8 +370,8 @@ impl<'a> Trial<'a> {
     /// Starts the load.
     fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { load, seed, limits, .. } = self.plan;
-        let Source { machine, drives, target, told, .. } = source;
-        doors::check_room(machine, load.data_mib, limits.agent)?;
+        let Source { machine, drives, target, facts, .. } = source;
+        access::check_room(machine, load.data_mib, limits.agent)?;
         let running = Load::start(
             &self.runtime,
             target,
@@ -381,9 +382,11 @@ impl<'a> Trial<'a> {
             drives.iter().map(|drive| drive.target.clone()).collect(),
             std::mem::take(&mut source.heartbeats),
         )?;
-        told.write(&self.history)?;
+        facts.write(&self.history)?;
         // The load starts once.
-        let _ = self.written.set(Written { setup: running.setup().clone(), places: told.places.clone() });
+        let _ = self
+            .written
+            .set(Written { setup: running.setup().clone(), directories: facts.directories.clone() });
         // Delayed allocation would leave fresh tables empty on the disk and
         // hide finer defects behind that. The profile comes only then, so that the tables
         // themselves are safe whatever it is; as root over the server's own socket, because the
@@ -403,7 +406,7 @@ impl<'a> Trial<'a> {
         drives: &mut Vec<Drive>,
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
-    ) -> Result<Option<Snapshot<'scope>>> {
+    ) -> Result<Option<TakenSnapshot<'scope>>> {
         let Source { machine, target, .. } = source;
         let probes = progress.stage(Stage::Load, |_| {
             let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
@@ -419,16 +422,16 @@ impl<'a> Trial<'a> {
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
-        let mut asked = probes.send(&self.runtime);
-        asked.settle(&self.runtime);
+        let mut sent = probes.send(&self.runtime);
+        sent.settle(&self.runtime);
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
         let probes = progress.stage(Stage::Hold, |_| {
             // All this bounds itself; the window's guard bounds it once more.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
-            asked.send_again(&self.runtime);
-            Ok((asked.look(&self.runtime), String::new()))
+            sent.send_again(&self.runtime);
+            Ok((sent.results(&self.runtime), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A thaw that reports a failure is a fact for the judge; the
@@ -445,7 +448,7 @@ impl<'a> Trial<'a> {
     /// both must still be so when the freeze is called.
     fn make_ready(&self, machine: &Machine, load: &Load, cycle: u32) -> Result<String> {
         if cycle == 1 {
-            self.strike(Point::BeforeFreeze, machine)?;
+            self.inject_faults(Point::BeforeFreeze, machine)?;
         }
         load.wait_for_power(POWER_WITHIN)?;
         Ok(format!("{} transfers acknowledged", load.acknowledged()))
@@ -469,7 +472,7 @@ impl<'a> Trial<'a> {
         drives: &mut Vec<Drive>,
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
-    ) -> Result<(Snapshot<'scope>, String)> {
+    ) -> Result<(TakenSnapshot<'scope>, String)> {
         let apart = Duration::from_millis(self.plan.snapshot.apart_ms);
         self.history.mark(Mark::SnapBegin, "")?;
         let live = snapshot::take(&source.machine, drives, &self.disks, cycle, apart)?;
@@ -477,21 +480,24 @@ impl<'a> Trial<'a> {
         let drives = std::mem::replace(drives, live);
         let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
         let read = drives.clone();
-        let examined = scope.spawn(move || self.span.in_scope(|| self.examine(&read, out)));
-        Ok((Snapshot { drives, examined }, String::new()))
+        let inspection = scope.spawn(move || self.span.in_scope(|| self.inspect(&read, out)));
+        Ok((TakenSnapshot { drives, inspection }, String::new()))
     }
 
     /// Reads the raw disks of a snapshot, to which nobody writes any more.
-    fn examine(
+    fn inspect(
         &self,
         drives: &[Drive],
         mut out: ObservationLog,
     ) -> Result<(ObservationLog, Option<Position>)> {
-        let sought =
-            observe::Sought { image: &self.plan.image, places: &self.written()?.places, names: &self.names };
+        let layout = observe::SnapshotLayout {
+            image: &self.plan.image,
+            directories: &self.written()?.directories,
+            names: &self.names,
+        };
         // One at a time: each copies them.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = observe::disks(sought, drives, &scratch, &mut out)?;
+        let position = observe::disks(layout, drives, &scratch, &mut out)?;
         Ok((out, position))
     }
 
@@ -499,7 +505,7 @@ impl<'a> Trial<'a> {
     /// the history; the judge looks there.
     fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
         load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
-        self.strike(Point::AfterThaw, &source.machine)?;
+        self.inject_faults(Point::AfterThaw, &source.machine)?;
         let attached = match self.plan.restore {
             Restore::Boot => false,
             Restore::Attach => true,
@@ -516,13 +522,13 @@ impl<'a> Trial<'a> {
     /// the load has stopped. Nothing when its hook recorded no position.
     fn live_state(&self, source: &Source) -> Result<Vec<Record>> {
         let Plan { image, limits, .. } = self.plan;
-        if !roll_forward::keep_logs(&source.machine, &image.server, limits.agent)? {
+        if !roll_forward::save_binlogs(&source.machine, &image.server, limits.agent)? {
             return Ok(vec![]);
         }
         self.runtime.block_on(async {
-            let connected = source.target.door(TCP_ADMIN).connect_patiently(limits.statement).await;
+            let connected = source.target.door(TCP_ADMIN).connect_with_retries(limits.statement).await;
             let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
-            observe::state(&mut conn, self.asked()?, State::Live).await
+            observe::state(&mut conn, self.expected()?, State::Live).await
         })
     }
 
@@ -530,7 +536,7 @@ impl<'a> Trial<'a> {
     fn boot_and_observe(
         &self,
         progress: &mut Progress,
-        snapshot: Snapshot<'_>,
+        snapshot: TakenSnapshot<'_>,
         live: &[Record],
     ) -> Result<()> {
         let Plan { image, limits, .. } = self.plan;
@@ -546,8 +552,8 @@ impl<'a> Trial<'a> {
             if let Some(note) = booted.as_ref().and_then(|booted| stalls(booted.stalled)) {
                 progress.note(&note)?;
             }
-            let words = told_of(booted.as_ref());
-            Ok(((out, position, booted), words))
+            let detail = restore_detail(booted.as_ref());
+            Ok(((out, position, booted), detail))
         })?;
         progress.stage(Stage::Observe, |_| {
             if let Some(restore::Booted { machine, mut conn, .. }) = booted {
@@ -555,7 +561,7 @@ impl<'a> Trial<'a> {
                 if let Some(position) = position.filter(|_| !live.is_empty()) {
                     live.iter().try_for_each(|record| out.write(record))?;
                     out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
-                    let reached = observe::state(&mut conn, self.asked()?, State::RolledForward);
+                    let reached = observe::state(&mut conn, self.expected()?, State::RolledForward);
                     self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
                 }
                 self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;
@@ -572,7 +578,7 @@ impl<'a> Trial<'a> {
         &self,
         progress: &mut Progress,
         verifier: &mut Verifier<'_>,
-        snapshot: Snapshot<'_>,
+        snapshot: TakenSnapshot<'_>,
     ) -> Result<()> {
         let attached = progress.stage(Stage::Restore, |_| self.attach(verifier, snapshot))?;
         progress.stage(Stage::Observe, |_| {
@@ -588,7 +594,7 @@ impl<'a> Trial<'a> {
         &self,
         progress: &mut Progress,
         verifier: &mut Verifier<'_>,
-        last: Option<Snapshot<'_>>,
+        last: Option<TakenSnapshot<'_>>,
         stop: impl FnOnce(&mut Progress) -> Result<()>,
     ) -> Result<()> {
         let attached = thread::scope(|scope| {
@@ -614,11 +620,11 @@ impl<'a> Trial<'a> {
     }
 
     /// Attaches the snapshot to the verifier.
-    fn attach(&self, verifier: &mut Verifier<'_>, snapshot: Snapshot<'_>) -> Result<(Attached, String)> {
+    fn attach(&self, verifier: &mut Verifier<'_>, snapshot: TakenSnapshot<'_>) -> Result<(Attached, String)> {
         let (out, _, server) =
             restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
-        let words = told_of(server.as_ref());
-        Ok((Attached { out, server }, words))
+        let detail = restore_detail(server.as_ref());
+        Ok((Attached { out, server }, detail))
     }
 
     /// Ends a verifier that is needed no more, and keeps what it can tell.
@@ -649,7 +655,7 @@ impl<'a> Trial<'a> {
         out: &mut ObservationLog,
     ) -> Result<()> {
         let limit = self.plan.limits.agent;
-        let observed = observe::server(conn, machine.agent(), server, self.asked()?, limit, out);
+        let observed = observe::server(conn, machine.agent(), server, self.expected()?, limit, out);
         self.runtime.block_on(observed)
     }
 
@@ -657,10 +663,10 @@ impl<'a> Trial<'a> {
         Ok(self.written.get().ok_or(LoadError::NotStarted)?)
     }
 
-    /// What a server is asked.
-    fn asked(&self) -> Result<observe::Asked<'_>> {
+    /// What a server is sent.
+    fn expected(&self) -> Result<observe::Expected<'_>> {
         let database = self.plan.image.server.database;
-        Ok(observe::Asked { database, setup: &self.written()?.setup, names: &self.names })
+        Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.names })
     }
 
     /// Where the observation of a cycle goes: a trial of one cycle has it beside its history.
@@ -674,7 +680,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Runs the faults of this point.
-    fn strike(&self, point: Point, machine: &Machine) -> Result<()> {
+    fn inject_faults(&self, point: Point, machine: &Machine) -> Result<()> {
         for fault in self.plan.faults.iter().filter(|fault| fault.at == point) {
             machine.agent().script(&fault.guest, b"", self.plan.limits.agent)?;
         }
@@ -682,7 +688,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Keeps the guest's journal, which holds the server's, the agent's and
-    /// the hook's words.
+    /// the hook's detail.
     fn keep_logs(&self, machine: &Machine, guest: &str) -> Result<()> {
         let line = "journalctl -b -o short-monotonic --no-pager | tail -c 262144";
         let journal = machine.agent().script(line, b"", self.plan.limits.agent)?;
@@ -694,11 +700,11 @@ impl<'a> Trial<'a> {
 /// Restores a snapshot, and has its raw disks read by then: its observation, the position that
 /// a hook recorded on it, and the server; none when the snapshot does not come up, which is written down.
 fn restored<T>(
-    Snapshot { drives, examined }: Snapshot<'_>,
+    TakenSnapshot { drives, inspection }: TakenSnapshot<'_>,
     restore: impl FnOnce(&[Drive]) -> Result<T>,
 ) -> Result<(ObservationLog, Option<Position>, Option<T>)> {
     let restored = restore(&drives);
-    let (mut out, position) = examined.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+    let (mut out, position) = inspection.join().unwrap_or_else(|panic| resume_unwind(panic))?;
     match restored {
         Ok(restored) => Ok((out, position, Some(restored))),
         Err(error) if error.is_of_guest() => {
@@ -710,20 +716,20 @@ fn restored<T>(
 }
 
 /// What a stage says when the snapshot does not come up.
-fn told_of<T>(restored: Option<&T>) -> String {
+fn restore_detail<T>(restored: Option<&T>) -> String {
     if restored.is_some() { String::new() } else { "the snapshot does not come up".to_owned() }
 }
 
 /// What there is to note of a start from saved memory. The time that it took to save is not that of a
 /// start.
-fn origin_notes(origin: Origin) -> Vec<String> {
+fn origin_notes(origin: MemoryOrigin) -> Vec<String> {
     let from_memory = events::FROM_MEMORY.to_owned();
     match origin {
-        Origin::Found => vec![from_memory],
-        Origin::Awaited(time) => {
+        MemoryOrigin::Found => vec![from_memory],
+        MemoryOrigin::Awaited(time) => {
             vec![format!("waited {} for the memory that another trial was saving", seconds(time))]
         }
-        Origin::Made(time) => {
+        MemoryOrigin::Made(time) => {
             vec![format!("booted and saved its memory for all trials in {}", seconds(time)), from_memory]
         }
     }

@@ -44,14 +44,14 @@ pub(super) fn needed_mib(plan: &Plan) -> u64 {
 /// which holds the reservation. `None` when the test process, at the other end
 /// of standard input, ends meanwhile.
 pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Option<TempDir>> {
-    let mut told = false;
+    let mut announced = false;
     loop {
         if let Some(root) = try_reserve(dir, memory_mib)? {
             return Ok(Some(root));
         }
-        if !told {
+        if !announced {
             info!("{name}: waits until {memory_mib} MiB of memory are free for its guests");
-            told = true;
+            announced = true;
         }
         if lifeline_closed(PAUSE)? {
             return Ok(None);

@@ -87,7 +87,7 @@ pub enum Task {
     /// The trial of a `plan.json`.
     Trial,
     /// The examination of a `claims.json`.
-    Examination,
+    Inspection,
 }
 
 impl Task {
@@ -95,7 +95,7 @@ impl Task {
     fn role(self) -> &'static str {
         match self {
             Self::Trial => "run",
-            Self::Examination => "examine",
+            Task::Inspection => "examine",
         }
     }
 
@@ -107,7 +107,7 @@ impl Task {
                 let needed = needed_mib(&plan);
                 Ok((plan.trial, needed))
             }
-            Self::Examination => {
+            Task::Inspection => {
                 let image = Claims::read(dir).map_err(io::Error::other)?.image;
                 // Which accelerator works is not known yet.
                 Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib)))

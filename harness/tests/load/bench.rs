@@ -162,11 +162,11 @@ impl Run<'_> {
             corruption: vec![],
         };
         out.write(&server).unwrap();
-        let connecting = self.target.door(TCP_ADMIN).connect_patiently(STATEMENT_LIMIT);
+        let connecting = self.target.door(TCP_ADMIN).connect_with_retries(STATEMENT_LIMIT);
         let mut conn = self.client.wait(connecting).unwrap();
         let setup = self.setup.get().unwrap();
-        let asked = observe::Asked { database: Database::Mariadb, setup, names: &self.target.names };
-        self.client.wait(observe::tables(&mut conn, asked, &mut out)).unwrap();
+        let expected = observe::Expected { database: Database::Mariadb, setup, names: &self.target.names };
+        self.client.wait(observe::tables(&mut conn, expected, &mut out)).unwrap();
         self.client.wait(observe::memory(&mut conn, &self.target.names, &mut out)).unwrap();
         observe::complete(out).unwrap();
     }

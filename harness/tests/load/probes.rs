@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 use harness::database::{TCP, TCP_ADMIN};
 use harness::names::table;
-use harness::quiesce::{Asked, Probes};
+use harness::quiesce::{Probes, SentProbes};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -36,7 +36,7 @@ impl<'a> Ready<'a> {
         Self { client, run, probes }
     }
 
-    fn send(self) -> Asked {
+    fn send(self) -> SentProbes {
         let asked = self.probes.send(&self.client.runtime);
         asked.settle(&self.client.runtime);
         asked
@@ -47,7 +47,7 @@ impl<'a> Ready<'a> {
         let Client { runtime, .. } = self.client;
         let mut asked = self.send();
         asked.send_again(runtime);
-        Answers(asked.look(runtime))
+        Answers(asked.results(runtime))
     }
 }
 
@@ -150,7 +150,7 @@ fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
     client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
     let mut answers = Vec::new();
     wait_until("all get through", || {
-        answers = asked.look(&client.runtime);
+        answers = asked.results(&client.runtime);
         answers.iter().all(|probe| probe.answer != ProbeAnswer::Locked || probe.code.is_some())
     });
     let answers = Answers(answers);
@@ -188,18 +188,18 @@ fn who_is_cut_off_asks_again_and_a_server_may_be_gone() {
     let query = format!("SELECT id FROM information_schema.processlist WHERE {ours} AND info = 'COMMIT'");
     let waiting: Vec<u64> = client.wait(holder.query(query)).unwrap();
     assert_eq!(waiting.len(), 4);
-    let killed = latest(&asked.look(&client.runtime));
+    let killed = latest(&asked.results(&client.runtime));
     for id in waiting {
         client.wait(holder.query_drop(format!("KILL CONNECTION {id}"))).unwrap();
     }
     wait_until("they wait again", || {
-        let answers = Answers(asked.look(&client.runtime));
+        let answers = Answers(asked.results(&client.runtime));
         let commits = || answers.0.iter().filter(|probe| probe.kind == ProbeKind::Commit);
         commits().all(|it| it.answer == ProbeAnswer::Locked && it.since.is_some_and(|since| since > killed))
     });
     drop(holder);
     wait_until("nothing holds them back", || {
-        let answers = Answers(asked.look(&client.runtime));
+        let answers = Answers(asked.results(&client.runtime));
         answers.commits(Round::Snapshot) == [ProbeAnswer::Released; 4]
     });
 

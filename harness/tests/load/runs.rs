@@ -51,7 +51,7 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
     run.observe();
     run.history.mark(Mark::SnapEnd, "").unwrap();
     asked.send_again(&client.runtime);
-    let probes = asked.look(&client.runtime);
+    let probes = asked.results(&client.runtime);
     run.history.mark(Mark::ThawCall, "").unwrap();
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     let thawed = run.history.mark(Mark::ThawOk, "1").unwrap();

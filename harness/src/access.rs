@@ -18,18 +18,18 @@ use crate::names::Names;
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// Makes schemas and accounts on the first guest's server, and opens every door to it.
-pub fn open(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
+pub fn grant(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
     let statements = format!("{}SELECT @@socket;\n", names.setup_statements(database));
     let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
     let line = OPEN.replace("PORT", &port.to_string());
-    let opened = machine.agent().script(&line, statements.as_bytes(), limit);
-    opened.map_err(|error| Error::AccessDenied(Box::new(error)))?;
+    let granted = machine.agent().script(&line, statements.as_bytes(), limit);
+    granted.map_err(|error| Error::AccessDenied(Box::new(error)))?;
     Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
 }
 
 /// Makes an account on a restored server, which may lack everything that the first one had, and
 /// connects to it.
-pub fn let_observer_in(
+pub fn connect_observer(
     machine: &Machine,
     runtime: &Runtime,
     database: Database,
@@ -38,7 +38,7 @@ pub fn let_observer_in(
 ) -> Result<Conn> {
     machine.agent().script("mysql", names.observer_statements(database).as_bytes(), limit)?;
     let access = Access::new(machine.sql_address()?, &names.observer);
-    runtime.block_on(access.connect_patiently(limit)).map_err(Error::sql("let the observer in"))
+    runtime.block_on(access.connect_with_retries(limit)).map_err(Error::sql("let the observer in"))
 }
 
 /// Makes sure that so much data find room where the server keeps its own, with what changes add to them.

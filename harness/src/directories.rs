@@ -1,5 +1,5 @@
 //! Where a server keeps its files, as it sees them itself: through its own mount
-//! table, links resolved. What the image says, or the agent sees, may be another place.
+//! table, links resolved. What the image says, or the agent sees, may be another directory.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,11 +26,11 @@ pub fn heartbeat_file(mount: &Path) -> PathBuf {
 
 /// The directories of one server.
 #[derive(Debug, Clone, Default)]
-pub struct Places(Vec<Place>);
+pub struct Directories(Vec<Directory>);
 
 /// A directory of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Directory {
     /// What it holds.
     pub holds: Holds,
     /// Its path, as the server sees it.
@@ -45,49 +45,49 @@ pub struct Place {
 
 /// Asks the guest, whose server runs: for its server's directories, and how many devices a freeze
 /// must reach.
-pub(crate) fn ask(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Places, u32)> {
-    let line = LOOK.replace("UNIT", &quote_shell(&image.server.unit));
-    let told = agent.script(&line, QUESTIONS.as_bytes(), limit)?;
-    Ok(parse(&String::from_utf8_lossy(&told), image)?)
+pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, u32)> {
+    let line = FIND.replace("UNIT", &quote_shell(&image.server.unit));
+    let report = agent.script(&line, QUERIES.as_bytes(), limit)?;
+    Ok(parse(&String::from_utf8_lossy(&report), image)?)
 }
 
-impl Places {
+impl Directories {
     /// Those where this is kept.
-    pub fn of(&self, holds: Holds) -> impl Iterator<Item = &Place> {
-        self.0.iter().filter(move |place| place.holds == holds)
+    pub fn of(&self, holds: Holds) -> impl Iterator<Item = &Directory> {
+        self.0.iter().filter(move |directory| directory.holds == holds)
     }
 
     /// The directories on this file system where this is kept, as seen from its root.
     pub fn on<'a>(&'a self, fs: &'a FileSystem, holds: Holds) -> impl Iterator<Item = &'a Path> {
         self.of(holds)
-            .filter_map(|place| place.on.as_ref())
+            .filter_map(|directory| directory.on.as_ref())
             .filter(|(on, _)| *on == fs.name)
             .map(|(_, dir)| &**dir)
     }
 
     /// As entries of the history.
     pub(crate) fn entries(&self, t: Nanos) -> impl Iterator<Item = Entry> {
-        self.0.iter().map(move |place| Entry::Directory {
+        self.0.iter().map(move |directory| Entry::Directory {
             t,
-            holds: place.holds,
-            path: printable(&place.path.to_string_lossy()),
-            fs: printable(&place.fs),
-            on: place.on.as_ref().map(|(on, _)| on.clone()),
-            reached: place.reached,
+            holds: directory.holds,
+            path: printable(&directory.path.to_string_lossy()),
+            fs: printable(&directory.fs),
+            on: directory.on.as_ref().map(|(on, _)| on.clone()),
+            reached: directory.reached,
         })
     }
 }
 
 /// What the server is asked for: what a directory holds, and its path. The data directory
 /// comes first, because others may be relative to it.
-const QUESTIONS: &str = "SELECT 'data', @@datadir;
+const QUERIES: &str = "SELECT 'data', @@datadir;
 SELECT 'redo', IFNULL(@@innodb_log_group_home_dir, '.');
 SELECT 'undo', IFNULL(@@innodb_undo_directory, '.');
 SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_basename <> '';
 ";
 
 /// Prints four parts: the directories, the server's mount table, the agent's, and the block devices.
-const LOOK: &str = r#"set -e
+const FIND: &str = r#"set -e
 PATH=$PATH:/usr/sbin:/sbin
 tab=$(printf '\t')
 pid=$(systemctl show --property MainPID --value UNIT)
@@ -141,7 +141,7 @@ struct Device<'a> {
     name: &'a str,
 }
 
-fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), DirectoriesError> {
+fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), DirectoriesError> {
     let mut parts = text.splitn(4, "\n\n");
     let mut part = |what| parts.next().ok_or(DirectoriesError::Missing(what));
     let (dirs, server) = (part("the directories")?, part("the server's mounts")?);
@@ -155,16 +155,16 @@ fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), DirectoriesError
         .filter(|mount| is_freezable(mount) && !hidden(mount))
         .map(|mount| mount.device.as_str())
         .collect();
-    let place = |holds, path: PathBuf| {
-        // Of those at one place the last is on top.
+    let directory = |holds, path: PathBuf| {
+        // Of those at one directory the last is on top.
         let holders = server.iter().filter(|mount| path.starts_with(&mount.at));
         let mount = holders.max_by_key(|mount| mount.at.components().count())?;
         let inside = mount.root.join(path.strip_prefix(&mount.at).ok()?);
         let on = file_system(mount, &devices, image).map(|fs| (fs.name.clone(), inside));
         let reached = frozen.contains(mount.device.as_str());
-        Some(Place { holds, path, fs: mount.fs.clone(), on, reached })
+        Some(Directory { holds, path, fs: mount.fs.clone(), on, reached })
     };
-    let mut places = Vec::new();
+    let mut directories = Vec::new();
     for line in dirs.lines() {
         let (holds, path) = line.split_once('\t').ok_or(DirectoriesError::NoPath)?;
         let holds = match holds {
@@ -179,15 +179,15 @@ fn parse(text: &str, image: &Manifest) -> Result<(Places, u32), DirectoriesError
         let below = server
             .iter()
             .filter(|mount| holds == Holds::Data && mount.at != path && mount.at.starts_with(&path));
-        let below: Vec<_> = below.filter_map(|mount| place(holds, mount.at.clone())).collect();
-        places.push(place(holds, path).ok_or(DirectoriesError::NoMount)?);
-        places.extend(below);
+        let below: Vec<_> = below.filter_map(|mount| directory(holds, mount.at.clone())).collect();
+        directories.push(directory(holds, path).ok_or(DirectoriesError::NoMount)?);
+        directories.extend(below);
     }
-    if !places.iter().any(|place| place.holds == Holds::Data) {
+    if !directories.iter().any(|directory| directory.holds == Holds::Data) {
         return Err(DirectoriesError::Missing("the data directory"));
     }
     let volumes = u32::try_from(frozen.len()).unwrap_or(u32::MAX);
-    Ok((Places(places), volumes))
+    Ok((Directories(directories), volumes))
 }
 
 /// Whether a freeze that finds this mount freezes it. Agents leave out what has no device of its own,
@@ -309,7 +309,7 @@ mod tests {
     }
 
     /// A root partition, a volume, a loop, and what only the server sees.
-    const TOLD: &str = "data\t/var/lib/mysql
+    const REPORT: &str = "data\t/var/lib/mysql
 redo\t/srv/re do
 undo\t/var/lib/mysql/undo
 binlogs\t/var/lib/mysql-binlog/now
@@ -335,11 +335,11 @@ binlogs\t/var/lib/mysql-binlog/now
 
     #[test]
     fn directories_are_found_where_the_server_sees_them() {
-        let (places, volumes) = parse(TOLD, &image()).unwrap();
-        let found: Vec<_> = places
+        let (directories, volumes) = parse(REPORT, &image()).unwrap();
+        let found: Vec<_> = directories
             .0
             .iter()
-            .map(|Place { holds, path, on, reached, .. }| {
+            .map(|Directory { holds, path, on, reached, .. }| {
                 let on = on.as_ref().map(|(fs, dir)| format!("{fs}:{}", dir.display()));
                 (*holds, path.display().to_string(), on, *reached)
             })
@@ -361,21 +361,21 @@ binlogs\t/var/lib/mysql-binlog/now
 
     #[test]
     fn btrfs_is_known_by_the_name_of_its_device() {
-        let told = "data\t/data/mysql\n\n\
+        let report = "data\t/data/mysql\n\n\
                     60 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     20 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     252:1\t../../devices/pci0000:00/virtio1/block/vda/vda1\t2048\t\n";
-        let (places, volumes) = parse(told, &image()).unwrap();
-        let place = &places.0[0];
-        assert_eq!(place.on, Some(("vda".to_owned(), "/top/mysql".into())));
-        assert!(place.reached);
+        let (directories, volumes) = parse(report, &image()).unwrap();
+        let directory = &directories.0[0];
+        assert_eq!(directory.on, Some(("vda".to_owned(), "/top/mysql".into())));
+        assert!(directory.reached);
         assert_eq!(volumes, 1);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for told in ["", "data\t/x", "\n\n\n\n\n\n", "data\t/x\n\n\n\n\n\n"] {
-            assert!(parse(told, &image()).is_err(), "{told:?}");
+        for report in ["", "data\t/x", "\n\n\n\n\n\n", "data\t/x\n\n\n\n\n\n"] {
+            assert!(parse(report, &image()).is_err(), "{report:?}");
         }
         assert_eq!(unescape(r"/a\040b\134c\09"), PathBuf::from(r"/a b\c\09"));
         assert_eq!(unescape(r"/a\"), PathBuf::from(r"/a\"));

@@ -3,10 +3,10 @@
 use contract::history::{Entry, Nanos, WINDOWS};
 
 use crate::clock;
+use crate::directories::Directories;
 use crate::error::Result;
 use crate::guest::Agent;
 use crate::history_log::HistoryLog;
-use crate::places::Places;
 
 /// The file systems of which VSS makes snapshots. A freeze takes all of them on
 /// fixed drives, and fails when a fixed drive has another one; what a compact
@@ -16,36 +16,39 @@ const VSS_KINDS: [&str; 2] = ["NTFS", "ReFS"];
 
 /// What a guest tells of itself.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct GuestFacts {
     t: Nanos,
     /// The operating system; absent when the agent does not tell, which is none of a backup's faults.
     os: Option<String>,
     volumes: Option<u32>,
     /// Where its server keeps its files.
-    pub(crate) places: Places,
+    pub(crate) directories: Directories,
 }
 
-/// Asks the agent about its guest, and by `look` a guest that has a shell. Best before the load, which
+/// Asks the agent about its guest, and by `find_directories` a guest that has a shell. Best before the load, which
 /// slows every answer.
-pub(crate) fn ask(agent: &Agent, look: impl FnOnce() -> Result<(Places, u32)>) -> Result<Told> {
+pub(crate) fn inspect(
+    agent: &Agent,
+    find_directories: impl FnOnce() -> Result<(Directories, u32)>,
+) -> Result<GuestFacts> {
     let t = clock::now();
     let os = agent.os().ok();
     if os.as_deref() == Some(WINDOWS) {
         let volumes = agent.file_system_kinds().ok().map(|kinds| owed(&kinds));
-        return Ok(Told { t, os, volumes, places: Places::default() });
+        return Ok(GuestFacts { t, os, volumes, directories: Directories::default() });
     }
-    let (places, volumes) = look()?;
-    Ok(Told { t, os, volumes: Some(volumes), places })
+    let (directories, volumes) = find_directories()?;
+    Ok(GuestFacts { t, os, volumes: Some(volumes), directories })
 }
 
-impl Told {
+impl GuestFacts {
     /// Writes it down.
     pub(crate) fn write(&self, history: &HistoryLog) -> Result<()> {
         let Self { t, volumes, .. } = *self;
         if let Some(os) = self.os.clone() {
             history.write(&Entry::Guest { t, os, volumes })?;
         }
-        self.places.entries(t).try_for_each(|entry| history.write(&entry))
+        self.directories.entries(t).try_for_each(|entry| history.write(&entry))
     }
 }
 

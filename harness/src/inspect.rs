@@ -22,12 +22,12 @@ use crate::overlay;
 /// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
 /// `root` is a short-lived directory for libvirt, whose path must be short.
 pub fn main(dir: &Path, root: &Path) -> ExitCode {
-    let examined = || -> Result<(), Box<dyn std::error::Error>> {
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
         interrupt::listen()?;
         let claims = Claims::read(dir)?;
-        Ok(examine(&claims, dir, root)?.write(dir)?)
+        Ok(inspect(&claims, dir, root)?.write(dir)?)
     };
-    match examined() {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!("{problem}");
@@ -36,7 +36,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     }
 }
 
-fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
+fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
     let image = &claims.image;
     let accel = accel::probe(&dir.join("accel.json")).accel;
     let limits = Limits::for_accel(accel);
@@ -50,11 +50,11 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
     let transcript = Transcript::create(&dir.join("agent.jsonl"))?;
     let (mut machine, _) =
         Machine::boot(&libvirt, &spec, "examined", &transcript, limits.boot, limits.agent)?;
-    let mut look = Look { claims, machine: &machine, limits, differences: Vec::new() };
-    let agent_version = look.system()?;
-    let running = look.unit(&image.server.unit, "server.unit")?;
+    let mut inspector = Inspector { claims, machine: &machine, limits, differences: Vec::new() };
+    let agent_version = inspector.system()?;
+    let running = inspector.unit(&image.server.unit, "server.unit")?;
     let mut found =
-        Inspection { differences: look.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
+        Inspection { differences: inspector.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
     found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
     if running {
         runtime.block_on(server(claims, &mut machine, limits, &mut found))?;
@@ -64,14 +64,14 @@ fn examine(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
 }
 
 /// A look at the guest by its agent.
-struct Look<'a> {
+struct Inspector<'a> {
     claims: &'a Claims,
     machine: &'a Machine,
     limits: Limits,
     differences: Vec<String>,
 }
 
-impl Look<'_> {
+impl Inspector<'_> {
     /// Looks at everything but the server; the agent's version.
     fn system(&mut self) -> Result<String> {
         let Claims { image, agent_version: claimed, .. } = self.claims;

@@ -1,4 +1,4 @@
-//! Warm start: an image is booted once until its server answers and its agent is connected, and saved
+//! SavedGuest start: an image is booted once until its server answers and its agent is connected, and saved
 //! with its memory (a verifier after its server was stopped). Every trial then starts from there, with
 //! overlays, sockets and a port of its own.
 //!
@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 
 use crate::database::Access;
 use crate::error::{Error, Result, SavedMemoryError};
-use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape};
+use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape_xml};
 use crate::host::{Libvirt, capabilities};
 use crate::interrupt;
 use crate::load::heartbeat;
@@ -40,14 +40,14 @@ const VERSION: u32 = 3;
 
 /// What a saved guest goes on as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum GuestRole {
     /// The first guest of a trial.
     Source,
     /// The one to which snapshots are attached.
     Verifier,
 }
 
-impl Role {
+impl GuestRole {
     /// Its name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -85,8 +85,8 @@ const CAPABILITIES: &str = "capabilities";
 /// How often a lock is asked for that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// The guest's side of [`awake`]: one program, as each takes its time under emulation.
-const AWAKE: &str = "set -e; read -r now; read -r seed
+/// The guest's side of [`wake`]: one program, as each takes its time under emulation.
+const WAKE: &str = "set -e; read -r now; read -r seed
 date -u -s \"@$now\" >/dev/null; echo \"$seed\" >/dev/urandom
 IFS=-; read -r id </proc/sys/kernel/random/uuid; printf %s $id >/etc/machine-id; echo >>/etc/machine-id";
 
@@ -98,8 +98,8 @@ const KEY: usize = 8;
 
 /// A saved guest, ready to start from.
 #[derive(Debug)]
-pub struct Warm {
-    role: Role,
+pub struct SavedGuest {
+    role: GuestRole,
     dir: PathBuf,
     /// The files that its definition names, by what they are for.
     paths: Paths,
@@ -107,7 +107,7 @@ pub struct Warm {
 
 /// Where a saved guest came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum MemoryOrigin {
     /// It was there.
     Found,
     /// Another trial was making it; how long this one waited.
@@ -119,7 +119,7 @@ pub enum Origin {
 /// Files that a domain's definition names, by what they are for.
 type Paths = BTreeMap<String, PathBuf>;
 
-impl Warm {
+impl SavedGuest {
     /// The saved guest of this plan's image in this role, made now if there is
     /// none. `root` is the trial's directory for sockets. An error is a reason to
     /// boot instead.
@@ -127,22 +127,22 @@ impl Warm {
         libvirt: &Libvirt,
         runtime: &Runtime,
         plan: &Plan,
-        role: Role,
+        role: GuestRole,
         root: &Path,
         transcript: &Transcript,
-    ) -> Result<(Self, Origin)> {
+    ) -> Result<(Self, MemoryOrigin)> {
         let states = plan.image.dir.join("warm");
         fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
         let key = key(plan, role)?;
         let dir = states.join(&key);
         if let Some(found) = Self::read(role, &dir)? {
-            return Ok((found, Origin::Found));
+            return Ok((found, MemoryOrigin::Found));
         }
         let begin = Instant::now();
         let _lock = lock(&states.join(format!("{key}.lock")))?;
         // Whoever held the lock has made it.
         if let Some(found) = Self::read(role, &dir)? {
-            return Ok((found, Origin::Awaited(begin.elapsed())));
+            return Ok((found, MemoryOrigin::Awaited(begin.elapsed())));
         }
         let begin = Instant::now();
         let scratch = states.join(format!("tmp-{key}"));
@@ -153,10 +153,10 @@ impl Warm {
         make(libvirt, runtime, plan, role, &scratch, root, transcript)?;
         fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
         let made = Self::read(role, &dir)?.ok_or(SavedMemoryError::Gone(dir))?;
-        Ok((made, Origin::Made(begin.elapsed())))
+        Ok((made, MemoryOrigin::Made(begin.elapsed())))
     }
 
-    fn read(role: Role, dir: &Path) -> Result<Option<Self>> {
+    fn read(role: GuestRole, dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(PATHS);
         match fs::read(&path) {
             Ok(json) => {
@@ -175,7 +175,7 @@ impl Warm {
     }
 
     /// Starts a guest from the saved memory, with the files of `spec`, in the
-    /// libvirt under `root`. Its server answers at once; [`awake`] is for what
+    /// libvirt under `root`. Its server answers at once; [`wake`] is for what
     /// comes after that.
     pub fn start(
         &self,
@@ -190,7 +190,7 @@ impl Warm {
         let mut xml = fs::read_to_string(&saved).map_err(Error::io("read", &saved))?;
         for (role, path) in paths(spec) {
             let saved = self.paths.get(&role).ok_or(SavedMemoryError::NoFile(role))?;
-            let [old, new] = [saved, &path].map(|path| format!("'{}'", escape(&path.to_string_lossy())));
+            let [old, new] = [saved, &path].map(|path| format!("'{}'", escape_xml(&path.to_string_lossy())));
             if !xml.contains(&old) {
                 return Err(SavedMemoryError::NotNamed(saved.clone()).into());
             }
@@ -205,14 +205,14 @@ impl Warm {
 /// Makes a guest that ran before out of one that goes on: waits until its agent
 /// answers, and gives it the host's time, and randomness and a machine id that no
 /// other one has.
-pub fn awake(machine: &Machine, limit: Duration) -> Result<()> {
+pub fn wake(machine: &Machine, limit: Duration) -> Result<()> {
     machine.wait_for_answer(limit)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let source = Path::new("/dev/urandom");
     let mut seed = [0; SEED];
     File::open(source).and_then(|mut file| file.read_exact(&mut seed)).map_err(Error::io("read", source))?;
     let input = format!("{}.{:09}\n{}\n", now.as_secs(), now.subsec_nanos(), BASE64.encode(seed));
-    machine.agent().script(AWAKE, input.as_bytes(), limit).map(drop)
+    machine.agent().script(WAKE, input.as_bytes(), limit).map(drop)
 }
 
 /// Boots the image, waits until its server answers, and saves the guest in `scratch`.
@@ -220,7 +220,7 @@ fn make(
     libvirt: &Libvirt,
     runtime: &Runtime,
     plan: &Plan,
-    role: Role,
+    role: GuestRole,
     scratch: &Path,
     root: &Path,
     transcript: &Transcript,
@@ -228,7 +228,7 @@ fn make(
     let Plan { image, limits, .. } = plan;
     let drives = overlay::over_image(scratch, "warm", image)?;
     let exchange = scratch.join("exchange.raw");
-    crate::roll_forward::exchange(&exchange)?;
+    crate::roll_forward::create_exchange(&exchange)?;
     let spec = Spec {
         name: role.saved_name(),
         console: scratch.join("console.log"),
@@ -237,8 +237,9 @@ fn make(
     let (mut machine, _) = Machine::boot(libvirt, &spec, role.name(), transcript, limits.boot, limits.agent)?;
     let access = Access::of_image(machine.sql_address()?, &image.server)?;
     let unit = &image.server.unit;
-    runtime.block_on(access.answers_within(limits.server, || machine.check_unit(unit, limits.agent)))?;
-    if role == Role::Verifier {
+    runtime
+        .block_on(access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    if role == GuestRole::Verifier {
         restore::prepare(&machine, plan)?;
     }
     // What boots go on doing in the background, every trial would do again.
@@ -292,7 +293,7 @@ fn paths(spec: &Spec) -> Paths {
 
 /// Everything that a saved memory depends on besides the image's own files,
 /// which never change: the programs that run it, and the machine that they make.
-fn key(plan: &Plan, role: Role) -> Result<String> {
+fn key(plan: &Plan, role: GuestRole) -> Result<String> {
     // Faster than to ask it for its version, and as telling.
     let qemu = fs::metadata(EMULATOR).map_err(Error::io("read", Path::new(EMULATOR)))?;
     let qemu = format!("{} {} {}", qemu.len(), qemu.mtime(), qemu.mtime_nsec());
