@@ -1,5 +1,5 @@
-//! The ways to a guest's server: its accounts and schemas, made by its root, and a way from the
-//! host to its own socket.
+//! Access to a guest's server: accounts and schemas, created by its root, and a relay from the host
+//! to the server's own socket.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::error::{Error, LoadError, Result};
 use crate::guest::Machine;
 use crate::names::Names;
 
-/// Below those that Linux chooses by itself.
+/// Ports below the range from which Linux picks ephemeral ports.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
-/// Makes schemas and accounts on the first guest's server, and opens every door to it.
+/// Creates the schemas and accounts on the first guest's server, and opens every door to it.
 pub fn grant(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
     let statements = format!("{}SELECT @@socket;\n", names.setup_statements(database));
     let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
@@ -27,7 +27,7 @@ pub fn grant(machine: &Machine, database: Database, names: Names, limit: Duratio
     Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
 }
 
-/// Makes an account on a restored server, which may lack everything that the first one had, and
+/// Creates an account on a restored server, which may have lost every account of the first one, and
 /// connects to it.
 pub fn connect_observer(
     machine: &Machine,
@@ -41,7 +41,8 @@ pub fn connect_observer(
     runtime.block_on(access.connect_with_retries(limit)).map_err(Error::sql("let the observer in"))
 }
 
-/// Makes sure that so much data find room where the server keeps its own, with what changes add to them.
+/// Fails when the server's data directory has no room for `data_mib` of data and the changes made
+/// to it.
 pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<()> {
     if data_mib == 0 {
         return Ok(());
@@ -55,14 +56,14 @@ pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<(
     Err(LoadError::NoRoom { free_mib, data_mib, needed_mib }.into())
 }
 
-/// Prints how many KiB are free where the server's data lie; see df(1).
+/// Prints how many KiB are free in the server's data directory; see df(1).
 const FREE: &str = r#"set -e
 datadir=$(mysql --batch --raw --skip-column-names)
 df -kP "$datadir" | awk 'NR == 2 { print $4 }'
 "#;
 
-/// The relay is outside the agent's unit, so that neither ends with the other; it asks for the server's
-/// socket at each connection, so that it outlives the server.
+/// The relay runs outside the agent's unit, so that neither ends with the other. It connects to the
+/// server's socket anew each time, so it survives restarts of the server.
 const OPEN: &str = r#"set -e
 socket=$(mysql --batch --raw --skip-column-names)
 for relay in /usr/lib/systemd/systemd-socket-proxyd /lib/systemd/systemd-socket-proxyd; do

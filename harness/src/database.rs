@@ -12,7 +12,7 @@ use mysql_async::{Conn, IoError, Opts, OptsBuilder};
 use crate::error::{Error, Result};
 use crate::names::{Account, Names, table};
 
-/// The ways to a server, by their names in the history. Their places are fixed.
+/// The doors of a server: the ways in, by their names in the history. Their order is fixed.
 pub const DOORS: [&str; 4] = ["tcp", "tcp-admin", "socket", "socket-admin"];
 
 /// The ordinary account over the network.
@@ -30,7 +30,7 @@ pub(crate) const PROBE_TABLES: [(&str, &str); 4] = [
     (table::SECOND_PROBE_NT, "MyISAM"),
 ];
 
-/// The most that a server that is up needs for its greeting, also under TCG.
+/// The longest that a running server takes to greet a client, even under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the first attempt may take while the server, or its guest's network, is still starting.
@@ -39,23 +39,23 @@ const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Errors with which a server turns an account away: 1044 and 1045 (access denied), 1049 (no such
-/// schema), 1130 (not from this host).
+/// Errors with which a server that is up refuses an account: 1044 and 1045 (access denied), 1049
+/// (no such schema), 1130 (not from this host).
 const ACCESS_DENIED: [u16; 4] = [1044, 1045, 1049, 1130];
 
-/// A server that a trial writes to: the ways to it, and the names on it.
+/// A server that a trial writes to: its doors, and the names used on it.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// Which server.
     pub database: Database,
-    /// The ways to it, in the order of [`DOORS`].
+    /// Its doors, in the order of [`DOORS`].
     pub doors: [Access; 4],
-    /// What is called what.
+    /// The names of its schemas, tables and accounts.
     pub names: Names,
 }
 
 impl Target {
-    /// A server behind these two addresses, of which the second leads to its own socket.
+    /// A server at these two addresses, the second of which leads to its own socket.
     pub fn new(database: Database, names: Names, network: SocketAddr, socket: SocketAddr) -> Self {
         let Names { ordinary, administrator, .. } = &names;
         let doors =
@@ -63,13 +63,14 @@ impl Target {
         Self { database, doors: doors.map(|(address, account)| Access::new(address, account)), names }
     }
 
-    /// The way at this place among the doors.
+    /// The door with this index.
     pub fn door(&self, place: u8) -> &Access {
         &self.doors[usize::from(place) % self.doors.len()]
     }
 
-    /// Logs both accounts in over the network once. MySQL asks for a password in full only there
-    /// in a way that also goes through a relay; later it remembers that it knows the account.
+    /// Logs both accounts in over the network once. MySQL's first login of an account takes the
+    /// full password exchange, which works there but not through a relay; later logins use the
+    /// server's cache.
     pub async fn log_in_once(&self, limit: Duration) -> Result<()> {
         for door in [TCP, TCP_ADMIN] {
             let connected = self.door(door).connect_with_retries(limit).await;
@@ -105,7 +106,7 @@ impl Access {
             .tcp_port(address.port())
             .user(Some(user))
             .pass(Some(password))
-            // The address stays the only way: no detour over the server's own socket.
+            // Otherwise the client would switch to the server's own socket.
             .prefer_socket(false)
             .into();
         Self { opts }
@@ -122,8 +123,8 @@ impl Access {
 
     /// Opens one connection.
     ///
-    /// QEMU's user network now and then loses one of several connections that
-    /// are opened at the same time; it then hangs for ever, so each attempt is bounded.
+    /// QEMU's user network sometimes loses one of several connections opened at the same time. That
+    /// one hangs for ever, so each attempt is bounded.
     pub async fn connect(&self, limit: Duration) -> mysql_async::Result<Conn> {
         match tokio::time::timeout(limit, Conn::new(self.opts.clone())).await {
             Ok(connected) => connected,
@@ -142,8 +143,8 @@ impl Access {
         }
     }
 
-    /// Connects as soon as the server answers SQL; the last error when it does
-    /// not within `limit`. `alive` is asked after each attempt that failed.
+    /// Connects as soon as the server answers SQL. Fails with the last error after `limit`, or when
+    /// `alive`, called after each failed attempt, fails.
     pub async fn connect_within(
         &self,
         limit: Duration,
@@ -152,13 +153,14 @@ impl Access {
         let deadline = tokio::time::Instant::now() + limit;
         let mut attempt = FIRST_ATTEMPT;
         loop {
-            // QEMU accepts the connection long before the server does; only the
-            // server's greeting says that it is there.
+            // QEMU accepts the connection long before the server does: only the server's greeting
+            // proves that it is up.
             let error = match self.connect(attempt).await {
                 Ok(conn) => return Ok(conn),
                 Err(error) => error,
             };
-            // What a guest does not get before its network is up is lost, and is waited for in vain.
+            // Packets sent before the guest's network is up are lost, and so is the time spent
+            // waiting for an answer.
             if matches!(&error, mysql_async::Error::Io(IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut)
             {
                 attempt = (2 * attempt).min(CONNECT_LIMIT);
@@ -173,7 +175,7 @@ impl Access {
         }
     }
 
-    /// Waits until the server answers, also when it only says that it does not know the account.
+    /// Waits until the server answers, even if only to refuse the account.
     pub async fn wait_until_it_answers(
         &self,
         limit: Duration,
@@ -226,10 +228,10 @@ pub fn followers(database: Database, profile: Profile) -> Vec<Follower> {
     followers
 }
 
-/// The follower of which Aria keeps a log.
+/// The follower table for which Aria keeps a log.
 const TRANSACTIONAL_ARIA: &str = "art";
 
-/// A follower's engine, as a statement that creates its table has it.
+/// A follower's engine, as its CREATE TABLE statement names it.
 pub fn engine_clause(Follower { table, engine, .. }: &Follower) -> &str {
     match engine.as_str() {
         "Aria" if table == TRANSACTIONAL_ARIA => "Aria TRANSACTIONAL=1",
@@ -259,7 +261,7 @@ pub fn tables(load: &Load) -> Vec<Table> {
     tables
 }
 
-/// What the profile sets on the server before the load, as SQL for its root account.
+/// The settings of a profile, as SQL for the server's root account.
 pub fn profile_statements(profile: Profile) -> &'static str {
     match profile {
         Profile::Durable | Profile::InnodbOnly | Profile::MixedEngines | Profile::Bulk => {

@@ -1,5 +1,6 @@
-//! Where a server keeps its files, as it sees them itself: through its own mount
-//! table, links resolved. What the image says, or the agent sees, may be another directory.
+//! Where a server keeps its files, as the server itself sees them: through its own mount table,
+//! with links resolved. What the image's manifest says, or what the agent sees, may be another
+//! place.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use crate::guest::{Agent, quote_shell};
 const FREEZABLE: [&str; 10] =
     ["btrfs", "ext2", "ext3", "ext4", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs", "xfs"];
 
-/// The unit in which the kernel counts where partitions begin, bytes.
+/// The unit of a partition's start in sysfs, bytes.
 const SECTOR: u64 = 512;
 
-/// Where the heartbeats of the file system mounted at `mount` lie.
+/// The file of heartbeats on the file system mounted at `mount`.
 pub fn heartbeat_file(mount: &Path) -> PathBuf {
     mount.join(".freezeframe-heartbeats")
 }
@@ -37,14 +38,15 @@ pub struct Directory {
     pub path: PathBuf,
     /// The kind of its file system.
     pub fs: String,
-    /// The image's file system, and the path in that; `None` when it is on none of them.
+    /// The image's file system that it is on, and its path there; `None` when it is on none of
+    /// them.
     pub on: Option<(String, PathBuf)>,
-    /// The agent's own mount table names its device.
+    /// Whether a freeze reaches it: the agent's own mount table has its device.
     pub reached: bool,
 }
 
-/// Asks the guest, whose server runs: for its server's directories, and how many devices a freeze
-/// must reach.
+/// Asks a guest whose server runs for the server's directories, and counts the devices that a
+/// freeze must reach.
 pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, u32)> {
     let line = FIND.replace("UNIT", &quote_shell(&image.server.unit));
     let report = agent.script(&line, QUERIES.as_bytes(), limit)?;
@@ -52,12 +54,12 @@ pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(
 }
 
 impl Directories {
-    /// Those where this is kept.
+    /// The directories that hold this.
     pub fn of(&self, holds: Holds) -> impl Iterator<Item = &Directory> {
         self.0.iter().filter(move |directory| directory.holds == holds)
     }
 
-    /// The directories on this file system where this is kept, as seen from its root.
+    /// The directories on this file system that hold this, as paths from its root.
     pub fn on<'a>(&'a self, fs: &'a FileSystem, holds: Holds) -> impl Iterator<Item = &'a Path> {
         self.of(holds)
             .filter_map(|directory| directory.on.as_ref())
@@ -65,7 +67,7 @@ impl Directories {
             .map(|(_, dir)| &**dir)
     }
 
-    /// As entries of the history.
+    /// The directories as entries of the history.
     pub(crate) fn entries(&self, t: Nanos) -> impl Iterator<Item = Entry> {
         self.0.iter().map(move |directory| Entry::Directory {
             t,
@@ -78,8 +80,8 @@ impl Directories {
     }
 }
 
-/// What the server is asked for: what a directory holds, and its path. The data directory
-/// comes first, because others may be relative to it.
+/// Each answers with what a directory holds, and its path. The data directory comes first, because
+/// the others may be relative to it.
 const QUERIES: &str = "SELECT 'data', @@datadir;
 SELECT 'redo', IFNULL(@@innodb_log_group_home_dir, '.');
 SELECT 'undo', IFNULL(@@innodb_undo_directory, '.');
@@ -133,11 +135,11 @@ struct Mount {
 #[derive(Debug)]
 struct Device<'a> {
     numbers: &'a str,
-    /// Where it is among the devices; ends with the disk's name, and that of the partition.
+    /// Its path in sysfs, which ends with the disk's name and, for a partition, its own.
     path: &'a Path,
     /// Where it begins on its disk, bytes.
     start: u64,
-    /// What it is called by the device mapper, or the file that a loop shows.
+    /// Its device mapper name, or the file behind a loop device.
     name: &'a str,
 }
 
@@ -148,7 +150,7 @@ fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), Directories
     let (agent, devices) = (part("the agent's mounts")?, part("the devices")?);
     let [server, agent] = [server, agent].map(|table| table.lines().filter_map(mount).collect::<Vec<_>>());
     let devices: Vec<_> = devices.lines().filter_map(device).collect();
-    // What is mounted over hides what is below.
+    // A later mount at the same point hides the one below.
     let hidden = |below: &Mount| agent.iter().any(|mount| mount.parent == below.id && mount.at == below.at);
     let frozen: BTreeSet<&str> = agent
         .iter()
@@ -156,7 +158,7 @@ fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), Directories
         .map(|mount| mount.device.as_str())
         .collect();
     let directory = |holds, path: PathBuf| {
-        // Of those at one directory the last is on top.
+        // Of the mounts at one point the last is on top.
         let holders = server.iter().filter(|mount| path.starts_with(&mount.at));
         let mount = holders.max_by_key(|mount| mount.at.components().count())?;
         let inside = mount.root.join(path.strip_prefix(&mount.at).ok()?);
@@ -190,15 +192,15 @@ fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), Directories
     Ok((Directories(directories), volumes))
 }
 
-/// Whether a freeze that finds this mount freezes it. Agents leave out what has no device of its own,
-/// but for btrfs; see `build_fs_mount_list` in QEMU's `qga/commands-linux.c`.
+/// Whether an agent freezes this mount. Agents skip mounts without a block device of their own,
+/// except btrfs; see `build_fs_mount_list` in QEMU's `qga/commands-linux.c`.
 fn is_freezable(mount: &Mount) -> bool {
     FREEZABLE.contains(&mount.fs.as_str()) && (mount.fs == "btrfs" || !mount.device.starts_with("0:"))
 }
 
 /// The file system of the image that is mounted here.
 fn file_system<'a>(mount: &Mount, devices: &[Device<'_>], image: &'a Manifest) -> Option<&'a FileSystem> {
-    // btrfs has no numbers of its device, but its name.
+    // A btrfs mount has no device number, but it has the device's name.
     let source = Path::new(&mount.source).file_name()?;
     let named =
         |device: &&Device<'_>| device.path.file_name() == Some(source) || Path::new(device.name) == source;
@@ -224,7 +226,7 @@ fn mount(line: &str) -> Option<Mount> {
     let mut field = || fields.next();
     let (id, parent, device) = (field()?.to_owned(), field()?.to_owned(), field()?.to_owned());
     let (root, at) = (unescape(field()?), unescape(field()?));
-    // Options, of which there may be any number, end with a hyphen.
+    // Any number of optional fields end with a hyphen.
     fields.by_ref().find(|field| *field == "-")?;
     let (fs, source) = (fields.next()?.to_owned(), unescape(fields.next()?));
     let source = source.to_string_lossy().into_owned();
@@ -237,7 +239,7 @@ fn device(line: &str) -> Option<Device<'_>> {
     Some(Device { numbers, path: Path::new(path), start: start.parse::<u64>().ok()? * SECTOR, name })
 }
 
-/// Mount tables have blanks and backslashes as three octal digits.
+/// Mount tables write blanks and backslashes as a backslash and three octal digits.
 fn unescape(text: &str) -> PathBuf {
     let mut pieces = text.split('\\');
     let mut plain = pieces.next().unwrap_or_default().to_owned();
@@ -352,7 +354,7 @@ binlogs\t/var/lib/mysql-binlog/now
                 (Holds::Data, "/var/lib/mysql/shop".to_owned(), None, false),
                 (Holds::Redo, "/srv/re do".to_owned(), None, false),
                 (Holds::Undo, "/var/lib/mysql/undo".to_owned(), on("data-tables:/undo"), true),
-                // Something lies over it where the agent sees it.
+                // In the agent's mount table another mount hides it.
                 (Holds::Binlogs, "/var/lib/mysql-binlog/now".to_owned(), on("loop0:/sub/now"), false),
             ]
         );

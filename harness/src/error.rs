@@ -44,7 +44,7 @@ pub enum Error {
     /// The threads for the database's clients could not be started.
     #[error("cannot start the threads for the database's clients: {0}")]
     Runtime(#[source] io::Error),
-    /// The process cannot be told to stop.
+    /// Requests to stop would not reach the process.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
     /// `qemu-img` failed.

@@ -1,5 +1,5 @@
-//! Examines a disk that was made elsewhere: boots it once, on overlays, and holds
-//! what its definition claims against what is there.
+//! Inspects a disk that was made elsewhere: boots it once, on overlays, and compares it with the
+//! claims of its definition.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::host::{Libvirt, accel};
 use crate::interrupt;
 use crate::overlay;
 
-/// The examining process: reads `claims.json` in `dir` and leaves `found.json`.
-/// `root` is a short-lived directory for libvirt, whose path must be short.
+/// The inspecting process: reads `claims.json` in `dir` and writes `found.json`. `root` is a
+/// short-lived directory for libvirt, whose path must be short.
 pub fn main(dir: &Path, root: &Path) -> ExitCode {
     let run = || -> Result<(), Box<dyn std::error::Error>> {
         interrupt::listen()?;
@@ -63,7 +63,7 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
     Ok(found)
 }
 
-/// A look at the guest by its agent.
+/// Inspects the guest through its agent.
 struct Inspector<'a> {
     claims: &'a Claims,
     machine: &'a Machine,
@@ -72,13 +72,13 @@ struct Inspector<'a> {
 }
 
 impl Inspector<'_> {
-    /// Looks at everything but the server; the agent's version.
+    /// Inspects everything but the server, and returns the agent's version.
     fn system(&mut self) -> Result<String> {
         let Claims { image, agent_version: claimed, .. } = self.claims;
         let version = self.machine.agent().version()?;
         self.differences.extend(differs("the guest agent", "agent_version", claimed.as_deref(), &version));
 
-        // Only these lines count; the file is shell, and the guest's.
+        // The file is shell and comes from the guest: only plain assignments count.
         let release = self.shell("cat /etc/os-release")?.1;
         let value = |key: &str| {
             let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -115,7 +115,7 @@ impl Inspector<'_> {
         Ok(version)
     }
 
-    /// Whether a unit is active, or becomes it while the guest boots.
+    /// Whether a unit is active once the guest has booted.
     fn unit(&mut self, unit: &str, key: &str) -> Result<bool> {
         let quoted = quote_shell(unit);
         // Waits until everything that a boot starts has started.
@@ -148,7 +148,7 @@ fn wrong(key: &str, claimed: &str, found: &str, right: &str) -> String {
     format!("`{key}` is `{claimed}`, but {found}. Write `{key} = \"{right}\"`.")
 }
 
-/// A sentence, when a version does not begin as claimed.
+/// The difference, when a version does not begin as claimed.
 fn differs(what: &str, key: &str, claimed: Option<&str>, version: &str) -> Option<String> {
     let claimed = claimed?;
     let rest = version.strip_prefix(claimed);
@@ -157,7 +157,7 @@ fn differs(what: &str, key: &str, claimed: Option<&str>, version: &str) -> Optio
     (!same).then(|| wrong(key, claimed, &format!("the version of {what} is `{version}`"), version))
 }
 
-/// Looks at the server as the load will: over the forwarded port, by its account.
+/// Inspects the server as the load would use it: over the forwarded port, with the image's account.
 async fn server(
     claims: &Claims,
     machine: &mut Machine,
@@ -182,11 +182,11 @@ async fn server(
         }
         Err(error) => return Err(error),
     };
-    let asked = conn
+    let row = conn
         .query_first("SELECT VERSION(), @@datadir, IFNULL(@@log_bin_basename, ''), @@version_comment")
         .await
-        .map_err(Error::sql("tell its version"))?;
-    let (version, datadir, binlogs, comment): (String, String, String, String) = asked.unwrap_or_default();
+        .map_err(Error::sql("report its version"))?;
+    let (version, datadir, binlogs, comment): (String, String, String, String) = row.unwrap_or_default();
     let kind = if format!("{version} {comment}").to_lowercase().contains("mariadb") {
         Database::Mariadb
     } else {
@@ -210,7 +210,7 @@ async fn server(
     }
     found.datadir = Path::new(&datadir).components().collect();
     found.versions.insert(server.database.name().to_owned(), version);
-    // The guest ends by a power cut; a refusal to say goodbye is of no interest.
+    // The guest's power is cut anyway.
     let _ = conn.disconnect().await;
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The request to stop, made by a signal and honoured by every wait.
+//! The request to stop: made by a signal, honoured by every wait.
 //!
-//! A signal only raises a flag. The stage that runs returns
-//! [`Error::Interrupted`] (or [`Error::Overdue`]), and the guards on its stack put things right in
-//! their order: thaw first, then the guest ends.
+//! A signal only raises a flag. The stage that runs returns [`Error::Interrupted`] (or
+//! [`Error::Overdue`]), and the guards on its stack clean up in order: the guest is thawed first,
+//! then ended.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ const REACTION: Duration = Duration::from_millis(50);
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// When this process has taken too long, and how long that is.
+/// When this process will have taken too long, and its time limit.
 static DEADLINE: OnceLock<(Instant, Duration)> = OnceLock::new();
 
 /// Lets SIGINT and SIGTERM request a stop instead of ending the process.
@@ -30,19 +30,19 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
-/// Lets the end of the parent process, for whatever reason, be a SIGTERM to this one.
+/// Sends SIGTERM to this process when its parent ends, for whatever reason.
 pub fn end_with_parent() -> Result<()> {
-    let asked = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
-    asked.map_err(|errno| Error::Signals(errno.into()))
+    let set = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    set.map_err(|errno| Error::Signals(errno.into()))
 }
 
-/// Lets every wait fail from then on.
+/// Makes every wait fail after this time.
 pub fn end_after(limit: Duration) {
-    // A process has one limit; the first one said is it.
+    // A process has one limit: the first.
     let _ = DEADLINE.set((Instant::now() + limit, limit));
 }
 
-/// Fails when a stop was requested, or the time is over.
+/// Fails when a stop was requested or the time is up.
 pub(crate) fn check() -> Result<()> {
     if REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
         return Err(Error::Interrupted);
@@ -53,7 +53,7 @@ pub(crate) fn check() -> Result<()> {
     }
 }
 
-/// Waits for the next message, at most until `deadline`; `None` is the deadline.
+/// Waits for the next message; `None` when `deadline` comes first.
 pub(crate) fn receive<T>(channel: &Receiver<T>, deadline: Instant) -> Result<Option<T>> {
     loop {
         check()?;
@@ -67,7 +67,7 @@ pub(crate) fn receive<T>(channel: &Receiver<T>, deadline: Instant) -> Result<Opt
     }
 }
 
-/// Lets time pass, as the load's duration asks for.
+/// Sleeps, unless interrupted.
 pub(crate) fn pass(time: Duration) -> Result<()> {
     let deadline = Instant::now() + time;
     loop {

@@ -1,11 +1,11 @@
-//! Drives guests: everything of a trial but its verdict.
+//! Drives guests: everything in a trial except its verdict.
 //!
 //! A *trial* takes one [scenario](contract::scenario) and one [image](contract::image) through one
 //! pipeline: boot, load, freeze, snapshot, thaw, restore, observe, judge. Every stage writes plain
-//! JSON lines with one clock, and knows the others by these and other plain data only; [`trial`] is
-//! what calls one after the other.
+//! JSON lines, all on one clock, and knows the others only through these and other plain data;
+//! [`trial`] calls them one after the other.
 //!
-//! The modules below stand in the order of the pipeline, after what all of them stand on.
+//! The modules below are in the order of the pipeline, after those that all of them use.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 

@@ -1,8 +1,8 @@
-//! The names of a trial: what its schemas, tables and accounts are called on the
-//! server. They come from the operating system's randomness and not from the
-//! seed, so that nothing in a guest can know them before it sees them used.
+//! The names of a trial's schemas, tables and accounts on the server. They come from the operating
+//! system's random numbers and not from the seed, so that nothing in a guest can know them before
+//! they are used.
 //!
-//! Everything that is written down uses the plain names below.
+//! Logs and records use the plain names below instead.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-/// The tables of a trial by their plain names, but for those of the schema changes.
+/// The plain names of a trial's tables, except those of the schema changes.
 pub mod table {
     /// Each client's last transfer.
     pub const COUNTERS: &str = "cl";
@@ -22,11 +22,12 @@ pub mod table {
     pub const LEDGER: &str = "ledger";
     /// The rows of the bulk writer.
     pub const BULK: &str = "bulk";
-    /// What the bulk writer's statements multiply.
+    /// The small table that the bulk writer's statements multiply by itself.
     pub const BULK_SIDE: &str = "bulk_side";
     /// The rows of `data_mib`.
     pub const BIG: &str = "big";
-    /// What the quiescence probes write to: in memory, transactional, and not.
+    /// The table in memory that a quiescence probe updates. The others are transactional (`TX`) or
+    /// not (`NT`).
     pub const PROBE: &str = "probe";
     /// See [`PROBE`].
     pub const PROBE_TX: &str = "probe_tx";
@@ -38,7 +39,7 @@ pub mod table {
     pub const SECOND_PROBE_NT: &str = "second_probe_nt";
 }
 
-/// Every plain name of [`table`] and of a follower, and the schema it is in.
+/// Every plain name of [`table`] and of the followers, and the schema that the table is in.
 const TABLES: [(&str, Schema); 17] = [
     (table::COUNTERS, Schema::Load),
     (table::ACCOUNTS, Schema::Load),
@@ -62,7 +63,7 @@ const TABLES: [(&str, Schema); 17] = [
 /// How the plain names of the tables of the schema changes begin.
 const DDL: &str = "ddl";
 
-/// How long a name is. Letters only, so that none needs quotes; far too many of them to be a
+/// The length of a name. Names are letters only, so that none needs quotes, and too long to be a
 /// reserved word by chance.
 const LENGTH: usize = 12;
 
@@ -96,8 +97,8 @@ pub struct Names {
     pub ordinary: Account,
     /// May do everything.
     pub administrator: Account,
-    /// The administrator of a restored server: the first one has no such account, so that
-    /// nothing of the backup stands in its way.
+    /// The administrator of a restored server. The first server has no such account, so nothing in
+    /// the backup conflicts with it.
     pub observer: Account,
     /// By their plain names, without a schema.
     tables: BTreeMap<&'static str, String>,
@@ -106,7 +107,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names that nobody knows yet.
+    /// Draws names that nobody knows yet.
     pub fn random() -> Self {
         let mut random = ChaCha20Rng::from_os_rng();
         let tables = TABLES.iter().map(|(plain, _)| (*plain, name(&mut random))).collect();
@@ -129,7 +130,7 @@ impl Names {
         }
     }
 
-    /// A table as statements name it, with its schema. `plain` is one of [`table`], of a follower,
+    /// A table's name in statements, with its schema. `plain` is one of [`table`], of a follower,
     /// or of [`contract::history::ddl_tables`].
     pub fn table(&self, plain: &str) -> String {
         match TABLES.iter().find(|(known, _)| *known == plain) {
@@ -143,7 +144,7 @@ impl Names {
         self.table(plain).rsplit('.').next().unwrap_or_default().to_owned()
     }
 
-    /// Asks for the tables of the schema changes.
+    /// The query that lists the tables of the schema changes.
     pub fn ddl_tables_query(&self) -> String {
         format!(
             "SELECT table_name FROM information_schema.tables \
@@ -157,7 +158,7 @@ impl Names {
         &self.ddl
     }
 
-    /// The plain name of a table that the server knows by these; `None` when it is no table of the trial.
+    /// The plain name of a table on the server; `None` when it is not one of the trial's.
     pub fn plain(&self, schema: &str, table: &str) -> Option<String> {
         let here =
             |(plain, at): &&(&'static str, Schema)| self.schema(*at) == schema && self.tables[plain] == table;
@@ -171,7 +172,7 @@ impl Names {
     /// The statements that create the schemas and the accounts of the first server, for its root.
     pub fn setup_statements(&self, database: Database) -> String {
         let Self { load, second, ordinary, administrator, .. } = self;
-        // What it needs to keep a statement out of the binary log.
+        // The privilege to keep a statement out of the binary log.
         let binlog_control = match database {
             Database::Mariadb => "BINLOG ADMIN",
             Database::Mysql => "SESSION_VARIABLES_ADMIN",
@@ -194,15 +195,15 @@ impl Names {
     }
 }
 
-/// Accounts are no part of what is compared: not in the binary log, and without a GTID.
+/// Accounts are not compared, so they stay out of the binary log and take no GTID.
 const WITHOUT_BINLOG: &str = "SET SESSION sql_log_bin = 0;\n";
 
 const EVERYTHING: &str = "ALL PRIVILEGES ON *.*";
 
 /// The statements that create an account.
 fn create_account(database: Database, Account { user, password }: &Account, grants: &[String]) -> String {
-    // A server may prefer an account without a name at `localhost` to one of this name at `%`. MySQL
-    // has none any more, and remembers a login of one account only for that one: see `Access`.
+    // MariaDB prefers an anonymous account at `localhost` to this one at `%`. MySQL no longer has
+    // anonymous accounts, and caches logins by user and host: see `Target::log_in_once`.
     let hosts: &[&str] = match database {
         Database::Mariadb => &["%", "localhost"],
         Database::Mysql => &["%"],
@@ -222,7 +223,7 @@ fn name(random: &mut ChaCha20Rng) -> String {
 }
 
 fn account(random: &mut ChaCha20Rng) -> Account {
-    // The end is there for servers that want one of each kind.
+    // The suffix satisfies servers that demand a character of each kind.
     let password = format!("{}-aA1", Alphanumeric.sample_string(random, PASSWORD));
     Account { user: name(random), password }
 }

@@ -1,4 +1,4 @@
-//! Overlays: the files of a disk's chain, made, and read as one.
+//! Overlays: creates the qcow2 files of a disk's backing chain, and reads a chain as one disk.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,7 +19,7 @@ pub fn over_image(dir: &Path, suffix: &str, image: &Manifest) -> Result<Vec<Driv
     overlays(dir, suffix, image.disks.iter().map(|disk| (&*disk.target, &*disk.file, "raw")))
 }
 
-/// The same over other overlays.
+/// The same over each of these overlays.
 pub fn over(dir: &Path, suffix: &str, drives: &[Drive]) -> Result<Vec<Drive>> {
     overlays(dir, suffix, drives.iter().map(|drive| (&*drive.target, &*drive.file, "qcow2")))
 }
@@ -38,7 +38,7 @@ fn overlays<'a>(
         .collect()
 }
 
-/// The overlay of one disk, there or not.
+/// The overlay of one disk, whether it exists or not.
 pub(crate) fn overlay(dir: &Path, target: &str, suffix: &str) -> Drive {
     Drive { target: target.to_owned(), file: dir.join(format!("{target}.{suffix}.qcow2")) }
 }
@@ -56,7 +56,7 @@ pub fn flatten(drive: &Drive, fs: &FileSystem, dir: &Path) -> Result<PathBuf> {
 /// The unit of a disk's size, bytes.
 const SECTOR: u64 = 512;
 
-/// Bytes of a disk that lie in a file just as they are.
+/// A range of a disk that is in a file unchanged.
 struct Piece {
     /// Where on the disk.
     at: u64,
@@ -65,8 +65,8 @@ struct Piece {
     offset: u64,
 }
 
-/// Where the bytes of a disk lie that are not zero; `None` when not all of them are
-/// in files as they are. See qemu-img(1), `map` and `info`.
+/// Where the data of a disk is; `None` when some of it is not in a file unchanged, as when it is
+/// compressed. See qemu-img(1), `map` and `info`.
 fn pieces(drive: &Drive) -> Result<Option<Vec<Piece>>> {
     #[derive(Deserialize)]
     struct Extent {
@@ -100,8 +100,8 @@ fn pieces(drive: &Drive) -> Result<Option<Vec<Piece>>> {
     Ok(extents.into_iter().filter(|extent| extent.data).map(piece).collect())
 }
 
-/// Copies what of these pieces lies in a file system. The kernel does the copying, which is
-/// several times faster than `qemu-img convert`, or takes no time at all where files can share blocks.
+/// Copies the part of these pieces that belongs to a file system. The kernel copies, which is
+/// several times faster than `qemu-img convert`, and takes no time where files can share blocks.
 fn gather(pieces: &[Piece], fs: &FileSystem, raw: &Path) -> io::Result<()> {
     let mut to = File::create(raw)?;
     to.set_len(fs.bytes)?;
@@ -123,7 +123,7 @@ fn gather(pieces: &[Piece], fs: &FileSystem, raw: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The same by QEMU, whatever the files are like.
+/// The same by QEMU, for any kind of file.
 ///
 /// See qemu(1), `-blockdev`, for the options of the raw driver.
 fn convert(drive: &Drive, fs: &FileSystem, raw: &Path) -> Result<()> {
@@ -141,7 +141,7 @@ fn qemu_img_json<T: DeserializeOwned>(options: &[&str], file: &Path) -> Result<T
     serde_json::from_slice(&json).map_err(|source| Error::QemuImgReport { disk: file.to_owned(), source })
 }
 
-/// Runs `qemu-img`; its standard output.
+/// Runs `qemu-img` and returns its standard output.
 fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
     let program = Path::new("qemu-img");
     let output = Command::new(program)

@@ -1,5 +1,4 @@
-//! Roll-forward: what an operator does with a restored backup and the binary
-//! logs that were written since.
+//! Roll-forward: replays on a restored backup the binary logs written since, as an operator would.
 //!
 //! The source's logs reach the restored guest on the exchange disk, as a bare
 //! tar archive; the server's own tools replay them there. See the MySQL manual,
@@ -20,7 +19,7 @@ use crate::guest::{EXCHANGE, Machine, quote_shell};
 /// The size of the exchange disk, bytes; the file is sparse.
 const EXCHANGE_BYTES: u64 = 4 << 30;
 
-/// How much of the client's last words is kept, bytes.
+/// How much of the end of the client's output is kept, bytes.
 const DETAIL: usize = 1000;
 
 /// Creates an empty exchange disk.
@@ -28,8 +27,8 @@ pub fn create_exchange(file: &Path) -> Result<()> {
     File::create(file).and_then(|file| file.set_len(EXCHANGE_BYTES)).map_err(Error::io("create", file))
 }
 
-/// Puts the source's binary logs on the exchange disk. False when its hook
-/// recorded no position: then there is nothing to roll forward from.
+/// Copies the source's binary logs to the exchange disk. False when its hook recorded no position
+/// to roll forward from.
 pub fn save_binlogs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
     let line = format!(
         "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
@@ -44,14 +43,14 @@ pub fn replay(machine: &Machine, position: &Position, limit: Duration) -> Result
     let input = format!("{}\n{}\n", position.file, position.pos);
     let done = machine.agent().shell(REPLAY, input.as_bytes(), limit)?;
     let printed = String::from_utf8_lossy(&done.stderr);
-    // The client shows the statement first, which may be long, and the error last.
+    // The client prints the statement first, which may be long, and the error last.
     let cut = (0..=printed.len().saturating_sub(DETAIL)).rev().find(|at| printed.is_char_boundary(*at));
     let detail = printable(printed[cut.unwrap_or(0)..].trim());
     Ok(Record::RollForward { applied: done.code == Some(0), detail })
 }
 
-/// As the manual has it, with a file between the two programs, because a pipe
-/// would hide the first one's failure.
+/// As in the manual, but with a file between the two programs: a pipe would hide a failure of the
+/// first one.
 const REPLAY: &str = r#"set -e
 read -r file; read -r position
 mkdir -p /var/tmp/freezeframe-binlogs

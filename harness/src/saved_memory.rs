@@ -1,6 +1,6 @@
-//! SavedGuest start: an image is booted once until its server answers and its agent is connected, and saved
-//! with its memory (a verifier after its server was stopped). Every trial then starts from there, with
-//! overlays, sockets and a port of its own.
+//! Warm start: an image is booted once, until its server answers and its agent is connected, and
+//! saved with its memory (a verifier after its server was stopped). Every trial then starts from
+//! there, with its own overlays, sockets and port.
 //!
 //! ```text
 //! IMAGE/warm/KEY/      memory, domain.xml, TARGET.warm.qcow2, paths.json, capabilities/: never changed
@@ -8,9 +8,9 @@
 //! IMAGE/warm/tmp-KEY/  one that is being made, or whose maker died
 //! ```
 //!
-//! A state lies below its image, and goes with it. It appears by one rename, so
-//! there is never half of one. Its key covers all that a memory can depend on,
-//! so that it is never used with anything else.
+//! A saved state is in its image's directory and is removed with it. It appears by one rename, so
+//! it is never seen half written. Its key covers everything that the memory depends on, so it is
+//! never used with anything else.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -35,15 +35,15 @@ use crate::load::heartbeat;
 use crate::overlay;
 use crate::restore;
 
-/// Part of every key: raise it when a change here makes old states unfit.
+/// Part of every key: raise it when a change here makes old states unusable.
 const VERSION: u32 = 3;
 
-/// What a saved guest goes on as.
+/// The role in which a saved guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestRole {
     /// The first guest of a trial.
     Source,
-    /// The one to which snapshots are attached.
+    /// The guest to which snapshots are attached.
     Verifier,
 }
 
@@ -82,10 +82,10 @@ const XML: &str = "domain.xml";
 const PATHS: &str = "paths.json";
 const CAPABILITIES: &str = "capabilities";
 
-/// How often a lock is asked for that another trial holds.
+/// The pause between two attempts to take a lock that another trial holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// The guest's side of [`wake`]: one program, as each takes its time under emulation.
+/// The guest's side of [`wake`]: one script, because each program takes its time under emulation.
 const WAKE: &str = "set -e; read -r now; read -r seed
 date -u -s \"@$now\" >/dev/null; echo \"$seed\" >/dev/urandom
 IFS=-; read -r id </proc/sys/kernel/random/uuid; printf %s $id >/etc/machine-id; echo >>/etc/machine-id";
@@ -101,7 +101,7 @@ const KEY: usize = 8;
 pub struct SavedGuest {
     role: GuestRole,
     dir: PathBuf,
-    /// The files that its definition names, by what they are for.
+    /// The files named in its domain definition, by their purpose.
     paths: Paths,
 }
 
@@ -116,13 +116,12 @@ pub enum MemoryOrigin {
     Made(Duration),
 }
 
-/// Files that a domain's definition names, by what they are for.
+/// Files named in a domain definition, by their purpose.
 type Paths = BTreeMap<String, PathBuf>;
 
 impl SavedGuest {
-    /// The saved guest of this plan's image in this role, made now if there is
-    /// none. `root` is the trial's directory for sockets. An error is a reason to
-    /// boot instead.
+    /// The saved guest of this plan's image in this role, created now if there is none. `root` is
+    /// the trial's directory for sockets. On an error the caller can still boot.
     pub fn of(
         libvirt: &Libvirt,
         runtime: &Runtime,
@@ -140,7 +139,7 @@ impl SavedGuest {
         }
         let begin = Instant::now();
         let _lock = lock(&states.join(format!("{key}.lock")))?;
-        // Whoever held the lock has made it.
+        // Whoever held the lock has created it.
         if let Some(found) = Self::read(role, &dir)? {
             return Ok((found, MemoryOrigin::Awaited(begin.elapsed())));
         }
@@ -169,14 +168,13 @@ impl SavedGuest {
         }
     }
 
-    /// The disks to put a trial's overlays over: in the plan's order.
+    /// The disks below a trial's overlays, in the plan's order.
     pub fn disks(&self, plan: &Plan) -> Vec<Drive> {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`, in the
-    /// libvirt under `root`. Its server answers at once; [`wake`] is for what
-    /// comes after that.
+    /// Starts a guest from the saved memory, with the files of `spec`, in the libvirt under `root`.
+    /// Its server answers at once; call [`wake`] before anything else is done with the guest.
     pub fn start(
         &self,
         libvirt: &Libvirt,
@@ -202,9 +200,8 @@ impl SavedGuest {
     }
 }
 
-/// Makes a guest that ran before out of one that goes on: waits until its agent
-/// answers, and gives it the host's time, and randomness and a machine id that no
-/// other one has.
+/// Brings a guest from a saved memory up to date: waits until its agent answers, and gives it the
+/// host's time, fresh randomness and a machine id of its own.
 pub fn wake(machine: &Machine, limit: Duration) -> Result<()> {
     machine.wait_for_answer(limit)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -242,7 +239,7 @@ fn make(
     if role == GuestRole::Verifier {
         restore::prepare(&machine, plan)?;
     }
-    // What boots go on doing in the background, every trial would do again.
+    // What a boot still does in the background, every trial would repeat.
     machine.agent().script("systemctl is-system-running --wait; sync", b"", limits.boot)?;
     let memory = scratch.join(MEMORY);
     machine.save(&memory)?;
@@ -253,7 +250,7 @@ fn make(
     let json = contract::json::pretty(&paths(&spec)).unwrap_or_default();
     fs::write(&file, json).map_err(Error::io("write", &file))?;
     copy_files(&capabilities(root), &scratch.join(CAPABILITIES))?;
-    // A rename may reach the disk before what it renames.
+    // Otherwise the rename could reach the disk before the files' contents.
     for entry in fs::read_dir(scratch).map_err(Error::io("read", scratch))? {
         let path = entry.map_err(Error::io("read", scratch))?.path();
         File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("write", &path))?;
@@ -276,7 +273,7 @@ fn overlays(plan: &Plan, dir: &Path) -> Vec<Drive> {
     plan.image.disks.iter().map(|disk| overlay::overlay(dir, &disk.target, "warm")).collect()
 }
 
-/// The files of a spec that each trial has for itself.
+/// The files of a spec that differ from trial to trial.
 fn paths(spec: &Spec) -> Paths {
     let disks = spec.drives.iter().map(|drive| (format!("disk {}", drive.target), drive.file.clone()));
     let heartbeats =
@@ -291,14 +288,14 @@ fn paths(spec: &Spec) -> Paths {
         .collect()
 }
 
-/// Everything that a saved memory depends on besides the image's own files,
-/// which never change: the programs that run it, and the machine that they make.
+/// A hash of everything that a saved memory depends on: the image, the programs that run it, and
+/// the virtual machine that they provide.
 fn key(plan: &Plan, role: GuestRole) -> Result<String> {
-    // Faster than to ask it for its version, and as telling.
+    // Faster than running it for its version, and just as specific.
     let qemu = fs::metadata(EMULATOR).map_err(Error::io("read", Path::new(EMULATOR)))?;
     let qemu = format!("{} {} {}", qemu.len(), qemu.mtime(), qemu.mtime_nsec());
-    let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("tell its version"))?;
-    // The guest sees the host's processor only where that runs it.
+    let libvirt = virt::connect::Connect::version().map_err(Error::libvirt("report its version"))?;
+    // The guest sees the host's processor only under KVM.
     let cpu = match plan.accel {
         Accel::Tcg => String::new(),
         Accel::Kvm => CpuInfo::current()
@@ -325,7 +322,7 @@ fn key(plan: &Plan, role: GuestRole) -> Result<String> {
     Ok(hex::encode(&hash.finalize()[..KEY]))
 }
 
-/// Waits until no other trial makes this state.
+/// Waits until no other trial is creating this state.
 fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).map_err(Error::io("lock", path))?;
     loop {

@@ -1,4 +1,4 @@
-//! Snapshot: from one instant on the guest writes to other files.
+//! Snapshot: from one instant on, the guest writes to new files.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +10,9 @@ use crate::guest::{Drive, Machine, escape_xml};
 use crate::interrupt;
 use crate::overlay::overlay;
 
-/// Takes an atomic, disk-only, external snapshot of all disks, or one of each
-/// disk with a pause between them. From then on the guest writes to the new
-/// overlays in `dir` that are returned; the files of `drives` stay as they were
-/// at that instant.
+/// Takes an atomic, disk-only, external snapshot of all disks, or, when `apart` is not zero, one of
+/// each disk with that pause between them. Returns the new overlays in `dir` to which the guest
+/// writes from then on; the files of `drives` stay as they were at that instant.
 ///
 /// See <https://libvirt.org/formatsnapshot.html>.
 pub fn take(
@@ -38,7 +37,7 @@ pub fn take(
     Ok(live)
 }
 
-/// Lets the guest write to these overlays from now on, those of them that are chosen.
+/// Switches the guest's writes to the chosen ones of these overlays.
 fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) -> Result<()> {
     let disks: String = live
         .iter()
@@ -61,8 +60,8 @@ fn switch(machine: &Machine, live: &[Drive], chosen: impl Fn(&Drive) -> bool) ->
     Ok(())
 }
 
-/// Merges overlays that are no longer live into those below them, and removes
-/// them: a chain may not grow without end. `limit` bounds each disk.
+/// Merges overlays that are no longer written to into those below them, and removes them, so that a
+/// chain does not grow without end. `limit` bounds the time for each disk.
 pub fn merge(machine: &mut Machine, overlays: &[Drive], limit: Duration) -> Result<()> {
     for overlay in overlays {
         machine.commit(overlay, limit)?;

@@ -1,4 +1,4 @@
-//! Trials: what runs. One pass of one plan through the pipeline.
+//! A trial: one pass of one plan through the pipeline.
 
 mod pipeline;
 mod progress;
@@ -19,9 +19,8 @@ use crate::error::Result;
 use crate::interrupt;
 use progress::Progress;
 
-/// The trial process: runs the plan in `dir`, judges what came of it, and
-/// leaves `verdict.json`. `root` is a short-lived directory for libvirt, whose
-/// path must be short.
+/// The trial process: runs the plan in `dir`, judges the result, and writes `verdict.json`. `root`
+/// is a short-lived directory for libvirt, whose path must be short.
 pub fn main(dir: &Path, root: &Path) -> ExitCode {
     match planned(dir, root) {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,8 +32,8 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
 }
 
 fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    // A supervisor that is killed must not leave a frozen guest behind: its
-    // end reaches this process as the signal that `interrupt` listens for.
+    // A supervisor that is killed must not leave a frozen guest behind: this process gets a signal,
+    // and stops as after Ctrl-C.
     interrupt::listen()?;
     interrupt::end_with_parent()?;
     let plan = Plan::read(dir)?;
@@ -53,7 +52,7 @@ fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
     }
     match verdict.outcome {
         Outcome::Pass => info!("{}: {}", plan.trial, verdict.reason),
-        // Why is in the verdict, and its reader reports it.
+        // The reason is in the verdict, and whoever reads that reports it.
         Outcome::Fail | Outcome::Unknown => info!("{}: {}", plan.trial, verdict.grade),
     }
     Ok(verdict.write(dir)?)
@@ -68,7 +67,7 @@ fn judged(plan: &Plan, root: &Path) -> Verdict {
     let mut run = || -> Result<Verdict> {
         pipeline::run(plan, root, &mut progress)?;
         if plan.start_only {
-            return Ok(Verdict::unknown(plan, "only the start of its guest was asked for".to_owned()));
+            return Ok(Verdict::unknown(plan, "only the start of its guest was requested".to_owned()));
         }
         progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
     };

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 enum Command {
     /// Runs the trial planned in DIR in a child process and cleans up after it.
     Supervise {
-        /// The disk that DIR has the claims of is examined instead.
+        /// Inspects the disk of the claims in DIR instead.
         #[arg(long)]
         examine: bool,
         /// The trial's directory.
@@ -29,7 +29,7 @@ enum Command {
         /// A short-lived directory with a short path, for libvirt.
         root: PathBuf,
     },
-    /// Examines the disk that DIR has the claims of.
+    /// Inspects the disk of the claims in DIR.
     Examine {
         /// A directory with `claims.json`.
         dir: PathBuf,

@@ -1,7 +1,7 @@
-//! The guest agent, over the channel that libvirt owns or over a serial port.
+//! The guest agent, reached over libvirt's channel or over a serial port.
 //!
-//! Every command and answer goes to `agent.jsonl`. Answers are guest output:
-//! they are bounded and never trusted to be well formed.
+//! Every command and answer goes to `agent.jsonl`. Answers come from the guest: they are bounded,
+//! and never trusted to be well formed.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::interrupt;
 /// The `kind` in the header of `agent.jsonl`.
 const KIND: &str = "agent";
 
-/// The pause between two questions whether a command has ended.
+/// The pause between two polls for the end of a command.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -59,7 +59,7 @@ impl Transcript {
 
     fn record(&self, exchange: &Exchange) {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The transcript is evidence for people; a full disk shows elsewhere.
+        // The transcript is for people; a full disk is reported elsewhere.
         let _ = writer.write(exchange).and_then(|()| writer.flush());
     }
 }
@@ -75,12 +75,12 @@ pub struct Exec {
     pub stderr: Vec<u8>,
 }
 
-/// The way to an agent.
+/// How an agent is reached.
 #[derive(Debug, Clone)]
 pub(crate) enum Transport {
     /// virtio-serial: libvirt's own.
     Libvirt(Domain),
-    /// isa-serial, of which libvirt knows nothing.
+    /// isa-serial, which libvirt does not support for agents.
     Serial(Arc<Serial>),
 }
 
@@ -103,23 +103,23 @@ impl Agent {
         Self { transport, guest, transcript, timeout }
     }
 
-    /// The same agent, waited for at most so long.
+    /// The same agent with another time limit for each answer.
     pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
 
-    /// Whether libvirt tells when this agent comes and goes.
+    /// Whether libvirt sends events when this agent connects and disconnects.
     pub(crate) fn is_announced(&self) -> bool {
         matches!(self.transport, Transport::Libvirt(_))
     }
 
-    /// Asks for a sign of life.
+    /// Fails when the agent does not answer.
     pub(crate) fn ping(&self) -> Result<()> {
         self.command("guest-ping", json!({})).map(drop)
     }
 
-    /// Freezes all file systems, the hook first; returns how many. `timeout`
-    /// bounds the wait for the agent, not the agent.
+    /// Runs the hook, then freezes all file systems; returns how many. `timeout` bounds the wait
+    /// for the agent, not the agent.
     pub fn freeze(&self, timeout: Duration) -> Result<u32> {
         match &self.transport {
             Transport::Libvirt(domain) => self.filesystems(domain, "freeze", timeout, host::fs_freeze),
@@ -127,7 +127,7 @@ impl Agent {
         }
     }
 
-    /// Thaws all file systems, the hook last; returns how many.
+    /// Thaws all file systems, then runs the hook; returns how many.
     pub fn thaw(&self, timeout: Duration) -> Result<u32> {
         match &self.transport {
             Transport::Libvirt(domain) => self.filesystems(domain, "thaw", timeout, host::fs_thaw),
@@ -135,7 +135,7 @@ impl Agent {
         }
     }
 
-    /// The version that the agent says it has.
+    /// The version that the agent reports.
     pub fn version(&self) -> Result<String> {
         let info = self.command("guest-info", json!({}))?;
         let version = info["version"].as_str().map(printable);
@@ -191,8 +191,8 @@ impl Agent {
                 let (guest, command) = (self.guest.clone(), beginning(line));
                 return Err(AgentError::Unfinished { guest, command, limit }.into());
             }
-            // The agent has no event for the end of a command, and each question costs the
-            // guest some milliseconds: so the pause is a part of what has passed.
+            // The agent has no event for the end of a command, and each poll costs the guest some
+            // milliseconds: so the pause grows with the time that has passed.
             interrupt::pass((elapsed / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))?;
         }
     }
@@ -202,7 +202,7 @@ impl Agent {
         self.check(self.shell(line, input, limit)?, line)
     }
 
-    /// The standard output of `line`, whose end this is; an exit code other than 0 is an error.
+    /// The standard output of `line`, which ended like this; an exit code other than 0 is an error.
     pub(crate) fn check(&self, Exec { code, stdout, stderr }: Exec, line: &str) -> Result<Vec<u8>> {
         if code == Some(0) {
             return Ok(stdout);
@@ -228,7 +228,7 @@ impl Agent {
         result.map_err(Error::libvirt(format!("{verb} the guest")))
     }
 
-    /// Runs a command that answers with how many file systems it reached.
+    /// Runs a command whose answer is a number of file systems.
     fn counted(&self, name: &str) -> Result<u32> {
         let count = self.command(name, json!({}))?;
         count.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| self.invalid(name, &count))
@@ -246,7 +246,7 @@ impl Agent {
             }
             Transport::Serial(serial) => serial.send_command(&text, self.timeout),
         };
-        // What a command reads may be secret.
+        // A command's input may be secret.
         if let Some(Value::String(input)) = command["arguments"].get_mut("input-data") {
             *input = format!("{} bytes", input.len());
         }

@@ -1,4 +1,4 @@
-//! The serial console: what to show of it when a guest does not come up.
+//! The serial console: which lines to show when a guest does not come up.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -6,15 +6,15 @@ use std::path::Path;
 
 use contract::text::printable;
 
-/// How much of the console's end is looked at, bytes.
+/// How much of the console's end is read, bytes.
 const TAIL: u64 = 16 * 1024;
 
-/// How much of the console's beginning is looked at, bytes: more than a kernel says before it has found
-/// its disks.
+/// How much of the console's beginning is read, bytes: more than a kernel prints before it has
+/// found its disks.
 const HEAD: u64 = 64 * 1024;
 
-/// The telling lines of a console log, control characters escaped: those from a
-/// kernel panic on, because a trace of no interest follows it, or else the last.
+/// The relevant lines of a console log, control characters escaped: those from a kernel panic on,
+/// whose trace would otherwise fill the end, or else the last ones.
 pub(crate) fn relevant_lines(log: &Path, lines: usize) -> String {
     let tail = match tail(log) {
         Ok(bytes) if !bytes.is_empty() => bytes,
@@ -30,11 +30,11 @@ pub(crate) fn relevant_lines(log: &Path, lines: usize) -> String {
     shown.join("\n")
 }
 
-/// Whether the console's beginning has these words; `None` when it cannot be read.
-pub(super) fn contains(log: &Path, words: &str) -> Option<bool> {
+/// Whether the console's beginning contains this text; `None` when it cannot be read.
+pub(super) fn contains(log: &Path, text: &str) -> Option<bool> {
     let mut head = Vec::new();
     File::open(log).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
-    Some(String::from_utf8_lossy(&head).contains(words))
+    Some(String::from_utf8_lossy(&head).contains(text))
 }
 
 fn tail(log: &Path) -> std::io::Result<Vec<u8>> {

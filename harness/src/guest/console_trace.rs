@@ -20,7 +20,7 @@ const TARGET: &str = "console";
 /// The longest line, bytes: a guest decides when it ends one.
 const LONGEST_LINE: usize = 1024;
 
-/// The most lines of one guest. A boot has some hundred.
+/// The most lines of one guest. A boot prints some hundreds.
 const MOST_LINES: u32 = 20_000;
 
 /// How long more of a line is waited for once its first byte is there: QEMU writes a serial port byte by
@@ -51,7 +51,7 @@ impl ConsoleTrace {
         let (ended, end) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut lines = Lines { emit, partial: Vec::new(), count: 0 };
         let thread = thread::Builder::new().name(TARGET.to_owned()).spawn(move || {
-            // Each look comes after its wait, so that nothing is left behind.
+            // Reading again after each wait leaves nothing behind.
             while lines.read(&mut console).is_ok_and(|more| more) {
                 match wait(&changes, &ended) {
                     Ok(true) => {}
@@ -68,12 +68,12 @@ impl ConsoleTrace {
 impl Drop for ConsoleTrace {
     fn drop(&mut self) {
         self.end = None;
-        // A panic of the thread was reported when it happened, and costs no more than lines of the trace.
+        // A panic of the thread was reported when it happened, and only costs lines of the trace.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Waits until the file has changed; false when it is to be followed no longer.
+/// Waits until the file has changed; false when following has ended.
 fn wait(changes: &OwnedFd, ended: &OwnedFd) -> io::Result<bool> {
     let mut watched = [PollFd::new(changes, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
     while let Err(error) = poll(&mut watched, None) {
@@ -89,7 +89,7 @@ fn wait(changes: &OwnedFd, ended: &OwnedFd) -> io::Result<bool> {
     Ok(!over)
 }
 
-/// Makes bounded lines of what a guest wrote.
+/// Splits a guest's output into bounded lines.
 struct Lines<F> {
     emit: F,
     partial: Vec<u8>,
@@ -97,7 +97,7 @@ struct Lines<F> {
 }
 
 impl<F: FnMut(&str)> Lines<F> {
-    /// Reads to the present end; false when the guest has written too much.
+    /// Reads to the current end; false once the guest has written too much.
     fn read(&mut self, console: &mut impl Read) -> io::Result<bool> {
         let mut chunk = [0; 4096];
         while self.count <= MOST_LINES {
@@ -119,7 +119,7 @@ impl<F: FnMut(&str)> Lines<F> {
         }
     }
 
-    /// Nothing more comes.
+    /// Ends the last line.
     fn end(&mut self) {
         if !self.partial.is_empty() {
             self.finish();

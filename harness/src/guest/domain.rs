@@ -1,4 +1,4 @@
-//! The domain's definition: what the guest is made of.
+//! The domain's definition: the guest's hardware.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use contract::plan::{Accel, Plan};
 
 use super::console;
 
-/// What a guest is made of.
+/// A guest's hardware.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Its name in libvirt, which also names the trial.
@@ -24,8 +24,8 @@ pub struct Spec {
     pub boot: Boot,
     /// The disks, in order.
     pub drives: Vec<Drive>,
-    /// A raw file attached as one more disk, through which files pass between
-    /// guests and host; no snapshot takes it.
+    /// A raw file attached as one more disk, for passing files between guests and the host. It is
+    /// not part of any snapshot.
     pub exchange: Option<PathBuf>,
     /// Whether disks are attached and detached while it runs.
     pub hotplug: bool,
@@ -37,7 +37,7 @@ pub struct Spec {
     /// Heartbeat channels: the file system that each is for, and its socket,
     /// whose path must be short.
     pub heartbeats: Vec<(String, PathBuf)>,
-    /// The guest's port that a loopback port of the host is forwarded to.
+    /// The guest's port to which a loopback port of the host is forwarded.
     pub forward: u16,
 }
 
@@ -60,19 +60,19 @@ pub struct Drive {
 }
 
 impl Spec {
-    /// Whether a guest that has stopped may have read anything of its disks: firmware reads them at
-    /// once, but a kernel that QEMU gave it first names each disk that it finds on the console.
+    /// Whether a guest that has stopped may have read anything from its disks: firmware reads them
+    /// at once, but a kernel loaded by QEMU first names each disk that it finds on the console.
     pub(super) fn may_have_read_disks(&self) -> bool {
         let named =
             |drive: &Drive| console::contains(&self.console, &format!("[{}]", drive.target)).unwrap_or(true);
         self.boot == Boot::Firmware || self.drives.iter().any(named)
     }
 
-    /// The guest of a plan's image in one of its two roles, on these disks.
-    /// `root` is the trial's directory for sockets.
+    /// The guest of a plan's image in this role, on these disks. `root` is the trial's directory
+    /// for sockets.
     pub(crate) fn of(plan: &Plan, role: &str, drives: Vec<Drive>, root: &Path) -> Self {
         let Plan { image, accel, dir, .. } = plan;
-        // The run and the trial, so that runs that share a libvirt do not meet.
+        // The run and the trial, so that runs which share a libvirt do not collide.
         let mut folders: Vec<_> = dir.iter().rev().take(2).map(OsStr::to_string_lossy).collect();
         folders.reverse();
         let name = format!("freezeframe-{}-{role}", folders.join("-"));
@@ -111,12 +111,11 @@ impl Spec {
 
     /// The domain's XML.
     ///
-    /// A kernel panic reboots at once (`panic=-1`), and a reboot destroys the
-    /// domain, so that libvirt's lifecycle event ends every wait. The network
-    /// is QEMU's user network with `restrict=on`, given on the command line
-    /// because libvirt's XML cannot ask for that: the guest reaches nothing, and
-    /// the host reaches one port.
-    /// See <https://libvirt.org/formatdomain.html> and qemu(1), `-netdev user`.
+    /// A kernel panic reboots at once (`panic=-1`), and a reboot destroys the domain, so that
+    /// libvirt's lifecycle event ends every wait. The network is QEMU's user network with
+    /// `restrict=on`, given on the command line because libvirt's XML has no such option: the guest
+    /// reaches nothing, and the host reaches one port. See <https://libvirt.org/formatdomain.html>
+    /// and qemu(1), `-netdev user`.
     #[expect(clippy::too_many_lines, reason = "it is one document")]
     pub(crate) fn xml(&self) -> String {
         let Self { accel, memory_mib, forward, .. } = self;
@@ -128,7 +127,8 @@ impl Spec {
             (Accel::Kvm, _) => "<cpu mode='host-passthrough'/>".to_owned(),
             // `max` costs 27 to 38% more under TCG than the machine's default model.
             (Accel::Tcg, None) => String::new(),
-            // TCG lacks features of every newer model that no program depends on: no check.
+            // TCG lacks features of every newer model, but none that programs depend on: hence no
+            // check.
             (Accel::Tcg, Some(model)) => format!(
                 "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>{}</model></cpu>",
                 escape_xml(model)
@@ -142,7 +142,7 @@ impl Spec {
                 escape_xml(&initrd.to_string_lossy()),
                 escape_xml(cmdline)
             ),
-            // What the firmware and the boot loader say is on the console as well.
+            // This puts the output of the firmware and the boot loader on the console as well.
             Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
         };
         let console = escape_xml(&self.console.to_string_lossy());
@@ -168,7 +168,7 @@ impl Spec {
             );
         }
         if self.hotplug {
-            // A disk on it comes and goes at once, and takes no slot of the machine.
+            // Disks on it are attached and detached at once, and take no PCI slot.
             drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
         let mut channels = match &self.agent {
@@ -215,7 +215,7 @@ impl Spec {
     }
 }
 
-/// Text for XML content and attributes in single quotes.
+/// Escapes text for XML content and for attributes in single quotes.
 pub(crate) fn escape_xml(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -233,7 +233,7 @@ pub(crate) fn escape_xml(text: &str) -> String {
 
 /// A path, a name or a whole command as one word for the guest's shell.
 pub(crate) fn quote_shell(word: impl AsRef<OsStr>) -> String {
-    // Zero bytes are all that it could fail for.
+    // It could fail only for zero bytes, which are allowed here.
     let quoted = shlex::Quoter::new().allow_nul(true).quote(&word.as_ref().to_string_lossy()).map(Into::into);
     quoted.unwrap_or_default()
 }
@@ -264,8 +264,8 @@ mod tests {
         let console = tempfile::NamedTempFile::new().unwrap();
         let given = Spec { console: console.path().to_owned(), ..spec() };
         let firmware = Spec { boot: Boot::Firmware, ..given.clone() };
-        let may = |words: &str| {
-            std::fs::write(console.path(), words).unwrap();
+        let may = |printed: &str| {
+            std::fs::write(console.path(), printed).unwrap();
             [&given, &firmware].map(Spec::may_have_read_disks)
         };
         assert_eq!(

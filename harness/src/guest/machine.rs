@@ -22,28 +22,29 @@ use crate::interrupt;
 /// How many console lines an error shows.
 const CONSOLE_LINES: usize = 12;
 
-/// How often a guest is powered on whose kernel stalls before it has found its disks.
+/// How many times a guest is powered on whose kernel stalls before it has found its disks.
 const ATTEMPTS: u32 = 3;
 
-/// The part of a boot's time within which the kernel's first word must come. It
-/// takes a tenth of the time that a boot takes.
+/// The fraction of a boot's time limit within which the kernel must print something. It usually
+/// takes a tenth of a boot's time.
 const FIRST_OUTPUT: u32 = 4;
 
-/// How long an answer may take while the agent is being restarted by others: one
-/// that was lost with the old agent must not be waited for long.
+/// How long an answer may take while the agent is being restarted: one that was lost with the old
+/// agent never comes.
 const RESTART_ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long an agent on a serial port is waited for before the next look at the guest.
+/// How long an agent on a serial port is waited for before the guest's own state is checked again.
 const PING_LIMIT: Duration = Duration::from_secs(3);
 
-/// The pause after that, for a guest whose end is not told yet.
+/// The pause after that, in which the event of a guest's end may arrive.
 const PING_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a unit's state is asked for at the most.
+/// The least time between two queries of a unit's state.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
 
-/// What a kernel says whose timers stand still: its host does not run it. An emulated guest of a busy
-/// host was seen to hang in its boot like that, some seconds after it had found its disks.
+/// What a kernel prints whose timers stand still because the host does not run it. An emulated
+/// guest on a busy host was observed to hang like that in its boot, some seconds after it had found
+/// its disks.
 const STARVED: [&str; 2] = ["kthread timer wakeup didn't happen", "kthread starved for"];
 
 /// A running guest. Dropping it destroys the guest.
@@ -55,12 +56,12 @@ pub struct Machine {
     events: GuestEvents,
     console: PathBuf,
     agent: Agent,
-    /// The guest's port that was forwarded from the start.
+    /// The guest's port that is forwarded from the start.
     forward: u16,
-    /// The unit that was last asked about, and when.
+    /// The unit whose state was last queried, and when.
     last_check: Option<(String, Instant)>,
     stopped: bool,
-    /// Ends after the guest, so that it has all of its console.
+    /// Dropped after the guest has ended, so that it has the whole console.
     _trace: Option<ConsoleTrace>,
 }
 
@@ -69,9 +70,9 @@ impl Machine {
     /// `agent_limit` bounds each later agent command. Ends at once when the guest
     /// dies or its kernel panics.
     ///
-    /// A guest that hangs before its kernel says a word, or stops before its kernel has found a
-    /// disk, is powered on again, a few times: under emulation on a busy host that was seen in
-    /// one boot of a few hundred. How often is returned as well.
+    /// A guest that hangs before its kernel prints anything, or stops before its kernel has found a
+    /// disk, is powered on again, a few times: under emulation on a busy host that was observed in
+    /// one boot of a few hundred. The number of such restarts is returned as well.
     pub fn boot(
         libvirt: &Libvirt,
         spec: &Spec,
@@ -108,8 +109,8 @@ impl Machine {
         Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
     }
 
-    /// Waits until the agent answers, where no event says that it is there: in a
-    /// guest from saved memory it never went away.
+    /// Waits until the agent answers. In a guest from saved memory it never disconnected, so there
+    /// is no event to wait for.
     pub(crate) fn wait_for_answer(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while let Err(error) = self.agent.is_frozen() {
@@ -121,7 +122,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Saves the guest with its memory to a file. It ends with that.
+    /// Saves the guest with its memory to a file, which ends the guest.
     pub(crate) fn save(mut self, file: &Path) -> Result<()> {
         host::save(&self.domain, file).map_err(Error::libvirt(format!("save the {} guest", self.role)))?;
         self.stopped = true;
@@ -170,8 +171,8 @@ impl Machine {
         }
     }
 
-    /// Waits until libvirt has forgotten a guest that stopped by itself: it tells of the end before it
-    /// gives the name free.
+    /// Waits until libvirt has released a guest that stopped by itself: the event of its end comes
+    /// before its name is free again.
     fn wait_until_gone(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while self.domain.is_active().is_ok() {
@@ -211,12 +212,12 @@ impl Machine {
         }
     }
 
-    /// The next event, at most until `deadline`; `None` is the deadline.
+    /// The next event; `None` when `deadline` comes first.
     fn next_event(&self, deadline: Instant) -> Result<Option<GuestEvent>> {
         if self.agent.is_announced() {
             return interrupt::receive(&self.events, deadline);
         }
-        // Nobody tells when an agent opens its serial port: it must be asked.
+        // There is no event for an agent that opens its serial port: it must be polled.
         let agent = self.agent.with_timeout(PING_LIMIT);
         while agent.ping().is_err() {
             let next = interrupt::receive(&self.events, Instant::now() + PING_PAUSE)?;
@@ -227,7 +228,7 @@ impl Machine {
         Ok(Some(GuestEvent::AgentConnected))
     }
 
-    /// Fails when the guest has stopped since the last look.
+    /// Fails when the guest has stopped.
     pub fn check_alive(&mut self) -> Result<()> {
         if self.events.try_iter().any(|event| event == GuestEvent::Stopped) {
             self.stopped = true;
@@ -235,20 +236,19 @@ impl Machine {
         if self.stopped { Err(self.failure(GuestFailure::Stopped)) } else { Ok(()) }
     }
 
-    /// Fails when the guest has stopped, or one of its units has failed: then
-    /// waiting for what it serves is in vain.
+    /// Fails when the guest has stopped or this unit has failed: its service will never come up.
     pub fn check_unit(&mut self, unit: &str, limit: Duration) -> Result<()> {
         self.check_alive()?;
-        // Callers ask in a loop; each question costs the guest two processes, which the
-        // server needs when it starts.
-        let (_, asked) = match self.last_check.take() {
-            Some(asked) if asked.0 == unit => self.last_check.insert(asked),
+        // Callers poll. Each query starts two processes in the guest, whose processors a starting
+        // server needs.
+        let (_, queried) = match self.last_check.take() {
+            Some(last) if last.0 == unit => self.last_check.insert(last),
             _ => self.last_check.insert((unit.to_owned(), Instant::now())),
         };
-        if asked.elapsed() < UNIT_PAUSE {
+        if queried.elapsed() < UNIT_PAUSE {
             return Ok(());
         }
-        *asked = Instant::now();
+        *queried = Instant::now();
         // See systemctl(1): exit code 0 when the unit has failed.
         let state = self.agent.shell(&format!("systemctl is-failed {}", quote_shell(unit)), b"", limit)?;
         if state.code == Some(0) {
@@ -264,7 +264,7 @@ impl Machine {
             .map_err(Error::libvirt(format!("attach a disk to the {} guest", self.role)))
     }
 
-    /// Detaches a disk and waits until the guest has let go of it.
+    /// Detaches a disk and waits until the guest has released it.
     pub(crate) fn detach(&mut self, xml: &str, limit: Duration) -> Result<()> {
         self.domain
             .detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE)
@@ -274,8 +274,8 @@ impl Machine {
         })
     }
 
-    /// Writes what an overlay of one of the guest's disks holds into the one
-    /// below it, while the guest goes on; the overlay is of no use then.
+    /// Merges an overlay of one of the guest's disks into the one below it while the guest runs.
+    /// The overlay is no longer used afterwards.
     pub(crate) fn commit(&mut self, overlay: &Drive, limit: Duration) -> Result<()> {
         host::block_commit(&self.domain, &overlay.target, &overlay.file)
             .map_err(Error::libvirt(format!("merge {}", overlay.file.display())))?;
@@ -285,7 +285,7 @@ impl Machine {
         })
     }
 
-    /// Waits for an event that `ends` knows, and whether it was a good one.
+    /// Waits for the event for which `ends` returns whether the action succeeded.
     fn wait_for(
         &mut self,
         action: Action,
@@ -311,21 +311,22 @@ impl Machine {
 
     /// Restarts the agent's unit and waits until the new agent answers.
     ///
-    /// Its channel's events cannot tell: QEMU emits at most one a second, so a
-    /// quick restart shows as nothing at all. The process id does.
+    /// The channel's events do not show that: QEMU emits at most one a second, so a quick restart
+    /// goes unnoticed. The process id changes.
     ///
-    /// The old agent is killed: one that is answering when SIGTERM comes was seen never to end, because
-    /// the handler takes a lock of its main loop, and systemd would wait for it for 90 s.
+    /// The old agent is killed. An agent that was answering when SIGTERM came was observed never to
+    /// end, because the handler takes a lock of its main loop, and systemd would wait 90 s for it.
     pub fn restart_agent(&mut self, unit: &str, limit: Duration) -> Result<()> {
         let unit = quote_shell(unit);
         let pid = format!("systemctl show --property MainPID --value {unit}");
         let before = self.agent.script(&pid, b"", limit)?;
         let old = String::from_utf8_lossy(&before).trim().to_owned();
         let old = quote_shell(&old);
-        // A unit that does not run has the process 0, which to kill is the whole group.
+        // A unit that does not run has process 0, and killing that would kill the whole process
+        // group.
         let restart =
             format!("trap '' TERM; systemctl restart --no-block {unit}; [ {old} = 0 ] || kill -KILL {old}");
-        // The answer may be lost with the agent that would give it.
+        // The answer may be lost with the old agent.
         let agent = self.agent.with_timeout(RESTART_ANSWER_LIMIT);
         let _ = agent.shell(&restart, b"", RESTART_ANSWER_LIMIT);
         let deadline = Instant::now() + limit;
@@ -339,8 +340,8 @@ impl Machine {
         Err(self.timed_out(Action::RestartAgent, limit))
     }
 
-    /// Runs a line of shell as root in a unit of its own and waits for its end:
-    /// for what restarts the agent, which would take its own commands with it.
+    /// Runs a line of shell as root in a unit of its own and waits for its end. This is for
+    /// commands that restart the agent, which would end with it otherwise.
     pub fn run_apart(&mut self, unit: &str, line: &str, limit: Duration) -> Result<()> {
         let unit = quote_shell(unit);
         let start = format!(
@@ -363,7 +364,7 @@ impl Machine {
                     let (role, command) = (self.role, line.to_owned());
                     return Err(GuestError::CommandFailed { role, command, journal }.into());
                 }
-                // It runs, or nobody answers while the agent restarts.
+                // It still runs, or the agent is just restarting.
                 Ok(_) | Err(_) => interrupt::pass(Duration::from_millis(200))?,
             }
         }
@@ -385,15 +386,16 @@ impl Machine {
         &self.domain
     }
 
-    /// The loopback address that leads to the guest's database port. QEMU
-    /// chose a free port when it started.
+    /// The loopback address that leads to the guest's database port. QEMU chose a free port when it
+    /// started.
     pub fn sql_address(&self) -> Result<SocketAddr> {
         self.address(self.forward)
     }
 
-    /// Lets a loopback port of the host lead to one more port of the guest; its address.
+    /// Forwards another loopback port of the host to this port of the guest, and returns its
+    /// address.
     pub fn forward(&self, port: u16) -> Result<SocketAddr> {
-        // The monitor says nothing when it does as told, which the next question finds out.
+        // The monitor prints nothing on success, which the lookup confirms.
         self.monitor(&format!("hostfwd_add sql tcp:127.0.0.1:0-:{port}"))?;
         self.address(port)
     }
@@ -426,7 +428,7 @@ impl Machine {
     /// An error about this guest, with what its console shows.
     fn failure(&self, failure: GuestFailure) -> Error {
         let (role, console) = (self.role, self.console.clone());
-        if STARVED.iter().any(|words| console::contains(&console, words) == Some(true)) {
+        if STARVED.iter().any(|text| console::contains(&console, text) == Some(true)) {
             return Error::Starved { role, failure, console };
         }
         let lines = console::relevant_lines(&console, CONSOLE_LINES);

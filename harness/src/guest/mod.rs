@@ -1,4 +1,4 @@
-//! The guest: its domain definition, its life, its agent, its console.
+//! The guest: its domain definition, its life cycle, its agent and its console.
 
 mod agent;
 mod console;

@@ -1,10 +1,9 @@
 //! A guest agent on a serial port: the client of the socket that QEMU listens on.
 //!
-//! libvirt speaks to agents on virtio-serial alone. The protocol is one JSON
-//! object a line, and nothing in an answer names its command, so every command
-//! comes after a `guest-sync-delimited` of its own: the agent handles one after
-//! the other, and once it has answered the last sync that was sent, no answer to
-//! anything before can still come. See
+//! libvirt supports agents on virtio-serial only. The protocol is one JSON object a line, and
+//! nothing in an answer names its command, so every command follows a `guest-sync-delimited` of its
+//! own: the agent handles one command after the other, so once it has answered the last sync, no
+//! answer to an earlier command can still arrive. See
 //! <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
 //!
 //! The crate `qapi` does not fit, because a guest may be hostile: it bounds neither the length of an
@@ -21,14 +20,14 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::error::{AgentError, Error, Result};
 
-/// The longest line of an answer, bytes; libvirt's client has the same.
+/// The longest line of an answer, bytes; libvirt has the same limit.
 const LINE_LIMIT: usize = 10 << 20;
 
-/// How long nothing may be heard before another sync is sent, at first; twice as
-/// long each time after. An agent that starts drops what came before it.
+/// The silence after which the first further sync is sent; it doubles each time. An agent that
+/// starts drops what was sent before.
 const RESYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// No byte of JSON: it ends whatever either side had read in part.
+/// A byte that JSON never contains: it ends anything that either side had read in part.
 const SENTINEL: u8 = 0xFF;
 
 /// The host's end of the serial port. Commands go one after another.
@@ -44,8 +43,8 @@ impl Serial {
         Self { socket, connection: Mutex::new(None) }
     }
 
-    /// Sends a command and returns the line that answers it, unread. `timeout`
-    /// bounds all of it.
+    /// Sends a command and returns the line that answers it, unparsed. `timeout` bounds the whole
+    /// exchange.
     pub(crate) fn send_command(&self, command: &str, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,13 +71,13 @@ impl Serial {
 /// Why there is no answer.
 #[derive(Debug)]
 enum NoAnswer {
-    /// No sync was answered, so that the command was not sent.
+    /// No sync was answered, so the command was not sent.
     Absent,
     /// The command was sent, and may still be carried out.
     Late,
-    /// The answer is longer than any.
+    /// The answer is longer than [`LINE_LIMIT`].
     Endless,
-    /// The connection is of no more use.
+    /// The connection is broken.
     Gone(std::io::Error),
 }
 
@@ -99,7 +98,7 @@ impl Connection {
     fn synchronize(&mut self, deadline: Instant) -> Result<(), NoAnswer> {
         let mut resync_after = RESYNC_AFTER;
         loop {
-            // Never used before, not even by a process whose guest was saved.
+            // Unique, even across processes: a saved guest may still hold an answer to another one.
             let id = clock::now();
             let sync = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
             let sync = [&[SENTINEL], sync.to_string().as_bytes(), b"\n"].concat();
@@ -111,7 +110,7 @@ impl Connection {
                 let until = deadline.min(Instant::now() + resync_after);
                 match self.receive_bytes(until) {
                     Ok(line) if is_answer_to(id, &line) => return Ok(()),
-                    // What is left of before, or an answer to the sync before this one.
+                    // Left over from before, or an answer to an earlier sync.
                     Ok(_) | Err(NoAnswer::Endless) if Instant::now() < deadline => {}
                     Err(NoAnswer::Late) if Instant::now() < deadline => break,
                     Err(NoAnswer::Gone(error)) => return Err(NoAnswer::Gone(error)),
@@ -139,7 +138,7 @@ impl Connection {
         Ok(String::from_utf8_lossy(&self.receive_bytes(deadline)?).into_owned())
     }
 
-    /// The next line that is not empty, without its end.
+    /// The next line that is not empty, without its line ending.
     fn receive_bytes(&mut self, deadline: Instant) -> Result<Vec<u8>, NoAnswer> {
         let mut searched = 0;
         loop {
@@ -171,7 +170,7 @@ impl Connection {
     }
 }
 
-/// The time until a deadline, never zero: to a socket that means for ever.
+/// The time until a deadline, never zero, which would mean no limit to a socket.
 fn left(deadline: Instant) -> Result<Duration, NoAnswer> {
     match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(NoAnswer::Late),
@@ -183,8 +182,8 @@ fn is_pause(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// Whether a line is the agent's answer to this sync: behind a sentinel, and
-/// behind whatever else had no end.
+/// Whether a line ends with a sentinel and the agent's answer to this sync; unfinished output may
+/// come before.
 fn is_answer_to(id: u64, line: &[u8]) -> bool {
     let answer = line.iter().rposition(|byte| *byte == SENTINEL).and_then(|at| line.get(at + 1..));
     answer.is_some_and(|json| {
@@ -200,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// Enough for the answers that do come.
+    /// Enough for those answers that do arrive.
     const SHORT: Duration = Duration::from_secs(3);
     const LONG: Duration = Duration::from_secs(30);
 
@@ -246,7 +245,7 @@ mod tests {
         }
     }
 
-    /// A port, and the guest that lives behind it.
+    /// A port, and the guest behind it.
     fn scene<T: Send + 'static>(
         guest: impl FnOnce(UnixListener) -> T + Send + 'static,
     ) -> (tempfile::TempDir, Serial, JoinHandle<T>) {
@@ -307,13 +306,13 @@ mod tests {
             }
             received
         });
-        let asked = Instant::now();
+        let begin = Instant::now();
         let error = serial.send_command(&command("guest-fsfreeze-freeze"), SHORT).unwrap_err().to_string();
         assert_eq!(error, "no guest agent answers on its serial port within 3.0 s");
-        assert!(asked.elapsed() >= SHORT);
+        assert!(begin.elapsed() >= SHORT);
         drop(serial);
         let received = guest.join().unwrap();
-        // One at once and one after each RESYNC_AFTER, as far as the processor lets it.
+        // One at once and further ones after each RESYNC_AFTER, as far as the processor allows.
         assert!(
             received.len() >= 2 && received.iter().all(|name| name == "guest-sync-delimited"),
             "{received:?}"
@@ -325,7 +324,7 @@ mod tests {
         let (_dir, serial, guest) = scene(|listener| {
             let mut guest = Guest::accept(&listener);
             guest.read_sync();
-            // Its tty repeats what came before the agent, and the agent dislikes the rest of it.
+            // Its tty echoes what came before the agent started, and the agent rejects the rest.
             guest.write(b"\xFF{\"execute\": \"guest-sync-delimited\"}\nuest-sync\n{\"error\": {\"desc\": \"JSON\"}}\n{\"re");
             guest.next_command();
             guest.write(b"{\"return\": {}}\n");
@@ -390,10 +389,10 @@ mod tests {
     fn a_guest_that_is_gone_is_told_at_once() {
         let (dir, serial, guest) = scene(drop);
         guest.join().unwrap();
-        let asked = Instant::now();
+        let begin = Instant::now();
         assert!(serial.send_command(&command("guest-ping"), LONG).is_err());
         std::fs::remove_file(dir.path().join("agent")).unwrap();
         assert!(serial.send_command(&command("guest-ping"), LONG).is_err());
-        assert!(asked.elapsed() < LONG);
+        assert!(begin.elapsed() < LONG);
     }
 }

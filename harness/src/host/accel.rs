@@ -1,9 +1,9 @@
 //! Which accelerator works, found by running instructions on it.
 //!
-//! That `/dev/kvm` opens proves nothing: nested or emulated KVM may accept a
-//! guest and then emulate each of its instructions, or die of one. So QEMU is
-//! asked to run a boot sector that enters long mode and counts down from fifty
-//! million; hardware needs some 20 ms for that, an emulating kernel a minute.
+//! That `/dev/kvm` opens proves nothing: nested or emulated KVM may accept a guest and then emulate
+//! each of its instructions, or fail at one. So QEMU runs a boot sector that enters long mode and
+//! counts down from fifty million; hardware needs some 20 ms for that, an emulating kernel a
+//! minute.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use contract::plan::Accel;
 use serde::{Deserialize, Serialize};
 
-/// QEMU's start, SeaBIOS and the count take 0.2 to 0.5 s on hardware.
+/// QEMU's start, SeaBIOS and the countdown take 0.2 to 0.5 s on hardware.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// What `isa-debug-exit` makes of the 0x10 that the boot sector writes: `(0x10 << 1) | 1`.
@@ -60,7 +60,7 @@ const BOOT_SECTOR: [u8; 136] = [
     0x0f, 0x00, 0x70, 0x7c, 0x00, 0x00, 0x00, 0x00,
 ];
 
-/// What the probe found, with the sentence to print.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccelProbe {
     /// The accelerator to use.
@@ -69,14 +69,14 @@ pub struct AccelProbe {
     pub reason: String,
 }
 
-/// The answer of an earlier probe; it holds until the host boots again.
+/// The result of an earlier probe, valid until the host reboots.
 #[derive(Serialize, Deserialize)]
 struct CachedProbe {
     boot_id: String,
     probe: AccelProbe,
 }
 
-/// Finds the accelerator. The answer is kept in `cache` for this boot of the host.
+/// Finds the accelerator. The result is kept in `cache` until the host reboots.
 pub fn probe(cache: &Path) -> AccelProbe {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let cached =
@@ -90,7 +90,7 @@ pub fn probe(cache: &Path) -> AccelProbe {
     let probe = probe_kvm();
     let entry = CachedProbe { boot_id, probe: probe.clone() };
     if let Ok(json) = serde_json::to_vec(&entry) {
-        // A cache that cannot be written costs three seconds next time, no more.
+        // Without a cache the next probe takes up to three seconds again, that is all.
         let _ = cache.parent().map(std::fs::create_dir_all);
         let _ = std::fs::write(cache, json);
     }
@@ -155,8 +155,8 @@ fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Option<i3
 mod tests {
     use super::*;
 
-    /// Also the probe's own control: if the boot sector were broken, no host
-    /// would ever be found to have KVM.
+    /// Also a control of the probe: with a broken boot sector, KVM would never be found on any
+    /// host.
     #[test]
     fn the_boot_sector_counts_under_emulation() {
         let took = count(Accel::Tcg, Duration::from_secs(60)).expect("qemu-system-x86_64 runs");

@@ -1,6 +1,6 @@
-//! What is heard of a guest.
+//! The events of a guest.
 
-/// What libvirt tells of a domain without being asked.
+/// An event that libvirt reports of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestEvent {
     /// The guest agent opened its channel.
@@ -9,11 +9,11 @@ pub enum GuestEvent {
     AgentDisconnected,
     /// The guest is gone: shut down, crashed, or its kernel panicked.
     Stopped,
-    /// The guest has let go of a device that was to be detached.
+    /// The guest has released a device that is being detached.
     DeviceRemoved,
-    /// A job on one of its disks has ended, well or not.
+    /// A job on one of its disks has ended.
     BlockJobEnded {
-        /// Whether it did what it should.
+        /// Whether it succeeded.
         succeeded: bool,
     },
 }

@@ -1,5 +1,5 @@
-//! The calls of libvirt's C API that the `virt` crate does not wrap, behind
-//! safe signatures. All `unsafe` code of the project stands here.
+//! The calls of libvirt's C API that the `virt` crate does not wrap, behind safe signatures. All
+//! `unsafe` code of the project is here.
 #![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout, save and events have no safe wrapper")]
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -52,8 +52,8 @@ pub(crate) fn save(domain: &Domain, file: &Path) -> Result<(), Error> {
     counted(unsafe { sys::virDomainSave(domain.as_ptr(), file.as_ptr()) }).map(drop)
 }
 
-/// Writes what an overlay of a running domain's disk holds into the one below
-/// it, and takes it out of the chain. The end is told by an event.
+/// Starts to merge an overlay of a running domain's disk into the one below it, and to remove it
+/// from the chain. An event reports the end.
 ///
 /// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBlockCommit>.
 pub(crate) fn block_commit(domain: &Domain, disk: &str, overlay: &Path) -> Result<(), Error> {
@@ -68,7 +68,7 @@ pub(crate) fn block_commit(domain: &Domain, disk: &str, overlay: &Path) -> Resul
     .map(drop)
 }
 
-/// libvirt's convention: -1 is an error, whose text is kept per thread.
+/// libvirt's convention: -1 is an error, whose message is kept per thread.
 fn counted(result: c_int) -> Result<u32, Error> {
     u32::try_from(result).map_err(|_| Error::last_error())
 }
@@ -155,10 +155,9 @@ unsafe extern "C" fn on_agent_lifecycle(
     opaque: *mut c_void,
 ) {
     let connected = state == sys::VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED as c_int;
+    let event = if connected { GuestEvent::AgentConnected } else { GuestEvent::AgentDisconnected };
     // SAFETY: `opaque` is the sender that `subscribe` registered.
-    unsafe {
-        send(opaque, if connected { GuestEvent::AgentConnected } else { GuestEvent::AgentDisconnected })
-    };
+    unsafe { send(opaque, event) };
 }
 
 unsafe extern "C" fn on_lifecycle(
@@ -194,7 +193,7 @@ unsafe extern "C" fn on_block_job(
     status: c_int,
     opaque: *mut c_void,
 ) {
-    // A job that waits to be told to end is none of ours.
+    // A job that waits for a command to finish is not one of ours.
     if status != sys::VIR_DOMAIN_BLOCK_JOB_READY as c_int {
         let succeeded = status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int;
         // SAFETY: `opaque` is the sender that `subscribe` registered.
@@ -208,7 +207,7 @@ unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
     // SAFETY: by the caller's promise; callbacks come one after another from
     // the thread that runs the event loop.
     let events = unsafe { &*opaque.cast::<Sender<GuestEvent>>() };
-    // Nobody listens any more once the machine is dropped.
+    // The receiver is gone once the machine is dropped.
     let _ = events.send(event);
 }
 

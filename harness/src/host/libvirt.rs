@@ -49,7 +49,7 @@ cgroup_controllers = []
 impl Libvirt {
     /// Opens the embedded QEMU driver with its whole state under `root`.
     ///
-    /// No daemon runs and no state is shared: two trials cannot meet. `root`
+    /// No daemon runs and no state is shared, so trials cannot interfere with each other. `root`
     /// must be short, because sockets below it may not exceed 108 bytes.
     pub fn embedded(root: &Path) -> Result<Self> {
         let etc = root.join("etc");
@@ -76,9 +76,8 @@ impl Libvirt {
         Ok(Self { connect, embedded })
     }
 
-    /// Starts a transient domain. Where a daemon owns it, it dies with this
-    /// connection; the embedded driver cannot do that, and the supervisor of
-    /// the trial kills what is left.
+    /// Starts a transient domain. Under a daemon it ends with this connection; the embedded driver
+    /// has no such option, and there the trial's supervisor kills what is left.
     pub(crate) fn start(&self, xml: &str) -> Result<(Domain, GuestEvents)> {
         let flags = if self.embedded { 0 } else { sys::VIR_DOMAIN_START_AUTODESTROY };
         // Paused first, so that no event is lost between start and subscription.
@@ -107,7 +106,7 @@ impl Libvirt {
             .map_err(Error::libvirt("read a saved guest"))
     }
 
-    /// Lets a paused domain run, and tells what becomes of it.
+    /// Resumes a paused domain, and subscribes to its events.
     fn resume(&self, domain: Domain) -> Result<(Domain, GuestEvents)> {
         let (sender, receiver) = channel();
         let subscribed = ffi::subscribe(&self.connect, &domain, &sender);
@@ -122,23 +121,22 @@ impl Libvirt {
     }
 }
 
-/// Where an embedded libvirt under `root` keeps what it has found out about QEMU.
-/// To ask QEMU costs more than a second; what another one found out on this
-/// host is as good, and libvirt checks whether it still holds.
+/// Where an embedded libvirt under `root` caches QEMU's capabilities. Querying QEMU takes more than
+/// a second; the cache of another libvirt on this host is as good, and libvirt checks whether it is
+/// still valid.
 pub(crate) fn capabilities(root: &Path) -> PathBuf {
     root.join("cache/qemu/capabilities")
 }
 
-/// Calls `open` on the first processor that this thread may use: what libvirt
-/// keeps about QEMU holds for a description of the host's processor that contains
-/// its number.
+/// Calls `open` on the first processor that this thread may use: libvirt's cache about QEMU is tied
+/// to a description of the processor that it ran on, number included.
 fn on_one_processor<T>(open: impl FnOnce() -> T) -> T {
     let Ok(allowed) = sched_getaffinity(None) else { return open() };
     let mut one = CpuSet::new();
     if let Some(first) = (0..CpuSet::MAX_CPU).find(|processor| allowed.is_set(*processor)) {
         one.set(first);
     }
-    // Only time is lost where this is not permitted.
+    // Where this is not permitted, only time is lost.
     let _ = sched_setaffinity(None, &one);
     let opened = open();
     let _ = sched_setaffinity(None, &allowed);

@@ -1,5 +1,5 @@
-//! Data beyond what the load reads back: a table that the server fills by itself before the load
-//! begins, and a client that changes rows all over it, so that a freeze meets dirty pages.
+//! Bulk data that is not read back: a table that the server fills by itself before the load begins,
+//! and a client that changes rows all over it, so that a freeze meets dirty pages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::database::TCP_ADMIN;
 use crate::error::{Error, Result};
 use crate::names::table;
 
-/// Rows of a MiB; each has about a KiB.
+/// Rows per MiB; each is about a KiB.
 const ROWS_A_MIB: u32 = 1000;
 
-/// Rows of one statement that fills: the fourth power of those of [`DIGITS`].
+/// Rows per filling statement: the fourth power of the rows of [`DIGITS`].
 const ROWS_AT_ONCE: u32 = 10_000;
 
 const DIGITS: &str = "(SELECT 0 AS i UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 \
                       UNION SELECT 5 UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9)";
 
-/// How many rows one change reaches.
+/// Rows changed by one statement.
 const CHANGED: u32 = 8;
 
 /// The pause after a change that failed.
@@ -33,8 +33,8 @@ fn rows(data_mib: u32) -> u32 {
     data_mib * ROWS_A_MIB
 }
 
-/// Creates the table and fills it, past the binary log: the rows belong to the data that a backup starts
-/// from. `real` is what the table is called.
+/// Creates and fills the table, bypassing the binary log: its rows are part of what a backup starts
+/// from. `real` is the table's name on the server.
 pub(super) async fn fill(conn: &mut Conn, real: &str, data_mib: u32) -> Result<()> {
     let mut run = async |statement: String| {
         conn.query_drop(statement).await.map_err(Error::sql("fill the table of `data_mib`"))
@@ -46,7 +46,7 @@ pub(super) async fn fill(conn: &mut Conn, real: &str, data_mib: u32) -> Result<(
     .await?;
     run("SET SESSION sql_log_bin = 0".to_owned()).await?;
     for first in (0..rows(data_mib)).step_by(ROWS_AT_ONCE as usize) {
-        // In the order of the key, so that pages fill up one after the other.
+        // In key order, so that pages fill up one after the other.
         run(format!(
             "INSERT INTO {real} SELECT n, 0, REPEAT(MD5(n), 31) FROM \
              (SELECT {first} + 1000 * a.i + 100 * b.i + 10 * c.i + d.i AS n \
@@ -59,7 +59,7 @@ pub(super) async fn fill(conn: &mut Conn, real: &str, data_mib: u32) -> Result<(
     run("SET SESSION sql_log_bin = 1".to_owned()).await
 }
 
-/// Changes rows at random places until told to stop. Nobody asks what became of a change.
+/// Changes rows at random places until the load stops. The outcome of a change is not recorded.
 pub(super) async fn churn(context: Arc<LoadContext>, data_mib: u32) -> Result<()> {
     let real = context.target.names.table(table::BIG);
     let mut random = context.random(u32::MAX);

@@ -1,5 +1,5 @@
-//! The bulk writer: statements that insert thousands of rows each into a MyISAM
-//! table, which nothing but a lock keeps whole.
+//! The bulk writer: statements that insert thousands of rows each into a MyISAM table: only a lock
+//! keeps them whole.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::database::TCP;
 use crate::error::Result;
 use crate::names::table;
 
-/// The rows of the table that a statement multiplies by itself.
+/// Rows of the table that a statement joins with itself.
 pub(super) const SIDE: u64 = 64;
 
-/// The pause between two statements: the transfers want the server as well.
+/// The pause between two statements, which leaves the server to the transfers.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Sends statement after statement until told to stop. A statement without an
-/// answer has its number used up: its rows may be there.
+/// Sends statement after statement until the load stops. A statement without an answer uses up its
+/// number, because its rows may be there.
 pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
     let [bulk, side] = [table::BULK, table::BULK_SIDE].map(|plain| context.target.names.table(plain));
     let mut conn = context.connect(TCP).await?;

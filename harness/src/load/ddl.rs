@@ -16,13 +16,13 @@ use crate::database::TCP;
 use crate::error::Result;
 use crate::names::Names;
 
-/// The pause between two steps: the load is about rows.
+/// The pause between two steps, because the load is mainly about rows.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The pause before a step that failed is sent again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Takes step after step until told to stop.
+/// Takes step after step until the load stops.
 pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
     let mut conn = context.connect(TCP).await?;
     for n in 1.. {
@@ -73,11 +73,11 @@ mod tests {
         let mut tables: BTreeSet<String> = ddl_tables(0).into_iter().collect();
         for n in 1..=12 {
             let statement = statement(n, str::to_owned);
-            let words: Vec<_> = statement.split(' ').collect();
-            match words[0] {
-                "CREATE" => assert!(tables.insert(words[2].to_owned())),
-                "RENAME" => assert!(tables.remove(words[2]) && tables.insert(words[4].to_owned())),
-                _ => assert!(tables.remove(words[2])),
+            let tokens: Vec<_> = statement.split(' ').collect();
+            match tokens[0] {
+                "CREATE" => assert!(tables.insert(tokens[2].to_owned())),
+                "RENAME" => assert!(tables.remove(tokens[2]) && tables.insert(tokens[4].to_owned())),
+                _ => assert!(tables.remove(tokens[2])),
             }
             assert!(tables.iter().eq(&ddl_tables(n)), "after {n}: {tables:?}");
         }

@@ -1,5 +1,5 @@
-//! A follower: one client whose rows in one table each follow the newest transfer
-//! that anybody was acknowledged.
+//! A follower: one client, each of whose rows in one table follows the newest transfer acknowledged
+//! to any writer.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::shared::{Ack, LoadContext, payload};
 use crate::clock;
 use crate::error::Result;
 
-/// Follows transfers until told to stop, or until the server is gone for good.
+/// Follows transfers until the load stops or the server is gone for good.
 pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
     let follower = context.followers[place].clone();
     let followers = u32::try_from(context.followers.len()).unwrap_or(u32::MAX);
@@ -29,7 +29,7 @@ pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
         }
         tokio::select! {
             _ = stop.wait_for(|stopped| *stopped) => break,
-            // The sender lives as long as what is context.
+            // The sender lives as long as the context.
             _ = newest.changed() => {}
         }
         let Some(of) = *newest.borrow_and_update() else { continue };
@@ -46,13 +46,13 @@ pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
             "INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')",
             hex::encode(&payload)
         );
-        let (limit, asked) = (context.statement_limit, Instant::now());
+        let (limit, begin) = (context.statement_limit, Instant::now());
         let error = match timeout(limit, conn.query_drop(sql)).await {
             Ok(Ok(())) => {
                 context.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
                 // The receiver is gone only when the load is abandoned.
                 let _ = context.acks.send(Ack { sent, client: c });
-                context.think(c, asked.elapsed()).await;
+                context.think(c, begin.elapsed()).await;
                 continue;
             }
             // A failed statement on a non-transactional table proves nothing about the row.
@@ -61,8 +61,8 @@ pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
         };
         context.history.write(&Entry::Unknown { t: clock::now(), c, n, error })?;
         conn = context.connect(follower.door).await?;
-        // The next one would hardly be acknowledged at once.
-        context.think(c, asked.elapsed()).await;
+        // The next one would probably not be acknowledged at once either.
+        context.think(c, begin.elapsed()).await;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Heartbeats: a file on each of the guest's file systems that grows by one synced
-//! record after the other, whatever the database does. What they hold tells
-//! which instant of each a snapshot shows.
+//! Heartbeats: a file on each of the guest's file systems that grows by one synced record after the
+//! other, independently of the database. They show which instant of each file system a snapshot
+//! has.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,19 @@ use crate::directories::heartbeat_file;
 use crate::error::{Error, LoadError, Result};
 use crate::guest::{HEARTBEAT, Machine, quote_shell};
 
-/// The pause between a record and the next: they shall cost the guest little.
+/// The pause between two records, so that they cost the guest little.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The guest's side. A shell can sync a file only by way of a program; two
-/// process starts a record are the price of running in every guest.
+/// The guest's side. A shell can sync a file only by way of a program; two process starts per
+/// record are the price of running in every guest.
 const SCRIPT: &str = r#"exec 3<>"$1"
 while read -r n <&3; do
     printf '%08d\n' "$n" | dd of="$2" oflag=append conv=notrunc,fsync status=none && echo "$n" >&3
 done
 "#;
 
-/// The heartbeats of one file system: its name, and the way to their writer.
+/// The heartbeat channel of one file system: its name, and the connection to the writer in the
+/// guest.
 pub type Channel = (String, UnixStream);
 
 /// The sockets of an image's heartbeat channels in `dir`, whose path must be short.
@@ -38,15 +39,15 @@ pub fn sockets(image: &Manifest, dir: &Path) -> Vec<(String, PathBuf)> {
     image.file_systems().map(socket).collect()
 }
 
-/// Connects to the sockets and starts the guest's side on every file system:
-/// outside the agent's unit, so that neither ends with the other.
+/// Connects to the sockets and starts the guest's side on every file system, outside the agent's
+/// unit, so that neither ends with the other.
 pub fn prepare(
     machine: &Machine,
     image: &Manifest,
     sockets: &[(String, PathBuf)],
     limit: Duration,
 ) -> Result<Vec<Channel>> {
-    // First, because to the guest a channel without a peer is at its end.
+    // This comes first: a channel without a peer reads as closed in the guest.
     let channels = sockets
         .iter()
         .map(|(name, socket)| match UnixStream::connect(socket) {
@@ -66,7 +67,7 @@ pub fn prepare(
     Ok(channels)
 }
 
-/// Asks for record after record until told to stop.
+/// Requests record after record until the load stops.
 pub(super) async fn run(context: Arc<LoadContext>, (disk, stream): Channel) -> Result<()> {
     let failed = |source| LoadError::HeartbeatChannel { file_system: disk.clone(), source };
     stream.set_nonblocking(true).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! The load: writers on the host, each with one connection and one operation
-//! in flight, that write down everything they do.
+//! The load: writers on the host, each with one connection and one operation in flight, that record
+//! everything they do.
 
 mod big;
 mod bulk;
@@ -31,7 +31,7 @@ use crate::interrupt;
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
 use shared::{Ack, LoadContext};
 
-/// How long writers are given to end when a write was waited for in vain already.
+/// How long writers may take to end when the last awaited write never came.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
@@ -41,13 +41,13 @@ pub struct Load {
     tasks: JoinSet<Result<()>>,
     setup: Setup,
     acks: Receiver<Ack>,
-    /// Whether the last write that was waited for did not come.
+    /// Whether the last awaited write never came.
     blocked: Cell<bool>,
 }
 
 impl Load {
-    /// Creates the tables and starts the clients, and the heartbeats on these channels.
-    /// `disks` are those whose writes are going to be counted.
+    /// Creates the tables and starts the clients, and the heartbeats on these channels. `disks` are
+    /// those whose writes will be counted.
     #[expect(clippy::too_many_arguments, reason = "a load is made of these, in one place")]
     pub fn start(
         runtime: &Runtime,
@@ -117,7 +117,7 @@ impl Load {
         self.context.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Lets the clients rest while `work` is done, which the same processors do.
+    /// Lets the clients rest while `work` runs, which needs the same processors.
     pub fn rest_during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.context.rest.send_replace(true);
         let done = work();
@@ -125,14 +125,14 @@ impl Load {
         done
     }
 
-    /// Waits until all of the load is at work, see [`Load::wait_for_all`], with what is sent from now on.
+    /// Waits until the whole load is at work from now on; see [`Load::wait_for_all`].
     pub fn wait_for_power(&self, limit: Duration) -> Result<bool> {
         self.wait_for_all(clock::now(), limit)
     }
 
-    /// Waits until through every door that a writer takes a transfer was acknowledged that was sent
-    /// after `since`, and a row in every follower's table. False when that does not happen within `limit`,
-    /// which is the judge's business.
+    /// Waits until a transfer sent after `since` was acknowledged through every writer's door, and
+    /// a row in every follower's table. False when that does not happen within `limit`; what that
+    /// means is for the judge.
     pub fn wait_for_all(&self, since: Nanos, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
         let LoadContext { writers, followers, .. } = &*self.context;
@@ -156,10 +156,10 @@ impl Load {
         Ok(all)
     }
 
-    /// Lets every writer finish its operation and ends, at most within
-    /// `patience`, or less when the last write that was waited for did not come: writers that
-    /// hang by then, because the database is blocked, are abandoned, and the history shows
-    /// their operations without an outcome. A writer that ended by itself is an error.
+    /// Lets every writer finish its operation and ends, within `patience` or, when the last awaited
+    /// write never came, less. Writers that still hang then, because the database is blocked, are
+    /// abandoned, and the history has their operations without an outcome. A writer that ended by
+    /// itself is an error.
     pub fn stop(mut self, runtime: &Runtime, patience: Duration) -> Result<()> {
         let patience = if self.blocked.get() { patience.min(BLOCKED_PATIENCE) } else { patience };
         self.context.stop.send_replace(true);
@@ -170,7 +170,8 @@ impl Load {
                 let ended = ended.unwrap_or_else(|e| Err(LoadError::ClientEnded(e).into()));
                 first = first.and(ended);
             }
-            // Waits until the abandoned ones are gone: nobody writes to the history any more.
+            // Waits until the abandoned ones are gone, so that nobody writes to the history any
+            // more.
             self.tasks.shutdown().await;
             first
         })

@@ -16,13 +16,13 @@ use crate::database::{self, PROBE_TABLES, TCP, Target};
 use crate::error::{Error, Result};
 use crate::names::table;
 
-/// Accounts are numbered 1 to this. Few enough that writers meet on them.
+/// Accounts are numbered from 1 to this: few enough that writers contend for them.
 pub const ACCOUNTS: u32 = 64;
 
-/// The balance with which every account starts.
+/// Every account's opening balance.
 pub const OPENING_BALANCE: i64 = 1_000_000;
 
-/// Creates the tables in empty schemas. Whether the server keeps a binary log.
+/// Creates the tables in empty schemas. Returns whether the server keeps a binary log.
 pub(super) async fn create(
     target: &Target,
     limit: Duration,
@@ -41,7 +41,7 @@ pub(super) async fn create(
             "CREATE TABLE {accounts} (id INT UNSIGNED PRIMARY KEY, bal BIGINT NOT NULL, ver INT UNSIGNED NOT NULL) \
              ENGINE=InnoDB"
         ),
-        // `rnd` keeps a secondary index busy at random places.
+        // `rnd` makes a secondary index change at random places.
         format!(
             "CREATE TABLE {ledger} (c INT UNSIGNED, seq INT UNSIGNED, leg TINYINT UNSIGNED, \
              dc INT UNSIGNED NOT NULL, dseq INT UNSIGNED NOT NULL, acct INT UNSIGNED NOT NULL, \
@@ -55,9 +55,10 @@ pub(super) async fn create(
         ),
         format!("INSERT INTO {} VALUES (1, 0)", name(table::PROBE)),
     ];
-    // The quiescence probes have tables of their own: their rows prove nothing else. A row that is
-    // written again may meet the first one while that is rolled back: looking for a duplicate would
-    // lock the gap before the next probe's row, which then waits for a row instead of the server's lock.
+    // The quiescence probes have tables of their own, with AUTO_INCREMENT keys: a row written again
+    // with a key of its own may meet the first one while that is rolled back, and the check for a
+    // duplicate would lock the gap before the next probe's row, which then waits for that instead
+    // of the server's lock.
     for (plain, engine) in PROBE_TABLES {
         statements.push(format!(
             "CREATE TABLE {} (id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY, n INT UNSIGNED NOT NULL) \
@@ -69,7 +70,7 @@ pub(super) async fn create(
         statements.push(format!("CREATE TABLE {} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB", name(&plain)));
     }
     for follower in followers {
-        // The index covers what is compared by it, so that nothing else is read.
+        // The index covers everything that is compared through it, so only the index is read.
         statements.push(format!(
             "CREATE TABLE {} (c INT UNSIGNED, n INT UNSIGNED, of_c INT UNSIGNED NOT NULL, \
              of_n INT UNSIGNED NOT NULL, crc INT UNSIGNED NOT NULL, pay VARBINARY(1024) NOT NULL, \
@@ -104,7 +105,7 @@ pub(super) async fn create(
     let binlog: Option<u8> = conn
         .query_first("SELECT @@log_bin")
         .await
-        .map_err(Error::sql("tell whether it keeps a binary log"))?;
+        .map_err(Error::sql("report whether it keeps a binary log"))?;
     // Closing is a courtesy; the server notices anyway.
     let _ = conn.disconnect().await;
     Ok(binlog == Some(1))

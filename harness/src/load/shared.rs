@@ -1,4 +1,4 @@
-//! What all clients of the load share, and what each of them needs.
+//! What all clients of the load share, and what each needs.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
@@ -35,7 +35,7 @@ pub(super) struct LoadContext {
     pub(super) acknowledged: AtomicU64,
     /// The transfer that was acknowledged last: client and number.
     pub(super) newest: watch::Sender<Option<[u32; 2]>>,
-    /// Told of each acknowledged transfer, and of each row of a follower.
+    /// Receives each acknowledged transfer and each row of a follower.
     pub(super) acks: Sender<Ack>,
 }
 
@@ -62,17 +62,17 @@ impl LoadContext {
         connected.map_err(Error::sql(format!("accept a connection of the load through the door `{name}`")))
     }
 
-    /// One stream of numbers a client, so that the same seed replays the same
-    /// operations whatever the others do.
+    /// A stream of random numbers for one client, so that the same seed replays the same operations
+    /// whatever the others do.
     pub(super) fn random(&self, client: u32) -> ChaCha8Rng {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(u64::from(client));
         random
     }
 
-    /// Waits three times as long as the last operation took, then until the load does not rest, or
-    /// until it stops: a guest under emulation has no processor to spare, and whatever its hook does
-    /// would wait behind the load.
+    /// Think time: three times as long as the last operation took, then for as long as the load
+    /// rests; ends when the load stops. An emulated guest has no processor to spare, and its hook
+    /// would have to wait behind the load.
     pub(super) async fn think(&self, client: u32, took: Duration) {
         let longest = if client <= EAGER_WRITERS.min(self.writers) { SHORT_THOUGHT } else { LONGEST_THOUGHT };
         let (mut stop, mut rest) = (self.stop.subscribe(), self.rest.subscribe());
@@ -86,20 +86,20 @@ impl LoadContext {
         }
     }
 
-    /// The pace of one of so many clients that have the load's rate together.
+    /// The pace of one of `clients` clients that share the load's rate.
     pub(super) fn pace(&self, clients: u32) -> Option<Interval> {
         let mut pace = interval(Duration::from_secs(1) * clients / self.rate?);
-        // What a freeze held up is not made up for.
+        // Operations missed during a freeze are not made up for.
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(pace)
     }
 }
 
-/// How long a client thinks at the most before its next operation.
+/// The longest think time.
 const LONGEST_THOUGHT: Duration = Duration::from_millis(400);
 
-/// The same of the first writers, which shall have a transfer in flight whenever a freeze returns. An
-/// emulated guest's hook was seen to need 250 ms from its lock until then.
+/// The longest think time of the first writers, which should have a transfer in flight whenever a
+/// freeze returns. An emulated guest's hook was observed to need 250 ms from its lock until then.
 const SHORT_THOUGHT: Duration = Duration::from_millis(80);
 const EAGER_WRITERS: u32 = 2;
 
@@ -114,8 +114,7 @@ pub(super) fn payload(random: &mut ChaCha8Rng) -> (Vec<u8>, u32) {
     (payload, crc)
 }
 
-/// An operation that is written down once, when its outcome is known or
-/// nobody waits for it any more.
+/// An operation that is recorded once: when its outcome is known, or nobody waits for it any more.
 pub(super) struct Pending<F: Fn(Nanos, Option<Nanos>) -> Entry> {
     history: HistoryLog,
     sent: Nanos,
@@ -124,7 +123,7 @@ pub(super) struct Pending<F: Fn(Nanos, Option<Nanos>) -> Entry> {
 }
 
 impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Pending<F> {
-    /// Sent now; `entry` makes the record from this time and that of the answer.
+    /// An operation sent at `sent`; `entry` makes its record from that time and the answer's.
     pub(super) fn new(history: &HistoryLog, sent: Nanos, entry: F) -> Self {
         Self { history: history.clone(), sent, entry, written: false }
     }
@@ -136,11 +135,11 @@ impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Pending<F> {
     }
 }
 
-/// Also when the task that waits is abandoned: the operation may have taken effect.
+/// Also when the waiting task is abandoned: the operation may have taken effect.
 impl<F: Fn(Nanos, Option<Nanos>) -> Entry> Drop for Pending<F> {
     fn drop(&mut self) {
         if !self.written {
-            // A full disk shows at the next entry.
+            // A full disk is reported at the next entry.
             let _ = self.history.write(&(self.entry)(self.sent, None));
         }
     }

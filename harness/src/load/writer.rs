@@ -25,7 +25,7 @@ use crate::names::table;
 /// The largest amount of one transfer.
 const MAX_AMOUNT: i64 = 1000;
 
-/// The pause before an outcome is asked for again.
+/// The pause before an outcome is queried again.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
 
 struct Writer {
@@ -37,7 +37,7 @@ struct Writer {
     conn: Conn,
 }
 
-/// What the tables of a transfer are called.
+/// The names of a transfer's tables.
 struct Tables {
     counters: String,
     accounts: String,
@@ -55,15 +55,15 @@ struct Transfer {
     rnd: [u32; 2],
 }
 
-/// What the client knows about an operation when its answer is in.
+/// What the client knows about an operation after its answer.
 enum CommitOutcome<T> {
     Ok(T),
-    /// The server proved that nothing of it stays.
+    /// The server confirmed that nothing of it remains.
     Fail(String),
     Unknown(String),
 }
 
-/// Writes until told to stop, or until the server is gone for good.
+/// Writes until the load stops or the server is gone for good.
 pub(super) async fn run(context: Arc<LoadContext>, client: u32) -> Result<()> {
     let door = context.door(client);
     let conn = context.connect(door).await?;
@@ -81,15 +81,15 @@ pub(super) async fn run(context: Arc<LoadContext>, client: u32) -> Result<()> {
         if let Some(pace) = &mut pace {
             pace.tick().await;
         }
-        let asked = Instant::now();
+        let begin = Instant::now();
         number += u32::from(writer.transfer(number).await?);
-        writer.context.think(client, asked.elapsed()).await;
+        writer.context.think(client, begin.elapsed()).await;
     }
     Ok(())
 }
 
 impl Writer {
-    /// One transfer. True when it is known to be committed; then its number is used up.
+    /// Sends one transfer. True when it is known to be committed, so that its number is used up.
     async fn transfer(&mut self, n: u32) -> Result<bool> {
         let dep = self.read_other_counter().await?;
         let low = self.random.random_range(1..ACCOUNTS);
@@ -128,8 +128,8 @@ impl Writer {
         }
     }
 
-    /// Reads back whether a transfer is there; `None` when the load was told to
-    /// stop before the server said so.
+    /// Reads back whether a transfer is there; `None` when the load stopped before the server
+    /// answered.
     async fn resolve(&mut self, n: u32) -> Result<Option<bool>> {
         // The locking read waits until an old session that may still commit has
         // done so or is gone: its transaction holds this row.
@@ -163,7 +163,7 @@ impl Writer {
         }
     }
 
-    /// Only an explicit rollback that the server confirms proves that nothing stays.
+    /// Only an explicit rollback that the server confirms proves that nothing remains.
     async fn roll_back<T>(&mut self, error: mysql_async::Error) -> CommitOutcome<T> {
         let text = error.to_string();
         if !matches!(error, mysql_async::Error::Server(_)) {
@@ -197,7 +197,7 @@ impl Writer {
         let Self { conn, client: c, tables: Tables { counters, accounts, ledger }, .. } = self;
         let Transfer { n, dep: [dc, dseq], legs, payload, crc, rnd } = transfer;
         let [(low, low_amount), (high, high_amount)] = legs;
-        // The lower account first: two transfers never wait for each other in a circle.
+        // The lower account first, so that transfers never deadlock.
         let update = format!(
             "START TRANSACTION; \
              UPDATE {accounts} SET bal = bal + {low_amount}, ver = ver + 1 WHERE id = {low}; \
@@ -209,7 +209,7 @@ impl Writer {
         while !results.is_empty() {
             versions.extend(results.collect::<u32>().await?);
         }
-        // An error of a later statement ends the loop without a word; only this tells it.
+        // An error of a later statement ends the loop silently; only this call returns it.
         results.drop_result().await?;
         let &[low_version, high_version] = versions.as_slice() else {
             return Err(mysql_async::Error::Other("an account is missing".into()));

@@ -1,7 +1,7 @@
 //! The binary logs on the raw image, and the position that a hook recorded.
 //!
-//! Read as a mount would see them, the journal taken into account, and before
-//! any server starts: a server would go on in a new log.
+//! They are read as a mount would see them, the journal taken into account, and before any server
+//! starts, because a server would continue in a new log.
 
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -21,11 +21,11 @@ use crate::names::{Names, table};
 const MAX_TEXT: u64 = 1 << 20;
 const MAX_LOGS: u64 = 4 << 30;
 
-/// Writes down what the binary logs hold and where they end. `dir` is seen
-/// from the file system's own root.
+/// Records what the binary logs hold and where they end. `dir` is a path from the file system's own
+/// root.
 pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut ObservationLog) -> Result<()> {
     let logs = match index_name(files, dir) {
-        // No server without an index keeps a binary log.
+        // A server that keeps binary logs has an index.
         Ok(None) => return Ok(()),
         Ok(Some(name)) => read_text(files, &dir.join(&name)).map_err(|error| (name, error)),
         Err(error) => Err(("binary log index".to_owned(), error)),
@@ -51,7 +51,7 @@ pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut Obse
             Err(error) => Err(error),
         };
         match read {
-            // A crash may tear the log that is being written.
+            // A crash may tear the log that was being written.
             Ok(Some(at)) if name != last => failed(name, &ReadError::Damaged(at), log)?,
             Ok(_) => {}
             Err(error) => failed(name, &error, log)?,
@@ -60,8 +60,8 @@ pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut Obse
     Ok(())
 }
 
-/// Writes down the recorded position, if there is one, and returns it. `path` is the
-/// [`POSITION_FILE`] seen from the file system's own root.
+/// Records the hook's position, if there is one, and returns it. `path` is the [`POSITION_FILE`] as
+/// a path from the file system's own root.
 pub(super) fn recorded(
     files: &ImageFiles,
     path: &Path,
@@ -95,8 +95,7 @@ fn failed(file: &str, error: &ReadError, log: &mut ObservationLog) -> Result<()>
     Ok(log.write(&Record::BinlogError { file: printable(file), error })?)
 }
 
-/// The one index of binary logs in the directory; a replica's relay logs have
-/// one as well.
+/// The name of the index of binary logs in the directory. A replica's relay logs have another one.
 fn index_name(files: &ImageFiles, dir: &Path) -> Result<Option<String>, ReadError> {
     let mut found: Option<String> = None;
     for name in files.names(dir)? {
@@ -111,7 +110,7 @@ fn index_name(files: &ImageFiles, dir: &Path) -> Result<Option<String>, ReadErro
     Ok(found)
 }
 
-/// Writes down the transfers of one log; where it is torn, if it is.
+/// Records the transfers of one log. Returns where it is torn, if it is.
 fn transfers(
     files: &ImageFiles,
     path: &Path,
@@ -159,8 +158,7 @@ mod tests {
     use contract::jsonl::Reader;
     use contract::observation::KIND;
 
-    /// What is written down about a file system with these files in `/data`,
-    /// and this position.
+    /// The observation of a file system with these files in `/data`, and this position.
     fn observed(files: &[(&str, &[u8])], position: Option<&str>) -> Vec<Record> {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
@@ -208,16 +206,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_told() {
-        let told = |files: &[(&str, &[u8])]| match observed(files, None).as_slice() {
+        let error_of = |files: &[(&str, &[u8])]| match observed(files, None).as_slice() {
             [.., Record::BinlogError { file, error }] => format!("{file}: {error}"),
             other => panic!("{other:?}"),
         };
-        assert!(told(&[("binlog.index", b"binlog.000001\n")]).starts_with("binlog.000001: "));
-        assert!(told(&[("a.index", b""), ("b.index", b"")]).contains("there are two"));
+        assert!(error_of(&[("binlog.index", b"binlog.000001\n")]).starts_with("binlog.000001: "));
+        assert!(error_of(&[("a.index", b""), ("b.index", b"")]).contains("there are two"));
         let torn: [(&str, &[u8]); 2] = [("b.index", b"b.000001\nb.000002\n"), ("b.000001", b"\xfebin?")];
-        assert!(told(&torn).starts_with("b.000002: "));
+        assert!(error_of(&torn).starts_with("b.000002: "));
         let garbage: [(&str, &[u8]); 2] = [("b.index", b"b.000001\n"), ("b.000001", b"garbage")];
-        assert_eq!(told(&garbage), "b.000001: it is no binary log of version 4");
+        assert_eq!(error_of(&garbage), "b.000001: it is no binary log of version 4");
         let unreadable = observed(&[], Some("binlog_file\tbinlog.000002\nbinlog_pos\tx\n"));
         assert!(
             matches!(&unreadable[..], [Record::Unreadable { path, .. }] if path == POSITION_FILE),

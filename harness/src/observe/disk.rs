@@ -1,8 +1,7 @@
-//! What the raw disks of the snapshot say; no guest has a part in it.
+//! What the raw disks of the snapshot hold, read without any guest.
 //!
-//! Nothing here trusts the guest, its agent or its hook: the file system's
-//! journal and the headers of index files tell by themselves whether they
-//! were written out when the disk stopped.
+//! Nothing here trusts the guest, its agent or its hook: the file system's journal and the headers
+//! of index files show whether they had been written out when the disk was snapshotted.
 
 use std::fs::File;
 use std::io::Read;
@@ -24,31 +23,31 @@ use crate::guest::Drive;
 use crate::names::Names;
 use crate::overlay;
 
-/// The most that is read of a file of heartbeats, and of what should not be in it, bytes.
+/// The most that is read of a file of heartbeats, and shown of what should not be in it, bytes.
 const MAX_HEARTBEATS: u64 = 64 << 20;
 const MAX_REST: usize = 64;
 
-/// What is looked for on the disks of a snapshot.
+/// What is known about the layout of a snapshot's disks.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotLayout<'a> {
     /// The guest's image.
     pub image: &'a Manifest,
     /// Where its server keeps its files.
     pub directories: &'a Directories,
-    /// What its tables are called.
+    /// The names of its tables.
     pub names: &'a Names,
 }
 
-/// What was found beside the records.
+/// What an inspection finds besides the records.
 #[derive(Default)]
 struct DiskFindings {
     position: Option<Position>,
-    /// How many index files, where a data directory was read.
+    /// The number of index files; `None` when no data directory was read.
     table_files: Option<u32>,
 }
 
-/// Examines every file system of the snapshot, and returns the position that a hook
-/// recorded on them. `scratch` holds a raw copy meanwhile.
+/// Inspects every file system of the snapshot, and returns the position that a hook recorded on
+/// them. `scratch` is a directory for raw copies.
 pub fn disks(
     layout: SnapshotLayout<'_>,
     snapshot: &[Drive],
@@ -86,7 +85,8 @@ impl SnapshotLayout<'_> {
         };
         log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
 
-        // ext4 is read as if its journal had been replayed, the others only after that.
+        // ext4 is read as if its journal had been replayed; the others can only be read after a
+        // replay.
         let replayed = file_system::replay(kind, raw);
         let is_replayed = replayed.is_ok();
         let files = match replayed {
@@ -110,7 +110,7 @@ impl SnapshotLayout<'_> {
         Ok(())
     }
 
-    /// Examines the file system in a file of another one; `outer` is that one's raw copy.
+    /// Inspects the file system in a file of another one; `outer` is that one's raw copy.
     fn inspect_loop(
         &self,
         fs: &FileSystem,
@@ -135,7 +135,7 @@ impl SnapshotLayout<'_> {
         inspected
     }
 
-    /// Writes down what the files of the server and of the load say.
+    /// Records what the files of the server and of the load hold.
     fn read(
         &self,
         files: &ImageFiles,
@@ -157,7 +157,7 @@ impl SnapshotLayout<'_> {
         Ok(())
     }
 
-    /// Nothing of a file system could be read.
+    /// Records that a file system could not be read.
     fn unreadable(&self, fs: &FileSystem, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
         let (path, detail) = (format!("/dev/{}", fs.name), printable(&error.to_string()));
         log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
@@ -167,7 +167,7 @@ impl SnapshotLayout<'_> {
         Ok(())
     }
 
-    /// Writes down which of the server's files are on none of these disks.
+    /// Records which of the server's files are on none of these disks.
     fn elsewhere(&self, log: &mut ObservationLog) -> Result<()> {
         let lost = |directory: &Directory| {
             let path = printable(&directory.path.to_string_lossy());
@@ -184,14 +184,14 @@ impl SnapshotLayout<'_> {
         Ok(())
     }
 
-    /// A path of the guest as seen from the root of this file system; `None` when
-    /// it lies on another.
+    /// A path of the guest as a path from the root of this file system; `None` when it is on
+    /// another one.
     fn path_on(&self, fs: &FileSystem, path: &Path) -> Option<PathBuf> {
         self.image.place(path).filter(|(holder, _)| *holder == fs).map(|(_, inside)| inside)
     }
 }
 
-/// Writes down the heartbeats of a file system; none when their file is not there.
+/// Records the heartbeats of a file system; zero when their file is not there.
 fn heartbeats(files: &ImageFiles, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
@@ -213,7 +213,7 @@ fn heartbeats(files: &ImageFiles, fs: &FileSystem, log: &mut ObservationLog) -> 
     Ok(log.write(&record)?)
 }
 
-/// How many records follow each other from the first, and what follows them.
+/// The number of consecutive records from the first, and what follows them.
 fn parse_heartbeats(bytes: &[u8]) -> (u32, String) {
     let mut rest = bytes;
     let mut count = 0;

@@ -5,8 +5,8 @@ use std::io;
 use contract::binlog;
 use ext4_view::Ext4Error;
 
-/// Why something on a raw disk could not be read. That is a fact about the snapshot or about the host's
-/// programs, and is written down as such.
+/// Why something on a raw disk could not be read. That is a fact about the snapshot or the host's
+/// programs, and is recorded as such.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
     #[error(transparent)]

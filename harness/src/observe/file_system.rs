@@ -1,5 +1,5 @@
-//! A file system on a raw image: whether its journal holds something to
-//! replay, the replay, and the check. Only the replay writes, on a scratch copy.
+//! A file system on a raw image: whether its journal needs a replay, the replay, and the check.
+//! Only the replay writes, to a scratch copy.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use terminal::command::Run as _;
 
 use super::error::ReadError;
 
-/// Where ext4's superblock lies, and what is read of it. See the kernel's
+/// Where ext4's superblock is, and what is read of it. See the kernel's
 /// Documentation/filesystems/ext4/super.rst.
 mod ext4 {
     /// Byte offset of the superblock on the disk.
@@ -27,16 +27,16 @@ mod ext4 {
     pub(super) const NEEDS_RECOVERY: u32 = 0x4;
 }
 
-/// The log of a frozen XFS is not empty: the freeze itself logs the superblock,
-/// so that a mount looks for unlinked files. That one record is so long, in
-/// blocks of 512 bytes; under load hundreds and more follow each other.
+/// The log of a frozen XFS is not empty: the freeze itself logs the superblock, so that a mount
+/// looks for unlinked files. This is the length of that one record, in blocks of 512 bytes; under
+/// load there are hundreds and more.
 const XFS_FROZEN_BLOCKS: u64 = 4;
 
 /// The most of a checker's output that is kept, lines.
 const CHECK_LINES: usize = 20;
 
-/// Whether the journal holds something to replay. An error says why that could
-/// not be told: no such file system, or no tool for it on this host.
+/// Whether the journal needs a replay. An error says why that is unknown: no such file system, or
+/// no tool for it on this host.
 pub(super) fn dirty(kind: FsKind, raw: &Path) -> Result<bool, ReadError> {
     match kind {
         FsKind::Ext4 => ext4_dirty(raw),
@@ -58,9 +58,9 @@ pub(super) fn dirty(kind: FsKind, raw: &Path) -> Result<bool, ReadError> {
 /// Replays the journal as a mount would.
 pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), ReadError> {
     match kind {
-        // What it finds wrong, the check finds again.
+        // Anything wrong that it finds, the check finds again.
         FsKind::Ext4 => output(Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(raw)).map(drop),
-        // Only the kernel can. The mount is seen by nobody and ends with its process.
+        // Only the kernel can do it. The mount is private and ends with its process.
         FsKind::Xfs | FsKind::Btrfs => {
             let options = if kind == FsKind::Xfs { "loop,nouuid" } else { "loop" };
             let at = tempfile::tempdir_in(raw.parent().unwrap_or(Path::new(".")))?;
@@ -132,8 +132,8 @@ fn ext4_dirty(raw: &Path) -> Result<bool, ReadError> {
 /// and its head: of `log device: ... length: 131072` and `log tail: 8 head: 12 state: <DIRTY>`.
 fn xfs_log_blocks(printed: &str) -> Option<u64> {
     let after = |word: &str| -> Option<u64> {
-        let mut words = printed.split_whitespace().skip_while(|w| *w != word);
-        words.nth(1)?.parse().ok()
+        let mut fields = printed.split_whitespace().skip_while(|w| *w != word);
+        fields.nth(1)?.parse().ok()
     };
     let (length, tail, head) = (after("length:")?, after("tail:")?, after("head:")?);
     (head + length).checked_sub(tail)?.checked_rem(length)

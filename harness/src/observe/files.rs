@@ -1,7 +1,7 @@
-//! ImageFiles on a raw image, read without mounting it and without writing to it.
+//! Files on a raw image, read without mounting it and without writing to it.
 //!
-//! ext4 is read with its journal taken into account. XFS and btrfs are read by
-//! GRUB's drivers, which know nothing of journals: theirs must be empty.
+//! ext4 is read with its journal taken into account. XFS and btrfs are read by GRUB's drivers,
+//! which ignore journals: theirs must be empty.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -21,9 +21,9 @@ pub(super) enum ImageFiles {
     Grub(PathBuf),
 }
 
-/// A file that is there.
+/// A file that was found.
 pub(super) struct OpenFile {
-    /// Bytes.
+    /// Its length, bytes.
     pub(super) size: u64,
     pub(super) read: Box<dyn Read>,
 }
@@ -51,7 +51,7 @@ impl ImageFiles {
                 }
                 Ok(names)
             }
-            // Names with spaces fall apart; nothing that is looked for has any.
+            // Names with spaces are split, but no name that matters has any.
             Self::Grub(raw) => {
                 let listed = grub(raw, &["ls", &format!("{LOOP}{dir}/")])?;
                 let name = |listed: &str| listed.trim_end_matches('/').to_owned();
@@ -101,7 +101,7 @@ impl ImageFiles {
                 Ok(Some(OpenFile { size, read }))
             }
             Self::Grub(raw) => {
-                // A copy beside the image, gone as soon as it is open.
+                // A copy beside the image, which is removed as soon as it is open.
                 let copy = tempfile::NamedTempFile::new_in(raw.parent().unwrap_or(Path::new(".")))?;
                 let target = utf8(copy.path())?;
                 match grub(raw, &["cp", &format!("{LOOP}{path}"), target]) {

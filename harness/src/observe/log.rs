@@ -3,22 +3,23 @@
 /// The most lines kept.
 const LINES: usize = 20;
 
-/// What is looked for in a server's log of one boot.
+/// What a server's log of one boot says about recovery.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recovery {
     /// Transactions that recovery found prepared; `None` as for `recovered`.
     pub(super) prepared: Option<u64>,
-    /// The lines that tell of recovery.
+    /// The lines about recovery.
     pub(super) lines: Vec<String>,
-    /// Whether the engine recovered from a crash; `None` when it writes no notes into this log, and so
-    /// might keep that to itself.
+    /// Whether the engine recovered from a crash; `None` when it writes no notes to this log, and
+    /// so would not report it.
     pub(super) recovered: Option<bool>,
-    /// The errors that tell of corruption.
+    /// The errors about corruption.
     pub(super) corruption: Vec<String>,
 }
 
-/// What a server says when it has something to recover: InnoDB of both, MySQL's binary log also with
-/// a quiet log, MariaDB's binary log and Aria. (MySQL speaks of crash recovery also when it has none.)
+/// What a server prints when it has something to recover: InnoDB of both, MySQL's binary log even
+/// when its log is quiet, MariaDB's binary log, and Aria. (MySQL mentions crash recovery even when
+/// there is none.)
 const RECOVERS: [&str; 4] = [
     "Starting crash recovery",
     "Starting XA crash recovery",
@@ -26,7 +27,7 @@ const RECOVERS: [&str; 4] = [
     "Aria engine: starting recovery",
 ];
 
-/// The words of an error that tell of corruption, in lowercase.
+/// Words that mark an error as one about corruption, in lowercase.
 const CORRUPTION: [&str; 6] =
     ["corrupt", "crashed", "checksum", "was not closed", "page number mismatch", "inconsistent"];
 
@@ -42,7 +43,7 @@ pub(super) fn recovery(log: &str) -> Recovery {
             found.prepared.get_or_insert(0);
         }
         found.prepared = found.prepared.max(prepared(line));
-        if RECOVERS.iter().any(|words| line.contains(words)) {
+        if RECOVERS.iter().any(|message| line.contains(message)) {
             found.recovered = Some(true);
         }
         let telling = ["recover", "prepared", "crash"];
@@ -58,8 +59,8 @@ pub(super) fn recovery(log: &str) -> Recovery {
     found
 }
 
-/// What a log file that outlives its server tells of the present one, from the line that every server
-/// begins with; `None` when that line is not there.
+/// The current server's part of a log file that is older than the server, from the line that every
+/// server begins with; `None` when there is no such line.
 pub(super) fn last_start(log: &str) -> Option<&str> {
     let at = log.rfind(" as process ")?;
     Some(&log[log[..at].rfind('\n').map_or(0, |end| end + 1)..])
@@ -106,7 +107,7 @@ mod tests {
         let quiet = "1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended.\n\
                      0 [System] [MY-010229] [Server] Starting XA crash recovery...\n";
         assert_eq!(recovered(quiet), Some(true));
-        // Without notes, silence is none.
+        // Without notes, silence proves nothing.
         assert_eq!(recovered("1 [System] [MY-013577] [InnoDB] InnoDB initialization has ended."), None);
     }
 

@@ -1,5 +1,5 @@
-//! Observe: everything that the snapshot's disks and the restored server hold,
-//! written down for the judge.
+//! Observe: everything that the snapshot's disks and the restored server hold, recorded for the
+//! judge.
 
 mod binlog;
 mod disk;

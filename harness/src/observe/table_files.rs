@@ -1,5 +1,5 @@
-//! The index files of MyISAM and Aria, whose headers tell by themselves whether a
-//! server had them open for writing when the disk stopped.
+//! The index files of MyISAM and Aria, whose headers show whether a server had them open for
+//! writing when the disk was snapshotted.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::names::Names;
 /// `_ma_state_info_write` in MariaDB's `storage/maria/ma_open.c`.
 const OPEN_COUNT_AT: usize = 24;
 
-/// How deep directories are looked into, and how many files are read.
+/// How deep directories are searched, and how many files are read.
 const DEPTH: usize = 4;
 const MOST_FILES: u32 = 100_000;
 
-/// Reads every index file below a data directory, which is seen from the file system's own root;
-/// how many there are.
+/// Reads every index file below a data directory, a path from the file system's own root. Returns
+/// their number.
 pub(super) fn read(
     files: &ImageFiles,
     datadir: &Path,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::guest::{Agent, quote_shell};
 use crate::names::{Names, table};
 
-/// The most messages of one CHECK TABLE that are kept.
+/// The most messages kept of one CHECK TABLE.
 const MESSAGES: usize = 10;
 
 /// The most of the server's log that is read, bytes.
@@ -25,14 +25,14 @@ const LOG_LIMIT: u32 = 256 * 1024;
 /// Errors that say that there is no such schema (1049) or table (1146).
 const GONE: [u16; 2] = [1049, 1146];
 
-/// What is asked of a server that should hold what a load wrote.
+/// What a server that holds a load's data should have.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// Which server.
     pub database: Database,
     /// What the load set up.
     pub setup: &'a Setup,
-    /// What its tables are called.
+    /// The names of its tables.
     pub names: &'a Names,
 }
 
@@ -46,9 +46,9 @@ pub async fn server(
     out: &mut ObservationLog,
 ) -> Result<()> {
     let version: Option<String> =
-        conn.query_first("SELECT VERSION()").await.map_err(Error::sql("tell its version"))?;
+        conn.query_first("SELECT VERSION()").await.map_err(Error::sql("report its version"))?;
     let place: Option<String> =
-        conn.query_first("SELECT @@log_error").await.map_err(Error::sql("tell where its log is"))?;
+        conn.query_first("SELECT @@log_error").await.map_err(Error::sql("report where its log is"))?;
     let recovery = match place.as_deref() {
         None | Some("" | "stderr") => log::recovery(&journal(agent, server, limit)?),
         Some(file) => {
@@ -68,8 +68,8 @@ pub async fn server(
     tables(conn, expected, out).await
 }
 
-/// Counts the rows of the MEMORY table. Last of all: the first look at it since
-/// the server's start makes the server write to its binary log.
+/// Counts the rows of the MEMORY table. This comes last: the first access to it since the server's
+/// start makes the server write to its binary log.
 pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
     let count = format!("SELECT COUNT(*) FROM {}", names.table(table::PROBE));
     let record = match conn.query_first::<u64, _>(count).await {
@@ -79,7 +79,7 @@ pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) ->
     Ok(out.write(&record)?)
 }
 
-/// Every table of the load as a whole, and the GTIDs, of a server at this moment.
+/// The checksum of every table of the load, and the GTIDs, of a server at this moment.
 pub async fn state(
     conn: &mut Conn,
     Expected { database, names, .. }: Expected<'_>,
@@ -117,11 +117,11 @@ async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
         Database::Mysql => "@@gtid_executed",
     };
     let gtid: Option<String> =
-        conn.query_first(format!("SELECT {variable}")).await.map_err(Error::sql("tell its GTIDs"))?;
+        conn.query_first(format!("SELECT {variable}")).await.map_err(Error::sql("report its GTIDs"))?;
     Ok(printable(&gtid.unwrap_or_default()))
 }
 
-/// Observes every table of the load but the one in memory.
+/// Observes every table of the load except the one in memory.
 pub async fn tables(
     conn: &mut Conn,
     Expected { setup, names, .. }: Expected<'_>,
@@ -209,7 +209,7 @@ async fn probe_rows(conn: &mut Conn, names: &Names, out: &mut ObservationLog) ->
     Ok(out.write(&Record::ProbeRows { rows })?)
 }
 
-/// Writes down that the restored guest or its server did not come up.
+/// Records that the restored guest or its server did not come up.
 pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
     Ok(out.write(&Record::Server {
         started: false,
@@ -221,16 +221,17 @@ pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
     })?)
 }
 
-/// The server's log of this boot. The images keep the journal in memory, so it
-/// holds nothing of earlier boots.
+/// The server's log of this boot. The images keep the journal in memory, so it has nothing of
+/// earlier boots.
 fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
     let unit = quote_shell(&server.unit);
     let line = format!("journalctl -b -o cat --no-pager -u {unit} | head -c {LOG_LIMIT}");
     Ok(String::from_utf8_lossy(&agent.script(&line, b"", limit)?).into_owned())
 }
 
-/// The end of the file that the server logs to, as the server itself sees it: its root may be a snapshot,
-/// and a relative path starts in its data directory, where it works. Empty when there is none.
+/// The end of the file that the server logs to, as the server itself sees it: its root may be a
+/// snapshot, and a relative path starts in its working directory, the data directory. Empty when
+/// there is none.
 fn log_file(agent: &Agent, server: &Server, file: &str, limit: Duration) -> Result<String> {
     let line = format!(
         "read -r file; case $file in /*) from=root ;; *) from=cwd ;; esac
@@ -258,7 +259,7 @@ async fn rows<T: FromRow + Send + 'static>(
         match result.next().await {
             Ok(Some(row)) => match mysql_async::from_row_opt(row) {
                 Ok(row) => out.write(&record(row))?,
-                // The server says the type of each column, and a damaged one may say another.
+                // The server reports the type of each column, and a damaged table may have another.
                 Err(error) => {
                     let error = mysql_async::Error::Other(Box::new(error));
                     return Ok(out.write(&table_error(table, &error))?);
@@ -303,8 +304,8 @@ async fn check_table(conn: &mut Conn, table: &str, real: &str, engine: &str) -> 
     Record::CheckTable { table: table.to_owned(), engine: engine.to_owned(), clean, usable, messages }
 }
 
-/// Rows and the XOR of what an index knows of each, by the primary key and by the index. The
-/// key is a part of it, because equal values would cancel each other out.
+/// The number of rows and the XOR of what an index has of each, read through the primary key and
+/// through the index. The key is part of it, because equal values would cancel each other out.
 async fn index_sums(conn: &mut Conn, table: &str, real: &str, index: &str) -> mysql_async::Result<Record> {
     let key = if table == table::LEDGER { "c, seq, leg" } else { "c, n" };
     let mut sums = Vec::new();

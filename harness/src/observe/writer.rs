@@ -1,4 +1,4 @@
-//! The log that an observation is written to.
+//! The log of an observation.
 
 use std::path::Path;
 

@@ -8,25 +8,25 @@ use crate::error::Result;
 use crate::guest::Agent;
 use crate::history_log::HistoryLog;
 
-/// The file systems of which VSS makes snapshots. A freeze takes all of them on
-/// fixed drives, and fails when a fixed drive has another one; what a compact
-/// disc holds it leaves out, and `guest-get-fsinfo` does not. See
-/// `requester_freeze` in QEMU's `qga/vss-win32/requester.cpp`.
+/// The file systems of which VSS makes snapshots. A freeze takes all of them on fixed drives, and
+/// fails when a fixed drive has another one. It leaves out optical discs, which `guest-get-fsinfo`
+/// lists. See `requester_freeze` in QEMU's `qga/vss-win32/requester.cpp`.
 const VSS_KINDS: [&str; 2] = ["NTFS", "ReFS"];
 
-/// What a guest tells of itself.
+/// What a guest reports about itself.
 #[derive(Debug)]
 pub(crate) struct GuestFacts {
     t: Nanos,
-    /// The operating system; absent when the agent does not tell, which is none of a backup's faults.
+    /// The operating system; `None` when the agent does not report it, which is not held against a
+    /// backup.
     os: Option<String>,
     volumes: Option<u32>,
     /// Where its server keeps its files.
     pub(crate) directories: Directories,
 }
 
-/// Asks the agent about its guest, and by `find_directories` a guest that has a shell. Best before the load, which
-/// slows every answer.
+/// Queries the agent about its guest, and by `find_directories` a guest that has a shell. Best done
+/// before the load, which slows every answer.
 pub(crate) fn inspect(
     agent: &Agent,
     find_directories: impl FnOnce() -> Result<(Directories, u32)>,
@@ -42,7 +42,7 @@ pub(crate) fn inspect(
 }
 
 impl GuestFacts {
-    /// Writes it down.
+    /// Records the facts.
     pub(crate) fn write(&self, history: &HistoryLog) -> Result<()> {
         let Self { t, volumes, .. } = *self;
         if let Some(os) = self.os.clone() {

@@ -1,4 +1,4 @@
-//! Puts the hook under test into the guest.
+//! Installs the hook under test in the guest.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use contract::scenario::Hook;
 use crate::error::{Error, Result};
 use crate::guest::{Machine, quote_shell};
 
-/// Makes the agent run the plan's hook. The image holds the project's own hook
-/// and an agent that runs it, so that one needs nothing.
+/// Makes the agent run the plan's hook. The image comes with the project's own hook and an agent
+/// that runs it, so that one needs no installation.
 pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
     let agent = &plan.image.agent;
     let limit = plan.limits.agent;
     let hook = quote_shell(&agent.hook);
     let enabled_by = quote_shell(&agent.enabled_by);
-    // What else the file tells the agent, such as its channel, stays.
+    // The agent's other options in the file, such as its channel, stay.
     let disable = format!("sed -i /fsfreeze-hook/d {enabled_by}");
     match &plan.hook {
         Hook::Freezeframe => return Ok(()),
@@ -34,8 +34,8 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
         }
         Hook::Sample | Hook::File(_) => {
             let content = content(plan)?;
-            // The single file stands where the dispatcher was, as vendor pages
-            // tell people to install it; the agent is told of that path already.
+            // The single file replaces the dispatcher, as vendor pages tell people to install it;
+            // the agent already uses that path.
             let line = format!(
                 "cat > {hook}.new && chmod 755 {hook}.new && mv {hook}.new {hook} && rm -rf {hook}.d"
             );
@@ -45,20 +45,20 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
     }
     machine.restart_agent(&agent.unit, limit)?;
     if plan.hook == Hook::Package {
-        // From here on the agent runs no hook, unless the package sees to it.
+        // From here on the agent runs no hook unless the package enables it.
         machine.agent().script(&format!("cat > {DEB}"), &content(plan)?, limit)?;
         machine.run_apart("install-package", &format!("dpkg --install {DEB}"), limit)?;
     }
     Ok(())
 }
 
-/// What the plan names to be installed.
+/// The file that the plan says to install.
 fn content(plan: &Plan) -> Result<Vec<u8>> {
     let source = plan.install.as_ref().ok_or_else(|| Error::NoHookFile(plan.hook.name()))?;
     std::fs::read(source).map_err(Error::io("read", source))
 }
 
-/// Where the package waits in the guest: not on a disk.
+/// Where the package is put in the guest: in memory, not on a disk.
 const DEB: &str = "/run/fsfreeze-hooks.deb";
 
 /// Where the images keep the hook files as the distribution packages them.

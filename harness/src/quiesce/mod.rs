@@ -1,5 +1,5 @@
-//! Quiesce: the freeze window, its guard, and the probes that ask inside it
-//! whether the database really stands still.
+//! Quiesce: the freeze window, its guard, and the probes that check inside it whether the database
+//! really stands still.
 
 mod facts;
 mod hook;

@@ -1,16 +1,15 @@
 //! The quiescence probes: statements that are sent inside the window, through
 //! every door, on connections that were opened before the freeze.
 //!
-//! They tell states apart that look alike from outside: nothing held back, only
-//! the file system frozen, the database locked, the clients cut off, the server
-//! gone. None needs a disk to find out, because on a frozen one the server hangs
-//! here and there for reasons of its own:
+//! They distinguish states that look alike from outside: nothing held back, only the file system
+//! frozen, the database locked, the clients cut off, the server gone. None of them depends on a
+//! disk, because on a frozen one the server hangs in many places for reasons of its own:
 //!
-//! - a COMMIT of a transaction whose changes were made before the freeze. The
-//!   server asks for its commit lock before it writes anything, and the list
-//!   of its threads then says what it waits for. Without a lock the COMMIT
-//!   hangs in the write instead. A lock of tables does not hold it up. Where its connection is
-//!   ended, a new one writes the same: a hook may end sessions under a lock, or instead of one;
+//! - a COMMIT of a transaction whose changes were made before the freeze. The server asks for its
+//!   commit lock before it writes anything, and the list of its threads then says what it waits
+//!   for. Without a lock the COMMIT hangs in the write instead. A lock of tables does not block it.
+//!   When its connection is ended, a new one writes the same: a hook may end sessions under a lock,
+//!   or instead of one;
 //! - an INSERT into a MyISAM table, which only a lock keeps out;
 //! - an UPDATE of a MEMORY table, which only a lock can refuse.
 
@@ -31,22 +30,22 @@ use crate::database::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
 use crate::error::{Error, Result};
 use crate::names::{Names, table};
 
-/// How long the probes of a round are waited for. More than the second after which the server
-/// refuses to wait for a lock.
+/// How long the probes of a round are waited for: more than the second after which the server gives
+/// up waiting for a lock.
 const ANSWER_LIMIT: Duration = Duration::from_millis(2500);
 
-/// The pause between two looks at the list of threads.
+/// The pause between two polls of the server's threads.
 const POLL_PAUSE: Duration = Duration::from_millis(25);
 
-/// How long a look may take; who takes longer is not asked again.
+/// How long a poll may take; a server that takes longer is not polled again.
 const POLL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a probe must be seen not to wait until its lock counts as gone. A server's thread
-/// wakes up each second while it waits, and says nothing of the lock until it waits again, which an emulated
-/// guest was seen to take 95 ms for.
+/// How long a probe must be observed not to wait until its lock counts as released. A waiting
+/// thread of the server wakes up each second, and does not show the lock until it waits again,
+/// which was observed to take an emulated guest 95 ms.
 const RELEASED_AFTER: Nanos = 300_000_000;
 
-/// How long the last looks may take.
+/// How long the last polls may take.
 const LAST_POLL_LIMIT: Duration = Duration::from_millis(1000);
 
 /// Error 1205, ER_LOCK_WAIT_TIMEOUT.
@@ -55,15 +54,16 @@ const LOCK_WAIT_TIMEOUT: u16 = 1205;
 /// Errors with which a server ends a connection: 1053 (shutdown), 1927 and 3169 (killed), 4031 (idle).
 const ENDED: [u16; 4] = [1053, 1927, 3169, 4031];
 
-/// How a thread's state names the lock of the whole server; that of a table may have any cause.
+/// The states of a thread that waits for a lock of the whole server; a lock of a table may have any
+/// cause.
 const SERVER_LOCKS: [&str; 3] =
     ["Waiting for backup lock", "Waiting for commit lock", "Waiting for global read lock"];
 
-/// How often another connection is tried when one is lost, and how long each try may take.
+/// How many times a lost connection is replaced, and how long each attempt may take.
 const ATTEMPTS: u32 = 2;
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(1100);
 
-/// How many rows the probes of one window have.
+/// How many rows the probes of one window write.
 const ROWS: u32 = 2 * DOORS.len() as u32 + 2;
 
 /// The probes of one window, connected and ready.
@@ -73,15 +73,15 @@ pub struct Probes {
     observers: Vec<(Conn, Access)>,
 }
 
-/// A probe that can be sent.
+/// A probe that is ready to be sent.
 #[derive(Debug)]
 struct Ready {
     probe: Probe,
     conn: Conn,
     statement: String,
-    /// One statement that writes the same on another connection.
+    /// A single statement that writes the same on another connection.
     again: String,
-    /// For another connection when this one is lost.
+    /// Opens another connection when this one is lost.
     access: Access,
 }
 
@@ -93,8 +93,8 @@ impl Probes {
         let plan: Vec<_> = plan(&target.names, first);
         let [a, b, c, d] = [0, 1, 2, 3].map(|door| prepare(target, &plan, door, limit));
         let connected = runtime.block_on(async {
-            // One door after the other would take long; everything at once is more than QEMU's
-            // user network takes.
+            // One door after the other would take long; everything at once is more than QEMU's user
+            // network can handle.
             let (a, b, c, d) = tokio::try_join!(a, b, c, d)?;
             let mut observers = Vec::new();
             for door in [TCP_ADMIN, SOCKET_ADMIN] {
@@ -109,17 +109,17 @@ impl Probes {
     /// Sends the first round.
     pub fn send(self, runtime: &Runtime) -> SentProbes {
         let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
-        let mut asked =
+        let mut sent =
             SentProbes { states: watch::Sender::new(ProbeStates::default()), tasks: JoinSet::new(), second };
-        asked.start(runtime, first);
+        sent.start(runtime, first);
         for (conn, access) in self.observers {
-            asked.tasks.spawn_on(poll(conn, access, asked.states.clone()), runtime.handle());
+            sent.tasks.spawn_on(poll(conn, access, sent.states.clone()), runtime.handle());
         }
-        asked
+        sent
     }
 }
 
-/// What one probe does: first on its connection, and in the window.
+/// The statements of one probe: those before the window, and the one in it.
 struct Planned {
     probe: Probe,
     before: Vec<String>,
@@ -165,7 +165,7 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
             add(round, door, schema, ProbeKind::Commit, &before, "COMMIT".to_owned(), true);
         }
     }
-    // Of an administrator, whom `read_only` does not keep out.
+    // As an administrator, whom `read_only` does not stop.
     let rows =
         [(TCP_ADMIN, Schema::Load, table::PROBE_NT), (SOCKET_ADMIN, Schema::Second, table::SECOND_PROBE_NT)];
     for (door, schema, table) in rows {
@@ -178,7 +178,7 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
     planned
 }
 
-/// Makes the probes of one door ready.
+/// Prepares the probes of one door.
 async fn prepare(
     target: &Target,
     plan: &[Planned],
@@ -200,12 +200,12 @@ async fn prepare(
     Ok(ready)
 }
 
-/// Probes under way. What is in flight stays so until this is dropped.
+/// Probes that were sent. Those in flight stay so until this is dropped.
 #[derive(Debug)]
 pub struct SentProbes {
     states: watch::Sender<ProbeStates>,
     tasks: JoinSet<()>,
-    /// The second round.
+    /// The second round, which is not sent yet.
     second: Vec<Ready>,
 }
 
@@ -224,8 +224,8 @@ impl SentProbes {
         }
     }
 
-    /// Waits until every probe that was sent is answered or seen to wait for a lock, but not for ever:
-    /// what is not by then hangs, or is seen later.
+    /// Waits, for a limited time, until every probe that was sent is answered or observed to wait
+    /// for a lock. Any other hangs, or is observed later.
     pub fn settle(&self, runtime: &Runtime) {
         let settled = |states: &ProbeStates| states.sent.iter().all(Sent::is_settled);
         self.wait(runtime, ANSWER_LIMIT, settled);
@@ -242,7 +242,7 @@ impl SentProbes {
         }
     }
 
-    /// Looks at all of them a last time: what came of each.
+    /// Polls the server's threads a last time, and returns the result of each probe.
     pub fn results(&self, runtime: &Runtime) -> Vec<Probe> {
         let before = self.states.borrow().polls;
         let looked = |states: &ProbeStates| {
@@ -256,7 +256,7 @@ impl SentProbes {
             ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
             _ => probe.clone(),
         };
-        // One that no task came to send was not sent.
+        // One whose task never got to run was not sent.
         states.sent.iter().filter(|sent| sent.probe.t > 0).map(given_up).collect()
     }
 
@@ -266,21 +266,21 @@ impl SentProbes {
     }
 }
 
-/// What is known of the probes that were sent.
+/// What is known about the probes that were sent.
 #[derive(Debug, Default)]
 struct ProbeStates {
     sent: Vec<Sent>,
-    /// How many looks at the list of threads there were.
+    /// How many times the server's threads were polled.
     polls: u32,
 }
 
-/// A probe that was sent. Until it is known better it hangs.
+/// A probe that was sent. Until more is known, it hangs.
 #[derive(Debug)]
 struct Sent {
-    /// Its connection, as the server numbers them.
+    /// Its connection's id on the server.
     connection: u32,
     probe: Probe,
-    /// When it was first seen not to wait any more, which a look or two do not prove.
+    /// When it was first observed not to wait any more, which one or two polls do not prove.
     missed: Option<Nanos>,
     /// It was answered.
     answered: bool,
@@ -291,21 +291,21 @@ impl Sent {
         self.answered || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
     }
 
-    /// Its connection was lost, and this one goes on in its place.
+    /// Its connection was lost, and this one replaces it.
     fn continue_on(&mut self, connection: u32) {
         (self.connection, self.missed) = (connection, None);
         self.probe.answer = ProbeAnswer::Cut;
         self.probe.since = None;
     }
 
-    /// It does not seem to wait any more.
+    /// It does not seem to wait any more, but that is not certain yet.
     fn is_in_doubt(&self) -> bool {
         !self.answered && self.missed.is_some() && self.probe.answer == ProbeAnswer::Locked
     }
 
-    /// Takes in a look at the list of threads, which was asked for and read at these times. Behind a
-    /// lock that is only asked for, a COMMIT waits as well: then it shows nothing of one that was not
-    /// seen to wait before.
+    /// Evaluates a poll of the server's threads, requested and read at these times. A COMMIT also
+    /// waits behind a lock that is only `requested` by another thread, so then a first wait proves
+    /// nothing.
     fn observe(&mut self, requested_at: Nanos, read: Nanos, state: Option<&str>, requested: bool) {
         let Self { probe, missed, answered, .. } = self;
         if *answered || probe.t == 0 || requested_at < probe.t {
@@ -319,7 +319,7 @@ impl Sent {
             }
             (ProbeAnswer::Locked, true) => {
                 *missed = None;
-                // It waited then at the earliest.
+                // It waited at least until then.
                 probe.end = probe.end.max(requested_at);
             }
             (ProbeAnswer::Locked, false) => match *missed {
@@ -329,7 +329,7 @@ impl Sent {
                 Some(_) => {}
                 None => *missed = Some(read),
             },
-            // A COMMIT asks for its lock once: one that waits again never had it.
+            // A COMMIT takes its lock once: one that waits again never had it.
             (ProbeAnswer::Released, true) if probe.kind == ProbeKind::Commit => {
                 (probe.answer, probe.end, *missed) = (ProbeAnswer::Locked, requested_at, None);
             }
@@ -337,7 +337,7 @@ impl Sent {
         }
     }
 
-    /// Takes in what came of the statement.
+    /// Records the answer to the statement.
     fn answered(&mut self, end: Nanos, answer: ProbeAnswer, code: Option<u16>) {
         let Self { probe, answered, .. } = self;
         *answered = true;
@@ -352,7 +352,7 @@ impl Sent {
     }
 }
 
-/// Whether a thread in this state waits for a lock that holds such a probe up.
+/// Whether a thread in this state waits for a lock that blocks such a probe.
 fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
     match kind {
         ProbeKind::Commit => SERVER_LOCKS.contains(&state),
@@ -360,7 +360,7 @@ fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
     }
 }
 
-/// Sends a probe, and keeps its connection until the window is answered.
+/// Sends a probe, and keeps its connection until the window is over.
 async fn send(
     Ready { mut conn, statement, again, access, .. }: Ready,
     states: watch::Sender<ProbeStates>,
@@ -382,11 +382,11 @@ async fn send(
     }
     let end = clock::now();
     states.send_modify(|states| states.sent[at].answered(end, answer, code));
-    // As long as the guest is frozen it may matter that it is there.
+    // The connection may matter as long as the guest is frozen.
     std::future::pending::<()>().await;
 }
 
-/// What came of a statement; an error where its connection was lost.
+/// The answer to a statement; an error means that its connection was lost.
 fn outcome(result: mysql_async::Result<()>) -> (ProbeAnswer, Option<u16>) {
     match result {
         Ok(()) => (ProbeAnswer::Done, None),
@@ -402,22 +402,22 @@ fn outcome(result: mysql_async::Result<()>) -> (ProbeAnswer, Option<u16>) {
     }
 }
 
-/// Another connection in the place of one that was lost; or what shows that there is none.
+/// Replaces a lost connection, or returns the answer that its failure amounts to.
 async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer, Option<u16>)> {
     for _ in 0..ATTEMPTS {
         match access.connect(ATTEMPT_LIMIT).await {
             Ok(conn) => return Ok(conn),
             Err(mysql_async::Error::Server(e)) => return Err((ProbeAnswer::Refused, Some(e.code))),
-            // It may have been lost on the way.
+            // The attempt itself may have been lost in the network.
             Err(mysql_async::Error::Io(IoError::Io(e))) if e.kind() == io::ErrorKind::TimedOut => {}
-            // Whoever accepts for the server closes at once where there is none.
+            // Without a server, whatever accepts for it closes the connection at once.
             Err(_) => return Err((ProbeAnswer::Gone, None)),
         }
     }
     Err((ProbeAnswer::Error, None))
 }
 
-/// Looks at what the server's threads wait for, as long as it answers.
+/// Polls what the server's threads wait for, as long as it answers.
 async fn poll(mut conn: Conn, access: Access, states: watch::Sender<ProbeStates>) {
     loop {
         let requested_at = clock::now();
@@ -452,12 +452,13 @@ struct Thread {
 }
 
 impl Thread {
-    /// It has asked for a lock that would keep commits out, and does not have it. What asks may hide
-    /// behind a comment or in a procedure; who only begins a backup keeps nobody out.
+    /// Whether it has requested a lock that would block commits, and does not have it yet. The
+    /// statement may hide behind a comment or in a procedure; one that only begins a backup blocks
+    /// nobody.
     fn requests_lock(&self) -> bool {
         let statement = self.statement.to_ascii_uppercase();
-        let words = statement.split_whitespace().collect::<Vec<_>>().join(" ");
-        let has = |all: &[&str]| all.iter().all(|part| words.contains(part));
+        let statement = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+        let has = |all: &[&str]| all.iter().all(|part| statement.contains(part));
         let asks = has(&["FLUSH", "READ LOCK"])
             || has(&["BACKUP STAGE FLUSH"])
             || has(&["BACKUP STAGE BLOCK"])
@@ -525,7 +526,7 @@ mod tests {
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
     }
 
-    /// A dump may ask for its lock while a backup holds one.
+    /// A dump may request its lock while a backup holds one.
     #[test]
     fn a_lock_that_is_asked_for_takes_nothing_from_one_that_is_held() {
         let mut sent = commit();

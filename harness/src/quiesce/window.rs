@@ -1,9 +1,9 @@
-//! The freeze window: opened by a freeze, closed by a thaw, whatever happens.
+//! The freeze window: opened by a freeze, and closed by a thaw whatever happens.
 //!
-//! A guest that stays frozen is an outage, so the window thaws on every way
-//! out: when it is closed, when it is dropped by an error or a panic, and when
-//! it has been open for too long, from a thread of its own. It is armed before
-//! the freeze is asked for, because a freeze that timed out may still happen.
+//! A guest that stays frozen is an outage, so the window thaws on every way out: when it is closed,
+//! when it is dropped by an error or a panic, and when it has been open for too long, from a thread
+//! of its own. It is armed before the freeze is requested, because a freeze that timed out may
+//! still happen.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,9 @@ use crate::interrupt;
 
 /// What can be frozen and thawed: a guest through its agent.
 pub trait Quiesce: Send + Sync + 'static {
-    /// Freezes all file systems, the hook first; returns how many.
+    /// Runs the hook, then freezes all file systems; returns how many.
     fn freeze(&self, timeout: Duration) -> Result<u32>;
-    /// Thaws all file systems, the hook last; returns how many.
+    /// Thaws all file systems, then runs the hook; returns how many.
     fn thaw(&self, timeout: Duration) -> Result<u32>;
     /// Whether something is frozen now.
     fn is_frozen(&self) -> Result<bool>;
@@ -77,10 +77,10 @@ impl std::fmt::Debug for Guard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WindowState {
     Open,
-    /// Somebody thaws.
+    /// A thread is thawing.
     Closing,
     Closed,
-    /// It was open for too long and thawed by itself.
+    /// It was open for too long, and its guard thawed.
     Expired,
 }
 
@@ -101,10 +101,10 @@ impl FreezeWindow {
         // In a thread of its own, so that Ctrl-C need not wait for a hook that hangs.
         let freezer = Arc::clone(&guard);
         thread::spawn(move || {
-            let asked = Instant::now();
+            let begin = Instant::now();
             let frozen = freezer.guest.freeze(freezer.limits.freeze).map_err(|error| {
-                let waited = asked.elapsed();
-                // libvirt does not say in so many words that it gave up waiting.
+                let waited = begin.elapsed();
+                // libvirt's error does not say that it gave up waiting.
                 if waited < freezer.limits.freeze {
                     return error;
                 }
@@ -114,7 +114,7 @@ impl FreezeWindow {
                 Ok(count) => freezer.history.mark(Mark::FreezeOk, count.to_string()),
                 Err(e) => freezer.history.mark(Mark::FreezeErr, e.to_string()),
             };
-            // Nobody listens when the trial was interrupted; the guard thaws.
+            // The receiver is gone when the trial was interrupted; the guard thaws.
             let _ = sender.send(frozen.and_then(|count| marked.map(|_| count)));
         });
         // libvirt bounds the freeze; the slack is for libvirt itself.
@@ -143,7 +143,7 @@ impl FreezeWindow {
 impl Drop for FreezeWindow {
     fn drop(&mut self) {
         if self.guard.claim() {
-            // The error that led here is the one to report; the marks tell of this one.
+            // The error that led here is the one to report; the marks record this one.
             let _ = self.guard.thaw();
         }
     }
@@ -154,8 +154,8 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the right to thaw; false when the window is closed already. Waits
-    /// while somebody else thaws.
+    /// Takes the right to thaw; false when the window is closed already. Waits while another thread
+    /// thaws.
     fn claim(&self) -> bool {
         let mut state = self
             .changed
@@ -168,10 +168,9 @@ impl Guard {
         open
     }
 
-    /// A freeze that failed needs no thaw, and gets none, when the agent says
-    /// that nothing is frozen: it handles one command after another, so no
-    /// freeze is still to come. Otherwise the window stays open, and is thawed
-    /// when it is dropped.
+    /// A freeze that failed needs no thaw, and gets none, when the agent says that nothing is
+    /// frozen: it handles one command after another, so no freeze can follow. Otherwise the window
+    /// stays open, and is thawed when it is dropped.
     fn refused(&self, error: Error) -> OpenError {
         if matches!(self.guest.is_frozen(), Ok(false)) {
             self.finish(WindowState::Closed);
@@ -190,16 +189,16 @@ impl Guard {
         result
     }
 
-    /// The answer that counts is that of the thaw that took place. One that never
-    /// reached the agent, or that the agent did not live to carry out, says
-    /// nothing about the lock; its guest is still frozen.
+    /// The answer that counts is that of the thaw that took effect. A thaw that never reached the
+    /// agent, or that the agent did not live to carry out, says nothing about the lock, and leaves
+    /// the guest frozen.
     fn thaw_until_thawed(&self) -> Result<u32> {
         self.history.mark(Mark::ThawCall, "")?;
         let deadline = Instant::now() + self.limits.thaw * 2;
         let mut failed = None;
         let error = loop {
             match (self.guest.thaw(self.limits.thaw), failed) {
-                // Nothing was frozen any more: the one before did it, and said that it failed.
+                // Nothing was frozen any more: the thaw before took effect, and reported a failure.
                 (Ok(0), Some(error)) => break error,
                 (Ok(count), _) => {
                     self.history.mark(Mark::ThawOk, count.to_string())?;
@@ -211,7 +210,7 @@ impl Guard {
                 }
                 (Err(error), _) => failed = Some(error),
             }
-            // An agent that is busy or gone answers at once; do not spin.
+            // An agent that is busy or gone fails at once; this keeps the loop from spinning.
             thread::sleep(Duration::from_millis(200));
         };
         self.history.mark(Mark::ThawErr, error.to_string())?;
@@ -226,7 +225,7 @@ impl Guard {
             .unwrap_or_else(PoisonError::into_inner);
         drop(state);
         if timeout.timed_out() && self.claim() {
-            // The marks tell how it went; the pipeline learns it when it closes the window.
+            // The marks record the result; the pipeline learns of it when it closes the window.
             let _ = self.thaw_until_thawed();
             self.finish(WindowState::Expired);
         }
@@ -247,7 +246,7 @@ mod tests {
     use contract::jsonl;
     use contract::plan::Accel;
 
-    /// A guest without a machine: it counts, and fails on demand.
+    /// A guest without a machine, which counts calls and fails on demand.
     #[derive(Default)]
     struct Stub {
         frozen: AtomicBool,
@@ -255,11 +254,11 @@ mod tests {
         freeze_fails: bool,
         /// The freeze reports a failure, yet the guest is frozen afterwards.
         freezes_late: bool,
-        /// So many thaws do not happen.
+        /// The number of thaws that do not take effect.
         lost_thaws: AtomicU32,
-        /// The thaw happens, and reports a failure, as when its hook fails.
+        /// The thaw takes effect and reports a failure, as when its hook fails.
         thaw_hook_fails: bool,
-        /// The agent does not tell its state.
+        /// The agent does not report its state.
         mute: bool,
     }
 

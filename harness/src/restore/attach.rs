@@ -1,8 +1,7 @@
-//! By attaching: a guest that runs beside the first one gets the snapshot's
-//! disks, mounts them and starts their server, over and over again.
+//! Restore by attaching: a guest beside the first one gets the disks of one snapshot after the
+//! other, mounts them and starts their server.
 //!
-//! What a boot would show and this does not: whether the snapshot boots. What
-//! it saves is the boot.
+//! This does not show whether the snapshot boots, but saves the time of a boot.
 
 use std::path::{Path, PathBuf};
 
@@ -23,16 +22,16 @@ pub struct Verifier<'a> {
     plan: &'a Plan,
     machine: Machine,
     access: Access,
-    /// Where overlays over the snapshots go.
+    /// The directory for overlays over the snapshots.
     dir: PathBuf,
-    /// The elements of the disks that are attached now.
+    /// The XML elements of the attached disks.
     attached: Vec<String>,
-    /// How many snapshots there were, which names disks and units.
+    /// The number of snapshots so far, part of the names of disks and units.
     count: u32,
 }
 
 impl<'a> Verifier<'a> {
-    /// Makes a verifier of a running guest that was [prepared](prepare).
+    /// A verifier from a running guest that was [prepared](prepare).
     pub fn new(plan: &'a Plan, machine: Machine, dir: &Path) -> Result<Self> {
         let access = Access::of_image(machine.sql_address()?, &plan.image.server)?;
         Ok(Self { plan, machine, access, dir: dir.to_owned(), attached: Vec::new(), count: 0 })
@@ -48,11 +47,11 @@ impl<'a> Verifier<'a> {
         self.machine.power_off()
     }
 
-    /// Attaches the snapshot's disks, mounts them and starts their server: a
-    /// connection to it, and the facts of its unit.
+    /// Attaches the snapshot's disks, mounts them and starts their server. Returns a connection to
+    /// it, and how it is set up.
     ///
-    /// An error of the guest or its database says that the snapshot does not come up, which is a fact
-    /// about the backup. Whatever comes out, [`Self::detach`] must come before the next.
+    /// An error of the guest or its database says that the snapshot does not come up, which is a
+    /// fact about the backup. In any case [`Self::detach`] must be called before the next snapshot.
     pub fn attach(
         &mut self,
         runtime: &Runtime,
@@ -64,7 +63,8 @@ impl<'a> Verifier<'a> {
         let drives = overlay::over(&self.dir, &self.suffix(), snapshot)?;
         let mut mounts = Vec::new();
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
-            // The guest may forget a disk only some time after it is gone: the next has another address.
+            // The guest may still know a disk for some time after its removal, so the next one gets
+            // another address.
             let target = self.count * MOST_DISKS % MOST_TARGETS + u32::from(letter) - u32::from('a');
             let xml = format!(
                 "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback'/>\
@@ -76,7 +76,7 @@ impl<'a> Verifier<'a> {
             self.attached.push(xml);
             mounts.extend(disk.file_systems.iter().map(|fs| (&fs.mount, format!("{target} {}", fs.fs))));
         }
-        // Each after those that hold its mount point.
+        // Each is mounted after those that contain its mount point.
         mounts.sort();
         let unit = self.unit();
         let lines: String =
@@ -95,7 +95,7 @@ impl<'a> Verifier<'a> {
         Ok((conn, Server { unit, ..image.server.clone() }))
     }
 
-    /// Ends the server and takes the disks away.
+    /// Ends the server and detaches the disks.
     pub fn detach(&mut self) -> Result<()> {
         let limits = self.plan.limits;
         let line = DETACH.replace("UNIT", &self.unit());
@@ -110,36 +110,37 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// What the overlays over the present snapshot are called by.
+    /// The suffix of the names of the overlays over the current snapshot.
     fn suffix(&self) -> String {
         format!("attached-{}", self.count)
     }
 
-    /// The unit of the present snapshot's server.
+    /// The unit of the current snapshot's server.
     fn unit(&self) -> String {
         format!("freezeframe-attached@{}.service", self.count)
     }
 }
 
-/// Makes a guest fit to be a [`Verifier`]: stops its server, and makes a unit for those to come.
+/// Prepares a guest to be a [`Verifier`]: stops its server, and creates a unit for the servers of
+/// snapshots.
 pub fn prepare(machine: &Machine, plan: &Plan) -> Result<()> {
     let line = PREPARE.replace("UNIT", &quote_shell(&plan.image.server.unit));
     machine.agent().script(&line, b"", plan.limits.server).map(drop)
 }
 
-/// How many disks a guest has at the most, and how many addresses its SCSI controller
-/// has for them (0 to 255; see virtio-v1.2, 5.6.6.1).
+/// The most disks of a guest, and the number of addresses that its SCSI controller has for them (0
+/// to 255; see virtio-v1.2, 5.6.6.1).
 const MOST_DISKS: u32 = 26;
 const MOST_TARGETS: u32 = 9 * MOST_DISKS;
 
 /// The exit code of [`ATTACH`] for a disk that does not appear.
 const NOT_THERE: i64 = 69;
 
-/// Makes the server's unit once more, as a template: one for each snapshot, so
-/// that its log is its own. `systemctl cat` prints a unit with its drop-ins as one file. What is added
-/// wins: the snapshot is the server's root, nothing comes before the server,
-/// and its end need not be a clean one. Programs are the guest's own, which no trial
-/// changes: these it has read before.
+/// Turns the server's unit into a template with an instance for each snapshot, so that each has a
+/// log of its own. `systemctl cat` prints a unit with its drop-ins as one file, and what is added
+/// takes precedence: the snapshot is the server's root, nothing runs before the server, and it is
+/// killed at the end. Programs are the guest's own, which no trial changes and which are in its
+/// page cache already.
 const PREPARE: &str = "set -e
 systemctl stop UNIT
 mkdir -p /run/freezeframe-attached
@@ -152,8 +153,8 @@ mkdir -p /run/freezeframe-attached
 systemctl daemon-reload
 ";
 
-/// Lines of target, kind and mount point on its input. A disk appears a moment after it was attached,
-/// and its node may still be that of one which is gone: it is there when it can be opened.
+/// Reads lines of target, kind and mount point. A disk appears a moment after it was attached, and
+/// its device node may still be that of a removed one: it is there when it can be opened.
 const ATTACH: &str = "set -e
 tries=0
 while read -r target fs mount; do

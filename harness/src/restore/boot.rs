@@ -1,4 +1,4 @@
-//! By a boot: a new guest from the snapshot alone.
+//! Restore by a boot: a new guest from the snapshot alone.
 
 use contract::plan::Plan;
 use tokio::runtime::Runtime;
@@ -17,7 +17,7 @@ pub struct Booted {
     pub machine: Machine,
     /// A connection to its server.
     pub conn: mysql_async::Conn,
-    /// How often its kernel stalled before it found its disks.
+    /// How many times its kernel stalled before it found its disks.
     pub stalled: u32,
 }
 

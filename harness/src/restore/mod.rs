@@ -1,4 +1,4 @@
-//! Restore: a server on the snapshot alone, so that it can be observed.
+//! Restore: starts a server on the snapshot alone, so that it can be observed.
 
 mod attach;
 mod boot;

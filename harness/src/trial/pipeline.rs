@@ -1,7 +1,7 @@
 //! The pipeline: boot, load, freeze, snapshot, thaw, restore, observe.
 //!
-//! It only gathers facts. What they mean is the judge's business, and whether
-//! they were expected is the verdict's.
+//! It only gathers facts. What they mean is for the judge, and whether they were expected is for
+//! the verdict.
 
 use std::cell::Cell;
 use std::fs;
@@ -41,27 +41,27 @@ use crate::roll_forward;
 use crate::saved_memory::{self, GuestRole, MemoryOrigin, SavedGuest};
 use crate::snapshot;
 
-/// How long the guest is held at the least: time for a lock that does not last
-/// to be lost, and for writes that should not come through to come.
+/// The least time for which the guest is held: time for a lock that does not last to be lost, and
+/// for writes that should be blocked to come through.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// How long the load goes on after the thaw, so that a restored disk that kept
-/// being written would hold something from after the snapshot.
+/// How long the load continues after the thaw, so that a disk which was still written to would hold
+/// something from after the snapshot.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
-/// How long it may take after the thaw until every way to the server is written through again.
+/// How long it may take after the thaw until writes succeed through every door again.
 const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long writers are given before a freeze until all doors are at work.
+/// How long a freeze waits until writes succeed through every door.
 const POWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// A trial under way: what its stages share.
+/// A running trial: what its stages share.
 struct Trial<'a> {
     plan: &'a Plan,
-    /// The trial's span, for threads that outlive the stage which starts them.
+    /// The trial's span, for threads that outlive the stage that starts them.
     span: Span,
     names: Names,
-    /// Known when the load has started.
+    /// Known once the load has started.
     written: OnceLock<Written>,
     runtime: Runtime,
     libvirt: Libvirt,
@@ -90,11 +90,11 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         let mut source = progress.stage(Stage::Equip, |p| trial.prepare_guest(started, p))?;
         let made = trial.make_backup(progress, &mut source, scope);
         if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
-            // The agent may be as stuck as the rest.
+            // The agent may hang like the rest.
             let _ = trial.keep_logs(&source.machine, "source");
         }
         let Backup { load, mut snapshots, verifier } = made?;
-        // After a refused freeze the agent may be as stuck as the rest.
+        // After a refused freeze the agent may hang like the rest.
         let answers = !snapshots.is_empty() && !source.agent_lost.get();
         let stop =
             |progress: &mut Progress| progress.stage(Stage::Stop, |_| trial.stop(source, load, answers));
@@ -114,11 +114,11 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
     })
 }
 
-/// A guest that runs.
+/// A guest that has started.
 struct Started {
     machine: Machine,
     drives: Vec<Drive>,
-    /// Whether it goes on from a saved memory, and is still asleep to its time and identity.
+    /// Whether it comes from a saved memory, and still has that one's time and identity.
     saved: bool,
     /// How it came up.
     notes: Vec<String>,
@@ -137,8 +137,8 @@ struct Source {
     target: Target,
     facts: quiesce::GuestFacts,
     heartbeats: Vec<heartbeat::Channel>,
-    /// Whether a thaw has left the agent dead, as a hook that hangs does. The
-    /// backup is there all the same; what else the guest could tell is not.
+    /// Whether the agent no longer answers after a thaw, as after a hook that hangs. The backup
+    /// exists all the same; what else the guest could report is lost.
     agent_lost: Cell<bool>,
 }
 
@@ -148,22 +148,22 @@ struct TakenSnapshot<'scope> {
     inspection: Inspection<'scope>,
 }
 
-/// What the raw disks of a snapshot say, which are read beside the other stages: its
-/// observation, and the position that a hook recorded.
+/// The inspection of a snapshot's raw disks, in a thread beside the other stages: its observation,
+/// and the position that a hook recorded.
 type Inspection<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Option<Position>)>>;
 
-/// A snapshot that the verifier has.
+/// A snapshot that is attached to the verifier.
 struct Attached {
     out: ObservationLog,
-    /// A connection to its server, and the facts of that; none when it does not come up.
+    /// A connection to its server, and how that server is set up; `None` when it does not come up.
     server: Option<(mysql_async::Conn, Server)>,
 }
 
-/// What the stages up to the last thaw leave.
+/// The result of the stages up to the last thaw.
 struct Backup<'scope> {
-    /// It goes on.
+    /// Still running.
     load: Load,
-    /// Those that nobody has looked at: all, or with a verifier the last.
+    /// Those not yet observed: all, or with a verifier the last.
     snapshots: Vec<TakenSnapshot<'scope>>,
     verifier: Option<Verifier<'scope>>,
 }
@@ -201,7 +201,7 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Starts the first guest and waits until its server answers, and for nothing else.
+    /// Starts the first guest and waits only until its server answers.
     fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let Plan { image, limits, .. } = self.plan;
         let mut started = self.start(GuestRole::Source)?;
@@ -211,14 +211,14 @@ impl<'a> Trial<'a> {
         let unit = &image.server.unit;
         let wait = access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent));
         if let Err(error) = self.runtime.block_on(wait) {
-            // Why it does not serve is in the guest's journal.
+            // The guest's journal says why it does not serve.
             let _ = self.keep_logs(machine, "source");
             return Err(error);
         }
         Ok((started, String::new()))
     }
 
-    /// Gives the first guest what a trial needs besides its server.
+    /// Prepares the first guest with everything that a trial needs besides its server.
     fn prepare_guest(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.plan;
         let (mut machine, drives) = self.wake(started)?;
@@ -239,7 +239,7 @@ impl<'a> Trial<'a> {
         ))
     }
 
-    /// Tells a guest that goes on from a saved memory that time has passed.
+    /// Brings a guest from a saved memory up to date.
     fn wake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
         if saved {
             saved_memory::wake(&machine, self.plan.limits.agent)?;
@@ -247,7 +247,7 @@ impl<'a> Trial<'a> {
         Ok((machine, drives))
     }
 
-    /// Starts a guest from a saved memory where it can, or else by a boot.
+    /// Starts a guest from a saved memory if possible, otherwise by a boot.
     fn start(&self, role: GuestRole) -> Result<Started> {
         let Plan { image, limits, .. } = self.plan;
         let mut notes = Vec::new();
@@ -292,9 +292,9 @@ impl<'a> Trial<'a> {
         Ok((Verifier::new(self.plan, machine, &self.disks)?, notes))
     }
 
-    /// From the load's first write to its last freeze: the load, which goes on,
-    /// and a snapshot for each freeze that was not refused. A verifier looks at each
-    /// before the next, and leaves its overlays to the one below; not at the last yet.
+    /// Runs from the load's first write to the last freeze: leaves a running load, and a snapshot
+    /// for each freeze that was not refused. With a verifier each snapshot but the last is
+    /// observed, and its overlays merged, before the next freeze.
     fn make_backup<'scope>(
         &'scope self,
         progress: &mut Progress,
@@ -303,7 +303,7 @@ impl<'a> Trial<'a> {
     ) -> Result<Backup<'scope>> {
         let (load, starting) = progress.stage(Stage::Load, |_| {
             let load = self.start_load(source)?;
-            // While the load runs nobody waits for it.
+            // Its start costs no time while the load runs.
             let starting = (self.plan.restore != Restore::Boot)
                 .then(|| scope.spawn(|| self.span.in_scope(|| self.start_verifier())));
             interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
@@ -337,7 +337,8 @@ impl<'a> Trial<'a> {
                 (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
                     let below = snapshot.drives.clone();
                     load.rest_during(|| self.attach_and_observe(progress, verifier, snapshot))?;
-                    // The first of the trial's own stays: below it is what all trials share.
+                    // The first of the trial's own overlays stays: all trials share the files below
+                    // it.
                     if below != source.drives {
                         snapshot::merge(&mut source.machine, &below, self.plan.limits.statement)?;
                     }
@@ -349,9 +350,9 @@ impl<'a> Trial<'a> {
         Ok(Backup { load, snapshots, verifier })
     }
 
-    /// Ends the load, keeps what the first guest can still tell if it `answers` anything, and cuts
-    /// its power. What a roll-forward must reach; nothing when there can be none,
-    /// as without a snapshot.
+    /// Ends the load, keeps the first guest's logs if it still `answers`, and cuts its power.
+    /// Returns the state that a roll-forward must reach; nothing when none is possible, as without
+    /// a snapshot.
     fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
             self.history.finish()?;
@@ -387,17 +388,17 @@ impl<'a> Trial<'a> {
         let _ = self
             .written
             .set(Written { setup: running.setup().clone(), directories: facts.directories.clone() });
-        // Delayed allocation would leave fresh tables empty on the disk and
-        // hide finer defects behind that. The profile comes only then, so that the tables
-        // themselves are safe whatever it is; as root over the server's own socket, because the
-        // load's account may not.
+        // Delayed allocation would leave fresh tables empty on the disk and hide finer defects
+        // behind that. The profile is set only now, so that the tables themselves are durable in
+        // any profile, and by root over the server's own socket, because the load's accounts lack
+        // the privilege.
         let profile = database::profile_statements(load.profile);
         machine.agent().script("sync && mysql", profile.as_bytes(), limits.agent)?;
         Ok(running)
     }
 
-    /// Freeze, snapshot, thaw; `None` when the freeze was refused. `drives` are then
-    /// those that the guest writes to from then on.
+    /// Freeze, snapshot, thaw; `None` when the freeze was refused. `drives` become those that the
+    /// guest writes to afterwards.
     fn quiesced_snapshot<'scope>(
         &'scope self,
         progress: &mut Progress,
@@ -427,15 +428,15 @@ impl<'a> Trial<'a> {
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
         let probes = progress.stage(Stage::Hold, |_| {
-            // All this bounds itself; the window's guard bounds it once more.
+            // Each step here has a time limit, and the window's guard has one for all of them.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
             sent.send_again(&self.runtime);
             Ok((sent.results(&self.runtime), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
-            // A thaw that reports a failure is a fact for the judge; the
-            // window makes sure that the guest is thawed.
+            // A reported failure is a fact for the judge; the window makes sure that the guest is
+            // thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
             probes.into_iter().try_for_each(|probe| self.history.write(&Entry::Probe(probe)))?;
@@ -444,8 +445,8 @@ impl<'a> Trial<'a> {
         Ok(Some(snapshot))
     }
 
-    /// Strikes the faults that come before the first snapshot, and waits for the load's power last of all:
-    /// both must still be so when the freeze is called.
+    /// Injects the faults before the first snapshot, then waits until the load is at work: both
+    /// must still hold when the freeze is called.
     fn make_ready(&self, machine: &Machine, load: &Load, cycle: u32) -> Result<String> {
         if cycle == 1 {
             self.inject_faults(Point::BeforeFreeze, machine)?;
@@ -454,7 +455,7 @@ impl<'a> Trial<'a> {
         Ok(format!("{} transfers acknowledged", load.acknowledged()))
     }
 
-    /// What the guest has written so far, by QEMU's count.
+    /// Records how much the guest has written so far, as QEMU counts it.
     fn count_writes(&self, machine: &Machine, drives: &[Drive]) -> Result<()> {
         for Drive { target: disk, .. } in drives {
             let (writes, bytes) = machine.written(disk)?;
@@ -464,8 +465,8 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// Takes the snapshot, and begins to read its raw disks. `drives` are then those that
-    /// the guest writes to from then on.
+    /// Takes the snapshot, and starts to inspect its raw disks. `drives` become those that the
+    /// guest writes to afterwards.
     fn snapshot<'scope>(
         &'scope self,
         source: &Source,
@@ -484,7 +485,7 @@ impl<'a> Trial<'a> {
         Ok((TakenSnapshot { drives, inspection }, String::new()))
     }
 
-    /// Reads the raw disks of a snapshot, to which nobody writes any more.
+    /// Inspects the raw disks of a snapshot, which nobody writes to any more.
     fn inspect(
         &self,
         drives: &[Drive],
@@ -495,14 +496,14 @@ impl<'a> Trial<'a> {
             directories: &self.written()?.directories,
             names: &self.names,
         };
-        // One at a time: each copies them.
+        // One snapshot at a time, because each inspection copies the disks.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let position = observe::disks(layout, drives, &scratch, &mut out)?;
         Ok((out, position))
     }
 
-    /// Lets the load go on after the window. Whether writes came through is in
-    /// the history; the judge looks there.
+    /// Lets the load continue after the window. Whether writes succeeded is in the history, for the
+    /// judge.
     fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
         load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
         self.inject_faults(Point::AfterThaw, &source.machine)?;
@@ -512,7 +513,7 @@ impl<'a> Trial<'a> {
             Restore::AttachAndBoot => cycle < self.plan.snapshot.cycles,
         };
         if !attached {
-            // Otherwise it goes on while the snapshot is looked at.
+            // Otherwise the load continues while the snapshot is observed.
             interrupt::pass(AFTERWARDS)?;
         }
         Ok(((), String::new()))
@@ -573,7 +574,7 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Attaches the snapshot to the verifier, observes it, and takes it away again.
+    /// Attaches the snapshot to the verifier, observes it, and detaches it again.
     fn attach_and_observe(
         &self,
         progress: &mut Progress,
@@ -588,8 +589,8 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Attaches the last snapshot to the verifier while `stop` brings the load and the first
-    /// guest to their end; then observes it, and keeps what the verifier can tell.
+    /// Attaches the last snapshot to the verifier while `stop` brings the load and the first guest
+    /// to their end; then observes it, and keeps the verifier's logs.
     fn attach_last_and_observe(
         &self,
         progress: &mut Progress,
@@ -627,7 +628,7 @@ impl<'a> Trial<'a> {
         Ok((Attached { out, server }, detail))
     }
 
-    /// Ends a verifier that is needed no more, and keeps what it can tell.
+    /// Ends a verifier that is no longer needed, and keeps its logs.
     fn dismiss(&self, verifier: Verifier<'_>) -> Result<()> {
         self.keep_logs(verifier.machine(), "verifier")?;
         verifier.power_off()
@@ -663,13 +664,13 @@ impl<'a> Trial<'a> {
         Ok(self.written.get().ok_or(LoadError::NotStarted)?)
     }
 
-    /// What a server is sent.
+    /// What a restored server should hold.
     fn expected(&self) -> Result<observe::Expected<'_>> {
         let database = self.plan.image.server.database;
         Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.names })
     }
 
-    /// Where the observation of a cycle goes: a trial of one cycle has it beside its history.
+    /// The directory of a cycle's observation: a trial of one cycle has it beside its history.
     fn cycle_dir(&self, cycle: u32) -> Result<PathBuf> {
         if self.plan.snapshot.cycles == 1 {
             return Ok(self.plan.dir.clone());
@@ -687,8 +688,7 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// Keeps the guest's journal, which holds the server's, the agent's and
-    /// the hook's detail.
+    /// Keeps the guest's journal, which has the messages of the server, the agent and the hook.
     fn keep_logs(&self, machine: &Machine, guest: &str) -> Result<()> {
         let line = "journalctl -b -o short-monotonic --no-pager | tail -c 262144";
         let journal = machine.agent().script(line, b"", self.plan.limits.agent)?;
@@ -697,8 +697,9 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Restores a snapshot, and has its raw disks read by then: its observation, the position that
-/// a hook recorded on it, and the server; none when the snapshot does not come up, which is written down.
+/// Restores a snapshot and waits for the inspection of its raw disks. Returns the observation, the
+/// position that a hook recorded, and the restored server; `None` when the snapshot does not come
+/// up, which is recorded.
 fn restored<T>(
     TakenSnapshot { drives, inspection }: TakenSnapshot<'_>,
     restore: impl FnOnce(&[Drive]) -> Result<T>,
@@ -715,13 +716,12 @@ fn restored<T>(
     }
 }
 
-/// What a stage says when the snapshot does not come up.
+/// The detail of a stage whose snapshot does not come up.
 fn restore_detail<T>(restored: Option<&T>) -> String {
     if restored.is_some() { String::new() } else { "the snapshot does not come up".to_owned() }
 }
 
-/// What there is to note of a start from saved memory. The time that it took to save is not that of a
-/// start.
+/// The notes of a start from saved memory. Time spent on saving the memory is not part of a start.
 fn origin_notes(origin: MemoryOrigin) -> Vec<String> {
     let from_memory = events::FROM_MEMORY.to_owned();
     match origin {
@@ -735,7 +735,7 @@ fn origin_notes(origin: MemoryOrigin) -> Vec<String> {
     }
 }
 
-/// What there is to note of boots that had to be tried again.
+/// The note of a boot that had to be repeated.
 fn stalls(stalled: u32) -> Option<String> {
     let times = if stalled == 1 { "once".to_owned() } else { format!("{stalled} times") };
     (stalled > 0).then(|| format!("its kernel stalled before it found its disks; restarted {times}"))

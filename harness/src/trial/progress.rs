@@ -1,4 +1,4 @@
-//! Where a trial is: the event log, and a line on stderr for each stage.
+//! A trial's progress: the event log, and messages as each stage begins and ends.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tracing::{info, info_span};
 use crate::clock;
 use crate::error::{Error, Result};
 
-/// Writes `events.jsonl` and tells the terminal.
+/// Writes `events.jsonl` and logs the same for people.
 #[derive(Debug)]
 pub(super) struct Progress {
     trial: String,
     log: jsonl::Writer<Event>,
     /// The stage that runs, for an error that ends it.
     stage: Stage,
-    /// The cycle that runs: its name, and its stages so far. Of many cycles each has one line.
+    /// The running cycle: its name, and its stages so far. Each of many cycles gets one line.
     cycle: Option<(String, Vec<String>)>,
 }
 
@@ -27,8 +27,7 @@ impl Progress {
         Ok(Self { trial: trial.to_owned(), log, stage: Stage::Prepare, cycle: None })
     }
 
-    /// Runs a stage and says how long it took. The stage's own words, if any,
-    /// follow the time.
+    /// Runs a stage and reports how long it took, with the detail that the stage returns.
     pub(super) fn stage<T>(
         &mut self,
         stage: Stage,
@@ -51,7 +50,7 @@ impl Progress {
         Ok(value)
     }
 
-    /// The stages from now on belong to the cycle `n` of so many.
+    /// Begins cycle `n`, to which the following stages belong.
     pub(super) fn begin_cycle(&mut self, n: u32, of: u32) {
         self.end_cycle();
         let name = format!("cycle {n} of {of}");
@@ -59,14 +58,14 @@ impl Progress {
         self.cycle = Some((name, Vec::new()));
     }
 
-    /// Tells of the stages of the cycle that ran.
+    /// Ends the current cycle, if any, and reports its stages.
     pub(super) fn end_cycle(&mut self) {
         if let Some((name, stages)) = self.cycle.take() {
             info!("{}: {name}: {}", self.trial, stages.join(", "));
         }
     }
 
-    /// Writes down that the trial ended in the stage that ran last.
+    /// Records that the trial failed in the current stage, and returns the reason.
     pub(super) fn failed(&mut self, error: &Error) -> String {
         self.end_cycle();
         let text = format!("{} failed: {error}", self.stage);

@@ -1,5 +1,5 @@
-//! Memory: a trial waits until there is room for its guests beside those of the
-//! other trials on this host, whatever started them.
+//! Memory: a trial waits until there is room for its guests beside those of all other trials on
+//! this host.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use tracing::info;
 /// for the page cache, which holds their disks, and for whatever else runs.
 const SHARE: f64 = 0.75;
 
-/// How often a trial that waits looks again. Nothing tells when memory is given back.
+/// The pause between two attempts: there is no event for freed memory.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How much memory a guest takes, MiB: its own and QEMU's, which under TCG keeps
@@ -40,9 +40,8 @@ pub(super) fn needed_mib(plan: &Plan) -> u64 {
     guests * guest_mib(plan.accel, plan.image.memory_mib)
 }
 
-/// Waits for room, and makes the short-lived directory of the trial in `dir`,
-/// which holds the reservation. `None` when the test process, at the other end
-/// of standard input, ends meanwhile.
+/// Waits for room, and creates the runtime directory of the trial in `dir`, which holds the
+/// reservation. `None` when the test process, at the other end of standard input, ends meanwhile.
 pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Option<TempDir>> {
     let mut announced = false;
     loop {
@@ -60,7 +59,7 @@ pub(super) fn reserve(name: &str, memory_mib: u64, dir: &Path) -> io::Result<Opt
 }
 
 fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
-    // One at a time on this host. The lock is let go with the file.
+    // One trial at a time on this host. Closing the file releases the lock.
     let lock = File::open(std::env::temp_dir())?;
     lock.lock()?;
     let others: Vec<_> = runtime_dir::list()?.into_iter().filter_map(|dir| dir.owner).collect();
@@ -76,8 +75,8 @@ fn try_reserve(dir: &Path, memory_mib: u64) -> io::Result<Option<TempDir>> {
     Ok(Some(root))
 }
 
-/// Whether there is room for so much beside what others have reserved. Alone, a
-/// trial is never refused: it may fit after all.
+/// Whether this much fits beside what others have reserved. A trial alone is never refused: it may
+/// fit after all.
 fn fits(wanted: u64, reserved: &[u64], total: u64, available: u64) -> bool {
     let all = reserved.iter().sum::<u64>() + wanted;
     reserved.is_empty() || (all as f64 <= total as f64 * SHARE && wanted <= available)
@@ -91,7 +90,7 @@ fn memory() -> io::Result<(u64, u64)> {
     Ok((memory.mem_total >> 20, available >> 20))
 }
 
-/// Waits, and tells whether the other end of standard input was closed.
+/// Waits, and returns whether the other end of standard input was closed meanwhile.
 fn lifeline_closed(pause: Duration) -> io::Result<bool> {
     let stdin = io::stdin();
     let mut watched = [PollFd::new(&stdin, PollFlags::IN)];

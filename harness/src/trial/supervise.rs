@@ -1,5 +1,4 @@
-//! The supervisor: a small process above each trial that cleans up after it,
-//! whatever end it comes to.
+//! The supervisor: a small process above each trial that cleans up after it, however it ends.
 //!
 //! Three processes share the work. The *test* process starts a supervisor and
 //! keeps the other end of a pipe to it. The *supervisor* leads a session of
@@ -35,7 +34,7 @@ use tracing::{error, warn};
 
 use super::reserve::{guest_mib, needed_mib, reserve};
 
-/// How long a trial that was asked to stop may take: it thaws its guest first.
+/// How long a trial may take to stop when requested: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Why a trial could not be run under a supervisor.
@@ -68,8 +67,8 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(|source| SuperviseError::Start { program: program.to_owned(), source })?;
-    // The lifeline: its closing, for whatever reason, ends the trial. `wait`
-    // would close it too early if the child still owned it.
+    // The lifeline: when it closes, for whatever reason, the trial ends. `wait` would close it too
+    // early if the child still owned it.
     let lifeline = supervisor.stdin.take();
     let status = supervisor.wait().map_err(SuperviseError::Wait)?;
     drop(lifeline);
@@ -86,7 +85,7 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
 pub enum Task {
     /// The trial of a `plan.json`.
     Trial,
-    /// The examination of a `claims.json`.
+    /// The inspection of a disk by its `claims.json`.
     Inspection,
 }
 
@@ -128,7 +127,7 @@ pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
 }
 
 fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
-    // Out of the test's process group: what kills that group must not kill the cleaner.
+    // In a process group of its own: whatever kills the test's group must not kill this process.
     process::setsid()?;
     process::set_child_subreaper(Some(process::getpid()))?;
     let (name, memory_mib) = task.needs(dir)?;
@@ -138,7 +137,7 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
         .arg(task.role())
         .arg(dir)
         .arg(root.path())
-        // libvirt's own log would go to the terminal.
+        // Otherwise libvirt's own log would go to the terminal.
         .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", dir.join("libvirt.log").display()))
         .stdin(Stdio::null())
         .spawn()?;
@@ -156,7 +155,7 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
         }
     });
 
-    // libvirt waits until its own orphans are reaped, so reap everybody.
+    // libvirt waits until its own orphans are reaped, so reap every child.
     while let Some((pid, _)) = wait_for_any()? {
         if pid == trial {
             break;
@@ -180,7 +179,7 @@ fn wait_for_any() -> io::Result<Option<(Pid, process::WaitStatus)>> {
     }
 }
 
-/// Kills and reaps every child, and then those that it leaves to us in turn.
+/// Kills and reaps every child, and then the children that it leaves behind.
 fn kill_children() -> io::Result<()> {
     loop {
         for Stat { pid, comm, .. } in living_children()? {
@@ -197,7 +196,7 @@ fn kill_children() -> io::Result<()> {
 fn living_children() -> io::Result<Vec<Stat>> {
     let own = process::getpid().as_raw_nonzero().get();
     let all = procfs::process::all_processes().map_err(io::Error::other)?;
-    // A process may end while it is looked at.
+    // A process may end while it is read.
     let stats = all.filter_map(|process| process.ok()?.stat().ok());
     Ok(stats.filter(|stat| stat.ppid == own && stat.state != 'Z').collect())
 }
