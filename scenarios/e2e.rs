@@ -1,7 +1,7 @@
 //! The trials, as tests that `cargo test` and nextest can list, filter and run.
 //!
-//! `cargo xtask e2e` says what to run in a `run.json`, whose directory it names
-//! in `FREEZEFRAME_RUN`. Without that, every scenario runs on the default image.
+//! `cargo xtask e2e` writes what to run into a `run.json`, whose directory is in `FREEZEFRAME_RUN`.
+//! Without that, every scenario runs on the default image.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -44,7 +44,8 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         None => default_options(),
     };
     let mut requested = options.trials()?;
-    // The longest first, so that none of them is what the others' end waits for; the unknown may be as long.
+    // The longest first, so that the run does not end with one of them alone. Unknown ones may be
+    // as long.
     let durations = options.durations();
     requested.sort_by_key(|requested| {
         let took = durations.of(&requested.name, requested.scenario.snapshot.cycles);
@@ -59,7 +60,7 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         .collect())
 }
 
-/// A trial as a test.
+/// Runs a trial as a test.
 fn test(options: &RunOptions, requested: &TrialRequest) -> Result<(), Failed> {
     let (plan, verdict) = run(options, requested).map_err(|error| {
         // There is no verdict to read it from, and `cargo xtask e2e` does not read a test's own message.

@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
 
-/// More than a boot under TCG and the thaw of a guest take.
+/// More time than a boot under TCG and the thaw of a guest take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A run of one trial by the test binary, in a process group of its own.
@@ -43,7 +43,7 @@ fn options(name: &str) -> RunOptions {
     }
 }
 
-/// The plan of their one trial, whose guest boots: emulated, which works everywhere.
+/// The plan of their only trial, with a guest that boots under emulation, which works everywhere.
 fn booted(options: &RunOptions) -> Plan {
     let requested = &options.trials().unwrap()[0];
     let image = Manifest::load(&options.built, &requested.image).unwrap();
@@ -83,7 +83,7 @@ impl Run {
         commands.map(|command| command.join(" ")).filter(|line| line.contains(&needle)).collect()
     }
 
-    /// libvirt's short-lived directories of this trial.
+    /// The runtime directories of this trial.
     fn runtime_dirs(&self) -> Vec<PathBuf> {
         let ours = runtime_dir::list().unwrap().into_iter();
         ours.filter(|root| root.owner.as_ref().is_some_and(|owner| owner.trial == self.trial()))

@@ -1,6 +1,6 @@
-//! What hooks cost: freeze, hold and thaw under one load, hook after hook, and how long the writers
-//! stood still. `cargo xtask bench hooks` runs this and draws the conclusions; the measurements go to
-//! stdout as JSON. No VM, and nothing on this machine is ever frozen.
+//! The cost of hooks: freeze, hold and thaw under one load, hook after hook, and how long the
+//! writers were blocked. `cargo xtask bench hooks` runs this and draws the conclusions; the
+//! measurements go to stdout as JSON. No VM, and nothing on this machine is ever frozen.
 //!
 //! Arguments: the number of repetitions, and the seed of the load.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot do its work must panic")]
@@ -37,7 +37,7 @@ use server::Server;
 /// How long the writers are held on purpose.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// Transfers between two measurements: nothing of the one before is left.
+/// Transfers between two measurements, after which the earlier one has no effect any more.
 const TRANSFERS: u64 = 100;
 
 /// How long the sample's leftovers may take to go away.
@@ -52,7 +52,7 @@ struct Cycle {
     thaw_ms: f64,
     /// The longest time without an acknowledged transfer around it.
     gap_ms: f64,
-    /// How the two calls ended: `exit 0`, `signal 13`.
+    /// How each of the two calls ended: `exit 0`, `signal 13`.
     freeze: String,
     thaw: String,
 }
@@ -101,7 +101,7 @@ impl Ours {
 }
 
 fn main() {
-    // `cargo bench` adds words of its own.
+    // `cargo bench` adds arguments of its own.
     let mut numbers = std::env::args().filter_map(|word| word.parse().ok());
     let repetitions: u64 = numbers.next().unwrap_or(10);
     let seed: u64 = numbers.next().unwrap_or(1);

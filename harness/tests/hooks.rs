@@ -1,8 +1,9 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, and the hooks for MariaDB, MySQL and PostgreSQL against real servers. Each test runs under dash and
-//! under busybox sh with busybox's tools. Then the failure catalogue: our hooks beside others, also
-//! below real agents; and the hooks that lie beside scenarios. No VM, and nothing on this machine is ever frozen.
-//! With the same MariaDB, the reader of the binary logs that a hook's position points into.
+//! hooks, and the hooks for MariaDB, MySQL and PostgreSQL against real servers. Each test runs
+//! under dash and under busybox sh with busybox's tools. Then the failure catalogue: our hooks
+//! beside others, also under real agents; and the hooks beside scenarios. No VM, and nothing on
+//! this machine is ever frozen. With the same MariaDB, the reader of the binary logs that a hook's
+//! position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
 #[path = "hooks/agent.rs"]

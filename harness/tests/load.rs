@@ -1,5 +1,5 @@
 //! The load against a real MariaDB server, without a guest: what the history claims is what the
-//! tables hold, also when connections, locks or the server itself fail.
+//! tables hold, even when connections, locks or the server itself fail.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
 #[path = "load/bench.rs"]

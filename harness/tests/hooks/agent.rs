@@ -1,7 +1,7 @@
 //! Real guest agents, of the Debian releases that are unpacked beside the build.
 //!
-//! They are asked to freeze a mount point that does not exist: that runs the hook and freezes nothing.
-//! There is no way here to ask them for more. Where this user could freeze, the agent may not.
+//! They freeze a mount point that does not exist: that runs the hook and freezes nothing. More is
+//! impossible here: the agent runs without the privilege to freeze.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -15,18 +15,22 @@ use tempfile::TempDir;
 use crate::call::{HANGS, children, program, root, wait_until};
 use crate::server::is_root;
 
-/// An agent that listens, with a hook; ends with this value.
+/// A listening agent with a hook. It ends when this is dropped.
 pub(crate) struct Agent {
     process: Child,
     connection: BufReader<UnixStream>,
     _dir: TempDir,
 }
 
-/// What the agent says: what the command returned, or why it failed.
-pub(crate) type Answer = Result<Value, String>;
+/// The agent's answer: what the command returned, or why it failed.
+pub(crate) type Answer = Result<Value, AgentFailure>;
+
+/// The agent's reason for a failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AgentFailure(pub(crate) String);
 
 impl Agent {
-    /// `set_up` gets the command before it is started, for what the hook shall find in its environment.
+    /// `set_up` gets the command before it is started, to set the hook's environment.
     pub(crate) fn start(release: &str, hook: &Path, set_up: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let socket = dir.path().join("socket");
@@ -47,7 +51,7 @@ impl Agent {
         let mut process = command.spawn().expect("start the agent");
         let mut stream = None;
         wait_until("the agent listens", || {
-            let ended = process.try_wait().expect("look after the agent");
+            let ended = process.try_wait().expect("check the agent");
             assert!(ended.is_none(), "the agent ended: {ended:?}");
             stream = UnixStream::connect(&socket).ok();
             stream.is_some()
@@ -57,11 +61,11 @@ impl Agent {
 
     /// Runs the freeze hook, and freezes nothing.
     pub(crate) fn run_freeze_hook(&mut self) -> Answer {
-        self.ask_for_the_freeze_hook();
+        self.request_the_freeze_hook();
         self.answer(HANGS).expect("the agent answers")
     }
 
-    pub(crate) fn ask_for_the_freeze_hook(&mut self) {
+    pub(crate) fn request_the_freeze_hook(&mut self) {
         let command = json!({
             "execute": "guest-fsfreeze-freeze-list",
             "arguments": { "mountpoints": ["/no/such/mount/point"] }
@@ -69,7 +73,7 @@ impl Agent {
         writeln!(self.connection.get_mut(), "{command}").expect("send the command");
     }
 
-    /// The answer to what was asked, if it comes in time.
+    /// The answer to the last command, if it comes in time.
     pub(crate) fn answer(&mut self, limit: Duration) -> Option<Answer> {
         self.connection.get_ref().set_read_timeout(Some(limit)).expect("set a limit");
         let mut line = String::new();
@@ -81,7 +85,7 @@ impl Agent {
         }
         let answer: Value = serde_json::from_str(&line).expect("an answer");
         Some(match answer["error"]["desc"].as_str() {
-            Some(reason) => Err(reason.to_owned()),
+            Some(reason) => Err(AgentFailure(reason.to_owned())),
             None => Ok(answer["return"].clone()),
         })
     }
@@ -101,7 +105,7 @@ impl Drop for Agent {
     }
 }
 
-/// The version of a release's agent, as it tells itself.
+/// The version that a release's agent reports.
 pub(crate) fn version(release: &str) -> String {
     let output = Command::new(qemu_ga(release)).arg("--version").output().expect("run the agent");
     let text = String::from_utf8_lossy(&output.stdout);

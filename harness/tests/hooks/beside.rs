@@ -1,5 +1,5 @@
-//! The hooks that lie beside scenarios, against real servers: those that are made of statements alone. The
-//! others stop servers, networks and file systems, which only a guest is for.
+//! The hooks beside scenarios, against real servers: those that consist of statements alone. The
+//! others stop servers, networks and file systems, and need a guest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::call::{Outcome, Shell, call_as_agent, install, wait_until};
 use crate::server::{Server, client_program};
 
-/// One test a server from one function and the name of a hook.
+/// Makes one test for each server from one function and the name of a hook.
 macro_rules! on_both_servers {
     ($($name:ident: $check:ident($hook:literal)),* $(,)?) => {$(
         mod $name {
@@ -47,7 +47,8 @@ on_both_servers!(
     lock_by_hand: locks_or_fails("honest/lock-by-hand"),
 );
 
-/// Whatever it pretends, it returns at once, holds nothing of the agent's, and undoes itself.
+/// Whatever the hook pretends, it returns at once, keeps none of the agent's files open, and undoes
+/// its changes.
 fn leaves_nothing_behind(database: Database, hook: &str) {
     let server = Server::with_tables(database, &[]);
     let client = Client::working_on(&server);
@@ -101,10 +102,10 @@ fn locks_or_fails(database: Database, hook: &str) {
     assert!(hook.is_clean());
 }
 
-/// More than any of them takes on a busy machine; an agent's freeze has longer.
+/// More than any of them takes on a busy machine; an agent's freeze may take longer.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A hook, with all its files in a directory of the test's own and a client that leads to its server.
+/// A hook, with all its files in a directory of the test's own and a client for its server.
 struct Hook {
     dir: TempDir,
 }
@@ -124,7 +125,7 @@ impl Hook {
         // Options after the login, so that a hook's own win.
         let call = format!("#!/bin/sh\nexec {} {} \"$@\"\n", client.display(), server.login());
         install(&at("tools/mariadb"), "755", &call);
-        // There need be no systemd here.
+        // There may be no systemd here.
         install(&at("tools/systemd-run"), "755", "#!/bin/sh\nshift 2\nexec \"$@\"\n");
         Self { dir }
     }
@@ -172,7 +173,7 @@ impl Client {
     }
 }
 
-/// The administrator's sessions, but for the one that asks.
+/// The administrator's sessions, except the one that runs this query.
 fn sessions(server: &Server) -> String {
     server.sql("SELECT id FROM information_schema.processlist WHERE user = 'root' AND id <> CONNECTION_ID()")
 }

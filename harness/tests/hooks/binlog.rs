@@ -31,7 +31,7 @@ fn logs(datadir: &Path) -> Vec<String> {
     index(&fs::read_to_string(datadir.join("binlog.index")).unwrap()).map(str::to_owned).collect()
 }
 
-/// What the logs hold, none but the last of which may be torn, and where that one is.
+/// The content of the logs, only the last of which may be torn, and where that one is torn.
 fn read(datadir: &Path) -> (Vec<Key>, Option<u64>) {
     let (mut keys, mut torn) = (Vec::new(), None);
     for name in logs(datadir) {
@@ -83,7 +83,7 @@ fn agrees(options: &[&str]) -> Server {
 fn the_log_holds_what_the_tables_hold() {
     let server = agrees(&[ROWS, "--log-warnings=4"]);
     assert_eq!(logs(&server.datadir()).len(), 3);
-    // Where the server says it is, is where the file ends.
+    // The server's position is the end of the file.
     let status = server.sql("SHOW MASTER STATUS");
     let mut status = status.split('\t');
     let last = server.datadir().join(status.next().unwrap());

@@ -7,14 +7,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here may take: what exceeds it hangs.
+/// Longer than anything here may take: anything that takes longer hangs.
 pub(crate) const HANGS: Duration = Duration::from_secs(60);
 
-/// For what is under way and only needs the processor: a busy machine takes no longer. Less than the 60 s
-/// after which a server by itself ends the session of a hook that nobody has thawed.
+/// For what is in progress and only needs the processor: even a busy machine takes no longer. Less
+/// than the 60 s after which a server ends the session of a hook that nobody has thawed.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// For a hook that was told to wait 2 s: less than the 11 to 12 s that it waits when it is not told.
+/// For a hook that is configured to wait 2 s: less than the 11 to 12 s that it waits by default.
 pub(crate) const AS_TOLD: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum Shell {
     Busybox,
 }
 
-/// One test a shell from one function.
+/// Makes one test for each shell from one function.
 macro_rules! in_both_shells {
     ($($name:ident),* $(,)?) => {$(
         mod $name {
@@ -72,7 +72,7 @@ pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
     /// What it wrote to stdout and stderr.
     pub(crate) output: String,
-    /// Until its output ended and it was gone.
+    /// The time until its output ended and it was gone.
     pub(crate) took: Duration,
 }
 
@@ -83,7 +83,7 @@ impl Outcome {
         self
     }
 
-    /// Exit status 1, with a line on stderr that holds the reason.
+    /// Exit status 1, with a line on stderr that contains the reason.
     #[track_caller]
     pub(crate) fn failed_with(self, reason: &str) -> Self {
         assert_eq!(self.code, Some(1), "{self:?}");
@@ -130,13 +130,13 @@ pub(crate) fn wait_until(event: &str, happened: impl FnMut() -> bool) {
     wait_for(HANGS, event, happened);
 }
 
-/// Waits for the end of something that was told to end, and must not last until it ends by itself.
+/// Waits for the end of something that was stopped, which must come before it would end by itself.
 #[track_caller]
 pub(crate) fn soon(event: &str, happened: impl FnMut() -> bool) {
     wait_for(SOON, event, happened);
 }
 
-/// Waits for the end of a process. Whoever has killed it need not have waited for that.
+/// Waits for the end of a process: its killer may not have waited for that.
 #[track_caller]
 pub(crate) fn ends_soon(pid: u32) {
     soon("the process ends", || !is_running(pid));
@@ -173,7 +173,7 @@ pub(crate) fn hooks_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/hooks")
 }
 
-/// Writes a file with this mode. Another process does it: a descriptor of ours, caught by a fork in
+/// Writes a file with this mode, by another process: a descriptor of ours, inherited by a fork in
 /// another test's thread, would make the new program "busy" for a moment.
 pub(crate) fn install(path: &Path, mode: &str, text: &str) {
     let mut install = Command::new("install")
@@ -191,7 +191,7 @@ pub(crate) fn send_signal(signal: &str, pid: u32) {
     assert!(status.expect("run kill").success(), "kill -s {signal} {pid}");
 }
 
-/// Neither gone nor a zombie.
+/// Whether it is neither gone nor a zombie.
 pub(crate) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
@@ -202,7 +202,7 @@ pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
     let processes = std::fs::read_dir("/proc").expect("/proc");
     let mut children = vec![];
     for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
-        // One that has ended by now is nobody's child.
+        // One that has ended meanwhile is nobody's child.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
         let state = fields.next().and_then(|state| state.chars().next());

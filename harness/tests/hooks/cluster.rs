@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use crate::call::{is_running, program, send_signal, wait_until};
 
-/// Lets its own user in by peer authentication, others by password; ends with this value.
+/// A server that admits its own user by peer authentication and others by password. It ends when
+/// this is dropped.
 pub(crate) struct Cluster {
     dir: TempDir,
     process: Child,
@@ -39,8 +40,9 @@ impl Cluster {
         let at = dir.path().display().to_string();
         let log = fs::File::create(dir.path().join("server.log")).expect("create the log");
         let mut command = as_owner(&bin("postgres"));
-        // Backup mode shows in whole pages, which otherwise nobody writes here. That the server calls
-        // fsync is PostgreSQL's own business: a freeze of the file system does as much.
+        // Backup mode is visible by the whole pages in the WAL, which nothing else writes here.
+        // That the server calls fsync is PostgreSQL's own business: a freeze of the file system
+        // does as much.
         command
             .args(["-c", "full_page_writes=off", "-c", "fsync=off", "-c", "listen_addresses="])
             .args(["-c", "shared_buffers=16MB", "-c", "max_connections=20", "-c", "autovacuum=off"])
@@ -52,7 +54,7 @@ impl Cluster {
         let process = command.spawn().expect("start postgres");
         let mut this = Self { dir, process };
         wait_until("the server answers", || {
-            let ended = this.process.try_wait().expect("look after the server").is_some();
+            let ended = this.process.try_wait().expect("check the server").is_some();
             assert!(!ended, "the server ended: {}", this.log());
             this.answers()
         });
@@ -75,7 +77,7 @@ impl Cluster {
         self.dir.path().join("data")
     }
 
-    /// A connection string that leads here.
+    /// A connection string of this server.
     pub(crate) fn address(&self) -> String {
         format!("host={} dbname=postgres", self.dir.path().display())
     }
@@ -98,8 +100,8 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Whether the first change after a checkpoint puts the whole page into the WAL, which here means
-    /// that somebody holds backup mode. The server has no word for it.
+    /// Whether the first change after a checkpoint puts the whole page into the WAL, which here
+    /// means that a session holds backup mode. The server does not report that.
     pub(crate) fn in_backup_mode(&self) -> bool {
         self.sql("CHECKPOINT");
         let start = self.sql("SELECT pg_current_wal_insert_lsn()");
@@ -130,7 +132,7 @@ impl Cluster {
     /// Stops the server and all of its processes.
     pub(crate) fn pause(&self) -> Paused {
         let mut paused = Paused(vec![]);
-        // Its father first: a stopped process has no more children.
+        // Its parent first: a stopped process creates no more children.
         paused.stop(self.pid());
         for child in self.children() {
             paused.stop(child);
@@ -179,7 +181,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Processes that stand still until this is dropped.
+/// Processes that are stopped until this is dropped.
 pub(crate) struct Paused(Vec<u32>);
 
 impl Paused {
@@ -192,9 +194,9 @@ impl Paused {
     fn stop(&mut self, pid: u32) {
         send_signal("STOP", pid);
         self.0.push(pid);
-        wait_until("the process stands still", || {
+        wait_until("the process is stopped", || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // Or has ended, which its stopped father cannot take note of.
+            // Or has ended, which its stopped parent cannot notice.
             stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['T', 'Z', 'X']))
         });
     }
@@ -208,7 +210,7 @@ impl Drop for Paused {
     }
 }
 
-/// A data directory that no server has written to since.
+/// A copy of a data directory, to which no server has written since.
 pub(crate) struct CrashImage {
     dir: TempDir,
 }
@@ -231,11 +233,11 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn send(&mut self, statements: &str) {
-        assert!(self.asks(statements), "the client is gone");
+        assert!(self.try_send(statements), "the client is gone");
     }
 
-    /// False when the client is gone, as after the server has refused it.
-    pub(crate) fn asks(&mut self, statements: &str) -> bool {
+    /// Sends statements; false when the client is gone, as after the server has refused it.
+    pub(crate) fn try_send(&mut self, statements: &str) -> bool {
         writeln!(self.input, "{statements}").is_ok()
     }
 
@@ -263,7 +265,7 @@ pub(crate) fn bin(name: &str) -> PathBuf {
         .map_or_else(|| program(name), |dir| dir.join("bin").join(name))
 }
 
-/// As the user whom the data directories belong to: the server refuses to be root.
+/// Runs it as the owner of the data directories: the server refuses to run as root.
 pub(crate) fn as_owner(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/").env_clear().env("LC_ALL", "C");
@@ -273,7 +275,7 @@ pub(crate) fn as_owner(program: &Path) -> Command {
     command
 }
 
-/// The packages' own user for root; everybody else is it himself.
+/// The owner for data directories: the packages' own user when this is root, otherwise nobody else.
 fn owner() -> Option<(u32, u32)> {
     if uid() != 0 {
         return None;
@@ -308,7 +310,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("run cp").success());
 }
 
-/// An initialised data directory, made once and kept beside the build.
+/// An initialised data directory, created once and kept beside the build.
 fn empty_data() -> PathBuf {
     let version = as_owner(&bin("postgres")).arg("--version").output().expect("run postgres");
     let version: String = String::from_utf8_lossy(&version.stdout)
@@ -317,7 +319,7 @@ fn empty_data() -> PathBuf {
         .collect();
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{version}-{}", uid()));
     if !kept.is_dir() {
-        // Where the server's user may go, which need not be true of the build.
+        // In a directory that the server's user may enter, as the build's may not be.
         let made = new_directory();
         let output = as_owner(&bin("initdb"))
             .args(["--no-sync", "--wal-segsize=1", "--locale=C"])
@@ -328,7 +330,7 @@ fn empty_data() -> PathBuf {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
         copy(&made.path().join("data"), &new.path().join("data"));
-        // Of several at a time the first one stays.
+        // When several are created at a time, the first one stays.
         let renamed = fs::rename(new.path().join("data"), &kept);
         assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
     }

@@ -44,12 +44,12 @@ impl Installation {
         Self::of(&hooks_dir().join("freezeframe/fsfreeze-hook"), shell)
     }
 
-    /// The dispatcher of another distribution, or release, has its log file in this directory.
+    /// The dispatcher of another distribution or release, whose log file is in this directory.
     pub(crate) fn of(dispatcher: &Path, shell: Shell) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let at = dir.path();
         let text = fs::read_to_string(dispatcher).expect("read the dispatcher");
-        // An agent starts it by itself, on systems whose sh is dash.
+        // An agent starts it directly, on systems whose sh is dash.
         let dash = format!("#!{}\n", program("dash").display());
         let text = text.replacen("#!/bin/sh\n", &dash, 1);
         let text = text.replace("/var/log/", &format!("{}/", at.display()));
@@ -70,7 +70,7 @@ impl Installation {
         install(&self.path("tools/logger"), "755", &format!("#!/bin/sh\n{body}\n"));
     }
 
-    /// A hook that notes its calls, and then does what `body` says. `$1` is the verb.
+    /// A hook that records its calls, and then runs `body`. `$1` is the verb.
     pub(crate) fn hook(&self, name: &str, body: &str) {
         self.file(name, "755", body);
     }
@@ -238,7 +238,7 @@ fn the_journal_gets_a_good_freeze_after_the_thaw(shell: Shell) {
 
 fn a_journal_that_hangs_holds_up_nothing(shell: Shell) {
     let here = Installation::new(shell);
-    // Without the bound that the dispatcher sets, so that a thaw that waits for it would never end.
+    // Without the dispatcher's limit, a thaw that waits for it would never end.
     let pid = here.path("pid");
     let endless = format!(
         "case $* in *logger*) echo $$ >{0}.new; mv {0}.new {0}; exec sleep 300 ;; esac",
@@ -289,7 +289,7 @@ fn all_hooks_together_have_a_deadline(shell: Shell) {
         here.hook(name, "[ $1 = thaw ] || sleep 0.8");
     }
     let outcome = here.call("freeze").failed_with("the freeze is given up");
-    // What is left of the 2 s is for the clock to say.
+    // How much of the 2 s is left depends on the clock.
     let late = [
         "did not finish its freeze within 1 s",
         "did not finish its freeze within 2 s",
@@ -303,7 +303,7 @@ fn all_hooks_together_have_a_deadline(shell: Shell) {
     assert!(frozen.iter().all(|call| thawed.contains(&&call.replace("freeze", "thaw"))), "{calls:?}");
 }
 
-/// Something that goes by the agent's name and says what the agent's `--dump-conf` says.
+/// A program with the agent's name that prints what the agent's `--dump-conf` prints.
 struct Agent(std::process::Child);
 
 impl Agent {
@@ -347,9 +347,10 @@ fn a_check_tells_of_an_agent_that_runs_no_hook_or_another(shell: Shell) {
     for hook in [None, Some(Path::new("/somewhere/else"))] {
         let _agent = Agent::running(&here, hook);
         let outcome = here.call("check");
-        // Which of the agents of a busy host it names is left open.
+        // On a busy host it may name any of the agents.
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
-        let told = ["runs NO hook", "runs ANOTHER hook"].iter().any(|told| outcome.output.contains(told));
-        assert!(told, "{outcome:?}");
+        let warned =
+            ["runs NO hook", "runs ANOTHER hook"].iter().any(|warning| outcome.output.contains(warning));
+        assert!(warned, "{outcome:?}");
     }
 }

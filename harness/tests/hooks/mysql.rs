@@ -17,7 +17,7 @@ use crate::call::{
 };
 use crate::server::{Server, Stopped, client_program};
 
-/// One test a server and a shell from one function.
+/// Makes one test for each server and shell from one function.
 macro_rules! on_both_servers {
     ($($name:ident),* $(,)?) => {$(
         mod $name {
@@ -126,7 +126,7 @@ impl Hook {
         self.call("thaw")
     }
 
-    /// Of the client that holds the lock.
+    /// The process of the client that holds the lock.
     pub(crate) fn holder(&self) -> u32 {
         let text = fs::read_to_string(self.path("run/session/holder")).expect("a session");
         text.split(' ').next().expect("a process").parse().expect("a number")
@@ -147,7 +147,7 @@ impl Hook {
     pub(crate) fn refuses(&self, server: &Server, reason: &str) -> Outcome {
         let outcome = self.freeze().failed_with(reason);
         assert_eq!(outcome.output.lines().count(), 1, "{outcome:?}");
-        // A client that was killed may leave the server after the hook has returned.
+        // A killed client may still be connected after the hook has returned.
         soon("the server takes writes", || server.takes_writes());
         self.left_nothing();
         outcome
@@ -307,7 +307,7 @@ fn a_missing_privilege_is_refused(database: Database, shell: Shell) {
     let mut hook = Hook::new(shell, &server);
     hook.set(&format!("CLIENT_OPTS='--no-defaults --user=backup --socket={}'", server.socket().display()));
     hook.refuses(&server, "the lock was not granted: ERROR 1227");
-    // What the settings file names is enough.
+    // The settings file alone is enough.
     server.sql("REVOKE ALL, GRANT OPTION FROM backup@localhost");
     server.sql(match database {
         Database::Mariadb => {
@@ -336,7 +336,7 @@ fn a_client_told_to_ignore_errors_is_not_believed(database: Database, shell: She
 fn too_many_connections_are_refused(database: Database, shell: Shell) {
     let server = Server::with_tables(database, &["--max-connections=10"]);
     let hook = Hook::new(shell, &server);
-    // One more than the limit: the last place is for an administrator.
+    // One more than the limit: the last connection is reserved for an administrator.
     let crowd = server.crowd(11);
     hook.freeze().failed_with("Too many connections");
     drop(crowd);
@@ -361,7 +361,7 @@ fn a_hung_server_is_refused(database: Database, shell: Shell) {
     wait_until("the server takes writes", || server.takes_writes());
     eprintln!("given up after {:?}", outcome.took);
 
-    // A server that hangs in the window: the thaw must end, and tell.
+    // A server that hangs in the window: the thaw must end, and report that.
     hook.freeze().succeeded();
     let stopped = Stopped::new(&server);
     hook.thaw().failed_with("NOT held until thaw").within(SOON);
@@ -380,7 +380,7 @@ fn no_server_is_no_failure(database: Database, shell: Shell) {
     assert!(server.takes_writes());
     hook.thaw().succeeded();
 
-    // A slip of the pen must not look like a server that is off.
+    // A typing error must not look like a stopped server.
     hook.set("DATADIR=/no/such/directory");
     hook.refuses(&server, "DATADIR=/no/such/directory does not exist");
 }
@@ -429,7 +429,7 @@ fn relaxed_durability_is_made_up_for(database: Database, shell: Shell) {
         let (_, committed) = server.commit_unflushed();
         let locked = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Up to the lock there is always something to flush.
+            // Until the lock is held there is always something to flush.
             scope.spawn(|| {
                 let mut writer = server.session("");
                 while !locked.load(Ordering::Relaxed) {
@@ -489,7 +489,7 @@ fn a_long_update_holds_up_nobody(database: Database, shell: Shell) {
     drop(long);
 }
 
-/// What the hook's request for the lock looks like while it waits.
+/// The hook's request for the lock while it waits, as the server lists it.
 fn request(database: Database) -> &'static str {
     match database {
         Database::Mariadb => "BACKUP STAGE",
@@ -509,7 +509,7 @@ fn a_table_lock_is_waited_for_and_then_given_up(database: Database, shell: Shell
         wait_until("the blocker is gone", || server.busy().is_empty());
     }
 
-    // Released in time, the lock is got.
+    // When the other lock is released in time, the hook's is granted.
     hook.set("LOCK_SECONDS=30");
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let outcome = thread::scope(|scope| {
@@ -565,7 +565,7 @@ fn ftwrl_does_not_queue_behind_a_long_statement(database: Database, shell: Shell
     outcome.failed_with("did not ask for the lock").within(AS_TOLD);
     hook.left_nothing();
 
-    // Not long yet: the lock is asked for, waited for and given up.
+    // Not running for long yet: the lock is requested, waited for and given up.
     hook.set("LONG_STATEMENT=600");
     hook.refuses(&server, "the lock was not granted: ERROR 1205").within(AS_TOLD);
     soon("no request is left behind", || !server.busy().contains("FLUSH"));
@@ -574,7 +574,7 @@ fn ftwrl_does_not_queue_behind_a_long_statement(database: Database, shell: Shell
 fn a_killed_freeze_is_cleaned_up_by_the_thaw(database: Database, shell: Shell) {
     let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
-    // A request that does not end by itself while this looks at it.
+    // A request that does not end by itself while this test observes it.
     hook.set("LONG_STATEMENT=600\nLOCK_SECONDS=100\nFTWRL_WAIT=100");
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let mut freeze = hook.command("freeze").spawn().unwrap();
@@ -593,7 +593,7 @@ fn a_killed_freeze_is_cleaned_up_by_the_thaw(database: Database, shell: Shell) {
 fn stale_state_is_no_obstacle(database: Database, shell: Shell) {
     let server = Server::with_tables(database, &[]);
     let hook = Hook::new(shell, &server);
-    // As after a crash: a number that now is another process, a connection that is nobody's.
+    // As after a crash: the recorded pid is now another process, and the connection is gone.
     let session = hook.path("run/session");
     fs::create_dir_all(&session).unwrap();
     fs::write(session.join("holder"), format!("{} 1\n", std::process::id())).unwrap();
@@ -609,7 +609,8 @@ fn stale_state_is_no_obstacle(database: Database, shell: Shell) {
 fn the_server_releases_the_lock_when_no_thaw_comes(database: Database, shell: Shell) {
     let server = Server::with_tables(database, &[]);
     let mut hook = Hook::new(shell, &server);
-    // Long enough to look at the lock, and to be told from the default, which `soon` does not wait for.
+    // Long enough to observe the lock, and different from the default, which `soon` does not wait
+    // for.
     const HELD: Duration = Duration::from_secs(8);
     hook.set(&format!("HOLD_SECONDS={}", HELD.as_secs()));
     let called = Instant::now();
@@ -664,7 +665,8 @@ fn cycles_under_load(database: Database, shell: Shell) {
                 freezes.push(hook.freeze().succeeded().took);
                 let frozen = Instant::now();
                 thread::sleep(HOLD);
-                // When an answer is read says little of when the write was done; the log says it.
+                // The time at which an answer is read says little about the time of the write; the
+                // log has that.
                 assert_eq!(server.binlog(), recorded(), "written while frozen");
                 let thawing = Instant::now();
                 thaws.push(hook.thaw().succeeded().took);
@@ -696,7 +698,7 @@ fn cycles_under_load(database: Database, shell: Shell) {
         spread(thaws),
         spread(stalls),
         match database {
-            // Two statements ask for the lock, one proves it, one releases it.
+            // Two statements request the lock, one proves it, one releases it.
             Database::Mariadb => (server.status("Com_backup") - 4 * cycles) / 2,
             Database::Mysql => server.status("Com_lock_instance") - cycles,
         }
@@ -717,12 +719,13 @@ fn left_only(dir: &Path, names: &[&str]) {
     assert_eq!(found, names, "in {}", dir.display());
 }
 
-/// The processes that have this in their arguments.
+/// The processes with this text in their arguments.
 fn processes_with(text: &str) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap();
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let told = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline"));
-    pids.filter(|pid| told(pid).is_ok_and(|args| String::from_utf8_lossy(&args).contains(text))).collect()
+    let processes = procfs::process::all_processes().unwrap();
+    let with_text = processes.filter_map(Result::ok).filter(|process| {
+        process.cmdline().is_ok_and(|arguments| arguments.iter().any(|argument| argument.contains(text)))
+    });
+    with_text.map(|process| process.pid().unsigned_abs()).collect()
 }
 
 fn works_below_the_dispatcher(database: Database, shell: Shell) {
@@ -766,7 +769,7 @@ fn a_check_takes_the_lock_and_releases_it(database: Database, shell: Shell) {
     hook.call("status").succeeded();
     hook.thaw().succeeded();
 
-    // What would fail a freeze fails the check, in the same words.
+    // Whatever would fail a freeze fails the check, with the same message.
     server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
     hook.set(&format!("CLIENT_OPTS='--no-defaults --user=backup --socket={}'", server.socket().display()));
     hook.call("check").failed_with("the lock was not granted: ERROR 1227");

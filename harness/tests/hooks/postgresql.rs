@@ -174,7 +174,7 @@ fn a_check_tells_whether_a_freeze_would_work(shell: Shell) {
     assert!(!hook.path("lib/position").exists(), "no backup was made at this position");
     hook.left_nothing(&cluster);
 
-    // What a freeze holds is left alone, whatever the check comes upon.
+    // What a freeze holds is left alone, whatever the check finds.
     hook.freeze().succeeded();
     hook.call("check").failed_with("a freeze holds backup mode now");
     hook.set("CLIENT=no-such-client");
@@ -190,7 +190,7 @@ fn a_check_tells_whether_a_freeze_would_work(shell: Shell) {
     assert!(cluster.in_backup_mode());
     hook.thaw().succeeded();
 
-    // What would fail a freeze fails the check, in the same words.
+    // Whatever would fail a freeze fails the check, with the same message.
     hook.set("CONNECTION=user=nobody-known");
     hook.call("check").failed_with("login failed: psql: error:");
     assert!(!hook.path("run/check").exists());
@@ -221,7 +221,7 @@ fn the_position_is_that_of_the_flush(shell: Shell) {
     hook.thaw().succeeded();
 }
 
-/// Clients that insert rows of their own into the table `log`, and what they were told.
+/// Clients that insert rows of their own into the table `log`, and the rows acknowledged to them.
 struct Writers<'a> {
     cluster: &'a Cluster,
     stop: AtomicBool,
@@ -234,7 +234,7 @@ impl<'a> Writers<'a> {
         Self { cluster, stop: AtomicBool::new(false), acknowledged: Mutex::new(vec![]) }
     }
 
-    /// Does `work` while they write.
+    /// Runs `work` while they write.
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         thread::scope(|scope| {
             for writer in 0..4 {
@@ -277,7 +277,7 @@ impl<'a> Writers<'a> {
     }
 }
 
-/// Those of these rows that the server lacks.
+/// The rows that the server lacks.
 fn lost(rows: &[String], cluster: &Cluster) -> usize {
     let there = cluster.sql("SELECT writer, n FROM log");
     let there: BTreeSet<_> = there.lines().collect();
@@ -304,8 +304,8 @@ fn every_commit_acknowledged_is_in_the_backup(shell: Shell) {
     hook.left_nothing(&cluster);
 }
 
-/// Commits that are acknowledged before their WAL is written, and nobody who would write it later:
-/// what a restored server lacks of them.
+/// Commits that are acknowledged before their WAL is written, with nothing that would write it
+/// later; returns those that a restored server lacks.
 fn lost_of_relaxed_commits(freeze: impl FnOnce(&Cluster)) -> usize {
     let cluster = Cluster::start(&["synchronous_commit=off"]);
     cluster.sql("CREATE TABLE log (writer INT, n INT)");
@@ -354,7 +354,7 @@ fn a_lost_session_is_reported(shell: Shell) {
     let lose: [&dyn Fn(); 3] = [
         &|| send_signal("KILL", hook.holder()),
         &|| drop(cluster.sql(&format!("SELECT pg_terminate_backend({})", hook.backend()))),
-        // The server takes this for a crash and starts anew, all sessions with it.
+        // The server takes this for a crash and restarts, which ends all sessions.
         &|| {
             send_signal("KILL", cluster.process("walwriter"));
             wait_until("the server noticed", || cluster.log().contains("all server processes terminated"));
@@ -387,14 +387,14 @@ fn no_login_is_refused(shell: Shell) {
     hook.refuses(&cluster, "login failed: psql: error:");
 }
 
-/// Lets `backup` in with a password, and nobody without one but the owner.
+/// Admits `backup` with a password, and nobody but the owner without one.
 fn with_account(cluster: &Cluster, hook: &mut Hook) {
     cluster.sql("CREATE ROLE backup LOGIN PASSWORD 'the-secret'");
     let rules = cluster.data().join("pg_hba.conf");
     let before = fs::read_to_string(&rules).unwrap();
     fs::write(&rules, format!("local all backup scram-sha-256\n{before}")).unwrap();
     cluster.sql("SELECT pg_reload_conf()");
-    // The file is the server's user's, who may not enter the hook's own directory.
+    // The file belongs to the server's user, who may not enter the hook's own directory.
     let passfile = cluster.data().with_file_name("passfile");
     install(&passfile, "600", "*:*:*:backup:the-secret\n");
     give_away(&passfile);
@@ -436,7 +436,7 @@ fn a_missing_privilege_is_refused(shell: Shell) {
     let mut hook = Hook::new(shell, &cluster);
     with_account(&cluster, &mut hook);
     hook.refuses(&cluster, "the server did not get into backup mode: ERROR:  permission denied for function");
-    // What the settings file names is enough.
+    // The settings file alone is enough.
     cluster.sql(grants(&cluster));
     hook.freeze().succeeded();
     assert!(cluster.in_backup_mode());
@@ -476,14 +476,14 @@ fn the_sites_own_settings_do_not_matter(shell: Shell) {
 fn too_many_connections_are_refused(shell: Shell) {
     let cluster = Cluster::start(&["max_connections=5", "max_wal_senders=0"]);
     let hook = Hook::new(shell, &cluster);
-    // Some places are for administrators, and so is this crowd.
+    // Some connections are reserved for administrators, and these are administrators.
     let crowd: Vec<_> = (0..5)
         .map(|_| {
             let mut entered = None;
-            // The server may still be about to end an earlier session, and have no place until then.
+            // The server may still be ending an earlier session, and have no room until then.
             wait_until("there is a place", || {
                 let session = entered.insert(cluster.session());
-                session.asks("SELECT 1;") && session.answer().is_some()
+                session.try_send("SELECT 1;") && session.answer().is_some()
             });
             entered
         })
@@ -511,7 +511,7 @@ fn a_hung_server_is_refused(shell: Shell) {
     hook.left_nothing(&cluster);
     eprintln!("given up after {:?}", outcome.took);
 
-    // A server that hangs in the window: the thaw must end, and tell.
+    // A server that hangs in the window: the thaw must end, and report that.
     hook.freeze().succeeded();
     let paused = cluster.pause();
     hook.thaw().failed_with("NOT held until thaw").within(SOON);
@@ -530,7 +530,7 @@ fn a_slow_checkpoint_is_given_up(shell: Shell) {
     hook.left_nothing(&cluster);
     outcome.within(AS_TOLD);
 
-    // Done in time, it is waited for.
+    // A checkpoint that ends in time is waited for.
     hook.set("START_SECONDS=30");
     let paused = Paused::one(cluster.process("checkpointer"));
     let outcome = thread::scope(|scope| {
@@ -562,7 +562,7 @@ fn no_server_is_no_failure(shell: Shell) {
     assert!(!cluster.in_backup_mode());
     hook.thaw().succeeded();
 
-    // A slip of the pen must not look like a server that is off.
+    // A typing error must not look like a stopped server.
     hook.set("DATADIR=/no/such/directory");
     hook.refuses(&cluster, "DATADIR=/no/such/directory does not exist");
 }
@@ -631,7 +631,7 @@ fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
     freeze.wait().unwrap();
     let outcome = hook.thaw().succeeded().within(SOON);
     assert!(outcome.output.contains("a freeze that did not finish"), "{outcome:?}");
-    // While the checkpoint still does not end: the wait for it was cancelled.
+    // The checkpoint has not ended yet: the wait for it was cancelled.
     soon("the hook has no session", || cluster.hook_sessions().is_empty());
     ends_soon(holder);
     drop(paused);
@@ -641,7 +641,7 @@ fn a_killed_freeze_is_cleaned_up_by_the_thaw(shell: Shell) {
 fn stale_state_is_no_obstacle(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let hook = Hook::new(shell, &cluster);
-    // As after a crash: numbers that now are other processes.
+    // As after a crash: the recorded pids are now other processes.
     let session = hook.path("run/session");
     fs::create_dir_all(&session).unwrap();
     fs::write(session.join("holder"), format!("{} 1\n", std::process::id())).unwrap();
@@ -658,7 +658,8 @@ fn stale_state_is_no_obstacle(shell: Shell) {
 fn the_server_ends_backup_mode_when_no_thaw_comes(shell: Shell) {
     let cluster = Cluster::start(&[]);
     let mut hook = Hook::new(shell, &cluster);
-    // Long enough to stop the client, and to be told from the default, which `soon` does not wait for.
+    // Long enough to stop the client, and different from the default, which `soon` does not wait
+    // for.
     const HELD: Duration = Duration::from_secs(8);
     hook.set(&format!("HOLD_SECONDS={}", HELD.as_secs()));
     let called = Instant::now();
@@ -688,7 +689,7 @@ fn a_standby_is_backed_up_too(shell: Shell) {
     hook.thaw().succeeded();
     soon("the hook has no session", || standby.hook_sessions().is_empty());
 
-    // Promoted in the window, it is another server than the one that the freeze saw.
+    // A server promoted in the window is not the one that was frozen.
     hook.freeze().succeeded();
     standby.sql("SELECT pg_promote()");
     hook.thaw().failed_with("the standby was promoted during online backup");
@@ -748,7 +749,8 @@ fn works_below_the_dispatcher(shell: Shell) {
         let text = fs::read_to_string(hooks_dir().join("freezeframe").join(script)).unwrap();
         install(&hook.path("etc").join(script), "755", &text);
     }
-    // A second application, later in the order, that tells whether the first one was held at its turn.
+    // A second application, later in the order, that reports whether the first one was held at its
+    // turn.
     let other = |path: &Path, body: &str| {
         let held = hook.path("run/session/held");
         let text = format!(

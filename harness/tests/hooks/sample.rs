@@ -17,7 +17,8 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// On MySQL with the option that its client commands need there: without it nothing works (D05).
+    /// On MySQL with the option that its client commands need there: without it they do not work
+    /// (D05).
     pub(crate) fn new(server: &Server) -> Self {
         let commands = if server.database == Database::Mysql { " --commands" } else { "" };
         Self::with(server, &format!("{}{commands}", server.login()))
@@ -57,7 +58,7 @@ impl Sample {
     /// Its output goes nowhere, as with agents before QEMU 9.1; later ones wait for its end (A05).
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Shell::Dash.script(&self.path(), self.dir.path());
-        // It trusts the PATH that it finds.
+        // It relies on the PATH that it inherits.
         command.arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
@@ -72,16 +73,16 @@ impl Sample {
         let mut child = self.start(verb);
         let mut status = None;
         wait_until("the sample ends", || {
-            status = child.try_wait().expect("look after the sample");
+            status = child.try_wait().expect("check the sample");
             status.is_some()
         });
         let code = status.and_then(|status| status.code());
         Outcome { code, output: String::new(), took: started.elapsed() }
     }
 
-    /// Lets its background client go, which waits for somebody to open the fifo.
+    /// Releases its background client, which waits for the fifo to be opened.
     pub(crate) fn release(&self) {
-        // Both ends, so that this does not wait when nobody reads.
+        // Opens both ends, so that this does not wait when nobody reads.
         let _ = fs::File::options().read(true).write(true).open(self.fifo());
     }
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::call::{is_running, program, root, send_signal, soon, wait_until};
 
-/// Has a root account without a password, and ends with this value.
+/// A server whose root account has no password. It ends when this is dropped.
 pub(crate) struct Server {
     pub(crate) database: Database,
     dir: TempDir,
@@ -35,7 +35,8 @@ impl Server {
             .args(["--skip-networking", "--log-bin=binlog", "--server-id=1"])
             .args(["--innodb-buffer-pool-size=16M", "--key-buffer-size=1M"])
             .arg(format!("--datadir={}", at("data")))
-            // A server removes what it takes for leftovers there when it starts: not those of others.
+            // A starting server removes what it takes for leftovers there, which must not be
+            // another server's files.
             .arg(format!("--tmpdir={}", at("tmp")))
             .arg(format!("--socket={}", at("socket")))
             .arg(format!("--pid-file={}", at("pid")))
@@ -56,7 +57,7 @@ impl Server {
         self.process.wait().expect("wait for the server");
     }
 
-    /// Ends the server without any warning and starts it again on what it left.
+    /// Ends the server without any warning and starts it again on the files that it left.
     pub(crate) fn crash_and_restart(&mut self) {
         self.kill();
         self.process = self.command.spawn().expect("start the server");
@@ -66,9 +67,9 @@ impl Server {
     fn wait_until_it_answers(&mut self) {
         let (log, socket) = (self.dir.path().join("server.log"), self.socket());
         wait_until("the server answers", || {
-            let ended = self.process.try_wait().expect("look after the server").is_some();
+            let ended = self.process.try_wait().expect("check the server").is_some();
             assert!(!ended, "the server ended: {}", fs::read_to_string(&log).unwrap_or_default());
-            // A client costs more than a look at the directory.
+            // Running a client costs more than checking for the socket.
             socket.exists() && self.query("SELECT 1").status.success()
         });
     }
@@ -122,7 +123,7 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Whether a write that does not wait for locks gets through; if not, a lock must be the reason.
+    /// Whether a write that does not wait for locks succeeds; if not, a lock must be the reason.
     #[track_caller]
     pub(crate) fn takes_writes(&self) -> bool {
         let output = self.query("SET SESSION lock_wait_timeout=0; UPDATE t.inno SET v=v+1 WHERE id=8");
@@ -152,8 +153,9 @@ impl Server {
         })
     }
 
-    /// Commits rows until one is not flushed: which one, and how far the redo log then goes. With relaxed
-    /// durability only, and not for long on MySQL, which flushes each second whatever it is told.
+    /// Commits rows until one is not flushed; returns which one, and the end of the redo log then.
+    /// This needs relaxed durability, and does not last on MySQL, which flushes each second in any
+    /// case.
     pub(crate) fn commit_unflushed(&self) -> (u32, u64) {
         let mut row = 100;
         loop {
@@ -167,7 +169,7 @@ impl Server {
         }
     }
 
-    /// The binary log that is written to, how far it goes, and the GTIDs in it.
+    /// The current binary log, its length, and the GTIDs in it.
     pub(crate) fn binlog(&self) -> [String; 3] {
         let (status, gtid) = match self.database {
             Database::Mariadb => ("SHOW MASTER STATUS", "SELECT @@gtid_binlog_pos"),
@@ -187,7 +189,8 @@ impl Server {
         session
     }
 
-    /// So many sessions. The server may still be about to end earlier ones, and have no place until then.
+    /// This many sessions. The server may still be ending earlier ones, and have no room until
+    /// then.
     #[track_caller]
     pub(crate) fn crowd(&self, size: usize) -> Vec<Session> {
         let enter = |_| {
@@ -238,7 +241,7 @@ impl Server {
         soon("the connection ends", || self.sql(&query) == "0");
     }
 
-    /// The statements that are being executed, without this one.
+    /// The statements that are being executed, except this one.
     pub(crate) fn busy(&self) -> String {
         self.sql(
             "SELECT info FROM information_schema.processlist
@@ -282,7 +285,7 @@ impl Drop for Session {
     }
 }
 
-/// A server that stands still, and goes on when this ends, however it ends.
+/// A stopped server, which continues when this is dropped.
 pub(crate) struct Stopped<'a>(&'a Server);
 
 impl<'a> Stopped<'a> {
@@ -290,7 +293,7 @@ impl<'a> Stopped<'a> {
         send_signal("STOP", server.pid());
         let this = Self(server);
         // The signal reaches one thread after the other, and one that still runs still answers.
-        wait_until("every thread stands still", || {
+        wait_until("every thread is stopped", || {
             let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
             threads.filter_map(Result::ok).all(|thread| {
                 let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
@@ -315,7 +318,7 @@ fn as_root() -> Option<&'static str> {
     is_root().then_some("--user=root")
 }
 
-/// The server, and what it must be told wherever it runs.
+/// The server's program with the options that it needs everywhere.
 fn server_program(database: Database) -> Command {
     let mut command = match database {
         Database::Mariadb => {
@@ -346,7 +349,7 @@ pub(crate) fn client_program(database: Database) -> PathBuf {
     }
 }
 
-/// An initialised data directory, made once and kept beside the build.
+/// An initialised data directory, created once and kept beside the build.
 fn empty_datadir(database: Database) -> PathBuf {
     let version = server_program(database).arg("--version").output().expect("run the server");
     let version: String = String::from_utf8_lossy(&version.stdout)
@@ -377,9 +380,9 @@ fn empty_datadir(database: Database) -> PathBuf {
         };
         let output = command.arg(datadir).output().expect("make a data directory");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Each server makes its own identity at its first start.
+        // Each server creates its own identity at its first start.
         let _ = fs::remove_file(new.path().join("data/auto.cnf"));
-        // Of several at a time the first one stays.
+        // When several are created at a time, the first one stays.
         let renamed = fs::rename(new.path().join("data"), &kept);
         assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
     }

@@ -24,16 +24,16 @@ use tokio::runtime::Runtime;
 use crate::call::wait_until;
 use crate::server::Server;
 
-/// Writers of every run: enough to meet on accounts and in group commits.
+/// Writers of every run: enough to contend for accounts and to share group commits.
 pub(crate) const WRITERS: u32 = 6;
 
-/// One statement of the load. Nothing here but a lock takes longer than milliseconds.
+/// The limit for one statement of the load. Only a lock takes longer than milliseconds here.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Longer than anything here may take: what exceeds it hangs.
+/// Longer than anything here may take: anything that takes longer hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a trial has on the host's side: a way to the server, and a place for its logs.
+/// A trial's host side: the address of the server, and a directory for its logs.
 pub(crate) struct Client {
     pub(crate) runtime: Runtime,
     address: SocketAddr,
@@ -74,15 +74,15 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
 }
 
 impl Client {
-    /// Waits for what must come.
+    /// Waits for a future that must complete.
     #[track_caller]
     pub(crate) fn wait<T>(&self, event: impl Future<Output = T>) -> T {
         // The timer belongs to the runtime, so it is made inside.
         self.runtime.block_on(async { tokio::time::timeout(LIMIT, event).await }).expect("no answer in time")
     }
 
-    /// A new run, with names that no other one has. Here every door leads over the network: the
-    /// relay to the server's socket is a guest's.
+    /// A new run, with names of its own. Every door leads over the network here, because the relay
+    /// to the server's socket runs in a guest.
     pub(crate) fn run(&self, name: &str) -> Run<'_> {
         let names = Names::random();
         let mut root = self.connect_as_root();
@@ -117,7 +117,7 @@ impl Run<'_> {
         self.start_impatiently(seed, STATEMENT_LIMIT)
     }
 
-    /// With writers that give a statement up after this limit.
+    /// Starts writers that give up a statement after this limit.
     pub(crate) fn start_impatiently(&self, seed: u64, limit: Duration) -> Load {
         let load = scenario::Load {
             profile: Profile::Durable,
@@ -139,18 +139,18 @@ impl Run<'_> {
         load.stop(&self.client.runtime, LIMIT).unwrap();
     }
 
-    /// A table as statements name it.
+    /// A table's name in statements.
     pub(crate) fn table(&self, plain: &str) -> String {
         self.target.names.table(plain)
     }
 
-    /// A condition on the server's threads: those of this run's accounts.
+    /// An SQL condition for the server's threads of this run's accounts.
     pub(crate) fn is_ours(&self) -> String {
         let Names { ordinary, administrator, .. } = &self.target.names;
         format!("user IN ('{}', '{}')", ordinary.user, administrator.user)
     }
 
-    /// Writes down what the tables hold now, as a trial does with a restored server's.
+    /// Records what the tables hold now, as a trial does with those of a restored server.
     pub(crate) fn observe(&self) {
         let mut out = observe::create(&self.dir.join(observation::FILE)).unwrap();
         let server = Record::Server {
@@ -172,7 +172,7 @@ impl Run<'_> {
     }
 }
 
-/// Waits until so many more transfers were acknowledged.
+/// Waits until this many more transfers were acknowledged.
 #[track_caller]
 pub(crate) fn wait_for_transfers(load: &Load, more: u64) {
     let enough = load.acknowledged() + more;

@@ -13,7 +13,7 @@ use crate::bench::{Client, LIMIT, Run, serve};
 use crate::call::wait_until;
 use crate::server::Stopped;
 
-/// What MariaDB's backup tools hold.
+/// Takes the lock that MariaDB's backup tools hold.
 pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result<()> {
     for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
         conn.query_drop(format!("BACKUP STAGE {stage}")).await?;
@@ -21,7 +21,7 @@ pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result
     Ok(())
 }
 
-/// Probes that are connected, as before a freeze, on the tables of a load that has ended.
+/// Connected probes, as before a freeze, on the tables of a load that has ended.
 struct Ready<'a> {
     client: &'a Client,
     run: Run<'a>,
@@ -37,21 +37,21 @@ impl<'a> Ready<'a> {
     }
 
     fn send(self) -> SentProbes {
-        let asked = self.probes.send(&self.client.runtime);
-        asked.settle(&self.client.runtime);
-        asked
+        let sent = self.probes.send(&self.client.runtime);
+        sent.settle(&self.client.runtime);
+        sent
     }
 
-    /// What came of both rounds.
-    fn ask(self) -> Answers {
+    /// Sends both rounds and returns the answers.
+    fn send_both(self) -> Answers {
         let Client { runtime, .. } = self.client;
-        let mut asked = self.send();
-        asked.send_again(runtime);
-        Answers(asked.results(runtime))
+        let mut sent = self.send();
+        sent.send_again(runtime);
+        Answers(sent.results(runtime))
     }
 }
 
-/// When any of them was last answered or seen.
+/// When any of them was last answered or observed.
 fn latest(probes: &[Probe]) -> Nanos {
     probes.iter().map(|probe| probe.end).max().unwrap_or_default()
 }
@@ -59,24 +59,24 @@ fn latest(probes: &[Probe]) -> Nanos {
 struct Answers(Vec<Probe>);
 
 impl Answers {
-    /// What came of the COMMITs of a round.
+    /// The answers of the COMMITs of a round.
     fn commits(&self, round: Round) -> Vec<ProbeAnswer> {
-        let asked = self.0.iter().filter(|probe| probe.round == round && probe.kind == ProbeKind::Commit);
-        asked.map(|probe| probe.answer).collect()
+        let commits = self.0.iter().filter(|probe| probe.round == round && probe.kind == ProbeKind::Commit);
+        commits.map(|probe| probe.answer).collect()
     }
 
     fn memory(&self) -> ProbeAnswer {
         self.0.iter().find(|probe| probe.kind == ProbeKind::Memory).expect("one").answer
     }
 
-    /// What came of the row in the MyISAM table of a schema.
+    /// The answer of the INSERT into the MyISAM table of a schema.
     fn row(&self, schema: Schema) -> ProbeAnswer {
-        let asked = |probe: &&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
-        self.0.iter().find(asked).expect("one").answer
+        let is_it = |probe: &&Probe| probe.kind == ProbeKind::Row && probe.schema == schema;
+        self.0.iter().find(is_it).expect("one").answer
     }
 
-    /// Whether one thing came of all COMMITs of the first round and of all rows, and the second was sent
-    /// just when there was a lock.
+    /// Asserts that all COMMITs of the first round and all INSERTs have this answer, and that the
+    /// second round was sent only if there was a lock.
     #[track_caller]
     fn are_all(&self, answer: ProbeAnswer) {
         assert_eq!(self.commits(Round::Snapshot), [answer; 4]);
@@ -90,7 +90,7 @@ impl Answers {
 fn probes_tell_what_holds_writes_back() {
     let (server, client) = serve(&[]);
 
-    let answers = Ready::new(&client, "nothing").ask();
+    let answers = Ready::new(&client, "nothing").send_both();
     answers.are_all(ProbeAnswer::Done);
     assert_eq!(answers.memory(), ProbeAnswer::Done);
     let rows: BTreeSet<_> = answers.0.iter().filter_map(|probe| probe.row).collect();
@@ -99,7 +99,7 @@ fn probes_tell_what_holds_writes_back() {
     let ready = Ready::new(&client, "backup-lock");
     let mut holder = client.connect_as_root();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
-    let answers = ready.ask();
+    let answers = ready.send_both();
     answers.are_all(ProbeAnswer::Locked);
     assert_eq!(answers.memory(), ProbeAnswer::Done);
     for probe in answers.0.iter().filter(|probe| probe.answer == ProbeAnswer::Locked) {
@@ -109,20 +109,21 @@ fn probes_tell_what_holds_writes_back() {
 
     let ready = Ready::new(&client, "global-read-lock");
     client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
-    let answers = ready.ask();
+    let answers = ready.send_both();
     answers.are_all(ProbeAnswer::Locked);
     assert_eq!(answers.memory(), ProbeAnswer::Locked);
     client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
 
     let ready = Ready::new(&client, "stopped");
     let stopped = Stopped::new(&server);
-    let answers = ready.ask();
+    let answers = ready.send_both();
     drop(stopped);
     answers.are_all(ProbeAnswer::Hung);
     assert_eq!(answers.memory(), ProbeAnswer::Hung);
 }
 
-/// A lock of every table of one schema but those in a transaction is no lock of the server.
+/// A lock of every table of one schema, except those used in a transaction, is no lock of the
+/// server.
 #[test]
 fn a_lock_of_tables_is_seen_where_it_is() {
     let (_server, client) = serve(&[]);
@@ -130,7 +131,7 @@ fn a_lock_of_tables_is_seen_where_it_is() {
     let mut holder = client.connect_as_root();
     let [memory, row] = [table::PROBE, table::PROBE_NT].map(|plain| ready.run.table(plain));
     client.wait(holder.query_drop(format!("FLUSH TABLES {memory}, {row} WITH READ LOCK"))).unwrap();
-    let answers = ready.ask();
+    let answers = ready.send_both();
     assert_eq!(answers.memory(), ProbeAnswer::Locked);
     assert_eq!(answers.row(Schema::Load), ProbeAnswer::Locked);
     assert_eq!(answers.row(Schema::Second), ProbeAnswer::Done);
@@ -138,19 +139,19 @@ fn a_lock_of_tables_is_seen_where_it_is() {
     assert_eq!(answers.commits(Round::Thaw), []);
 }
 
-/// All get through in the end, so none may be taken for one that was refused; the update may have been
-/// answered before anybody saw it wait.
+/// All succeed in the end, so none may count as refused; the update may have been answered before
+/// it was observed to wait.
 #[test]
 fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
     let (_server, client) = serve(&[]);
     let ready = Ready::new(&client, "lost");
     let mut holder = client.connect_as_root();
     client.wait(holder.query_drop("FLUSH TABLES WITH READ LOCK")).unwrap();
-    let asked = ready.send();
+    let sent = ready.send();
     client.wait(holder.query_drop("UNLOCK TABLES")).unwrap();
     let mut answers = Vec::new();
     wait_until("all get through", || {
-        answers = asked.results(&client.runtime);
+        answers = sent.results(&client.runtime);
         answers.iter().all(|probe| probe.answer != ProbeAnswer::Locked || probe.code.is_some())
     });
     let answers = Answers(answers);
@@ -158,7 +159,7 @@ fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
     assert_eq!(answers.row(Schema::Second), ProbeAnswer::Released);
 }
 
-/// Who may write in spite of it does, and the others are told why not.
+/// An account that may write in spite of it does, and the others get an error that says so.
 #[test]
 fn a_server_that_only_reads_is_not_locked() {
     const READ_ONLY: u16 = 1290;
@@ -166,7 +167,7 @@ fn a_server_that_only_reads_is_not_locked() {
     let ready = Ready::new(&client, "read-only");
     let mut holder = client.connect_as_root();
     client.wait(holder.query_drop("SET GLOBAL read_only = 1")).unwrap();
-    let answers = ready.ask();
+    let answers = ready.send_both();
     client.wait(holder.query_drop("SET GLOBAL read_only = 0")).unwrap();
     let of = |door| {
         let found = answers.0.iter().find(|probe| probe.kind == ProbeKind::Commit && probe.door == door);
@@ -176,56 +177,56 @@ fn a_server_that_only_reads_is_not_locked() {
     assert_eq!(of(TCP_ADMIN), (ProbeAnswer::Done, None));
 }
 
-/// Sessions that are ended under a lock say nothing against it.
+/// Sessions that are ended under a lock do not refute it.
 #[test]
-fn who_is_cut_off_asks_again_and_a_server_may_be_gone() {
+fn a_probe_that_is_cut_off_is_sent_again_and_a_server_may_be_gone() {
     let (mut server, client) = serve(&[]);
     let ready = Ready::new(&client, "cut");
     let ours = ready.run.is_ours();
     let mut holder = client.connect_as_root();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
-    let asked = ready.send();
+    let sent = ready.send();
     let query = format!("SELECT id FROM information_schema.processlist WHERE {ours} AND info = 'COMMIT'");
     let waiting: Vec<u64> = client.wait(holder.query(query)).unwrap();
     assert_eq!(waiting.len(), 4);
-    let killed = latest(&asked.results(&client.runtime));
+    let killed = latest(&sent.results(&client.runtime));
     for id in waiting {
         client.wait(holder.query_drop(format!("KILL CONNECTION {id}"))).unwrap();
     }
     wait_until("they wait again", || {
-        let answers = Answers(asked.results(&client.runtime));
+        let answers = Answers(sent.results(&client.runtime));
         let commits = || answers.0.iter().filter(|probe| probe.kind == ProbeKind::Commit);
         commits().all(|it| it.answer == ProbeAnswer::Locked && it.since.is_some_and(|since| since > killed))
     });
     drop(holder);
     wait_until("nothing holds them back", || {
-        let answers = Answers(asked.results(&client.runtime));
+        let answers = Answers(sent.results(&client.runtime));
         answers.commits(Round::Snapshot) == [ProbeAnswer::Released; 4]
     });
 
     let ready = Ready::new(&client, "gone");
     server.kill();
-    ready.ask().are_all(ProbeAnswer::Gone);
+    ready.send_both().are_all(ProbeAnswer::Gone);
 }
 
-/// Behind a lock that somebody only asks for a COMMIT may wait as well. It proves nothing.
+/// A COMMIT may also wait behind a lock that is only requested. That proves nothing.
 #[test]
-fn a_lock_that_is_only_asked_for_holds_nothing() {
+fn a_lock_that_is_only_requested_holds_nothing() {
     let (_server, client) = serve(&[]);
-    let ready = Ready::new(&client, "asked");
+    let ready = Ready::new(&client, "requested");
     let mut writer = client.connect_as_root();
     let table = ready.run.table(table::PROBE_NT);
     client.wait(writer.query_drop(format!("LOCK TABLES {table} WRITE"))).unwrap();
-    let mut asking = client.connect_as_root();
+    let mut requester = client.connect_as_root();
     let statement = format!("/* {:120} */ FLUSH TABLES WITH READ LOCK", "a list may cut a statement off");
-    let asked = client.runtime.spawn(async move { asking.query_drop(statement).await });
+    let request = client.runtime.spawn(async move { requester.query_drop(statement).await });
     let mut observer = client.connect_as_root();
-    wait_until("the lock is asked for", || {
+    wait_until("the lock is requested", || {
         let query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE '%FLUSH TABLES%' AND state LIKE 'Waiting%'";
         client.wait(observer.query_first::<u64, _>(query)).unwrap() == Some(1)
     });
-    let commits = ready.ask().commits(Round::Snapshot);
+    let commits = ready.send_both().commits(Round::Snapshot);
     assert!(!commits.contains(&ProbeAnswer::Locked), "{commits:?}");
     client.wait(writer.query_drop("UNLOCK TABLES")).unwrap();
-    asked.abort();
+    request.abort();
 }

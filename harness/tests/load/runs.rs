@@ -1,4 +1,4 @@
-//! Runs of the load: undisturbed, and with everything failing that may fail in a trial.
+//! Runs of the load: undisturbed, and with everything failing that can fail in a trial.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::story::{Fate, Story, judge_without_boot};
 /// Error 1094, ER_NO_SUCH_THREAD.
 const NO_SUCH_THREAD: u16 = 1094;
 
-/// What a copy of one instant has, whatever was acknowledged before it.
+/// What a copy of one instant must have, whatever was acknowledged before it.
 const ONE_INSTANT: [Property; 9] = [
     Property::Checksums,
     Property::Atomicity,
@@ -45,13 +45,13 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
     run.history.mark(Mark::FreezeCall, "").unwrap();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
     run.history.mark(Mark::FreezeOk, "1").unwrap();
-    let mut asked = probes.send(&client.runtime);
-    asked.settle(&client.runtime);
+    let mut sent = probes.send(&client.runtime);
+    sent.settle(&client.runtime);
     run.history.mark(Mark::SnapBegin, "").unwrap();
     run.observe();
     run.history.mark(Mark::SnapEnd, "").unwrap();
-    asked.send_again(&client.runtime);
-    let probes = asked.results(&client.runtime);
+    sent.send_again(&client.runtime);
+    let probes = sent.results(&client.runtime);
     run.history.mark(Mark::ThawCall, "").unwrap();
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     let thawed = run.history.mark(Mark::ThawOk, "1").unwrap();
@@ -80,7 +80,7 @@ fn a_copy_under_the_lock_is_what_was_acknowledged() {
     let story = Story::read(&run.dir);
     let everything = story.transfers().count();
     assert_eq!(story.count(Fate::There, false), everything, "nothing disturbs an undisturbed run");
-    // The same load looked at once more, at rest: nothing but what was acknowledged.
+    // The same load observed again, at rest: exactly what was acknowledged.
     run.observe();
     story.is_true_of_transfers(&run.dir);
     story.is_true_of_followers(&run.dir);
@@ -96,7 +96,7 @@ fn what_a_killed_connection_leaves_is_found_out() {
     let mut kills = 0;
     while load.acknowledged() < TRANSFERS {
         wait_for_transfers(&load, 5);
-        // A COMMIT that is cut off may be executed all the same; what comes before it is not.
+        // A COMMIT that is cut off may still be executed; statements before it are not.
         let which = if kills % 2 == 0 { "info = 'COMMIT'" } else { "info LIKE '%UPDATE%'" };
         kills += u64::from(client.wait(kill_a_writer(&mut root, &run.is_ours(), which)).unwrap());
     }
@@ -125,7 +125,8 @@ fn what_the_server_rolls_back_is_gone() {
     let mut send = |statement: &str| client.wait(root.query_drop(statement));
     wait_for_transfers(&load, 50);
 
-    // Against the order of the load; it changes more rows, so that mostly a writer is the victim.
+    // In the opposite order to the load's; it changes more rows, so the deadlock's victim is mostly
+    // a writer.
     wait_until("deadlocks", || {
         // This side may be the victim as well.
         let (half, acct) = (ACCOUNTS / 2, run.table(table::ACCOUNTS));
@@ -144,7 +145,8 @@ fn what_the_server_rolls_back_is_gone() {
     send("ROLLBACK").unwrap();
     wait_for_transfers(&load, 50);
 
-    // A COMMIT that waits for the backup lock in vain. Whoever waits for a row may be behind it.
+    // A COMMIT that waits for the backup lock in vain. A client that waits for a row may be behind
+    // it.
     let others = || metric("lock_timeouts") + metric("lock_deadlocks");
     let (rollbacks, before) = (server.status("COM_ROLLBACK"), others());
     client.wait(hold_the_backup_lock(&mut root)).unwrap();
@@ -164,7 +166,7 @@ fn what_the_server_rolls_back_is_gone() {
     assert!(deadlocks > 0 && timeouts >= WRITERS as usize);
 }
 
-/// Longer than a writer waits for an answer, so that it cannot know whether its COMMIT went through
+/// Longer than a writer waits for an answer, so that it does not know whether its COMMIT succeeded
 /// after all; nor can the server say so while the old session may still commit.
 #[test]
 fn an_answer_that_comes_too_late_is_found_out() {
@@ -173,25 +175,25 @@ fn an_answer_that_comes_too_late_is_found_out() {
     let mut root = client.connect_as_root();
     let mut holder = client.connect_as_root();
     let load = run.start_impatiently(6, Duration::from_millis(200));
-    let asks = format!("info LIKE '%FROM {}%FOR UPDATE'", run.table(table::COUNTERS));
+    let queries = format!("info LIKE '%FROM {}%FOR UPDATE'", run.table(table::COUNTERS));
     let is_asked =
-        format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {asks} AND time_ms > 100");
+        format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {queries} AND time_ms > 100");
     for _ in 0..3 {
         wait_for_transfers(&load, 50);
         client.wait(hold_the_backup_lock(&mut holder)).unwrap();
-        // The question gets lost as well, and is asked again.
-        wait_until("a writer that asks is killed", || {
-            client.wait(kill_a_writer(&mut root, &run.is_ours(), &asks)).unwrap()
+        // The query is lost as well, and is sent again.
+        wait_until("a writer that queries is killed", || {
+            client.wait(kill_a_writer(&mut root, &run.is_ours(), &queries)).unwrap()
         });
-        wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
+        wait_until("writers query what became of it", || server.sql(&is_asked) != "0");
         client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     }
 
-    // Told to stop, they do so without an answer. The server may end the COMMIT of a client that is
-    // gone before the lock is released, so some may get one.
+    // When the load stops, they end without an answer. The server may end the COMMIT of a client
+    // that is gone before the lock is released, so some may get one.
     wait_for_transfers(&load, 50);
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
-    wait_until("writers ask what became of it", || server.sql(&is_asked) != "0");
+    wait_until("writers query what became of it", || server.sql(&is_asked) != "0");
     run.stop(load);
     client.wait(holder.query_drop("BACKUP STAGE END")).unwrap();
     let sessions = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE {}", run.is_ours());
@@ -214,7 +216,7 @@ fn what_was_acknowledged_survives_the_server() {
         wait_for_transfers(&load, 150);
         server.crash_and_restart();
     }
-    // Once while something is in flight for certain.
+    // Once while something is certainly in flight.
     let mut holder = client.connect_as_root();
     client.wait(hold_the_backup_lock(&mut holder)).unwrap();
     let waiting =
@@ -236,8 +238,8 @@ fn what_was_acknowledged_survives_the_server() {
     assert!(present + absent > 0);
 }
 
-/// The same seed, the same operations: what differs is only how far each client comes, and what it
-/// had read of others.
+/// The same seed gives the same operations: only how far each client comes, and what it had read of
+/// others, differ.
 #[test]
 fn a_seed_repeats_its_operations() {
     let (_server, client) = serve(&[]);
@@ -261,14 +263,14 @@ fn a_seed_repeats_its_operations() {
     assert_eq!(alike, None, "every client and every seed goes its own way");
 }
 
-/// Ends a run and looks at what it left: one instant, and just what the history claims.
+/// Ends a run and checks its tables: one instant, and exactly what the history claims.
 #[track_caller]
 fn at_rest(run: &Run<'_>, load: Load) -> (Story, Judgement) {
     run.stop(load);
     look_at(run)
 }
 
-/// Looks at what a run that has ended left.
+/// Checks the tables of a run that has ended.
 #[track_caller]
 fn look_at(run: &Run<'_>) -> (Story, Judgement) {
     run.history.mark(Mark::SnapBegin, "").unwrap();
@@ -289,7 +291,7 @@ fn holds(judgement: &Judgement, properties: &[Property]) {
     }
 }
 
-/// Kills one of the load's connections of which this is true. False when there was none.
+/// Kills one of the load's connections for which this condition holds. False when there was none.
 async fn kill_a_writer(root: &mut Conn, ours: &str, condition: &str) -> mysql_async::Result<bool> {
     let query = format!(
         "SELECT id FROM information_schema.processlist

@@ -1,5 +1,6 @@
-//! What a history claims, held against the tables row by row. Much of this the judge decides as
-//! well; it is done here again, and differently, so that the load does not rest on the judge.
+//! Compares the claims of a history with the tables, row by row. The judge decides much of this as
+//! well; it is done here again, in another way, so that the test of the load does not depend on the
+//! judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +12,7 @@ use contract::property::Property;
 use harness::load::{ACCOUNTS, OPENING_BALANCE};
 use judge::{Judgement, judge, read};
 
-/// What became of an operation.
+/// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     There,
@@ -19,7 +20,7 @@ pub(crate) enum Fate {
     Open,
 }
 
-/// An operation, and what the history says of it.
+/// An operation, and what the history says about it.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) c: u32,
@@ -42,7 +43,7 @@ impl Sent {
 /// All operations of a run, in the order in which they were sent.
 pub(crate) struct Story(Vec<Sent>);
 
-/// One leg as the ledger holds it: dep, account, amount, version, crc.
+/// One leg as it is in the ledger: dep, account, amount, version, crc.
 type Leg = ([u32; 2], u32, i64, u32, u32);
 
 /// One row of a follower: the transfer that it follows, and crc.
@@ -106,7 +107,7 @@ impl Story {
         self.0.iter().filter(|sent| sent.is_transfer())
     }
 
-    /// What a client sent until something of it first failed, but for what it had read of others.
+    /// What a client sent until its first failure, except what it had read of others.
     pub(crate) fn undisturbed(&self, client: u32) -> Vec<(u32, Op)> {
         let sent = self.0.iter().filter(|sent| sent.c == client);
         let undisturbed = sent.take_while(|sent| sent.error.is_none());
@@ -119,12 +120,12 @@ impl Story {
         unread.collect()
     }
 
-    /// Transfers that came out like this, those whose outcome was unknown at first or the others.
+    /// Transfers with this outcome: either those whose outcome was unknown at first, or the others.
     pub(crate) fn count(&self, fate: Fate, unknown: bool) -> usize {
         self.transfers().filter(|sent| sent.fate == fate && sent.unknown == unknown).count()
     }
 
-    /// Transfers first, so that a failure says more than a wrong sum would.
+    /// Transfers first, because their failure says more than a wrong sum.
     #[track_caller]
     pub(crate) fn is_true_of_transfers(&self, dir: &Path) {
         let mut tables = Tables::read(dir);
@@ -150,7 +151,7 @@ impl Story {
                 .collect();
             assert_eq!(found, expected, "other than sent: {sent:?}");
         }
-        // What is left was never sent, or was said to be gone.
+        // What is left was never sent, or was reported as gone.
         assert!(tables.legs.is_empty(), "nobody claims these: {:?}", tables.legs);
         assert_eq!(tables.counters, present);
     }
@@ -215,8 +216,8 @@ impl Tables {
     }
 }
 
-/// What the judge says of a run whose server was looked at while it ran, so that its MEMORY table
-/// need not be empty.
+/// The judge's findings about a run whose server was observed while it ran, so that its MEMORY
+/// table need not be empty.
 #[track_caller]
 pub(crate) fn judge_without_boot(dir: &Path) -> Judgement {
     let mut judgement = judge(&read(dir).expect("a history that an honest load writes"));

@@ -24,7 +24,7 @@ pub(super) mod place {
     pub(in super::super) const sid: &str = "sid";
 }
 
-/// Long enough to tell what waits from what is slow.
+/// Long enough to distinguish waiting from being slow.
 const A_WHILE: Duration = Duration::from_secs(3);
 
 fn place(release: &str) -> String {
@@ -52,17 +52,17 @@ fn start_with(release: &str, hooks: &Installation, hook: &Path) -> Agent {
     })
 }
 
-fn told(answer: &Answer) -> String {
+fn outcome(answer: &Answer) -> String {
     match answer {
         Ok(count) => format!("freeze returned {count}"),
         Err(_) => "freeze failed".to_owned(),
     }
 }
 
-/// Why the freeze failed, as it must.
+/// The reason of the freeze's failure, which must have failed.
 #[track_caller]
 fn failure(answer: &Answer) -> &str {
-    answer.as_ref().expect_err("the freeze must fail")
+    &answer.as_ref().expect_err("the freeze must fail").0
 }
 
 fn calls(hooks: &Installation) -> String {
@@ -89,7 +89,7 @@ pub(super) fn a05(release: &'static str) -> Shown {
     let mut agent = Agent::start(release, &sample.path(), |command| {
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     });
-    agent.ask_for_the_freeze_hook();
+    agent.request_the_freeze_hook();
     wait_until("the hook has begun", || sample.fifo().exists());
     agent.wait_for_the_end_of_the_hook();
     let theirs = if reads_output(release) {
@@ -107,7 +107,7 @@ pub(super) fn a05(release: &'static str) -> Shown {
 }
 
 pub(super) fn a07(release: &'static str) -> Shown {
-    // Each hook passes its failure on: the one before keeps its lock.
+    // Each hook reports its failure: the one before keeps its lock.
     const STRICT: &str = "for hook in \"${0%/*}\"/fsfreeze-hook.d/*; do \"$hook\" \"$1\" || exit; done\n";
     let run = |hooks: &Installation| {
         hooks.hook("10-a", "");
@@ -122,14 +122,18 @@ pub(super) fn a07(release: &'static str) -> Shown {
     failure(&answer);
     let trace = naive.trace();
     assert_eq!(trace, ["10-a freeze", "20-b freeze"], "the defect");
-    let theirs = format!("a strict dispatcher: {}, calls: {}", told(&answer), trace.join(", "));
+    let theirs = format!("a strict dispatcher: {}, calls: {}", outcome(&answer), trace.join(", "));
 
     let hooks = ours();
     let answer = run(&hooks);
     failure(&answer);
     let trace = hooks.trace();
     assert_eq!(trace, ["10-a freeze", "20-b freeze", "20-b thaw", "10-a thaw"]);
-    Shown { place: place(release), theirs, ours: format!("{}, calls: {}", told(&answer), trace.join(", ")) }
+    Shown {
+        place: place(release),
+        theirs,
+        ours: format!("{}, calls: {}", outcome(&answer), trace.join(", ")),
+    }
 }
 
 pub(super) fn a17(release: &'static str) -> Shown {
@@ -141,14 +145,14 @@ pub(super) fn a17(release: &'static str) -> Shown {
     let packaged = packaged(release);
     let answer = run(&packaged);
     assert!(!format!("{answer:?}").contains(TEXT), "the defect");
-    let theirs = format!("packaged dispatcher: {}, the text is in its log in the guest", told(&answer));
+    let theirs = format!("packaged dispatcher: {}, the text is in its log in the guest", outcome(&answer));
     wait_until("the text is in its log", || {
         fs::read_to_string(packaged.path("qga-fsfreeze-hook.log")).is_ok_and(|log| log.contains(TEXT))
             || packaged.journal().contains(TEXT)
     });
 
     let hooks = ours();
-    let reason = run(&hooks).expect_err("the freeze must fail");
+    let reason = run(&hooks).expect_err("the freeze must fail").0;
     wait_until("the text is in the journal", || hooks.journal().contains(TEXT));
     let ours = if reads_output(release) {
         assert!(reason.contains(TEXT), "{reason}");
@@ -163,7 +167,7 @@ pub(super) fn a17(release: &'static str) -> Shown {
 pub(super) fn c01(release: &'static str) -> Shown {
     let run = |hooks: &Installation| {
         hooks.hook("10-a", "exit 7");
-        // 10.0.2 has other troubles without this file (C02).
+        // 10.0.2 has other defects without this file (C02).
         fs::write(hooks.path("qga-fsfreeze-hook.log"), "").unwrap();
         let answer = start(release, hooks).run_freeze_hook();
         assert_eq!(hooks.trace()[0], "10-a freeze");
@@ -175,8 +179,8 @@ pub(super) fn c01(release: &'static str) -> Shown {
     failure(&ours);
     Shown {
         place: place(release),
-        theirs: format!("packaged dispatcher: {}, its hook had exit status 7", told(&theirs)),
-        ours: told(&ours),
+        theirs: format!("packaged dispatcher: {}, its hook had exit status 7", outcome(&theirs)),
+        ours: outcome(&ours),
     }
 }
 
@@ -198,13 +202,13 @@ pub(super) fn c02(release: &'static str) -> Shown {
         place: place(release),
         theirs: format!(
             "packaged dispatcher: first {}, calls: {first_calls}; the second time both run",
-            told(&first)
+            outcome(&first)
         ),
-        ours: format!("first {}, calls: {}", told(&ours.0), ours.1),
+        ours: format!("first {}, calls: {}", outcome(&ours.0), ours.1),
     }
 }
 
-/// A hook with a process in the background, and where that writes its number.
+/// A hook with a background process, and the file to which that writes its pid.
 fn with_a_background_process(hooks: &Installation) -> PathBuf {
     let pid = hooks.path("pid");
     hooks.hook(
@@ -229,7 +233,7 @@ pub(super) fn c03(release: &'static str) -> Shown {
     assert!(text.contains(&log));
     install(&script, "755", &text.replace(&log, "/proc/no/such/log"));
     let mut agent = start(release, &hooks);
-    agent.ask_for_the_freeze_hook();
+    agent.request_the_freeze_hook();
     let process = number(&pid);
     assert_eq!(agent.answer(A_WHILE), None, "the defect");
     send_signal("KILL", process);
@@ -252,7 +256,7 @@ pub(super) fn c03(release: &'static str) -> Shown {
             "packaged dispatcher: no answer in {} s, until the background process was killed",
             A_WHILE.as_secs()
         ),
-        ours: format!("{} beside the background process", told(&answer)),
+        ours: format!("{} beside the background process", outcome(&answer)),
     }
 }
 
@@ -318,7 +322,7 @@ pub(super) fn c06(release: &'static str) -> Shown {
     let theirs = run(&hooks);
     assert!(theirs.contains("10-a.swp") && theirs.contains("10-a.save"), "the defect: {theirs}");
     let log = fs::read_to_string(hooks.path("qga-fsfreeze-hook.log")).unwrap();
-    // The name is a format: what stands in it is replaced by nothing.
+    // The name is a format string: nothing in it may be expanded.
     let format = if log.contains("20%s") { "" } else { "; a name with %s is a format" };
     assert_eq!(format.is_empty(), reads_output(release), "{log}");
     let ours = run(&ours());

@@ -20,7 +20,7 @@ pub(super) mod place {
     pub(in super::super) const mysql: Database = Database::Mysql;
 }
 
-/// Long enough to tell what waits from what is slow.
+/// Long enough to distinguish waiting from being slow.
 const A_WHILE: Duration = Duration::from_secs(3);
 
 const LONG_UPDATE: &str = "UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1";
@@ -66,15 +66,15 @@ fn honest(server: &Server, hook: &Hook) -> String {
     format!("{exit}, nothing locked: {}", reason(&freeze))
 }
 
-/// What the hook says, without its directories and the server's prose.
+/// The hook's message, without its directories and the server's prose.
 fn reason(outcome: &Outcome) -> String {
     let line = outcome.output.lines().last().unwrap_or_default();
-    let said = ["freeze: ", "data, but "]
+    let message = ["freeze: ", "data, but "]
         .iter()
-        .fold(line, |said, before| said.split_once(before).map_or(said, |(_, reason)| reason));
-    match said.split_once("ERROR ") {
-        Some((said, error)) => format!("{said}ERROR {}", error.split(' ').next().unwrap_or_default()),
-        None => said.to_owned(),
+        .fold(line, |message, before| message.split_once(before).map_or(message, |(_, reason)| reason));
+    match message.split_once("ERROR ") {
+        Some((message, error)) => format!("{message}ERROR {}", error.split(' ').next().unwrap_or_default()),
+        None => message.to_owned(),
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn d02(database: Database) -> Shown {
     let nowhere = "--no-defaults --user=root --socket=/nowhere";
     let freeze = lies(&server, &Sample::with(&server, &nobody));
     lies(&server, &Sample::with(&server, nowhere));
-    // One more than the limit: the last place is for an administrator.
+    // One more than the limit: the last connection is reserved for an administrator.
     let crowd = server.crowd(11);
     let crowded = Sample::new(&server).call("freeze");
     assert_eq!(crowded.code, Some(0), "the defect");
@@ -196,7 +196,7 @@ pub(super) fn d05(database: Database) -> Shown {
 }
 
 pub(super) fn d06(database: Database) -> Shown {
-    /// Of 30 thaws, 13 have been seen to die.
+    /// 13 of 30 thaws were observed to die.
     const CYCLES: usize = 30;
     let server = Server::with_tables(database, &[]);
     let hook = ours(&server);
@@ -206,7 +206,7 @@ pub(super) fn d06(database: Database) -> Shown {
         let thaw = sample.call("thaw");
         wait_until("the server takes writes", || server.takes_writes());
         wait_until("the fifo is gone", || !sample.fifo().exists());
-        // By a signal; or a shell tells it as 128 + 13.
+        // By a signal; or a shell reports it as 128 + 13.
         matches!(thaw.code, None | Some(141))
     });
     let died = died.expect("the defect");
@@ -248,10 +248,10 @@ pub(super) fn d08(database: Database) -> Shown {
     let hook = ours(&server);
     hook.freeze().succeeded();
     send_signal("KILL", hook.holder());
-    let told = hook.thaw().failed_with("NOT held until thaw").within(SOON);
+    let thawed = hook.thaw().failed_with("NOT held until thaw").within(SOON);
     hook.left_nothing();
 
-    // What a killed holder leaves: a fifo that nobody reads.
+    // A killed holder leaves a fifo that nobody reads.
     let sample = Sample::new(&server);
     assert!(std::process::Command::new("mkfifo").arg(sample.fifo()).status().unwrap().success());
     let started = Instant::now();
@@ -268,7 +268,7 @@ pub(super) fn d08(database: Database) -> Shown {
     Shown {
         place: place(&server),
         theirs: format!("sample: no end of the thaw in {waited}, waiting for a reader of its fifo"),
-        ours: format!("{}, the lock was NOT held until thaw", exit(&told)),
+        ours: format!("{}, the lock was NOT held until thaw", exit(&thawed)),
     }
 }
 
@@ -278,19 +278,19 @@ pub(super) fn d09(database: Database) -> Shown {
     hook.freeze().succeeded();
     server.sql(&format!("KILL {}", hook.connection()));
     wait_until("the lock is gone", || server.takes_writes());
-    let told = hook.thaw().failed_with("the lock was NOT held until thaw");
+    let thawed = hook.thaw().failed_with("the lock was NOT held until thaw");
 
     let sample = Sample::new(&server);
     locks(&server, &sample);
     server.sql(&format!("KILL {}", holder_of(&server)));
     wait_until("the lock is gone", || server.takes_writes());
     let thaw = sample.call("thaw");
-    // Success; or, at random, dead of SIGPIPE (D06). Never a failure that says so.
+    // Success; or, at random, dead of SIGPIPE (D06). Never a reported failure.
     assert!(matches!(thaw.code, Some(0 | 141) | None), "the defect: {thaw:?}");
     Shown {
         place: place(&server),
         theirs: format!("sample: thaw {}", exit(&thaw)),
-        ours: format!("thaw {}, the lock was NOT held until thaw", exit(&told)),
+        ours: format!("thaw {}, the lock was NOT held until thaw", exit(&thawed)),
     }
 }
 
@@ -371,7 +371,7 @@ pub(super) fn d12(database: Database) -> Shown {
     let mut reader = server.session("SELECT 'read' FROM t.inno WHERE id=2;");
     assert_eq!(reader.answer().as_deref(), Some("read"));
 
-    // A hook that bounds its wait, but does not look first.
+    // A hook that bounds its wait, but does not check first.
     let mut naive = server.session("SET lock_wait_timeout=1; FLUSH TABLES WITH READ LOCK;");
     assert_eq!(naive.answer(), None, "it gives up");
     let started = Instant::now();
@@ -439,7 +439,7 @@ pub(super) fn d13(database: Database) -> Shown {
             assert_eq!(naive.answer().as_deref(), Some("again"));
         },
     };
-    // It may do so on a slow host between the look and the crash: then once more.
+    // On a slow host it may flush between the check and the crash: then try again.
     let mut attempts = 0;
     let (missing, survived, place) = loop {
         attempts += 1;
@@ -461,7 +461,7 @@ pub(super) fn d14(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let version = place(&server);
     let mut hook = ours(&server);
-    // One request, which lasts until it is seen, however long the blocker runs by then.
+    // One request, which lasts until it is observed, however long the blocker has run by then.
     hook.set("LOCK_SECONDS=100\nFTWRL_WAIT=100\nLONG_STATEMENT=600");
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let refused = thread::scope(|scope| {
@@ -504,7 +504,7 @@ pub(super) fn d15(database: Database) -> Shown {
     server.sql(&format!(
         "CREATE USER backup@localhost IDENTIFIED BY '{SECRET}'; GRANT ALL ON *.* TO backup@localhost"
     ));
-    // A client that notes what `ps` shows of it, until it has time to hide that.
+    // A client that records what `ps` shows of it before it has had time to hide that.
     let dir = tempfile::tempdir().unwrap();
     let (client, seen) = (dir.path().join("client"), dir.path().join("seen"));
     let text = format!(
@@ -555,7 +555,7 @@ pub(super) fn d17(database: Database) -> Shown {
     }
 }
 
-/// A session that has done these statements, and keeps what they locked.
+/// A session that has run these statements, and keeps their locks.
 fn holding(server: &Server, statements: &str) -> Session {
     let mut session = server.session(&format!("{statements}; SELECT 'done';"));
     assert_eq!(session.answer().as_deref(), Some("done"));
@@ -590,13 +590,13 @@ pub(super) fn d22(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let mut hook = ours(&server);
     hook.set("LOCK_SECONDS=2");
-    let mut told = vec![];
+    let mut refusals = vec![];
     let mut waited = vec![];
     let bulk: &dyn Fn() -> Session = &|| server.running("UPDATE t.isam SET v=v+SLEEP(300)");
     let backup: &dyn Fn() -> Session = &|| holding(&server, "BACKUP STAGE START");
     for block in [bulk, backup] {
         let blocker = block();
-        told.push(hook.refuses(&server, "the lock was not granted: ERROR 1205").within(AS_TOLD));
+        refusals.push(hook.refuses(&server, "the lock was not granted: ERROR 1205").within(AS_TOLD));
 
         // The statements as the manual gives them.
         let started = Instant::now();
@@ -617,6 +617,6 @@ pub(super) fn d22(database: Database) -> Shown {
             "BACKUP STAGE as the manual has it: still waiting after {} and {}, until lock_wait_timeout ({limit} s)",
             waited[0], waited[1]
         ),
-        ours: format!("LOCK_SECONDS=2: {} and {}, nothing locked", exit(&told[0]), exit(&told[1])),
+        ours: format!("LOCK_SECONDS=2: {} and {}, nothing locked", exit(&refusals[0]), exit(&refusals[1])),
     }
 }

@@ -1,8 +1,9 @@
 //! The failure catalogue, row by row: a hook that shows the defect, and ours, which must not.
 //!
-//! Each row is a test for each server or agent that it is about. It provokes the defect in the hook that
-//! is named for it, and fails when it does not show; does the same to ours, and fails when it shows. What
-//! was measured is kept, and `cargo xtask test` prints all of it as a table at its end.
+//! Each row is a test for each server or agent that it concerns. It provokes the defect in the hook
+//! named in the row, and fails when the defect does not show; it does the same to ours, and fails
+//! when the defect shows. The results are kept, and `cargo xtask test` prints them as a table at
+//! its end.
 
 mod agents;
 mod database;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-/// What came out for one row and one place: in words, with the figures of this run.
+/// The result of one row for one server or agent: a description with the figures of this run.
 struct Shown {
     /// A server or an agent, with its version.
     place: String,
@@ -28,7 +29,7 @@ struct Row {
     places: &'static [&'static str],
 }
 
-/// From each line a row, and a test for each of its places.
+/// Makes a row of each line, and a test for each of its servers or agents.
 macro_rules! rows {
     ($($module:ident { $($row:ident [$($place:ident)*] $what:literal;)* })*) => {
         const ROWS: &[Row] = &[$($(
@@ -79,7 +80,7 @@ rows! {
     }
 }
 
-/// What no test here can show, and where it shows.
+/// What no test here can show, and which test shows it.
 const ELSEWHERE: &[&str] = &[
     "C05  That such output blocks shows only when /var/log is frozen: here the place of the output is looked at.",
     "A05  That the agent cannot be told to thaw then shows in the scenario core/vendor-sample-held-output.",
@@ -97,7 +98,8 @@ fn keep(row: &str, place: &str, shown: Shown) {
     fs::write(file, text.to_string()).unwrap();
 }
 
-/// A row that failed, or has not run since the table was last cleared, is missing: that fails, too.
+/// A row that failed, or has not run since the table was last cleared, is missing, which is a
+/// failure as well.
 #[test]
 #[ignore = "prints what the rows have measured: `cargo xtask test` runs it after them"]
 fn the_table() {
@@ -105,7 +107,7 @@ fn the_table() {
     let mut shown = 0;
     for Row { id, what, places } in ROWS {
         println!("{}  {what}", id.to_uppercase());
-        // The places with the same outcome stand together.
+        // Servers or agents with the same outcome are listed together.
         let mut outcomes: Vec<(String, String, String)> = vec![];
         for place in *places {
             let Ok(text) = fs::read_to_string(kept(id, place)) else {
