@@ -2,8 +2,8 @@
 //!
 //! Events are framed as MySQL's "Binary Log" chapter of the source documentation
 //! and MariaDB's "Replication Protocol" pages describe them: version 4, the only
-//! one since MySQL 5.0. Whatever does not tell of a transaction or of the rows
-//! of one table is passed over by its length, so the kinds of event that only
+//! one since MySQL 5.0. Whatever does not belong to a transaction or the rows
+//! of one table is skipped by its length, so the kinds of event that only
 //! one of the servers writes need no decoder.
 //!
 //! The files come from a guest and may hold anything: no number in them decides
@@ -35,7 +35,7 @@ mod header {
 /// The kinds of event that matter here.
 mod kind {
     pub(super) const QUERY: u8 = 2;
-    /// The server's own end, and that of a log which another follows.
+    /// The end of a log when the server stops, and that of a log which another one follows.
     pub(super) const STOP: u8 = 3;
     pub(super) const ROTATE: u8 = 4;
     pub(super) const FORMAT_DESCRIPTION: u8 = 15;
@@ -58,7 +58,7 @@ mod kind {
 mod description {
     pub(super) const VERSION: std::ops::Range<usize> = 0..2;
     pub(super) const HEADER_LENGTH: usize = 56;
-    /// From its end; the checksum itself always follows, used or not.
+    /// Counted from its end; the checksum itself always follows, used or not.
     pub(super) const CHECKSUM_FROM_END: usize = 5;
 }
 
@@ -116,7 +116,7 @@ impl<'a, R: Read> Log<'a, R> {
         match log.event.first_chunk() {
             Some(MAGIC) => log.at = MAGIC.len() as u64,
             Some(MYSQL_ENCRYPTED_MAGIC) => return Err(BinlogError::Encrypted),
-            // A log that a crash left before its first bytes were written.
+            // A crash left this log before its first bytes were written.
             _ if !whole || log.event == [0; 4] => log.torn = true,
             _ => return Err(BinlogError::NoLog),
         }
@@ -157,7 +157,7 @@ impl<'a, R: Read> Log<'a, R> {
         self.layouts.clear();
     }
 
-    /// Appends so many bytes to the event; false when there are fewer.
+    /// Appends this many bytes to the event; false when there are fewer.
     fn append(&mut self, count: usize) -> Result<bool, BinlogError> {
         let wanted = count as u64;
         Ok((&mut self.input).take(wanted).read_to_end(&mut self.event)? == count)
@@ -247,8 +247,8 @@ impl<'a, R: Read> Log<'a, R> {
     }
 }
 
-/// Whether the server had not closed this log: its first event says so, or its last one is none that
-/// closes a log, or it cannot be read to its end.
+/// Whether the server had not closed this log: its first event says so, or its last event does not
+/// close a log, or it cannot be read to its end.
 pub fn is_in_use(log: impl Read) -> bool {
     is_closed(log) != Some(true)
 }

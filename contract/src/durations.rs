@@ -9,26 +9,26 @@ use std::time::Duration;
 use crate::files;
 use crate::plan::trial_dir_name;
 
-/// A trial may take so many times what it took before: a machine may be busier
-/// than it was, by a factor of three when a trial has company.
+/// A trial may take this many times its last duration: the machine may be busier,
+/// by a factor of three when trials run side by side.
 const SLACK: u32 = 5;
 
-/// What a trial may take in any case.
+/// Every trial may take this long.
 const LEAST: Duration = Duration::from_secs(5 * 60);
 
-/// What a trial may take that was never durations: somewhat more than its limits
-/// add up to when every one of them is reached; and what each further cycle adds.
+/// How long a trial that was never measured may take: somewhat more than the sum of its
+/// limits; and how much each further cycle adds.
 const UNMEASURED: Duration = Duration::from_secs(20 * 60);
 const UNMEASURED_CYCLE: Duration = Duration::from_secs(2 * 60);
 
-/// The durations times, one small file a trial, beside the runs.
+/// The durations, one small file per trial, beside the runs' directories.
 #[derive(Debug)]
 pub struct TrialDurations {
     dir: PathBuf,
 }
 
 impl TrialDurations {
-    /// Those that stand beside the directory of a run.
+    /// The durations kept beside the directory of a run.
     pub fn beside(run: &Path) -> Self {
         Self { dir: run.with_file_name(".times") }
     }
@@ -39,7 +39,7 @@ impl TrialDurations {
         Duration::try_from_secs_f64(seconds).ok()
     }
 
-    /// Keeps how long it took.
+    /// Records how long it took.
     pub fn keep(&self, trial: &str, cycles: u32, took: Duration) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         files::replace(&self.file(trial, cycles), format!("{:.1}\n", took.as_secs_f64()).as_bytes())

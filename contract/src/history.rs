@@ -157,7 +157,7 @@ pub enum Entry {
     Heartbeat {
         /// When it was requested.
         t: Nanos,
-        /// When the guest had synced it; absent when it did not say so.
+        /// When the guest had synced it; absent if it was never reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         end: Option<Nanos>,
         /// The disk's target name: `vda`.
@@ -318,7 +318,7 @@ pub enum Op {
 }
 
 /// The tables `ddl_*` that exist after `steps` schema changes, sorted. No two
-/// neighbouring states are alike, so the tables tell how many steps they hold:
+/// neighbouring states are alike, so the tables show how many steps they hold:
 /// one table is left from before, then over and over the next is created and
 /// renamed, and the one before it dropped.
 pub fn ddl_tables(steps: u32) -> Vec<String> {

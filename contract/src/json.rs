@@ -1,5 +1,5 @@
-//! JSON that can be shown: what a string hides is written as `\uXXXX`, and is
-//! the same string again for whoever reads it.
+//! JSON that can be shown: invisible characters of a string are written as `\uXXXX`, and
+//! whoever reads it gets the same string again.
 
 use std::fmt::Write as _;
 
@@ -12,13 +12,13 @@ pub fn pretty(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(shown)
 }
 
-/// A value on one line, which is not ended.
+/// A value on one line, without a line feed.
 pub fn line(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     serde_json::to_string(value).map(shown)
 }
 
-/// JSON in which a string hides nothing. Outside its strings serde's JSON is ASCII without a control
-/// but the line feed, and inside them no line feed is left.
+/// JSON without invisible characters. Outside strings serde's JSON is ASCII, with the line feed as the
+/// only control character, and inside them line feeds are escaped.
 pub fn shown(json: String) -> String {
     let hidden = |c: char| c != '\n' && is_hidden(c);
     if !json.contains(hidden) {

@@ -59,8 +59,8 @@ pub enum Error {
 
 /// A record of a log that can be read.
 pub trait Record: DeserializeOwned {
-    /// Reads a line, its end included, that stands exactly as it is written.
-    /// `None` leaves the line to serde; anything else must be what serde reads.
+    /// Reads a line, its end included, that is exactly as the writer writes it.
+    /// `None` leaves the line to serde; a result must be the one that serde reads.
     fn quick(line: &[u8]) -> Option<Self> {
         let _ = line;
         None

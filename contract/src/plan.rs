@@ -156,7 +156,7 @@ pub struct Limits {
     pub statement: Duration,
 }
 
-/// For plans of old that have no such limit.
+/// For old plans, which have no such limit.
 fn an_hour() -> Duration {
     Duration::from_secs(3600)
 }

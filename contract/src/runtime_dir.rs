@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use procfs::process::Process;
+
 /// The prefix of their names.
 pub const PREFIX: &str = "freezeframe-";
 
@@ -47,9 +49,10 @@ impl Owner {
 
     /// Whether the process is still the supervisor of that trial; pids are reused.
     pub fn supervises(&self) -> bool {
-        fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|line| {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            line.contains("supervise") && line.contains(&*self.trial.to_string_lossy())
+        let words = i32::try_from(self.pid).ok().and_then(|pid| Process::new(pid).ok()?.cmdline().ok());
+        words.is_some_and(|words| {
+            let has = |wanted: &str| words.iter().any(|word| word == wanted);
+            has("supervise") && has(&self.trial.to_string_lossy())
         })
     }
 }

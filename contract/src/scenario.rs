@@ -16,7 +16,7 @@ use crate::grade::{self, Grade};
 use crate::image::{Database, Definition};
 use crate::property::Property;
 
-/// A scenario, as its file says it.
+/// A scenario, as its file describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     /// Its path under the scenarios' folder without `.toml`: `core/no-hook`.
@@ -242,19 +242,19 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// What a trial of this grade with these findings lacks, in words. Where the freeze was refused, which
+    /// Describes what a trial of this grade with these findings lacks. Where the freeze was refused, which
     /// is right as well, there is no backup that could show any.
     pub fn lacks(&self, grade: Grade, findings: &[Property]) -> Vec<String> {
         if grade == Grade::Refused && self.grade.contains(&grade) {
             return Vec::new();
         }
         let lacked = |owed: &&Property| !findings.contains(owed);
-        let told = |owed: &Property| format!("`{owed}` ({})", owed.id());
+        let describe = |owed: &Property| format!("`{owed}` ({})", owed.id());
         let each = self.findings.iter().filter(lacked);
         let mut lacks: Vec<_> =
-            each.map(|owed| format!("expected the finding {}, which did not show", told(owed))).collect();
+            each.map(|owed| format!("expected the finding {}, which did not show", describe(owed))).collect();
         if !self.one_of.is_empty() && self.one_of.iter().all(|owed| lacked(&owed)) {
-            let any: Vec<_> = self.one_of.iter().map(told).collect();
+            let any: Vec<_> = self.one_of.iter().map(describe).collect();
             lacks.push(format!("expected the finding {}, and none showed", any.join(" or ")));
         }
         lacks

@@ -80,7 +80,7 @@ fn escape(max: usize, text: &str, hidden: impl Fn(char) -> bool) -> String {
     shown
 }
 
-/// What serde has to say about JSON, without the place: it quotes what it read.
+/// Serde's message about JSON, without the position and escaped, because it repeats its input.
 pub fn json_problem(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

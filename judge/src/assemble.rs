@@ -2,8 +2,8 @@
 //! honest writer could have written. `observed` does so with the observation.
 //!
 //! A log may be cut, reordered or hostile. Memory is bounded by the length of the
-//! logs: the numbers that a record names never decide what is allocated, except
-//! that the sizes which `Setup` claims are bounded by the constants below.
+//! logs: numbers in a record never decide how much is allocated, and the sizes that
+//! `Setup` claims are bounded by the constants below.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -441,7 +441,7 @@ impl Assembler {
             Mark::SnapBegin => marks.snap_begin = Some(t),
             Mark::SnapEnd => marks.snap_end = Some(t),
             // Later thaws are the guard making sure; only the first one ends
-            // the window and tells of the lock.
+            // the window and shows the lock.
             Mark::ThawCall => marks.thaw_call = marks.thaw_call.or(Some(t)),
             Mark::ThawOk | Mark::ThawErr if marks.thaw_ok.or(marks.thaw_err).is_some() => {}
             Mark::ThawOk => {
@@ -479,7 +479,7 @@ impl Assembler {
     }
 }
 
-/// The times of an operation that is written down once.
+/// The times of an operation that has a single record.
 fn span(t: Nanos, end: Option<Nanos>, what: &str) -> Accepted<Span> {
     if t == NEVER || end == Some(NEVER) {
         return Err(format!("the time of a {what} is beyond any clock").into());
@@ -497,7 +497,7 @@ fn append<T>(all: &mut Vec<T>, of: impl Fn(&T) -> &Span, what: &str, n: u32, new
         return Err(format!("the {what} is number {n}, but {next} is the next; lines are missing").into());
     }
     if let Some(last) = all.last().map(&of) {
-        // What was never answered may have been followed by the next.
+        // An operation without an answer may have been followed by the next one.
         let free = if last.acked == NEVER { last.sent } else { last.acked };
         if of(&new).sent < free {
             return Err(format!("the {what} {n} goes back in time; the lines are out of order").into());
@@ -558,7 +558,7 @@ impl ClientProgress {
         Err(format!("client {c} sends operation {n}, but {next} is its next; lines are missing").into())
     }
 
-    /// Something was heard of the last operation.
+    /// The last operation had a reply or lost its connection.
     fn hear(&mut self, sent: Sent, t: Nanos) {
         let heard = match sent {
             Sent::Transfer => self.client.transfers.last_mut().map(|it| &mut it.heard),
@@ -588,7 +588,7 @@ impl ClientProgress {
 
 /// The order in which a trial crosses the marks. A snapshot may be taken
 /// without a freeze, or in spite of one that failed; a step may fail, and then
-/// the guest is thawed at once; a thaw may be asked for again.
+/// the guest is thawed at once; a thaw may be requested again.
 fn may_follow(last: Option<Mark>, next: Mark) -> bool {
     match next {
         Mark::FreezeCall => last.is_none(),

@@ -131,7 +131,7 @@ fn gtids(text: &str) -> BTreeSet<String> {
 
 /// B3, [`Property::RollForward`]. A position too early repeats a change, one too late skips it. Rows
 /// and checksum of every table decide, MyISAM included, and the GTIDs; and the source's ledger must
-/// hold the transfers that the history says, so that two empty servers never agree.
+/// hold the transfers of the history, so that two empty servers never agree.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     let observation = view.served()?;
     view.frozen()?;
@@ -270,7 +270,7 @@ fn place(place: &LogPosition) -> String {
     format!("`{}` byte {}", quote(&place.file), place.byte)
 }
 
-/// Who holds what the other does not.
+/// The side that holds what the other does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Tables,

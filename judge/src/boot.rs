@@ -61,8 +61,8 @@ fn all_checked(view: &View<'_>, observation: &Observation) -> Ruling {
         return Err(Unexamined(format!("the file system of {} was not checked", quote(unchecked))));
     }
     for owed in [Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs] {
-        let told = view.case.directories.iter().any(|directory| directory.holds == owed);
-        if !told && (owed != Holds::Binlogs || view.case.setup.binlog) {
+        let listed = view.case.directories.iter().any(|directory| directory.holds == owed);
+        if !listed && (owed != Holds::Binlogs || view.case.setup.binlog) {
             let what = contents(owed);
             return Err(Unexamined(format!("the history does not say where the server keeps its {what}")));
         }

@@ -40,7 +40,7 @@ pub struct Case {
     /// Statement `n` is at `n - 1`.
     pub(super) bulk: Vec<Bulk>,
     pub(super) observation: Option<Observation>,
-    /// When the load had stopped; [`NEVER`] when that is not told.
+    /// When the load had stopped; [`NEVER`] if the history does not say.
     pub(super) end: Nanos,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct BlockStats {
 /// What belongs to one cycle of freeze, snapshot and thaw alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cycle {
-    /// The history tells all of it: it has the next cycle's first line, or its own last.
+    /// The history is complete for it: it has the next cycle's first line, or its own last.
     pub(super) complete: bool,
     /// When it began; 0 for the first.
     pub(super) begin: Nanos,
@@ -135,7 +135,7 @@ pub(super) struct Cycle {
     pub(super) block_stats: Vec<BlockStats>,
 }
 
-/// What the agent told of its guest.
+/// What the agent reported about its guest.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GuestFacts {
     pub(super) windows: bool,
@@ -226,7 +226,7 @@ pub(super) struct Observation {
     pub(super) rows: Vec<RestoredRow>,
     /// Tables that could not be read to their end.
     pub(super) cut_tables: Vec<UnreadablePart>,
-    /// Those of them of which the server says that they do not exist.
+    /// Those of them that do not exist according to the server.
     pub(super) gone_tables: Vec<String>,
 }
 
@@ -261,7 +261,7 @@ pub(super) struct RestoredServer {
     pub(super) prepared: Option<u64>,
     /// Its engine recovered from a crash.
     pub(super) recovered: Option<bool>,
-    /// Errors in its log that tell of corruption.
+    /// Errors in its log about corruption.
     pub(super) corruption: Vec<String>,
 }
 
@@ -424,7 +424,7 @@ impl Case {
         }
     }
 
-    /// Turns to another cycle, counted from 1; one that never was has no marks.
+    /// Switches to another cycle, counted from 1; a cycle that never began has no marks.
     pub(super) fn choose(&mut self, cycles: &[Cycle], cycle: u32) {
         self.cycle = slot(cycle).and_then(|at| cycles.get(at)).cloned().unwrap_or_default();
         let so_far = cycles.iter().take(cycle as usize);

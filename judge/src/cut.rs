@@ -55,8 +55,8 @@ pub(super) fn quiesced_durability(view: &View<'_>) -> Ruling {
     }))
 }
 
-/// The transfers, rows and schema changes acknowledged before a time that are not
-/// there: how many in words and as a number, and each.
+/// The transfers, rows and schema changes acknowledged before a time that are
+/// missing: a description of how many, their number, and a line for each.
 fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)>, Unexamined> {
     let anchor = view.anchor();
     let mut lost = Evidence::default();
@@ -77,7 +77,7 @@ fn lost(view: &View<'_>, before: Nanos) -> Result<Option<(String, u64, Evidence)
         .map(|(evidence, what)| count(evidence.total(), what))
         .collect();
     if parts.is_empty() {
-        return schema.told().map(|()| None);
+        return schema.known().map(|()| None);
     }
     lost.append(rows);
     lost.append(steps);
@@ -109,7 +109,7 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
     let summary = match (late.total(), stray.total()) {
         (0, 0) => {
             all_read(observation)?;
-            return Steps::of(view)?.told().map(|()| None);
+            return Steps::of(view)?.known().map(|()| None);
         }
         (n, 0) => format!("{} from after the snapshot {} in the backup", count(n, "write"), were(n)),
         (0, n) => {
@@ -157,7 +157,7 @@ pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     }
     if late.is_empty() {
         all_read(observation)?;
-        return Steps::of(view)?.told().map(|()| None);
+        return Steps::of(view)?.known().map(|()| None);
     }
     let n = late.total();
     let summary =

@@ -2,7 +2,7 @@
 //! X1, X2.
 //!
 //! Each disk holds a file of heartbeats that no database touches. Which of them
-//! a snapshot holds tells the instant at which that disk stopped.
+//! a snapshot holds shows the instant at which that disk stopped.
 
 use contract::grade::Grade;
 use contract::history::Nanos;
@@ -13,8 +13,8 @@ use super::evidence::{Anchor, Evidence, count, quote, were};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{Freeze, View};
 
-/// A disk whose last heartbeat was answered longer before the freeze was called tells
-/// little of when it stopped. Of 93 windows the longest such time was 2.3 s.
+/// A disk whose last heartbeat was answered longer than this before the call of the freeze shows
+/// little about when it stopped. Of 93 windows the longest such time was 2.3 s.
 const RECENTLY: Nanos = 5_000_000_000;
 
 /// X1, [`Property::OutsideFiles`]. Without a freeze, what was synced before the snapshot began is owed,
@@ -127,7 +127,7 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
         quote(late)
     );
     let anchor = view.anchor();
-    let lines: Vec<_> = cuts.iter().map(|(disk, cut)| cut.tell(disk, &anchor)).collect();
+    let lines: Vec<_> = cuts.iter().map(|(disk, cut)| cut.describe(disk, &anchor)).collect();
     Ok(Some(Defect::new(Property::DiskAgreement, summary, lines)))
 }
 
@@ -147,7 +147,7 @@ impl Cut {
         }
     }
 
-    fn tell(&self, disk: &str, anchor: &Anchor) -> String {
+    fn describe(&self, disk: &str, anchor: &Anchor) -> String {
         let after = if self.after == 0 { "any time".to_owned() } else { anchor.when(self.after) };
         let before = if self.before == NEVER { "any time".to_owned() } else { anchor.when(self.before) };
         format!("disk {} stopped between {after} and {before}", quote(disk))
@@ -161,7 +161,7 @@ struct HeartbeatDisk<'a> {
     held: &'a Heartbeats,
 }
 
-/// The disks whose heartbeats were read, and why another's were not, or tell nothing.
+/// The disks whose heartbeats were read, and why those of another were not, or show nothing.
 fn heartbeats<'a>(view: &View<'a>) -> Result<(Vec<HeartbeatDisk<'a>>, Option<Unexamined>), Unexamined> {
     let observation = view.observed()?;
     if view.case.heartbeats.is_empty() && observation.heartbeats.is_empty() {

@@ -13,7 +13,7 @@ use super::view::{Freeze, View};
 
 /// The sort key that puts the worst finding first, and the most telling first
 /// among equals.
-pub(super) fn telling(property: Property, defect: &Defect) -> impl Ord + use<> {
+pub(super) fn severity(property: Property, defect: &Defect) -> impl Ord + use<> {
     (std::cmp::Reverse(defect.ceiling), property.rank())
 }
 
@@ -41,7 +41,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         .iter()
         .filter_map(|(property, ruling)| Some((*property, ruling.as_ref().ok()?.as_ref()?)))
         .collect();
-    defects.sort_by_key(|(property, defect)| telling(*property, defect));
+    defects.sort_by_key(|(property, defect)| severity(*property, defect));
     let proven = defects.first().map_or(Grade::ApplicationConsistent, |(_, defect)| defect.ceiling);
     if proven > Grade::CrashConsistent {
         return (proven, because(&defects));
@@ -104,7 +104,7 @@ fn unfrozen(why: &str, defects: &[(Property, &Defect)]) -> String {
         return why.to_owned();
     }
     let because = because(defects);
-    // Q1 says it itself.
+    // The summary of Q1 begins with it already.
     if because.starts_with(why) { because } else { format!("{why}; {because}") }
 }
 

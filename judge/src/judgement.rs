@@ -1,4 +1,4 @@
-//! What the judge says about a case; evidence that is more than a screenful goes to files of its own.
+//! The judge's result for a case; evidence that is more than a screenful goes to files of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use contract::text::quote;
 /// The folder of those files in a trial directory.
 const FOLDER: &str = "findings";
 
-/// What the judge says about a case.
+/// The judge's result for a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     /// The grade.
@@ -31,16 +31,16 @@ pub struct Judgement {
     pub power: Power,
     /// Operations counted.
     pub counts: Counts,
-    /// What the marks tell: freeze, snapshot, thaw, window and write stall. The
+    /// From the marks: freeze, snapshot, thaw, window and write stall. The
     /// other stages are absent.
     pub timings: Timings,
     /// Whether a transfer that was sent after the window was acknowledged;
-    /// `None` when the load did not go on for long enough to tell.
+    /// `None` when the load did not go on for long enough to decide.
     pub resumed: Option<bool>,
 }
 
 impl Judgement {
-    /// What is said about a trial whose logs could not be read: nothing.
+    /// The result for a trial whose logs could not be read: unknown.
     pub fn unreadable(error: &Error) -> Self {
         // Room for a path, and for what is wrong in it.
         let why = quote(600, &error.to_string());

@@ -117,7 +117,7 @@ pub fn judge(case: &Case) -> Judgement {
         };
         properties.insert(property, status);
     }
-    defects.sort_by_key(|(property, defect)| grade::telling(*property, defect));
+    defects.sort_by_key(|(property, defect)| grade::severity(*property, defect));
     let mut details = BTreeMap::new();
     let mut findings = Vec::new();
     for (property, Defect { summary, evidence, .. }) in defects {

@@ -44,7 +44,7 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
     }
     missing.append(steps.lost(sent));
     if missing.is_empty() {
-        return steps.told().map(|()| None);
+        return steps.known().map(|()| None);
     }
     let n = missing.total();
     let summary = format!(
@@ -62,7 +62,7 @@ pub(super) fn real_time_order(view: &View<'_>) -> Ruling {
 pub(super) fn causal_order(view: &View<'_>) -> Ruling {
     let observation = view.read(&view.transactional_tables())?;
     let mut orphans = Evidence::default();
-    // What the row says counts; both legs say the same, and R1 reports it if not.
+    // The row itself counts. Both legs agree, and R1 reports it if they do not.
     for leg in observation.legs.iter().filter(|leg| leg.leg == 0 || !view.is_whole(leg.c, leg.n)) {
         let [c, n] = leg.dep;
         if n != 0 && !view.is_whole(c, n) {
@@ -107,16 +107,16 @@ pub(super) fn version_order(view: &View<'_>) -> Ruling {
         if let Some(highest) = super::case::slot(leg.account).and_then(|at| reached.get_mut(at)) {
             *highest = (*highest).max(leg.version);
         }
-        let told = view
+        let acknowledged_version = view
             .case
             .transfer(leg.c, leg.n)
             .filter(|transfer| transfer.leg(leg.c, leg.n, leg.leg) == leg.as_sent())
             .and_then(|transfer| transfer.versions.get(usize::from(leg.leg)).copied())
             .unwrap_or(0);
-        if told != 0 && told != leg.version {
+        if acknowledged_version != 0 && acknowledged_version != leg.version {
             evidence.add(|| {
                 format!(
-                    "client {} transfer {}: account {} is at version {}, acknowledged as {told}",
+                    "client {} transfer {}: account {} is at version {}, acknowledged as {acknowledged_version}",
                     leg.c, leg.n, leg.account, leg.version
                 )
             });

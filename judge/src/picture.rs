@@ -1,6 +1,6 @@
 //! What a picture of a cycle shows: who wrote when around its window, and what
 //! the judge makes of it. The times and fates are the judge's own, so that a picture
-//! cannot say anything else than the verdict.
+//! cannot contradict the verdict.
 
 use contract::history::{self, Mark, Nanos, ProbeAnswer, ProbeKind, Schema};
 
@@ -35,7 +35,7 @@ pub struct Picture {
     pub stall: Option<Stall>,
     /// Why nothing is known of what came back, where nothing is.
     pub unobserved: Option<String>,
-    /// The history tells all of the cycle. Otherwise silence at its end means nothing.
+    /// The history is complete for the cycle. Otherwise silence at its end means nothing.
     pub complete: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct ShownProbe {
     pub answer: ProbeAnswer,
     /// The statement, and which way it took: `COMMIT through tcp`.
     pub asks: String,
-    /// What came of it, in words.
+    /// A description of its outcome.
     pub says: String,
 }
 

@@ -16,17 +16,17 @@ use super::probes::{Proof, Quiesced};
 use super::ruling::{Ruling, Unexamined};
 use super::view::View;
 
-/// What was acknowledged in so much time before the freeze was called tells that
-/// the load was alive by then.
+/// Anything acknowledged within this time before the call of the freeze shows that
+/// the load was still alive.
 const RECENTLY: Nanos = 1_000_000_000;
 
-/// A load that was silent for so long before the freeze was called was not
-/// frozen: it had stopped before. A guest under emulation acknowledges dozens of
+/// A load that was silent for this long before the call of the freeze was not
+/// stopped by it: it had stopped earlier. A guest under emulation acknowledges dozens of
 /// transfers a second, and the pipeline waits for one through each door before it freezes.
 const SILENT: Nanos = 2_000_000_000;
 
-/// A way to the server, or a table, of which nothing was acknowledged in so much time before the freeze
-/// was called is not under load. The pipeline waits for one acknowledgement of each, for 20 s at most.
+/// A way to the server, or a table, with nothing acknowledged in this time before the call of the freeze
+/// is not under load. The pipeline waits for one acknowledgement of each, for 20 s at most.
 const HEARD: Nanos = 25_000_000_000;
 
 /// What the trial had the power to see.
@@ -49,7 +49,7 @@ pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
     let mut acknowledged = BTreeMap::new();
     let mut last = 0;
     for (way, transfer, Span { sent, acked }) in operations(view) {
-        // What lost its answer long before is not in flight, whatever became of it.
+        // An operation that lost its answer long before is not in flight, whatever its outcome.
         let open = if acked == NEVER { sent.saturating_add(SILENT) > from } else { acked > frozen };
         if sent <= frozen && open {
             power.in_flight += 1;

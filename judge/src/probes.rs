@@ -307,7 +307,7 @@ pub(super) fn is_stopped(view: &View<'_>) -> bool {
 }
 
 /// The answers to the probes inside the window.
-pub(super) fn told(view: &View<'_>) -> Evidence {
+pub(super) fn answers(view: &View<'_>) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines(view) {
         evidence.add(|| line);

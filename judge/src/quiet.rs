@@ -179,7 +179,7 @@ pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
         Ok(_) => Ok(None),
         Err(Proven::Unexamined(why)) => Err(why),
         Err(Proven::Not(summary)) => {
-            let evidence = super::probes::told(view);
+            let evidence = super::probes::answers(view);
             Ok(Some(Defect::new(Property::LockProbe, summary, evidence.into_lines())))
         }
     }

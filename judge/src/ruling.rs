@@ -5,7 +5,7 @@ use contract::property::Property;
 
 use super::evidence::Lines;
 
-/// How a broken property shows.
+/// How a property is broken.
 #[derive(Debug)]
 pub(super) struct Defect {
     pub(super) summary: String,
@@ -24,5 +24,5 @@ impl Defect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unexamined(pub(super) String);
 
-/// Holds (`None`), broken, or not to be examined.
+/// Holds (`None`), is broken, or could not be examined.
 pub(super) type Ruling = Result<Option<Defect>, Unexamined>;

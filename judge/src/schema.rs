@@ -1,4 +1,4 @@
-//! The steps of the client that changes the schema, laid beside the tables that
+//! The steps of the client that changes the schema, compared with the tables that
 //! are there. D, D*, F, F*, C1 and R5 count them among the operations.
 
 use contract::history::{Nanos, ddl_tables};
@@ -21,7 +21,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// The steps that were sent, beside the tables that are there; none of either
+    /// Compares the steps that were sent with the tables that are there; none of either
     /// when the load changed no schema.
     pub(super) fn of(view: &View<'a>) -> Result<Self, Unexamined> {
         let sent = view.case.schema_changes.as_slice();
@@ -31,7 +31,7 @@ impl<'a> Steps<'a> {
             Some(tables) => {
                 let mut tables = tables.clone();
                 tables.sort();
-                // Later steps than were sent are looked for as well: they come from nowhere.
+                // Steps beyond those that were sent are searched as well: they are of unknown origin.
                 (0..=sent.len() + 1)
                     .find(|steps| u32::try_from(*steps).is_ok_and(|steps| ddl_tables(steps) == tables))
             }
@@ -39,8 +39,8 @@ impl<'a> Steps<'a> {
         Ok(Self { sent, held, anchor: view.anchor() })
     }
 
-    /// Whether it can be told at all which steps are there: R5 tells when not.
-    pub(super) fn told(&self) -> Result<(), Unexamined> {
+    /// Whether it is known which steps are there. R5 reports it if not.
+    pub(super) fn known(&self) -> Result<(), Unexamined> {
         let why = || Unexamined("the tables `ddl_*` are not those of any number of schema changes".into());
         self.held.map(drop).ok_or_else(why)
     }
@@ -48,13 +48,13 @@ impl<'a> Steps<'a> {
     /// The steps acknowledged before a time that are not there.
     pub(super) fn lost(&self, before: Nanos) -> Evidence {
         let held = self.held.unwrap_or(usize::MAX);
-        self.tell("lost", |at, step| at >= held && step.acked_before(before))
+        self.lines("lost", |at, step| at >= held && step.acked_before(before))
     }
 
     /// The steps sent after a time that are there.
     pub(super) fn sent_after(&self, after: Nanos) -> Evidence {
         let held = self.held.unwrap_or(0);
-        let mut late = self.tell("there", |at, step| at < held && step.sent > after);
+        let mut late = self.lines("there", |at, step| at < held && step.sent > after);
         if held > self.sent.len() {
             late.add(|| format!("schema change {held}: there, but never sent"));
         }
@@ -67,7 +67,7 @@ impl<'a> Steps<'a> {
         self.sent.get(last).map(|step| step.sent)
     }
 
-    fn tell(&self, what: &str, chosen: impl Fn(usize, &Span) -> bool) -> Evidence {
+    fn lines(&self, what: &str, chosen: impl Fn(usize, &Span) -> bool) -> Evidence {
         let mut evidence = Evidence::default();
         for (at, step) in self.sent.iter().enumerate().filter(|(at, step)| chosen(*at, step)) {
             evidence.add(|| {

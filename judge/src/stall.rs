@@ -23,11 +23,11 @@ pub(super) fn timings(view: &View<'_>) -> Timings {
     }
 }
 
-/// Who gets no answer for so long after the window is blocked.
+/// A client without an answer for this long after the window is blocked.
 const BLOCKED: Nanos = 10_000_000_000;
 
-/// Whether writes went on after the window, until the next cycle: transfers did, and nobody waits in
-/// vain at a door or a follower's table. A load that rests sends nothing.
+/// Whether writes went on after the window, until the next cycle: transfers did, and no client waits in
+/// vain at a door or a follower's table. A load at rest sends nothing.
 pub(super) fn resumed(view: &View<'_>) -> Option<bool> {
     let marks = view.marks();
     let since = marks.thaw_ok.or(marks.thaw_err).or(marks.freeze_err).or(marks.snap_end)?;
@@ -36,7 +36,7 @@ pub(super) fn resumed(view: &View<'_>) -> Option<bool> {
         return Some(false);
     }
     let patient = until.min(view.case.end).saturating_sub(BLOCKED);
-    // By door, and by follower: whether somebody waits there, and whether somebody was answered.
+    // By door, and by follower: whether a client waits there, and whether one was answered.
     let mut ways: BTreeMap<(bool, u8), [bool; 2]> = BTreeMap::new();
     let mut see = |way, sent: Nanos, heard: Nanos, acked: Nanos| {
         let [waits, answered] = ways.entry(way).or_default();
@@ -69,7 +69,7 @@ pub struct Stall {
 
 /// The longest gap between two acknowledgements of transfers that overlaps the
 /// time from the first mark to the last. Where none comes before or after, the mark
-/// itself stands in, so that the result is never more than was seen.
+/// itself stands in, so that the result is never more than was observed.
 pub(super) fn write_stall(view: &View<'_>) -> Option<Stall> {
     let marks = view.marks();
     let answered = marks.thaw_ok.or(marks.thaw_err);

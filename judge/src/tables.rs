@@ -12,7 +12,7 @@ use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{BULK, Freeze, LEDGER, View};
 
 /// N1, [`Property::NonTransactionalDurability`]. A row lost that was acknowledged inside the window
-/// tells of a missing lock; one acknowledged before the snapshot, or a row whose transfer is missing,
+/// shows a missing lock; one acknowledged before the snapshot, or a row whose transfer is missing,
 /// makes the backup inconsistent. So does, where no freeze waited for its end, part of a statement.
 pub(super) fn durability(view: &View<'_>) -> Ruling {
     let observation = view.read(&[LEDGER])?;
@@ -128,7 +128,7 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         };
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
-    // Any place may hide a table, but the file that a hook leaves.
+    // Any unreadable file may be a table, except the position that a hook leaves.
     let hides = |file: &&UnreadablePart| file.what != POSITION_FILE;
     if let Some(file) = observation.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));

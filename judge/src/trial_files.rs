@@ -59,7 +59,7 @@ impl TrialFiles {
     }
 
     /// Where a cycle has its observation: the only one beside the history.
-    pub fn place(&self, cycle: u32) -> PathBuf {
+    pub fn observation_dir(&self, cycle: u32) -> PathBuf {
         if self.cycles.len() == 1 { self.dir.clone() } else { cycle_dir(&self.dir, cycle) }
     }
 
@@ -74,7 +74,8 @@ impl TrialFiles {
     /// An error names the file and line that no honest writer could have written.
     pub fn cycle(&mut self, cycle: u32) -> Result<&Case, Error> {
         self.case.choose(&self.cycles, cycle);
-        match Reader::<Record>::open(&self.place(cycle).join(observation::FILE), observation::KIND) {
+        match Reader::<Record>::open(&self.observation_dir(cycle).join(observation::FILE), observation::KIND)
+        {
             Ok(mut reader) => {
                 self.case.observe();
                 while let Some(record) = reader.next() {

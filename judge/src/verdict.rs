@@ -143,7 +143,7 @@ impl Verdict {
         let other = other_than_planned(plan, &trial);
         let mut verdicts = Vec::new();
         for cycle in 1..=trial.cycles() {
-            let place = trial.place(cycle);
+            let place = trial.observation_dir(cycle);
             let mut judgement = crate::judge(trial.cycle(cycle)?);
             if keep {
                 judgement.keep_details(dir, &place)?;

@@ -1,5 +1,5 @@
-//! The history laid beside the image: which of the operations that were sent
-//! the restored database holds, and what it holds that nobody sent.
+//! The history compared with the image: which of the operations that were sent
+//! the restored database holds, and what it holds that was never sent.
 //!
 //! Made once, in one pass over the restored rows; every property reads it.
 
@@ -23,9 +23,9 @@ pub(super) const BULK: &str = "bulk";
 /// How the freeze went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freeze {
-    /// Nobody asked for one: the snapshot is of a running guest.
+    /// None was requested: the snapshot is of a running guest.
     NotTried,
-    /// It was asked for and failed, or its answer is not recorded.
+    /// It was requested and failed, or its answer is not recorded.
     Failed,
     /// It was reported as successful.
     Done,
@@ -87,7 +87,7 @@ pub(super) struct Oddities<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Lays the history of a case beside its observation.
+    /// Compares the history of a case with its observation.
     pub(super) fn new(case: &'a Case) -> Self {
         let mut view = Self {
             case,
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
         };
         let sent = self.case.transfer(leg.c, leg.n);
         let as_sent = sent.is_some_and(|transfer| transfer.leg(leg.c, leg.n, leg.leg) == leg.as_sent());
-        // A number is used again after a rollback: what tells is the content.
+        // A number is used again after a rollback, so the content decides.
         if !as_sent && self.case.rolled_back.contains(&leg.as_sent()) {
             odd.revived_legs.push(leg);
             return;
@@ -269,8 +269,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// That something else in the guest thawed what the freeze had frozen, in
-    /// words: the agent counts what it freezes and what is left to thaw. See the
+    /// A description of how something else in the guest thawed what the freeze had
+    /// frozen: the agent counts what it freezes and what is left to thaw. See the
     /// note on `guest-fsfreeze-thaw` in QEMU's manual of the agent.
     pub(super) fn thawed_by_another(&self) -> Option<String> {
         let Marks { frozen_volumes: Some(frozen), thawed_volumes: Some(thawed), .. } = self.marks() else {

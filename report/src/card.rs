@@ -27,7 +27,7 @@ pub(super) fn card(trial: &TrialPage, id: &str) -> Markup {
             div id=(id) {
             @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
             @match &trial.verdict {
-                Ok(verdict) => { (said(verdict)) (power::power(verdict)) }
+                Ok(verdict) => { (reason(verdict)) (power::power(verdict)) }
                 Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, &why.0)) } }
             }
             @if let Err(why) = &trial.plan {
@@ -55,7 +55,7 @@ fn head(trial: &TrialPage) -> Markup {
     }
 }
 
-fn said(verdict: &Verdict) -> Markup {
+fn reason(verdict: &Verdict) -> Markup {
     html! {
         p class="reason" { (quote_lines(MAX_TEXT, &verdict.reason)) }
         @for unmet in verdict.unmet.iter().filter(|unmet| **unmet != verdict.reason).take(MAX_LINES) {
@@ -113,7 +113,7 @@ fn in_words(value: &impl serde::Serialize) -> String {
 
 fn pictures(trial: &TrialPage, id: &str) -> Markup {
     let spans = stages::spans(&trial.events.got);
-    let told =
+    let failures =
         trial.events.got.iter().filter(|event| event.event == EventKind::Failed && !event.detail.is_empty());
     html! {
         (cycles::cycles(&trial.cycles, id))
@@ -122,7 +122,7 @@ fn pictures(trial: &TrialPage, id: &str) -> Markup {
             figcaption { "The whole trial" }
             @if spans.is_empty() { p class="note" { "No picture: the event log has no stage." } }
             @else { (stages::draw(&spans)) }
-            @for event in told.take(MAX_LINES) {
+            @for event in failures.take(MAX_LINES) {
                 p class="note bad" { (event.stage) " failed: " (quote_lines(MAX_TEXT, &event.detail)) }
             }
             (problems(&trial.events.problems))

@@ -52,7 +52,7 @@ fn picture(cycle: &CyclePage) -> Markup {
     }
 }
 
-/// It is the report's own, and was escaped when it was drawn.
+/// A drawing is the report's own, and was escaped when it was drawn.
 fn drawn(Drawing(svg): &Drawing) -> Markup {
     PreEscaped(svg.clone())
 }
@@ -66,7 +66,7 @@ fn several(cycles: &[CyclePage], id: &str) -> Markup {
             figcaption { (cycles.len()) " cycles under one load" }
             ol class="cycles" {
                 @for cycle in cycles {
-                    li class=(class(cycle)) title=(says(cycle)) {
+                    li class=(class(cycle)) title=(reason(cycle)) {
                         a href=(format!("#{id}-{}", cycle.number)) {
                             b { (cycle.number) } " " (stall(cycle))
                             @if let Some(small) = &cycle.small { (drawn(small)) }
@@ -85,13 +85,13 @@ fn several(cycles: &[CyclePage], id: &str) -> Markup {
     }
 }
 
-/// Those that are shown open, the worst first: it, and others that did not come out as expected or that
+/// The cycles that are shown open: the worst, then others that did not come out as expected or
 /// have findings.
 fn open(cycles: &[CyclePage]) -> Vec<&CyclePage> {
     let mut worst: Vec<_> = cycles.iter().collect();
-    // It keeps the order of those that are as bad.
+    // A stable sort keeps the order of those that are equally bad.
     worst.sort_by_key(|cycle| Reverse(rank(cycle)));
-    let others = worst.iter().skip(1).filter(|cycle| has_something_to_tell(cycle));
+    let others = worst.iter().skip(1).filter(|cycle| needs_attention(cycle));
     worst.iter().take(1).chain(others).take(OPEN).copied().collect()
 }
 
@@ -102,7 +102,7 @@ fn rank(cycle: &CyclePage) -> Rank {
     }
 }
 
-fn has_something_to_tell(cycle: &CyclePage) -> bool {
+fn needs_attention(cycle: &CyclePage) -> bool {
     !matches!(&cycle.verdict, Some(Ok(it)) if it.outcome == Outcome::Pass && it.findings.is_empty())
 }
 
@@ -117,7 +117,7 @@ fn one(cycle: &CyclePage, id: &str, open: bool) -> Markup {
             // A link to what is inside opens it.
             div id=(format!("{id}-{}", cycle.number)) {
                 @match &cycle.verdict {
-                    Some(Ok(verdict)) => { (told(verdict)) }
+                    Some(Ok(verdict)) => { (findings(verdict)) }
                     Some(Err(why)) => { p class="note bad" { "No verdict: " (quote_lines(MAX_TEXT, &why.0)) } }
                     None => {}
                 }
@@ -128,7 +128,7 @@ fn one(cycle: &CyclePage, id: &str, open: bool) -> Markup {
     }
 }
 
-fn told(verdict: &Verdict) -> Markup {
+fn findings(verdict: &Verdict) -> Markup {
     html! {
         p class="note" { (quote_lines(MAX_TEXT, &verdict.reason)) }
         @for finding in verdict.findings.iter().take(MAX_FINDINGS).skip(1) {
@@ -151,7 +151,7 @@ fn class(cycle: &CyclePage) -> &'static str {
     }
 }
 
-fn says(cycle: &CyclePage) -> String {
+fn reason(cycle: &CyclePage) -> String {
     match &cycle.verdict {
         Some(Ok(verdict)) => quote(300, &verdict.reason),
         Some(Err(why)) => quote(300, &why.0),

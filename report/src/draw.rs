@@ -28,7 +28,7 @@ const MOST_ROWS: usize = 240;
 const LETTER: f64 = 6.8;
 /// Operations that are drawn as bars of their own, with a word on each.
 const BARS: usize = 800;
-/// Bars nearer than this are drawn as one: at first what cannot be told apart, and at the most.
+/// Bars closer than this are drawn as one: at first, and at most when there are many.
 const GAP: (f64, f64) = (1.0, 64.0);
 /// Probes that are drawn; an honest cycle has fewer than twenty.
 const MAX_PROBES: usize = 24;

@@ -10,7 +10,7 @@
 //! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
 //! | `plot` | the picture of a measurement, which no page shows |
 //!
-//! Who wrote when, and what came back, is the judge's to say: a page draws
+//! The judge decides who wrote when and what was restored: a page draws
 //! [`judge::picture`] and reads no log of operations itself.
 //!
 //! Everything but [`read`] is pure: plain data in, a page out. A trial whose

@@ -38,8 +38,8 @@ pub struct TrialPage {
 }
 
 impl TrialPage {
-    /// What became of it; a trial without verdict is one that the harness
-    /// could not tell.
+    /// Its outcome; a trial without a verdict could not be
+    /// judged.
     pub(super) fn outcome(&self) -> Outcome {
         self.verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
     }

@@ -1,4 +1,4 @@
-//! What a trial had the power to see, and what was not examined, in plain words.
+//! What a trial had the power to see, and what was not examined, as sentences.
 
 use contract::figures::Power;
 use contract::grade::Grade;
@@ -13,7 +13,7 @@ const MAX_SHOWN: usize = 40;
 /// Characters of one text that are shown.
 const MAX_TEXT: usize = 400;
 
-/// Both; nothing of a verdict that says nothing of them.
+/// Both sections; nothing for a verdict without them.
 pub(super) fn power(verdict: &Verdict) -> Markup {
     let power = &verdict.power;
     if *power == Power::default() {

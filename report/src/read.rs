@@ -22,8 +22,8 @@ use super::draw;
 use super::page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
 use super::text::{link, quoted};
 
-/// The names of the trials that a run asks for, as a JSON array in its directory.
-const ASKED: &str = "trials.json";
+/// The names of the trials that a run requests, as a JSON array in its directory.
+const REQUESTED: &str = "trials.json";
 /// The largest `verdict.json`, `plan.json` and `run.json` that is read.
 const MAX_JSON: u64 = 4 << 20;
 /// Events of one trial that are read; an honest log has some thirty.
@@ -36,13 +36,13 @@ const MAX_CYCLE_JSON: u64 = 256 << 10;
 const MAX_PICTURES: usize = 8 << 20;
 const MAX_PICTURE: usize = 400 << 10;
 const MIN_PICTURE: usize = 8 << 10;
-/// The most bytes of all pictures of one trial that has many cycles.
+/// The most bytes of all pictures of one trial with many cycles.
 const MAX_CYCLES: usize = 2 << 20;
 
-/// Notes in a run's directory which trials it asks for, so that one which
+/// Writes the names of the requested trials into a run's directory, so that one that
 /// leaves nothing behind is still missed.
 pub fn remember(run: &Path, trials: &[String]) -> std::io::Result<()> {
-    fs::write(run.join(ASKED), json::pretty(trials)?)
+    fs::write(run.join(REQUESTED), json::pretty(trials)?)
 }
 
 /// Why a run cannot be read at all.
@@ -59,7 +59,7 @@ pub struct RunError {
 /// `repository`.
 pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, RunError> {
     let mut page = Page::default();
-    let mut asked = BTreeSet::new();
+    let mut requested = BTreeSet::new();
     let mut found = BTreeSet::new();
     let mut dirs = Vec::new();
     for run in runs {
@@ -68,7 +68,7 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     let room = MAX_PICTURES / dirs.iter().map(Vec::len).sum::<usize>().max(1);
     for (run, dirs) in runs.iter().zip(dirs) {
         page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
-        asked.extend(json::<Vec<String>>(&run.join(ASKED)).unwrap_or_default());
+        requested.extend(json::<Vec<String>>(&run.join(REQUESTED)).unwrap_or_default());
         let own = json::<RunOptions>(&run.join(RunOptions::FILE))
             .ok()
             .map(|options| options.scenarios)
@@ -80,7 +80,7 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
             found.insert(name);
         }
     }
-    let lost = asked.into_iter().filter(|name| !found.contains(&trial_dir_name(name)));
+    let lost = requested.into_iter().filter(|name| !found.contains(&trial_dir_name(name)));
     page.trials.extend(lost.map(|name| left_nothing(&name)));
     page.trials.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(page)
@@ -179,7 +179,7 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<CyclePag
     let each = (room / trial.cycles() as usize).clamp(MIN_PICTURE, MAX_PICTURE);
     for number in 1..=trial.cycles() {
         let mut cycle = CyclePage { number, ..CyclePage::default() };
-        let place = trial.place(number);
+        let place = trial.observation_dir(number);
         let (picture, verdict) = match trial.cycle(number) {
             Ok(case) => {
                 let anew = || {
@@ -204,14 +204,14 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<CyclePag
     read
 }
 
-/// Draws a cycle as long as there is room for it, or something to tell.
+/// Draws a cycle if there is room for it, or if its verdict needs attention.
 fn draw_into(cycle: &mut CyclePage, picture: &Picture, several: bool, most: usize, room: &mut usize) {
     cycle.frozen = picture.marks.iter().any(|(mark, _)| *mark == Mark::FreezeCall);
-    let told = cycle
+    let needs_attention = cycle
         .verdict
         .as_ref()
         .is_some_and(|verdict| !matches!(verdict, Ok(it) if it.outcome == Outcome::Pass));
-    if *room > 0 || told {
+    if *room > 0 || needs_attention {
         let drawn = draw::draw(picture, most).into_string();
         *room = room.saturating_sub(drawn.len());
         cycle.picture = Some(Drawing(drawn));

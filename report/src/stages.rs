@@ -9,7 +9,7 @@ use super::text::{duration, px};
 
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 34.0;
-/// A stage narrower than this could not be seen.
+/// A narrower stage would not be visible.
 const LEAST: f64 = 2.0;
 
 /// One stage of a trial.
@@ -20,7 +20,7 @@ pub(super) struct StageSpan {
     /// `None` when the log ends before the stage does.
     pub(super) to: Option<Nanos>,
     pub(super) failed: bool,
-    /// What the stage said at its end.
+    /// The detail of the event at its end.
     pub(super) detail: String,
 }
 

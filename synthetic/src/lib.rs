@@ -2,7 +2,7 @@
 //! load, frozen, snapshotted and restored, from a seed.
 //!
 //! The judge's own tests plant defects in them, and benchmarks make them long;
-//! nothing of a trial is kept but the operations in flight and the accounts.
+//! only the operations in flight and the accounts are kept in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub struct Shape {
     pub losing: u64,
     /// Freeze, or take the snapshot of the running guest.
     pub freeze: bool,
-    /// The freeze holds a lock until the thaw. Otherwise it only says so.
+    /// The freeze holds a lock until the thaw. Otherwise it only claims to.
     pub held: bool,
 }
 
@@ -104,9 +104,9 @@ pub struct MarkTimes {
     pub t1: Nanos,
 }
 
-/// Takes the records of both logs as they come about.
+/// Takes the records of both logs in the order in which they happen.
 pub trait Logs {
-    /// Why it could not.
+    /// Why a record could not be taken.
     type Error;
     /// Takes the next entry of the history.
     fn entry(&mut self, entry: Entry) -> Result<(), Self::Error>;
@@ -528,7 +528,7 @@ impl Client {
         self.next = Some(Pending { sent, effect, answered, n: self.committed + 1, op, end: End::Ok });
     }
 
-    /// Takes note of an answer; false when the client gives up.
+    /// Records an answer; false when the client gives up.
     fn answered(&mut self, pending: &Pending) -> bool {
         self.committed += u32::from(!matches!(pending.end, End::Fail | End::Lost { effective: false, .. }));
         !matches!(pending.end, End::Lost { read_back: false, .. })

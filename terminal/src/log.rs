@@ -23,8 +23,8 @@ use crate::live;
 /// The trace's name in a trial directory.
 pub const TRACE: &str = "trace.jsonl";
 
-/// What goes into a trace: as much as people may see, and the guests' consoles, which are of a level below
-/// so that they flood no terminal.
+/// What goes into a trace: everything that people may see, and the guests' consoles, one level below
+/// so that they do not flood a terminal.
 const TRACE_DIRECTIVES: &str = "debug,console=trace";
 
 /// How much is shown if `RUST_LOG` does not say.
@@ -51,15 +51,15 @@ impl Verbosity {
 /// How much this process was requested to show.
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 
-/// What `RUST_LOG` should say to the trials of this process, which shows their stages itself: nothing
-/// where it says something already.
+/// The value of `RUST_LOG` for the trials of this process, which shows their stages itself: none
+/// if it is set already.
 pub fn directives_of_trials() -> Option<&'static str> {
-    let said = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
+    let is_set = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
     let of_trials = match VERBOSITY.get() {
         Some(Verbosity::Verbose) => Verbosity::Verbose,
         _ => Verbosity::Quiet,
     };
-    (!said).then_some(of_trials.directives())
+    (!is_set).then_some(of_trials.directives())
 }
 
 /// Shows the events of this process. May be called once.
@@ -97,7 +97,7 @@ where
         .with_filter(filter.unwrap_or_else(|_| EnvFilter::new(verbosity.directives())))
 }
 
-/// One line for people: what happened, and how bad it is where it is bad.
+/// One line for people: what happened, with a label if it is a warning or an error.
 struct Line;
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -163,7 +163,7 @@ impl Write for Terminal {
     }
 }
 
-/// JSON in which a string hides nothing.
+/// Writes JSON without invisible characters.
 struct VisibleJson(File);
 
 impl Write for VisibleJson {

@@ -13,7 +13,7 @@ pub enum BinlogError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It does not begin as one.
-    #[error("it is no binary log of version 4")]
+    #[error("it is not a binary log of version 4")]
     NoLog,
     /// Its content is encrypted.
     #[error("it is encrypted")]
@@ -30,7 +30,7 @@ pub enum BinlogError {
     /// An event or transaction is beyond all bounds.
     #[error("the event at byte {0} is too long")]
     TooLong(u64),
-    /// The table has a column that the load's table has not.
+    /// The table has a column that the load's table does not have.
     #[error("the table has a column of the unexpected type {0}")]
     Column(u8),
 }
@@ -53,7 +53,7 @@ impl<'a> Bytes<'a> {
         Some(u64::from_le_bytes(number))
     }
 
-    /// A number that says itself how long it is.
+    /// A length-encoded integer.
     fn packed(&mut self) -> Option<usize> {
         let number = match self.number(1)? {
             0xfb | 0xff => return None,
@@ -65,7 +65,7 @@ impl<'a> Bytes<'a> {
         usize::try_from(number).ok()
     }
 
-    /// Text behind its length in one byte and before a zero.
+    /// Text after its length in one byte, followed by a zero.
     fn text(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.number(1)?).ok()?;
         let text = self.take(length)?;
@@ -88,7 +88,7 @@ mod column {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Fixed(usize),
-    /// Behind a length of so many bytes.
+    /// After a length of this many bytes.
     Prefixed(usize),
 }
 

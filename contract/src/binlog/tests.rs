@@ -162,7 +162,7 @@ fn a_changed_byte_is_noticed() {
 fn what_cannot_be_read_says_so() {
     let told = |log: &[u8]| read(log).unwrap_err().to_string();
     assert_eq!(told(b"\xfdbin encrypted by MySQL"), "it is encrypted");
-    assert_eq!(told(b"#!/bin/sh"), "it is no binary log of version 4");
+    assert_eq!(told(b"#!/bin/sh"), "it is not a binary log of version 4");
     assert_eq!(told(&Made::new().event(164, &[0; 17]).0), "it is encrypted");
     assert_eq!(told(&Made::new().event(166, &[0; 17]).0), "its rows are compressed");
     assert_eq!(told(&Made::new().event(40, &[0; 17]).0), "its rows are compressed");

@@ -165,7 +165,7 @@ pub struct Packaging {
 pub struct Argument {
     /// As the kernel reads it.
     pub value: String,
-    /// What it is good for.
+    /// What it is for.
     pub reason: String,
 }
 

@@ -11,8 +11,8 @@ use crate::text::printable;
 /// The smallest root disk that a server with its packages and some load fits on, MiB.
 const MIN_ROOT_MIB: u64 = 1536;
 
-/// The smallest file system beside the root: its own journal and some logs, MiB.
-/// XFS wants no less than 300; see mkfs.xfs(8).
+/// The smallest file system other than the root: its own journal and some logs, MiB.
+/// XFS needs at least 300; see mkfs.xfs(8).
 const MIN_MIB: u64 = 128;
 const MIN_XFS_MIB: u64 = 320;
 

@@ -36,7 +36,7 @@ pub struct Manifest {
     pub binds: Vec<Bind>,
     /// Guest memory, MiB.
     pub memory_mib: u64,
-    /// The processor model that an emulated guest needs, where the plainest is too little.
+    /// The processor model that an emulated guest needs, where the plainest one is not enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
     /// The guest agent.
@@ -54,7 +54,7 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Boot {
-    /// The machine starts a kernel of the host's files.
+    /// The machine starts a kernel from files of the host.
     Direct {
         /// The kernel.
         kernel: PathBuf,
@@ -111,9 +111,9 @@ pub struct Loop {
 pub struct Agent {
     /// The agent's systemd unit.
     pub unit: String,
-    /// The path of the hook that the agent is told to run.
+    /// The path of the hook that the agent is configured to run.
     pub hook: PathBuf,
-    /// The file that tells the agent so; the packaged agent runs no hook without it.
+    /// The file that configures it; the packaged agent runs no hook without it.
     pub enabled_by: PathBuf,
 }
 

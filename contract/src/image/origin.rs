@@ -39,8 +39,8 @@ pub enum Origin {
     /// A disk that a vendor publishes, to which packages are added. Partitions,
     /// file systems and boot loader stay the vendor's.
     CloudImage(CloudImage),
-    /// A disk that somebody has already, with agent, hook and server on it. It
-    /// is taken as it is.
+    /// A disk that exists already, with agent, hook and server on it. It is
+    /// used as it is.
     Existing(Existing),
 }
 
@@ -51,11 +51,11 @@ pub struct CloudImage {
     pub source: ImageSource,
     /// SHA-256 of the file, lowercase hex.
     pub sha256: String,
-    /// What the disk is enlarged to, MiB; as the vendor made it without this.
+    /// What the disk is enlarged to, MiB; the vendor's size without this.
     pub size_mib: Option<u64>,
 }
 
-/// A disk that somebody has already, and what its definition claims of it.
+/// A disk that exists already, and what its definition claims about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Existing {
     /// The disk, qcow2 or raw; it is only read.

@@ -1,17 +1,17 @@
-//! Reads a line that stands exactly as the writer writes it.
+//! Reads a line that is exactly as the writer writes it.
 //!
 //! serde reads an internally tagged enum by way of a tree, because it must
-//! expect the tag anywhere and fields in any order. Of the few records that a
-//! log holds by the million the order is known; they are read here. Every
-//! step says `None` to whatever is not to the letter, and then serde decides
-//! what the line means and words the error.
+//! expect the tag anywhere and fields in any order. A log has millions of a
+//! few kinds of records, whose order is known; these are read here. Every
+//! step returns `None` for anything else, and then serde decides
+//! what the line means and reports the error.
 
 /// What is left of a line.
 #[derive(Debug, Clone)]
 pub struct Scan<'a>(&'a [u8]);
 
 impl<'a> Scan<'a> {
-    /// From the line's beginning.
+    /// Starts at the beginning of the line.
     pub fn new(line: &'a [u8]) -> Self {
         Self(line)
     }
@@ -44,7 +44,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// This text, a name of plain ASCII, and the quotation mark behind it.
+    /// This text, a name of plain ASCII, and the quotation mark after it.
     #[inline]
     pub fn name(&mut self, text: &str) -> Option<&'a str> {
         self.text(text)?;
@@ -63,7 +63,7 @@ impl<'a> Scan<'a> {
 
     #[inline]
     fn digits(&mut self) -> Option<u64> {
-        // As many digits always fit.
+        // This many digits always fit.
         const MOST: usize = 19;
         let mut number = 0u64;
         let mut count = 0;

@@ -11,11 +11,11 @@ use crate::text::printable;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// No hook: the agent is not told of any.
+    /// No hook: the agent is not configured to run one.
     None,
     /// The hook and the agent's unit as the distribution packages them.
     Distro,
-    /// The same, and the agent is told to run the hook.
+    /// The same, with the agent configured to run the hook.
     DistroEnabled,
     /// Our rewriting of the recipe that vendor pages print, for comparison.
     Sample,
