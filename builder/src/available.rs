@@ -6,6 +6,7 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use contract::image::{Family, Origin};
+use terminal::live::Steps;
 use tooling::error::Failure;
 
 use super::apt_index::AptIndex;
@@ -28,12 +29,16 @@ pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> 
     let repositories = of(Family::Rpm).map(|image| Repositories::new(store, image));
     let repositories: BTreeMap<_, _> =
         repositories.map(|repositories| (repositories.dir().to_owned(), repositories)).collect();
-    thread::scope(|scope| {
-        let apt_indexes = apt_indexes.values().map(|index| scope.spawn(|| index.refresh()));
-        let repositories = repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
-        let asked: Vec<_> = apt_indexes.chain(repositories).collect();
-        asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })
+    let wait = || {
+        thread::scope(|scope| {
+            let apt_indexes = apt_indexes.values().map(|index| scope.spawn(|| index.refresh()));
+            let repositories =
+                repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
+            let asked: Vec<_> = apt_indexes.chain(repositories).collect();
+            asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    };
+    Steps::of("packages").step("ask the distributions for today's", wait)
 }
 
 /// What a recipe would be built of, as of the last [`refresh`]: part of its digest.

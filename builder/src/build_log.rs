@@ -4,42 +4,43 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Instant;
 
+use terminal::live::Steps;
 use tooling::command::{self, CommandError};
 use tooling::error::Failure;
-use tracing::info;
 use xshell::Cmd;
 
 /// As much of a log as an error shows.
 const SHOWN_LINES: usize = 12;
 const SHOWN_COLUMNS: usize = 200;
 
-/// The log of one build, which also tells the user how far it is.
+/// The log of one build, which also shows how far it is.
 #[derive(Debug)]
 pub(crate) struct BuildLog {
     image: String,
     path: PathBuf,
+    steps: Steps,
 }
 
 impl BuildLog {
     /// Starts the log of a build of `image` anew.
     pub(crate) fn create(path: PathBuf, image: &str) -> Result<Self, Failure> {
         File::create(&path).map_err(|e| Failure::io("create", &path, e))?;
-        Ok(Self { image: image.to_owned(), path })
+        Ok(Self { image: image.to_owned(), path, steps: Steps::of(image) })
     }
 
-    /// Does `work`, and tells that it began and how long it took.
+    /// Does one stage of the build, and shows it meanwhile.
     pub(crate) fn stage<T>(
         &self,
         what: &str,
         work: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        info!("{}: {what} ...", self.image);
-        let start = Instant::now();
-        let value = work()?;
-        info!("{}: {what}: {:.1} s", self.image, start.elapsed().as_secs_f64());
-        Ok(value)
+        self.steps.step(what, work)
+    }
+
+    /// The steps of the build.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// Runs a command to its end; what it prints goes to the log.

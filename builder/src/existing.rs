@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use contract::image::{Boot, Claims, Existing, Inspection, Manifest};
 use terminal::command::Timer;
+use terminal::live;
 use tooling::cargo;
 use tooling::command::shell;
 use tooling::error::Failure;
@@ -62,7 +63,8 @@ pub(super) fn take(
     };
     let dir = scratch.path().join("examine");
     fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, e))?;
-    let found = log.stage("boot it and look", || examine(&claims, &dir))?;
+    let program = cargo::build_trials("trial")?;
+    let found = log.stage("boot it and inspect it", || inspect(&program, &claims, &dir))?;
     if !found.differences.is_empty() {
         let name = &recipe.definition.name;
         return Err(Failure::Usage(format!(
@@ -76,17 +78,19 @@ pub(super) fn take(
     write_manifest(&manifest, scratch)
 }
 
-/// Runs the examination under a supervisor, which cleans up after it.
-fn examine(claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
+/// Runs the inspection under a supervisor, which cleans up after it.
+fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
     claims.write(dir).map_err(Failure::infrastructure)?;
-    let program = cargo::build_trials("trial")?;
-    let failed = |e: std::io::Error| Failure::io("run", &program, e);
+    let failed = |e: std::io::Error| Failure::io("run", program, e);
     let sh = shell()?;
     // Started by hand: its input is a lifeline that must stay open until it ends.
     let mut supervisor = Command::from(cmd!(sh, "{program} supervise --examine {dir}"));
-    supervisor.stdin(Stdio::piped()).stdout(Stdio::null());
+    supervisor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let timer = Timer::start(&supervisor);
     let mut supervisor = supervisor.spawn().map_err(failed)?;
+    if let Some(messages) = supervisor.stderr.take() {
+        live::forward(messages);
+    }
     // Its closing, for whatever reason, ends the guest; `wait` would close it too early.
     let lifeline = supervisor.stdin.take();
     let ended = supervisor.wait();

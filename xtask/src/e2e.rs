@@ -10,11 +10,9 @@ mod table;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use builder::packages;
 use clap::ValueEnum;
@@ -304,10 +302,9 @@ pub(crate) fn run_trials(
     trials.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let timer = Timer::start(&trials);
     let mut trials = trials.spawn().map_err(failed)?;
-    // What they say goes between the live lines. The last process that holds the pipe ends this.
-    if let Some(said) = trials.stderr.take() {
-        let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
-        thread::spawn(move || lines.for_each(|line| live::forward(String::from_utf8_lossy(&line))));
+    // What they print goes between the live lines.
+    if let Some(messages) = trials.stderr.take() {
+        live::forward(messages);
     }
     let ended = processes::wait_for_all(&trials);
     timer.end(ended.as_ref().copied());

@@ -196,7 +196,7 @@ fn an_error_names_the_line() {
 fn endless_lines_and_files_are_refused() {
     for file in ["plan.json", "history.jsonl", "observation.jsonl", "events.jsonl"] {
         let dir = trial(1);
-        fs::write(dir.path().join(file), vec![b'['; 3 << 20]).unwrap();
+        fs::write(dir.path().join(file), vec![b'['; 5 << 20]).unwrap();
         let answer = judge(dir.path(), &[]);
         assert_eq!(answer.code, Some(if file == "events.jsonl" { 0 } else { 2 }), "{file}: {answer:?}");
         assert!(answer.stderr.contains("longer than"), "{file}: {answer:?}");

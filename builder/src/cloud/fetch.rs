@@ -33,6 +33,11 @@ const REFUSED: [Option<i32>; 2] = [Some(22), Some(63)];
 const CANNOT_RESUME: Option<i32> = Some(33);
 const NO_SUCH_RANGE: &[u8] = b"416";
 
+/// The part of `image` that an interrupted or running download has so far; `dir` is where downloads are kept.
+pub(super) fn part(image: &CloudImage, dir: &Path) -> PathBuf {
+    dir.join(format!("{}.part", image.sha256))
+}
+
 /// The verified file of `image`; `dir` is where downloads are kept.
 pub(super) fn fetch(image: &CloudImage, dir: &Path) -> Result<PathBuf, Failure> {
     match &image.source {
@@ -49,7 +54,7 @@ pub(super) fn fetch(image: &CloudImage, dir: &Path) -> Result<PathBuf, Failure> 
                 return Ok(kept);
             }
             fs::create_dir_all(dir).map_err(|e| Failure::io("create", dir, e))?;
-            let part = dir.join(format!("{}.part", image.sha256));
+            let part = part(image, dir);
             let found = download(url, &image.sha256, &part)?;
             if found != image.sha256 {
                 fs::remove_file(&part).map_err(|e| Failure::io("remove", &part, e))?;
@@ -77,6 +82,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
         let before = len(part);
         let output = curl(url, part)?;
         let status = output.status;
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         // curl takes the latter for a file that is whole, which it need not be.
         let stuck = before > 0 && (status.code() == CANNOT_RESUME || output.stdout == NO_SUCH_RANGE);
         if status.success() && !stuck {
@@ -96,30 +102,31 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
             let kept =
                 if after == 0 { "Nothing".to_owned() } else { format!("What there is, {after} bytes,") };
             return Err(Failure::Infrastructure(format!(
-                "cannot download {url}: curl failed ({status}), and says why above. Check the address and the network, \
-                 then try again. {kept} was kept."
+                "cannot download {url}: curl failed ({status}): {reason}. Check the address and the network, then try \
+                 again. {kept} was kept."
             )));
         }
-        warn!("the download of {url} stopped after {after} bytes ({status}); going on from there");
+        warn!("the download of {url} stopped after {after} bytes ({reason}); going on from there");
     }
 }
 
-/// Its progress goes to the terminal, and the code of the answer to its output.
+/// Its output is the code of the answer.
 fn curl(url: &str, part: &Path) -> Result<Output, Failure> {
     command::require("curl")?;
     let sh = shell()?;
     let max = MAX_LEN.to_string();
     // curl knows the length only where the server tells it, and prlimit always.
     let curl = cmd!(sh, "prlimit --fsize={max} curl --fail --location --globoff --proto =http,https")
-        .args(["--progress-bar", "--continue-at", "-", "--write-out", "%{http_code}"])
+        .args(["--silent", "--show-error", "--continue-at", "-", "--write-out", "%{http_code}"])
         // A connection over which nothing comes for a minute is lost.
         .args(["--connect-timeout", "30", "--speed-time", "60", "--speed-limit", "1"])
         .args(["--max-filesize", &max, "--url", url, "--output"])
         .arg(part);
-    Ok(command::capture_stdout(curl)?)
+    Ok(command::output(curl)?)
 }
 
-fn len(part: &Path) -> u64 {
+/// The length of what there is, bytes.
+pub(super) fn len(part: &Path) -> u64 {
     fs::metadata(part).map_or(0, |metadata| metadata.len())
 }
 

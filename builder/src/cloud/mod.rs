@@ -41,7 +41,12 @@ pub(super) fn build(
         ImageSource::Url(url) => format!("fetch {url}"),
         ImageSource::File(file) => format!("verify {}", file.display()),
     };
-    let file = log.stage(&what, || fetch::fetch(image, downloads))?;
+    let part = fetch::part(image, downloads);
+    let so_far = move || match fetch::len(&part) {
+        0 => String::new(),
+        bytes => format!("{} MiB", bytes >> 20),
+    };
+    let file = log.steps().step_with(&what, so_far, || fetch::fetch(image, downloads))?;
     let raw = scratch.image().join(partitions::FILE);
     let mounts = log.stage("take over its disk", || {
         partitions::to_raw(&file, &raw, log)?;

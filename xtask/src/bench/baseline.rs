@@ -9,6 +9,7 @@ use contract::image::{Boot, Database, Manifest};
 use contract::plan::Accel;
 use contract::scenario::Load;
 use terminal::command::Timer;
+use terminal::live;
 use tooling::command::shell;
 use tooling::error::Failure;
 use tooling::host;
@@ -63,9 +64,12 @@ impl Baseline {
         let script = cmd!(sh, "{bench}/with-libvirtd.sh {bench}/baseline.sh");
         // Started by hand: its stages are shown line by line, and its orphans waited for.
         let mut script = Command::from(script.envs(self.told()).env("DIR", dir.path()));
-        script.stdin(Stdio::null()).stdout(Stdio::piped());
+        script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let timer = Timer::start(&script);
         let mut script = script.spawn().map_err(|e| failed(e.to_string()))?;
+        if let Some(messages) = script.stderr.take() {
+            live::forward(messages);
+        }
         let stages = script.stdout.take();
         // Beside the wait, which reaps what libvirt leaves to this process.
         let told = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use terminal::live::Steps;
 use tooling::cargo;
 use tooling::command::{self, shell};
 use tooling::error::Failure;
@@ -66,20 +67,17 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     setup::ensure()?;
     let bench = ["build", "--package", "harness", "--bench", "hooks"];
     let program = cargo::build("the measuring program", &bench, "hooks")?;
-    let cycles = measure(&program, args)?;
+    let what = format!("{} freezes and thaws with each of {} hooks", args.repeat, HOOKS.len());
+    let cycles = Steps::of("bench hooks").step(what, || measure(&program, args))?;
     Ok(report(args, &cycles))
 }
 
 /// Runs the measuring program.
 fn measure(program: &Path, args: &Args) -> Result<Vec<Cycle>, Failure> {
-    let failed =
-        |problem: String| Failure::Infrastructure(format!("the measuring program failed: {problem}."));
     let (sh, repeat, seed) = (shell()?, args.repeat.to_string(), args.seed.to_string());
-    let output = command::capture_stdout(cmd!(sh, "{program} {repeat} {seed}"))?;
-    if !output.status.success() {
-        return Err(failed(format!("{}; its messages stand above", output.status)));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))
+    let printed = command::read(cmd!(sh, "{program} {repeat} {seed}"))?;
+    serde_json::from_slice(&printed)
+        .map_err(|e| Failure::Infrastructure(format!("{} printed no measurement: {e}.", program.display())))
 }
 
 fn report(args: &Args, cycles: &[Cycle]) -> Report {

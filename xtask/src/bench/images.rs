@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use terminal::live::Steps;
 use tooling::error::Failure;
 use tooling::host;
-use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};
@@ -21,13 +21,13 @@ pub(crate) struct Args {
 pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let (mut cold, mut unchanged) = (Vec::new(), Vec::new());
-    for n in 1..=on.repeat {
-        info!("{n} of {}", on.repeat);
+    let steps = Steps::counted("bench images", on.repeat as usize * 2);
+    for _ in 0..on.repeat {
         let store =
             tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, e))?;
-        for times in [&mut cold, &mut unchanged] {
+        for (what, times) in [("built from nothing", &mut cold), ("unchanged", &mut unchanged)] {
             let begin = Instant::now();
-            images::build_in(store.path(), &on.image)?;
+            steps.step(what, || images::build_in(store.path(), &on.image))?;
             times.push(millis(begin.elapsed()));
         }
     }

@@ -10,11 +10,11 @@ use contract::observation::Record;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use synthetic::{self, LogFiles, Logs, Shape};
+use terminal::live::Steps;
 use terminal::results;
 use tooling::command::{self, shell};
 use tooling::error::Failure;
 use tooling::host;
-use tracing::info;
 use xshell::cmd;
 
 use super::report::{Figure, Goal, Report, Unit};
@@ -74,7 +74,8 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let target = host::repository().join("target");
     let trials =
         tempfile::tempdir_in(&target).map_err(|e| Failure::io("create a directory in", &target, e))?;
-    let size = |operations: u64| size(args, &trials.path().join(operations.to_string()), operations);
+    let steps = Steps::counted("bench judge", 3 * (1 + args.repeat as usize));
+    let size = |operations: u64| size(args, &steps, &trials.path().join(operations.to_string()), operations);
     let (small, one, two) = (size(SMALL)?, size(MILLION)?, size(TWO_MILLIONS)?);
     let goals = vec![
         Goal::at_most("milliseconds for a million", MAX_MS, one.total.median),
@@ -92,14 +93,16 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     Ok(Report { benchmark: "judge", measured, figures, goals })
 }
 
-fn size(args: &Args, dir: &Path, operations: u64) -> Result<Size, Failure> {
-    info!("making a trial of {operations} operations");
+fn size(args: &Args, steps: &Steps, dir: &Path, operations: u64) -> Result<Size, Failure> {
     std::fs::create_dir(dir).map_err(|e| Failure::io("create", dir, e))?;
-    generate(dir, args.seed, operations).map_err(Failure::infrastructure)?;
+    steps
+        .step(format_args!("making a trial of {operations} operations"), || {
+            generate(dir, args.seed, operations)
+        })
+        .map_err(Failure::infrastructure)?;
     let mut runs = Vec::new();
-    for run in 1..=args.repeat {
-        info!("judging it: {run} of {}", args.repeat);
-        runs.push(in_a_process(dir)?);
+    for _ in 0..args.repeat {
+        runs.push(steps.step(format_args!("judging {operations} operations"), || in_a_process(dir))?);
     }
     let figure = |what: &str, unit, part: fn(&Measurement) -> f64| {
         Figure::of(format!("{operations} {what}"), unit, runs.iter().map(part).collect())
@@ -185,11 +188,8 @@ fn in_a_process(dir: &Path) -> Result<Measurement, Failure> {
     let failed = |problem: String| Failure::Infrastructure(format!("a run of the judge failed: {problem}."));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let sh = shell()?;
-    let output = command::capture_stdout(cmd!(sh, "{program} bench judge-once {dir}"))?;
-    if !output.status.success() {
-        return Err(failed(output.status.to_string()));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))
+    let printed = command::read(cmd!(sh, "{program} bench judge-once {dir}"))?;
+    serde_json::from_slice(&printed).map_err(|e| failed(e.to_string()))
 }
 
 fn measure(dir: &Path) -> Result<Measurement, Failure> {

@@ -6,8 +6,8 @@ use contract::history::{self, Entry, Op};
 use contract::jsonl;
 use contract::run::RunOptions;
 use contract::scenario::Hook;
+use terminal::live::Steps;
 use tooling::error::Failure;
-use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Ran, Trials, scenarios};
@@ -47,10 +47,12 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
         ..e2e::default_options()
     })?;
     let mut felt = HOOKS.map(|_| Vec::new());
-    for n in 1..=on.repeat {
-        info!("{n} of {}", on.repeat);
+    let steps = Steps::counted("bench latency", on.repeat as usize * HOOKS.len());
+    for _ in 0..on.repeat {
         for (hook, felt) in HOOKS.iter().zip(&mut felt) {
-            let run = trials.run_whole(1, |options| options.hook = Some(hook.clone()))?;
+            let run = steps.step(format_args!("hook {}", hook.name()), || {
+                trials.run_whole(1, |options| options.hook = Some(hook.clone()))
+            })?;
             for ran in &run.trials {
                 felt.push(felt_in(ran)?);
             }

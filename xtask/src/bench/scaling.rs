@@ -1,8 +1,8 @@
 //! `cargo xtask bench scaling`: several trials at once.
 
 use contract::run::RunOptions;
+use terminal::live::Steps;
 use tooling::error::Failure;
-use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{OnImage, Trials, millis};
@@ -30,10 +30,10 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     // Makes the saved memory where there is none.
     trials.run(1, |options| options.start_only = true)?;
     let mut each = JOBS.map(|_| Vec::new());
-    for n in 1..=on.repeat {
-        info!("{n} of {}", on.repeat);
+    let steps = Steps::counted("bench scaling", on.repeat as usize * JOBS.len());
+    for _ in 0..on.repeat {
         for (jobs, each) in JOBS.iter().zip(&mut each) {
-            let run = trials.run_whole(*jobs, |_| {})?;
+            let run = steps.step(format_args!("{jobs} at once"), || trials.run_whole(*jobs, |_| {}))?;
             each.push(millis(run.wall) / run.trials.len() as f64);
         }
     }

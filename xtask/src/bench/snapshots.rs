@@ -1,8 +1,8 @@
 //! `cargo xtask bench snapshots`: the methods of snapshots against each other.
 
 use contract::run::RunOptions;
+use terminal::live::Steps;
 use tooling::error::Failure;
-use tracing::info;
 
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};
@@ -33,10 +33,12 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
         ..e2e::default_options()
     })?;
     let mut taken = METHODS.map(|_| (Vec::new(), Vec::new()));
-    for n in 1..=args.repeat {
-        info!("{n} of {}", args.repeat);
-        for ((_, filter), (snapshot, stall)) in METHODS.iter().zip(&mut taken) {
-            let run = trials.run_whole(1, |options| options.filters = vec![(*filter).to_owned()])?;
+    let steps = Steps::counted("bench snapshots", args.repeat as usize * METHODS.len());
+    for _ in 0..args.repeat {
+        for ((method, filter), (snapshot, stall)) in METHODS.iter().zip(&mut taken) {
+            let run = steps.step(method, || {
+                trials.run_whole(1, |options| options.filters = vec![(*filter).to_owned()])
+            })?;
             for ran in &run.trials {
                 let timings = &ran.verdict.timings_ms;
                 snapshot.push(ran.needs("snapshot", timings.snapshot)?);

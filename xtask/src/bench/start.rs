@@ -2,8 +2,8 @@
 
 use contract::events::Stage;
 use contract::run::RunOptions;
+use terminal::live::Steps;
 use tooling::error::Failure;
-use tracing::info;
 
 use super::report::{Figure, Goal, Report};
 use super::trials::{Ran, Trials};
@@ -30,6 +30,7 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     let (mut figures, mut goals) = (Vec::new(), Vec::new());
+    let steps = Steps::counted("bench start", args.image.len() * args.repeat as usize * 2);
     for image in &args.image {
         let options = RunOptions {
             filters: vec![TRIAL.to_owned()],
@@ -42,10 +43,12 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
         // Makes the saved memory where there is none.
         trials.run(1, |_| {})?;
         let (mut warm, mut cold) = (Vec::new(), Vec::new());
-        for n in 1..=args.repeat {
-            info!("{image}: {n} of {}", args.repeat);
-            warm.push(first_answer(&mut trials, false)?);
-            cold.push(first_answer(&mut trials, true)?);
+        for _ in 0..args.repeat {
+            let mut start = |how: &str, cold| {
+                steps.step(format_args!("{image} {how}"), || first_answer(&mut trials, cold))
+            };
+            warm.push(start("from saved memory", false)?);
+            cold.push(start("by a boot", true)?);
         }
         let [warm, cold] = [("from saved memory", warm), ("by a boot", cold)]
             .map(|(how, times)| Figure::times(format!("{image} {how}"), times));

@@ -3,9 +3,9 @@
 use contract::image::Manifest;
 use contract::plan::Plan;
 use contract::run::RunOptions;
+use terminal::live::Steps;
 use tooling::error::Failure;
 use tooling::host;
-use tracing::info;
 
 use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
@@ -50,11 +50,16 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     trials.run_whole(1, |options| options.filters = only(ATTACHED))?;
 
     let (mut booted, mut attached, mut script) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 1..=on.repeat {
-        info!("{n} of {}", on.repeat);
-        booted.push(millis(trials.run_whole(1, |options| options.filters = only(BOOTED))?.wall));
-        attached.push(millis(trials.run_whole(1, |options| options.filters = only(ATTACHED))?.wall));
-        script.push(baseline.run()?);
+    let steps = Steps::counted("bench trial", on.repeat as usize * 3);
+    for _ in 0..on.repeat {
+        let mut trial = |how: &str, filter| {
+            steps.step(format_args!("a trial, restored {how}"), || {
+                Ok::<_, Failure>(millis(trials.run_whole(1, |options| options.filters = only(filter))?.wall))
+            })
+        };
+        booted.push(trial("by a boot", BOOTED)?);
+        attached.push(trial("by attaching", ATTACHED)?);
+        script.push(steps.step("the script", || baseline.run())?);
     }
     let script = Figure::times("the script", script);
     let figures = vec![

@@ -13,9 +13,9 @@ use contract::events::{self, Event, EventKind};
 use contract::grade::Outcome;
 use contract::run::{RunOptions, TrialRequest};
 use contract::text::quote;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use judge::verdict::Verdict;
-use terminal::live::Live;
+use terminal::live::{self, Live};
 use tracing::info;
 
 /// How often the lines are brought up to date.
@@ -59,6 +59,8 @@ impl Watch {
                 }
                 total.set_message(in_all(&trials, begun.elapsed(), jobs));
                 if last {
+                    total.finish_and_clear();
+                    live.lines().remove(&total);
                     return;
                 }
                 thread::park_timeout(FRAME);
@@ -80,8 +82,7 @@ impl Drop for Watch {
 }
 
 fn line(template: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::new_spinner().with_style(style)
+    live::line(template, |_, _| {})
 }
 
 /// One trial of the run.
