@@ -32,6 +32,7 @@ use tooling::{cargo, host};
 use tracing::info;
 use xshell::cmd;
 
+use crate::number::number;
 use crate::{images, leftovers, report, setup};
 use table::Row;
 use watch::Watch;
@@ -74,14 +75,14 @@ pub(crate) struct Args {
     /// times under one load [default: what their scenarios say]. With `--image`, or a file as
     /// `--hook`, that is every trial in which nothing is made to go wrong: N snapshots [default: 5]
     /// are attached to a guest that runs, one more is booted, and the worst grade counts.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u32>(2..=1000))]
     cycles: Option<u32>,
     /// How many trials run at once [default: one for each processor, or for two where
     /// each is repeated].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u16>(1..=1000))]
     jobs: Option<u16>,
     /// Seed of the load; the same seed replays the same operations [default: random].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>(0..=u64::MAX))]
     seed: Option<u64>,
     /// Keeps the disks of these trials; logs and verdicts always stay.
     #[arg(long, value_enum)]

@@ -9,6 +9,7 @@ mod hooks;
 mod images;
 mod judge;
 mod leftovers;
+mod number;
 mod report;
 mod setup;
 mod test;

@@ -10,6 +10,7 @@ use tooling::error::Failure;
 use xshell::cmd;
 
 use super::report::{Figure, Goal, Report};
+use crate::number::number;
 use crate::setup;
 
 /// The largest share of the sample's stall that ours may cause.
@@ -31,10 +32,10 @@ const OURS: [&str; 2] = ["freezeframe", "freezeframe-ftwrl"];
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many times each hook freezes and thaws.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=1000))]
     repeat: u32,
     /// Seed of the load.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     seed: u64,
 }
 

@@ -18,6 +18,7 @@ use tooling::host;
 use xshell::cmd;
 
 use super::report::{Figure, Goal, Report, Unit};
+use crate::number::number;
 
 /// The operations of each history.
 const SMALL: u64 = 100_000;
@@ -35,10 +36,10 @@ const MAX_RATIO: f64 = 2.5;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many times each trial is judged.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     repeat: u32,
     /// Seed of the trials.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     seed: u64,
 }
 

@@ -7,6 +7,7 @@ use tooling::error::Failure;
 use super::report::{Figure, Report};
 use super::trials::{Trials, scenarios};
 use crate::e2e;
+use crate::number::number;
 
 /// The methods, each a scenario of `bench/scenarios`.
 const METHODS: [(&str, &str); 2] =
@@ -20,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb-split")]
     image: String,
     /// How many trials there are of each method.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number::<u32>(1..=1000))]
     repeat: u32,
 }
 

@@ -8,6 +8,7 @@ use tooling::error::Failure;
 use super::report::{Figure, Goal, Report};
 use super::trials::{Ran, Trials};
 use crate::e2e;
+use crate::number::number;
 
 /// How many times faster than a boot a start from saved memory must be.
 const LEAST_RATIO: f64 = 8.0;
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", num_args = 1.., default_values = ["bookworm-mariadb", "sid-mysql"])]
     image: Vec<String>,
     /// How many times each guest is started each way.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     repeat: u32,
 }
 

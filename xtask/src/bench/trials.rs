@@ -11,6 +11,7 @@ use tooling::error::Failure;
 use tooling::host;
 
 use crate::e2e;
+use crate::number::number;
 
 /// What most measurements are told.
 #[derive(Debug, clap::Args)]
@@ -19,7 +20,7 @@ pub(super) struct OnImage {
     #[arg(long, value_name = "NAME", default_value = "bookworm-mariadb")]
     pub(super) image: String,
     /// How many times everything is measured.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number::<u32>(1..=1000))]
     pub(super) repeat: u32,
 }
 
