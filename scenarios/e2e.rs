@@ -81,7 +81,7 @@ fn run(
     options: &RunOptions,
     requested: &TrialRequest,
 ) -> Result<(Plan, Verdict), Box<dyn std::error::Error>> {
-    let image = Manifest::load(&options.built, &requested.image)?;
+    let image = Manifest::read(&options.built, &requested.image)?;
     let plan = options.plan(requested, image, accelerator(options));
     let verdict = supervise::run(&program()?, &plan)?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {

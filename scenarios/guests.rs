@@ -46,7 +46,7 @@ fn options(name: &str) -> RunOptions {
 /// The plan of their only trial, with a guest that boots under emulation, which works everywhere.
 fn booted(options: &RunOptions) -> Plan {
     let requested = &options.trials().unwrap()[0];
-    let image = Manifest::load(&options.built, &requested.image).unwrap();
+    let image = Manifest::read(&options.built, &requested.image).unwrap();
     Plan { start: Start::Cold, ..options.plan(requested, image, Accel::Tcg) }
 }
 

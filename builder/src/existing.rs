@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use contract::image::{Boot, Claims, Existing, Inspection, Manifest};
+use contract::image::{Boot, Claims, Existing, InspectionReport, Manifest};
 use terminal::command::Timer;
 use terminal::live;
 use tooling::cargo;
@@ -79,7 +79,7 @@ pub(super) fn take(
 }
 
 /// Runs the inspection under a supervisor, which cleans up after it.
-fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<Inspection, Failure> {
+fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<InspectionReport, Failure> {
     claims.write(dir).map_err(Failure::infrastructure)?;
     let failed = |e: std::io::Error| Failure::io("run", program, e);
     let sh = shell()?;
@@ -97,7 +97,7 @@ fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<Inspection, Fa
     drop(lifeline);
     timer.end(ended.as_ref().copied());
     let status = ended.map_err(failed)?;
-    Inspection::read(dir).map_err(|_| {
+    InspectionReport::read(dir).map_err(|_| {
         Failure::Infrastructure(format!(
             "the disk could not be looked at ({status}); the reason stands above. A disk that boots by BIOS and starts \
              qemu-guest-agent can be."

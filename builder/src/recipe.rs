@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use contract::image::{Agent, Channel, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
+use contract::image::{AgentChannel, AgentFacts, Definition, FsKind, Layer, Mask, Origin, ServerFacts};
 use sha2::{Digest, Sha256};
 use tooling::error::Failure;
 
@@ -20,7 +20,7 @@ pub(crate) struct Recipe {
     /// The family first, then its origin, the distribution, the database, and the agent's channel; what
     /// comes later wins.
     pub(crate) layers: Vec<LayerDir>,
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentFacts,
     pub(crate) server: ServerFacts,
     /// The packages of the database server, itself first.
     pub(crate) server_packages: Vec<String>,
@@ -63,8 +63,8 @@ impl Recipe {
         let distro = LayerDir::read(images, &definition.distro)?;
         let database = LayerDir::read(images, definition.database.name())?;
         let channel = match definition.channel {
-            Channel::VirtioSerial => None,
-            Channel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
+            AgentChannel::VirtioSerial => None,
+            AgentChannel::IsaSerial => Some(LayerDir::read(images, "isa-serial")?),
         };
         let agent = existing_agent.or_else(|| family.layer.agent.clone());
         let agent = agent.ok_or_else(|| family.lacks("agent"))?;

@@ -111,7 +111,7 @@ impl Store {
 
     /// The manifest of image `name`, if it is built.
     pub(crate) fn manifest(&self, name: &str) -> Option<Manifest> {
-        Manifest::load(&self.root, name).ok()
+        Manifest::read(&self.root, name).ok()
     }
 
     /// The state of image `name`, where `wanted` is the digest that a build would give it now.
@@ -195,7 +195,7 @@ impl LockedStore<'_> {
     /// Makes the build with this digest the image `name`, if there is one.
     pub(crate) fn reuse(&self, name: &str, digest: &str) -> Result<bool, Failure> {
         let entry = entry_name(name, digest);
-        if Manifest::load(&self.store.inner(), &entry).is_err() {
+        if Manifest::read(&self.store.inner(), &entry).is_err() {
             return Ok(false);
         }
         self.link(name, &entry)?;

@@ -76,7 +76,7 @@ pub struct Event {
     pub detail: String,
 }
 
-impl jsonl::Record for Event {}
+impl jsonl::LogRecord for Event {}
 
 /// What happens to a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

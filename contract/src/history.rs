@@ -333,7 +333,7 @@ pub fn ddl_tables(steps: u32) -> Vec<String> {
     tables
 }
 
-impl jsonl::Record for Entry {
+impl jsonl::LogRecord for Entry {
     fn quick(line: &[u8]) -> Option<Self> {
         let mut scan = Scan::new(line);
         match scan.name(r#"{"e":""#)? {

@@ -58,7 +58,7 @@ pub enum Error {
 }
 
 /// A record of a log that can be read.
-pub trait Record: DeserializeOwned {
+pub trait LogRecord: DeserializeOwned {
     /// Reads a line, its end included, that is exactly as the writer writes it.
     /// `None` leaves the line to serde; a result must be the one that serde reads.
     fn quick(line: &[u8]) -> Option<Self> {
@@ -117,7 +117,7 @@ pub struct Reader<T> {
     record: PhantomData<fn() -> T>,
 }
 
-impl<T: Record> Reader<T> {
+impl<T: LogRecord> Reader<T> {
     /// Opens a log and checks that its header names this kind and [`SCHEMA`].
     pub fn open(path: &Path, kind: &str) -> Result<Self, Error> {
         let file = open_regular(path).map_err(|source| Error::Io {
@@ -178,7 +178,7 @@ impl<T: Record> Reader<T> {
     }
 }
 
-impl<T: Record> Iterator for Reader<T> {
+impl<T: LogRecord> Iterator for Reader<T> {
     type Item = Result<T, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {

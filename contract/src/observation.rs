@@ -232,7 +232,7 @@ pub enum Record {
     /// The GTIDs that a server had committed.
     Gtid {
         /// Which server, and when.
-        of: State,
+        of: ServerState,
         /// `gtid_binlog_pos` of MariaDB, `gtid_executed` of MySQL.
         gtid: String,
     },
@@ -240,7 +240,7 @@ pub enum Record {
     /// are not in the binary log.
     Table {
         /// Of which server, and when.
-        of: State,
+        of: ServerState,
         /// The table.
         table: String,
         /// `COUNT(*)`.
@@ -275,7 +275,7 @@ pub enum Record {
 /// A server at a moment: the one whose state a record describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ServerState {
     /// The source, when the load had stopped: what a roll-forward must reach.
     Live,
     /// The restored server, before anything was done to it.
@@ -284,7 +284,7 @@ pub enum State {
     RolledForward,
 }
 
-impl jsonl::Record for Record {
+impl jsonl::LogRecord for Record {
     fn quick(line: &[u8]) -> Option<Self> {
         let mut scan = Scan::new(line);
         let record = match scan.name(r#"{"o":""#)? {

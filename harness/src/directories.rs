@@ -279,8 +279,11 @@ mod tests {
             disk("vdb", vec![fs("data-tables", 4096, "/var/lib/mysql"), fs("data-redo", 1 << 21, "/redo")]),
         ];
         let loops = vec![contract::image::Loop { file: "/srv/inner.img".into(), file_system: inner }];
-        let agent =
-            contract::image::Agent { unit: String::new(), hook: PathBuf::new(), enabled_by: PathBuf::new() };
+        let agent = contract::image::AgentFacts {
+            unit: String::new(),
+            hook: PathBuf::new(),
+            enabled_by: PathBuf::new(),
+        };
         let server = contract::image::Server {
             database: Database::Mariadb,
             unit: "mariadb.service".to_owned(),
@@ -304,7 +307,7 @@ mod tests {
             memory_mib: 512,
             cpu: None,
             agent,
-            channel: contract::image::Channel::default(),
+            channel: contract::image::AgentChannel::default(),
             server,
             versions: Default::default(),
         }

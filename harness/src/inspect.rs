@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use contract::image::{Claims, Database, Inspection, Manifest};
+use contract::image::{Claims, Database, InspectionReport, Manifest};
 use contract::plan::Limits;
 use contract::text::printable;
 use mysql_async::prelude::Queryable;
@@ -36,7 +36,7 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
     }
 }
 
-fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
+fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<InspectionReport> {
     let image = &claims.image;
     let accel = accel::probe(&dir.join("accel.json")).accel;
     let limits = Limits::for_accel(accel);
@@ -53,8 +53,11 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<Inspection> {
     let mut inspector = Inspector { claims, machine: &machine, limits, differences: Vec::new() };
     let agent_version = inspector.system()?;
     let running = inspector.unit(&image.server.unit, "server.unit")?;
-    let mut found =
-        Inspection { differences: inspector.differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
+    let mut found = InspectionReport {
+        differences: inspector.differences,
+        datadir: PathBuf::new(),
+        versions: BTreeMap::new(),
+    };
     found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
     if running {
         runtime.block_on(server(claims, &mut machine, limits, &mut found))?;
@@ -162,7 +165,7 @@ async fn server(
     claims: &Claims,
     machine: &mut Machine,
     limits: Limits,
-    found: &mut Inspection,
+    found: &mut InspectionReport,
 ) -> Result<()> {
     let Manifest { server, .. } = &claims.image;
     let access = Access::of_image(machine.sql_address()?, server)?;

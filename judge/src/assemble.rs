@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use contract::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
 
 use super::case::{
-    BlockStats, Bulk, Case, Cycle, Directory, GuestFacts, Marks, NEVER, SentByClient, SentFollowerRow,
-    SentLeg, Span, Transfer, slot,
+    BlockStats, Bulk, Case, Cycle, Marks, NEVER, ReportedGuest, SentByClient, SentFollowerRow, SentLeg,
+    SentTransfer, ServerDirectory, Span, slot,
 };
 use super::evidence::quote;
 
@@ -38,8 +38,8 @@ const MAX_CYCLES: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     setup: Option<Setup>,
-    guest: Option<GuestFacts>,
-    directories: Vec<Directory>,
+    guest: Option<ReportedGuest>,
+    directories: Vec<ServerDirectory>,
     clients: Vec<ClientProgress>,
     rolled_back: HashSet<SentLeg>,
     /// The cycle whose records come, and those before it.
@@ -127,7 +127,7 @@ impl Assembler {
             }
             Entry::Resolved { t, c, n, present } => self.resolved(t, c, n, present),
             Entry::Guest { os, volumes, .. } => {
-                match self.guest.replace(GuestFacts { windows: os == WINDOWS, volumes }) {
+                match self.guest.replace(ReportedGuest { windows: os == WINDOWS, volumes }) {
                     Some(_) => Err("a second `guest`; a history has one".into()),
                     None => Ok(()),
                 }
@@ -136,7 +136,7 @@ impl Assembler {
                 if self.directories.len() == MAX_DIRECTORIES {
                     return Err(format!("more than {MAX_DIRECTORIES} directories of the server").into());
                 }
-                self.directories.push(Directory { holds, path, fs, on, reached });
+                self.directories.push(ServerDirectory { holds, path, fs, on, reached });
                 Ok(())
             }
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
@@ -329,7 +329,7 @@ impl Assembler {
                 if minus.checked_add(plus) != Some(0) {
                     return Err(format!("the amounts {minus} and {plus} of a transfer must sum to 0").into());
                 }
-                let transfer = Transfer {
+                let transfer = SentTransfer {
                     sent: t,
                     acked: NEVER,
                     heard: NEVER,
@@ -535,7 +535,7 @@ impl ClientProgress {
         }
     }
 
-    fn send_transfer(&mut self, c: u32, n: u32, transfer: Transfer) -> Accepted {
+    fn send_transfer(&mut self, c: u32, n: u32, transfer: SentTransfer) -> Accepted {
         self.expect_next(c, n)?;
         self.client.transfers.push(transfer);
         self.state = ClientState::InFlight(Sent::Transfer);

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use contract::binlog::Key;
-use contract::observation::{POSITION_FILE, State};
+use contract::observation::{POSITION_FILE, ServerState};
 use contract::property::Property;
 
 use super::case::{LogPosition, NEVER, Observation, Tables};
@@ -98,7 +98,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
 
 /// The GTIDs beside the position are those of the restored server: B2's other half.
 fn gtids_differ(observation: &Observation) -> Ruling {
-    let restored = observation.gtids.get(&State::Restored);
+    let restored = observation.gtids.get(&ServerState::Restored);
     if observation.position_gtid.is_empty() {
         return match restored {
             Some(restored) if !gtids(restored).is_empty() => Err(Unexamined(
@@ -150,7 +150,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
         );
     }
     let (Some(live), Some(reached)) =
-        (observation.tables.get(&State::Live), observation.tables.get(&State::RolledForward))
+        (observation.tables.get(&ServerState::Live), observation.tables.get(&ServerState::RolledForward))
     else {
         return Err(Unexamined("the tables to compare after the roll-forward were not read".into()));
     };
@@ -172,7 +172,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
         }
     }
     let gtid = |state| observation.gtids.get(&state).map(String::as_str);
-    let no_gtids = match (gtid(State::Live), gtid(State::RolledForward)) {
+    let no_gtids = match (gtid(ServerState::Live), gtid(ServerState::RolledForward)) {
         (Some(live), Some(reached)) if gtids(live) != gtids(reached) => {
             different.add(|| format!("GTIDs: {}, the source has {}", quote(reached), quote(live)));
             false

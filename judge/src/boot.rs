@@ -4,7 +4,7 @@ use contract::grade::Grade;
 use contract::history::Holds;
 use contract::property::Property;
 
-use super::case::{Directory, Observation};
+use super::case::{Observation, ServerDirectory};
 use super::evidence::{Evidence, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::View;
@@ -77,7 +77,7 @@ fn all_checked(view: &View<'_>, observation: &Observation) -> Ruling {
 }
 
 /// `data in /var/lib/mysql, on tmpfs`.
-pub(super) fn directory_line(directory: &Directory) -> String {
+pub(super) fn directory_line(directory: &ServerDirectory) -> String {
     let contents = contents(directory.holds);
     format!("{contents} in {}, on {}", quote(&directory.path), quote(&directory.fs))
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::history::{Holds, Nanos, Probe, Setup};
-use contract::observation::State;
+use contract::observation::ServerState;
 
 /// The acknowledgement time of an operation whose outcome is not known: it may
 /// or may not have taken effect, and nothing is ordered after it.
@@ -19,9 +19,9 @@ pub(super) const NEVER: Nanos = Nanos::MAX;
 #[derive(Debug)]
 pub struct Case {
     pub(super) setup: Setup,
-    pub(super) guest: Option<GuestFacts>,
+    pub(super) guest: Option<ReportedGuest>,
     /// The server's directories.
-    pub(super) directories: Vec<Directory>,
+    pub(super) directories: Vec<ServerDirectory>,
     /// Client `c` is at `c - 1`; clients that sent nothing may be absent.
     pub(super) clients: Vec<SentByClient>,
     /// The legs of attempts that the server's answer or the client's own reading
@@ -48,7 +48,7 @@ pub struct Case {
 #[derive(Debug, Default)]
 pub(super) struct SentByClient {
     /// Transfer `n` is at `n - 1`. Rolled back attempts are not among them.
-    pub(super) transfers: Vec<Transfer>,
+    pub(super) transfers: Vec<SentTransfer>,
     /// Row `n` is at `n - 1`; only of a follower's client.
     pub(super) rows: Vec<SentFollowerRow>,
     /// Attempts that were rolled back: when they were sent, and when that was known.
@@ -57,7 +57,7 @@ pub(super) struct SentByClient {
 
 /// A transfer that was acknowledged or whose outcome is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Transfer {
+pub(super) struct SentTransfer {
     pub(super) sent: Nanos,
     /// [`NEVER`] when the outcome is not known.
     pub(super) acked: Nanos,
@@ -137,7 +137,7 @@ pub(super) struct Cycle {
 
 /// What the agent reported about its guest.
 #[derive(Debug, Clone, Default)]
-pub(super) struct GuestFacts {
+pub(super) struct ReportedGuest {
     pub(super) windows: bool,
     /// How many volumes the freeze must reach.
     pub(super) volumes: Option<u32>,
@@ -145,7 +145,7 @@ pub(super) struct GuestFacts {
 
 /// A directory of the server, as the server sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Directory {
+pub(super) struct ServerDirectory {
     pub(super) holds: Holds,
     pub(super) path: String,
     pub(super) fs: String,
@@ -207,9 +207,9 @@ pub(super) struct Observation {
     /// The recorded position, and the GTIDs beside it.
     pub(super) position: Option<LogPosition>,
     pub(super) position_gtid: String,
-    pub(super) gtids: BTreeMap<State, String>,
+    pub(super) gtids: BTreeMap<ServerState, String>,
     /// Rows and checksum of every table of a server.
-    pub(super) tables: BTreeMap<State, Tables>,
+    pub(super) tables: BTreeMap<ServerState, Tables>,
     pub(super) roll_forward: Option<RollForward>,
     pub(super) heartbeats: BTreeMap<String, Heartbeats>,
     pub(super) ddl_tables: Option<Vec<String>>,
@@ -372,7 +372,7 @@ impl Span {
     }
 }
 
-impl Transfer {
+impl SentTransfer {
     /// It was acknowledged.
     pub(super) fn is_acked(&self) -> bool {
         self.acked != NEVER
@@ -398,7 +398,7 @@ impl RestoredLeg {
 impl Case {
     /// Every transfer that was acknowledged or may have taken effect, as
     /// `(client, number, transfer)`.
-    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &Transfer)> {
+    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &SentTransfer)> {
         (1u32..).zip(&self.clients).flat_map(|(c, client)| {
             (1u32..).zip(&client.transfers).map(move |(n, transfer)| (c, n, transfer))
         })
@@ -438,7 +438,7 @@ impl Case {
     }
 
     /// The transfer with this number, unless it was never sent or always rolled back.
-    pub(super) fn transfer(&self, c: u32, n: u32) -> Option<&Transfer> {
+    pub(super) fn transfer(&self, c: u32, n: u32) -> Option<&SentTransfer> {
         self.client(c)?.transfers.get(slot(n)?)
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use contract::history::Nanos;
 use contract::text;
 
-use super::case::{NEVER, SentRow, Transfer};
+use super::case::{NEVER, SentRow, SentTransfer};
 
 /// The most lines of evidence under a finding, before "and N more".
 const MAX_SHOWN: usize = 12;
@@ -54,15 +54,15 @@ pub(super) struct Evidence {
 
 /// Evidence that is complete.
 #[derive(Debug)]
-pub(super) struct Lines(Evidence);
+pub(super) struct EvidenceLines(Evidence);
 
-impl From<Vec<String>> for Lines {
+impl From<Vec<String>> for EvidenceLines {
     fn from(lines: Vec<String>) -> Self {
         Self(Evidence { total: lines.len() as u64, lines })
     }
 }
 
-impl Lines {
+impl EvidenceLines {
     /// A screenful of lines, and all of them where they are more than that.
     pub(super) fn shown(self) -> (Vec<String>, Option<Vec<String>>) {
         let Evidence { mut lines, total } = self.0;
@@ -106,8 +106,8 @@ impl Evidence {
     }
 
     /// The lines, none of which will follow.
-    pub(super) fn into_lines(self) -> Lines {
-        Lines(self)
+    pub(super) fn into_lines(self) -> EvidenceLines {
+        EvidenceLines(self)
     }
 }
 
@@ -127,7 +127,7 @@ impl Anchor {
     }
 
     /// `client 3 transfer 117 (acked 12.3 ms before the freeze call)`.
-    pub(super) fn transfer(&self, c: u32, n: u32, transfer: &Transfer) -> String {
+    pub(super) fn transfer(&self, c: u32, n: u32, transfer: &SentTransfer) -> String {
         let mut line = format!("client {c} transfer {n} (");
         // Writing to a string cannot fail.
         let _ = if transfer.is_acked() {
@@ -139,7 +139,7 @@ impl Anchor {
     }
 
     /// The same for an operation whose beginning matters as well.
-    pub(super) fn span(&self, c: u32, n: u32, transfer: &Transfer) -> String {
+    pub(super) fn span(&self, c: u32, n: u32, transfer: &SentTransfer) -> String {
         let sent = self.when(transfer.sent);
         if transfer.is_acked() {
             let took = millis(transfer.sent, transfer.acked);

@@ -4,7 +4,7 @@ use contract::history::Nanos;
 use contract::property::Property;
 
 use super::boot::directory_line;
-use super::case::{BlockStats, Marks, NEVER, Transfer};
+use super::case::{BlockStats, Marks, NEVER, SentTransfer};
 use super::evidence::{Evidence, count, quote, were};
 use super::probes::{Proof, Proven, Quiesced, is_stopped};
 use super::ruling::{Defect, Ruling, Unexamined};
@@ -61,7 +61,7 @@ fn writes_during(view: &View<'_>, during: impl Fn(Nanos, Nanos) -> bool) -> Evid
     let anchor = view.anchor();
     let mut writes = Evidence::default();
     for (c, n, transfer, _) in view.transfers() {
-        let Transfer { sent, acked, .. } = *transfer;
+        let SentTransfer { sent, acked, .. } = *transfer;
         if during(sent, acked) {
             writes.add(|| anchor.span(c, n, transfer));
         }

@@ -3,19 +3,23 @@
 use contract::grade::Grade;
 use contract::property::Property;
 
-use super::evidence::Lines;
+use super::evidence::EvidenceLines;
 
 /// How a property is broken.
 #[derive(Debug)]
 pub(super) struct Defect {
     pub(super) summary: String,
-    pub(super) evidence: Lines,
+    pub(super) evidence: EvidenceLines,
     /// The best grade that a backup with this defect can have.
     pub(super) ceiling: Grade,
 }
 
 impl Defect {
-    pub(super) fn new(property: Property, summary: impl Into<String>, evidence: impl Into<Lines>) -> Self {
+    pub(super) fn new(
+        property: Property,
+        summary: impl Into<String>,
+        evidence: impl Into<EvidenceLines>,
+    ) -> Self {
         Self { summary: summary.into(), evidence: evidence.into(), ceiling: property.ceiling() }
     }
 }

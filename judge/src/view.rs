@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use contract::history::Nanos;
 
 use super::case::{
-    Bulk, BulkRows, Case, Marks, Observation, RestoredLeg, RestoredRow, SentRow, Transfer, slot,
+    Bulk, BulkRows, Case, Marks, Observation, RestoredLeg, RestoredRow, SentRow, SentTransfer, slot,
 };
 use super::evidence::{Anchor, count, quote};
 use super::ruling::Unexamined;
@@ -182,7 +182,7 @@ impl<'a> View<'a> {
     }
 
     /// Transfers that were sent, with whether they are there whole.
-    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &'a Transfer, u8)> {
+    pub(super) fn transfers(&self) -> impl Iterator<Item = (u32, u32, &'a SentTransfer, u8)> {
         self.case
             .transfers()
             .zip(self.legs.iter().flatten())

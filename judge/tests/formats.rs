@@ -35,7 +35,7 @@ fn example(name: &str) -> &'static str {
 }
 
 /// Reads the example of a log, and checks that it is to the letter what is written.
-fn records<T: jsonl::Record + Serialize>(name: &str, kind: &str) -> Vec<T> {
+fn records<T: jsonl::LogRecord + Serialize>(name: &str, kind: &str) -> Vec<T> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, example(name)).unwrap();
@@ -129,7 +129,7 @@ struct Exchange {
     answer: String,
 }
 
-impl jsonl::Record for Exchange {}
+impl jsonl::LogRecord for Exchange {}
 
 #[test]
 fn the_agents_transcript() {

@@ -241,7 +241,7 @@ fn unreadable(error: impl std::error::Error) -> Unreadable {
 
 /// Reads a log record by record until `take` has enough. The error is a
 /// sentence about what could not be read; the records before it were taken.
-fn each<T: jsonl::Record>(
+fn each<T: jsonl::LogRecord>(
     path: &Path,
     kind: &str,
     mut take: impl FnMut(T) -> bool,

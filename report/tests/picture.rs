@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use contract::grade::Grade;
 use contract::history::{self, Entry, Mark, Nanos};
-use contract::jsonl::{Record as Readable, Writer};
+use contract::jsonl::{LogRecord, Writer};
 use contract::observation::{self, Record};
 use contract::plan::Plan;
 use contract::property::Property;
@@ -203,7 +203,7 @@ impl Cycles {
     }
 }
 
-fn write<T: Readable + serde::Serialize>(path: &Path, kind: &str, records: &[T]) {
+fn write<T: LogRecord + serde::Serialize>(path: &Path, kind: &str, records: &[T]) {
     let mut out = Writer::<T>::create(path, kind).unwrap();
     records.iter().for_each(|record| out.write(record).unwrap());
     out.flush().unwrap();

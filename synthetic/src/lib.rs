@@ -12,7 +12,7 @@ use contract::history::{
     Table, ddl_tables,
 };
 use contract::jsonl::{self, Writer};
-use contract::observation::{self, Record, State};
+use contract::observation::{self, Record, ServerState};
 
 const MS: Nanos = 1_000_000;
 
@@ -296,15 +296,15 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error>
         })?;
     }
     let mut db = ModelDatabase::new(shape);
-    let mut clients: Vec<Client> = Vec::new();
+    let mut clients: Vec<ModelClient> = Vec::new();
     for at in 0..shape.writers as usize {
-        let client = Client::default();
+        let client = ModelClient::default();
         let begin = start + random.below(2 * MS);
         let next = Some(client.plan(shape, random, &db, at, begin));
-        clients.push(Client { next, ..client });
+        clients.push(ModelClient { next, ..client });
     }
     // The followers wait for something to follow.
-    clients.extend(shape.followers.iter().map(|_| Client::default()));
+    clients.extend(shape.followers.iter().map(|_| ModelClient::default()));
     // What was seen and is not written yet, because something earlier may follow.
     let mut recorded: BTreeMap<(Nanos, u64), Entry> = BTreeMap::new();
     let mut number = 0;
@@ -463,7 +463,7 @@ enum End {
 }
 
 #[derive(Debug, Default)]
-struct Client {
+struct ModelClient {
     committed: u32,
     next: Option<Pending>,
     /// Of a follower: the transfer that it would follow, and since when it may.
@@ -473,8 +473,8 @@ struct Client {
 }
 
 /// Takes the operation that takes effect before all others.
-fn take_earliest(clients: &mut [Client]) -> Option<(usize, Pending)> {
-    let effect = |client: &Client| Some(client.next.as_ref()?.effect);
+fn take_earliest(clients: &mut [ModelClient]) -> Option<(usize, Pending)> {
+    let effect = |client: &ModelClient| Some(client.next.as_ref()?.effect);
     let (at, client) = clients
         .iter_mut()
         .enumerate()
@@ -483,7 +483,7 @@ fn take_earliest(clients: &mut [Client]) -> Option<(usize, Pending)> {
     Some((at, client.next.take()?))
 }
 
-impl Client {
+impl ModelClient {
     /// What the client at `at` sends next.
     fn plan(
         &self,
@@ -636,7 +636,7 @@ impl ModelDatabase {
         ];
         let followers = shape.followers.iter().map(|it| (it.table.as_str(), self.rows_of(&it.table)));
         let tables: Vec<_> = of_load.into_iter().chain(followers).collect();
-        for of in [State::Live, State::RolledForward] {
+        for of in [ServerState::Live, ServerState::RolledForward] {
             logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
             for &(table, rows) in &tables {
                 let checksum = Some(rows.wrapping_mul(0x9e37_79b9));
@@ -685,7 +685,7 @@ impl ModelDatabase {
             image.push(Record::Position { file: file.clone(), pos: size, gtid });
         }
         image.push(Record::BinlogEnd { file, size, in_use: true });
-        image.push(Record::Gtid { of: State::Restored, gtid: format!("0-1-{}", self.transfers) });
+        image.push(Record::Gtid { of: ServerState::Restored, gtid: format!("0-1-{}", self.transfers) });
         image.push(Record::Server {
             started: true,
             detail: "11.8.6-MariaDB".into(),

@@ -62,7 +62,7 @@ fn built(definitions: &Path, name: &str) -> Result<Manifest, String> {
     available::refresh(&store, std::slice::from_ref(&recipe)).map_err(|e| e.to_string())?;
     let locked = store.lock().unwrap();
     build::bring_up_to_date(&locked, &recipe).map_err(|e| e.to_string())?;
-    Manifest::load(&kept().join("images"), name).map_err(|e| e.to_string())
+    Manifest::read(&kept().join("images"), name).map_err(|e| e.to_string())
 }
 
 /// Runs these trials on `name`, and reads their verdicts.

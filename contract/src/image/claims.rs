@@ -23,7 +23,7 @@ pub struct Claims {
 
 /// `found.json`: what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inspection {
+pub struct InspectionReport {
     /// A sentence for each claim that is wrong, with what to write instead.
     pub differences: Vec<String>,
     /// The server's data directory.
@@ -47,7 +47,7 @@ impl Claims {
     }
 }
 
-impl Inspection {
+impl InspectionReport {
     /// The file's name.
     pub const FILE: &str = "found.json";
 

@@ -10,9 +10,9 @@ mod tests;
 
 use serde::Deserialize;
 
-use super::kinds::{Channel, Database};
+use super::kinds::{AgentChannel, Database};
 use super::layout::{Bind, DiskLayout, FsKind, LoopLayout};
-use super::manifest::Agent;
+use super::manifest::AgentFacts;
 use super::origin::{Origin, ServerFacts};
 
 /// `images/NAME.toml`: what an image shall be.
@@ -40,7 +40,7 @@ pub struct Definition {
     /// The database server.
     pub database: Database,
     /// How the host reaches the guest agent.
-    pub channel: Channel,
+    pub channel: AgentChannel,
     /// Packages beyond those of the layers.
     pub packages: Vec<String>,
     /// Units that never start, beyond those of the layers.
@@ -127,7 +127,7 @@ pub struct Layer {
     #[serde(default, rename = "mask")]
     pub masks: Vec<Mask>,
     /// The guest agent, in the layer of a family.
-    pub agent: Option<Agent>,
+    pub agent: Option<AgentFacts>,
     /// The database server, in the layer of a database.
     pub server: Option<ServerFacts>,
     /// What is different about MariaDB, in the layer of a distribution.
@@ -173,7 +173,7 @@ impl Definition {
     /// Whether everything lies on one ext4 disk and the agent is on
     /// virtio-serial, the layout that every distribution has an image with.
     pub fn is_plain(&self) -> bool {
-        self.channel == Channel::VirtioSerial
+        self.channel == AgentChannel::VirtioSerial
             && self.loops.is_empty()
             && self.binds.is_empty()
             && matches!(self.disks.as_slice(), [disk] if disk.file_systems.iter().all(|fs| fs.fs == FsKind::Ext4))

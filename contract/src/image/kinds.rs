@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// driver; libvirt knows those on virtio-serial only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Channel {
+pub enum AgentChannel {
     /// The virtio port `org.qemu.guest_agent.0`.
     #[default]
     VirtioSerial,

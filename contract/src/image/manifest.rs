@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{Channel, Database};
+use super::kinds::{AgentChannel, Database};
 use super::layout::{Bind, FsKind};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
@@ -40,10 +40,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
     /// The guest agent.
-    pub agent: Agent,
+    pub agent: AgentFacts,
     /// How the host reaches it.
     #[serde(default)]
-    pub channel: Channel,
+    pub channel: AgentChannel,
     /// The database server.
     pub server: Server,
     /// Versions of the packages that matter to a verdict.
@@ -108,7 +108,7 @@ pub struct Loop {
 /// The guest agent of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Agent {
+pub struct AgentFacts {
     /// The agent's systemd unit.
     pub unit: String,
     /// The path of the hook that the agent is configured to run.
@@ -183,7 +183,7 @@ impl Manifest {
     /// Reads the manifest of image `name` under `images` (usually
     /// `target/images`) and makes its paths absolute. Every file that it names
     /// is checked to exist.
-    pub fn load(images: &Path, name: &str) -> Result<Self, ManifestError> {
+    pub fn read(images: &Path, name: &str) -> Result<Self, ManifestError> {
         let dir = images.join(name);
         let path = dir.join("manifest.json");
         let unusable = |path: &Path, problem: String| ManifestError::Unusable {

@@ -8,10 +8,10 @@ mod layout;
 mod manifest;
 mod origin;
 
-pub use claims::{Claims, Inspection};
+pub use claims::{Claims, InspectionReport};
 pub use definition::read::DefinitionError;
 pub use definition::{Argument, Definition, Family, Layer, Mask, Packaging, Repository};
-pub use kinds::{Channel, Database};
+pub use kinds::{AgentChannel, Database};
 pub use layout::{Bind, DiskLayout, FileSystemLayout, FsKind, LoopLayout};
-pub use manifest::{Agent, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
+pub use manifest::{AgentFacts, Boot, Disk, FileSystem, Loop, Manifest, ManifestError, Server};
 pub use origin::{CloudImage, Existing, ImageSource, Origin, ServerFacts};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::layout::DiskMib;
-use super::manifest::Agent;
+use super::manifest::AgentFacts;
 use crate::input::{Mistake, Whole};
 
 /// How to reach a database server in its guest.
@@ -67,7 +67,7 @@ pub struct Existing {
     /// How the version of its server begins.
     pub server_version: Option<String>,
     /// Its agent; as in the layer of its family without this.
-    pub agent: Option<Agent>,
+    pub agent: Option<AgentFacts>,
     /// Its server; as in the layer of its database without this.
     pub server: Option<ServerFacts>,
 }
@@ -99,7 +99,7 @@ pub(super) struct RawExisting {
     password_file: Spanned<PathBuf>,
     agent_version: Option<String>,
     server_version: Option<String>,
-    agent: Option<Agent>,
+    agent: Option<AgentFacts>,
     server: Option<ServerFacts>,
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use contract::image::{Boot, Channel, Manifest};
+use contract::image::{AgentChannel, Boot, Manifest};
 use contract::plan::{Accel, Plan};
 
 use super::console;
@@ -101,7 +101,7 @@ impl Spec {
             boot: image.boot.clone(),
             drives,
             exchange: None,
-            agent: (image.channel == Channel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
+            agent: (image.channel == AgentChannel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
             hotplug: false,
             heartbeats: Vec::new(),
             console,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use contract::history::{Follower, Setup, Table};
 use contract::image::{Database, Server};
-use contract::observation::{Record, State};
+use contract::observation::{Record, ServerState};
 use contract::text::printable;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Row};
@@ -64,7 +64,7 @@ pub async fn server(
         corruption: recovery.corruption,
     })?;
     let gtid = gtid(conn, server.database).await?;
-    out.write(&Record::Gtid { of: State::Restored, gtid })?;
+    out.write(&Record::Gtid { of: ServerState::Restored, gtid })?;
     tables(conn, expected, out).await
 }
 
@@ -83,7 +83,7 @@ pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) ->
 pub async fn state(
     conn: &mut Conn,
     Expected { database, names, .. }: Expected<'_>,
-    of: State,
+    of: ServerState,
 ) -> Result<Vec<Record>> {
     let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
     let query = format!(

@@ -15,7 +15,7 @@ use contract::binlog::Position;
 use contract::events::{self, BOOTED_INSTEAD, Stage};
 use contract::history::{Entry, Mark, Setup};
 use contract::image::Server;
-use contract::observation::{self, Record, State};
+use contract::observation::{self, Record, ServerState};
 use contract::plan::{Plan, Start};
 use contract::scenario::{Point, Restore};
 use tokio::runtime::Runtime;
@@ -529,7 +529,7 @@ impl<'a> Trial<'a> {
         self.runtime.block_on(async {
             let connected = source.target.door(TCP_ADMIN).connect_with_retries(limits.statement).await;
             let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
-            observe::state(&mut conn, self.expected()?, State::Live).await
+            observe::state(&mut conn, self.expected()?, ServerState::Live).await
         })
     }
 
@@ -562,7 +562,7 @@ impl<'a> Trial<'a> {
                 if let Some(position) = position.filter(|_| !live.is_empty()) {
                     live.iter().try_for_each(|record| out.write(record))?;
                     out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
-                    let reached = observe::state(&mut conn, self.expected()?, State::RolledForward);
+                    let reached = observe::state(&mut conn, self.expected()?, ServerState::RolledForward);
                     self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
                 }
                 self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;

@@ -4,7 +4,7 @@
 use contract::finding::Status;
 use contract::grade::Grade::{self, ApplicationConsistent, Unknown};
 use contract::history::{Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema};
-use contract::observation::{Record, State};
+use contract::observation::{Record, ServerState};
 use contract::property::Property;
 
 use crate::mutants::{
@@ -76,7 +76,7 @@ fn needed_by_record(record: &Record) -> Needed {
             &[Property::ClientPrefix, Property::Durability, Property::NoFuture, Property::RealTimeOrder],
         ),
         Record::Bulk { .. } => ("bulk", &[Property::NonTransactionalDurability]),
-        Record::Gtid { of: State::Restored, .. } => ("gtid", &[Property::RecordedPosition]),
+        Record::Gtid { of: ServerState::Restored, .. } => ("gtid", &[Property::RecordedPosition]),
         Record::Gtid { .. } => ("gtid of a roll-forward", &[Property::RollForward]),
         Record::Table { .. } => ("table", &[Property::RollForward]),
         Record::RollForward { .. } => ("roll_forward", &[Property::RollForward]),
@@ -354,7 +354,10 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         drop_records(world, |record| matches!(record, Record::Table { table, .. } if table != "ledger"));
     }),
     ("roll-forward compared without GTIDs", Property::RollForward, |world| {
-        drop_records(world, |record| matches!(record, Record::Gtid { of, .. } if *of != State::Restored));
+        drop_records(
+            world,
+            |record| matches!(record, Record::Gtid { of, .. } if *of != ServerState::Restored),
+        );
     }),
     ("roll-forward compared without checksums", Property::RollForward, |world| {
         for record in &mut world.image {
@@ -364,7 +367,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         }
     }),
     ("position held against no GTIDs", Property::RecordedPosition, |world| {
-        drop_records(world, |record| matches!(record, Record::Gtid { of: State::Restored, .. }));
+        drop_records(world, |record| matches!(record, Record::Gtid { of: ServerState::Restored, .. }));
     }),
     ("a stopped server of which nobody knows whether it recovered", Property::LockProbe, |world| {
         stop_server(world);

@@ -240,7 +240,7 @@ proptest! {
 }
 
 /// What the quick reader makes of a line is what serde makes of it.
-fn agree<T: jsonl::Record + PartialEq + std::fmt::Debug>(line: &[u8]) -> bool {
+fn agree<T: jsonl::LogRecord + PartialEq + std::fmt::Debug>(line: &[u8]) -> bool {
     let quick = T::quick(line);
     if let Some(record) = &quick {
         assert_eq!(serde_json::from_slice::<T>(line).ok().as_ref(), Some(record));

@@ -9,7 +9,7 @@ use contract::grade::Grade;
 use contract::history::{
     Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, ddl_tables,
 };
-use contract::observation::{POSITION_FILE, Record, State};
+use contract::observation::{POSITION_FILE, Record, ServerState};
 use contract::property::Property;
 use judge::Judgement;
 
@@ -727,7 +727,7 @@ const LEGAL: &[(&str, Mutation)] = &[
     ("nothing rolled forward", |world| {
         drop_records(world, |record| {
             matches!(record, Record::RollForward { .. } | Record::Table { .. })
-                || matches!(record, Record::Gtid { of, .. } if *of != State::Restored)
+                || matches!(record, Record::Gtid { of, .. } if *of != ServerState::Restored)
         });
     }),
     ("a table without a checksum", |world| {
@@ -739,7 +739,7 @@ const LEGAL: &[(&str, Mutation)] = &[
     }),
     ("GTIDs broken into lines", |world| {
         for record in &mut world.image {
-            if let Record::Gtid { of: State::Restored, gtid } = record {
+            if let Record::Gtid { of: ServerState::Restored, gtid } = record {
                 *gtid = format!("{gtid},\\n ");
             }
         }
@@ -1457,7 +1457,7 @@ fn lose_everything(world: &mut World) {
 fn replayed<'a>(world: &'a mut World, name: &'a str) -> &'a mut Record {
     middle(
         world,
-        move |record| matches!(record, Record::Table { of: State::RolledForward, table, .. } if table == name),
+        move |record| matches!(record, Record::Table { of: ServerState::RolledForward, table, .. } if table == name),
     )
 }
 
@@ -1480,12 +1480,12 @@ fn replay_loses_table(world: &mut World) {
 
 fn replay_adds_table(world: &mut World) {
     let table = "ddl_1".to_owned();
-    insert(world, Record::Table { of: State::RolledForward, table, rows: 0, checksum: Some(0) });
+    insert(world, Record::Table { of: ServerState::RolledForward, table, rows: 0, checksum: Some(0) });
 }
 
 fn replay_gtid(world: &mut World) {
     for record in &mut world.image {
-        if let Record::Gtid { of: State::RolledForward, gtid } = record {
+        if let Record::Gtid { of: ServerState::RolledForward, gtid } = record {
             *gtid = "0-1-1".into();
         }
     }
@@ -1545,7 +1545,7 @@ fn lose_and_hide(world: &mut World) {
 
 fn gtid_forgotten(world: &mut World) {
     for record in &mut world.image {
-        if let Record::Gtid { of: State::Restored, gtid } = record {
+        if let Record::Gtid { of: ServerState::Restored, gtid } = record {
             gtid.clear();
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let first = trials.run(1, |options| options.start_only = true)?;
     let plan = first.trials.first().map(|ran| Plan::read(&ran.dir)).transpose();
     let plan = plan.ok().flatten().ok_or_else(|| Failure::Infrastructure("no trial ran.".to_owned()))?;
-    let image = Manifest::load(&host::built_images(), &on.image).map_err(Failure::infrastructure)?;
+    let image = Manifest::read(&host::built_images(), &on.image).map_err(Failure::infrastructure)?;
     let baseline = Baseline::new(image, plan.load, plan.accel)?;
     let only = |filter: &str| vec![filter.to_owned()];
     trials.run_whole(1, |options| options.filters = only(ATTACHED))?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Definition, Family, Layer, Mask, Repository};
-use crate::image::kinds::{Channel, Database};
+use crate::image::kinds::{AgentChannel, Database};
 use crate::image::layout::{self, RawBind, RawDisk, RawLoop};
 use crate::image::origin::{Origin, RawCloudImage, RawExisting};
 use crate::input::{InputError, Mistake, Source, Whole};
@@ -43,7 +43,7 @@ struct RawDefinition {
     #[serde(default = "yes")]
     security_updates: bool,
     database: Database,
-    channel: Option<Spanned<Channel>>,
+    channel: Option<Spanned<AgentChannel>>,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
     #[serde(default, rename = "mask")]
@@ -127,7 +127,7 @@ impl RawDefinition {
         [&self.distro, &self.release].into_iter().chain(&self.cpu).try_for_each(check_word)?;
         self.packages.iter().try_for_each(check_package)?;
         if let (Family::Rpm, Some(channel)) = (self.family, &self.channel)
-            && *channel.get_ref() == Channel::IsaSerial
+            && *channel.get_ref() == AgentChannel::IsaSerial
         {
             let message = "`isa-serial` is made for family `deb` only: leave `channel` out.";
             return Err(Mistake::new(&channel.span(), message));
