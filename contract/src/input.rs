@@ -14,7 +14,7 @@ use crate::text::quote;
 /// The most characters of a value that a message repeats.
 const MAX_VALUE: usize = 60;
 
-/// Why a file that somebody wrote cannot be used.
+/// Why a file written by a person cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// It cannot be read.
@@ -87,7 +87,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Mistake> {
         Err(error) => error,
     };
     let span = error.span().unwrap_or_default();
-    // Of these two, toml does not say what it expected: it does of a text in their place.
+    // For these two, toml does not say what it expected; for a string in their place it does.
     let error = match error.message() {
         "wanted string or table" | "integer number overflowed" => {
             let with_text = [&text[..span.start], "\"\"", &text[span.end..]].concat();
@@ -169,7 +169,7 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
     }
 }
 
-/// A number of a file, from `MIN` to `MAX`, which are tenths: a constant of a type cannot be a fraction.
+/// A number of a file, from `MIN` to `MAX`, which are tenths: const generics cannot be fractions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decimal<const MIN: u32, const MAX: u32>(pub(crate) f64);
 

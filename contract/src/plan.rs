@@ -31,7 +31,7 @@ pub struct Plan {
     pub freeze: bool,
     /// How snapshots are taken.
     pub snapshot: Snapshot,
-    /// How a snapshot comes to be a server again.
+    /// How a snapshot becomes a running server again.
     #[serde(default)]
     pub restore: Restore,
     /// What goes wrong.

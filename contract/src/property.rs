@@ -417,7 +417,7 @@ meet in a point (Helly).",
                 name: "fresh-boot",
                 claim: "What was observed is a freshly booted guest and not the live one.",
                 source: "MySQL's MEMORY engine, whose tables are empty after a server start: a row \
-in one means that the live guest was looked at, or a copy of its memory.",
+in one means that the live guest was observed, or a copy of its memory.",
                 needs: "the row count of a MEMORY table",
                 ceiling: Unknown,
                 rank: 1,

@@ -49,9 +49,9 @@ impl Owner {
 
     /// Whether the process is still the supervisor of that trial; pids are reused.
     pub fn supervises(&self) -> bool {
-        let words = i32::try_from(self.pid).ok().and_then(|pid| Process::new(pid).ok()?.cmdline().ok());
-        words.is_some_and(|words| {
-            let has = |wanted: &str| words.iter().any(|word| word == wanted);
+        let command = i32::try_from(self.pid).ok().and_then(|pid| Process::new(pid).ok()?.cmdline().ok());
+        command.is_some_and(|arguments| {
+            let has = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
             has("supervise") && has(&self.trial.to_string_lossy())
         })
     }

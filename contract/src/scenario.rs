@@ -35,7 +35,7 @@ pub struct Scenario {
     pub load: Load,
     /// How snapshots are taken.
     pub snapshot: Snapshot,
-    /// How a snapshot comes to be a server again.
+    /// How a snapshot becomes a running server again.
     pub restore: Restore,
     /// Whether the guest is frozen around the snapshot.
     pub freeze: bool,
@@ -130,7 +130,7 @@ impl std::fmt::Display for Snapshot {
     }
 }
 
-/// How a snapshot comes to be a server again, to be looked at.
+/// How a snapshot becomes a running server again, so that it can be observed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restore {
@@ -229,7 +229,7 @@ pub struct Expectation {
     /// Properties that must be reported as broken where a backup was made.
     #[serde(default)]
     pub findings: Vec<Property>,
-    /// Properties of which one at least must be, where chance decides which.
+    /// Properties of which at least one must be reported, where chance decides which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub one_of: Vec<Property>,
     /// The freeze must return within this many seconds (on KVM; scaled under TCG).

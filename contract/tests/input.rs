@@ -195,7 +195,7 @@ fn refused(read: Read, text: &str) -> (String, String) {
 }
 
 #[test]
-fn a_wrong_value_is_told_what_it_must_be() {
+fn a_wrong_value_is_refused_with_what_it_must_be() {
     for (text, read) in FORMATS {
         let mut cases = Vec::new();
         each_table(
@@ -227,7 +227,7 @@ fn a_wrong_value_is_told_what_it_must_be() {
 }
 
 #[test]
-fn an_unknown_key_is_told_all_keys() {
+fn an_unknown_key_is_refused_with_the_keys_that_exist() {
     for (text, read) in FORMATS {
         let mut tables = Vec::new();
         let mut note = |at: &[String], table: &mut Table| {

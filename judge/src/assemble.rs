@@ -456,7 +456,7 @@ impl Assembler {
         Ok(())
     }
 
-    /// The case, of which no cycle is chosen yet, and its cycles: always one or more.
+    /// The case, with no cycle chosen yet, and its cycles: always at least one.
     pub(super) fn finish(self) -> (Case, Vec<Cycle>) {
         let mut cycles = self.earlier;
         cycles.push(Cycle { complete: self.ended.is_some(), ..self.cycle });

@@ -27,7 +27,7 @@ pub struct Case {
     /// The legs of attempts that the server's answer or the client's own reading
     /// proved to be rolled back.
     pub(super) rolled_back: HashSet<SentLeg>,
-    /// The cycle that is judged, of which the observation is.
+    /// The cycle that is judged, and that the observation belongs to.
     pub(super) cycle: Cycle,
     /// The rows that the quiescence probes up to that cycle wrote.
     pub(super) probed: BTreeSet<u32>,

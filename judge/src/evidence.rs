@@ -105,7 +105,7 @@ impl Evidence {
         self.total += other.total;
     }
 
-    /// The lines, none of which will follow.
+    /// The finished lines.
     pub(super) fn into_lines(self) -> EvidenceLines {
         EvidenceLines(self)
     }

@@ -59,7 +59,7 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         Freeze::NotTried | Freeze::Failed => Grade::CrashConsistent,
     };
     let stopped = is_stopped(view);
-    // What a worse grade needs as well is asked for first.
+    // What a worse grade also needs comes first.
     let grades = [Grade::CrashConsistent, Grade::ApplicationConsistent];
     for grade in grades.into_iter().filter(|grade| *grade >= best) {
         for (property, ruling) in rulings {

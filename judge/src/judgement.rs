@@ -60,7 +60,7 @@ impl Judgement {
         }
     }
 
-    /// Writes the evidence of which a finding shows only the beginning into
+    /// Writes the evidence that a finding shows only in part into
     /// `dir`, the trial's directory or that of one of its cycles, and names the
     /// file in the finding's last line as seen from the trial's.
     pub fn keep_details(&mut self, trial: &Path, dir: &Path) -> Result<(), Error> {

@@ -245,7 +245,7 @@ impl Fates {
         }
     }
 
-    /// The fate of an operation of which these legs are there.
+    /// The fate of an operation, given which of its legs are there.
     fn of(&self, Span { sent, acked }: Span, legs: u8) -> Fate {
         let Some((begin, end)) = self.snapshot else { return Fate::NotObserved };
         match legs {

@@ -86,7 +86,7 @@ const VSS_LIMIT: Nanos = 10_000_000_000;
 /// Q3, [`Property::DiskSilence`]. That volumes were left out shows in the freeze's own count as well,
 /// held against the agent's mount table and the server's, and counts without the others: an agent may
 /// report success without having frozen anything, as on a Windows guest without fixed volumes. Where
-/// the thaw found more or less frozen than that, somebody else froze or thawed.
+/// the thaw found more or less frozen than that, something else froze or thawed.
 pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let Marks { frozen_volumes, thawed_volumes, thaw_err, .. } = *view.marks();
@@ -191,8 +191,8 @@ fn is_closed(view: &View<'_>) -> bool {
 }
 
 /// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it
-/// froze when somebody else ended the window. The agent of a Windows guest is held to the same: VSS
-/// gives up after a time that is known, and then no answer of the thaw can be true.
+/// froze when something else ended the window. The agent of a Windows guest is held to the same: VSS
+/// gives up after a known time, and after that no answer of the thaw can be true.
 pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
     let window = view.window()?;
     let marks = view.marks();

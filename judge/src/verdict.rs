@@ -69,7 +69,7 @@ pub struct Verdict {
     pub timings_ms: Timings,
     /// Operations counted.
     pub counts: Counts,
-    /// What the scenario expected, in words.
+    /// What the scenario expected, as text.
     pub expected: String,
     /// Whether it was met.
     pub outcome: Outcome,

@@ -139,19 +139,24 @@ fn left_nothing(name: &str) -> TrialPage {
 }
 
 fn again(plan: &Plan, scenarios: Option<&Path>) -> String {
-    let mut words = vec![plan.trial.clone(), "--image".to_owned(), plan.image.name.clone()];
+    let mut arguments = vec![plan.trial.clone(), "--image".to_owned(), plan.image.name.clone()];
     if let Hook::File(path) = &plan.hook {
-        words.extend(["--hook".to_owned(), path.to_string_lossy().into_owned()]);
+        arguments.extend(["--hook".to_owned(), path.to_string_lossy().into_owned()]);
     }
     if let Some(uri) = &plan.connect {
-        words.extend(["--connect".to_owned(), uri.clone()]);
+        arguments.extend(["--connect".to_owned(), uri.clone()]);
     }
     if let Some(folder) = scenarios {
-        words.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
+        arguments.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
     }
-    words.extend(["--accel".to_owned(), plan.accel.to_string(), "--seed".to_owned(), plan.seed.to_string()]);
-    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
-    format!("cargo xtask e2e {}", words.join(" "))
+    arguments.extend([
+        "--accel".to_owned(),
+        plan.accel.to_string(),
+        "--seed".to_owned(),
+        plan.seed.to_string(),
+    ]);
+    let arguments: Vec<_> = arguments.iter().map(|argument| quoted(argument)).collect();
+    format!("cargo xtask e2e {}", arguments.join(" "))
 }
 
 fn events(dir: &Path) -> ReadPart<Vec<Event>> {

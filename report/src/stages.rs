@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_that_end_fail_or_stay_open_are_told_apart() {
+    fn stages_that_end_fail_or_stay_open_differ() {
         let event = |t, stage, event| Event { t, stage, event, detail: String::new() };
         let spans = spans(&[
             event(1, Stage::Boot, EventKind::Begin),

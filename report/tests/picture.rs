@@ -35,7 +35,7 @@ fn count(picture: &Picture, wanted: impl Fn(&Client, &Operation) -> bool) -> u64
 }
 
 /// The number that a finding's summary begins with; 0 without the finding.
-fn told(judgement: &Judgement, property: Property) -> u64 {
+fn reported(judgement: &Judgement, property: Property) -> u64 {
     let finding = judgement.findings.iter().find(|finding| finding.property == property);
     finding.map_or(0, |it| it.summary.split(' ').next().unwrap().parse().unwrap())
 }
@@ -57,8 +57,8 @@ fn assert_agree(case: &Case) {
     assert_eq!(flying, judgement.power.in_flight_by);
     assert_eq!(flying.values().sum::<u64>(), judgement.power.in_flight);
     let of = |fates: &[Fate]| count(&picture, |_, it| fates.contains(&it.fate));
-    assert_eq!(of(&[Fate::Lost]), told(&judgement, Property::Durability), "{:?}", judgement.findings);
-    assert_eq!(of(&[Fate::Torn]), told(&judgement, Property::Atomicity), "{:?}", judgement.findings);
+    assert_eq!(of(&[Fate::Lost]), reported(&judgement, Property::Durability), "{:?}", judgement.findings);
+    assert_eq!(of(&[Fate::Torn]), reported(&judgement, Property::Atomicity), "{:?}", judgement.findings);
 }
 
 fn shape(writers: u32, seed: u64) -> Shape {
@@ -105,13 +105,13 @@ fn what_the_verdict_misses_is_lost_in_the_picture() {
             |record: &Record, which: u8| matches!(record, Record::Leg { c: 2, leg, .. } if *leg == which);
         let lost = without(&world, |record| of(record, 0) || of(record, 1)).case().unwrap();
         assert_agree(&lost);
-        assert!(told(&judge(&lost), Property::Durability) > 0);
+        assert!(reported(&judge(&lost), Property::Durability) > 0);
         let rows = without(&world, |it| matches!(it, Record::Follow { table, .. } if table == "second_tx"));
         let judgement = judge(&rows.case().unwrap());
         let all = picture(&rows.case().unwrap()).unwrap();
         let lost =
             count(&all, |client, it| client.table.as_deref() == Some("second_tx") && it.fate == Fate::Lost);
-        assert_eq!(lost, told(&judgement, Property::Durability));
+        assert_eq!(lost, reported(&judgement, Property::Durability));
         assert!(count(&all, |client, it| client.table.is_none() && it.fate == Fate::Lost) == 0);
     }
 }
@@ -121,7 +121,7 @@ fn halves_are_torn_and_the_future_is_no_past() {
     let world = World::new(&Shape { load_ms: 120, ..shape(5, 3) });
     let case = without(&world, |record| matches!(record, Record::Leg { c: 1, leg: 1, .. })).case().unwrap();
     let halves = count(&picture(&case).unwrap(), |_, it| it.fate == Fate::Torn);
-    assert!(halves > 0 && halves == told(&judge(&case), Property::Atomicity));
+    assert!(halves > 0 && halves == reported(&judge(&case), Property::Atomicity));
     // As if all had been seen long after the snapshot.
     let mut late = world.clone();
     let after = |record: &&Entry| matches!(record, Entry::Ok { t, .. } if *t > world.times.t1);
@@ -144,7 +144,7 @@ fn halves_are_torn_and_the_future_is_no_past() {
 }
 
 #[test]
-fn nothing_is_lost_where_nothing_was_seen() {
+fn nothing_is_lost_where_nothing_was_observed() {
     let mut world = World::new(&shape(5, 1));
     world.image.pop();
     let cut = picture(&world.case().unwrap()).unwrap();
@@ -154,7 +154,7 @@ fn nothing_is_lost_where_nothing_was_seen() {
         None => it.fate == Fate::RolledBack && client.table.is_none(),
     };
     assert!(cut.clients.iter().all(|client| client.operations.iter().all(|it| plain(client, it))));
-    // A table that could not be read tells nothing; the others do.
+    // A table that could not be read shows nothing; the others do.
     let mut world = World::new(&shape(5, 1));
     let error = Record::TableError { table: "nt".into(), error: "1034".into(), gone: false };
     world.image.insert(0, error);
@@ -252,7 +252,7 @@ impl Run {
     fn page(&self) -> String {
         let root = self.root.path().canonicalize().unwrap();
         let page = render(&read::page(std::slice::from_ref(&root), &root, Path::new("/nowhere")).unwrap());
-        // To be looked at.
+        // For a look in a browser.
         if let Some(folder) = std::env::var_os("FREEZEFRAME_PAGES") {
             let name = std::thread::current().name().unwrap_or("page").replace(':', "_");
             fs::write(Path::new(&folder).join(format!("{name}-{}.html", page.len())), &page).unwrap();

@@ -28,7 +28,7 @@ pub fn row<'a>(cells: impl IntoIterator<Item = (&'a str, &'a str)>) {
 }
 
 /// Flushes the last of the results. An error is why some of them were lost, as on a disk that is
-/// full; it is none that nobody wanted them any more.
+/// full; a reader that has gone away is no error.
 pub fn end() -> io::Result<()> {
     let flushed = io::stdout().flush();
     match LOST.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(flushed, Err) {

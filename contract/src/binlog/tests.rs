@@ -95,9 +95,9 @@ fn a_log_is_closed_by_its_last_event_and_by_its_first() {
     let mut log = Made::new();
     log.transfer((1, 1), true);
     assert!(is_in_use(&log.0[..]));
-    assert!(is_in_use(&closed(&log)[..]), "somebody cleared its flag");
+    assert!(is_in_use(&closed(&log)[..]), "something cleared its flag");
     log.event(kind::STOP, &[]);
-    assert!(is_in_use(&log.0[..]), "somebody else wrote the last event");
+    assert!(is_in_use(&log.0[..]), "something else wrote the last event");
     let whole = closed(&log);
     assert!(!is_in_use(&whole[..]));
     for cut in [0, 3, 4, 10, whole.len() - 1] {
@@ -160,12 +160,12 @@ fn a_changed_byte_is_noticed() {
 
 #[test]
 fn what_cannot_be_read_says_so() {
-    let told = |log: &[u8]| read(log).unwrap_err().to_string();
-    assert_eq!(told(b"\xfdbin encrypted by MySQL"), "it is encrypted");
-    assert_eq!(told(b"#!/bin/sh"), "it is not a binary log of version 4");
-    assert_eq!(told(&Made::new().event(164, &[0; 17]).0), "it is encrypted");
-    assert_eq!(told(&Made::new().event(166, &[0; 17]).0), "its rows are compressed");
-    assert_eq!(told(&Made::new().event(40, &[0; 17]).0), "its rows are compressed");
+    let refusal = |log: &[u8]| read(log).unwrap_err().to_string();
+    assert_eq!(refusal(b"\xfdbin encrypted by MySQL"), "it is encrypted");
+    assert_eq!(refusal(b"#!/bin/sh"), "it is not a binary log of version 4");
+    assert_eq!(refusal(&Made::new().event(164, &[0; 17]).0), "it is encrypted");
+    assert_eq!(refusal(&Made::new().event(166, &[0; 17]).0), "its rows are compressed");
+    assert_eq!(refusal(&Made::new().event(40, &[0; 17]).0), "its rows are compressed");
 }
 
 /// Random bytes where a decoder looks, behind a right checksum.

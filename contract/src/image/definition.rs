@@ -15,7 +15,7 @@ use super::layout::{Bind, DiskLayout, FsKind, LoopLayout};
 use super::manifest::AgentFacts;
 use super::origin::{Origin, ServerFacts};
 
-/// `images/NAME.toml`: what an image shall be.
+/// `images/NAME.toml`: what an image must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// The file's name without `.toml`.

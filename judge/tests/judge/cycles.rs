@@ -225,7 +225,7 @@ fn a_refused_cycle_hides_no_bad_backup() {
 }
 
 #[test]
-fn a_history_that_breaks_off_tells_of_the_cycles_before() {
+fn a_history_that_breaks_off_keeps_the_cycles_before() {
     let mut two = Two::new(1);
     let whole = two.judge(1, 1);
     assert!(matches!(two.history.pop(), Some(Entry::End { .. })));
@@ -233,7 +233,7 @@ fn a_history_that_breaks_off_tells_of_the_cycles_before() {
     let last = two.judge(2, 2);
     assert_eq!(last.grade, Grade::Unknown);
     assert!(last.reason.contains("breaks off"), "{}", last.reason);
-    // And it still tells a right observation from a wrong one.
+    // And it still distinguishes a right observation from a wrong one.
     assert!(breaks(&two.judge(1, 2), &[Property::NoFuture]));
 }
 

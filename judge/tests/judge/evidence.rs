@@ -25,7 +25,7 @@ const MARKS: Needed = (
 /// What needs a record of the history. A new kind of record does not compile before it has its line here.
 fn needed_by_entry(entry: &Entry) -> Needed {
     match entry {
-        // Without these the rest is refused, or tells of operations that nobody sent.
+        // Without these the rest is refused, or has operations that were never sent.
         Entry::Setup(_) => ("setup", &[Property::Starts, Property::LockProbe, Property::TableCheck]),
         Entry::Invoke { .. } => ("invoke", &[Property::NoFuture]),
         Entry::Ok { .. } => ("ok", &[Property::Durability]),
@@ -85,7 +85,7 @@ fn needed_by_record(record: &Record) -> Needed {
     }
 }
 
-/// What rests on nothing but what a hook owes to nobody: the top grade stands without it.
+/// Properties that rest only on what no hook must provide: the top grade stands without it.
 fn is_owed(property: Property) -> bool {
     !matches!(property, Property::RecordedPosition | Property::RollForward)
 }
@@ -105,11 +105,11 @@ fn hold_without(world: &World, name: &str, needed: &[Property]) -> Option<String
     if top {
         return Some(format!("without {name} the grade is {}", judgement.reason));
     }
-    let told = needed.iter().all(|property| {
+    let reported = needed.iter().all(|property| {
         judgement.power.not_examined.contains_key(property)
             || judgement.properties[property] != Status::NotApplicable(String::new())
     });
-    (!told).then(|| format!("without {name} nothing says what was not examined"))
+    (!reported).then(|| format!("without {name} nothing reports what was not examined"))
 }
 
 #[test]
@@ -191,13 +191,13 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             (probe.t, probe.end, probe.since) = (f1, f1 + 1, probe.since.and(Some(f1 + 1)));
         });
     }),
-    ("probes looked at before the snapshot only", Property::LockProbe, |world| {
+    ("probes polled before the snapshot only", Property::LockProbe, |world| {
         let s0 = world.times.s0;
         for probe in probes(world).filter(|probe| probe.round == Round::Snapshot) {
             (probe.end, probe.since) = (s0 - 1, probe.since.map(|since| since.min(s0 - 1)));
         }
     }),
-    ("probes looked at until within the snapshot", Property::LockProbe, |world| {
+    ("probes polled until the middle of the snapshot", Property::LockProbe, |world| {
         let s1 = world.times.s1;
         probes(world).filter(|probe| probe.round == Round::Snapshot).for_each(|probe| probe.end = s1 - 1);
     }),
@@ -254,8 +254,8 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             (probe.t, probe.since) = (s0 - 2, Some(s0 - 1));
         }
     }),
-    ("the thaw told no count", Property::LockIdentity, |world| forget_detail(world, Mark::ThawOk)),
-    ("the freeze told no count", Property::DiskSilence, |world| forget_detail(world, Mark::FreezeOk)),
+    ("the thaw reported no count", Property::LockIdentity, |world| forget_detail(world, Mark::ThawOk)),
+    ("the freeze reported no count", Property::DiskSilence, |world| forget_detail(world, Mark::FreezeOk)),
     ("writes counted twice within a moment", Property::DiskSilence, |world| {
         let f1 = world.times.f1;
         for entry in &mut world.history {
@@ -369,7 +369,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
     ("position held against no GTIDs", Property::RecordedPosition, |world| {
         drop_records(world, |record| matches!(record, Record::Gtid { of: ServerState::Restored, .. }));
     }),
-    ("a stopped server of which nobody knows whether it recovered", Property::LockProbe, |world| {
+    ("a stopped server that may have recovered or not", Property::LockProbe, |world| {
         stop_server(world);
         for record in &mut world.image {
             if let Record::Server { recovered, .. } = record {
@@ -385,7 +385,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         }
     }),
     (
-        "prepared transactions counted in a log without the engine's words",
+        "prepared transactions counted in a log without messages of the engine",
         Property::NoPreparedTransactions,
         |world| {
             for record in &mut world.image {
@@ -405,7 +405,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
     ("where the binary logs are is not known", Property::Starts, |world| {
         drop_directories(world, |holds| holds == Holds::Binlogs);
     }),
-    ("data on a disk that nobody examined", Property::Starts, |world| {
+    ("data on a disk that was not examined", Property::Starts, |world| {
         for entry in &mut world.history {
             if let Entry::Directory { on, .. } = entry {
                 *on = Some("vdz".into());
@@ -441,7 +441,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         world.history.retain(|entry| client_of(entry) != Some(idle));
         drop_records(world, |record| matches!(record, Record::Follow { table, .. } if table == "second_nt"));
     }),
-    ("probes that tell of no row", Property::NoFutureStrict, |world| {
+    ("probes that name no row", Property::NoFutureStrict, |world| {
         probes(world).for_each(|probe| probe.row = None);
     }),
     ("the lock last seen long before the thaw", Property::LockIdentity, |world| {
@@ -496,7 +496,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             probe.row = probe.row.map(|_| 1);
         }
     }),
-    ("a row of a probe that nobody had sent", Property::NoFuture, |world| {
+    ("a row of a probe that had not been sent", Property::NoFuture, |world| {
         for record in &mut world.image {
             if let Record::ProbeRows { rows } = record {
                 rows.push(9_999);
@@ -584,7 +584,7 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
             }
         }
     }),
-    ("a stopped server, and a thaw that does not tell what it found", Property::DiskSilence, |world| {
+    ("a stopped server, and a thaw that does not report what it found", Property::DiskSilence, |world| {
         stop_server(world);
         forget_detail(world, Mark::ThawOk);
     }),
@@ -757,8 +757,8 @@ fn a_top_grade_names_its_power() {
     assert!(power.resolution_ms.is_some_and(|ms| (1.0..200.0).contains(&ms)), "{:?}", power.resolution_ms);
     assert!(power.silence_ms.is_some_and(|ms| ms < 100.0));
     assert!(power.not_examined.is_empty(), "{:?}", power.not_examined);
-    let told = format!("{} writes in flight through", power.in_flight);
-    assert!(judgement.reason.contains(&told), "{}", judgement.reason);
+    let expected = format!("{} writes in flight through", power.in_flight);
+    assert!(judgement.reason.contains(&expected), "{}", judgement.reason);
     assert!(
         judgement.reason.contains("2 COMMITs waited for the server's lock until the thaw"),
         "{}",

@@ -177,7 +177,7 @@ fn the_reader_names_file_line_and_reason() {
 }
 
 #[test]
-fn what_an_observation_says_once_is_refused_the_second_time() {
+fn a_record_that_an_observation_has_once_is_refused_the_second_time() {
     let records = [
         r#"{"o":"heartbeats","disk":"vda","count":1}"#,
         r#"{"o":"ddl_tables","tables":[]}"#,

@@ -53,8 +53,8 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("sent after the freeze, there", Property::NoFutureStrict, CrashConsistent, sent_under_freeze),
     ("row sent under the freeze, there", Property::NoFutureStrict, CrashConsistent, row_under_freeze),
     ("transfer of an unknown client", Property::NoFuture, Inconsistent, unknown_client),
-    ("transfer that nobody sent", Property::NoFuture, Inconsistent, unsent_transfer),
-    ("row that nobody sent", Property::NoFuture, Inconsistent, unsent_row),
+    ("transfer that was never sent", Property::NoFuture, Inconsistent, unsent_transfer),
+    ("row that was never sent", Property::NoFuture, Inconsistent, unsent_row),
     ("counter of an unknown client", Property::NoFuture, Inconsistent, unknown_counter),
     ("what was read is lost", Property::CausalOrder, Inconsistent, lose_dependency),
     (
@@ -115,7 +115,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("synced heartbeat lost", Property::OutsideFiles, Inconsistent, lose_heartbeat),
     ("all heartbeats of a disk lost", Property::OutsideFiles, Inconsistent, lose_heartbeats),
     ("heartbeat from after the freeze", Property::OutsideFiles, CrashConsistent, late_heartbeat),
-    ("heartbeat that nobody asked for", Property::OutsideFiles, Inconsistent, stray_heartbeat),
+    ("heartbeat that was never requested", Property::OutsideFiles, Inconsistent, stray_heartbeat),
     ("heartbeat torn", Property::OutsideFiles, CrashConsistent, torn_heartbeat),
     ("one disk stopped earlier", Property::DiskAgreement, Inconsistent, early_disk),
     ("one disk stopped later", Property::DiskAgreement, Inconsistent, late_disk),
@@ -129,7 +129,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("acked bulk statement lost", Property::NonTransactionalDurability, Inconsistent, lose_bulk),
     ("bulk row damaged", Property::Checksums, Unusable, torn_bulk),
     ("bulk statement from after the snapshot", Property::NoFuture, Inconsistent, late_bulk),
-    ("bulk statement that nobody sent", Property::NoFuture, Inconsistent, stray_bulk),
+    ("bulk statement that was never sent", Property::NoFuture, Inconsistent, stray_bulk),
     ("bulk table crashed", Property::TableCheck, Inconsistent, bulk_crashed),
     ("recorded GTID ahead", Property::RecordedPosition, CrashConsistent, gtid_ahead),
     ("restored server without GTIDs", Property::RecordedPosition, CrashConsistent, gtid_forgotten),
@@ -143,7 +143,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("schema change sent under the freeze, there", Property::NoFutureStrict, CrashConsistent, |world| {
         one_more_step(world, world.times.f1 + 1, None, true);
     }),
-    ("schema change that nobody sent", Property::NoFuture, Inconsistent, |world| {
+    ("schema change that was never sent", Property::NoFuture, Inconsistent, |world| {
         let held = schema_changes_held(world);
         cut_schema_changes(world, held);
         set_schema_changes(world, held + 1);
@@ -268,7 +268,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
         let before = world.times.s0 - 1;
         release_lock(world, before);
     }),
-    ("the lock ended before the thaw was asked for", Property::LockIdentity, CrashConsistent, |world| {
+    ("the lock ended before the thaw was requested", Property::LockIdentity, CrashConsistent, |world| {
         let early = world.times.s1 + 1;
         release_lock(world, early);
     }),
@@ -424,7 +424,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("bulk statement inside the window", Property::WindowSilence, CrashConsistent, |world| {
         one_more_statement(world, world.times.f1 + 1, Some(world.times.t0 - 1), 100);
     }),
-    ("schema changed, and nobody changes schemas", Property::NoFuture, Inconsistent, |world| {
+    ("schema changed, although the load changes none", Property::NoFuture, Inconsistent, |world| {
         world.history.retain(|entry| !matches!(entry, Entry::SchemaChange { .. }));
         set_schema_changes(world, 1);
     }),
@@ -705,7 +705,7 @@ const LEGAL: &[(&str, Mutation)] = &[
         stop_server(world);
         thaw_fails(world);
     }),
-    ("the server was stopped cleanly, and one probe tells nothing", |world| {
+    ("the server was stopped cleanly, and one probe shows nothing", |world| {
         stop_server(world);
         answer_where(world, ProbeAnswer::Error, |probe| probe.kind == ProbeKind::Commit && probe.door == 1);
     }),
@@ -1527,7 +1527,7 @@ fn late_heartbeat(world: &mut World) {
     *held(world, "vda") += 1;
 }
 
-/// Every heartbeat that was ever asked for is there.
+/// Every heartbeat that was ever requested is there.
 fn future_heartbeat(world: &mut World) {
     let sent =
         world.history.iter().filter(|entry| matches!(entry, Entry::Heartbeat { disk, .. } if disk == "vda"));
@@ -1768,7 +1768,7 @@ fn set_log_in_use(world: &mut World, open: bool) {
     }
 }
 
-/// What the restored server's log tells.
+/// Sets what the restored server's log contains.
 struct Told<'a> {
     recovered: &'a mut Option<bool>,
     corruption: &'a mut Vec<String>,

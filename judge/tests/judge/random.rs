@@ -50,7 +50,7 @@ proptest! {
             matches!(judgement.grade, Grade::CrashConsistent | Grade::Unknown),
             "{}: {:#?}", judgement.reason, judgement.findings
         );
-        // The cut itself is right: only what tells of the missing freeze may speak.
+        // The cut itself is right: only properties about the missing freeze may be broken.
         for finding in &judgement.findings {
             prop_assert_eq!(finding.id.as_str(), "Q1");
         }

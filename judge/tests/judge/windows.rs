@@ -9,7 +9,7 @@ use judge::{Case, judge};
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// What the agent told, what the freeze counted, how long the window was, how
+/// What the agent reported, what the freeze counted, how long the window was, how
 /// the thaw ended.
 struct Row {
     os: &'static str,
@@ -53,7 +53,7 @@ fn findings(row: &Row) -> Vec<(Property, String)> {
         Entry::End { t: thawed + 2 },
     ];
     let judgement = judge(&Case::new(history, None::<Vec<Record>>).unwrap());
-    // Elsewhere a lock must have been seen, and a count be told.
+    // On other systems a lock must have been observed and a count reported.
     let examined = |property| !matches!(&judgement.properties[&property], Status::NotApplicable(_));
     if row.os == WINDOWS {
         assert!(examined(Property::DiskSilence) && examined(Property::LockIdentity), "{judgement:#?}");
@@ -110,7 +110,7 @@ fn what_vss_cannot_have_held_is_a_finding() {
             Some((Property::DiskSilence, "the freeze reached no volume at all")),
         ),
         (
-            "a window that somebody else ended",
+            "a window that something else ended",
             Row { thaw: Ok("0"), ..GOOD },
             Some((Property::LockIdentity, "the window was over before the thaw was requested")),
         ),
