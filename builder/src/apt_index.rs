@@ -1,4 +1,4 @@
-//! What a distribution would install today, asked of its package mirror.
+//! What a distribution would install today, according to its package mirror.
 //!
 //! An image is built again when one of its packages has a new version, and not
 //! because the mirror published something else. So what counts is the list of
@@ -19,7 +19,7 @@ use xshell::{Cmd, Shell};
 use super::recipe::{Recipe, sorted_entries};
 use super::store::Store;
 
-/// All images are for one architecture, whatever the host's.
+/// All images are for this architecture; the host may have another.
 const ARCHITECTURE: &str = "amd64";
 
 /// The keys of Ubuntu's archive, where Debian's package `ubuntu-keyring`, and Ubuntu itself, has them.
@@ -62,7 +62,7 @@ impl AptIndex {
     pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
         let sh = shell()?;
-        // It would read all packages once more, for nobody, and take three times as long.
+        // Without it apt would build a cache that nobody reads, and take three times as long.
         let update = self.apt_get(&sh).args(["--option=pkgCacheFile::Generate=false", "update"]);
         if let Err(reason) = command::read(update) {
             if matches!(reason, CommandError::NotInstalled(_)) {
@@ -99,7 +99,7 @@ impl AptIndex {
         Ok(packages)
     }
 
-    /// The same, as far as it is known without asking anybody.
+    /// The same, if it is known already.
     pub(crate) fn known(&self, recipe: &Recipe) -> Result<Option<String>, Failure> {
         Ok(self.resolution(recipe)?.and_then(|file| fs::read_to_string(file).ok()))
     }
@@ -143,8 +143,8 @@ impl AptIndex {
         if self.dir.join("sources.list").is_file() {
             return Ok(());
         }
-        // mmdebstrap knows the sources of a release; asked for nothing else,
-        // it writes them without touching the network.
+        // mmdebstrap knows the sources of a release, and writes them without touching
+        // the network when that is all it has to do.
         let sh = shell_in(&self.dir)?;
         let mmdebstrap = mmdebstrap(&sh)?
             .args(["--variant=custom", "--format=null", "--skip=update"])
@@ -153,7 +153,7 @@ impl AptIndex {
             .args(&self.sources);
         command::read(mmdebstrap).map(drop).map_err(|reason| {
             Failure::Infrastructure(format!(
-                "mmdebstrap cannot tell the package sources of {}. {reason}",
+                "the package sources of {} cannot be found. {reason}",
                 self.release
             ))
         })
@@ -172,9 +172,9 @@ impl AptIndex {
     }
 }
 
-/// What mmdebstrap must be told of where packages are: for Debian the mirror, if
-/// there is one, because it knows the rest; for Ubuntu everything, because it knows
-/// only the releases that were there when the host's copy of it was.
+/// Where mmdebstrap gets packages: for Debian the mirror, if there is one, because it
+/// knows the rest; for Ubuntu every source, because it knows only the releases that are
+/// older than the host's copy of it.
 pub(super) fn sources(definition: &Definition) -> Vec<String> {
     let Definition { release, mirror, .. } = definition;
     if definition.distro != "ubuntu" {
@@ -209,9 +209,8 @@ pub(super) fn prefer_released(release: &str) -> String {
     format!("APT::Default-Release \"{release}\"")
 }
 
-/// Takes indexes that are signed, but past their date: a mirror of an unstable
-/// release may stand still for weeks, and a guest that reaches nothing is safe
-/// with old packages.
+/// Accepts indexes that are signed but expired: a mirror of an unstable release may
+/// not be updated for weeks, and old packages are safe in a guest without a network.
 pub(crate) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
 
 /// Keeps apt away from the configuration and the state of the host.

@@ -1,5 +1,5 @@
-//! What an image would be made of today, whatever it is made of: packages of
-//! the one family or the other, or a disk.
+//! The inputs that are available for an image today: packages of its
+//! distribution, or a disk.
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -15,8 +15,8 @@ use super::recipe::Recipe;
 use super::repositories::Repositories;
 use super::store::Store;
 
-/// Asks the distributions of these recipes what they offer today: each once,
-/// and side by side, because it is mostly waiting.
+/// Reads the package indexes of the distributions of these recipes: each once,
+/// and all at the same time, because most of it is waiting.
 pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> {
     let of = |family| {
         recipes
@@ -34,11 +34,11 @@ pub(super) fn refresh(store: &Store, recipes: &[Recipe]) -> Result<(), Failure> 
             let apt_indexes = apt_indexes.values().map(|index| scope.spawn(|| index.refresh()));
             let repositories =
                 repositories.values().map(|repositories| scope.spawn(|| repositories.refresh()));
-            let asked: Vec<_> = apt_indexes.chain(repositories).collect();
-            asked.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            let threads: Vec<_> = apt_indexes.chain(repositories).collect();
+            threads.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })
     };
-    Steps::of("packages").step("ask the distributions for today's", wait)
+    Steps::of("packages").step("read the indexes of the distributions", wait)
 }
 
 /// What a recipe would be built of, as of the last [`refresh`]: part of its digest.
@@ -50,7 +50,7 @@ pub(super) fn packages(store: &Store, recipe: &Recipe) -> Result<String, Failure
     }
 }
 
-/// The same, as far as it is known without asking anybody.
+/// The same, if it is known already.
 pub(super) fn known(store: &Store, recipe: &Recipe) -> Result<Option<String>, Failure> {
     match (&recipe.definition.origin, recipe.definition.family) {
         (Origin::Existing(disk), _) => existing::state(disk).map(Some),

@@ -17,10 +17,10 @@ use super::repositories::Repositories;
 use super::store::{ImageState, LockedStore, Scratch, Store};
 use super::{available, cloud, deb, disks, existing, overlay, rpm};
 
-/// What a build needs beside the disk that it makes: the unpacked root and the downloads.
+/// The space that a build needs besides the disk that it makes, for the unpacked root and the downloads, MiB.
 const WORK_MIB: u64 = 2048;
 
-/// What it took to bring an image up to date.
+/// How an image was brought up to date.
 #[derive(Debug)]
 pub enum BuildOutcome {
     /// Nothing that it depends on has changed.
@@ -73,7 +73,7 @@ fn build(
         Origin::CloudImage(image) => {
             (Boot::Firmware, cloud::build(recipe, image, &store.cloud(), scratch, log)?)
         }
-        Origin::Existing(disk) => return existing::take(recipe, disk, digest, scratch, log),
+        Origin::Existing(disk) => return existing::build(recipe, disk, digest, scratch, log),
     };
     let left = scratch.path().join("freezeframe");
     let manifest = Manifest {
@@ -83,7 +83,7 @@ fn build(
     write_manifest(&manifest, scratch)
 }
 
-/// Installs packages into an empty root, and writes disks and a kernel of it.
+/// Installs packages into an empty root, and makes disks and a kernel from it.
 fn from_packages(
     store: &Store,
     recipe: &Recipe,
@@ -115,11 +115,12 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
         Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
         Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
         Origin::Existing(disk) => {
-            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, e))?;
+            let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("inspect", &disk.file, e))?;
             metadata.len() / (1024 * 1024)
         }
     };
-    let (needed, free) = (size + WORK_MIB, host::free_mib(path)?);
+    let free = host::free_mib(path).map_err(|e| Failure::io("inspect", path, e))?;
+    let needed = size + WORK_MIB;
     if free < needed {
         return Err(Failure::Infrastructure(format!(
             "building `{}` needs {needed} MiB in {}, and {free} MiB are free. Make room, for instance with \
@@ -131,7 +132,7 @@ fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The data directory that the server says it has.
+/// The data directory that the server reported.
 fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
     let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, e))?;
     let datadir: PathBuf = Path::new(text.trim()).components().collect();
@@ -139,20 +140,20 @@ fn read_datadir(file: &Path) -> Result<PathBuf, Failure> {
         return Ok(datadir);
     }
     Err(Failure::Infrastructure(format!(
-        "the server names no data directory: {} holds `{}`.",
+        "the server reported no data directory: {} holds `{}`.",
         file.display(),
         text.trim()
     )))
 }
 
-/// The versions of the packages that the recipe asks for by name.
+/// The versions of the packages that the recipe names.
 fn read_versions(recipe: &Recipe, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let text = fs::read_to_string(file).map_err(|e| Failure::io("read", file, e))?;
-    let asked = recipe.packages();
+    let requested = recipe.packages();
     Ok(text
         .lines()
         .filter_map(|line| line.split_once(' '))
-        .filter(|(name, _)| asked.contains(name))
+        .filter(|(name, _)| requested.contains(name))
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect())
 }

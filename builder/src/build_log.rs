@@ -10,7 +10,7 @@ use tooling::command::{self, CommandError};
 use tooling::error::Failure;
 use xshell::Cmd;
 
-/// As much of a log as an error shows.
+/// How much of a log an error shows.
 const SHOWN_LINES: usize = 12;
 const SHOWN_COLUMNS: usize = 200;
 
@@ -23,13 +23,13 @@ pub(crate) struct BuildLog {
 }
 
 impl BuildLog {
-    /// Starts the log of a build of `image` anew.
+    /// Creates the log of a build of `image`, or empties that of the last one.
     pub(crate) fn create(path: PathBuf, image: &str) -> Result<Self, Failure> {
         File::create(&path).map_err(|e| Failure::io("create", &path, e))?;
         Ok(Self { image: image.to_owned(), path, steps: Steps::of(image) })
     }
 
-    /// Does one stage of the build, and shows it meanwhile.
+    /// Does one stage of the build, and shows it while it is under way.
     pub(crate) fn stage<T>(
         &self,
         what: &str,

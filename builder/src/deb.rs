@@ -34,7 +34,7 @@ pub(super) fn install(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result
     Ok(())
 }
 
-/// What mmdebstrap is told. Without root it can only write a tar file.
+/// The arguments of mmdebstrap. Without root it can only write a tar file.
 fn arguments(recipe: &Recipe, root: bool) -> Vec<String> {
     let definition = &recipe.definition;
     let mut arguments = vec![
@@ -67,10 +67,10 @@ mod tests {
 
     use super::*;
 
-    /// Everything that mmdebstrap is told for a release of Ubuntu, which the
-    /// tests cannot build.
+    /// Every argument of mmdebstrap for a release of Ubuntu, which the tests cannot
+    /// build.
     #[test]
-    fn ubuntu_is_asked_for_as_the_snapshots_say() {
+    fn ubuntu_gets_the_arguments_of_the_snapshots() {
         let images = host::repository().join("images");
         for name in ["jammy-mysql", "noble-mysql", "noble-mariadb", "resolute-mysql"] {
             let definition = Definition::named(&images, name).unwrap();

@@ -27,7 +27,7 @@ const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,fi
 /// The same of XFS; and GRUB, which reads the snapshot, must know them as well.
 const XFS_FEATURES: &str = "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=0,inobtcount=0";
 
-/// Writes every disk, and tells what they hold.
+/// Writes every disk, and returns what they hold.
 pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &BuildLog) -> Result<Vec<Disk>, Failure> {
     let layout = &recipe.definition.disks;
     for bind in &recipe.definition.binds {
@@ -50,7 +50,7 @@ pub(super) fn write(recipe: &Recipe, scratch: &Scratch, log: &BuildLog) -> Resul
     layout.iter().map(|disk| write_disk(disk, scratch, log)).collect()
 }
 
-/// The loops, as a manifest tells of them.
+/// The loops, as a manifest describes them.
 pub(super) fn loops(definition: &Definition) -> Vec<Loop> {
     let loops = definition.loops.iter();
     loops
@@ -153,14 +153,14 @@ fn placed(fs: &FileSystemLayout, start: u64) -> FileSystem {
     FileSystem { name, start, bytes: size_mib * MIB, fs, mount }
 }
 
-/// Writes a volume group to a new disk, and tells where its volumes begin,
+/// Writes a volume group to a new disk, and returns where its volumes begin,
 /// bytes. The kernel's device mapper is not used: the metadata are LVM's, the
 /// volumes are linear, and nothing is activated.
 fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &BuildLog) -> Result<Vec<u64>, Failure> {
     if !host::is_root() {
         return Err(Failure::Infrastructure(format!(
-            "the volume group `{group}` takes a loop device, and so root. Build this image as root; every other one \
-             builds without."
+            "the volume group `{group}` takes a loop device, which takes root. Build this image as root; the others do \
+             not need it."
         )));
     }
     File::create(file)
@@ -195,7 +195,10 @@ fn write_group(group: &str, disk: &DiskLayout, file: &Path, log: &BuildLog) -> R
         .iter()
         .map(|fs| {
             start_of(&fs.name, group, &text).ok_or_else(|| {
-                Failure::Infrastructure(format!("lvm does not tell where {} lies: {text}", fs.name))
+                Failure::Infrastructure(format!(
+                    "lvm reported no place for the volume {}. It printed:\n{text}",
+                    fs.name
+                ))
             })
         })
         .collect()
@@ -233,7 +236,7 @@ impl Drop for LoopDevice {
     }
 }
 
-/// The owner of a directory as `UID:GID`, seen from where the disks are made.
+/// The owner of a directory as `UID:GID`, in the user namespace in which the disks are made.
 fn owner(dir: &Path, mount: &Path) -> Result<String, Failure> {
     let sh = shell()?;
     let output = command::output(cmd!(NamespaceRoot(&sh), "stat --format %u:%g {dir}"))?;

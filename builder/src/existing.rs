@@ -1,5 +1,5 @@
-//! An image from a disk that somebody has already. It is copied and taken as it
-//! is; one boot on overlays shows whether it holds what its definition claims.
+//! An image from a disk that somebody has already. It is copied
+//! unchanged; one boot on overlays shows whether it holds what its definition claims.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -22,15 +22,15 @@ use super::{disks, partitions};
 
 /// What a build depends on besides the definition: the disk as it is now.
 pub(super) fn state(disk: &Existing) -> Result<String, Failure> {
-    let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("look at", &disk.file, e))?;
+    let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("inspect", &disk.file, e))?;
     let (len, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     let password = fs::read_to_string(&disk.password_file);
     let password = password.map_err(|e| Failure::io("read", &disk.password_file, e))?;
     Ok(format!("{} {len} {seconds} {nanoseconds} {password}", disk.file.display()))
 }
 
-/// Makes the image of `recipe` of a disk, and its manifest, in `scratch`.
-pub(super) fn take(
+/// Makes the image of `recipe` from a disk, and its manifest, in `scratch`.
+pub(super) fn build(
     recipe: &Recipe,
     disk: &Existing,
     digest: &str,
@@ -40,7 +40,7 @@ pub(super) fn take(
     partitions::check_root(recipe)?;
     let image = scratch.image();
     let secret = image.join("load.secret");
-    // With its mode, which the definition's check has seen.
+    // With its mode, which was checked with the definition.
     fs::copy(&disk.password_file, &secret).map_err(|e| Failure::io("copy", &disk.password_file, e))?;
     let raw = image.join(partitions::FILE);
     let mounts = log.stage("copy the disk", || {
@@ -91,7 +91,7 @@ fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<InspectionRepo
     if let Some(messages) = supervisor.stderr.take() {
         live::forward(messages);
     }
-    // Its closing, for whatever reason, ends the guest; `wait` would close it too early.
+    // When it is closed, for any reason, the guest ends; `wait` would close it too early.
     let lifeline = supervisor.stdin.take();
     let ended = supervisor.wait();
     drop(lifeline);
@@ -99,8 +99,8 @@ fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<InspectionRepo
     let status = ended.map_err(failed)?;
     InspectionReport::read(dir).map_err(|_| {
         Failure::Infrastructure(format!(
-            "the disk could not be looked at ({status}); the reason stands above. A disk that boots by BIOS and starts \
-             qemu-guest-agent can be."
+            "the disk could not be inspected ({status}); the reason stands above. A disk must boot by BIOS and start \
+             qemu-guest-agent."
         ))
     })
 }

@@ -1,9 +1,9 @@
-//! Programs of other Debian releases, beside those that the host has: agents
+//! Programs of other Debian releases than the host's: agents
 //! and a MySQL server that the hooks are tested with.
 //!
 //! ```text
 //! target/roots/NAME/           the unpacked packages, as in the root of such a machine
-//! target/roots/NAME/run/PROGRAM  starts a program of theirs, with their libraries
+//! target/roots/NAME/run/PROGRAM  starts one of the programs, with the libraries of its release
 //! target/roots/NAME/run/made-by  what it was made by
 //! target/roots/log/NAME.log      the last time that it was made
 //! ```
@@ -29,7 +29,7 @@ use crate::build_log::BuildLog;
 struct Tree {
     name: &'static str,
     release: &'static str,
-    /// Whether the release's backports come before it.
+    /// Whether packages of the release's backports are available too.
     backports: bool,
     packages: &'static [&'static str],
     /// Paths in the tree.
@@ -78,7 +78,7 @@ pub fn ensure() -> Result<(), Failure> {
 }
 
 impl Tree {
-    /// All that a tree depends on. The versions that a mirror has today are not part of it: tests ask the
+    /// Everything that a tree depends on, except the versions that a mirror has today: tests ask the
     /// programs for theirs.
     fn recipe(&self) -> String {
         let Self { name, release, backports, packages, programs } = self;

@@ -1,4 +1,4 @@
-//! What there is to say of every image that has a definition, built or not.
+//! Describes every image that has a definition, built or not.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -98,12 +98,12 @@ impl Built {
         let version = |package: &str| manifest.versions.get(package).cloned();
         let mut blocks = 0;
         for file in sorted_entries(path)? {
-            blocks += file.metadata().map_err(|e| Failure::io("look at", &file, e))?.blocks();
+            blocks += file.metadata().map_err(|e| Failure::io("inspect", &file, e))?.blocks();
         }
         Ok(Self {
             agent_version: version("qemu-guest-agent"),
             database_version: recipe.server_packages.iter().find_map(|package| version(package)),
-            // A block is 512 bytes, whatever the file system's own.
+            // These blocks have 512 bytes on every file system.
             allocated_mib: blocks / 2048,
             verified: Verified::read(path, &manifest.digest),
             digest: manifest.digest,
@@ -111,7 +111,7 @@ impl Built {
     }
 }
 
-/// The kinds of file systems, the root's first, in as few words as there are disks.
+/// The kinds of file systems, the root's first, one word for each disk.
 fn layout(definition: &Definition) -> String {
     let disk = |disk: &DiskLayout| match disk.group {
         Some(_) => "lvm".to_owned(),
@@ -134,11 +134,11 @@ mod tests {
     #[test]
     fn layouts_are_described_in_few_words() {
         let images = host::definitions();
-        let words = |name: &str| layout(&Definition::named(&images, name).unwrap());
-        assert_eq!(words("bookworm-mariadb"), "ext4");
-        assert_eq!(words("bookworm-mariadb-lvm"), "ext4 + lvm");
-        assert_eq!(words("bookworm-mariadb-xfs-data"), "ext4 + xfs + ext4");
-        assert_eq!(words("bookworm-mariadb-bind"), "ext4 + bind");
+        let described = |name: &str| layout(&Definition::named(&images, name).unwrap());
+        assert_eq!(described("bookworm-mariadb"), "ext4");
+        assert_eq!(described("bookworm-mariadb-lvm"), "ext4 + lvm");
+        assert_eq!(described("bookworm-mariadb-xfs-data"), "ext4 + xfs + ext4");
+        assert_eq!(described("bookworm-mariadb-bind"), "ext4 + bind");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a build leaves beside the disks for trials to read.
+//! The manifest that a build leaves beside the disks, for trials.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

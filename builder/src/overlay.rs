@@ -1,4 +1,4 @@
-//! All that we add to a guest, before its packages come.
+//! Everything that we add to a guest before its packages are installed.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,12 +20,12 @@ pub(super) const BUILD_DIR: &str = "run/freezeframe";
 /// Where the guest keeps the hook as it is in the repository.
 const HOOK_DIR: &str = "usr/share/freezeframe/hook";
 
-/// What the initrd needs to mount the root beside the drivers of the disk, for
-/// the layer's script that makes it: the kernel's module for its file system.
+/// A file for the layer's script that makes the initrd: the kernel modules that it needs to mount
+/// the root besides the drivers of the disk.
 const INITRD_MODULES: &str = "initrd-modules";
 
-/// Writes `overlay.tar` under `scratch`: all that we add to the guest, with
-/// the modes and the owner that it has there.
+/// Writes `overlay.tar` under `scratch`: everything that we add to the guest, with the
+/// modes and the owner that it has there.
 pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(), Failure> {
     let overlay = scratch.join("overlay");
     for layer in &recipe.layers {
@@ -71,13 +71,13 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(
     ))
 }
 
-/// Adds what a guest must know of the disks that are made for it.
+/// Adds what a guest must know about its disks.
 fn write_mounts(recipe: &Recipe, overlay: &Path) -> Result<(), Failure> {
     let layout = &recipe.definition.disks;
     append(&overlay.join("etc/fstab"), &format!("/dev/vda / {} defaults 0 0\n", recipe.root()))?;
     append(&overlay.join("etc/fstab"), &disks::fstab(&recipe.definition))?;
     // Volumes appear as soon as their disk does, and nothing waits for the module
-    // then; a loop device is looked for and not asked for.
+    // then; a loop device is expected to exist already.
     let groups = layout.iter().any(|disk| disk.group.is_some()).then_some("dm_mod\n");
     let loops = (!recipe.definition.loops.is_empty()).then_some("loop\n");
     let modules: String = groups.into_iter().chain(loops).collect();
@@ -141,7 +141,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| Failure::io("change", path, e))
 }
 
-/// Makes up a password: 160 random bits as hex.
+/// A new password: 160 random bits as hex.
 fn make_secret() -> Result<String, Failure> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 20];

@@ -27,13 +27,13 @@ const MIB: u64 = 1 << 20;
 const TARGET: &str = "vda";
 pub(super) const FILE: &str = "vda.raw";
 
-/// What is done here takes root.
+/// Fails unless this is root, which mounting file systems takes.
 pub(super) fn check_root(recipe: &Recipe) -> Result<(), Failure> {
     if host::is_root() {
         return Ok(());
     }
     Err(Failure::Infrastructure(format!(
-        "`{}` is made of a disk with partitions, whose file systems are mounted to look into them, and that takes root. \
+        "`{}` is made of a disk with partitions, whose file systems are mounted to inspect them, and that takes root. \
          Build this image as root.",
         recipe.definition.name
     )))
@@ -69,7 +69,7 @@ pub(super) struct Mounted {
     pub(super) kind: String,
 }
 
-/// The disk, as a manifest tells of it.
+/// The disk, as a manifest describes it.
 pub(super) fn disk(mounts: &[Mounted]) -> Disk {
     let file_systems = mounts.iter().filter_map(|mounted| {
         let Mounted { mount, number, start, bytes, kind } = mounted.clone();
@@ -113,18 +113,18 @@ fn check_qcow2(file: &Path) -> Result<(), Failure> {
 
 /// The partition with the root's file system; `scratch` is a directory for mount points.
 pub(super) fn root(raw: &Path, scratch: &Path) -> Result<Partition, Failure> {
-    Ok(look(raw, scratch)?.1)
+    Ok(inspect(raw, scratch)?.1)
 }
 
 /// What the guest mounts of this disk, the root first and each after those that
 /// hold its mount point.
 pub(super) fn mounts(raw: &Path, scratch: &Path) -> Result<Vec<Mounted>, Failure> {
-    let (partitions, root, fstab) = look(raw, scratch)?;
+    let (partitions, root, fstab) = inspect(raw, scratch)?;
     let mounted = |mount: &str, partition: &Partition| {
         let Partition { number, start, bytes, kind, .. } = partition.clone();
         Mounted { mount: mount.into(), number, start, bytes, kind }
     };
-    let others = places(&fstab, &partitions);
+    let others = mount_points(&fstab, &partitions);
     let mut mounts: Vec<_> = others
         .into_iter()
         .filter(|(mount, partition)| *mount != "/" && partition.number != root.number)
@@ -136,7 +136,7 @@ pub(super) fn mounts(raw: &Path, scratch: &Path) -> Result<Vec<Mounted>, Failure
 }
 
 /// All partitions, the root among them, and its table of file systems.
-fn look(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String), Failure> {
+fn inspect(raw: &Path, scratch: &Path) -> Result<(Vec<Partition>, Partition, String), Failure> {
     let partitions = partitions(raw)?;
     for partition in partitions.iter().filter(|partition| FsKind::of_name(&partition.kind).is_some()) {
         if let Some(fstab) = fstab(raw, partition, scratch)? {
@@ -221,7 +221,7 @@ fn read_table(json: &[u8]) -> Result<Vec<Partition>, TableError> {
     table.partitions.into_iter().map(read).collect()
 }
 
-/// Adds what `blkid --output export` tells of a partition.
+/// Adds what `blkid --output export` prints of a partition.
 fn read_contents(export: &str, partition: &mut Partition) {
     for line in export.lines() {
         match line.split_once('=') {
@@ -234,29 +234,29 @@ fn read_contents(export: &str, partition: &mut Partition) {
 
 /// The table of file systems on this partition, if it holds a distribution's root.
 fn fstab(raw: &Path, partition: &Partition, scratch: &Path) -> Result<Option<String>, Failure> {
-    const LOOK: &str = "mount -t \"$2\" -o \"ro,loop,offset=$3,sizelimit=$4\" \"$1\" \"$5\"
+    const READ_FSTAB: &str = "mount -t \"$2\" -o \"ro,loop,offset=$3,sizelimit=$4\" \"$1\" \"$5\"
         cd \"$5\"
         [ ! -e etc/os-release ] && [ ! -L etc/os-release ] || head -c 65536 etc/fstab";
     let at = tempfile::tempdir_in(scratch).map_err(|e| Failure::io("write to", scratch, e))?;
     let sh = shell()?;
-    let unshare = cmd!(sh, "unshare --mount --propagation private -- sh -euc {LOOK} sh")
+    let unshare = cmd!(sh, "unshare --mount --propagation private -- sh -euc {READ_FSTAB} sh")
         .arg(raw)
         .args([&partition.kind, &partition.start.to_string(), &partition.bytes.to_string()])
         .arg(at.path());
-    let looked = command::output(unshare)?;
-    if !looked.status.success() {
-        let why = String::from_utf8_lossy(&looked.stderr);
+    let read = command::output(unshare)?;
+    if !read.status.success() {
+        let why = String::from_utf8_lossy(&read.stderr);
         warn!("partition {} of the disk cannot be read: {}", partition.number, why.trim());
         return Ok(None);
     }
-    let fstab = String::from_utf8_lossy(&looked.stdout).into_owned();
+    let fstab = String::from_utf8_lossy(&read.stdout).into_owned();
     Ok((!fstab.is_empty()).then_some(fstab))
 }
 
-/// The places at which a table of file systems mounts these partitions.
-fn places<'a>(fstab: &'a str, partitions: &'a [Partition]) -> Vec<(&'a str, &'a Partition)> {
+/// The found at which a table of file systems mounts these partitions.
+fn mount_points<'a>(fstab: &'a str, partitions: &'a [Partition]) -> Vec<(&'a str, &'a Partition)> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
-    let mut places = Vec::new();
+    let mut found = Vec::new();
     for line in fstab.lines() {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let (Some(what), Some(at)) = (words.next(), words.next()) else { continue };
@@ -269,15 +269,15 @@ fn places<'a>(fstab: &'a str, partitions: &'a [Partition]) -> Vec<(&'a str, &'a 
             && at.bytes().all(plain)
             && !at.split('/').any(|part| part == "..")
         {
-            places.push((at, partition));
+            found.push((at, partition));
         }
     }
-    places
+    found
 }
 
 /// Enlarges the disk to `size_mib`, and its last partition, which must be the root.
 pub(super) fn grow(raw: &Path, size_mib: u64, root: &Partition, log: &BuildLog) -> Result<(), Failure> {
-    let (len, wanted) = (raw.metadata().map_err(|e| Failure::io("look at", raw, e))?.len(), size_mib * MIB);
+    let (len, wanted) = (raw.metadata().map_err(|e| Failure::io("inspect", raw, e))?.len(), size_mib * MIB);
     if wanted < len {
         return Err(Failure::Usage(format!(
             "the vendor's disk has {} MiB, and cannot be made smaller. Give a larger `size_mib`, or none.",
@@ -338,7 +338,8 @@ mod tests {
         let partitions = partitions();
         let fstab = "# PARTUUID=ab-1 /not\nPARTUUID=AB-1 / ext4 rw 0 1\nLABEL=UEFI /boot/efi vfat umask=077\n\
             UUID=other /home ext4\nUUID=11-22 /a/../../etc ext4\nLABEL=UEFI none swap\n/dev/sdb /srv ext4\n";
-        let found: Vec<_> = places(fstab, &partitions).into_iter().map(|(at, p)| (at, p.number)).collect();
+        let found: Vec<_> =
+            mount_points(fstab, &partitions).into_iter().map(|(at, p)| (at, p.number)).collect();
         assert_eq!(found, [("/", 1), ("/boot/efi", 15)]);
     }
 }

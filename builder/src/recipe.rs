@@ -88,7 +88,7 @@ impl Recipe {
         })
     }
 
-    /// Every package that is asked for by name, sorted.
+    /// Every package that is named, sorted.
     pub(crate) fn packages(&self) -> Vec<&str> {
         // What the database's layer names is what `server_packages` is made of.
         let database = self.definition.database.name();
@@ -115,12 +115,12 @@ impl Recipe {
     /// The kernel command line.
     pub(crate) fn cmdline(&self) -> String {
         let arguments = self.layers.iter().flat_map(|layer| &layer.layer.arguments);
-        let mut words: Vec<_> = arguments.map(|argument| argument.value.clone()).collect();
+        let mut cmdline: Vec<_> = arguments.map(|argument| argument.value.clone()).collect();
         if self.definition.origin == Origin::Packages {
             // The kernel need not guess the file system.
-            words.push(format!("rootfstype={}", self.root()));
+            cmdline.push(format!("rootfstype={}", self.root()));
         }
-        words.join(" ")
+        cmdline.join(" ")
     }
 
     /// The kind of the root's file system, where its disk is made for the image.
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(before, digest("p 1\n"));
         assert_ne!(before, digest("p 2\n"));
 
-        let mut seen = vec![before];
+        let mut digests = vec![before];
         for file in
             ["one.toml", "layers/deb/customize.sh", "layers/d/layer.toml", "layers/mariadb/layer.toml"]
         {
@@ -271,11 +271,11 @@ mod tests {
             let text = fs::read_to_string(&path).unwrap();
             fs::write(&path, format!("# more\n{text}")).unwrap();
             let now = digest("p 1\n");
-            assert!(!seen.contains(&now), "{file}");
-            seen.push(now);
+            assert!(!digests.contains(&now), "{file}");
+            digests.push(now);
         }
         let hook = images.path().join("hooks/freezeframe/fsfreeze-hook");
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(!seen.contains(&digest("p 1\n")), "the mode of the hook");
+        assert!(!digests.contains(&digest("p 1\n")), "the mode of the hook");
     }
 }

@@ -1,5 +1,5 @@
-//! What a distribution of the RPM family would install today, asked of its
-//! repositories: for the same reason as in `archive`, and kept in the same way.
+//! What a distribution of the RPM family would install today, according to its
+//! repositories: needed for the same reason as in `apt_index`, and kept in the same way.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use super::apt_index::short_hash;
 use super::recipe::{Recipe, sorted_entries};
 use super::store::Store;
 
-/// All images are for one architecture, whatever the host's.
+/// All images are for this architecture; the host may have another.
 const ARCHITECTURE: &str = "x86_64";
 
 /// Where the guest's database of packages is. The host's own rpm may have any
@@ -50,7 +50,7 @@ impl Repositories {
     pub(crate) fn refresh(&self) -> Result<(), Failure> {
         self.prepare()?;
         let sh = shell()?;
-        if let Err(reason) = command::read(self.ask(&sh).args(["--refresh", "makecache"])) {
+        if let Err(reason) = command::read(self.query(&sh).args(["--refresh", "makecache"])) {
             if matches!(reason, CommandError::NotInstalled(_)) {
                 return Err(reason.into());
             }
@@ -78,13 +78,13 @@ impl Repositories {
         Ok(packages)
     }
 
-    /// The same, as far as it is known without asking anybody.
+    /// The same, if it is known already.
     pub(crate) fn known(&self, recipe: &Recipe) -> Result<Option<String>, Failure> {
         Ok(self.resolution(recipe)?.and_then(|file| fs::read_to_string(file).ok()))
     }
 
-    /// dnf to ask questions.
-    fn ask<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
+    /// dnf for queries.
+    fn query<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
         self.configure(NamespaceRoot(sh).cmd("dnf"), &self.empty())
     }
 
@@ -95,7 +95,7 @@ impl Repositories {
         dnf.env("LC_ALL", "C.UTF-8").env("HOME", &self.dir).args(self.arguments(root))
     }
 
-    /// What dnf is told whatever it is to do.
+    /// The arguments of every call of dnf.
     fn arguments(&self, root: &Path) -> Vec<String> {
         // Given here, these are paths of the host; in the file they would be paths of the guest.
         let kept = ["cachedir", "persistdir", "logdir"]
@@ -133,10 +133,10 @@ impl Repositories {
         Ok(())
     }
 
-    /// Asks dnf what it would install. It ends with an error, because it is told to refuse.
+    /// Queries what dnf would install. dnf ends with an error, because it is made to refuse.
     fn resolve(&self, recipe: &Recipe) -> Result<String, Failure> {
         let sh = shell()?;
-        let install = self.ask(&sh).args(["--cacheonly", "--assumeno", "install"]);
+        let install = self.query(&sh).args(["--cacheonly", "--assumeno", "install"]);
         let answer = command::output(install.args(recipe.packages()))?;
         installed(&String::from_utf8_lossy(&answer.stdout)).ok_or_else(|| {
             Failure::Infrastructure(format!(
@@ -204,7 +204,7 @@ fn conf(distro: &str, release: &str, repositories: &[Repository]) -> String {
     conf
 }
 
-/// What dnf says that it would install, if it says so: a table of name,
+/// What dnf prints that it would install, if anything: a table of name,
 /// architecture, version, repository and size, whose lines it breaks as it likes.
 fn installed(text: &str) -> Option<String> {
     let (table, _) = text.split_once("Transaction Summary")?;
@@ -233,9 +233,9 @@ mod tests {
 
     use super::*;
 
-    /// Everything that dnf is told for a distribution, which the tests cannot build.
+    /// Every argument of dnf for each distribution, which the tests cannot build.
     #[test]
-    fn dnf_is_told_what_the_snapshots_say() {
+    fn dnf_gets_the_arguments_of_the_snapshots() {
         let images = tooling::host::repository().join("images");
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().to_owned()).unwrap();
@@ -245,9 +245,9 @@ mod tests {
             let recipe = Recipe::load(&images, definition).unwrap();
             let repositories = Repositories::new(&store, &recipe.definition);
             let arguments = repositories.arguments(Path::new("/root"));
-            let asked = ["install"].into_iter().chain(recipe.packages()).collect::<Vec<_>>().join(" ");
-            let told = format!("{}\n{asked}\n\n{}", arguments.join("\n"), repositories.conf);
-            insta::assert_snapshot!(name, told.replace(&dir.path().display().to_string(), "STORE"));
+            let requested = ["install"].into_iter().chain(recipe.packages()).collect::<Vec<_>>().join(" ");
+            let described = format!("{}\n{requested}\n\n{}", arguments.join("\n"), repositories.conf);
+            insta::assert_snapshot!(name, described.replace(&dir.path().display().to_string(), "STORE"));
         }
     }
 

@@ -5,7 +5,7 @@
 //! target/images/.store/NAME-DIGEST12/ an image, complete and never changed, but for
 //!                                     the note that trials verified it
 //! target/images/.store/tmp-*/         builds under way, or dead
-//! target/images/.store/{apt,dnf}/     what the distributions offer, kept between builds
+//! target/images/.store/{apt,dnf}/     the indexes of the distributions, kept between builds
 //! target/images/.store/cloud/         vendors' cloud images by their digests, see `cloud/fetch.rs`
 //! target/images/.store/log/NAME.log   the last build
 //! ```

@@ -1,5 +1,5 @@
-//! What trials have said of a built image: `verified.json` in its directory, so
-//! that it speaks of that build alone.
+//! Whether trials have verified a built image: `verified.json` in its directory, so
+//! that it is about that build only.
 
 use std::path::Path;
 

@@ -1,9 +1,8 @@
 //! The host that a task runs on: its user, the repository, its disks.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-use crate::error::Failure;
 
 /// Whether this process is root.
 pub fn is_root() -> bool {
@@ -27,7 +26,7 @@ pub fn built_images() -> PathBuf {
 }
 
 /// The space that is free for this user where `path` is, MiB.
-pub fn free_mib(path: &Path) -> Result<u64, Failure> {
-    let stat = rustix::fs::statvfs(path).map_err(|e| Failure::io("look at", path, e.into()))?;
+pub fn free_mib(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024))
 }

@@ -37,7 +37,7 @@ use crate::{images, leftovers, report, setup};
 use table::Row;
 use watch::Watch;
 
-/// The scenarios that run when nothing is said.
+/// The scenarios that run by default.
 const CORE: &str = "core/";
 
 /// Runs trials on real guests: prepares the host, builds the images, and
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
     /// One hook for all trials: `none`, `distro`, `distro-enabled` (the same, and
-    /// the agent is told to run it), `sample`, `freezeframe`, `package` (its .deb
+    /// its agent is made to run it), `sample`, `freezeframe`, `package` (its .deb
     /// on what the distribution ships), or your own file, from which
     /// `application-consistent` is then expected.
     #[arg(long, value_name = "HOOK|FILE")]
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// embedded in each trial.
     #[arg(long, value_name = "URI")]
     connect: Option<String>,
-    /// The accelerator that runs the guests.
+    /// The accelerator of the guests.
     #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
     accel: AccelChoice,
     /// Boots every guest, instead of starting the first one of a trial from the
@@ -128,42 +128,41 @@ enum KeepChoice {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    // Everything that can be wrong with the question is found before anything
-    // is installed, built or booted.
+    // Invalid usage or input is found before anything is installed, built or booted.
     if let Some(name) = &args.explain {
         return explain::print(name);
     }
     let (json, list, jobs) = (args.json, args.list, args.jobs);
     let options = options(args)?;
-    let asked = options.trials()?;
-    if asked.is_empty() {
+    let requests = options.trials()?;
+    if requests.is_empty() {
         return Err(nothing_matches(&options));
     }
     if list {
-        return list::print(&options, &asked, json);
+        return list::print(&options, &requests, json);
     }
 
-    let program = prepare(&asked)?;
+    let program = prepare(&requests)?;
     options.write().map_err(Failure::infrastructure)?;
-    report::remember(&options.dir, asked.iter().map(|asked| asked.name.clone()).collect())?;
+    report::remember(&options.dir, requests.iter().map(|request| request.name.clone()).collect())?;
     point_latest_at(&options.dir)?;
 
-    let count = asked.len();
+    let count = requests.len();
     info!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
     let jobs = jobs.unwrap_or_else(|| default_jobs(options.repeat));
-    let interrupted = run_trials(&program, &options, &asked, jobs)?;
+    let interrupted = run_trials(&program, &options, &requests, jobs)?;
     let clean = check_for_leftovers(&options.dir);
 
-    let verdicts = verdicts(&options, &asked);
+    let verdicts = verdicts(&options, &requests);
     if json {
         table::print_json(&verdicts)?;
     } else {
         table::print(&options.dir, &verdicts);
     }
-    tell_of_boots(&options, &asked);
+    report_boots(&options, &requests);
     report::at_end(&options.dir);
     summary::write(&options.dir, &verdicts);
-    record_verified(&options, &verdicts, &asked)?;
+    record_verified(&options, &verdicts, &requests)?;
     clean?;
     if interrupted {
         return Err(Failure::Interrupted);
@@ -171,24 +170,24 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     outcome(&verdicts)
 }
 
-/// Brings in what these trials need; the program that runs them.
-pub(crate) fn prepare(asked: &[TrialRequest]) -> Result<PathBuf, Failure> {
+/// Prepares what these trials need, and returns the program that runs them.
+pub(crate) fn prepare(requests: &[TrialRequest]) -> Result<PathBuf, Failure> {
     setup::ensure()?;
-    let mut needed: Vec<_> = asked.iter().map(|asked| asked.image.clone()).collect();
+    let mut needed: Vec<_> = requests.iter().map(|request| request.image.clone()).collect();
     needed.sort();
     needed.dedup();
     images::ensure(&needed)?;
-    if asked.iter().any(|asked| asked.hook == Hook::Package) {
+    if requests.iter().any(|request| request.hook == Hook::Package) {
         packages::build_deb()?;
     }
     cargo::build_trials("e2e")
 }
 
-/// What is asked for when nothing is said.
+/// The options by default.
 pub(crate) fn default_options() -> RunOptions {
     let repository = host::repository();
     let run = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-    // A process number besides, so that two runs of one second do not meet.
+    // With the process number, so that two runs of one second have two directories.
     let dir = repository.join("target/e2e").join(format!("{run}-{}", std::process::id()));
     RunOptions {
         filters: vec![CORE.to_owned()],
@@ -253,7 +252,7 @@ fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Fail
 fn nothing_matches(options: &RunOptions) -> Failure {
     let all = RunOptions { filters: vec![], ..options.clone() };
     let names: Vec<_> =
-        all.trials().unwrap_or_default().into_iter().map(|asked| format!("  {}", asked.name)).collect();
+        all.trials().unwrap_or_default().into_iter().map(|request| format!("  {}", request.name)).collect();
     Failure::Usage(format!(
         "no trial matches {}. There are:\n{}",
         options.filters.join(", "),
@@ -286,14 +285,14 @@ fn default_jobs(repeat: bool) -> u16 {
 pub(crate) fn run_trials(
     program: &Path,
     options: &RunOptions,
-    asked: &[TrialRequest],
+    requests: &[TrialRequest],
     jobs: u16,
 ) -> Result<bool, Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
     let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
-    let _watch = Watch::begin(options, asked, jobs);
+    let _watch = Watch::begin(options, requests, jobs);
     let (sh, jobs) = (shell()?, jobs.to_string());
     let trials = cmd!(sh, "{program} --test-threads {jobs}")
         .env(RUN_DIR_VAR, &options.dir)
@@ -328,9 +327,9 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
 }
 
 /// Counts the guests that had to boot although they should have started from saved memory.
-fn tell_of_boots(options: &RunOptions, asked: &[TrialRequest]) {
-    let notes = asked.iter().flat_map(|asked| {
-        let log = options.trial_dir(&asked.name).join(events::FILE);
+fn report_boots(options: &RunOptions, requests: &[TrialRequest]) {
+    let notes = requests.iter().flat_map(|request| {
+        let log = options.trial_dir(&request.name).join(events::FILE);
         // A trial without a log has said why.
         events::notes(&log).unwrap_or_default()
     });
@@ -344,23 +343,23 @@ fn tell_of_boots(options: &RunOptions, asked: &[TrialRequest]) {
     }
 }
 
-/// The verdict of each trial, in the order asked for; an error is why there is none.
-fn verdicts(options: &RunOptions, asked: &[TrialRequest]) -> Vec<Row> {
-    asked
+/// The verdict of each trial, in the order of the requests; an error is why there is none.
+fn verdicts(options: &RunOptions, requests: &[TrialRequest]) -> Vec<Row> {
+    requests
         .iter()
-        .map(|asked| {
-            let dir = options.trial_dir(&asked.name);
+        .map(|request| {
+            let dir = options.trial_dir(&request.name);
             let verdict = Verdict::read(&dir);
-            (asked.name.clone(), dir, verdict)
+            (request.name.clone(), dir, verdict)
         })
         .collect()
 }
 
-/// Notes beside each image that every trial on it met its expectation.
-fn record_verified(options: &RunOptions, verdicts: &[Row], asked: &[TrialRequest]) -> Result<(), Failure> {
-    let images: BTreeSet<_> = asked.iter().map(|asked| &asked.image).collect();
+/// Records for each image that every trial on it met its expectation.
+fn record_verified(options: &RunOptions, verdicts: &[Row], requests: &[TrialRequest]) -> Result<(), Failure> {
+    let images: BTreeSet<_> = requests.iter().map(|request| &request.image).collect();
     for image in images {
-        let trials = asked.iter().zip(verdicts).filter(|(asked, _)| asked.image == *image);
+        let trials = requests.iter().zip(verdicts).filter(|(request, _)| request.image == *image);
         let (mut digests, mut accels, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
         let all_passed = trials.into_iter().all(|(_, (_, dir, verdict))| {
             let (Ok(verdict), Ok(plan)) = (verdict, Plan::read(dir)) else { return false };
@@ -369,7 +368,7 @@ fn record_verified(options: &RunOptions, verdicts: &[Row], asked: &[TrialRequest
             count += 1;
             verdict.outcome == Outcome::Pass
         });
-        // Two digests: the image was built anew meanwhile, by another task.
+        // Two digests: another task has rebuilt the image in the meantime.
         if let (true, 1, Some(digest)) = (all_passed, digests.len(), digests.first()) {
             let accel = accels.into_iter().collect::<Vec<_>>().join(", ");
             builder::record_verified(&options.built, image, digest, accel, count)?;

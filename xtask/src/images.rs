@@ -12,7 +12,7 @@ use tooling::error::Failure;
 use tooling::host;
 use tracing::info;
 
-use crate::setup::{self, Who};
+use crate::setup::{self, NeededBy};
 
 /// Builds, lists and removes guest images.
 #[derive(Debug, clap::Args)]
@@ -106,11 +106,11 @@ fn build(
 }
 
 /// What the host needs only for some of these images.
-fn needs(definitions: &[Definition]) -> Vec<Who> {
-    let who = |image: &Definition| match image.family {
-        Family::Deb if image.distro == "ubuntu" => Some(Who::Ubuntu),
+fn needs(definitions: &[Definition]) -> Vec<NeededBy> {
+    let needed_by = |image: &Definition| match image.family {
+        Family::Deb if image.distro == "ubuntu" => Some(NeededBy::Ubuntu),
         Family::Deb => None,
-        Family::Rpm => Some(Who::Rpm),
+        Family::Rpm => Some(NeededBy::Rpm),
     };
-    definitions.iter().filter_map(who).collect()
+    definitions.iter().filter_map(needed_by).collect()
 }

@@ -11,7 +11,7 @@ use tooling::error::Failure;
 use tracing::warn;
 
 /// Judges a trial directory again from its files alone, with no guest and no
-/// libvirt. Nothing is written, and an earlier verdict is not looked at.
+/// libvirt. Nothing is written, and an earlier verdict is not read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The trial's directory, such as target/e2e/latest/NAME.

@@ -36,7 +36,7 @@ impl Leftover {
     /// Ends or removes it.
     pub(crate) fn remove(&self) -> Result<(), Failure> {
         match self {
-            // It may end by itself meanwhile, which is as good.
+            // It may have ended by itself, which is just as well.
             Self::Process { pid, .. } => match rustix::process::kill_process(*pid, Signal::KILL) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
                 Err(e) => Err(Failure::Infrastructure(format!("cannot kill {self}: {e}."))),
@@ -52,7 +52,7 @@ impl Leftover {
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
     let temp = std::env::temp_dir();
-    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("look into", &temp, e))?;
+    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("list", &temp, e))?;
     let owners = runtime_dirs.iter().filter_map(|found| found.owner.as_ref());
     let alive: Vec<_> = owners.filter(|owner| owner.supervises()).map(|owner| owner.trial.clone()).collect();
     for found in runtime_dirs {
@@ -105,7 +105,7 @@ fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
     let needle = trial.to_string_lossy();
     let processes = procfs::process::all_processes()
         .map_err(|e| Failure::Infrastructure(format!("cannot list the processes in /proc: {e}.")))?;
-    // One that ends meanwhile cannot be read, and is no leftover.
+    // One that has just ended cannot be read, and is no leftover.
     let lines = processes.filter_map(|process| {
         let process = process.ok()?;
         Some((Pid::from_raw(process.pid)?, process.cmdline().ok()?))
@@ -133,7 +133,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     match fs::read_dir(dir) {
         Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
-        Err(e) => Err(Failure::io("look into", dir, e)),
+        Err(e) => Err(Failure::io("list", dir, e)),
     }
 }
 

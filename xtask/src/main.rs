@@ -28,16 +28,16 @@ use tracing::error;
 /// Exit codes: 0 every expectation was met; 1 some were not; 2 invalid usage or
 /// input; 3 it could not be determined (the host lacks something, a build
 /// failed); 130 it was interrupted. Results go to stdout,
-/// progress to stderr; RUST_LOG says what is told as `tracing` reads it.
+/// progress to stderr; RUST_LOG chooses the log messages, as `tracing` reads it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
-    /// Tells of each stage of each trial, and of each command with its duration.
+    /// Logs each stage of each trial, and each command with its duration.
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     verbose: bool,
-    /// Tells of warnings and errors only, besides results.
+    /// Logs warnings and errors only; results are printed all the same.
     #[arg(short, long, global = true)]
     quiet: bool,
 }
@@ -85,8 +85,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log::init(cli.verbosity());
     let done = cli.task.run();
-    let told = results::end();
-    match done.and(told.map_err(|e| Failure::Infrastructure(format!("cannot write the results: {e}.")))) {
+    let written = results::end();
+    match done.and(written.map_err(|e| Failure::Infrastructure(format!("cannot write the results: {e}.")))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("{failure}");

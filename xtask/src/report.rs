@@ -35,8 +35,8 @@ pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
     report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, e))
 }
 
-/// Writes the page at the end of a run. It is for people: where it fails it
-/// says so, and the verdicts stand as they are.
+/// Writes the page at the end of a run. A failure is only
+/// a warning, because the verdicts do not depend on the page.
 pub(crate) fn at_end(run: &Path) {
     match write(&[run.to_owned()], None) {
         Ok(page) => info!("Report: {}", page.display()),
@@ -62,7 +62,7 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let beside = file.parent().unwrap_or(Path::new("/"));
     let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, e))?;
     let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::usage)?;
-    // Whole or not at all: a browser may be looking.
+    // Whole or not at all: a browser may be reading it.
     files::replace(&file, report::render(&page).as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
     Ok(file)
 }

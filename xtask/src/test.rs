@@ -11,13 +11,13 @@ use tooling::{cargo, host};
 use tracing::warn;
 use xshell::{Cmd, Shell};
 
-use crate::setup::{self, Who};
+use crate::setup::{self, NeededBy};
 
 /// Runs every test that needs no guest: units, the judge against planted
 /// defects, the hooks and the load against real servers, scenario and image
 /// files. At its end it shows which defect each property of the judge has caught,
-/// and how the hooks have fared, row by row of the failure catalogue. A test that
-/// fails holds back neither the others nor the tables.
+/// and what the hooks did, row by row of the failure catalogue. The other tests
+/// run and the tables appear even if a test fails.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only tests whose name contains one of these.
@@ -31,9 +31,9 @@ const MUTATION_TABLE: &str = "mutants::the_mutation_table";
 const CATALOGUE: &str = "catalogue::the_table";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    setup::ensure_for(&[Who::Rpm])?;
+    setup::ensure_for(&[NeededBy::Rpm])?;
     match foreign_programs::ensure() {
-        // Most tests do without. Those that do not will say so.
+        // Most tests do not need them. Those that do will fail and name them.
         Err(failure) if !args.filters.is_empty() => warn!("{failure}"),
         outcome => outcome?,
     }
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if !args.filters.is_empty() {
         return outcome;
     }
-    // A test that passes is silent, but these have something to show, also when others have failed.
+    // Tests that pass are silent, but these print tables, even if others have failed.
     let table = ["--exact", MUTATION_TABLE, "--nocapture"];
     let mutations = succeed(workspace(&sh, &["test", "--quiet", "--test", "judge"]).arg("--").args(table));
     let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];

@@ -21,15 +21,14 @@ use xshell::cmd;
 /// The most that is downloaded, bytes. Vendors' images have a tenth of it.
 const MAX_LEN: u64 = 16 << 30;
 
-/// How often in a row a download may end without a single new byte.
+/// How many attempts in a row may end without a single new byte.
 const BARREN_ATTEMPTS: u32 = 3;
 
-/// The exit codes of curl that say that going on is of no use: an answer of 400
+/// The exit codes of curl after which another attempt is useless: an answer of 400
 /// or more, and a file that is too long. See curl(1).
 const REFUSED: [Option<i32>; 2] = [Some(22), Some(63)];
 
-/// The exit code and the answer that say that the server cannot go on where a
-/// download stopped.
+/// The exit code and the answer of a server that cannot resume a download.
 const CANNOT_RESUME: Option<i32> = Some(33);
 const NO_SUCH_RANGE: &[u8] = b"416";
 
@@ -74,8 +73,8 @@ fn mismatch(place: &str, wanted: &str, found: &str) -> Failure {
     ))
 }
 
-/// Brings `part` to its end, from where an earlier attempt stopped, and
-/// returns its digest.
+/// Completes `part` from where an earlier attempt stopped, and returns its
+/// digest.
 fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
     let mut barren = 0;
     loop {
@@ -93,7 +92,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
             if digest(part)? == wanted {
                 return Ok(wanted.to_owned());
             }
-            warn!("{url} cannot be resumed after {after} bytes; beginning again");
+            warn!("{url} cannot be resumed after {after} bytes; starting again");
             fs::remove_file(part).map_err(|e| Failure::io("remove", part, e))?;
             after = 0;
         }
@@ -106,7 +105,7 @@ fn download(url: &str, wanted: &str, part: &Path) -> Result<String, Failure> {
                  again. {kept} was kept."
             )));
         }
-        warn!("the download of {url} stopped after {after} bytes ({reason}); going on from there");
+        warn!("the download of {url} stopped after {after} bytes ({reason}); resuming there");
     }
 }
 
@@ -115,7 +114,7 @@ fn curl(url: &str, part: &Path) -> Result<Output, Failure> {
     command::require("curl")?;
     let sh = shell()?;
     let max = MAX_LEN.to_string();
-    // curl knows the length only where the server tells it, and prlimit always.
+    // curl knows the length only if the server sends it, so prlimit bounds the file as well.
     let curl = cmd!(sh, "prlimit --fsize={max} curl --fail --location --globoff --proto =http,https")
         .args(["--silent", "--show-error", "--continue-at", "-", "--write-out", "%{http_code}"])
         // A connection over which nothing comes for a minute is lost.
@@ -172,7 +171,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(fs::read(fetched(&server, dir.path()).unwrap()).unwrap(), content());
         }
-        assert_eq!(server.asked(), [0]);
+        assert_eq!(server.requests(), [0]);
         assert_eq!(kept(dir.path()), [sha256(&content())]);
     }
 
@@ -182,7 +181,7 @@ mod tests {
         let cuts = vec![700_000, 900_000];
         let server = Server::start(Served { content: content(), cuts, ..Served::default() });
         assert_eq!(fs::read(fetched(&server, dir.path()).unwrap()).unwrap(), content());
-        assert_eq!(server.asked(), [0, 700_000, 1_600_000]);
+        assert_eq!(server.requests(), [0, 700_000, 1_600_000]);
         assert_eq!(kept(dir.path()), [sha256(&content())]);
     }
 
@@ -194,7 +193,7 @@ mod tests {
             fs::write(&part, &content()[..there]).unwrap();
             let server = Server::start(Served { content: content(), ..Served::default() });
             assert_eq!(fs::read(fetched(&server, dir.path()).unwrap()).unwrap(), content());
-            assert_eq!(server.asked()[0], there);
+            assert_eq!(server.requests()[0], there);
             assert_eq!(kept(dir.path()), [sha256(&content())]);
         }
     }
@@ -205,13 +204,13 @@ mod tests {
         let served = Served { content: content(), cuts: vec![700_000], whole_only: true, claims: None };
         let server = Server::start(served);
         assert_eq!(fs::read(fetched(&server, dir.path()).unwrap()).unwrap(), content());
-        assert_eq!(server.asked(), [0, 700_000, 0]);
+        assert_eq!(server.requests(), [0, 700_000, 0]);
     }
 
     #[test]
     fn another_file_is_an_error_and_leaves_nothing() {
         let other = b"another file".to_vec();
-        // What is left of the right one, and longer than what is served, misleads nobody for ever.
+        // A part of the right file that is longer than what is served must not stay for ever.
         for there in [0, 4, 1000] {
             let dir = tempfile::tempdir().unwrap();
             let part = dir.path().join(format!("{}.part", sha256(&content())));
@@ -239,7 +238,7 @@ mod tests {
         server.url.push_str(".old");
         let error = fetched(&server, dir.path()).unwrap_err();
         assert!(error.contains("Check the address"), "{error}");
-        assert_eq!(server.asked(), [0]);
+        assert_eq!(server.requests(), [0]);
         assert_eq!(kept(dir.path()), [""; 0]);
 
         let claims = Some(MAX_LEN + 1);

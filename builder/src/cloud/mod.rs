@@ -1,5 +1,5 @@
-//! An image from a vendor's cloud image: its disk, to which packages and files
-//! are added without a boot. Partitions, file systems, kernel and boot loader
+//! An image made from a vendor's cloud image: packages and files are added to
+//! its disk without a boot; partitions, file systems, kernel and boot loader
 //! stay the vendor's.
 
 mod fetch;
@@ -24,10 +24,10 @@ use super::recipe::Recipe;
 use super::store::Scratch;
 use super::{disks, overlay, partitions};
 
-/// What runs with the vendor's file systems mounted.
+/// The script that customizes the vendor's mounted file systems.
 const CUSTOMIZE: &str = include_str!("customize.sh");
 
-/// Makes the disk of `recipe` of a vendor's, and tells what it holds.
+/// Makes the disk of `recipe` from a vendor's, and returns what it holds.
 /// `downloads` is where the vendor's file is kept.
 pub(super) fn build(
     recipe: &Recipe,
@@ -93,7 +93,7 @@ fn customize(
         let dir = path.join(name);
         fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, e))?;
     }
-    // Nobody else sees the mounts, and whatever a package starts ends with its namespace.
+    // The mounts are private, and processes that a package starts end with the namespace.
     let script = path.join("customize.sh");
     let sh = shell()?;
     log.run(cmd!(

@@ -21,27 +21,27 @@ pub(crate) struct Served {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) url: String,
-    asked: Arc<Mutex<Vec<usize>>>,
+    requests: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Server {
     pub(crate) fn start(served: Served) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("http://{}/disk.qcow2", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requests);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 // A client that goes away is its own business.
                 let _ = answer(&mut stream.unwrap(), &served, &log);
             }
         });
-        Self { url, asked }
+        Self { url, requests }
     }
 
     /// Where each request began, bytes.
-    pub(crate) fn asked(&self) -> Vec<usize> {
-        self.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<usize> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
@@ -59,9 +59,9 @@ fn answer(stream: &mut TcpStream, served: &Served, log: &Mutex<Vec<usize>>) -> s
         }
     }
     let count = {
-        let mut asked = log.lock().unwrap();
-        asked.push(start);
-        asked.len()
+        let mut requests = log.lock().unwrap();
+        requests.push(start);
+        requests.len()
     };
     if !path.contains("/disk.qcow2 ") {
         return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

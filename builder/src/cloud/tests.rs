@@ -82,10 +82,10 @@ fn verdicts(definitions: &Path, name: &str, filters: &[&str]) -> Vec<Verdict> {
     let sh = shell().unwrap();
     let trials = cmd!(sh, "{program} --test-threads=1").env(RUN_DIR_VAR, &options.dir);
     command::status(trials, Stdio::inherit(), Stdio::inherit()).unwrap();
-    let asked = options.trials().unwrap();
-    assert_eq!(asked.len(), filters.len());
+    let requests = options.trials().unwrap();
+    assert_eq!(requests.len(), filters.len());
     let verdicts =
-        asked.iter().map(|asked| Verdict::read(&options.trial_dir(&asked.name)).unwrap()).collect();
+        requests.iter().map(|request| Verdict::read(&options.trial_dir(&request.name)).unwrap()).collect();
     fs::remove_dir_all(&options.dir).unwrap();
     verdicts
 }
@@ -107,7 +107,7 @@ fn a_vendors_disk_gives_the_same_verdicts_as_our_own() {
     );
     fs::write(definitions.path().join("cloud.toml"), text).unwrap();
     let manifest = built(definitions.path(), "cloud").unwrap();
-    assert_eq!(server.asked(), [0, half]);
+    assert_eq!(server.requests(), [0, half]);
     assert_eq!(manifest.boot, Boot::Firmware);
     let [disk] = manifest.disks.as_slice() else { panic!("{:?}", manifest.disks) };
     let [root] = disk.file_systems.as_slice() else { panic!("{:?}", disk.file_systems) };
@@ -152,7 +152,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
     let agent =
         "[existing.agent]\nunit = \"AGENT\"\nhook = \"HOOK\"\nenabled_by = \"/etc/qemu/qemu-ga.conf\"\n";
     let server = "[existing.server]\nunit = \"mariadb.service\"\nbinlogs = \"BINLOGS\"\nport = 3306\nuser = \"USER\"\n";
-    // Those that one boot can tell apart go together.
+    // Claims that one boot can distinguish go together.
     let claims = format!("agent_version = \"7.20\"\nserver_version = \"10.1\"\n{agent}{server}")
         .replace("AGENT", "ga.service")
         .replace("HOOK", "/etc/hook")
@@ -170,7 +170,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
     let version = &manifest.versions["qemu-guest-agent"];
     let mut lines = error.lines();
     assert!(lines.next().unwrap().ends_with("is not what images/wrong.toml says:"), "{error}");
-    for told in [
+    for expected in [
         &format!("`agent_version` is `7.20`, but the version of the guest agent is `{version}`."),
         "`distro` is `ubuntu`, but the guest is `debian`. Write `distro = \"debian\"`.",
         "`release` is `trixie`, but the guest is `bookworm`. Write `release = \"bookworm\"`.",
@@ -182,7 +182,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
         "`server.binlogs` is `/var/log/mysql`, but the server keeps them in /var/lib/mysql-binlog.",
     ] {
         let line = lines.next().unwrap_or_default();
-        assert!(line.trim_start().starts_with(told), "{told}\n{error}");
+        assert!(line.trim_start().starts_with(expected), "{expected}\n{error}");
     }
     assert_eq!(lines.next(), None, "{error}");
     assert!(!kept().join("images/wrong").exists());
@@ -191,7 +191,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
         .replace("AGENT", "qemu-guest-agent.service")
         .replace("HOOK", "/etc/qemu/fsfreeze-hook")
         .replace("BINLOGS", "/var/lib/mysql-binlog");
-    for (claims, told) in [
+    for (claims, expected) in [
         (
             good.replace("USER", "somebody"),
             "`server.port` 3306, `server.user` `somebody` and the password file do not lead to the database `freezeframe`",
@@ -204,7 +204,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
         existing(definitions, "wrong", &claims);
         let error = built(definitions, "wrong").unwrap_err();
         assert_eq!(error.lines().count(), 2, "{error}");
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 
     let verdicts = verdicts(definitions, "own", &["core/quiesced-snapshot::own::freezeframe"]);

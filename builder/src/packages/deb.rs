@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use tooling::command::{self, shell, shell_in};
 use tooling::error::Failure;
 
-use super::layout::{self, Entry, Layout, Places, What, packaging};
+use super::layout::{self, Directories, Entry, EntryKind, Layout, packaging};
 use super::packager::{NAME, packager, scratch};
 
-const PLACES: Places =
-    Places { own: "/usr/lib/fsfreeze-hooks", hooks: "/etc/qemu/fsfreeze-hook.d", settings: "/etc/qemu" };
+const DIRECTORIES: Directories =
+    Directories { own: "/usr/lib/fsfreeze-hooks", hooks: "/etc/qemu/fsfreeze-hook.d", settings: "/etc/qemu" };
 
-/// What the package of this version is called.
+/// EntryKind the package of this version is called.
 pub(super) fn file_name(version: &str) -> String {
     format!("{NAME}_{version}_all.deb")
 }
@@ -37,15 +37,15 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn layout() -> Result<Layout, Failure> {
-    let mut layout = Layout::common(PLACES)?;
+    let mut layout = Layout::common(DIRECTORIES)?;
     layout.add(
         "/usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf",
-        What::Data(packaging().join("deb/agent.conf")),
+        EntryKind::Data(packaging().join("deb/agent.conf")),
     );
     Ok(layout)
 }
 
-/// What dpkg reads.
+/// EntryKind dpkg reads.
 fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Failure> {
     let from = packaging().join("deb");
     let control = root.join("DEBIAN");
@@ -57,17 +57,18 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
     let text = fs::read_to_string(&template).map_err(|e| Failure::io("read", &template, e))?;
     write(&control.join("control"), &text.replace("@VERSION@", version))?;
 
-    let conffiles = layout.0.iter().filter(|entry| matches!(entry.what, What::Hook(_) | What::Settings(_)));
+    let conffiles =
+        layout.0.iter().filter(|entry| matches!(entry.kind, EntryKind::Hook(_) | EntryKind::Settings(_)));
     write(
         &control.join("conffiles"),
         &conffiles.map(|e| format!("{}\n", e.target.display())).collect::<String>(),
     )?;
 
-    // So that `dpkg --verify` can tell what was changed.
+    // So that `dpkg --verify` finds what was changed.
     let summed = layout
         .0
         .iter()
-        .filter(|entry| matches!(entry.what, What::Program(_) | What::Data(_) | What::Doc(_)))
+        .filter(|entry| matches!(entry.kind, EntryKind::Program(_) | EntryKind::Data(_) | EntryKind::Doc(_)))
         .map(|Entry { target, .. }| target.strip_prefix("/").unwrap_or(target));
     let sh = shell_in(root)?;
     let sums = command::read(sh.cmd("md5sum").args(summed))?;

@@ -1,4 +1,4 @@
-//! What a package holds, and where: the same for both families but for the directories.
+//! EntryKind a package holds, and where: the same for both families but for the directories.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,29 +18,29 @@ pub(super) struct Layout(pub(super) Vec<Entry>);
 pub(super) struct Entry {
     /// Where it is installed.
     pub(super) target: PathBuf,
-    pub(super) what: What,
+    pub(super) kind: EntryKind,
 }
 
 #[derive(Debug)]
-pub(super) enum What {
-    /// Is run.
+pub(super) enum EntryKind {
+    /// A program.
     Program(PathBuf),
-    /// Is read.
+    /// A file that programs read.
     Data(PathBuf),
-    /// Is run, and the administrator's to edit.
+    /// A program that administrators may edit.
     Hook(PathBuf),
-    /// Is read, and the administrator's to edit.
+    /// A configuration file, which administrators may edit.
     Settings(PathBuf),
     /// Documentation.
     Doc(PathBuf),
-    /// Leads to this path.
+    /// A symbolic link to this path.
     Link(PathBuf),
 }
 
 /// Where a family keeps things.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Places {
-    /// Our own directory. The dispatcher stands here, where it fights with no file of the agent's package.
+pub(super) struct Directories {
+    /// Our own directory. The dispatcher is here, where it conflicts with no file of the agent's package.
     pub(super) own: &'static str,
     /// The hooks, where the family's administrators look for them, and SELinux knows them.
     pub(super) hooks: &'static str,
@@ -49,43 +49,45 @@ pub(super) struct Places {
 }
 
 impl Layout {
-    /// What both families have.
-    pub(super) fn common(places: Places) -> Result<Self, Failure> {
-        let Places { own, hooks, settings } = places;
+    /// EntryKind both families have.
+    pub(super) fn common(directories: Directories) -> Result<Self, Failure> {
+        let Directories { own, hooks, settings } = directories;
         let (own, hooks, settings) = (Path::new(own), Path::new(hooks), Path::new(settings));
         let from = sources().join("freezeframe");
         let mut layout = Self(vec![]);
-        layout.add(own.join("fsfreeze-hook"), What::Program(from.join("fsfreeze-hook")));
-        // The dispatcher looks beside itself.
-        layout.add(own.join("fsfreeze-hook.d"), What::Link(hooks.to_owned()));
-        layout.add(own.join("start-agent"), What::Program(packaging().join("start-agent")));
+        layout.add(own.join("fsfreeze-hook"), EntryKind::Program(from.join("fsfreeze-hook")));
+        // The dispatcher runs the hooks in its own directory.
+        layout.add(own.join("fsfreeze-hook.d"), EntryKind::Link(hooks.to_owned()));
+        layout.add(own.join("start-agent"), EntryKind::Program(packaging().join("start-agent")));
         for (name, hook) in files(&from.join("fsfreeze-hook.d"))? {
-            layout.add(hooks.join(name), What::Hook(hook));
+            layout.add(hooks.join(name), EntryKind::Hook(hook));
         }
         for (name, file) in files(&from)? {
             if name.ends_with(".conf") {
-                layout.add(settings.join(name), What::Settings(file));
+                layout.add(settings.join(name), EntryKind::Settings(file));
             }
         }
         let doc = Path::new("/usr/share/doc").join(NAME);
-        layout.add(doc.join("hooks.md"), What::Doc(host::repository().join("docs/hooks.md")));
-        layout.add(doc.join("copyright"), What::Doc(host::repository().join("LICENSE-MIT")));
+        layout.add(doc.join("hooks.md"), EntryKind::Doc(host::repository().join("docs/hooks.md")));
+        layout.add(doc.join("copyright"), EntryKind::Doc(host::repository().join("LICENSE-MIT")));
         Ok(layout)
     }
 
-    pub(super) fn add(&mut self, target: impl Into<PathBuf>, what: What) {
-        self.0.push(Entry { target: target.into(), what });
+    pub(super) fn add(&mut self, target: impl Into<PathBuf>, kind: EntryKind) {
+        self.0.push(Entry { target: target.into(), kind });
     }
 
-    /// Puts everything below `root`, whatever the modes in this checkout.
+    /// Copies everything below `root`, with modes that do not depend on this checkout.
     pub(super) fn stage(&self, root: &Path) -> Result<(), Failure> {
-        for Entry { target, what } in &self.0 {
+        for Entry { target, kind } in &self.0 {
             let at = root.join(target.strip_prefix("/").unwrap_or(target));
             create_dirs(at.parent().unwrap_or(root))?;
-            match what {
-                What::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, e))?,
-                What::Program(from) | What::Hook(from) => copy(from, &at, 0o755)?,
-                What::Data(from) | What::Settings(from) | What::Doc(from) => copy(from, &at, 0o644)?,
+            match kind {
+                EntryKind::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, e))?,
+                EntryKind::Program(from) | EntryKind::Hook(from) => copy(from, &at, 0o755)?,
+                EntryKind::Data(from) | EntryKind::Settings(from) | EntryKind::Doc(from) => {
+                    copy(from, &at, 0o644)?;
+                }
             }
         }
         Ok(())
@@ -97,12 +99,12 @@ fn sources() -> PathBuf {
     host::repository().join("images/hooks")
 }
 
-/// What only the packages need.
+/// EntryKind only the packages need.
 pub(super) fn packaging() -> PathBuf {
     sources().join("package")
 }
 
-/// Creates a directory, and those above it, for everyone to read.
+/// Creates a directory and those above it, readable by everyone.
 pub(super) fn create_dirs(dir: &Path) -> Result<(), Failure> {
     if dir.is_dir() {
         return Ok(());
@@ -115,14 +117,14 @@ pub(super) fn create_dirs(dir: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::io("create", dir, e))
 }
 
-/// Copies a file, its mode given.
+/// Copies a file and sets its mode.
 pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), Failure> {
     fs::copy(from, to)
         .and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(mode)))
         .map_err(|e| Failure::io("copy", from, e))
 }
 
-/// The files of a directory by name, sorted; without what editors leave.
+/// The files of a directory, sorted by name, without those that editors leave.
 fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     let io = |e| Failure::io("read", dir, e);
     let mut files = Vec::new();

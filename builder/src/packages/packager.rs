@@ -1,4 +1,4 @@
-//! What both kinds of packages are made with.
+//! EntryKind both kinds of packages are made with.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(super) fn scratch(out: &Path) -> Result<tempfile::TempDir, Failure> {
         .map_err(|e| Failure::io("create a directory in", out, e))
 }
 
-/// A packager that writes nothing of this day or this host into a package.
+/// A packager that writes neither the date nor anything about the host into a package.
 pub(super) fn packager<'a>(sh: &'a Shell, name: &str) -> Cmd<'a> {
     let date = std::env::var_os("SOURCE_DATE_EPOCH").unwrap_or_else(|| DATE.into());
     sh.cmd(name).env("SOURCE_DATE_EPOCH", date).env("LC_ALL", "C").env("TZ", "UTC")

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 use tooling::command::{self, shell};
 use tooling::error::Failure;
 
-use super::layout::{Entry, Layout, Places, What, packaging};
+use super::layout::{Directories, Entry, EntryKind, Layout, packaging};
 use super::packager::{NAME, packager, scratch};
 
-const PLACES: Places = Places {
+const DIRECTORIES: Directories = Directories {
     own: "/usr/libexec/fsfreeze-hooks",
     hooks: "/etc/qemu-ga/fsfreeze-hook.d",
     settings: "/etc/qemu",
 };
 
-/// A drop-in in the place of ours, which the package's script may make.
+/// A drop-in that replaces ours, which the package's script may create.
 const OVERRIDE: &str = "/etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf";
 
-/// Directories that every installation has. The others go when the package goes.
+/// Directories that every installation has. The others are removed with the package.
 const EVERYWHERE: [&str; 9] = [
     "/",
     "/etc",
@@ -55,7 +55,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     define("staged", &at("staged").to_string_lossy());
     define("listed", &list.to_string_lossy());
     define("scripts", &from.to_string_lossy());
-    // Nothing of this day, this host, or this host's habits.
+    // Nothing that depends on the date, the host or its configuration.
     define("_buildhost", "localhost");
     define("use_source_date_epoch_as_buildtime", "1");
     define("clamp_mtime_to_source_date_epoch", "1");
@@ -72,19 +72,19 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn layout() -> Result<Layout, Failure> {
-    let own = Path::new(PLACES.own);
+    let own = Path::new(DIRECTORIES.own);
     let from = packaging().join("rpm");
-    let mut layout = Layout::common(PLACES)?;
+    let mut layout = Layout::common(DIRECTORIES)?;
     layout.add(
         "/usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf",
-        What::Data(from.join("agent.conf")),
+        EntryKind::Data(from.join("agent.conf")),
     );
-    layout.add(own.join("environment"), What::Data(from.join("environment")));
-    layout.add(own.join("agent-suse.conf"), What::Data(from.join("agent-suse.conf")));
+    layout.add(own.join("environment"), EntryKind::Data(from.join("environment")));
+    layout.add(own.join("agent-suse.conf"), EntryKind::Data(from.join("agent-suse.conf")));
     Ok(layout)
 }
 
-/// What %files reads.
+/// EntryKind %files reads.
 fn file_list(layout: &Layout) -> String {
     let directories: BTreeSet<_> = layout
         .0
@@ -93,14 +93,14 @@ fn file_list(layout: &Layout) -> String {
         .filter(|dir| !EVERYWHERE.iter().any(|known| *dir == Path::new(known)))
         .collect();
     let directories = directories.iter().map(|dir| format!("%dir %attr(0755,root,root) {}\n", dir.display()));
-    let files = layout.0.iter().map(|Entry { target, what }| {
-        let how = match what {
-            What::Program(_) => "%attr(0755,root,root)",
-            What::Data(_) => "%attr(0644,root,root)",
-            What::Hook(_) => "%config(noreplace) %attr(0755,root,root)",
-            What::Settings(_) => "%config(noreplace) %attr(0644,root,root)",
-            What::Doc(_) => "%doc %attr(0644,root,root)",
-            What::Link(_) => "%attr(-,root,root)",
+    let files = layout.0.iter().map(|Entry { target, kind }| {
+        let how = match kind {
+            EntryKind::Program(_) => "%attr(0755,root,root)",
+            EntryKind::Data(_) => "%attr(0644,root,root)",
+            EntryKind::Hook(_) => "%config(noreplace) %attr(0755,root,root)",
+            EntryKind::Settings(_) => "%config(noreplace) %attr(0644,root,root)",
+            EntryKind::Doc(_) => "%doc %attr(0644,root,root)",
+            EntryKind::Link(_) => "%attr(-,root,root)",
         };
         format!("{how} {}\n", target.display())
     });

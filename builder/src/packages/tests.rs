@@ -44,7 +44,7 @@ impl Root {
         this
     }
 
-    /// What the script prints in there.
+    /// EntryKind the script prints in there.
     #[track_caller]
     fn sh(&self, script: &str) -> String {
         let (sh, root) = (shell().unwrap(), self.dir.path());
@@ -87,7 +87,7 @@ impl Root {
 }
 
 impl Drop for Root {
-    /// What the test's user may not remove: the files of others.
+    /// EntryKind the test's user may not remove: the files of others.
     fn drop(&mut self) {
         let (sh, dir) = (shell().unwrap(), self.dir.path());
         let _ = command::output(cmd!(NamespaceRoot(&sh), "find {dir} -mindepth 1 -delete"));
@@ -254,7 +254,7 @@ fn the_deb_comes_and_goes_without_a_trace() {
     root.sh("dpkg --remove fsfreeze-hooks");
     root.sh("rm -rf /run/fsfreeze-*");
     assert_eq!(root.added_since(&before), CONFFILES);
-    // What is left is configured again by an installation, with the edits.
+    // EntryKind is left is configured again by an installation, with the edits.
     root.dpkg("-i /tmp/package.deb", &newer);
     root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf");
     root.sh("mkdir /var/lib/fsfreeze-db /var/lib/fsfreeze-db@two /var/lib/fsfreeze-postgresql; dpkg --purge fsfreeze-hooks");
@@ -350,7 +350,7 @@ fn commands_after(words: &str) -> String {
 
 #[test]
 fn the_page_installs_by_hand() {
-    // What no such root has.
+    // EntryKind no such root has.
     let stubs = "systemctl() { :; }; restorecon() { :; }; setsebool() { :; }; cd /tmp/freezeframe";
     let by_hand = |root: &Root, words: &str| {
         let from = host::repository().join("images/hooks/freezeframe");

@@ -21,7 +21,7 @@ use crate::e2e::processes;
 /// What the script says last, when all is well.
 const LAST: &str = "the tables are checked";
 
-/// The script with the guest and the load that it is told.
+/// The script, with the guest and the load that it gets.
 #[derive(Debug)]
 pub(super) struct Baseline {
     image: Manifest,
@@ -43,7 +43,7 @@ impl Baseline {
             return Ok(Self { image, kernel, initrd, cmdline, load, accel });
         }
         Err(Failure::Usage(format!(
-            "bench/baseline.sh knows guests with MariaDB, all on one disk, with a kernel of the host's, and {} is \
+            "bench/baseline.sh knows guests with MariaDB, all on one disk, booted by a kernel outside it, and {} is \
                  another.",
             image.name
         )))
@@ -63,7 +63,7 @@ impl Baseline {
         let sh = shell()?;
         let script = cmd!(sh, "{bench}/with-libvirtd.sh {bench}/baseline.sh");
         // Started by hand: its stages are shown line by line, and its orphans waited for.
-        let mut script = Command::from(script.envs(self.told()).env("DIR", dir.path()));
+        let mut script = Command::from(script.envs(self.environment()).env("DIR", dir.path()));
         script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let timer = Timer::start(&script);
         let mut script = script.spawn().map_err(|e| failed(e.to_string()))?;
@@ -72,15 +72,15 @@ impl Baseline {
         }
         let stages = script.stdout.take();
         // Beside the wait, which reaps what libvirt leaves to this process.
-        let told = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());
+        let last = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());
         let ended = processes::wait_for_all(&script);
         timer.end(ended.as_ref().copied());
         ended.map_err(|e| failed(e.to_string()))?;
-        let (ms, stage) = told.join().unwrap_or_default();
+        let (ms, stage) = last.join().unwrap_or_default();
         if stage == LAST { Ok(ms) } else { Err(failed(format!("its last stage was `{stage}`"))) }
     }
 
-    fn told(&self) -> [(&'static str, PathBuf); 10] {
+    fn environment(&self) -> [(&'static str, PathBuf); 10] {
         let Self { image, kernel, initrd, cmdline, load, accel } = self;
         let domain_type = match accel {
             Accel::Kvm => "kvm",
@@ -101,7 +101,7 @@ impl Baseline {
     }
 }
 
-/// Tells each stage as it ends; when the last one did, and which it was.
+/// Logs each stage as it ends; returns when the last one did, in milliseconds, and which it was.
 fn last_stage(stages: impl std::io::Read) -> (f64, String) {
     let mut last = (f64::NAN, String::new());
     for line in BufReader::new(stages).lines().map_while(Result::ok) {

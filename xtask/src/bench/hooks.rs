@@ -1,4 +1,4 @@
-//! `cargo xtask bench hooks`: how long writers stand still for a hook, beyond the hold.
+//! `cargo xtask bench hooks`: how long a hook blocks writers, beyond the hold.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::setup;
 /// The largest share of the sample's stall that ours may cause.
 const MAX_RATIO: f64 = 1.0 / 20.0;
 
-/// How a call ends that did what it was asked.
+/// How a call ends that succeeded.
 const WELL: &str = "exit 0";
 
 /// In the order of the table.
@@ -58,7 +58,7 @@ impl Cycle {
         if self.hook == "none" { self.gap_ms } else { self.gap_ms - self.hold_ms }
     }
 
-    /// Whether the hook did what it was asked.
+    /// Whether both calls of the hook succeeded.
     fn held(&self) -> bool {
         self.freeze == WELL && self.thaw == WELL
     }

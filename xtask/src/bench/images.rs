@@ -1,4 +1,4 @@
-//! `cargo xtask bench images`: how long an image takes to build, and to be found unchanged.
+//! `cargo xtask bench images`: how long it takes to build an image, and to find that nothing has changed.
 
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use super::report::{Figure, Report};
 use super::trials::{OnImage, millis};
 use crate::images;
 
-/// Builds an image in an empty store, so that every package is downloaded, and asks
-/// again whether something has changed.
+/// Builds an image in an empty store, so that every package is downloaded, and then
+/// builds it again, which finds that nothing has changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

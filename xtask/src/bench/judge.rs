@@ -163,7 +163,7 @@ impl Logs for Nowhere {
 /// Writes a trial of at least so many operations, most of them before the
 /// freeze; returns how many they are.
 fn generate(dir: &Path, seed: u64, operations: u64) -> Result<u64, jsonl::Error> {
-    // A trial is made to a length of time: a short one tells how long it must be.
+    // A trial is made to a length of time: a short one shows how long it must be.
     let sample_ms = 100_000;
     let sample = Shape {
         writers: 8,

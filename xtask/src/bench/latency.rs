@@ -10,7 +10,7 @@ use terminal::live::Steps;
 use tooling::error::Failure;
 
 use super::report::{Figure, Report};
-use super::trials::{OnImage, Ran, Trials, scenarios};
+use super::trials::{MeasuredTrial, OnImage, Trials, scenarios};
 use crate::e2e;
 
 const HOOKS: [Hook; 3] = [Hook::None, Hook::Freezeframe, Hook::Sample];
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 /// What one trial's clients felt, milliseconds.
 #[derive(Debug, Default)]
-struct Felt {
+struct ClientTimes {
     /// The longest time without an acknowledged write around the window, beyond the window itself.
     stall: f64,
     freeze: f64,
@@ -36,7 +36,7 @@ struct Felt {
 }
 
 /// What one of them is called, and where it is.
-type Part = (&'static str, fn(&Felt) -> f64);
+type Part = (&'static str, fn(&ClientTimes) -> f64);
 
 pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     let mut trials = Trials::prepare(RunOptions {
@@ -54,7 +54,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
                 trials.run_whole(1, |options| options.hook = Some(hook.clone()))
             })?;
             for ran in &run.trials {
-                felt.push(felt_in(ran)?);
+                felt.push(client_times(ran)?);
             }
         }
     }
@@ -82,12 +82,12 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
     Ok(Report { benchmark: "latency", measured, figures, goals: vec![] })
 }
 
-fn felt_in(ran: &Ran) -> Result<Felt, Failure> {
+fn client_times(ran: &MeasuredTrial) -> Result<ClientTimes, Failure> {
     let timings = &ran.verdict.timings_ms;
     let mut latencies =
         latencies(ran).map_err(|e| Failure::Infrastructure(format!("cannot read a history: {e}.")))?;
     latencies.sort_by(f64::total_cmp);
-    Ok(Felt {
+    Ok(ClientTimes {
         stall: ran.needs("write stall", timings.write_stall)? - ran.needs("window", timings.window)?,
         freeze: ran.needs("freeze", timings.freeze)?,
         thaw: ran.needs("thaw", timings.thaw)?,
@@ -97,7 +97,7 @@ fn felt_in(ran: &Ran) -> Result<Felt, Failure> {
 }
 
 /// How long each acknowledged transfer took, milliseconds.
-fn latencies(ran: &Ran) -> Result<Vec<f64>, jsonl::Error> {
+fn latencies(ran: &MeasuredTrial) -> Result<Vec<f64>, jsonl::Error> {
     let (mut sent, mut latencies) = (HashMap::new(), Vec::new());
     for entry in jsonl::Reader::<Entry>::open(&ran.dir.join("history.jsonl"), history::KIND)? {
         match entry? {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the measurements, each held against its goal.
+//! `cargo xtask bench`: the measurements, each compared with its goal.
 
 mod baseline;
 mod hooks;
@@ -19,19 +19,19 @@ use tooling::error::Failure;
 use tracing::info;
 use xshell::cmd;
 
-/// Measures what must be fast, and exits with 1 where a goal is missed. What was
+/// Measures what must be fast, and exits with 1 where a goal is missed. Benchmark was
 /// measured is in `target/bench` as well, as JSON and as a picture.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    what: What,
+    benchmark: Benchmark,
     /// Prints the measurements as JSON.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+enum Benchmark {
     /// Every measurement, one after the other.
     All,
     Start(start::Args),
@@ -46,21 +46,21 @@ enum What {
     JudgeOnce(judge::OnceArgs),
 }
 
-/// What `all` measures, in the order of `docs/bench.md`.
+/// Benchmark `all` measures, in the order of `docs/bench.md`.
 const ALL: [&str; 8] = ["start", "trial", "latency", "hooks", "snapshots", "scaling", "images", "judge"];
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let report = match &args.what {
-        What::All => return all(args.json),
-        What::Start(args) => start::run(args)?,
-        What::Trial(args) => trial::run(args)?,
-        What::Latency(args) => latency::run(args)?,
-        What::Hooks(args) => hooks::run(args)?,
-        What::Snapshots(args) => snapshots::run(args)?,
-        What::Scaling(args) => scaling::run(args)?,
-        What::Images(args) => images::run(args)?,
-        What::Judge(args) => judge::run(args)?,
-        What::JudgeOnce(args) => return judge::once(args),
+    let report = match &args.benchmark {
+        Benchmark::All => return all(args.json),
+        Benchmark::Start(args) => start::run(args)?,
+        Benchmark::Trial(args) => trial::run(args)?,
+        Benchmark::Latency(args) => latency::run(args)?,
+        Benchmark::Hooks(args) => hooks::run(args)?,
+        Benchmark::Snapshots(args) => snapshots::run(args)?,
+        Benchmark::Scaling(args) => scaling::run(args)?,
+        Benchmark::Images(args) => images::run(args)?,
+        Benchmark::Judge(args) => judge::run(args)?,
+        Benchmark::JudgeOnce(args) => return judge::once(args),
     };
     report.publish(args.json)
 }

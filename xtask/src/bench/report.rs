@@ -1,4 +1,4 @@
-//! What a measurement comes to: figures with their spread, held against goals;
+//! The results of a measurement: figures with their spread, compared with goals;
 //! as a table, as JSON and as a picture.
 
 use std::path::PathBuf;

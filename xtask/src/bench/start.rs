@@ -6,7 +6,7 @@ use terminal::live::Steps;
 use tooling::error::Failure;
 
 use super::report::{Figure, Goal, Report};
-use super::trials::{Ran, Trials};
+use super::trials::{MeasuredTrial, Trials};
 use crate::e2e;
 use crate::number::number;
 
@@ -70,7 +70,7 @@ fn first_answer(trials: &mut Trials, cold: bool) -> Result<f64, Failure> {
     for ran in trials.run(1, |options| options.cold = cold)?.trials {
         if ran.started_warm()? == cold {
             return Err(Failure::Infrastructure(format!(
-                "the guest in {} did not start as it was asked to; its events.jsonl says why.",
+                "the guest in {} did not start as requested; its events.jsonl says why.",
                 ran.dir.display()
             )));
         }
@@ -79,7 +79,7 @@ fn first_answer(trials: &mut Trials, cold: bool) -> Result<f64, Failure> {
     Ok(total)
 }
 
-fn to_first_answer(ran: &Ran) -> Result<f64, Failure> {
+fn to_first_answer(ran: &MeasuredTrial) -> Result<f64, Failure> {
     let stages = &ran.verdict.timings_ms.stages;
     let took = |stage| ran.needs("first SQL answer", stages.get(&stage).copied());
     Ok(took(Stage::Prepare)? + took(Stage::Boot)?)

@@ -11,7 +11,7 @@ use super::baseline::Baseline;
 use super::report::{Figure, Goal, Report};
 use super::trials::{OnImage, Trials, millis, scenarios};
 use crate::e2e;
-use crate::setup::{self, Who};
+use crate::setup::{self, NeededBy};
 
 /// The ways to restore, each a scenario of `bench/scenarios`.
 const BOOTED: &str = "trial/booted::";
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
-    setup::ensure_for(&[Who::Baseline])?;
+    setup::ensure_for(&[NeededBy::Baseline])?;
     let mut trials = Trials::prepare(RunOptions {
         filters: vec![BOOTED.to_owned(), ATTACHED.to_owned()],
         images: vec![on.image.clone()],
@@ -40,7 +40,7 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
         scenarios: scenarios(),
         ..e2e::default_options()
     })?;
-    // Makes the saved memories where there are none, and tells the accelerator.
+    // Makes the saved memories where there are none, and finds out the accelerator.
     let first = trials.run(1, |options| options.start_only = true)?;
     let plan = first.trials.first().map(|ran| Plan::read(&ran.dir)).transpose();
     let plan = plan.ok().flatten().ok_or_else(|| Failure::Infrastructure("no trial ran.".to_owned()))?;

@@ -1,4 +1,4 @@
-//! Trials that are run to be measured.
+//! Runs trials in order to measure them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tooling::host;
 use crate::e2e;
 use crate::number::number;
 
-/// What most measurements are told.
+/// The options of most measurements.
 #[derive(Debug, clap::Args)]
 pub(super) struct OnImage {
     /// The image.
@@ -24,7 +24,7 @@ pub(super) struct OnImage {
     pub(super) repeat: u32,
 }
 
-/// What is to be measured, prepared.
+/// Trials that are ready to be measured.
 #[derive(Debug)]
 pub(super) struct Trials {
     options: RunOptions,
@@ -35,33 +35,37 @@ pub(super) struct Trials {
 
 /// One run of them.
 #[derive(Debug)]
-pub(super) struct Run {
-    pub(super) trials: Vec<Ran>,
+pub(super) struct MeasuredRun {
+    pub(super) trials: Vec<MeasuredTrial>,
     /// From the start of the first to the end of the last, with the harness's own start.
     pub(super) wall: Duration,
 }
 
 /// One trial that ran.
 #[derive(Debug)]
-pub(super) struct Ran {
+pub(super) struct MeasuredTrial {
     pub(super) dir: PathBuf,
     pub(super) verdict: Verdict,
 }
 
-/// The scenarios that are there to be measured.
+/// The scenarios for measurements only.
 pub(super) fn scenarios() -> PathBuf {
     host::repository().join("bench/scenarios")
 }
 
 impl Trials {
-    /// Brings in what these trials need.
+    /// Prepares what these trials need.
     pub(super) fn prepare(options: RunOptions) -> Result<Self, Failure> {
-        let program = e2e::prepare(&asked(&options)?)?;
+        let program = e2e::prepare(&requests(&options)?)?;
         Ok(Self { options, program, runs: 0 })
     }
 
     /// Runs them once more, changed like this, `jobs` at a time.
-    pub(super) fn run(&mut self, jobs: u16, change: impl FnOnce(&mut RunOptions)) -> Result<Run, Failure> {
+    pub(super) fn run(
+        &mut self,
+        jobs: u16,
+        change: impl FnOnce(&mut RunOptions),
+    ) -> Result<MeasuredRun, Failure> {
         let mut options = self.options.clone();
         change(&mut options);
         self.runs += 1;
@@ -69,17 +73,20 @@ impl Trials {
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
         options.write().map_err(Failure::infrastructure)?;
         let begin = Instant::now();
-        if e2e::run_trials(&self.program, &options, &asked(&options)?, jobs)? {
+        if e2e::run_trials(&self.program, &options, &requests(&options)?, jobs)? {
             return Err(Failure::Interrupted);
         }
         let wall = begin.elapsed();
         e2e::check_for_leftovers(&options.dir)?;
-        let ran = |asked: TrialRequest| {
-            let dir = options.trial_dir(&asked.name);
+        let ran = |request: TrialRequest| {
+            let dir = options.trial_dir(&request.name);
             let verdict = Verdict::read(&dir).map_err(Failure::infrastructure)?;
-            Ok(Ran { dir, verdict })
+            Ok(MeasuredTrial { dir, verdict })
         };
-        Ok(Run { trials: asked(&options)?.into_iter().map(ran).collect::<Result<_, Failure>>()?, wall })
+        Ok(MeasuredRun {
+            trials: requests(&options)?.into_iter().map(ran).collect::<Result<_, Failure>>()?,
+            wall,
+        })
     }
 
     /// The same for whole trials, each of which must come to a grade.
@@ -87,7 +94,7 @@ impl Trials {
         &mut self,
         jobs: u16,
         change: impl FnOnce(&mut RunOptions),
-    ) -> Result<Run, Failure> {
+    ) -> Result<MeasuredRun, Failure> {
         let run = self.run(jobs, change)?;
         for ran in &run.trials {
             ran.needs("grade", (ran.verdict.grade != Grade::Unknown).then_some(()))?;
@@ -96,16 +103,16 @@ impl Trials {
     }
 }
 
-fn asked(options: &RunOptions) -> Result<Vec<TrialRequest>, Failure> {
-    let asked = options.trials()?;
-    if asked.is_empty() {
+fn requests(options: &RunOptions) -> Result<Vec<TrialRequest>, Failure> {
+    let requests = options.trials()?;
+    if requests.is_empty() {
         let images = options.images.join(", ");
         return Err(Failure::Usage(format!("no trial of this measurement runs on {images}.")));
     }
-    Ok(asked)
+    Ok(requests)
 }
 
-impl Ran {
+impl MeasuredTrial {
     /// Whether its first guest went on from a saved memory.
     pub(super) fn started_warm(&self) -> Result<bool, Failure> {
         let notes = events::notes(&self.dir.join(events::FILE));

@@ -8,7 +8,7 @@ use tooling::error::Failure;
 /// Characters of a wrong name that are shown.
 const MAX_NAME: usize = 60;
 
-/// Prints what there is to say of the property with this letter or name.
+/// Explains the property with this letter or name.
 pub(super) fn print(name: &str) -> Result<(), Failure> {
     let is_it = |it: &Property| it.name() == name || it.id().eq_ignore_ascii_case(name);
     let Some(property) = Property::ALL.into_iter().find(is_it) else {
@@ -22,7 +22,7 @@ pub(super) fn print(name: &str) -> Result<(), Failure> {
     results::line(format_args!("{property} ({})", property.id()));
     results::line(property.claim());
     results::line("");
-    results::line(format_args!("Why this can be asked: {}", property.source()));
+    results::line(format_args!("Why it can be required: {}", property.source()));
     results::line(format_args!("Evidence that it needs: {}.", property.needs()));
     results::line(format_args!("A backup that breaks it is {} at best.", property.ceiling()));
     Ok(())

@@ -20,13 +20,13 @@ struct Listed<'a> {
 }
 
 /// Prints them: name, what each covers, how long it took before.
-pub(super) fn print(options: &RunOptions, asked: &[TrialRequest], as_json: bool) -> Result<(), Failure> {
+pub(super) fn print(options: &RunOptions, requests: &[TrialRequest], as_json: bool) -> Result<(), Failure> {
     let durations = options.durations();
-    let listed = asked.iter().map(|asked| Listed {
-        trial: &asked.name,
-        summary: &asked.scenario.summary,
-        covers: &asked.scenario.covers,
-        seconds: durations.of(&asked.name, asked.scenario.snapshot.cycles).map(|took| took.as_secs_f64()),
+    let listed = requests.iter().map(|request| Listed {
+        trial: &request.name,
+        summary: &request.scenario.summary,
+        covers: &request.scenario.covers,
+        seconds: durations.of(&request.name, request.scenario.snapshot.cycles).map(|took| took.as_secs_f64()),
     });
     let listed: Vec<_> = listed.collect();
     if as_json {

@@ -14,14 +14,14 @@ use rustix::process::{self, Pid, WaitOptions};
 const GRACE: Duration = Duration::from_secs(90);
 
 /// Ctrl-C ends the test binary, whose supervisors then clean up; this process
-/// stays to wait for them and to tell what came of it. Whether it was pressed.
+/// stays to wait for them and to report the outcome. Returns whether it was pressed.
 pub(crate) fn outlive_ctrl_c() -> io::Result<Arc<AtomicBool>> {
     let pressed = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&pressed))?;
     Ok(pressed)
 }
 
-/// Makes this process the parent of whatever loses its own, so that nothing of
+/// Makes this process the parent of orphaned descendants, so that no process of
 /// the run can escape it.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(process::set_child_subreaper(Some(process::getpid()))?)

@@ -1,6 +1,5 @@
-//! What other programs read of a run: JUnit beside the report, and the summary of a step of GitHub
-//! Actions where there is one. Both are for people in the end: where one fails it says so, and the
-//! verdicts stand as they are.
+//! The results of a run for other programs: JUnit beside the report, and the step summary in GitHub
+//! Actions. If one cannot be written, that is only a warning: the verdicts do not depend on it.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! What runs, seen: a line for each trial under way with its stage, and one for all of them. A
-//! reader of the event logs; on a pipe only what ends is told.
+//! Shows what runs: a line for each trial under way with its stage, and one for all of them. It reads
+//! the event logs; on a pipe it reports only what ends.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -35,17 +35,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn begin(options: &RunOptions, asked: &[TrialRequest], jobs: u16) -> Self {
+    pub(super) fn begin(options: &RunOptions, requests: &[TrialRequest], jobs: u16) -> Self {
         let durations = options.durations();
-        let watched = |asked: &TrialRequest| Trial {
-            name: asked.name.clone(),
-            dir: options.trial_dir(&asked.name),
-            usually: durations.of(&asked.name, asked.scenario.snapshot.cycles),
-            state: State::Waiting,
+        let watched = |request: &TrialRequest| TrialLine {
+            name: request.name.clone(),
+            dir: options.trial_dir(&request.name),
+            usually: durations.of(&request.name, request.scenario.snapshot.cycles),
+            state: LineState::Waiting,
             read: 0,
             line: None,
         };
-        let mut trials: Vec<_> = asked.iter().map(watched).collect();
+        let mut trials: Vec<_> = requests.iter().map(watched).collect();
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
         let thread = thread::spawn(move || {
@@ -55,9 +55,9 @@ impl Watch {
             loop {
                 let last = ends.load(Ordering::SeqCst);
                 for trial in &mut trials {
-                    trial.look(&live, &total);
+                    trial.update(&live, &total);
                 }
-                total.set_message(in_all(&trials, begun.elapsed(), jobs));
+                total.set_message(summary(&trials, begun.elapsed(), jobs));
                 if last {
                     total.finish_and_clear();
                     live.lines().remove(&total);
@@ -87,51 +87,51 @@ fn line(template: &str) -> ProgressBar {
 
 /// One trial of the run.
 #[derive(Debug)]
-struct Trial {
+struct TrialLine {
     name: String,
     dir: PathBuf,
     /// How long it took when it was judged last.
     usually: Option<Duration>,
-    state: State,
+    state: LineState,
     /// How much of its event log was read, bytes.
     read: u64,
     line: Option<ProgressBar>,
 }
 
 #[derive(Debug)]
-enum State {
+enum LineState {
     Waiting,
     Running { stage: String, since: Instant, begun: Instant },
     Ended,
 }
 
-impl Trial {
+impl TrialLine {
     /// Reads what is new, and shows it above the line of all.
-    fn look(&mut self, live: &Live, total: &ProgressBar) {
-        if matches!(self.state, State::Ended) {
+    fn update(&mut self, live: &Live, total: &ProgressBar) {
+        if matches!(self.state, LineState::Ended) {
             return;
         }
         for event in self.new_events() {
             let now = Instant::now();
             match (&mut self.state, event.event) {
-                (State::Running { stage, since, .. }, EventKind::Begin) => {
+                (LineState::Running { stage, since, .. }, EventKind::Begin) => {
                     (*stage, *since) = (event.stage.to_string(), now);
                 }
-                (state @ State::Waiting, _) => {
-                    *state = State::Running { stage: event.stage.to_string(), since: now, begun: now };
+                (state @ LineState::Waiting, _) => {
+                    *state = LineState::Running { stage: event.stage.to_string(), since: now, begun: now };
                 }
                 _ => {}
             }
         }
         if let Ok(verdict) = Verdict::read(&self.dir) {
-            self.state = State::Ended;
+            self.state = LineState::Ended;
             if let Some(line) = self.line.take() {
                 line.finish_and_clear();
             }
             info!("{}", ended(&self.name, &verdict));
             return;
         }
-        if let State::Running { stage, since, begun } = &self.state {
+        if let LineState::Running { stage, since, begun } = &self.state {
             let line = self
                 .line
                 .get_or_insert_with(|| live.lines().insert_before(total, line("{spinner} {wide_msg}")));
@@ -145,7 +145,7 @@ impl Trial {
         }
     }
 
-    /// The events that were written since the last look.
+    /// The events that were written since the last update.
     fn new_events(&mut self) -> Vec<Event> {
         let mut text = Vec::new();
         let read = File::open(self.dir.join(events::FILE)).and_then(|mut file| {
@@ -153,7 +153,7 @@ impl Trial {
             file.take(MAX_READ).read_to_end(&mut text)
         });
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        // A log that is not there yet, or that is not to be read, shows nothing.
+        // A log that does not exist yet, or cannot be read, shows nothing.
         if read.is_err() || whole == 0 {
             return Vec::new();
         }
@@ -181,8 +181,8 @@ fn ended(name: &str, verdict: &Verdict) -> String {
 }
 
 /// How far the run is, and what is left by how long trials took before.
-fn in_all(trials: &[Trial], elapsed: Duration, jobs: u16) -> String {
-    let ended = trials.iter().filter(|trial| matches!(trial.state, State::Ended)).count();
+fn summary(trials: &[TrialLine], elapsed: Duration, jobs: u16) -> String {
+    let ended = trials.iter().filter(|trial| matches!(trial.state, LineState::Ended)).count();
     let so_far = format!("{ended} of {} trials, {}", trials.len(), seconds(elapsed));
     match left(trials, jobs) {
         (Some(left), 0) => format!("{so_far}, about {} left", seconds(left)),
@@ -195,13 +195,13 @@ fn in_all(trials: &[Trial], elapsed: Duration, jobs: u16) -> String {
 
 /// What the trials that have not ended need, so many at once; and how many of them were never
 /// measured. Nothing is known when none was.
-fn left(trials: &[Trial], jobs: u16) -> (Option<Duration>, usize) {
+fn left(trials: &[TrialLine], jobs: u16) -> (Option<Duration>, usize) {
     let (mut sum, mut longest, mut known, mut unknown) = (Duration::ZERO, Duration::ZERO, 0, 0);
     for trial in trials {
         let gone = match &trial.state {
-            State::Waiting => Duration::ZERO,
-            State::Running { begun, .. } => begun.elapsed(),
-            State::Ended => continue,
+            LineState::Waiting => Duration::ZERO,
+            LineState::Running { begun, .. } => begun.elapsed(),
+            LineState::Ended => continue,
         };
         let Some(usually) = trial.usually else {
             unknown += 1;
@@ -228,31 +228,31 @@ mod tests {
 
     use super::*;
 
-    fn trial(usually: Option<u64>, state: State) -> Trial {
+    fn trial(usually: Option<u64>, state: LineState) -> TrialLine {
         let usually = usually.map(Duration::from_secs);
-        Trial { name: "core/x::i::h".into(), dir: PathBuf::new(), usually, state, read: 0, line: None }
+        TrialLine { name: "core/x::i::h".into(), dir: PathBuf::new(), usually, state, read: 0, line: None }
     }
 
     #[test]
-    fn what_is_left_is_told_by_measured_times_only() {
-        let waiting = |seconds| trial(seconds, State::Waiting);
+    fn what_is_left_is_estimated_from_measured_times_only() {
+        let waiting = |seconds| trial(seconds, LineState::Waiting);
         assert_eq!(left(&[waiting(None)], 2), (None, 1));
         assert_eq!(
             left(&[waiting(Some(30)), waiting(Some(50)), waiting(None)], 2),
             (Some(Duration::from_secs(50)), 1)
         );
         assert_eq!(
-            left(&[waiting(Some(30)), trial(Some(9), State::Ended)], 1),
+            left(&[waiting(Some(30)), trial(Some(9), LineState::Ended)], 1),
             (Some(Duration::from_secs(30)), 0)
         );
-        let told = in_all(&[waiting(Some(200)), trial(None, State::Ended)], Duration::from_secs(7), 1);
-        assert_eq!(told, "1 of 2 trials, 7 s, about 3 min 20 s left");
+        let shown = summary(&[waiting(Some(200)), trial(None, LineState::Ended)], Duration::from_secs(7), 1);
+        assert_eq!(shown, "1 of 2 trials, 7 s, about 3 min 20 s left");
     }
 
     #[test]
     fn a_log_is_read_line_by_line_as_it_grows() {
         let dir = tempfile::tempdir().unwrap();
-        let mut trial = Trial { dir: dir.path().to_owned(), ..trial(None, State::Waiting) };
+        let mut trial = TrialLine { dir: dir.path().to_owned(), ..trial(None, LineState::Waiting) };
         assert!(trial.new_events().is_empty());
         let mut file = File::create(dir.path().join(events::FILE)).unwrap();
         let event = r#"{"t":1,"stage":"boot","event":"begin"}"#;

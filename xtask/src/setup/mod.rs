@@ -13,13 +13,13 @@ use tooling::command::{self, shell};
 use tooling::error::Failure;
 use tracing::info;
 
-pub(crate) use needs::Who;
+pub(crate) use needs::NeededBy;
 use plan::{Action, Host, Manager, Plan, plan};
 use probe::Finding;
 
-/// Installs the host packages that the rest needs, or checks that they are there.
+/// Installs the host packages that the other commands need, or checks that they are there.
 /// What only images of Ubuntu or of the RPM family need is installed when one is built,
-/// and what only `bench trial` needs by that.
+/// and what only `bench trial` needs when that runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only reports what is there and what is missing; changes nothing.
@@ -53,7 +53,7 @@ pub(crate) fn ensure() -> Result<(), Failure> {
 }
 
 /// The same, and `also` what only some tasks need.
-pub(crate) fn ensure_for(also: &[Who]) -> Result<(), Failure> {
+pub(crate) fn ensure_for(also: &[NeededBy]) -> Result<(), Failure> {
     install(also)?.complete
 }
 
@@ -67,7 +67,7 @@ struct Installed {
 }
 
 /// Installs what is missing.
-fn install(also: &[Who]) -> Result<Installed, Failure> {
+fn install(also: &[NeededBy]) -> Result<Installed, Failure> {
     let mut findings = probe::findings(also);
     let host = probe::host(missing(&findings));
     let plan = plan(&host);
@@ -86,7 +86,7 @@ fn install(also: &[Who]) -> Result<Installed, Failure> {
         _ if missing(&findings).is_empty() => Ok(()),
         _ => Err(lacking(
             &findings,
-            "the packages are installed; so this distribution has it in another package",
+            "the packages are installed, so this distribution must have it in another package",
         )),
     };
     Ok(Installed { findings, host, complete })
@@ -123,7 +123,7 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
             what: finding.need.what,
             why: finding.need.why,
             found: finding.found.clone(),
-            looked_for: finding.need.probe.words(),
+            looked_for: finding.need.probe.description(),
             packages: manager.names(&finding.need.packages),
         })
         .collect();
@@ -164,7 +164,7 @@ fn succeed(argv: &[String], input: &str) -> Result<(), Failure> {
     let sh = shell()?;
     command::run_with_input(sh.cmd(program).args(args), input).map_err(|error| {
         Failure::Infrastructure(format!(
-            "`{}` did not succeed: {error} Its output above says why; when that is mended, run `cargo xtask setup` \
+            "`{}` did not succeed: {error} Its output above says why; once that is repaired, run `cargo xtask setup` \
              again.",
             argv.join(" ")
         ))

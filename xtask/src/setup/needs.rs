@@ -9,16 +9,16 @@ pub(crate) struct Need {
     pub(crate) why: &'static str,
     pub(crate) probe: Probe,
     pub(crate) packages: Packages,
-    pub(crate) who: Who,
+    pub(crate) needed_by: NeededBy,
 }
 
-/// Who needs it.
+/// NeededBy needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Who {
+pub(crate) enum NeededBy {
     Everyone,
-    /// Root does without it.
+    /// Only those who are not root.
     NotRoot,
-    /// Only root has a use for it.
+    /// Only root.
     Root,
     /// Only root, and only where apt installs packages.
     RootWithApt,
@@ -70,7 +70,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["qemu-x86"],
             pacman: &["qemu-system-x86"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "qemu-img",
@@ -82,7 +82,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["qemu-img"],
             pacman: &["qemu-img"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "libvirt headers",
@@ -94,7 +94,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-devel"],
             pacman: &["libvirt"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "libvirt QEMU driver",
@@ -106,7 +106,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-daemon-driver-qemu"],
             pacman: &["libvirt"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "libvirt storage driver",
@@ -118,18 +118,18 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-daemon-driver-storage-core"],
             pacman: &["libvirt"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "account libvirt-qemu",
         why: "Debian's libvirt looks it up when root runs it; the full daemon's package would make it",
         probe: Probe::Account("libvirt-qemu"),
         packages: Packages { apt: &[], dnf: &[], zypper: &[], pacman: &[] },
-        who: Who::RootWithApt,
+        needed_by: NeededBy::RootWithApt,
     },
     Need {
         what: "pkg-config",
-        why: "tells the compiler where libvirt is",
+        why: "finds libvirt for the compiler",
         probe: Probe::Program("pkg-config"),
         packages: Packages {
             apt: &["pkg-config"],
@@ -137,14 +137,14 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["pkgconf-pkg-config"],
             pacman: &["pkgconf"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "C linker",
         why: "links Rust programs",
         probe: Probe::Program("cc"),
         packages: Packages { apt: &["gcc", "libc6-dev"], dnf: &["gcc"], zypper: &["gcc"], pacman: &["gcc"] },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "mmdebstrap",
@@ -156,14 +156,14 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["mmdebstrap"],
             pacman: &[],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "apt-get",
-        why: "tells which packages of Debian guests have changed; mmdebstrap runs it too",
+        why: "finds out which packages of Debian guests have changed; mmdebstrap runs it too",
         probe: Probe::Program("apt-get"),
         packages: Packages { apt: &["apt"], dnf: &["apt"], zypper: &[], pacman: &["apt"] },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "Debian archive keys",
@@ -179,7 +179,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &[],
             pacman: &["debian-archive-keyring"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "Ubuntu archive keys",
@@ -191,21 +191,21 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &[],
             pacman: &["ubuntu-keyring"],
         },
-        who: Who::Ubuntu,
+        needed_by: NeededBy::Ubuntu,
     },
     Need {
         what: "dnf",
         why: "installs the packages of guests of the RPM family",
         probe: Probe::Program("dnf"),
         packages: Packages { apt: &["dnf"], dnf: &["dnf"], zypper: &["dnf"], pacman: &["dnf"] },
-        who: Who::Rpm,
+        needed_by: NeededBy::Rpm,
     },
     Need {
         what: "rpm",
-        why: "tells the versions of those packages",
+        why: "reads the versions of those packages",
         probe: Probe::Program("rpm"),
         packages: Packages { apt: &["rpm"], dnf: &["rpm"], zypper: &["rpm"], pacman: &["rpm-tools"] },
-        who: Who::Rpm,
+        needed_by: NeededBy::Rpm,
     },
     Need {
         what: "createrepo_c",
@@ -217,7 +217,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["createrepo_c"],
             pacman: &["createrepo_c"],
         },
-        who: Who::Rpm,
+        needed_by: NeededBy::Rpm,
     },
     Need {
         what: "mke2fs",
@@ -229,7 +229,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["e2fsprogs"],
             pacman: &["e2fsprogs"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "e2fsck",
@@ -241,7 +241,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["e2fsprogs"],
             pacman: &["e2fsprogs"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "xfsprogs",
@@ -253,7 +253,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["xfsprogs"],
             pacman: &["xfsprogs"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "btrfs-progs",
@@ -265,7 +265,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["btrfsprogs"],
             pacman: &["btrfs-progs"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "grub-fstest",
@@ -277,21 +277,21 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["grub2"],
             pacman: &["grub"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "lvm",
         why: "writes disks with volume groups, which takes root",
         probe: Probe::Program("lvm"),
         packages: Packages { apt: &["lvm2"], dnf: &["lvm2"], zypper: &["lvm2"], pacman: &["lvm2"] },
-        who: Who::Root,
+        needed_by: NeededBy::Root,
     },
     Need {
         what: "curl",
         why: "downloads vendors' cloud images, and goes on where a download stopped",
         probe: Probe::Program("curl"),
         packages: Packages { apt: &["curl"], dnf: &["curl"], zypper: &["curl"], pacman: &["curl"] },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "sfdisk",
@@ -303,7 +303,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["util-linux"],
             pacman: &["util-linux"],
         },
-        who: Who::Root,
+        needed_by: NeededBy::Root,
     },
     Need {
         what: "newuidmap",
@@ -315,7 +315,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["shadow"],
             pacman: &["shadow"],
         },
-        who: Who::NotRoot,
+        needed_by: NeededBy::NotRoot,
     },
     Need {
         what: "shellcheck",
@@ -327,7 +327,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["ShellCheck"],
             pacman: &["shellcheck"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "busybox",
@@ -339,7 +339,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["busybox"],
             pacman: &["busybox"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "mariadbd",
@@ -351,7 +351,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["mariadb"],
             pacman: &["mariadb"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "mariadb",
@@ -363,14 +363,14 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["mariadb-client"],
             pacman: &["mariadb-clients"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "dpkg-deb",
         why: "makes the .deb of the hooks",
         probe: Probe::Program("dpkg-deb"),
         packages: Packages { apt: &["dpkg"], dnf: &["dpkg"], zypper: &["dpkg"], pacman: &["dpkg"] },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "rpmbuild",
@@ -382,7 +382,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["rpm-build"],
             pacman: &["rpm-tools"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "PostgreSQL server",
@@ -394,18 +394,18 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["postgresql-server", "postgresql-contrib"],
             pacman: &["postgresql"],
         },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "dash",
         why: "the hooks are tested with it",
         probe: Probe::Program("dash"),
         packages: Packages { apt: &["dash"], dnf: &["dash"], zypper: &["dash"], pacman: &["dash"] },
-        who: Who::Everyone,
+        needed_by: NeededBy::Everyone,
     },
     Need {
         what: "virsh",
-        why: "the script that trials are measured against is made of it",
+        why: "is what the script runs that trials are measured against",
         probe: Probe::Program("virsh"),
         packages: Packages {
             apt: &["libvirt-clients"],
@@ -413,11 +413,11 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-client"],
             pacman: &["libvirt"],
         },
-        who: Who::Baseline,
+        needed_by: NeededBy::Baseline,
     },
     Need {
         what: "libvirtd",
-        why: "serves that script",
+        why: "is the daemon that this script talks to",
         probe: Probe::Program("libvirtd"),
         packages: Packages {
             apt: &["libvirt-daemon"],
@@ -425,7 +425,7 @@ pub(crate) const NEEDS: &[Need] = &[
             zypper: &["libvirt-daemon"],
             pacman: &["libvirt"],
         },
-        who: Who::Baseline,
+        needed_by: NeededBy::Baseline,
     },
 ];
 
@@ -440,8 +440,8 @@ impl Need {
 }
 
 impl Probe {
-    /// In words, for whoever installed it elsewhere.
-    pub(crate) fn words(&self) -> String {
+    /// Describes it, for those who installed it elsewhere.
+    pub(crate) fn description(&self) -> String {
         match self {
             Self::Program(name) => format!("program `{name}`"),
             Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),

@@ -1,5 +1,5 @@
-//! From what the host is to what must be done to it. Pure, so that it can be
-//! tested for hosts that are not there.
+//! Plans what must be done to a host. Pure, so that it can be tested for other
+//! hosts than this one.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -66,7 +66,7 @@ impl Manager {
     }
 }
 
-/// What a plan depends on.
+/// The facts that a plan depends on.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     pub(crate) manager: Option<Manager>,
@@ -208,11 +208,15 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
         backports = Some(suite);
     }
     if !qemu.is_empty() || !others.is_empty() {
-        actions.push(run(&["apt-get", "update"], &[], "reads what the package sources offer".to_owned()));
+        actions.push(run(&["apt-get", "update"], &[], "reads the indexes of the package sources".to_owned()));
     }
     let server = others.contains(&"postgresql");
     if server {
-        actions.push(run(&["mkdir", "-p", CLUSTER_DIR], &[], "makes room for the next file".to_owned()));
+        actions.push(run(
+            &["mkdir", "-p", CLUSTER_DIR],
+            &[],
+            "makes the directory of the next file".to_owned(),
+        ));
         actions.push(Action::Write {
             path: CLUSTER_FILE,
             text: "create_main_cluster = false\n".to_owned(),
@@ -283,7 +287,7 @@ impl Action {
         }
     }
 
-    /// What it is good for.
+    /// What it is for.
     pub(crate) fn why(&self) -> &str {
         match self {
             Self::Write { why, .. } | Self::Run { why, .. } => why,
@@ -340,7 +344,7 @@ mod tests {
         assert_eq!(
             text(&plan(&bookworm())),
             "\
-# reads what the package sources offer
+# reads the indexes of the package sources
 env DEBIAN_FRONTEND=noninteractive apt-get update
 # installs what is missing
 env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
@@ -355,7 +359,7 @@ env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
         assert_eq!(
             text(&plan(&user)),
             "\
-# reads what the package sources offer
+# reads the indexes of the package sources
 sudo env DEBIAN_FRONTEND=noninteractive apt-get update
 # installs what is missing
 sudo env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
@@ -385,7 +389,7 @@ Suites: bookworm-backports
 Components: main
 Signed-By: /keys/debian.gpg
 END
-# reads what the package sources offer
+# reads the indexes of the package sources
 env DEBIAN_FRONTEND=noninteractive apt-get update
 # from where the installed qemu-utils is from: the two must match
 env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
@@ -468,9 +472,9 @@ env DEBIAN_FRONTEND=noninteractive useradd --system --user-group --no-create-hom
         assert_eq!(
             text(&plan(&host)),
             "\
-# reads what the package sources offer
+# reads the indexes of the package sources
 env DEBIAN_FRONTEND=noninteractive apt-get update
-# makes room for the next file
+# makes the directory of the next file
 env DEBIAN_FRONTEND=noninteractive mkdir -p /etc/postgresql-common/createcluster.d
 # keeps PostgreSQL's package from making a database and starting a server
 cat >/etc/postgresql-common/createcluster.d/freezeframe.conf <<'END'

@@ -1,11 +1,11 @@
-//! Looks at the host. Changes nothing.
+//! Inspects the host, and changes nothing.
 
 use std::path::{Path, PathBuf};
 
 use tooling::command::{self, find_program, shell};
 use tooling::host;
 
-use super::needs::{NEEDS, Need, Probe, Who};
+use super::needs::{NEEDS, Need, NeededBy, Probe};
 use super::plan::{Apt, Host, Manager, Source};
 
 /// A need, and where it was found.
@@ -15,14 +15,14 @@ pub(super) struct Finding {
     pub(super) found: Option<PathBuf>,
 }
 
-/// Looks for everything that this user needs, and `also` that which only some tasks do.
-pub(super) fn findings(also: &[Who]) -> Vec<Finding> {
-    let needed = NEEDS.iter().filter(|need| match need.who {
-        Who::Everyone => true,
-        Who::NotRoot => !host::is_root(),
-        Who::Root => host::is_root(),
-        Who::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
-        who @ (Who::Ubuntu | Who::Rpm | Who::Baseline) => also.contains(&who),
+/// Looks for everything that this user needs, and for what only the tasks in `also` need.
+pub(super) fn findings(also: &[NeededBy]) -> Vec<Finding> {
+    let needed = NEEDS.iter().filter(|need| match need.needed_by {
+        NeededBy::Everyone => true,
+        NeededBy::NotRoot => !host::is_root(),
+        NeededBy::Root => host::is_root(),
+        NeededBy::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
+        who @ (NeededBy::Ubuntu | NeededBy::Rpm | NeededBy::Baseline) => also.contains(&who),
     });
     needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
 }
@@ -41,13 +41,15 @@ fn find(probe: &Probe) -> Option<PathBuf> {
         Probe::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
             let output = command::output(shell().ok()?.cmd(&program).arg(version_flag)).ok()?;
-            // mke2fs tells its version on standard error.
+            // mke2fs prints its version on standard error.
             let text = [output.stdout, output.stderr].concat();
             (version(&String::from_utf8_lossy(&text))? >= *least).then_some(program)
         }
         Probe::Library(path) => library_dirs().iter().map(|dir| dir.join(path)).find(|file| file.exists()),
         // passwd(5) also lists what comes from elsewhere only through getent.
-        Probe::Account(name) => (!ask("getent", &["passwd", name]).is_empty()).then(|| "/etc/passwd".into()),
+        Probe::Account(name) => {
+            (!printed_by("getent", &["passwd", name]).is_empty()).then(|| "/etc/passwd".into())
+        }
         Probe::File(paths) => paths.iter().map(PathBuf::from).find(|file| file.exists()),
     }
 }
@@ -88,7 +90,7 @@ fn manager() -> Option<Manager> {
 
 fn apt() -> Apt {
     let release = os_release("VERSION_CODENAME");
-    let targets = ask(
+    let targets = printed_by(
         "apt-get",
         &[
             "indextargets",
@@ -99,7 +101,7 @@ fn apt() -> Apt {
         ],
     );
     let qemu_utils =
-        ask("dpkg-query", &["--show", "--showformat", "${db:Status-Status} ${Version}", "qemu-utils"]);
+        printed_by("dpkg-query", &["--show", "--showformat", "${db:Status-Status} ${Version}", "qemu-utils"]);
     Apt {
         release,
         qemu_utils: qemu_utils.strip_prefix("installed ").map(str::to_owned),
@@ -108,7 +110,7 @@ fn apt() -> Apt {
 }
 
 /// What a program prints; nothing when it fails.
-fn ask(program: &str, args: &[&str]) -> String {
+fn printed_by(program: &str, args: &[&str]) -> String {
     let Ok(sh) = shell() else { return String::new() };
     let output = command::output(sh.cmd(program).args(args).env("LC_ALL", "C"));
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
@@ -120,7 +122,7 @@ fn os_release(key: &str) -> Option<String> {
     Some(value.trim_matches('"').to_owned())
 }
 
-/// One line of `apt-get indextargets`. apt does not tell the key of a source,
+/// One line of `apt-get indextargets`. apt does not print the key of a source,
 /// so that is read from the file that apt names.
 fn source(line: &str) -> Option<Source> {
     let mut words = line.split(' ');

@@ -138,8 +138,8 @@ fn a_guest_of_the_rpm_family_passes_a_quiesced_trial() {
     let trials = sh.cmd(program).env(RUN_DIR_VAR, &options.dir);
     let status = command::status(trials, Stdio::null(), Stdio::inherit()).unwrap();
 
-    let [asked] = options.trials().unwrap().try_into().expect("one trial");
-    let verdict = Verdict::read(&options.trial_dir(&asked.name)).unwrap();
+    let [request] = options.trials().unwrap().try_into().expect("one trial");
+    let verdict = Verdict::read(&options.trial_dir(&request.name)).unwrap();
     assert_eq!(verdict.outcome, Outcome::Pass, "{}: {:?}", verdict.reason, verdict.unmet);
     assert_eq!(verdict.grade, Grade::ApplicationConsistent);
     assert!(status.success());
