@@ -8,7 +8,7 @@ use contract::history::Entry;
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
-use super::shared::{LoadContext, Pending};
+use super::context::{LoadContext, Pending};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;

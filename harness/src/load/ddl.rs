@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
 
-use super::shared::{LoadContext, Pending};
+use super::context::{LoadContext, Pending};
 use crate::clock;
 use crate::database::TCP;
 use crate::error::Result;

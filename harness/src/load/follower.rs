@@ -8,7 +8,7 @@ use contract::history::{Entry, Op};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
-use super::shared::{Ack, LoadContext, payload};
+use super::context::{Ack, LoadContext, payload};
 use crate::clock;
 use crate::error::Result;
 

@@ -12,7 +12,7 @@ use contract::image::{FileSystem, Manifest};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
 
-use super::shared::{LoadContext, Pending};
+use super::context::{LoadContext, Pending};
 use crate::clock;
 use crate::directories::heartbeat_file;
 use crate::error::{Error, LoadError, Result};

@@ -1,13 +1,13 @@
 //! The load: writers on the host, each with one connection and one operation in flight, that record
 //! everything they do.
 
-mod big;
 mod bulk;
+mod context;
 mod ddl;
 mod follower;
 pub mod heartbeat;
+mod large_table;
 mod schema;
-mod shared;
 mod writer;
 
 use std::cell::Cell;
@@ -28,8 +28,8 @@ use crate::database::{self, DOORS, Target};
 use crate::error::{LoadError, Result};
 use crate::history_log::HistoryLog;
 use crate::interrupt;
+use context::{Ack, LoadContext};
 pub use schema::{ACCOUNTS, OPENING_BALANCE};
-use shared::{Ack, LoadContext};
 
 /// How long writers may take to end when the last awaited write never came.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl Load {
             tasks.spawn_on(bulk::run(Arc::clone(&context)), runtime.handle());
         }
         if load.data_mib > 0 {
-            tasks.spawn_on(big::churn(Arc::clone(&context), load.data_mib), runtime.handle());
+            tasks.spawn_on(large_table::churn(Arc::clone(&context), load.data_mib), runtime.handle());
         }
         for channel in heartbeats {
             tasks.spawn_on(heartbeat::run(Arc::clone(&context), channel), runtime.handle());

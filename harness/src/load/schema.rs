@@ -10,8 +10,8 @@ use contract::history::{Follower, ddl_tables};
 use contract::scenario::{Load, Profile};
 use mysql_async::prelude::Queryable;
 
-use super::big;
 use super::bulk::SIDE;
+use super::large_table;
 use crate::database::{self, PROBE_TABLES, TCP, Target};
 use crate::error::{Error, Result};
 use crate::names::table;
@@ -100,7 +100,7 @@ pub(super) async fn create(
         conn.query_drop(statement).await.map_err(Error::sql(format!("run `{what} ...`")))?;
     }
     if load.data_mib > 0 {
-        big::fill(&mut conn, &name(table::BIG), load.data_mib).await?;
+        large_table::fill(&mut conn, &name(table::BIG), load.data_mib).await?;
     }
     let binlog: Option<u8> = conn
         .query_first("SELECT @@log_bin")

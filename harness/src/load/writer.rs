@@ -16,8 +16,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
 
+use super::context::{Ack, LoadContext, payload};
 use super::schema::ACCOUNTS;
-use super::shared::{Ack, LoadContext, payload};
 use crate::clock;
 use crate::error::Result;
 use crate::names::table;

@@ -12,7 +12,7 @@ use contract::text::printable;
 
 use super::error::ReadError;
 use super::files::{ImageFiles, OpenFile};
-use super::writer::ObservationLog;
+use super::observation_log::ObservationLog;
 use crate::error::Result;
 use crate::names::{Names, table};
 
@@ -175,7 +175,7 @@ mod tests {
         assert!(made.unwrap().success());
         let files = ImageFiles::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
-        let mut log = super::super::writer::create(&path).unwrap();
+        let mut log = super::super::observation_log::create(&path).unwrap();
         logs(&files, Path::new("/data"), &Names::random(), &mut log).unwrap();
         recorded(&files, Path::new("/position"), &mut log).unwrap();
         log.flush().unwrap();

@@ -15,7 +15,7 @@ use contract::text::printable;
 
 use super::error::ReadError;
 use super::files::ImageFiles;
-use super::writer::ObservationLog;
+use super::observation_log::ObservationLog;
 use super::{binlog, file_system, table_files};
 use crate::directories::{Directories, Directory, heartbeat_file};
 use crate::error::{Error, Result};

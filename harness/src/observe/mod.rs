@@ -6,11 +6,11 @@ mod disk;
 mod error;
 mod file_system;
 mod files;
-mod log;
+mod observation_log;
+mod server_log;
 mod table_files;
 mod tables;
-mod writer;
 
 pub use disk::{SnapshotLayout, disks};
+pub use observation_log::{ObservationLog, complete, create};
 pub use tables::{Expected, memory, server, server_failed, state, tables};
-pub use writer::{ObservationLog, complete, create};

@@ -9,7 +9,7 @@ use contract::text::printable;
 
 use super::error::ReadError;
 use super::files::ImageFiles;
-use super::writer::ObservationLog;
+use super::observation_log::ObservationLog;
 use crate::error::Result;
 use crate::names::Names;
 

@@ -9,8 +9,8 @@ use contract::text::printable;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Row};
 
-use super::log;
-use super::writer::ObservationLog;
+use super::observation_log::ObservationLog;
+use super::server_log;
 use crate::database::PROBE_TABLES;
 use crate::error::{Error, Result};
 use crate::guest::{Agent, quote_shell};
@@ -50,10 +50,10 @@ pub async fn server(
     let place: Option<String> =
         conn.query_first("SELECT @@log_error").await.map_err(Error::sql("report where its log is"))?;
     let recovery = match place.as_deref() {
-        None | Some("" | "stderr") => log::recovery(&journal(agent, server, limit)?),
-        Some(file) => {
-            log::last_start(&log_file(agent, server, file, limit)?).map(log::recovery).unwrap_or_default()
-        }
+        None | Some("" | "stderr") => server_log::recovery(&journal(agent, server, limit)?),
+        Some(file) => server_log::last_start(&log_file(agent, server, file, limit)?)
+            .map(server_log::recovery)
+            .unwrap_or_default(),
     };
     out.write(&Record::Server {
         started: true,

@@ -6,7 +6,7 @@ mod hook;
 mod probe;
 mod window;
 #[cfg(test)]
-mod windows;
+mod windows_guest;
 
 pub(crate) use facts::{GuestFacts, inspect};
 pub use hook::install_hook;

@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
-use super::shared::LoadContext;
+use super::context::LoadContext;
 use crate::database::TCP_ADMIN;
 use crate::error::{Error, Result};
 use crate::names::table;
