@@ -13,6 +13,6 @@ pub enum DirectoriesError {
     #[error("a directory holds something unknown")]
     UnknownContent,
     /// A directory below no mount point.
-    #[error("a directory is on no mount")]
+    #[error("a directory is below no mount point")]
     NoMount,
 }
