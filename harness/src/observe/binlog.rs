@@ -69,9 +69,7 @@ pub(super) fn recorded(
 ) -> Result<Option<Position>> {
     let read = match files.file(path) {
         Ok(None) => return Ok(None),
-        Ok(Some(file)) => {
-            text(file).and_then(|text| position(&text).map_err(|e| ReadError::Position(e.to_string())))
-        }
+        Ok(Some(file)) => text(file).and_then(|text| Ok(position(&text)?)),
         Err(error) => Err(error),
     };
     match read {
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told() {
+    fn what_cannot_be_read_is_recorded() {
         let error_of = |files: &[(&str, &[u8])]| match observed(files, None).as_slice() {
             [.., Record::BinlogError { file, error }] => format!("{file}: {error}"),
             other => panic!("{other:?}"),
@@ -215,7 +213,7 @@ mod tests {
         let torn: [(&str, &[u8]); 2] = [("b.index", b"b.000001\nb.000002\n"), ("b.000001", b"\xfebin?")];
         assert!(error_of(&torn).starts_with("b.000002: "));
         let garbage: [(&str, &[u8]); 2] = [("b.index", b"b.000001\n"), ("b.000001", b"garbage")];
-        assert_eq!(error_of(&garbage), "b.000001: it is no binary log of version 4");
+        assert_eq!(error_of(&garbage), "b.000001: it is not a binary log of version 4");
         let unreadable = observed(&[], Some("binlog_file\tbinlog.000002\nbinlog_pos\tx\n"));
         assert!(
             matches!(&unreadable[..], [Record::Unreadable { path, .. }] if path == POSITION_FILE),

@@ -27,8 +27,8 @@ pub(super) enum ReadError {
     Damaged(u64),
     #[error("there are two, {0} and {1}")]
     TwoIndexes(String, String),
-    #[error("{0}")]
-    Position(String),
+    #[error(transparent)]
+    Position(#[from] binlog::PositionError),
     #[error("there are too many tables")]
     TooManyTables,
     #[error("its journal was not replayed: {0}")]
