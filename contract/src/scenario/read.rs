@@ -1,6 +1,7 @@
 //! Reading scenario files: their shape, and what is checked of it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -212,8 +213,8 @@ fn check_expectations(
         let span = expectation.span();
         let hook =
             Hook::in_scenario(&name, folder).map_err(|error| Mistake::new(&span, error.to_string()))?;
-        let expectation = expectation.into_inner().check(&hook, freeze);
-        expect.push((hook, expectation.map_err(|message| Mistake::new(&span, message))?));
+        let expectation = expectation.into_inner().check(&span, &hook, freeze)?;
+        expect.push((hook, expectation));
     }
     if expect.is_empty() {
         return Err(Mistake::new(&span, format!("`[expect]` names no hook. Add {}.", Hook::names())));
@@ -225,27 +226,26 @@ fn check_expectations(
 
 impl RawExpectation {
     /// Refuses what cannot be expected of a hook, of a guest that is frozen or not.
-    fn check(self, hook: &Hook, frozen: bool) -> Result<Expectation, String> {
+    fn check(self, span: &Range<usize>, hook: &Hook, frozen: bool) -> Result<Expectation, Mistake> {
+        let refuse = |message: &str| Err(Mistake::new(span, message));
         let Self { grade, findings, one_of, within_s, writable } = self;
         if grade.is_empty() {
-            return Err(format!("`{}` expects no grade. List at least one.", hook.name()));
+            return refuse(&format!("`{}` expects no grade. List at least one.", hook.name()));
         }
         if grade.contains(&Grade::Unknown) {
-            return Err(
-                "`unknown` means that the grade could not be determined. It cannot be expected.".into()
-            );
+            return refuse("`unknown` means that the grade could not be determined. It cannot be expected.");
         }
         if !frozen && grade.contains(&Grade::ApplicationConsistent) {
-            return Err("without a freeze a backup cannot be `application-consistent`.".into());
+            return refuse("without a freeze a backup cannot be `application-consistent`.");
         }
         if !frozen && *hook != Hook::None {
-            return Err(format!(
+            return refuse(&format!(
                 "without a freeze no hook runs. Expect `none` instead of `{}`.",
                 hook.name()
             ));
         }
         if grade == [Grade::ApplicationConsistent] && !(findings.is_empty() && one_of.is_empty()) {
-            return Err("an `application-consistent` backup has no findings. Drop one or the other.".into());
+            return refuse("an `application-consistent` backup has no findings. Drop one or the other.");
         }
         Ok(Expectation { grade, findings, one_of, within_s: within_s.map(|seconds| seconds.0), writable })
     }
