@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use console::Term;
 use contract::text::{quote, quote_lines};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tracing::info;
@@ -32,6 +33,12 @@ impl Live {
         let (lines, users) = lines.get_or_insert_with(|| (stderr(), 0));
         *users += 1;
         Self(lines.clone())
+    }
+
+    /// How many columns the lines have; `None` on a pipe.
+    pub fn columns(&self) -> Option<usize> {
+        let size = Term::stderr().size_checked()?;
+        (!self.0.is_hidden()).then_some(usize::from(size.1))
     }
 
     /// Where lines are added.

@@ -118,6 +118,9 @@ impl TrialLine {
                     (*stage, *since) = (event.stage.to_string(), now);
                 }
                 (state @ LineState::Waiting, _) => {
+                    if live.columns().is_none() {
+                        info!("begins        {}", quote(MAX_NAME, &self.name));
+                    }
                     *state = LineState::Running { stage: event.stage.to_string(), since: now, begun: now };
                 }
                 _ => {}
@@ -128,7 +131,9 @@ impl TrialLine {
             if let Some(line) = self.line.take() {
                 line.finish_and_clear();
             }
-            info!("{}", ended(&self.name, &verdict));
+            for line in ended(&self.name, &verdict, live.columns()) {
+                info!("{line}");
+            }
             return;
         }
         if let LineState::Running { stage, since, begun } = &self.state {
@@ -166,8 +171,8 @@ impl TrialLine {
     }
 }
 
-/// How a trial ended, on a line of its own.
-fn ended(name: &str, verdict: &Verdict) -> String {
+/// How a trial ended: a line, or two where a terminal has fewer columns.
+fn ended(name: &str, verdict: &Verdict, columns: Option<usize>) -> Vec<String> {
     let expected = match verdict.outcome {
         Outcome::Pass => "as expected",
         Outcome::Fail => "NOT EXPECTED",
@@ -177,7 +182,16 @@ fn ended(name: &str, verdict: &Verdict) -> String {
         .timings_ms
         .total
         .map_or(Duration::ZERO, |ms| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default());
-    format!("{expected:12}  {:22}  {:>5}  {}", verdict.grade, seconds(took), quote(MAX_NAME, name))
+    let result = format!("{expected:12}  {:22}  {:>5}", verdict.grade, seconds(took));
+    fold(result, &quote(MAX_NAME, name), columns)
+}
+
+/// A result and the name of its trial, below each other where they do not fit side by side.
+fn fold(result: String, name: &str, columns: Option<usize>) -> Vec<String> {
+    if columns.is_some_and(|columns| result.chars().count() + 2 + name.chars().count() > columns) {
+        return vec![result, format!("{:12}  {name}", "")];
+    }
+    vec![format!("{result}  {name}")]
 }
 
 /// How far the run is, and what is left by how long trials took before.
@@ -247,6 +261,13 @@ mod tests {
         );
         let shown = summary(&[waiting(Some(200)), trial(None, LineState::Ended)], Duration::from_secs(7), 1);
         assert_eq!(shown, "1 of 2 trials, 7 s, about 3 min 20 s left");
+    }
+
+    #[test]
+    fn a_result_fits_the_terminal() {
+        let fold = |columns| fold("unknown".to_owned(), "core/x::i::h", columns);
+        assert_eq!([fold(None), fold(Some(21))], [["unknown  core/x::i::h"], ["unknown  core/x::i::h"]]);
+        assert_eq!(fold(Some(20)), ["unknown", "              core/x::i::h"]);
     }
 
     #[test]
