@@ -131,7 +131,7 @@ impl AptIndex {
 
     /// Makes a root for apt that knows the sources and nothing else.
     fn prepare(&self) -> Result<(), Failure> {
-        for dir in ["lists/partial", "cache/apt_indexes/partial"] {
+        for dir in ["lists/partial", "cache/archives/partial"] {
             let dir = self.dir.join(dir);
             fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, e))?;
         }
@@ -233,9 +233,9 @@ Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 Dir::Etc::SourceList "{dir}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
-Dir::ImageState "{dir}";
-Dir::ImageState::Lists "{dir}/lists";
-Dir::ImageState::Status "{dir}/status";
+Dir::State "{dir}";
+Dir::State::Lists "{dir}/lists";
+Dir::State::Status "{dir}/status";
 Dir::Cache "{dir}/cache";
 Dir::Cache::srcpkgcache "";
 Dir::Cache::pkgcache "";
@@ -266,6 +266,20 @@ pub(super) fn short_hash(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn apt_keeps_to_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("apt.conf");
+        fs::write(&conf, apt_conf(dir.path())).unwrap();
+        let sh = shell().unwrap();
+        let places =
+            ["LISTS", "Dir::State::Lists/d", "STATUS", "Dir::State::Status/f", "CACHE", "Dir::Cache/d"];
+        let resolved = sh.cmd("apt-config").env("APT_CONFIG", &conf).arg("shell").args(places);
+        let resolved = String::from_utf8(command::read(resolved).unwrap()).unwrap();
+        let dir = dir.path().display();
+        assert_eq!(resolved, format!("LISTS='{dir}/lists/'\nSTATUS='{dir}/status'\nCACHE='{dir}/cache/'\n"));
+    }
 
     #[test]
     fn versions_are_read_from_what_apt_prints() {
