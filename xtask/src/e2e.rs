@@ -150,8 +150,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let count = requests.len();
     info!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
     let jobs = jobs.unwrap_or_else(|| default_jobs(options.repeat));
-    let interrupted = run_trials(&program, &options, &requests, jobs)?;
+    let watch = Watch::begin(&options, &requests, jobs);
+    let interrupted = run_trials(&program, &options, jobs)?;
+    drop(watch);
     let clean = check_for_leftovers(&options.dir);
+    if clean.is_ok() {
+        info!("Nothing was left behind: no guest, no process, no overlay, no directory.");
+    }
 
     let verdicts = verdicts(&options, &requests);
     if json {
@@ -282,17 +287,11 @@ fn default_jobs(repeat: bool) -> u16 {
 /// Runs the trials of options that were written: runs the test binary, and waits
 /// until the last supervisor has cleaned up. Results are read from the verdicts,
 /// progress from the event logs. Whether Ctrl-C ended it.
-pub(crate) fn run_trials(
-    program: &Path,
-    options: &RunOptions,
-    requests: &[TrialRequest],
-    jobs: u16,
-) -> Result<bool, Failure> {
+pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<bool, Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
     let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
-    let _watch = Watch::begin(options, requests, jobs);
     let (sh, jobs) = (shell()?, jobs.to_string());
     let trials = cmd!(sh, "{program} --test-threads {jobs}")
         .env(RUN_DIR_VAR, &options.dir)
@@ -319,7 +318,6 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
         leftover.remove()?;
     }
     if left.is_empty() {
-        info!("Nothing was left behind: no guest, no process, no overlay, no directory.");
         return Ok(());
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();

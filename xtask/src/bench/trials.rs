@@ -73,7 +73,7 @@ impl Trials {
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
         options.write().map_err(Failure::infrastructure)?;
         let begin = Instant::now();
-        if e2e::run_trials(&self.program, &options, &requests(&options)?, jobs)? {
+        if e2e::run_trials(&self.program, &options, jobs)? {
             return Err(Failure::Interrupted);
         }
         let wall = begin.elapsed();
