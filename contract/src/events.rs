@@ -21,14 +21,16 @@ pub const FILE: &str = "events.jsonl";
 #[serde(rename_all = "lowercase")]
 #[allow(
     missing_docs,
-    reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Equip` \
+    reason = "the names are the pipeline's; `Boot` ends with the first answer of the first guest's server, `Install` \
               gives that guest the hook and what else a trial needs, `Hold` keeps it frozen after the snapshot, \
               `Resume` is the load after the thaw, `Stop` ends the load and the first guest"
 )]
 pub enum Stage {
     Prepare,
     Boot,
-    Equip,
+    /// Earlier trials called it `equip`.
+    #[serde(alias = "equip")]
+    Install,
     Load,
     Freeze,
     Snapshot,
@@ -46,7 +48,7 @@ impl std::fmt::Display for Stage {
         f.pad(match self {
             Self::Prepare => "prepare",
             Self::Boot => "boot",
-            Self::Equip => "equip",
+            Self::Install => "install",
             Self::Load => "load",
             Self::Freeze => "freeze",
             Self::Snapshot => "snapshot",
@@ -139,4 +141,18 @@ pub fn stage_times(path: &Path) -> Result<StageTimes, jsonl::Error> {
         }
     }
     Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_also_known_by_its_former_name() {
+        for name in ["install", "equip"] {
+            let line = format!(r#"{{"t":1,"stage":"{name}","event":"begin"}}"#);
+            let event: Event = serde_json::from_str(&line).unwrap();
+            assert_eq!(event.stage, Stage::Install, "{name}");
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod align;
 mod bench;
-mod columns;
 mod e2e;
 mod hooks;
 mod images;

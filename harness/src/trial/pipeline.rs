@@ -87,7 +87,7 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
         return started.machine.power_off();
     }
     thread::scope(|scope| {
-        let mut source = progress.stage(Stage::Equip, |p| trial.prepare_guest(started, p))?;
+        let mut source = progress.stage(Stage::Install, |p| trial.prepare_guest(started, p))?;
         let made = trial.make_backup(progress, &mut source, scope);
         if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
             // The agent may hang like the rest.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use terminal::results;
 use tooling::error::Failure;
 
-use crate::columns::align;
+use crate::align::align;
 
 /// One trial of the list.
 #[derive(Debug, Serialize)]

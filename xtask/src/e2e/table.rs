@@ -9,7 +9,7 @@ use judge::verdict::Verdict;
 use terminal::results;
 use tooling::error::Failure;
 
-use crate::columns::align;
+use crate::align::align;
 
 /// A trial, its directory, and its verdict or why there is none.
 pub(super) type Row = (String, PathBuf, Result<Verdict, FileError>);

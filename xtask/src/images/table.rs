@@ -2,7 +2,7 @@
 
 use builder::list::Listed;
 
-use crate::columns::align;
+use crate::align::align;
 
 /// As much of a digest as distinguishes builds, and names their directories.
 const SHORT_DIGEST: usize = 12;

@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: finds what the host lacks, and installs it.
 
+mod check;
 mod needs;
 mod plan;
-mod probe;
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ use tooling::command::{self, shell};
 use tooling::error::Failure;
 use tracing::info;
 
+use check::CheckResult;
 pub(crate) use needs::NeededBy;
-use plan::{Action, Host, Manager, Plan, plan};
-use probe::Finding;
+use plan::{Host, Manager, SetupAction, SetupPlan, plan};
 
 /// Installs the host packages that the other commands need, or checks that they are there.
 /// What only images of Ubuntu or of the RPM family need is installed when one is built,
@@ -32,13 +32,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.check {
-        let findings = probe::findings(&[]);
-        let host = probe::host(missing(&findings));
+        let findings = check::findings(&[]);
+        let host = check::host(missing(&findings));
         report(&findings, &host, args.json)?;
         return match &plan(&host) {
-            Plan::Nothing => Ok(()),
-            Plan::Act(_) => Err(lacking(&findings, "`cargo xtask setup` installs that")),
-            Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
+            SetupPlan::Nothing => Ok(()),
+            SetupPlan::Act(_) => Err(lacking(&findings, "`cargo xtask setup` installs that")),
+            SetupPlan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
         };
     }
     let Installed { findings, host, complete } = install(&[])?;
@@ -59,7 +59,7 @@ pub(crate) fn ensure_for(also: &[NeededBy]) -> Result<(), Failure> {
 
 /// What is there after an installation.
 struct Installed {
-    findings: Vec<Finding>,
+    findings: Vec<CheckResult>,
     /// The host as it was before.
     host: Host,
     /// Whether it is enough.
@@ -68,10 +68,10 @@ struct Installed {
 
 /// Installs what is missing.
 fn install(also: &[NeededBy]) -> Result<Installed, Failure> {
-    let mut findings = probe::findings(also);
-    let host = probe::host(missing(&findings));
+    let mut findings = check::findings(also);
+    let host = check::host(missing(&findings));
     let plan = plan(&host);
-    if let Plan::Act(actions) = &plan {
+    if let SetupPlan::Act(actions) = &plan {
         for need in &host.missing {
             info!("missing: {} ({}): {}", need.what, need.remedy(), need.why);
         }
@@ -79,10 +79,10 @@ fn install(also: &[NeededBy]) -> Result<Installed, Failure> {
             info!("\n# {}\n{}", action.why(), action.command());
             act(action, host.root)?;
         }
-        findings = probe::findings(also);
+        findings = check::findings(also);
     }
     let complete = match plan {
-        Plan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(&why, &commands))),
+        SetupPlan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(&why, &commands))),
         _ if missing(&findings).is_empty() => Ok(()),
         _ => Err(lacking(
             &findings,
@@ -92,7 +92,7 @@ fn install(also: &[NeededBy]) -> Result<Installed, Failure> {
     Ok(Installed { findings, host, complete })
 }
 
-fn missing(findings: &[Finding]) -> Vec<&'static needs::Need> {
+fn missing(findings: &[CheckResult]) -> Vec<&'static needs::Need> {
     findings.iter().filter(|finding| finding.found.is_none()).map(|finding| finding.need).collect()
 }
 
@@ -100,7 +100,7 @@ fn by_hand(why: &str, commands: &[String]) -> String {
     std::iter::once(format!("{why}:")).chain(commands.iter().cloned()).collect::<Vec<_>>().join("\n")
 }
 
-fn lacking(findings: &[Finding], remedy: &str) -> Failure {
+fn lacking(findings: &[CheckResult], remedy: &str) -> Failure {
     let names: Vec<_> = missing(findings).iter().map(|need| need.what).collect();
     Failure::Infrastructure(format!("this host lacks {}; {remedy}", names.join(", ")))
 }
@@ -115,7 +115,7 @@ struct Reported {
     packages: &'static [&'static str],
 }
 
-fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> {
+fn report(findings: &[CheckResult], host: &Host, json: bool) -> Result<(), Failure> {
     let manager = host.manager.unwrap_or(Manager::Apt);
     let needs: Vec<_> = findings
         .iter()
@@ -123,7 +123,7 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
             what: finding.need.what,
             why: finding.need.why,
             found: finding.found.clone(),
-            looked_for: finding.need.probe.description(),
+            looked_for: finding.need.check.description(),
             packages: manager.names(&finding.need.packages),
         })
         .collect();
@@ -146,15 +146,15 @@ fn report(findings: &[Finding], host: &Host, json: bool) -> Result<(), Failure> 
     Ok(())
 }
 
-fn act(action: &Action, root: bool) -> Result<(), Failure> {
+fn act(action: &SetupAction, root: bool) -> Result<(), Failure> {
     match action {
-        Action::Write { path, text, .. } if root => {
+        SetupAction::Write { path, text, .. } if root => {
             std::fs::write(path, text).map_err(|e| Failure::io("write", path.as_ref(), e))
         }
-        Action::Write { path, text, .. } => {
+        SetupAction::Write { path, text, .. } => {
             succeed(&["sudo".to_owned(), "tee".to_owned(), (*path).to_owned()], text)
         }
-        Action::Run { argv, .. } => succeed(argv, ""),
+        SetupAction::Run { argv, .. } => succeed(argv, ""),
     }
 }
 

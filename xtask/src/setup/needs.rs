@@ -7,7 +7,7 @@ use builder::UBUNTU_KEYS;
 pub(crate) struct Need {
     pub(crate) what: &'static str,
     pub(crate) why: &'static str,
-    pub(crate) probe: Probe,
+    pub(crate) check: Check,
     pub(crate) packages: Packages,
     pub(crate) needed_by: NeededBy,
 }
@@ -32,7 +32,7 @@ pub(crate) enum NeededBy {
 
 /// How a need is found: by the thing itself, never by what a package manager believes.
 #[derive(Debug)]
-pub(crate) enum Probe {
+pub(crate) enum Check {
     /// A program on PATH, or where system programs are.
     Program(&'static str),
     /// The same under one of several names.
@@ -63,7 +63,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "qemu-system-x86_64",
         why: "runs the guests",
-        probe: Probe::Program("qemu-system-x86_64"),
+        check: Check::Program("qemu-system-x86_64"),
         packages: Packages {
             apt: &["qemu-system-x86"],
             dnf: &["qemu-system-x86-core"],
@@ -75,7 +75,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "qemu-img",
         why: "makes the disks of a trial",
-        probe: Probe::Program("qemu-img"),
+        check: Check::Program("qemu-img"),
         packages: Packages {
             apt: &["qemu-utils"],
             dnf: &["qemu-img"],
@@ -87,7 +87,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "libvirt headers",
         why: "the harness is built against libvirt's client library",
-        probe: Probe::Library("pkgconfig/libvirt.pc"),
+        check: Check::Library("pkgconfig/libvirt.pc"),
         packages: Packages {
             apt: &["libvirt-dev"],
             dnf: &["libvirt-devel"],
@@ -99,7 +99,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "libvirt QEMU driver",
         why: "libvirt runs inside the harness, without a daemon",
-        probe: Probe::Library("libvirt/connection-driver/libvirt_driver_qemu.so"),
+        check: Check::Library("libvirt/connection-driver/libvirt_driver_qemu.so"),
         packages: Packages {
             apt: &["libvirt-daemon-driver-qemu"],
             dnf: &["libvirt-daemon-driver-qemu"],
@@ -111,7 +111,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "libvirt storage driver",
         why: "libvirt makes the overlay of a snapshot",
-        probe: Probe::Library("libvirt/storage-file/libvirt_storage_file_fs.so"),
+        check: Check::Library("libvirt/storage-file/libvirt_storage_file_fs.so"),
         packages: Packages {
             apt: &["libvirt-daemon"],
             dnf: &["libvirt-daemon-driver-storage-core"],
@@ -123,14 +123,14 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "account libvirt-qemu",
         why: "Debian's libvirt looks it up when root runs it; the full daemon's package would make it",
-        probe: Probe::Account("libvirt-qemu"),
+        check: Check::Account("libvirt-qemu"),
         packages: Packages { apt: &[], dnf: &[], zypper: &[], pacman: &[] },
         needed_by: NeededBy::RootWithApt,
     },
     Need {
         what: "pkg-config",
         why: "finds libvirt for the compiler",
-        probe: Probe::Program("pkg-config"),
+        check: Check::Program("pkg-config"),
         packages: Packages {
             apt: &["pkg-config"],
             dnf: &["pkgconf-pkg-config"],
@@ -142,14 +142,14 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "C linker",
         why: "links Rust programs",
-        probe: Probe::Program("cc"),
+        check: Check::Program("cc"),
         packages: Packages { apt: &["gcc", "libc6-dev"], dnf: &["gcc"], zypper: &["gcc"], pacman: &["gcc"] },
         needed_by: NeededBy::Everyone,
     },
     Need {
         what: "mmdebstrap",
         why: "installs the packages of Debian guests",
-        probe: Probe::Program("mmdebstrap"),
+        check: Check::Program("mmdebstrap"),
         packages: Packages {
             apt: &["mmdebstrap"],
             dnf: &["mmdebstrap"],
@@ -161,14 +161,14 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "apt-get",
         why: "finds out which packages of Debian guests have changed; mmdebstrap runs it too",
-        probe: Probe::Program("apt-get"),
+        check: Check::Program("apt-get"),
         packages: Packages { apt: &["apt"], dnf: &["apt"], zypper: &[], pacman: &["apt"] },
         needed_by: NeededBy::Everyone,
     },
     Need {
         what: "Debian archive keys",
         why: "packages of Debian guests are verified with them",
-        probe: Probe::File(&[
+        check: Check::File(&[
             "/usr/share/keyrings/debian-archive-keyring.gpg",
             "/usr/share/keyrings/debian-archive-keyring.pgp",
             "/etc/apt/trusted.gpg.d/debian-archive-keyring.gpg",
@@ -184,7 +184,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "Ubuntu archive keys",
         why: "packages of Ubuntu guests are verified with them",
-        probe: Probe::File(&[UBUNTU_KEYS]),
+        check: Check::File(&[UBUNTU_KEYS]),
         packages: Packages {
             apt: &["ubuntu-keyring"],
             dnf: &["ubu-keyring"],
@@ -196,21 +196,21 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "dnf",
         why: "installs the packages of guests of the RPM family",
-        probe: Probe::Program("dnf"),
+        check: Check::Program("dnf"),
         packages: Packages { apt: &["dnf"], dnf: &["dnf"], zypper: &["dnf"], pacman: &["dnf"] },
         needed_by: NeededBy::Rpm,
     },
     Need {
         what: "rpm",
         why: "reads the versions of those packages",
-        probe: Probe::Program("rpm"),
+        check: Check::Program("rpm"),
         packages: Packages { apt: &["rpm"], dnf: &["rpm"], zypper: &["rpm"], pacman: &["rpm-tools"] },
         needed_by: NeededBy::Rpm,
     },
     Need {
         what: "createrepo_c",
         why: "makes the package repository that the builder of such images is tested with",
-        probe: Probe::Program("createrepo_c"),
+        check: Check::Program("createrepo_c"),
         packages: Packages {
             apt: &["createrepo-c"],
             dnf: &["createrepo_c"],
@@ -222,7 +222,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "mke2fs",
         why: "writes the disks of images from a directory",
-        probe: Probe::ProgramSince { name: "mke2fs", version_flag: "-V", least: (1, 43) },
+        check: Check::ProgramSince { name: "mke2fs", version_flag: "-V", least: (1, 43) },
         packages: Packages {
             apt: &["e2fsprogs"],
             dnf: &["e2fsprogs"],
@@ -234,7 +234,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "e2fsck",
         why: "checks the disks of images and snapshots",
-        probe: Probe::Program("e2fsck"),
+        check: Check::Program("e2fsck"),
         packages: Packages {
             apt: &["e2fsprogs"],
             dnf: &["e2fsprogs"],
@@ -246,7 +246,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "xfsprogs",
         why: "writes and checks disks with XFS",
-        probe: Probe::Program("xfs_logprint"),
+        check: Check::Program("xfs_logprint"),
         packages: Packages {
             apt: &["xfsprogs"],
             dnf: &["xfsprogs"],
@@ -258,7 +258,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "btrfs-progs",
         why: "writes and checks disks with btrfs",
-        probe: Probe::Program("btrfs"),
+        check: Check::Program("btrfs"),
         packages: Packages {
             apt: &["btrfs-progs"],
             dnf: &["btrfs-progs"],
@@ -270,7 +270,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "grub-fstest",
         why: "reads files from snapshots with XFS and btrfs, without a mount",
-        probe: Probe::AnyProgram(&["grub-fstest", "grub2-fstest"]),
+        check: Check::AnyProgram(&["grub-fstest", "grub2-fstest"]),
         packages: Packages {
             apt: &["grub-common"],
             dnf: &["grub2-tools-extra"],
@@ -282,21 +282,21 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "lvm",
         why: "writes disks with volume groups, which takes root",
-        probe: Probe::Program("lvm"),
+        check: Check::Program("lvm"),
         packages: Packages { apt: &["lvm2"], dnf: &["lvm2"], zypper: &["lvm2"], pacman: &["lvm2"] },
         needed_by: NeededBy::Root,
     },
     Need {
         what: "curl",
         why: "downloads vendors' cloud images, and goes on where a download stopped",
-        probe: Probe::Program("curl"),
+        check: Check::Program("curl"),
         packages: Packages { apt: &["curl"], dnf: &["curl"], zypper: &["curl"], pacman: &["curl"] },
         needed_by: NeededBy::Everyone,
     },
     Need {
         what: "sfdisk",
         why: "reads and enlarges the partitions of vendors' cloud images, which takes root",
-        probe: Probe::Program("sfdisk"),
+        check: Check::Program("sfdisk"),
         packages: Packages {
             apt: &["fdisk"],
             dnf: &["util-linux"],
@@ -308,7 +308,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "newuidmap",
         why: "lets mmdebstrap work without root",
-        probe: Probe::Program("newuidmap"),
+        check: Check::Program("newuidmap"),
         packages: Packages {
             apt: &["uidmap"],
             dnf: &["shadow-utils"],
@@ -320,7 +320,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "shellcheck",
         why: "checks the hooks",
-        probe: Probe::Program("shellcheck"),
+        check: Check::Program("shellcheck"),
         packages: Packages {
             apt: &["shellcheck"],
             dnf: &["ShellCheck"],
@@ -332,7 +332,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "busybox",
         why: "is a second shell that the hooks are tested with",
-        probe: Probe::Program("busybox"),
+        check: Check::Program("busybox"),
         packages: Packages {
             apt: &["busybox"],
             dnf: &["busybox"],
@@ -344,7 +344,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "mariadbd",
         why: "the hook is tested against a real server, on a directory of its own",
-        probe: Probe::Program("mariadbd"),
+        check: Check::Program("mariadbd"),
         packages: Packages {
             apt: &["mariadb-server-core"],
             dnf: &["mariadb-server"],
@@ -356,7 +356,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "mariadb",
         why: "the client with which the hook talks to that server",
-        probe: Probe::Program("mariadb"),
+        check: Check::Program("mariadb"),
         packages: Packages {
             apt: &["mariadb-client-core"],
             dnf: &["mariadb"],
@@ -368,14 +368,14 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "dpkg-deb",
         why: "makes the .deb of the hooks",
-        probe: Probe::Program("dpkg-deb"),
+        check: Check::Program("dpkg-deb"),
         packages: Packages { apt: &["dpkg"], dnf: &["dpkg"], zypper: &["dpkg"], pacman: &["dpkg"] },
         needed_by: NeededBy::Everyone,
     },
     Need {
         what: "rpmbuild",
         why: "makes the .rpm of the hooks",
-        probe: Probe::Program("rpmbuild"),
+        check: Check::Program("rpmbuild"),
         packages: Packages {
             apt: &["rpm"],
             dnf: &["rpm-build"],
@@ -387,7 +387,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "PostgreSQL server",
         why: "its hook is tested against a real server, on a directory of its own",
-        probe: Probe::ProgramOfVersions { name: "postgres", dir: "/usr/lib/postgresql" },
+        check: Check::ProgramOfVersions { name: "postgres", dir: "/usr/lib/postgresql" },
         packages: Packages {
             apt: &["postgresql"],
             dnf: &["postgresql-server", "postgresql-contrib"],
@@ -399,14 +399,14 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "dash",
         why: "the hooks are tested with it",
-        probe: Probe::Program("dash"),
+        check: Check::Program("dash"),
         packages: Packages { apt: &["dash"], dnf: &["dash"], zypper: &["dash"], pacman: &["dash"] },
         needed_by: NeededBy::Everyone,
     },
     Need {
         what: "virsh",
         why: "is what the script runs that trials are measured against",
-        probe: Probe::Program("virsh"),
+        check: Check::Program("virsh"),
         packages: Packages {
             apt: &["libvirt-clients"],
             dnf: &["libvirt-client"],
@@ -418,7 +418,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "libvirtd",
         why: "is the daemon that this script talks to",
-        probe: Probe::Program("libvirtd"),
+        check: Check::Program("libvirtd"),
         packages: Packages {
             apt: &["libvirt-daemon"],
             dnf: &["libvirt-daemon"],
@@ -432,14 +432,14 @@ pub(crate) const NEEDS: &[Need] = &[
 impl Need {
     /// What brings it in, where apt installs packages.
     pub(crate) fn remedy(&self) -> String {
-        match &self.probe {
-            Probe::Account(_) => "a system account".to_owned(),
+        match &self.check {
+            Check::Account(_) => "a system account".to_owned(),
             _ => format!("package {}", self.packages.apt.join(" ")),
         }
     }
 }
 
-impl Probe {
+impl Check {
     /// Describes it, for those who installed it elsewhere.
     pub(crate) fn description(&self) -> String {
         match self {

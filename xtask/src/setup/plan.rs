@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::needs::{Need, Packages, Probe};
+use super::needs::{Check, Need, Packages};
 
 /// Where a source for backports is written.
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/freezeframe-backports.sources";
@@ -83,12 +83,12 @@ pub(crate) struct Apt {
     pub(crate) release: Option<String>,
     /// The version of `qemu-utils`, where it is installed.
     pub(crate) qemu_utils: Option<String>,
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Vec<PackageSource>,
 }
 
 /// One of apt's sources.
 #[derive(Debug, Clone)]
-pub(crate) struct Source {
+pub(crate) struct PackageSource {
     pub(crate) suite: String,
     pub(crate) component: String,
     pub(crate) uri: String,
@@ -98,18 +98,18 @@ pub(crate) struct Source {
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum SetupPlan {
     /// Nothing is missing.
     Nothing,
     /// These, one after the other.
-    Act(Vec<Action>),
+    Act(Vec<SetupAction>),
     /// The user must act: `why`, and what to type.
     ByHand { why: String, commands: Vec<String> },
 }
 
 /// One step of a plan.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum SetupAction {
     /// Writes a file, as root.
     Write { path: &'static str, text: String, why: String },
     /// Runs a command.
@@ -144,29 +144,29 @@ enum BackportsError {
 }
 
 /// Plans what to do on `host`.
-pub(crate) fn plan(host: &Host) -> Plan {
+pub(crate) fn plan(host: &Host) -> SetupPlan {
     if host.missing.is_empty() {
-        return Plan::Nothing;
+        return SetupPlan::Nothing;
     }
     match host.manager {
-        None => Plan::ByHand {
+        None => SetupPlan::ByHand {
             why: "this host has neither apt-get, dnf, zypper nor pacman: install what is missing by its own means"
                 .to_owned(),
             commands: Vec::new(),
         },
         Some(Manager::Apt) => match apt_actions(host) {
-            Ok(actions) if host.root || host.sudo => Plan::Act(actions),
-            Ok(actions) => Plan::ByHand {
+            Ok(actions) if host.root || host.sudo => SetupPlan::Act(actions),
+            Ok(actions) => SetupPlan::ByHand {
                 why: "this needs root, and there is no sudo. As root, run `cargo xtask setup`, or".to_owned(),
-                commands: actions.iter().map(Action::command).collect(),
+                commands: actions.iter().map(SetupAction::command).collect(),
             },
-            Err(why) => Plan::ByHand { why: why.to_string(), commands: Vec::new() },
+            Err(why) => SetupPlan::ByHand { why: why.to_string(), commands: Vec::new() },
         },
         Some(manager) => by_hand(manager, host),
     }
 }
 
-fn by_hand(manager: Manager, host: &Host) -> Plan {
+fn by_hand(manager: Manager, host: &Host) -> SetupPlan {
     let mut why = format!(
         "packages are installed for you with apt-get only; with {} it is one command",
         manager.program()
@@ -184,14 +184,14 @@ fn by_hand(manager: Manager, host: &Host) -> Plan {
         let words = manager.install().iter().copied().chain(packages);
         vec![format!("sudo {}", words.collect::<Vec<_>>().join(" "))]
     };
-    Plan::ByHand { why, commands }
+    SetupPlan::ByHand { why, commands }
 }
 
-fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
+fn apt_actions(host: &Host) -> Result<Vec<SetupAction>, BackportsError> {
     let run = |words: &[&str], packages: &[&str], why: String| {
         let sudo = if host.root { &[][..] } else { &["sudo"] };
         let argv = [sudo, &["env", "DEBIAN_FRONTEND=noninteractive"], words, packages].concat();
-        Action::Run { argv: argv.into_iter().map(str::to_owned).collect(), why }
+        SetupAction::Run { argv: argv.into_iter().map(str::to_owned).collect(), why }
     };
     let (qemu, others): (Vec<_>, Vec<_>) =
         package_names(Manager::Apt, &host.missing).into_iter().partition(|name| QEMU_PACKAGES.contains(name));
@@ -217,7 +217,7 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
             &[],
             "makes the directory of the next file".to_owned(),
         ));
-        actions.push(Action::Write {
+        actions.push(SetupAction::Write {
             path: CLUSTER_FILE,
             text: "create_main_cluster = false\n".to_owned(),
             why: "keeps PostgreSQL's package from making a database and starting a server".to_owned(),
@@ -238,7 +238,7 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
         actions.push(run(&["rm", CLUSTER_FILE], &[], "leaves later installations as they were".to_owned()));
     }
     for need in &host.missing {
-        if let Probe::Account(name) = need.probe {
+        if let Check::Account(name) = need.check {
             actions.push(run(USERADD, &[name], format!("makes the {}: {}", need.what, need.why)));
         }
     }
@@ -246,7 +246,7 @@ fn apt_actions(host: &Host) -> Result<Vec<Action>, BackportsError> {
 }
 
 /// A source for backports, made from the one that the host has for its release.
-fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<Action, BackportsError> {
+fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<SetupAction, BackportsError> {
     let source =
         apt.sources.iter().find(|source| source.suite == release && source.component == "main").ok_or_else(
             || BackportsError::NoSource { release: release.to_owned(), suite: suite.to_owned() },
@@ -260,7 +260,7 @@ fn add_backports(apt: &Apt, release: &str, suite: &str) -> Result<Action, Backpo
     if let Some(key) = &source.signed_by {
         let _ = writeln!(text, "Signed-By: {key}");
     }
-    Ok(Action::Write {
+    Ok(SetupAction::Write {
         path: BACKPORTS_FILE,
         text,
         why: format!(
@@ -278,7 +278,7 @@ fn package_names(manager: Manager, needs: &[&'static Need]) -> Vec<&'static str>
     names.copied().filter(|name| seen.insert(*name)).collect()
 }
 
-impl Action {
+impl SetupAction {
     /// As a line that can be typed.
     pub(crate) fn command(&self) -> String {
         match self {
@@ -304,18 +304,18 @@ mod tests {
         NEEDS.iter().filter(|need| names.contains(&need.what)).collect()
     }
 
-    fn text(plan: &Plan) -> String {
+    fn text(plan: &SetupPlan) -> String {
         match plan {
-            Plan::Nothing => "nothing\n".to_owned(),
-            Plan::Act(actions) => {
+            SetupPlan::Nothing => "nothing\n".to_owned(),
+            SetupPlan::Act(actions) => {
                 actions.iter().map(|action| format!("# {}\n{}\n", action.why(), action.command())).collect()
             }
-            Plan::ByHand { why, commands } => format!("# {why}\n{}\n", commands.join("\n")),
+            SetupPlan::ByHand { why, commands } => format!("# {why}\n{}\n", commands.join("\n")),
         }
     }
 
     fn bookworm() -> Host {
-        let source = |suite: &str, component: &str| Source {
+        let source = |suite: &str, component: &str| PackageSource {
             suite: suite.to_owned(),
             component: component.to_owned(),
             uri: "http://mirror.invalid/debian/".to_owned(),
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn nothing_missing_is_nothing_to_do() {
-        assert_eq!(plan(&Host { missing: Vec::new(), ..bookworm() }), Plan::Nothing);
+        assert_eq!(plan(&Host { missing: Vec::new(), ..bookworm() }), SetupPlan::Nothing);
     }
 
     #[test]
@@ -367,7 +367,7 @@ sudo env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recom
 "
         );
         let powerless = Host { sudo: false, ..user };
-        assert!(matches!(plan(&powerless), Plan::ByHand { commands, .. } if commands.len() == 2));
+        assert!(matches!(plan(&powerless), SetupPlan::ByHand { commands, .. } if commands.len() == 2));
     }
 
     #[test]
@@ -406,8 +406,8 @@ env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
         let mut host = bookworm();
         host.apt.qemu_utils = Some("1:10.0.2~bpo12+1".to_owned());
         host.apt.sources[1].suite = "bookworm-backports".to_owned();
-        let Plan::Act(actions) = plan(&host) else { panic!("no actions") };
-        assert!(!actions.iter().any(|action| matches!(action, Action::Write { .. })));
+        let SetupPlan::Act(actions) = plan(&host) else { panic!("no actions") };
+        assert!(!actions.iter().any(|action| matches!(action, SetupAction::Write { .. })));
         assert!(
             actions
                 .iter()
@@ -421,7 +421,7 @@ env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
         host.apt.qemu_utils = Some("1:10.0.2~bpo12+1".to_owned());
         host.apt.sources.clear();
         assert!(
-            matches!(plan(&host), Plan::ByHand { why, .. } if why.contains("Add a source for bookworm-backports"))
+            matches!(plan(&host), SetupPlan::ByHand { why, .. } if why.contains("Add a source for bookworm-backports"))
         );
     }
 
@@ -449,7 +449,7 @@ sudo pacman -S --needed shellcheck
 "
         );
         let unknown = Host { manager: None, ..bookworm() };
-        assert!(matches!(plan(&unknown), Plan::ByHand { commands, .. } if commands.is_empty()));
+        assert!(matches!(plan(&unknown), SetupPlan::ByHand { commands, .. } if commands.is_empty()));
     }
 
     #[test]
@@ -491,7 +491,7 @@ env DEBIAN_FRONTEND=noninteractive rm /etc/postgresql-common/createcluster.d/fre
 
     #[test]
     fn apt_can_bring_in_every_need() {
-        let by_apt = |need: &&Need| !need.packages.apt.is_empty() || matches!(need.probe, Probe::Account(_));
+        let by_apt = |need: &&Need| !need.packages.apt.is_empty() || matches!(need.check, Check::Account(_));
         assert!(NEEDS.iter().all(|need| by_apt(&need)));
     }
 }

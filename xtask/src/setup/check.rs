@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use tooling::command::{self, find_program, shell};
 use tooling::host;
 
-use super::needs::{NEEDS, Need, NeededBy, Probe};
-use super::plan::{Apt, Host, Manager, Source};
+use super::needs::{Check, NEEDS, Need, NeededBy};
+use super::plan::{Apt, Host, Manager, PackageSource};
 
 /// A need, and where it was found.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub(super) struct CheckResult {
     pub(super) need: &'static Need,
     pub(super) found: Option<PathBuf>,
 }
 
 /// Looks for everything that this user needs, and for what only the tasks in `also` need.
-pub(super) fn findings(also: &[NeededBy]) -> Vec<Finding> {
+pub(super) fn findings(also: &[NeededBy]) -> Vec<CheckResult> {
     let needed = NEEDS.iter().filter(|need| match need.needed_by {
         NeededBy::Everyone => true,
         NeededBy::NotRoot => !host::is_root(),
@@ -24,33 +24,33 @@ pub(super) fn findings(also: &[NeededBy]) -> Vec<Finding> {
         NeededBy::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
         who @ (NeededBy::Ubuntu | NeededBy::Rpm | NeededBy::Baseline) => also.contains(&who),
     });
-    needed.map(|need| Finding { need, found: find(&need.probe) }).collect()
+    needed.map(|need| CheckResult { need, found: find(&need.check) }).collect()
 }
 
-fn find(probe: &Probe) -> Option<PathBuf> {
-    match probe {
-        Probe::Program(name) => find_program(name),
-        Probe::AnyProgram(names) => names.iter().find_map(find_program),
-        Probe::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
+fn find(check: &Check) -> Option<PathBuf> {
+    match check {
+        Check::Program(name) => find_program(name),
+        Check::AnyProgram(names) => names.iter().find_map(find_program),
+        Check::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
             let versions = std::fs::read_dir(dir).ok()?;
             versions
                 .flatten()
                 .map(|version| version.path().join("bin").join(name))
                 .find(|file| file.is_file())
         }),
-        Probe::ProgramSince { name, version_flag, least } => {
+        Check::ProgramSince { name, version_flag, least } => {
             let program = find_program(name)?;
             let output = command::output(shell().ok()?.cmd(&program).arg(version_flag)).ok()?;
             // mke2fs prints its version on standard error.
             let text = [output.stdout, output.stderr].concat();
             (version(&String::from_utf8_lossy(&text))? >= *least).then_some(program)
         }
-        Probe::Library(path) => library_dirs().iter().map(|dir| dir.join(path)).find(|file| file.exists()),
+        Check::Library(path) => library_dirs().iter().map(|dir| dir.join(path)).find(|file| file.exists()),
         // passwd(5) also lists what comes from elsewhere only through getent.
-        Probe::Account(name) => {
+        Check::Account(name) => {
             (!printed_by("getent", &["passwd", name]).is_empty()).then(|| "/etc/passwd".into())
         }
-        Probe::File(paths) => paths.iter().map(PathBuf::from).find(|file| file.exists()),
+        Check::File(paths) => paths.iter().map(PathBuf::from).find(|file| file.exists()),
     }
 }
 
@@ -124,14 +124,14 @@ fn os_release(key: &str) -> Option<String> {
 
 /// One line of `apt-get indextargets`. apt does not print the key of a source,
 /// so that is read from the file that apt names.
-fn source(line: &str) -> Option<Source> {
+fn source(line: &str) -> Option<PackageSource> {
     let mut words = line.split(' ');
     let (suite, component, uri) = (words.next()?, words.next()?, words.next()?);
     let (file, number) = words.next()?.rsplit_once(':')?;
     let number = number.parse().ok()?;
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let deb822 = Path::new(file).extension().is_some_and(|extension| extension == "sources");
-    Some(Source {
+    Some(PackageSource {
         suite: suite.to_owned(),
         component: component.to_owned(),
         uri: uri.to_owned(),
