@@ -8,19 +8,19 @@ use tooling::command::{self, shell, shell_in};
 use tooling::error::Failure;
 
 use super::layout::{self, Directories, Entry, EntryKind, Layout, packaging};
-use super::packager::{NAME, packager, scratch};
+use super::packager::{NAME, packager, publish, scratch};
 
 const DIRECTORIES: Directories =
     Directories { own: "/usr/lib/fsfreeze-hooks", hooks: "/etc/qemu/fsfreeze-hook.d", settings: "/etc/qemu" };
 
-/// EntryKind the package of this version is called.
+/// What the package of this version is called.
 pub(super) fn file_name(version: &str) -> String {
     format!("{NAME}_{version}_all.deb")
 }
 
 /// Builds the package into `out`.
 pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
-    let scratch = scratch(out)?;
+    let scratch = scratch()?;
     let root = scratch.path().join("root");
     let layout = layout()?;
     layout.stage(&root)?;
@@ -32,7 +32,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let dpkg_deb = packager(&sh, "dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]);
     command::read(dpkg_deb.arg(&root).arg(&made))?;
     let package = out.join(file_name(version));
-    fs::rename(&made, &package).map_err(|e| Failure::io("create", &package, e))?;
+    publish(&made, &package)?;
     Ok(package)
 }
 
@@ -45,7 +45,7 @@ fn layout() -> Result<Layout, Failure> {
     Ok(layout)
 }
 
-/// EntryKind dpkg reads.
+/// What dpkg reads.
 fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Failure> {
     let from = packaging().join("deb");
     let control = root.join("DEBIAN");

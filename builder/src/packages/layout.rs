@@ -1,4 +1,4 @@
-//! EntryKind a package holds, and where: the same for both families but for the directories.
+//! What a package holds, and where: the same for both families but for the directories.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -49,7 +49,7 @@ pub(super) struct Directories {
 }
 
 impl Layout {
-    /// EntryKind both families have.
+    /// What both families have.
     pub(super) fn common(directories: Directories) -> Result<Self, Failure> {
         let Directories { own, hooks, settings } = directories;
         let (own, hooks, settings) = (Path::new(own), Path::new(hooks), Path::new(settings));
@@ -99,7 +99,7 @@ fn sources() -> PathBuf {
     host::repository().join("images/hooks")
 }
 
-/// EntryKind only the packages need.
+/// What only the packages need.
 pub(super) fn packaging() -> PathBuf {
     sources().join("package")
 }

@@ -1,4 +1,4 @@
-//! EntryKind both kinds of packages are made with.
+//! What both kinds of packages are made with.
 
 use std::path::Path;
 
@@ -12,13 +12,22 @@ pub(super) const NAME: &str = "fsfreeze-hooks";
 /// (2025-01-01), because the same files must make the same package, in a checkout of any depth.
 const DATE: &str = "1735689600";
 
-/// A directory for the work on one package, on the disk where the package goes.
-pub(super) fn scratch(out: &Path) -> Result<tempfile::TempDir, Failure> {
-    std::fs::create_dir_all(out).map_err(|e| Failure::io("create", out, e))?;
+/// A directory for the work on one package. It is not beside the package: rpmbuild takes a path with a
+/// space in it for two, and a checkout may have one.
+pub(super) fn scratch() -> Result<tempfile::TempDir, Failure> {
     tempfile::Builder::new()
-        .prefix(".build-")
-        .tempdir_in(out)
-        .map_err(|e| Failure::io("create a directory in", out, e))
+        .prefix("fsfreeze-hooks-")
+        .tempdir()
+        .map_err(|e| Failure::io("create a directory in", &std::env::temp_dir(), e))
+}
+
+/// Puts the package that was made into its place, as a whole or not at all.
+pub(super) fn publish(made: &Path, package: &Path) -> Result<(), Failure> {
+    let content = std::fs::read(made).map_err(|e| Failure::io("read", made, e))?;
+    if let Some(out) = package.parent() {
+        std::fs::create_dir_all(out).map_err(|e| Failure::io("create", out, e))?;
+    }
+    contract::files::replace(package, &content).map_err(|e| Failure::io("write", package, e))
 }
 
 /// A packager that writes neither the date nor anything about the host into a package.

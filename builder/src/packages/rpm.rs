@@ -8,7 +8,8 @@ use tooling::command::{self, shell};
 use tooling::error::Failure;
 
 use super::layout::{Directories, Entry, EntryKind, Layout, packaging};
-use super::packager::{NAME, packager, scratch};
+use super::packager::{NAME, packager, publish, scratch};
+use crate::recipe::sorted_entries;
 
 const DIRECTORIES: Directories = Directories {
     own: "/usr/libexec/fsfreeze-hooks",
@@ -34,14 +35,15 @@ const EVERYWHERE: [&str; 9] = [
 
 /// Builds the package into `out`.
 pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
-    let scratch = scratch(out)?;
+    let scratch = scratch()?;
     let at = |name: &str| scratch.path().join(name);
     let layout = layout()?;
     layout.stage(&at("staged"))?;
     let list = at("listed");
     fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, e))?;
 
-    let from = packaging().join("rpm");
+    let from = at("scripts");
+    copy_all(&packaging().join("rpm"), &from)?;
     let sh = shell()?;
     let mut defined = Vec::new();
     let mut define = |name: &str, value: &str| {
@@ -67,8 +69,18 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let rpmbuild = packager(&sh, "rpmbuild").args(defined).args(["--quiet", "--target", "noarch", "-bb"]);
     command::read(rpmbuild.arg(from.join("fsfreeze-hooks.spec")))?;
     let package = out.join(format!("{NAME}-{version}-1.noarch.rpm"));
-    fs::rename(at("made/made.rpm"), &package).map_err(|e| Failure::io("create", &package, e))?;
+    publish(&at("made/made.rpm"), &package)?;
     Ok(package)
+}
+
+/// Copies the files of a directory.
+fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::create_dir(to).map_err(|e| Failure::io("create", to, e))?;
+    for file in sorted_entries(from)? {
+        let copy = to.join(file.file_name().unwrap_or_default());
+        fs::copy(&file, &copy).map_err(|e| Failure::io("copy", &file, e))?;
+    }
+    Ok(())
 }
 
 fn layout() -> Result<Layout, Failure> {
@@ -84,7 +96,7 @@ fn layout() -> Result<Layout, Failure> {
     Ok(layout)
 }
 
-/// EntryKind %files reads.
+/// What %files reads.
 fn file_list(layout: &Layout) -> String {
     let directories: BTreeSet<_> = layout
         .0

@@ -44,7 +44,7 @@ impl Root {
         this
     }
 
-    /// EntryKind the script prints in there.
+    /// What the script prints in there.
     #[track_caller]
     fn sh(&self, script: &str) -> String {
         let (sh, root) = (shell().unwrap(), self.dir.path());
@@ -87,7 +87,7 @@ impl Root {
 }
 
 impl Drop for Root {
-    /// EntryKind the test's user may not remove: the files of others.
+    /// What the test's user may not remove: the files of others.
     fn drop(&mut self) {
         let (sh, dir) = (shell().unwrap(), self.dir.path());
         let _ = command::output(cmd!(NamespaceRoot(&sh), "find {dir} -mindepth 1 -delete"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use contract::image::Database;
 use tempfile::TempDir;
 
-use crate::call::{Outcome, Shell, call_as_agent, install, wait_until};
+use crate::call::{Outcome, Shell, call_as_agent, install, quoted, wait_until};
 use crate::server::{Server, client_program};
 
 /// Makes one test for each server from one function and the name of a hook.
@@ -123,7 +123,7 @@ impl Hook {
         install(&at("hook"), "755", &text);
         let client = client_program(server.database);
         // Options after the login, so that a hook's own win.
-        let call = format!("#!/bin/sh\nexec {} {} \"$@\"\n", client.display(), server.login());
+        let call = format!("#!/bin/sh\nexec {} {} \"$@\"\n", quoted(&client), server.login());
         install(&at("tools/mariadb"), "755", &call);
         // There may be no systemd here.
         install(&at("tools/systemd-run"), "755", "#!/bin/sh\nshift 2\nexec \"$@\"\n");

@@ -162,6 +162,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
 }
 
+/// A path as one word of a shell, whatever the checkout is called.
+pub(crate) fn quoted(path: &Path) -> String {
+    shlex::try_quote(&path.to_string_lossy()).expect("a path without NUL").into_owned()
+}
+
 /// Programs of another Debian release, with launchers under `run`.
 pub(crate) fn root(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("roots").join(name);

@@ -362,11 +362,14 @@ fn empty_datadir(database: Database) -> PathBuf {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("datadir-{version}"));
     if !kept.is_dir() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let datadir = format!("--datadir={}", new.path().join("data").display());
+        let mut datadir = format!("--datadir={}", new.path().join("data").display());
         let mut command = match database {
             Database::Mariadb => {
+                // It takes a path with a space in it for two.
+                datadir = "--datadir=./data".to_owned();
                 let mut command = Command::new(program("mariadb-install-db"));
                 command
+                    .current_dir(new.path())
                     .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
                     .args(["--innodb-log-file-size=4M"])
                     .args(as_root());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use contract::image::Database;
 
 use super::Shown;
-use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, send_signal, soon, wait_until};
+use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, quoted, send_signal, soon, wait_until};
 use crate::mysql::Hook;
 use crate::sample::Sample;
 use crate::server::{Server, Session, client_program};
@@ -483,7 +483,7 @@ pub(super) fn d14(database: Database) -> Shown {
     let text = format!(
         "#!/bin/sh\necho >>{calls}\n[ $(wc -l <{calls}) -lt 3 ] || kill -KILL {}\nexec {} \"$@\"\n",
         server.pid(),
-        client_program(database).display(),
+        quoted(&client_program(database)),
         calls = calls.display()
     );
     install(&client, "755", &text);
@@ -510,7 +510,7 @@ pub(super) fn d15(database: Database) -> Shown {
     let text = format!(
         "#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>{}\nexec {} \"$@\"\n",
         seen.display(),
-        client_program(database).display()
+        quoted(&client_program(database))
     );
     install(&client, "755", &text);
     let secret_seen = || fs::read_to_string(&seen).unwrap().contains(SECRET);
