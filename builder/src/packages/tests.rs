@@ -254,7 +254,7 @@ fn the_deb_comes_and_goes_without_a_trace() {
     root.sh("dpkg --remove fsfreeze-hooks");
     root.sh("rm -rf /run/fsfreeze-*");
     assert_eq!(root.added_since(&before), CONFFILES);
-    // EntryKind is left is configured again by an installation, with the edits.
+    // What is left is configured again by an installation, with the edits.
     root.dpkg("-i /tmp/package.deb", &newer);
     root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf");
     root.sh("mkdir /var/lib/fsfreeze-db /var/lib/fsfreeze-db@two /var/lib/fsfreeze-postgresql; dpkg --purge fsfreeze-hooks");
@@ -350,7 +350,7 @@ fn commands_after(words: &str) -> String {
 
 #[test]
 fn the_page_installs_by_hand() {
-    // EntryKind no such root has.
+    // What no such root has.
     let stubs = "systemctl() { :; }; restorecon() { :; }; setsebool() { :; }; cd /tmp/freezeframe";
     let by_hand = |root: &Root, words: &str| {
         let from = host::repository().join("images/hooks/freezeframe");

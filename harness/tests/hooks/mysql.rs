@@ -12,8 +12,8 @@ use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{
-    AS_TOLD, Outcome, SOON, Shell, call_as_agent, ends_soon, hooks_dir, install, is_running, send_signal,
-    soon, wait_until,
+    AS_TOLD, Outcome, SOON, Shell, call_as_agent, ends_soon, hooks_dir, install, is_running, quoted,
+    send_signal, soon, wait_until,
 };
 use crate::server::{Server, Stopped, client_program};
 
@@ -88,7 +88,7 @@ impl Hook {
         let settings = format!(
             "RUN={at}/run\nPOSITION={at}/lib/position\nDATADIR={}\nCLIENT={}\nCLIENT_OPTS='{}'\n",
             server.datadir().display(),
-            client_program(server.database).display(),
+            quoted(&client_program(server.database)),
             server.login()
         );
         let mut this = Self { dir, shell, settings: String::new() };

@@ -8,7 +8,7 @@ use std::time::Instant;
 use contract::image::Database;
 use tempfile::TempDir;
 
-use crate::call::{Outcome, Shell, hooks_dir, install, program, wait_until};
+use crate::call::{Outcome, Shell, hooks_dir, install, program, quoted, wait_until};
 use crate::server::{Server, client_program};
 
 /// The sample, with login and fifo moved to a server and directory of the test's own.
@@ -35,7 +35,7 @@ impl Sample {
         let dash = program("dash");
         for (from, to) in [
             ("#!/bin/sh", format!("#!{}", dash.display())),
-            ("client=/usr/bin/mysql", format!("client={}", client.display())),
+            ("client=/usr/bin/mysql", format!("client={}", quoted(client))),
             ("\"-uroot\"", format!("\"{options}\"")),
             ("/var/run/mysql-flush.fifo", dir.path().join("fifo").display().to_string()),
             ("/tmp/mysql-flush", dir.path().join("report").display().to_string()),
