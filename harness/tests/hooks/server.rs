@@ -370,6 +370,8 @@ fn empty_datadir(database: Database) -> PathBuf {
                 let mut command = Command::new(program("mariadb-install-db"));
                 command
                     .current_dir(new.path())
+                    // As it begins it removes the temporary tables of any other there.
+                    .env("TMPDIR", new.path())
                     .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
                     .args(["--innodb-log-file-size=4M"])
                     .args(as_root());
