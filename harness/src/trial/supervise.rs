@@ -14,6 +14,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -133,12 +134,15 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     let (name, memory_mib) = task.needs(dir)?;
     let Some(root) = reserve(&name, memory_mib, dir)? else { return Ok(()) };
 
+    // Its path must not have a space for libvirt, and the trial's directory may.
+    let log = root.path().join("libvirt.log");
+    symlink(dir.join("libvirt.log"), &log)?;
     let trial = Command::new(program)
         .arg(task.role())
         .arg(dir)
         .arg(root.path())
         // Otherwise libvirt's own log would go to the terminal.
-        .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", dir.join("libvirt.log").display()))
+        .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", log.display()))
         .stdin(Stdio::null())
         .spawn()?;
     let trial = Pid::from_child(&trial);
