@@ -34,7 +34,8 @@ struct Run {
 /// One trial, in a run of its own.
 fn options(name: &str) -> RunOptions {
     let checkout = checkout();
-    let dir = checkout.join("target/e2e").join(format!("guests-{name}-{}", std::process::id()));
+    // With spaces, as the path of a checkout may have them.
+    let dir = checkout.join("target/e2e").join(format!("guests {name} {}", std::process::id()));
     RunOptions {
         filters: vec![TRIAL.to_owned()],
         images: vec!["bookworm-mariadb".to_owned()],
