@@ -286,8 +286,18 @@ fn look_at(run: &Run<'_>) -> (Story, Judgement) {
 
 #[track_caller]
 fn holds(judgement: &Judgement, properties: &[Property]) {
+    // A server that is killed may leave a non-transactional table that cannot be read to its end, which is
+    // a finding of its own. Then nothing is claimed of its rows.
+    let crashed = judgement.findings.iter().any(|finding| finding.property == Property::TableCheck);
     for property in properties {
-        assert_eq!(judgement.properties[property], Status::Holds, "{property}: {:?}", judgement.findings);
+        let status = &judgement.properties[property];
+        let unread =
+            matches!(status, Status::NotApplicable(why) if why.contains("could not be read to its end"));
+        assert!(
+            *status == Status::Holds || crashed && unread,
+            "{property}: {status}: {:?}",
+            judgement.findings
+        );
     }
 }
 
