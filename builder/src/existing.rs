@@ -61,7 +61,7 @@ pub(super) fn build(
         agent_version: disk.agent_version.clone(),
         server_version: disk.server_version.clone(),
     };
-    let dir = scratch.path().join("examine");
+    let dir = scratch.path().join("inspection");
     fs::create_dir(&dir).map_err(|e| Failure::io("create", &dir, e))?;
     let program = cargo::build_trials("trial")?;
     let found = log.stage("boot it and inspect it", || inspect(&program, &claims, &dir))?;
@@ -84,7 +84,7 @@ fn inspect(program: &Path, claims: &Claims, dir: &Path) -> Result<InspectionRepo
     let failed = |e: std::io::Error| Failure::io("run", program, e);
     let sh = shell()?;
     // Started by hand: its input is a lifeline that must stay open until it ends.
-    let mut supervisor = Command::from(cmd!(sh, "{program} supervise --examine {dir}"));
+    let mut supervisor = Command::from(cmd!(sh, "{program} supervise --inspect {dir}"));
     supervisor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let timer = Timer::start(&supervisor);
     let mut supervisor = supervisor.spawn().map_err(failed)?;

@@ -42,14 +42,14 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<InspectionReport>
     let limits = Limits::for_accel(accel);
     let disks = dir.join("disks");
     std::fs::create_dir_all(&disks).map_err(Error::io("create", &disks))?;
-    let drives = overlay::over_image(&disks, "examined", image)?;
-    let name = format!("freezeframe-examine-{}", image.name);
-    let spec = Spec::of_image(image, accel, name, "examined", drives, dir.join("console.log"), root);
+    let drives = overlay::over_image(&disks, "inspected", image)?;
+    let name = format!("freezeframe-inspect-{}", image.name);
+    let spec = Spec::of_image(image, accel, name, "inspected", drives, dir.join("console.log"), root);
     let libvirt = Libvirt::embedded(root)?;
     let runtime = Runtime::new().map_err(Error::Runtime)?;
     let transcript = Transcript::create(&dir.join("agent.jsonl"))?;
     let (mut machine, _) =
-        Machine::boot(&libvirt, &spec, "examined", &transcript, limits.boot, limits.agent)?;
+        Machine::boot(&libvirt, &spec, "inspected", &transcript, limits.boot, limits.agent)?;
     let mut inspector = Inspector { claims, machine: &machine, limits, differences: Vec::new() };
     let agent_version = inspector.system()?;
     let running = inspector.unit(&image.server.unit, "server.unit")?;

@@ -18,7 +18,7 @@ enum Command {
     Supervise {
         /// Inspects the disk of the claims in DIR instead.
         #[arg(long)]
-        examine: bool,
+        inspect: bool,
         /// The trial's directory.
         dir: PathBuf,
     },
@@ -30,7 +30,7 @@ enum Command {
         root: PathBuf,
     },
     /// Inspects the disk of the claims in DIR.
-    Examine {
+    Inspect {
         /// A directory with `claims.json`.
         dir: PathBuf,
         /// A short-lived directory with a short path, for libvirt.
@@ -42,9 +42,9 @@ fn main() -> ExitCode {
     let command = Command::parse();
     init_log(&command);
     match command {
-        Command::Supervise { examine, dir } => match std::env::current_exe() {
+        Command::Supervise { inspect, dir } => match std::env::current_exe() {
             Ok(program) => {
-                let task = if examine { Task::Inspection } else { Task::Trial };
+                let task = if inspect { Task::Inspection } else { Task::Trial };
                 supervise::supervise(&program, task, &dir)
             }
             Err(e) => {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Run { dir, root } => trial::main(&dir, &root),
-        Command::Examine { dir, root } => inspect::main(&dir, &root),
+        Command::Inspect { dir, root } => inspect::main(&dir, &root),
     }
 }
 
@@ -65,6 +65,6 @@ fn init_log(command: &Command) {
                 warn!("there is no trace of {}: {e}", dir.display());
             }
         }
-        Command::Supervise { .. } | Command::Examine { .. } => log::init(Verbosity::Normal),
+        Command::Supervise { .. } | Command::Inspect { .. } => log::init(Verbosity::Normal),
     }
 }

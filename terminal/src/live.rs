@@ -35,7 +35,7 @@ impl Live {
         Self(lines.clone())
     }
 
-    /// How many columns the lines have; `None` on a pipe.
+    /// How many columns the terminal has; `None` on a pipe.
     pub fn columns(&self) -> Option<usize> {
         let size = Term::stderr().size_checked()?;
         (!self.0.is_hidden()).then_some(usize::from(size.1))

@@ -18,8 +18,8 @@ const SYSTEM_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// This process has no directory to run commands in.
-    #[error("commands cannot be run: {0}.")]
+    /// The directory that this process was started in is gone, or cannot be entered.
+    #[error("{0}. Start this in a directory that exists.")]
     Directory(#[from] xshell::Error),
     /// There is no such program.
     #[error("`{0}` is not installed. `cargo xtask setup` installs what is missing.")]

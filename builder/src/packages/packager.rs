@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use contract::files;
 use tooling::error::Failure;
 use xshell::{Cmd, Shell};
 
@@ -24,10 +25,8 @@ pub(super) fn scratch() -> Result<tempfile::TempDir, Failure> {
 /// Puts the package that was made into its place, as a whole or not at all.
 pub(super) fn publish(made: &Path, package: &Path) -> Result<(), Failure> {
     let content = std::fs::read(made).map_err(|e| Failure::io("read", made, e))?;
-    if let Some(out) = package.parent() {
-        std::fs::create_dir_all(out).map_err(|e| Failure::io("create", out, e))?;
-    }
-    contract::files::replace(package, &content).map_err(|e| Failure::io("write", package, e))
+    package.parent().map(files::create_dir).transpose()?;
+    files::replace(package, &content).map_err(|e| Failure::io("write", package, e))
 }
 
 /// A packager that writes neither the date nor anything about the host into a package.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tooling::command::{self, shell};
@@ -9,7 +10,6 @@ use tooling::error::Failure;
 
 use super::layout::{Directories, Entry, EntryKind, Layout, packaging};
 use super::packager::{NAME, packager, publish, scratch};
-use crate::recipe::sorted_entries;
 
 const DIRECTORIES: Directories = Directories {
     own: "/usr/libexec/fsfreeze-hooks",
@@ -43,7 +43,7 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     fs::write(&list, file_list(&layout)).map_err(|e| Failure::io("write", &list, e))?;
 
     let from = at("scripts");
-    copy_all(&packaging().join("rpm"), &from)?;
+    symlink(packaging().join("rpm"), &from).map_err(|e| Failure::io("create", &from, e))?;
     let sh = shell()?;
     let mut defined = Vec::new();
     let mut define = |name: &str, value: &str| {
@@ -71,16 +71,6 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let package = out.join(format!("{NAME}-{version}-1.noarch.rpm"));
     publish(&at("made/made.rpm"), &package)?;
     Ok(package)
-}
-
-/// Copies the files of a directory.
-fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
-    fs::create_dir(to).map_err(|e| Failure::io("create", to, e))?;
-    for file in sorted_entries(from)? {
-        let copy = to.join(file.file_name().unwrap_or_default());
-        fs::copy(&file, &copy).map_err(|e| Failure::io("copy", &file, e))?;
-    }
-    Ok(())
 }
 
 fn layout() -> Result<Layout, Failure> {

@@ -95,7 +95,7 @@ impl Task {
     fn role(self) -> &'static str {
         match self {
             Self::Trial => "run",
-            Task::Inspection => "examine",
+            Self::Inspection => "inspect",
         }
     }
 

@@ -118,7 +118,7 @@ impl TrialLine {
                     (*stage, *since) = (event.stage.to_string(), now);
                 }
                 (state @ LineState::Waiting, _) => {
-                    if live.columns().is_none() {
+                    if live.lines().is_hidden() {
                         info!("begins        {}", quote(MAX_NAME, &self.name));
                     }
                     *state = LineState::Running { stage: event.stage.to_string(), since: now, begun: now };
