@@ -5,7 +5,7 @@
 //! request is sent and immediately after its answer is read, so that an
 //! operation took effect somewhere between the two.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::jsonl::{self, Scan};
 
@@ -21,6 +21,10 @@ pub const WINDOWS: &str = "mswindows";
 
 /// Host `CLOCK_MONOTONIC`, nanoseconds.
 pub type Nanos = u64;
+
+/// A position in PostgreSQL's write-ahead log, bytes from its beginning; see
+/// <https://www.postgresql.org/docs/current/wal-internals.html>.
+pub type Lsn = u64;
 
 /// One line of `history.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -191,6 +195,30 @@ pub enum Entry {
         /// The rows that it inserts.
         rows: u64,
     },
+    /// Where the source's write-ahead log ended, as its server said
+    /// (`pg_current_wal_insert_lsn`). Asked before the freeze is called, when it has
+    /// returned, and before the thaw is called. Of a server with [`Quiescence::BackupMode`].
+    WalEnd {
+        /// When it was asked.
+        t: Nanos,
+        /// When it had answered.
+        end: Nanos,
+        /// The position in the log, bytes from its beginning.
+        lsn: Lsn,
+    },
+    /// The backup modes that ended in order, as the source's write-ahead log shows after the
+    /// thaw: the server writes such a record only when the session that began backup mode ends
+    /// it. Written once in a cycle, if the log could be read.
+    BackupModes {
+        /// When it had been read.
+        t: Nanos,
+        /// From where.
+        from: Lsn,
+        /// Up to where.
+        to: Lsn,
+        /// Where each began and where the record of its end lies: XLOG_BACKUP_END.
+        ended: Vec<[Lsn; 2]>,
+    },
     /// Another cycle of freeze, snapshot and thaw begins under the same load.
     /// The marks, probes and block counts from here to the next `Cycle` are its
     /// own. The first cycle has no such line.
@@ -234,6 +262,28 @@ pub struct Setup {
     pub file_systems: Vec<String>,
     /// The server keeps a binary log.
     pub binlog: bool,
+    /// How the server stands still for a backup.
+    #[serde(default, skip_serializing_if = "Quiescence::is_lock")]
+    pub quiescence: Quiescence,
+}
+
+/// How a server stands still for a backup, which decides what proves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiescence {
+    /// A lock of its own keeps commits out: MariaDB and MySQL.
+    #[default]
+    Lock,
+    /// It has no such lock. A session puts it into backup mode, and the frozen file system
+    /// keeps commits out: PostgreSQL.
+    BackupMode,
+}
+
+impl Quiescence {
+    /// Whether it is a lock.
+    pub fn is_lock(&self) -> bool {
+        *self == Self::Lock
+    }
 }
 
 /// A table whose rows each follow a transfer, written by a client of its own.
@@ -428,9 +478,24 @@ pub struct Probe {
     pub row: Option<u32>,
     /// What came of it.
     pub answer: ProbeAnswer,
-    /// The number of the server's error, where it gave one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
+    /// The code of the server's error, where it gave one: the number of MariaDB and MySQL, the
+    /// SQLSTATE of PostgreSQL.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number_or_text")]
+    pub code: Option<String>,
+}
+
+/// Histories from before there were other codes have numbers.
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(u16),
+        Text(String),
+    }
+    Ok(Option::<Code>::deserialize(deserializer)?.map(|code| match code {
+        Code::Number(number) => number.to_string(),
+        Code::Text(text) => text,
+    }))
 }
 
 /// When in the window a probe is sent.

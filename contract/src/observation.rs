@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::history::Lsn;
 use crate::jsonl::{self, Scan};
 
 /// The file's name in a trial directory, or in that of a cycle.
@@ -15,6 +16,9 @@ pub const KIND: &str = "observation";
 
 /// Where a hook leaves the position of the binary log, inside the guest.
 pub const POSITION_FILE: &str = "/var/lib/fsfreeze-db/position";
+
+/// Where the hook of PostgreSQL leaves the position of the write-ahead log, inside the guest.
+pub const WAL_POSITION_FILE: &str = "/var/lib/fsfreeze-postgresql/position";
 
 /// One line of `observation.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +99,32 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         gtid: String,
     },
+    /// The position in the write-ahead log that the hook recorded on the raw image. Absent when
+    /// none did.
+    WalPosition {
+        /// The server's timeline.
+        timeline: u32,
+        /// Where its backup mode began.
+        start: Lsn,
+        /// Up to where the log was flushed when it was held.
+        lsn: Lsn,
+    },
+    /// The last checkpoint that the control file on the raw image names, `global/pg_control`.
+    Checkpoint {
+        /// From where recovery reads the write-ahead log.
+        redo: Lsn,
+        /// The server's timeline.
+        timeline: u32,
+        /// The server was stopped cleanly.
+        shut_down: bool,
+    },
+    /// Up to where the restored server found its write-ahead log, and recovered from it.
+    WalEnd {
+        /// The server's timeline.
+        timeline: u32,
+        /// The place: where the checkpoint at the end of its recovery begins.
+        lsn: Lsn,
+    },
     /// The heartbeats in the file of one disk, read from the raw image; none
     /// when the file is not there.
     Heartbeats {
@@ -153,7 +183,8 @@ pub enum Record {
         /// `[rows, xor]` by the index.
         secondary: [u64; 2],
     },
-    /// Rows in the MEMORY table; 0 after a real restore.
+    /// Rows that only the memory of the source's server held: those of a MEMORY table, or of
+    /// PostgreSQL's UNLOGGED table, written under the same server process. 0 after a real restore.
     MemoryRows {
         /// How many.
         rows: u64,

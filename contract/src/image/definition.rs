@@ -136,6 +136,9 @@ pub struct Layer {
     /// The same of MySQL.
     #[serde(default)]
     pub mysql: Packaging,
+    /// The same of PostgreSQL.
+    #[serde(default)]
+    pub postgresql: Packaging,
 }
 
 impl Layer {
@@ -144,6 +147,7 @@ impl Layer {
         match database {
             Database::Mariadb => &self.mariadb,
             Database::Mysql => &self.mysql,
+            Database::Postgresql => &self.postgresql,
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Database {
     Mariadb,
     /// MySQL server.
     Mysql,
+    /// PostgreSQL server.
+    Postgresql,
 }
 
 impl Database {
@@ -30,6 +32,7 @@ impl Database {
         match self {
             Self::Mariadb => "mariadb",
             Self::Mysql => "mysql",
+            Self::Postgresql => "postgresql",
         }
     }
 }

@@ -128,7 +128,8 @@ pub struct Server {
     /// Its data directory in the guest.
     pub datadir: PathBuf,
     /// The directory of its binary logs in the guest.
-    pub binlogs: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binlogs: Option<PathBuf>,
     /// Its TCP port in the guest.
     pub port: u16,
     /// The account of the load.

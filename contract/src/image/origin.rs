@@ -18,7 +18,7 @@ pub struct ServerFacts {
     /// Its systemd unit.
     pub unit: String,
     /// The directory of its binary logs.
-    pub binlogs: PathBuf,
+    pub binlogs: Option<PathBuf>,
     /// Its TCP port.
     #[serde(deserialize_with = "port")]
     pub port: u16,
