@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use contract::history::{Entry, Mark, Nanos, Op, Probe, Setup, WINDOWS};
+use contract::history::{Entry, Lsn, Mark, Nanos, Op, Probe, Quiescence, Setup, WINDOWS};
 
 use super::case::{
-    BlockStats, Bulk, Case, Cycle, Marks, NEVER, ReportedGuest, SentByClient, SentFollowerRow, SentLeg,
-    SentTransfer, ServerDirectory, Span, slot,
+    BackupMode, BackupModes, BlockStats, Bulk, Case, Cycle, Marks, NEVER, ReportedGuest, SentByClient,
+    SentFollowerRow, SentLeg, SentTransfer, ServerDirectory, Span, WalEnd, slot,
 };
 use super::evidence::quote;
 
@@ -31,6 +31,8 @@ const MAX_DISKS: usize = 64;
 const MAX_DIRECTORIES: usize = 64;
 /// The most probes of one cycle; there are two for each door, and three more.
 const MAX_PROBES: usize = 256;
+/// The most positions of the write-ahead log in one cycle; there are three.
+const MAX_WAL_ENDS: usize = 256;
 /// The most cycles that a history may have.
 const MAX_CYCLES: usize = 1000;
 
@@ -173,6 +175,8 @@ impl Assembler {
                 let bulk = Bulk { span: span(t, end, what)?, rows };
                 append(&mut self.bulk, |bulk| &bulk.span, what, n, bulk)
             }
+            Entry::WalEnd { t, end, lsn } => self.wal_end(WalEnd { asked: t, answered: end, lsn }),
+            Entry::BackupModes { t, from, to, ended } => self.backup_modes(t, [from, to], &ended),
             Entry::Cycle { t, n } => self.next_cycle(t, n),
             Entry::End { t } => {
                 self.ended = Some(t);
@@ -273,6 +277,49 @@ impl Assembler {
         }
         self.cycle.probes.push(probe);
         Ok(())
+    }
+
+    fn wal_end(&mut self, wal_end: WalEnd) -> Accepted {
+        self.has_backup_mode("wal_end")?;
+        let WalEnd { asked, answered, .. } = wal_end;
+        if answered < asked {
+            return Err(
+                format!("the end of the write-ahead log is known before it is asked at {asked}").into()
+            );
+        }
+        if self.cycle.wal_ends.len() == MAX_WAL_ENDS {
+            return Err(format!("more than {MAX_WAL_ENDS} ends of the write-ahead log in one cycle").into());
+        }
+        self.cycle.wal_ends.push(wal_end);
+        Ok(())
+    }
+
+    fn backup_modes(&mut self, t: Nanos, [from, to]: [Lsn; 2], ended: &[[Lsn; 2]]) -> Accepted {
+        self.has_backup_mode("backup_modes")?;
+        if from > to {
+            return Err(format!("the write-ahead log was read from {from} back to {to}").into());
+        }
+        if let Some([start, end]) =
+            ended.iter().find(|[start, end]| start >= end || !(from..=to).contains(end))
+        {
+            return Err(format!(
+                "a backup mode from {start} to {end}, in a log that was read from {from} to {to}"
+            )
+            .into());
+        }
+        let ended = ended.iter().map(|&[start, end]| BackupMode { start, end }).collect();
+        match self.cycle.backup_modes.replace(BackupModes { t, from, to, ended }) {
+            Some(_) => Err("a second `backup_modes` of a cycle; the log is read once".into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what no server has that keeps commits out with a lock.
+    fn has_backup_mode(&self, what: &str) -> Accepted {
+        match &self.setup {
+            Some(setup) if setup.quiescence == Quiescence::BackupMode => Ok(()),
+            _ => Err(format!("`{what}` of a server that has no backup mode according to the setup").into()),
+        }
     }
 
     /// The client `c` at the time `t`, which must not be before its last time.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use contract::history::{Holds, Nanos, Probe, Setup};
+use contract::history::{Holds, Lsn, Nanos, Probe, Setup};
 use contract::observation::ServerState;
 
 /// The acknowledgement time of an operation whose outcome is not known: it may
@@ -133,6 +133,38 @@ pub(super) struct Cycle {
     pub(super) marks: Marks,
     pub(super) probes: Vec<Probe>,
     pub(super) block_stats: Vec<BlockStats>,
+    /// Where the server said its write-ahead log ended, in the order of the history.
+    pub(super) wal_ends: Vec<WalEnd>,
+    pub(super) backup_modes: Option<BackupModes>,
+}
+
+/// Where the source's write-ahead log ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WalEnd {
+    pub(super) asked: Nanos,
+    pub(super) answered: Nanos,
+    pub(super) lsn: Lsn,
+}
+
+/// What the source's write-ahead log shows of backup modes.
+#[derive(Debug, Clone)]
+pub(super) struct BackupModes {
+    /// When it had been read.
+    pub(super) t: Nanos,
+    /// From where, and up to where.
+    pub(super) from: Lsn,
+    pub(super) to: Lsn,
+    /// Those that ended in order.
+    pub(super) ended: Vec<BackupMode>,
+}
+
+/// A backup mode of PostgreSQL that ended in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BackupMode {
+    /// The redo pointer of the checkpoint with which it began.
+    pub(super) start: Lsn,
+    /// Where the record of its end lies.
+    pub(super) end: Lsn,
 }
 
 /// What the agent reported about its guest.
@@ -208,6 +240,12 @@ pub(super) struct Observation {
     pub(super) position: Option<LogPosition>,
     pub(super) position_gtid: String,
     pub(super) gtids: BTreeMap<ServerState, String>,
+    /// The same of the write-ahead log.
+    pub(super) wal_position: Option<WalPosition>,
+    /// The last checkpoint that the control file names.
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// Up to where the restored server found its write-ahead log.
+    pub(super) recovered_to: Option<RecoveredTo>,
     /// Rows and checksum of every table of a server.
     pub(super) tables: BTreeMap<ServerState, Tables>,
     pub(super) roll_forward: Option<RollForward>,
@@ -230,7 +268,33 @@ pub(super) struct Observation {
     pub(super) gone_tables: Vec<String>,
 }
 
-/// What became of replaying the source's binary logs.
+/// The recorded position in a write-ahead log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WalPosition {
+    pub(super) timeline: u32,
+    /// Where the backup mode began.
+    pub(super) start: Lsn,
+    /// Up to where the log was flushed.
+    pub(super) lsn: Lsn,
+}
+
+/// The last checkpoint on a raw disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checkpoint {
+    pub(super) redo: Lsn,
+    pub(super) timeline: u32,
+    /// The server was stopped cleanly.
+    pub(super) shut_down: bool,
+}
+
+/// Where the restored server's recovery ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecoveredTo {
+    pub(super) timeline: u32,
+    pub(super) lsn: Lsn,
+}
+
+/// What became of replaying the source's logs.
 #[derive(Debug)]
 pub(super) struct RollForward {
     pub(super) applied: bool,

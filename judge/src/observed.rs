@@ -5,9 +5,9 @@ use contract::observation::Record;
 
 use super::assemble::{Accepted, follower};
 use super::case::{
-    BulkRows, Case, DiskCheckResult, Heartbeats, Index, LogPosition, Observation, RawFileSystem,
-    RestoredAccount, RestoredLeg, RestoredRow, RestoredServer, RollForward, TableCheckResult, TableFile,
-    UnreadablePart,
+    BulkRows, Case, Checkpoint, DiskCheckResult, Heartbeats, Index, LogPosition, Observation, RawFileSystem,
+    RecoveredTo, RestoredAccount, RestoredLeg, RestoredRow, RestoredServer, RollForward, TableCheckResult,
+    TableFile, UnreadablePart, WalPosition,
 };
 
 impl Case {
@@ -57,6 +57,21 @@ impl Case {
                 observation.position_gtid = gtid;
                 if observation.position.replace(LogPosition { file, byte: pos }).is_some() {
                     return Err("a second `position` record; a hook leaves one".into());
+                }
+            }
+            Record::WalPosition { timeline, start, lsn } => {
+                if observation.wal_position.replace(WalPosition { timeline, start, lsn }).is_some() {
+                    return Err("a second `wal_position` record; a hook leaves one".into());
+                }
+            }
+            Record::Checkpoint { redo, timeline, shut_down } => {
+                if observation.checkpoint.replace(Checkpoint { redo, timeline, shut_down }).is_some() {
+                    return Err("a second `checkpoint` record; a control file names one".into());
+                }
+            }
+            Record::WalEnd { timeline, lsn } => {
+                if observation.recovered_to.replace(RecoveredTo { timeline, lsn }).is_some() {
+                    return Err("a second `wal_end` record; an observation is of one boot".into());
                 }
             }
             Record::Server { started, detail, prepared, recovered, recovery: _, corruption } => {

@@ -13,8 +13,9 @@ use super::view::{SnapshotSpan, View, Window};
 /// the longest such time was 0.16 s.
 const UNSEEN: Nanos = 1_000_000_000;
 
-/// Errors 1290, ER_OPTION_PREVENTS_STATEMENT, and 1836, ER_READ_ONLY_MODE.
-const READ_ONLY: [u16; 2] = [1290, 1836];
+/// Errors 1290, ER_OPTION_PREVENTS_STATEMENT, and 1836, ER_READ_ONLY_MODE; and PostgreSQL's 25006,
+/// `read_only_sql_transaction`.
+const READ_ONLY: [&str; 3] = ["1290", "1836", "25006"];
 
 /// Why the database stood still while the snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,7 +299,8 @@ impl<'a> Proof<'a> {
 /// A server that is read-only refused it, and so refuses an administrator, through whose doors such rows
 /// are sent. It counts beside a lock, and never in the place of one.
 fn is_read_only(probe: &Probe) -> bool {
-    probe.answer == ProbeAnswer::Refused && probe.code.is_some_and(|code| READ_ONLY.contains(&code))
+    probe.answer == ProbeAnswer::Refused
+        && probe.code.as_deref().is_some_and(|code| READ_ONLY.contains(&code))
 }
 
 /// There was no server in the window: it had been stopped cleanly.
@@ -341,7 +343,7 @@ pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
 
 /// A description of a probe's outcome.
 pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
-    let code = probe.code.map(|code| format!(" (error {code})")).unwrap_or_default();
+    let code = probe.code.as_ref().map(|code| format!(" (error {})", quote(code))).unwrap_or_default();
     let until = || view.anchor().when(probe.end);
     let what = match probe.answer {
         ProbeAnswer::Done => "was executed".to_owned(),

@@ -9,7 +9,8 @@ use std::fmt::Debug;
 use contract::events::{self, Event, EventKind, Stage};
 use contract::grade::{Grade, Outcome};
 use contract::history::{
-    self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, Table,
+    self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Setup,
+    Table,
 };
 use contract::jsonl::{self, Reader};
 use contract::observation::{self, Record};
@@ -98,6 +99,7 @@ fn the_history() {
     check_values::<Holds>("history.jsonl");
     check_values::<Round>("history.jsonl");
     check_values::<Schema>("history.jsonl");
+    check_values::<Quiescence>("history.jsonl");
     check_fields::<Setup>("history.jsonl");
     check_fields::<Follower>("history.jsonl");
     check_fields::<Table>("history.jsonl");

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use contract::history::{
-    self, Entry, Follower, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup,
-    Table, ddl_tables,
+    self, Entry, Follower, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema,
+    Setup, Table, ddl_tables,
 };
 use contract::jsonl::{self, Writer};
 use contract::observation::{self, Record, ServerState};
@@ -263,6 +263,7 @@ fn set_up(shape: &Shape) -> Setup {
         disks: DISKS.map(String::from).to_vec(),
         file_systems: DISKS.map(String::from).to_vec(),
         binlog: true,
+        quiescence: Quiescence::Lock,
     }
 }
 
@@ -739,6 +740,8 @@ fn time(entry: &Entry) -> Nanos {
         | Entry::Heartbeat { t, .. }
         | Entry::SchemaChange { t, .. }
         | Entry::Bulk { t, .. }
+        | Entry::WalEnd { t, .. }
+        | Entry::BackupModes { t, .. }
         | Entry::Cycle { t, .. }
         | Entry::End { t } => *t,
     }

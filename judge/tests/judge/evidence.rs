@@ -40,6 +40,8 @@ fn needed_by_entry(entry: &Entry) -> Needed {
         Entry::Heartbeat { .. } => ("heartbeat", &[Property::OutsideFiles]),
         Entry::SchemaChange { .. } => ("schema_change", &[Property::NoFuture]),
         Entry::Bulk { .. } => ("bulk", &[Property::NoFuture]),
+        Entry::WalEnd { .. } => ("wal_end", &[Property::LockProbe, Property::LockIdentity]),
+        Entry::BackupModes { .. } => ("backup_modes", &[Property::LockProbe, Property::LockIdentity]),
         Entry::Cycle { .. } => ("cycle", &[]),
         Entry::End { .. } => ("end", &[]),
     }
@@ -57,6 +59,9 @@ fn needed_by_record(record: &Record) -> Needed {
         Record::BinlogEnd { .. } => ("binlog_end", &[Property::BinlogAgreement, Property::RecordedPosition]),
         Record::BinlogError { .. } => ("binlog_error", &[]),
         Record::Position { .. } => ("position", &[Property::RecordedPosition]),
+        Record::WalPosition { .. } => ("wal_position", &[Property::RecordedPosition]),
+        Record::Checkpoint { .. } => ("checkpoint", &[Property::RecordedPosition]),
+        Record::WalEnd { .. } => ("wal_end of the restored server", &[Property::RecordedPosition]),
         Record::Heartbeats { .. } => ("heartbeats", &[Property::OutsideFiles, Property::DiskAgreement]),
         Record::Server { .. } => {
             ("server", &[Property::Starts, Property::NoPreparedTransactions, Property::Durability])

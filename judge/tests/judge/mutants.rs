@@ -193,7 +193,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ("accounts may only read", Property::LockProbe, CrashConsistent, |world| {
         answer(world, ProbeAnswer::Hung, ProbeAnswer::Done);
         answer_where(world, ProbeAnswer::Refused, |probe| probe.door == 0);
-        probes(world).filter(|probe| probe.door == 0).for_each(|probe| probe.code = Some(1290));
+        probes(world).filter(|probe| probe.door == 0).for_each(|probe| probe.code = Some("1290".into()));
     }),
     ("all accounts may only read", Property::LockProbe, CrashConsistent, |world| {
         answer(world, ProbeAnswer::Refused, ProbeAnswer::Refused);
@@ -235,12 +235,12 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
     ),
     ("rows refused beside a lock, and by none", Property::LockProbe, CrashConsistent, |world| {
         for probe in probes(world).filter(|probe| probe.kind == ProbeKind::Row) {
-            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some(1142));
+            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some("1142".into()));
         }
     }),
     ("a read-only server without a lock", Property::LockProbe, CrashConsistent, |world| {
         answer(world, ProbeAnswer::Refused, ProbeAnswer::Refused);
-        probes(world).for_each(|probe| probe.code = Some(1290));
+        probes(world).for_each(|probe| probe.code = Some("1290".into()));
     }),
     ("the server was there for some", Property::LockProbe, CrashConsistent, |world| {
         answer_where(world, ProbeAnswer::Gone, |probe| probe.door == 0 && probe.kind == ProbeKind::Commit);
@@ -693,7 +693,7 @@ const LEGAL: &[(&str, Mutation)] = &[
     ("the server was stopped cleanly", stop_server),
     ("a server that is read-only beside its lock", |world| {
         for probe in probes(world).filter(|probe| probe.kind == ProbeKind::Row) {
-            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some(1290));
+            (probe.answer, probe.since, probe.code) = (ProbeAnswer::Refused, None, Some("1290".into()));
         }
     }),
     ("the server was stopped cleanly, and nothing was under way", |world| {

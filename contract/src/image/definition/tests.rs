@@ -62,7 +62,7 @@ fn what_is_wrong_is_named_with_its_line_and_what_to_write() {
         (("\"deb\"", "\"apk\""), "a-test.toml:2: `family` must be `deb` or `rpm`, not \"apk\"."),
         (
             ("\"mariadb\"", "\"oracle\""),
-            "a-test.toml:5: `database` must be `mariadb` or `mysql`, not \"oracle\".",
+            "a-test.toml:5: `database` must be one of `mariadb`, `mysql`, `postgresql`, not \"oracle\".",
         ),
         (("2048", "64"), "a-test.toml:12: the disk is too small. Give at least 1536."),
         (("\"ext4\"", "\"zfs\""), "a-test.toml:11: `fs` must be one of `ext4`, `xfs`, `btrfs`, not \"zfs\"."),
