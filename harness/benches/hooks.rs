@@ -11,6 +11,9 @@ mod bench;
 #[allow(unused, reason = "shared with the tests of the hooks, which use more of it")]
 #[path = "../tests/hooks/call.rs"]
 mod call;
+#[allow(dead_code, reason = "shared with the tests of the hooks, which use more of it")]
+#[path = "../tests/hooks/cluster.rs"]
+mod cluster;
 #[allow(unused, reason = "shared with the tests of the hooks, which use more of it")]
 #[path = "../tests/hooks/sample.rs"]
 mod sample;

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use contract::image::Database;
-use mysql_async::Conn;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use tokio::runtime::Runtime;
 
-use crate::database::{Access, Target};
+use crate::database::{Access, Connection, Target, dialect};
 use crate::error::{Error, LoadError, Result};
 use crate::guest::Machine;
 use crate::names::Names;
@@ -19,9 +18,10 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// Creates the schemas and accounts on the first guest's server, and opens every door to it.
 pub fn grant(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
-    let statements = format!("{}SELECT @@socket;\n", names.setup_statements(database));
+    let dialect = dialect(database);
+    let statements = format!("{}{}", dialect.grant(&names), dialect.socket());
     let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
-    let line = OPEN.replace("PORT", &port.to_string());
+    let line = OPEN.replace("PORT", &port.to_string()).replace("CLIENT", dialect.root_client());
     let granted = machine.agent().script(&line, statements.as_bytes(), limit);
     granted.map_err(|error| Error::AccessDenied(Box::new(error)))?;
     Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
@@ -35,19 +35,22 @@ pub fn connect_observer(
     database: Database,
     names: &Names,
     limit: Duration,
-) -> Result<Conn> {
-    machine.agent().script("mysql", names.observer_statements(database).as_bytes(), limit)?;
-    let access = Access::new(machine.sql_address()?, &names.observer);
+) -> Result<Connection> {
+    let dialect = dialect(database);
+    machine.agent().script(dialect.root_client(), dialect.grant_observer(names).as_bytes(), limit)?;
+    let access = Access::new(database, machine.sql_address()?, &names.observer);
     runtime.block_on(access.connect_with_retries(limit)).map_err(Error::sql("let the observer in"))
 }
 
 /// Fails when the server's data directory has no room for `data_mib` of data and the changes made
 /// to it.
-pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<()> {
+pub fn check_room(machine: &Machine, database: Database, data_mib: u32, limit: Duration) -> Result<()> {
     if data_mib == 0 {
         return Ok(());
     }
-    let free = machine.agent().script(FREE, b"SELECT @@datadir;\n", limit)?;
+    let dialect = dialect(database);
+    let line = FREE.replace("CLIENT", dialect.root_client());
+    let free = machine.agent().script(&line, dialect.data_directory().as_bytes(), limit)?;
     let free_mib = String::from_utf8_lossy(&free).trim().parse::<u64>().unwrap_or(0) / 1024;
     let needed_mib = u64::from(data_mib) * 5 / 4 + 256;
     if free_mib >= needed_mib {
@@ -58,14 +61,14 @@ pub fn check_room(machine: &Machine, data_mib: u32, limit: Duration) -> Result<(
 
 /// Prints how many KiB are free in the server's data directory; see df(1).
 const FREE: &str = r#"set -e
-datadir=$(mysql --batch --raw --skip-column-names)
+datadir=$(CLIENT)
 df -kP "$datadir" | awk 'NR == 2 { print $4 }'
 "#;
 
 /// The relay runs outside the agent's unit, so that neither ends with the other. It connects to the
 /// server's socket anew each time, so it survives restarts of the server.
 const OPEN: &str = r#"set -e
-socket=$(mysql --batch --raw --skip-column-names)
+socket=$(CLIENT)
 for relay in /usr/lib/systemd/systemd-socket-proxyd /lib/systemd/systemd-socket-proxyd; do
     [ ! -x "$relay" ] || break
 done

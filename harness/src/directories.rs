@@ -10,6 +10,7 @@ use contract::history::{Entry, Holds, Nanos};
 use contract::image::{FileSystem, Manifest};
 use contract::text::printable;
 
+use crate::database::dialect;
 use crate::error::{DirectoriesError, Result};
 use crate::guest::{Agent, quote_shell};
 
@@ -48,8 +49,10 @@ pub struct Directory {
 /// Asks a guest whose server runs for the server's directories, and counts the devices that a
 /// freeze must reach.
 pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, u32)> {
-    let line = FIND.replace("UNIT", &quote_shell(&image.server.unit));
-    let report = agent.script(&line, QUERIES.as_bytes(), limit)?;
+    let dialect = dialect(image.server.database);
+    let unit = quote_shell(&image.server.unit);
+    let line = FIND.replace("UNIT", &unit).replace("CLIENT", dialect.root_client());
+    let report = agent.script(&line, dialect.directories().as_bytes(), limit)?;
     Ok(parse(&String::from_utf8_lossy(&report), image)?)
 }
 
@@ -80,21 +83,13 @@ impl Directories {
     }
 }
 
-/// Each answers with what a directory holds, and its path. The data directory comes first, because
-/// the others may be relative to it.
-const QUERIES: &str = "SELECT 'data', @@datadir;
-SELECT 'redo', IFNULL(@@innodb_log_group_home_dir, '.');
-SELECT 'undo', IFNULL(@@innodb_undo_directory, '.');
-SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_basename <> '';
-";
-
 /// Prints four parts: the directories, the server's mount table, the agent's, and the block devices.
 const FIND: &str = r#"set -e
 PATH=$PATH:/usr/sbin:/sbin
 tab=$(printf '\t')
 pid=$(systemctl show --property MainPID --value UNIT)
 [ "${pid:-0}" -gt 0 ] || { echo "no process of the unit runs" >&2; exit 1; }
-answers=$(mysql --batch --raw --skip-column-names)
+answers=$(CLIENT)
 data=
 echo "$answers" | while IFS=$tab read -r holds path; do
     case $path in
@@ -288,7 +283,7 @@ mod tests {
             database: Database::Mariadb,
             unit: "mariadb.service".to_owned(),
             datadir: "/var/lib/mysql".into(),
-            binlogs: "/var/lib/mysql-binlog".into(),
+            binlogs: Some("/var/lib/mysql-binlog".into()),
             port: 3306,
             user: String::new(),
             password_file: PathBuf::new(),

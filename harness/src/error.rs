@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::database::SqlError;
 pub use agent::AgentError;
 pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
@@ -69,7 +70,7 @@ pub enum Error {
         /// What was requested.
         action: String,
         /// Its reason.
-        source: mysql_async::Error,
+        source: SqlError,
     },
     /// A log could not be written or read.
     #[error(transparent)]
@@ -94,8 +95,8 @@ pub enum Error {
     Directories(#[from] DirectoriesError),
     /// The guest's root has no way into the server.
     #[error(
-        "the guest does not let the load in: {0}. Its root must get into the server by `mysql` without a password, and \
-         systemd must have systemd-socket-proxyd, which Debian and Fedora keep in the package `systemd`"
+        "the guest does not let the load in: {0}. Its root must get into the server without a password (by `mysql`, or \
+         as `postgres` by `psql`), and systemd must have systemd-socket-proxyd, which Debian and Fedora keep in the package `systemd`"
     )]
     AccessDenied(#[source] Box<Error>),
     /// The plan names no file for a hook that is one.
@@ -176,7 +177,7 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    pub(crate) fn sql(action: impl Into<String>) -> impl FnOnce(mysql_async::Error) -> Self {
+    pub(crate) fn sql(action: impl Into<String>) -> impl FnOnce(SqlError) -> Self {
         let action = action.into();
         move |source| Self::Sql { action, source }
     }

@@ -8,11 +8,10 @@ use std::process::ExitCode;
 use contract::image::{Claims, Database, InspectionReport, Manifest};
 use contract::plan::Limits;
 use contract::text::printable;
-use mysql_async::prelude::Queryable;
 use tokio::runtime::Runtime;
 use tracing::error;
 
-use crate::database::Access;
+use crate::database::{Access, dialect};
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript, quote_shell};
 use crate::host::{Libvirt, accel};
@@ -185,12 +184,16 @@ async fn server(
         }
         Err(error) => return Err(error),
     };
-    let row = conn
-        .query_first("SELECT VERSION(), @@datadir, IFNULL(@@log_bin_basename, ''), @@version_comment")
-        .await
-        .map_err(Error::sql("report its version"))?;
-    let (version, datadir, binlogs, comment): (String, String, String, String) = row.unwrap_or_default();
-    let kind = if format!("{version} {comment}").to_lowercase().contains("mariadb") {
+    let dialect = dialect(server.database);
+    let row = conn.query_first(dialect.identity()).await.and_then(|row| match row {
+        Some(row) => Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]),
+        None => Ok([const { None::<String> }; 4]),
+    });
+    let [version, comment, datadir, binlogs] = row.map_err(Error::sql("report its version"))?;
+    let (version, comment) = (version.unwrap_or_default(), comment.unwrap_or_default());
+    let kind = if comment == "PostgreSQL" {
+        Database::Postgresql
+    } else if format!("{version} {comment}").to_lowercase().contains("mariadb") {
         Database::Mariadb
     } else {
         Database::Mysql
@@ -201,21 +204,34 @@ async fn server(
     }
     let claimed = claims.server_version.as_deref();
     found.differences.extend(differs("the server", "server_version", claimed, &version));
-    let kept = Path::new(&binlogs).parent().unwrap_or(Path::new(""));
-    if kept != server.binlogs {
-        let text = if binlogs.is_empty() {
-            "the server keeps no binary logs".to_owned()
-        } else {
-            format!("the server keeps them in {}", kept.display())
-        };
-        let claimed = server.binlogs.display().to_string();
-        found.differences.push(wrong("server.binlogs", &claimed, &text, &kept.display().to_string()));
+    if let Some(claimed) = &server.binlogs {
+        found.differences.extend(kept_elsewhere(claimed, &binlogs.unwrap_or_default()));
     }
+    let datadir = match datadir {
+        Some(datadir) => datadir,
+        None => {
+            let (client, query) = (dialect.root_client(), dialect.data_directory());
+            let answer = machine.agent().script(client, query.as_bytes(), limits.agent)?;
+            String::from_utf8_lossy(&answer).trim().to_owned()
+        }
+    };
     found.datadir = Path::new(&datadir).components().collect();
     found.versions.insert(server.database.name().to_owned(), version);
     // The guest's power is cut anyway.
-    let _ = conn.disconnect().await;
+    conn.close().await;
     Ok(())
+}
+
+/// The difference, when binary logs that begin like this are not in the directory that is claimed.
+fn kept_elsewhere(claimed: &Path, binlogs: &str) -> Option<String> {
+    let kept = Path::new(binlogs).parent().unwrap_or(Path::new(""));
+    let text = if binlogs.is_empty() {
+        "the server keeps no binary logs".to_owned()
+    } else {
+        format!("the server keeps them in {}", kept.display())
+    };
+    let claimed_text = claimed.display().to_string();
+    (kept != claimed).then(|| wrong("server.binlogs", &claimed_text, &text, &kept.display().to_string()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use contract::history::Schema;
-use contract::image::Database;
 use rand::distr::{Alphanumeric, SampleString};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -168,54 +167,6 @@ impl Names {
             None => None,
         }
     }
-
-    /// The statements that create the schemas and the accounts of the first server, for its root.
-    pub fn setup_statements(&self, database: Database) -> String {
-        let Self { load, second, ordinary, administrator, .. } = self;
-        // The privilege to keep a statement out of the binary log.
-        let binlog_control = match database {
-            Database::Mariadb => "BINLOG ADMIN",
-            Database::Mysql => "SESSION_VARIABLES_ADMIN",
-        };
-        let grants = [
-            format!("ALL PRIVILEGES ON {load}.*"),
-            format!("ALL PRIVILEGES ON {second}.*"),
-            format!("{binlog_control} ON *.*"),
-        ];
-        format!(
-            "CREATE DATABASE {load};\nCREATE DATABASE {second};\n{WITHOUT_BINLOG}{}{}",
-            create_account(database, ordinary, &grants),
-            create_account(database, administrator, &[EVERYTHING.to_owned()]),
-        )
-    }
-
-    /// The statements that create the observer on a restored server, for its root.
-    pub fn observer_statements(&self, database: Database) -> String {
-        format!("{WITHOUT_BINLOG}{}", create_account(database, &self.observer, &[EVERYTHING.to_owned()]))
-    }
-}
-
-/// Accounts are not compared, so they stay out of the binary log and take no GTID.
-const WITHOUT_BINLOG: &str = "SET SESSION sql_log_bin = 0;\n";
-
-const EVERYTHING: &str = "ALL PRIVILEGES ON *.*";
-
-/// The statements that create an account.
-fn create_account(database: Database, Account { user, password }: &Account, grants: &[String]) -> String {
-    // MariaDB prefers an anonymous account at `localhost` to this one at `%`. MySQL no longer has
-    // anonymous accounts, and caches logins by user and host: see `Target::log_in_once`.
-    let hosts: &[&str] = match database {
-        Database::Mariadb => &["%", "localhost"],
-        Database::Mysql => &["%"],
-    };
-    let mut statements = String::new();
-    for host in hosts {
-        statements.push_str(&format!("CREATE USER '{user}'@'{host}' IDENTIFIED BY '{password}';\n"));
-        for grant in grants {
-            statements.push_str(&format!("GRANT {grant} TO '{user}'@'{host}';\n"));
-        }
-    }
-    statements
 }
 
 fn name(random: &mut ChaCha20Rng) -> String {

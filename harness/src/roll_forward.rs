@@ -30,10 +30,11 @@ pub fn create_exchange(file: &Path) -> Result<()> {
 /// Copies the source's binary logs to the exchange disk. False when its hook recorded no position
 /// to roll forward from.
 pub fn save_binlogs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
+    let Some(binlogs) = &server.binlogs else { return Ok(false) };
     let line = format!(
         "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
          tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
-        quote_shell(&server.binlogs)
+        quote_shell(binlogs)
     );
     Ok(machine.agent().script(&line, b"", limit)?.is_empty())
 }

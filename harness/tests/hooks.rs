@@ -16,6 +16,7 @@ mod binlog;
 mod call;
 #[path = "hooks/catalogue/mod.rs"]
 mod catalogue;
+#[allow(dead_code, reason = "shared with the tests of the load, which use more of it")]
 #[path = "hooks/cluster.rs"]
 mod cluster;
 #[path = "hooks/dispatcher.rs"]

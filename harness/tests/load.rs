@@ -1,4 +1,4 @@
-//! The load against a real MariaDB server, without a guest: what the history claims is what the
+//! The load against real servers, without a guest: what the history claims is what the
 //! tables hold, even when connections, locks or the server itself fail.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
@@ -7,6 +7,11 @@ mod bench;
 #[allow(unused, reason = "shared with the tests of the hooks, which use more of it")]
 #[path = "hooks/call.rs"]
 mod call;
+#[allow(dead_code, reason = "shared with the tests of the hooks, which use more of it")]
+#[path = "hooks/cluster.rs"]
+mod cluster;
+#[path = "load/postgresql.rs"]
+mod postgresql;
 #[path = "load/probes.rs"]
 mod probes;
 #[path = "load/runs.rs"]

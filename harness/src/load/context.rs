@@ -5,14 +5,13 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use contract::history::{Entry, Follower, Nanos};
-use mysql_async::Conn;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::clock;
-use crate::database::{DOORS, Target};
+use crate::database::{Connection, DOORS, Dialect, Target};
 use crate::error::{Error, Result};
 use crate::history_log::HistoryLog;
 
@@ -56,7 +55,11 @@ impl LoadContext {
         u8::try_from((client - 1) % DOORS_COUNT).unwrap_or(0)
     }
 
-    pub(super) async fn connect(&self, door: u8) -> Result<Conn> {
+    pub(super) fn dialect(&self) -> &'static dyn Dialect {
+        self.target.dialect()
+    }
+
+    pub(super) async fn connect(&self, door: u8) -> Result<Connection> {
         let connected = self.target.door(door).connect_with_retries(self.statement_limit).await;
         let name = DOORS[usize::from(door)];
         connected.map_err(Error::sql(format!("accept a connection of the load through the door `{name}`")))

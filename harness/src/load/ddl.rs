@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract::history::{Entry, ddl_tables};
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error as SqlError};
 use tokio::time::{sleep, timeout};
 
 use super::context::{LoadContext, Pending};
 use crate::clock;
-use crate::database::TCP;
+use crate::database::{Connection, Dialect, SqlError, SqlResult, TCP};
 use crate::error::Result;
 use crate::names::Names;
 
@@ -33,9 +31,14 @@ pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
                 // Not sent again: whether it is done is for the judge to find.
                 return Ok(());
             }
-            match timeout(context.statement_limit, step(&mut conn, &context.target.names, n)).await {
+            match timeout(
+                context.statement_limit,
+                step(&mut conn, context.dialect(), &context.target.names, n),
+            )
+            .await
+            {
                 Ok(Ok(())) => break,
-                Ok(Err(SqlError::Server(_))) => {}
+                Ok(Err(SqlError::Server { .. })) => {}
                 Ok(Err(_)) | Err(_) => conn = context.connect(TCP).await?,
             }
             sleep(AGAIN).await;
@@ -47,19 +50,24 @@ pub(super) async fn run(context: Arc<LoadContext>) -> Result<()> {
 }
 
 /// Takes a step, unless it is already taken: its answer may have been lost.
-async fn step(conn: &mut Conn, names: &Names, n: u32) -> mysql_async::Result<()> {
-    let there: BTreeSet<String> = conn.query(names.ddl_tables_query()).await?.into_iter().collect();
+async fn step(conn: &mut Connection, dialect: &dyn Dialect, names: &Names, n: u32) -> SqlResult<()> {
+    let rows = conn.query(&names.ddl_tables_query()).await?;
+    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect::<SqlResult<_>>()?;
     let done: BTreeSet<String> = ddl_tables(n).iter().map(|table| names.without_schema(table)).collect();
-    if there == done { Ok(()) } else { conn.query_drop(statement(n, |plain| names.table(plain))).await }
+    if there == done {
+        Ok(())
+    } else {
+        conn.execute(&statement(dialect, n, |plain| names.table(plain))).await
+    }
 }
 
 /// The statement that leads from the tables after `n - 1` steps to those after `n`.
-fn statement(n: u32, name: impl Fn(&str) -> String) -> String {
+fn statement(dialect: &dyn Dialect, n: u32, name: impl Fn(&str) -> String) -> String {
     let k = n / 3;
     let new = name(&format!("ddl_{}", k + 1));
     match n % 3 {
-        1 => format!("CREATE TABLE {new} (n INT UNSIGNED PRIMARY KEY) ENGINE=InnoDB"),
-        2 => format!("RENAME TABLE {new} TO {new}_renamed"),
+        1 => dialect.create_small(&new),
+        2 => dialect.rename(&new, &format!("{new}_renamed")),
         _ => format!("DROP TABLE {}_renamed", name(&format!("ddl_{}", k - 1))),
     }
 }
@@ -67,12 +75,14 @@ fn statement(n: u32, name: impl Fn(&str) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::dialect;
+    use contract::image::Database;
 
     #[test]
     fn each_statement_leads_to_the_next_tables() {
         let mut tables: BTreeSet<String> = ddl_tables(0).into_iter().collect();
         for n in 1..=12 {
-            let statement = statement(n, str::to_owned);
+            let statement = statement(dialect(Database::Mysql), n, str::to_owned);
             let tokens: Vec<_> = statement.split(' ').collect();
             match tokens[0] {
                 "CREATE" => assert!(tables.insert(tokens[2].to_owned())),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use contract::history::{Entry, Op};
-use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
 use super::context::{Ack, LoadContext, payload};
@@ -43,11 +42,11 @@ pub(super) async fn run(context: Arc<LoadContext>, place: usize) -> Result<()> {
         context.history.write(&Entry::Invoke { t: sent, c, n, op })?;
         let [of_c, of_n] = of;
         let sql = format!(
-            "INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, x'{}')",
-            hex::encode(&payload)
+            "INSERT INTO {real} VALUES ({c}, {n}, {of_c}, {of_n}, {crc}, {})",
+            context.dialect().bytes(&hex::encode(&payload))
         );
         let (limit, begin) = (context.statement_limit, Instant::now());
-        let error = match timeout(limit, conn.query_drop(sql)).await {
+        let error = match timeout(limit, conn.execute(&sql)).await {
             Ok(Ok(())) => {
                 context.history.write(&Entry::Ok { t: clock::now(), c, n, ver: None })?;
                 // The receiver is gone only when the load is abandoned.

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock;
-use crate::database::{self, DOORS, Target};
+use crate::database::{DOORS, Target};
 use crate::error::{LoadError, Result};
 use crate::history_log::HistoryLog;
 use crate::interrupt;
@@ -64,11 +64,12 @@ impl Load {
             accounts: ACCOUNTS,
             opening_balance: OPENING_BALANCE,
             doors: DOORS.map(str::to_owned).to_vec(),
-            followers: database::followers(target.database, load.profile),
-            tables: database::tables(load),
+            followers: target.dialect().followers(load.profile),
+            tables: target.dialect().tables(load),
             disks,
             file_systems: heartbeats.iter().map(|(name, _)| name.clone()).collect(),
             binlog: false,
+            quiescence: target.dialect().quiescence(),
         };
         setup.binlog = runtime.block_on(schema::create(target, statement_limit, load, &setup.followers))?;
         history.write(&Entry::Setup(setup.clone()))?;

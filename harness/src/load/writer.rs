@@ -10,8 +10,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use contract::history::{Entry, Nanos, Op};
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{sleep, timeout};
@@ -19,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::context::{Ack, LoadContext, payload};
 use super::schema::ACCOUNTS;
 use crate::clock;
+use crate::database::{Connection, SqlError, SqlResult};
 use crate::error::Result;
 use crate::names::table;
 
@@ -34,7 +33,7 @@ struct Writer {
     client: u32,
     door: u8,
     random: ChaCha8Rng,
-    conn: Conn,
+    conn: Connection,
 }
 
 /// The names of a transfer's tables.
@@ -136,7 +135,7 @@ impl Writer {
         let sql = format!("SELECT seq FROM {} WHERE c = {} FOR UPDATE", self.tables.counters, self.client);
         loop {
             self.reconnect().await?;
-            match timeout(self.context.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
+            match timeout(self.context.statement_limit, number(&mut self.conn, &sql)).await {
                 Ok(Ok(seq)) => return Ok(Some(seq.is_some_and(|seq| seq >= n))),
                 // What broke the last connection may break this one too, and an
                 // old session may keep the row for longer than the server waits.
@@ -155,7 +154,7 @@ impl Writer {
             1 + (self.client - 1 + self.random.random_range(1..self.context.writers)) % self.context.writers;
         let sql = format!("SELECT seq FROM {} WHERE c = {other}", self.tables.counters);
         loop {
-            match timeout(self.context.statement_limit, self.conn.query_first::<u32, _>(&sql)).await {
+            match timeout(self.context.statement_limit, number(&mut self.conn, &sql)).await {
                 Ok(Ok(seq)) => return Ok([other, seq.unwrap_or(0)]),
                 // Nothing is in flight, so nothing is lost with the connection.
                 Ok(Err(_)) | Err(_) => self.reconnect().await?,
@@ -164,12 +163,12 @@ impl Writer {
     }
 
     /// Only an explicit rollback that the server confirms proves that nothing remains.
-    async fn roll_back<T>(&mut self, error: mysql_async::Error) -> CommitOutcome<T> {
+    async fn roll_back<T>(&mut self, error: SqlError) -> CommitOutcome<T> {
         let text = error.to_string();
-        if !matches!(error, mysql_async::Error::Server(_)) {
+        if !matches!(error, SqlError::Server { .. }) {
             return CommitOutcome::Unknown(text);
         }
-        match timeout(self.context.statement_limit, self.conn.query_drop("ROLLBACK")).await {
+        match timeout(self.context.statement_limit, self.conn.execute("ROLLBACK")).await {
             Ok(Ok(())) => CommitOutcome::Fail(text),
             Ok(Err(_)) | Err(_) => CommitOutcome::Unknown(text),
         }
@@ -193,7 +192,8 @@ impl Writer {
 
     /// The transaction itself, in three round trips. Returns the version that each
     /// account reached, in leg order.
-    async fn transact(&mut self, transfer: Transfer) -> mysql_async::Result<[u32; 2]> {
+    async fn transact(&mut self, transfer: Transfer) -> SqlResult<[u32; 2]> {
+        let dialect = self.context.dialect();
         let Self { conn, client: c, tables: Tables { counters, accounts, ledger }, .. } = self;
         let Transfer { n, dep: [dc, dseq], legs, payload, crc, rnd } = transfer;
         let [(low, low_amount), (high, high_amount)] = legs;
@@ -204,26 +204,26 @@ impl Writer {
              UPDATE {accounts} SET bal = bal + {high_amount}, ver = ver + 1 WHERE id = {high}; \
              SELECT ver FROM {accounts} WHERE id IN ({low}, {high}) ORDER BY id"
         );
-        let mut results = conn.query_iter(update).await?;
-        let mut versions: Vec<u32> = Vec::new();
-        while !results.is_empty() {
-            versions.extend(results.collect::<u32>().await?);
-        }
-        // An error of a later statement ends the loop silently; only this call returns it.
-        results.drop_result().await?;
+        let rows = conn.query(&update).await?;
+        let versions: Vec<u32> = rows.iter().map(|row| row.get(0)).collect::<SqlResult<_>>()?;
         let &[low_version, high_version] = versions.as_slice() else {
-            return Err(mysql_async::Error::Other("an account is missing".into()));
+            return Err(SqlError::Unexpected("an account is missing".into()));
         };
-        let pay = hex::encode(&payload);
+        let pay = dialect.bytes(&hex::encode(&payload));
         let [low_rnd, high_rnd] = rnd;
         let insert = format!(
             "INSERT INTO {ledger} (c, seq, leg, dc, dseq, acct, amt, ver, pay, crc, rnd) VALUES \
-             ({c}, {n}, 0, {dc}, {dseq}, {low}, {low_amount}, {low_version}, x'{pay}', {crc}, {low_rnd}), \
-             ({c}, {n}, 1, {dc}, {dseq}, {high}, {high_amount}, {high_version}, x'{pay}', {crc}, {high_rnd}); \
+             ({c}, {n}, 0, {dc}, {dseq}, {low}, {low_amount}, {low_version}, {pay}, {crc}, {low_rnd}), \
+             ({c}, {n}, 1, {dc}, {dseq}, {high}, {high_amount}, {high_version}, {pay}, {crc}, {high_rnd}); \
              UPDATE {counters} SET seq = {n} WHERE c = {c}"
         );
-        conn.query_drop(insert).await?;
-        conn.query_drop("COMMIT").await?;
+        conn.execute(&insert).await?;
+        conn.execute("COMMIT").await?;
         Ok([low_version, high_version])
     }
+}
+
+/// The only value of the only row, if there is one.
+async fn number(conn: &mut Connection, query: &str) -> SqlResult<Option<u32>> {
+    conn.query_first(query).await?.map(|row| row.get(0)).transpose()
 }

@@ -1,5 +1,9 @@
 //! What the restored server's own log says about recovery.
 
+use contract::text::printable;
+
+use crate::database::{self, Dialect};
+
 /// The most lines kept.
 const LINES: usize = 20;
 
@@ -17,43 +21,24 @@ pub(super) struct Recovery {
     pub(super) corruption: Vec<String>,
 }
 
-/// What a server prints when it has something to recover: InnoDB of both, MySQL's binary log even
-/// when its log is quiet, MariaDB's binary log, and Aria. (MySQL mentions crash recovery even when
-/// there is none.)
-const RECOVERS: [&str; 4] = [
-    "Starting crash recovery",
-    "Starting XA crash recovery",
-    "Recovering after a crash using",
-    "Aria engine: starting recovery",
-];
-
-/// Words that mark an error as one about corruption, in lowercase.
-const CORRUPTION: [&str; 6] =
-    ["corrupt", "crashed", "checksum", "was not closed", "page number mismatch", "inconsistent"];
-
-/// Reads the log. MariaDB and MySQL report prepared transactions as
-/// `Starting recovery for XA transactions...` followed by
-/// `N transaction(s) in prepared state`, and MariaDB's binlog recovery as
-/// `Found N prepared transaction(s) in InnoDB`.
-pub(super) fn recovery(log: &str) -> Recovery {
+/// Reads the log.
+pub(super) fn recovery(dialect: &dyn Dialect, log: &str) -> Recovery {
     let mut found = Recovery::default();
     for line in log.lines() {
-        if line.contains("[Note]") && line.contains("InnoDB") {
-            found.recovered.get_or_insert(false);
-            found.prepared.get_or_insert(0);
+        let says = dialect.read_log(line);
+        found.prepared = found.prepared.max(says.prepared);
+        match says.recovery {
+            database::Recovery::Silent => {}
+            database::Recovery::WouldTell => {
+                found.recovered.get_or_insert(false);
+            }
+            database::Recovery::Recovers => found.recovered = Some(true),
         }
-        found.prepared = found.prepared.max(prepared(line));
-        if RECOVERS.iter().any(|message| line.contains(message)) {
-            found.recovered = Some(true);
+        if found.corruption.len() < LINES && says.corruption {
+            found.corruption.push(printable(line));
         }
-        let telling = ["recover", "prepared", "crash"];
-        let lower = line.to_lowercase();
-        let corrupt = line.contains("[ERROR]") && CORRUPTION.iter().any(|word| lower.contains(word));
-        if found.corruption.len() < LINES && corrupt {
-            found.corruption.push(contract::text::printable(line));
-        }
-        if found.lines.len() < LINES && telling.iter().any(|word| lower.contains(word)) {
-            found.lines.push(contract::text::printable(line));
+        if found.lines.len() < LINES && says.telling {
+            found.lines.push(printable(line));
         }
     }
     found
@@ -66,17 +51,15 @@ pub(super) fn last_start(log: &str) -> Option<&str> {
     Some(&log[log[..at].rfind('\n').map_or(0, |end| end + 1)..])
 }
 
-/// The number in front of `prepared transaction` or `transaction(s) in prepared state`.
-fn prepared(line: &str) -> Option<u64> {
-    let at = line
-        .find(" prepared transaction")
-        .or_else(|| line.contains("in prepared state").then(|| line.find(" transaction")).flatten())?;
-    line[..at].rsplit(' ').next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::dialect;
+    use contract::image::Database;
+
+    fn recovery(log: &str) -> Recovery {
+        super::recovery(dialect(Database::Mariadb), log)
+    }
 
     #[test]
     fn prepared_transactions_are_counted() {

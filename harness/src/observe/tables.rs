@@ -6,12 +6,10 @@ use contract::history::{Follower, Setup, Table};
 use contract::image::{Database, Server};
 use contract::observation::{Record, ServerState};
 use contract::text::printable;
-use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, Row};
 
 use super::observation_log::ObservationLog;
 use super::server_log;
-use crate::database::PROBE_TABLES;
+use crate::database::{By, Connection, Dialect, Row, SqlError, SqlResult, dialect};
 use crate::error::{Error, Result};
 use crate::guest::{Agent, quote_shell};
 use crate::names::{Names, table};
@@ -21,9 +19,6 @@ const MESSAGES: usize = 10;
 
 /// The most of the server's log that is read, bytes.
 const LOG_LIMIT: u32 = 256 * 1024;
-
-/// Errors that say that there is no such schema (1049) or table (1146).
-const GONE: [u16; 2] = [1049, 1146];
 
 /// What a server that holds a load's data should have.
 #[derive(Debug, Clone, Copy)]
@@ -36,173 +31,223 @@ pub struct Expected<'a> {
     pub names: &'a Names,
 }
 
+impl Expected<'_> {
+    fn dialect(&self) -> &'static dyn Dialect {
+        dialect(self.database)
+    }
+}
+
 /// Observes a server that answers: its log, then its tables.
 pub async fn server(
-    conn: &mut Conn,
+    conn: &mut Connection,
     agent: &Agent,
     server: &Server,
     expected: Expected<'_>,
     limit: Duration,
     out: &mut ObservationLog,
 ) -> Result<()> {
-    let version: Option<String> =
-        conn.query_first("SELECT VERSION()").await.map_err(Error::sql("report its version"))?;
-    let place: Option<String> =
-        conn.query_first("SELECT @@log_error").await.map_err(Error::sql("report where its log is"))?;
+    let dialect = expected.dialect();
+    let wal_end = wal_end(conn, dialect).await?;
+    let version = text(conn, dialect.version(), "report its version").await?;
+    let place = match dialect.log_file() {
+        None => None,
+        Some(query) => text(conn, query, "report where its log is").await?,
+    };
     let recovery = match place.as_deref() {
-        None | Some("" | "stderr") => server_log::recovery(&journal(agent, server, limit)?),
+        None | Some("" | "stderr") => server_log::recovery(dialect, &journal(agent, server, limit)?),
         Some(file) => server_log::last_start(&log_file(agent, server, file, limit)?)
-            .map(server_log::recovery)
+            .map(|log| server_log::recovery(dialect, log))
             .unwrap_or_default(),
+    };
+    let prepared = match dialect.prepared() {
+        None => recovery.prepared,
+        Some(query) => number(conn, query, "count its prepared transactions").await?,
     };
     out.write(&Record::Server {
         started: true,
         detail: printable(&version.unwrap_or_default()),
-        prepared: recovery.prepared,
+        prepared,
         recovered: recovery.recovered,
         recovery: recovery.lines,
         corruption: recovery.corruption,
     })?;
-    let gtid = gtid(conn, server.database).await?;
-    out.write(&Record::Gtid { of: ServerState::Restored, gtid })?;
+    if let Some(record) = wal_end {
+        out.write(&record)?;
+    }
+    if let Some(record) = gtids(conn, dialect, ServerState::Restored).await? {
+        out.write(&record)?;
+    }
     tables(conn, expected, out).await
 }
 
-/// Counts the rows of the MEMORY table. This comes last: the first access to it since the server's
-/// start makes the server write to its binary log.
-pub async fn memory(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
-    let count = format!("SELECT COUNT(*) FROM {}", names.table(table::PROBE));
-    let record = match conn.query_first::<u64, _>(count).await {
-        Ok(rows) => Record::MemoryRows { rows: rows.unwrap_or(0) },
-        Err(error) => table_error(table::PROBE, &error),
+/// Where the write-ahead log ended that the server recovered from.
+async fn wal_end(conn: &mut Connection, dialect: &dyn Dialect) -> Result<Option<Record>> {
+    let Some(query) = dialect.wal_end() else { return Ok(None) };
+    let read = |row: Row| Ok(Record::WalEnd { timeline: row.get(0)?, lsn: row.get(1)? });
+    let record = conn.query_first(query).await.and_then(|row| row.map(read).transpose());
+    record.map_err(Error::sql("report where its write-ahead log ended"))
+}
+
+/// The only value of an answer, as text.
+async fn text(conn: &mut Connection, query: &str, what: &str) -> Result<Option<String>> {
+    let row = conn.query_first(query).await.and_then(|row| row.map(|row| row.get(0)).transpose());
+    row.map(Option::flatten).map_err(Error::sql(what))
+}
+
+/// The only value of an answer, as a number.
+async fn number(conn: &mut Connection, query: &str, what: &str) -> Result<Option<u64>> {
+    let row = conn.query_first(query).await.and_then(|row| row.map(|row| row.get(0)).transpose());
+    row.map_err(Error::sql(what))
+}
+
+/// Counts the rows that only the source's memory had. This comes last: the first access to a MEMORY
+/// table since the server's start makes MariaDB and MySQL write to their binary log.
+pub async fn memory(
+    conn: &mut Connection,
+    Expected { database, names, .. }: Expected<'_>,
+    out: &mut ObservationLog,
+) -> Result<()> {
+    let dialect = dialect(database);
+    let count = dialect.memory_rows(&names.table(table::PROBE));
+    let rows = conn.query_first(&count).await.and_then(|row| row.map_or(Ok(0), |row| row.get(0)));
+    let record = match rows {
+        Ok(rows) => Record::MemoryRows { rows },
+        Err(error) => table_error(dialect, table::PROBE, &error),
     };
     Ok(out.write(&record)?)
 }
 
 /// The checksum of every table of the load, and the GTIDs, of a server at this moment.
 pub async fn state(
-    conn: &mut Conn,
+    conn: &mut Connection,
     Expected { database, names, .. }: Expected<'_>,
     of: ServerState,
 ) -> Result<Vec<Record>> {
-    let mut records = vec![Record::Gtid { of, gtid: gtid(conn, database).await? }];
-    let query = format!(
-        "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('{}', '{}') \
-         AND table_type = 'BASE TABLE' AND engine <> 'MEMORY' ORDER BY table_schema, table_name",
-        names.load, names.second
-    );
-    let there: Vec<(String, String)> = conn.query(query).await.map_err(Error::sql("list its tables"))?;
-    for (schema, table) in there {
-        let named = format!("{schema}.`{}`", table.replace('`', "``"));
-        let rows: Option<u64> = conn
-            .query_first(format!("SELECT COUNT(*) FROM {named}"))
-            .await
-            .map_err(Error::sql(format!("count the rows of {named}")))?;
-        // The columns are `Table, Checksum`; see the MySQL manual, "CHECKSUM TABLE Statement".
-        let checksum: Option<(String, Option<u64>)> = conn
-            .query_first(format!("CHECKSUM TABLE {named} EXTENDED"))
-            .await
-            .map_err(Error::sql(format!("sum up {named}")))?;
-        let checksum = checksum.and_then(|(_, checksum)| checksum);
+    let dialect = dialect(database);
+    let mut records: Vec<_> = gtids(conn, dialect, of).await?.into_iter().collect();
+    let pair = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+    let listed = conn.query(&dialect.list_tables(names)).await;
+    let there: SqlResult<Vec<(String, String)>> = listed.and_then(|rows| rows.iter().map(pair).collect());
+    for (schema, table) in there.map_err(Error::sql("list its tables"))? {
+        let named = dialect.quoted(&schema, &table);
+        let count = format!("SELECT COUNT(*) FROM {named}");
+        let rows = number(conn, &count, &format!("count the rows of {named}")).await?;
+        let summed = conn.query_first(&dialect.checksum(&named)).await;
+        let checksum = summed.and_then(|row| row.map_or(Ok(None), |row| dialect.read_checksum(&row)));
+        let checksum = checksum.map_err(Error::sql(format!("sum up {named}")))?;
         let table = names.plain(&schema, &table).unwrap_or_else(|| printable(&table));
         records.push(Record::Table { of, table, rows: rows.unwrap_or(0), checksum });
     }
     Ok(records)
 }
 
-/// The GTIDs that a server has committed.
-async fn gtid(conn: &mut Conn, database: Database) -> Result<String> {
-    let variable = match database {
-        Database::Mariadb => "@@gtid_binlog_pos",
-        Database::Mysql => "@@gtid_executed",
-    };
-    let gtid: Option<String> =
-        conn.query_first(format!("SELECT {variable}")).await.map_err(Error::sql("report its GTIDs"))?;
-    Ok(printable(&gtid.unwrap_or_default()))
+/// The GTIDs that a server has committed, if it has any such thing.
+async fn gtids(conn: &mut Connection, dialect: &dyn Dialect, of: ServerState) -> Result<Option<Record>> {
+    let Some(query) = dialect.gtids() else { return Ok(None) };
+    let gtid = printable(&text(conn, query, "report its GTIDs").await?.unwrap_or_default());
+    Ok(Some(Record::Gtid { of, gtid }))
 }
 
 /// Observes every table of the load except the one in memory.
-pub async fn tables(
-    conn: &mut Conn,
-    Expected { setup, names, .. }: Expected<'_>,
-    out: &mut ObservationLog,
-) -> Result<()> {
+pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut ObservationLog) -> Result<()> {
+    let Expected { setup, names, .. } = expected;
+    let dialect = expected.dialect();
+    if let Some(statement) = dialect.before_checks() {
+        conn.execute(statement).await.map_err(Error::sql("prepare the checks of its tables"))?;
+    }
     let name = |plain: &str| names.table(plain);
     let others = setup.tables.iter().map(|Table { table, engine, indexes }| (table, engine, indexes));
     let followers =
         setup.followers.iter().map(|Follower { table, engine, indexes, .. }| (table, engine, indexes));
     let all: Vec<_> = others.chain(followers).collect();
     for (table, engine, _) in &all {
-        out.write(&check_table(conn, table, &name(table), engine).await)?;
+        out.write(&check_table(conn, dialect, table, &name(table), engine).await)?;
     }
     for (table, _, indexes) in &all {
         for index in *indexes {
-            match index_sums(conn, table, &name(table), index).await {
+            match index_sums(conn, dialect, table, &name(table), index).await {
                 Ok(record) => out.write(&record)?,
-                Err(error) => out.write(&table_error(table, &error))?,
+                Err(error) => out.write(&table_error(dialect, table, &error))?,
             }
         }
     }
 
+    let mut read = TableReader { conn, dialect, out };
     let sql = format!("SELECT c, seq FROM {} ORDER BY c", name(table::COUNTERS));
-    rows(conn, out, table::COUNTERS, &sql, |(c, n)| Record::Counter { c, n }).await?;
+    let counter = |row: Row| Ok(Record::Counter { c: row.get(0)?, n: row.get(1)? });
+    read.rows(table::COUNTERS, &sql, counter).await?;
     let sql = format!("SELECT id, bal, ver FROM {} ORDER BY id", name(table::ACCOUNTS));
-    rows(conn, out, table::ACCOUNTS, &sql, |(id, balance, ver)| Record::Account { id, balance, ver }).await?;
+    let account = |row: Row| Ok(Record::Account { id: row.get(0)?, balance: row.get(1)?, ver: row.get(2)? });
+    read.rows(table::ACCOUNTS, &sql, account).await?;
     let sql = format!(
         "SELECT c, seq, leg, dc, dseq, acct, amt, ver, crc, pay FROM {} ORDER BY c, seq, leg",
         name(table::LEDGER)
     );
-    rows(
-        conn,
-        out,
-        table::LEDGER,
-        &sql,
-        |(c, n, leg, dc, dseq, acct, amt, ver, crc, pay): (_, _, _, _, _, _, _, _, _, Vec<u8>)| Record::Leg {
-            c,
-            n,
-            leg,
-            dep: [dc, dseq],
-            acct,
-            amt,
-            ver,
-            crc,
-            sum: crc32fast::hash(&pay),
-        },
-    )
-    .await?;
+    read.rows(table::LEDGER, &sql, leg).await?;
     for Follower { table, .. } in &setup.followers {
         let sql = format!("SELECT c, n, of_c, of_n, crc, pay FROM {} ORDER BY c, n", name(table));
-        rows(conn, out, table, &sql, |(c, n, of_c, of_n, crc, pay): (_, _, _, _, _, Vec<u8>)| {
-            Record::Follow { table: table.clone(), c, n, of: [of_c, of_n], crc, sum: crc32fast::hash(&pay) }
-        })
-        .await?;
+        read.rows(table, &sql, |row| follow(table, &row)).await?;
     }
-    probe_rows(conn, names, out).await?;
-    match conn.query::<String, _>(names.ddl_tables_query()).await {
+    let TableReader { conn, out, .. } = read;
+    probe_rows(conn, dialect, names, out).await?;
+    let listed = conn.query(&names.ddl_tables_query()).await;
+    match listed.and_then(|rows| rows.iter().map(|row| row.get(0)).collect::<SqlResult<Vec<String>>>()) {
         Ok(there) => {
             let mut tables: Vec<_> =
                 there.iter().filter_map(|table| names.plain(&names.load, table)).collect();
             tables.sort();
             out.write(&Record::DdlTables { tables })?;
         }
-        Err(error) => out.write(&table_error("information_schema.tables", &error))?,
+        Err(error) => out.write(&table_error(dialect, "information_schema.tables", &error))?,
     }
     if setup.tables.iter().any(|made| made.table == table::BULK) {
-        let bulk = name(table::BULK);
-        let sql = format!("SELECT n, COUNT(*), SUM(crc <> CRC32(pay)) FROM {bulk} GROUP BY n ORDER BY n");
-        let record = |(n, rows, torn)| Record::Bulk { n, rows, torn };
-        rows(conn, out, table::BULK, &sql, record).await?;
+        let sql = dialect.bulk_rows(&name(table::BULK));
+        let bulk = |row: Row| Ok(Record::Bulk { n: row.get(0)?, rows: row.get(1)?, torn: row.get(2)? });
+        TableReader { conn, dialect, out }.rows(table::BULK, &sql, bulk).await?;
     }
     Ok(())
 }
 
+fn leg(row: Row) -> SqlResult<Record> {
+    let payload: Vec<u8> = row.get(9)?;
+    Ok(Record::Leg {
+        c: row.get(0)?,
+        n: row.get(1)?,
+        leg: row.get(2)?,
+        dep: [row.get(3)?, row.get(4)?],
+        acct: row.get(5)?,
+        amt: row.get(6)?,
+        ver: row.get(7)?,
+        crc: row.get(8)?,
+        sum: crc32fast::hash(&payload),
+    })
+}
+
+fn follow(table: &str, row: &Row) -> SqlResult<Record> {
+    let payload: Vec<u8> = row.get(5)?;
+    Ok(Record::Follow {
+        table: table.to_owned(),
+        c: row.get(0)?,
+        n: row.get(1)?,
+        of: [row.get(2)?, row.get(3)?],
+        crc: row.get(4)?,
+        sum: crc32fast::hash(&payload),
+    })
+}
+
 /// Which rows of the quiescence probes are there.
-async fn probe_rows(conn: &mut Conn, names: &Names, out: &mut ObservationLog) -> Result<()> {
+async fn probe_rows(
+    conn: &mut Connection,
+    dialect: &dyn Dialect,
+    names: &Names,
+    out: &mut ObservationLog,
+) -> Result<()> {
     let mut rows = Vec::new();
-    for (plain, _) in PROBE_TABLES {
-        match conn.query::<u32, _>(format!("SELECT n FROM {}", names.table(plain))).await {
+    for plain in dialect.probe_tables() {
+        let there = conn.query(&format!("SELECT n FROM {}", names.table(plain))).await;
+        match there.and_then(|rows| rows.iter().map(|row| row.get(0)).collect::<SqlResult<Vec<u32>>>()) {
             Ok(there) => rows.extend(there),
-            Err(error) => out.write(&table_error(plain, &error))?,
+            Err(error) => out.write(&table_error(dialect, plain, &error))?,
         }
     }
     rows.sort_unstable();
@@ -242,49 +287,63 @@ fn log_file(agent: &Agent, server: &Server, file: &str, limit: Duration) -> Resu
     Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
-/// Streams a query's rows into the log. A server that fails on the way is a
-/// fact about the table, not an error of the trial.
-async fn rows<T: FromRow + Send + 'static>(
-    conn: &mut Conn,
-    out: &mut ObservationLog,
-    table: &str,
-    sql: &str,
-    record: impl Fn(T) -> Record,
-) -> Result<()> {
-    let mut result = match conn.query_iter(sql).await {
-        Ok(result) => result,
-        Err(error) => return Ok(out.write(&table_error(table, &error))?),
-    };
-    loop {
-        match result.next().await {
-            Ok(Some(row)) => match mysql_async::from_row_opt(row) {
-                Ok(row) => out.write(&record(row))?,
-                // The server reports the type of each column, and a damaged table may have another.
-                Err(error) => {
-                    let error = mysql_async::Error::Other(Box::new(error));
-                    return Ok(out.write(&table_error(table, &error))?);
-                }
-            },
-            Ok(None) => return Ok(()),
-            Err(error) => return Ok(out.write(&table_error(table, &error))?),
-        }
+/// Reads tables into the log.
+struct TableReader<'a> {
+    conn: &'a mut Connection,
+    dialect: &'static dyn Dialect,
+    out: &'a mut ObservationLog,
+}
+
+impl TableReader<'_> {
+    /// Streams a query's rows into the log. A server that fails on the way, or a value of another
+    /// type than its column should have, is a fact about the table, not an error of the trial.
+    async fn rows(
+        &mut self,
+        table: &str,
+        sql: &str,
+        record: impl Fn(Row) -> SqlResult<Record>,
+    ) -> Result<()> {
+        let Self { conn, dialect, out } = self;
+        let write = |row| match record(row) {
+            Ok(record) => out.write(&record).map_err(|error| RowError::Log(error.into())),
+            Err(error) => Err(RowError::Table(error)),
+        };
+        let error = match conn.stream(sql, write).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(RowError::Log(error))) => return Err(error),
+            Ok(Err(RowError::Table(error))) | Err(error) => error,
+        };
+        Ok(out.write(&table_error(*dialect, table, &error))?)
     }
 }
 
-fn table_error(table: &str, error: &mysql_async::Error) -> Record {
-    let gone = matches!(error, mysql_async::Error::Server(e) if GONE.contains(&e.code));
+/// Why a row was not taken.
+enum RowError {
+    Table(SqlError),
+    Log(Error),
+}
+
+fn table_error(dialect: &dyn Dialect, table: &str, error: &SqlError) -> Record {
+    let gone = error.code().is_some_and(|code| dialect.is_gone(code));
     Record::TableError { table: table.to_owned(), error: printable(&error.to_string()), gone }
 }
 
-/// `CHECK TABLE ... EXTENDED` answers with rows of `Table, Op, Msg_type,
-/// Msg_text`; see the MySQL manual, "CHECK TABLE Statement".
-async fn check_table(conn: &mut Conn, table: &str, real: &str, engine: &str) -> Record {
+/// Checks a table and its indexes, with automatic repair off.
+async fn check_table(
+    conn: &mut Connection,
+    dialect: &dyn Dialect,
+    table: &str,
+    real: &str,
+    engine: &str,
+) -> Record {
     let (mut clean, mut usable, mut messages) = (true, true, Vec::new());
-    match conn.query::<Row, _>(format!("CHECK TABLE {real} EXTENDED")).await {
+    let answer = conn.query(&dialect.check(real)).await;
+    match answer
+        .and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>())
+    {
         Ok(answer) => {
-            for row in answer {
-                let text = |column| row.get::<String, _>(column).unwrap_or_default();
-                let (kind, message) = (text(2).to_lowercase(), text(3));
+            for (kind, message) in answer {
+                let kind = kind.to_lowercase();
                 match kind.as_str() {
                     "status" if message == "OK" || message.contains("already up to date") => continue,
                     "note" | "info" => continue,
@@ -304,23 +363,22 @@ async fn check_table(conn: &mut Conn, table: &str, real: &str, engine: &str) -> 
     Record::CheckTable { table: table.to_owned(), engine: engine.to_owned(), clean, usable, messages }
 }
 
-/// The number of rows and the XOR of what an index has of each, read through the primary key and
-/// through the index. The key is part of it, because equal values would cancel each other out.
-async fn index_sums(conn: &mut Conn, table: &str, real: &str, index: &str) -> mysql_async::Result<Record> {
+/// The number of rows and the XOR of what an index has of each, read from the table and through the
+/// index.
+async fn index_sums(
+    conn: &mut Connection,
+    dialect: &dyn Dialect,
+    table: &str,
+    real: &str,
+    index: &str,
+) -> SqlResult<Record> {
     let key = if table == table::LEDGER { "c, seq, leg" } else { "c, n" };
-    let mut sums = Vec::new();
-    for by in ["PRIMARY", index] {
-        // An index has the name of its column.
-        let sql = format!(
-            "SELECT COUNT(*), BIT_XOR(CRC32(CONCAT_WS(',', {key}, {index}))) FROM {real} FORCE INDEX ({by})"
-        );
-        let (count, xor): (u64, u64) = conn.query_first(sql).await?.unwrap_or_default();
-        sums.push([count, xor]);
+    let mut sums = [[0; 2]; 2];
+    for (by, sum) in [By::Table, By::Index].into_iter().zip(&mut sums) {
+        if let Some(row) = conn.query_first(&dialect.index_sum(real, key, index, by)).await? {
+            *sum = [row.get(0)?, dialect.read_sum(&row, 1)?];
+        }
     }
-    Ok(Record::Index {
-        table: table.to_owned(),
-        index: index.to_owned(),
-        primary: sums[0],
-        secondary: sums[1],
-    })
+    let [primary, secondary] = sums;
+    Ok(Record::Index { table: table.to_owned(), index: index.to_owned(), primary, secondary })
 }

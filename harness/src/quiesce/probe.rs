@@ -14,19 +14,18 @@
 //! - an UPDATE of a MEMORY table, which only a lock can refuse.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
-use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, IoError, Row};
+use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::database::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
+use crate::database::{
+    Access, Activity, Connection, DOORS, Dialect, SOCKET_ADMIN, SqlError, SqlResult, TCP, TCP_ADMIN, Target,
+};
 use crate::error::{Error, Result};
 use crate::names::{Names, table};
 
@@ -48,17 +47,6 @@ const RELEASED_AFTER: Nanos = 300_000_000;
 /// How long the last polls may take.
 const LAST_POLL_LIMIT: Duration = Duration::from_millis(1000);
 
-/// Error 1205, ER_LOCK_WAIT_TIMEOUT.
-const LOCK_WAIT_TIMEOUT: u16 = 1205;
-
-/// Errors with which a server ends a connection: 1053 (shutdown), 1927 and 3169 (killed), 4031 (idle).
-const ENDED: [u16; 4] = [1053, 1927, 3169, 4031];
-
-/// The states of a thread that waits for a lock of the whole server; a lock of a table may have any
-/// cause.
-const SERVER_LOCKS: [&str; 3] =
-    ["Waiting for backup lock", "Waiting for commit lock", "Waiting for global read lock"];
-
 /// How many times a lost connection is replaced, and how long each attempt may take.
 const ATTEMPTS: u32 = 2;
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(1100);
@@ -69,15 +57,22 @@ const ROWS: u32 = 2 * DOORS.len() as u32 + 2;
 /// The probes of one window, connected and ready.
 #[derive(Debug)]
 pub struct Probes {
+    dialect: &'static dyn Dialect,
     ready: Vec<Ready>,
-    observers: Vec<(Conn, Access)>,
+    observers: Vec<(Connection, Access)>,
+}
+
+impl std::fmt::Debug for dyn Dialect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dialect")
+    }
 }
 
 /// A probe that is ready to be sent.
 #[derive(Debug)]
 struct Ready {
     probe: Probe,
-    conn: Conn,
+    conn: Connection,
     statement: String,
     /// A single statement that writes the same on another connection.
     again: String,
@@ -90,7 +85,7 @@ impl Probes {
     /// the freeze: a frozen guest may not accept any.
     pub fn connect(runtime: &Runtime, target: &Target, cycle: u32, limit: Duration) -> Result<Self> {
         let first = (cycle - 1) * ROWS + 1;
-        let plan: Vec<_> = plan(&target.names, first);
+        let plan: Vec<_> = plan(target.dialect(), &target.names, first);
         let [a, b, c, d] = [0, 1, 2, 3].map(|door| prepare(target, &plan, door, limit));
         let connected = runtime.block_on(async {
             // One door after the other would take long; everything at once is more than QEMU's user
@@ -101,7 +96,8 @@ impl Probes {
                 let access = target.door(door);
                 observers.push((access.connect_with_retries(limit).await?, access.clone()));
             }
-            Ok(Self { ready: [a, b, c, d].into_iter().flatten().collect(), observers })
+            let ready = [a, b, c, d].into_iter().flatten().collect();
+            Ok(Self { dialect: target.dialect(), ready, observers })
         });
         connected.map_err(Error::sql("prepare the quiescence probes"))
     }
@@ -109,11 +105,12 @@ impl Probes {
     /// Sends the first round.
     pub fn send(self, runtime: &Runtime) -> SentProbes {
         let (first, second) = self.ready.into_iter().partition(|ready| ready.probe.round == Round::Snapshot);
-        let mut sent =
-            SentProbes { states: watch::Sender::new(ProbeStates::default()), tasks: JoinSet::new(), second };
+        let dialect = self.dialect;
+        let states = watch::Sender::new(ProbeStates::default());
+        let mut sent = SentProbes { dialect, states, tasks: JoinSet::new(), second };
         sent.start(runtime, first);
         for (conn, access) in self.observers {
-            sent.tasks.spawn_on(poll(conn, access, sent.states.clone()), runtime.handle());
+            sent.tasks.spawn_on(poll(dialect, conn, access, sent.states.clone()), runtime.handle());
         }
         sent
     }
@@ -128,7 +125,7 @@ struct Planned {
 }
 
 /// The probes of a window, whose rows are numbered from `row`.
-fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
+fn plan(dialect: &dyn Dialect, names: &Names, mut row: u32) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut add = |round, door, schema, kind, before: &[String], statement: String, numbered: bool| {
         let probe = Probe {
@@ -168,23 +165,17 @@ fn plan(names: &Names, mut row: u32) -> Vec<Planned> {
     // As an administrator, whom `read_only` does not stop.
     let rows =
         [(TCP_ADMIN, Schema::Load, table::PROBE_NT), (SOCKET_ADMIN, Schema::Second, table::SECOND_PROBE_NT)];
-    for (door, schema, table) in rows {
+    for (door, schema, table) in rows.into_iter().filter(|_| dialect.probes_rows()) {
         add(Round::Snapshot, door, schema, ProbeKind::Row, &[], insert(table), true);
     }
-    // Without the binlog the statement cannot touch a disk.
-    let before = ["SET SESSION lock_wait_timeout = 1", "SET SESSION sql_log_bin = 0"].map(str::to_owned);
+    let before: Vec<_> = dialect.before_memory_probe().iter().map(|it| (*it).to_owned()).collect();
     let update = format!("UPDATE {} SET n = n + 1 WHERE id = 1", names.table(table::PROBE));
     add(Round::Snapshot, TCP, Schema::Load, ProbeKind::Memory, &before, update, false);
     planned
 }
 
 /// Prepares the probes of one door.
-async fn prepare(
-    target: &Target,
-    plan: &[Planned],
-    door: u8,
-    limit: Duration,
-) -> mysql_async::Result<Vec<Ready>> {
+async fn prepare(target: &Target, plan: &[Planned], door: u8, limit: Duration) -> SqlResult<Vec<Ready>> {
     let access = target.door(door);
     let mut ready = Vec::new();
     for Planned { probe, before, statement, again } in
@@ -192,7 +183,7 @@ async fn prepare(
     {
         let mut conn = access.connect_with_retries(limit).await?;
         for statement in before {
-            conn.query_drop(statement).await?;
+            conn.execute(statement).await?;
         }
         let (probe, statement, again) = (probe.clone(), statement.clone(), again.clone());
         ready.push(Ready { probe, conn, statement, again, access: access.clone() });
@@ -203,6 +194,7 @@ async fn prepare(
 /// Probes that were sent. Those in flight stay so until this is dropped.
 #[derive(Debug)]
 pub struct SentProbes {
+    dialect: &'static dyn Dialect,
     states: watch::Sender<ProbeStates>,
     tasks: JoinSet<()>,
     /// The second round, which is not sent yet.
@@ -220,7 +212,7 @@ impl SentProbes {
             };
             self.states.send_modify(|states| states.sent.push(sent));
             let at = self.states.borrow().sent.len() - 1;
-            self.tasks.spawn_on(send(ready, self.states.clone(), at), runtime.handle());
+            self.tasks.spawn_on(send(self.dialect, ready, self.states.clone(), at), runtime.handle());
         }
     }
 
@@ -231,11 +223,15 @@ impl SentProbes {
         self.wait(runtime, ANSWER_LIMIT, settled);
     }
 
-    /// Sends the second round, if the first one has shown a lock, and waits as for the first one.
+    /// Sends the second round, if the first one has shown what keeps commits out, and waits as for
+    /// the first one.
     pub fn send_again(&mut self, runtime: &Runtime) {
-        let locked =
-            |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == ProbeAnswer::Locked;
-        if self.states.borrow().sent.iter().any(locked) {
+        let kept_out = match self.dialect.quiescence() {
+            Quiescence::Lock => ProbeAnswer::Locked,
+            Quiescence::BackupMode => ProbeAnswer::Hung,
+        };
+        let is_kept_out = |sent: &Sent| sent.probe.kind == ProbeKind::Commit && sent.probe.answer == kept_out;
+        if self.states.borrow().sent.iter().any(is_kept_out) {
             let second = std::mem::take(&mut self.second);
             self.start(runtime, second);
             self.settle(runtime);
@@ -306,12 +302,11 @@ impl Sent {
     /// Evaluates a poll of the server's threads, requested and read at these times. A COMMIT also
     /// waits behind a lock that is only `requested` by another thread, so then a first wait proves
     /// nothing.
-    fn observe(&mut self, requested_at: Nanos, read: Nanos, state: Option<&str>, requested: bool) {
+    fn observe(&mut self, requested_at: Nanos, read: Nanos, waits: bool, requested: bool) {
         let Self { probe, missed, answered, .. } = self;
         if *answered || probe.t == 0 || requested_at < probe.t {
             return;
         }
-        let waits = state.is_some_and(|state| waits_for_a_lock(probe.kind, state));
         match (probe.answer, waits) {
             (ProbeAnswer::Hung | ProbeAnswer::Cut, true) if requested => {}
             (ProbeAnswer::Hung | ProbeAnswer::Cut, true) => {
@@ -338,7 +333,7 @@ impl Sent {
     }
 
     /// Records the answer to the statement.
-    fn answered(&mut self, end: Nanos, answer: ProbeAnswer, code: Option<u16>) {
+    fn answered(&mut self, end: Nanos, answer: ProbeAnswer, code: Option<String>) {
         let Self { probe, answered, .. } = self;
         *answered = true;
         probe.code = code;
@@ -352,28 +347,21 @@ impl Sent {
     }
 }
 
-/// Whether a thread in this state waits for a lock that blocks such a probe.
-fn waits_for_a_lock(kind: ProbeKind, state: &str) -> bool {
-    match kind {
-        ProbeKind::Commit => SERVER_LOCKS.contains(&state),
-        ProbeKind::Row | ProbeKind::Memory => state.starts_with("Waiting for") && state.ends_with("lock"),
-    }
-}
-
 /// Sends a probe, and keeps its connection until the window is over.
 async fn send(
+    dialect: &'static dyn Dialect,
     Ready { mut conn, statement, again, access, .. }: Ready,
     states: watch::Sender<ProbeStates>,
     at: usize,
 ) {
     states.send_modify(|states| states.sent[at].probe.t = clock::now());
-    let (mut answer, mut code) = outcome(conn.query_drop(statement).await);
+    let (mut answer, mut code) = outcome(dialect, conn.execute(&statement).await);
     if answer == ProbeAnswer::Error {
         match try_another(&access).await {
             Ok(other) => {
                 conn = other;
                 states.send_modify(|states| states.sent[at].continue_on(conn.id()));
-                let (other, refused) = outcome(conn.query_drop(again).await);
+                let (other, refused) = outcome(dialect, conn.execute(&again).await);
                 answer = if other == ProbeAnswer::Error { ProbeAnswer::Cut } else { other };
                 code = refused.or(code);
             }
@@ -387,29 +375,22 @@ async fn send(
 }
 
 /// The answer to a statement; an error means that its connection was lost.
-fn outcome(result: mysql_async::Result<()>) -> (ProbeAnswer, Option<u16>) {
+fn outcome(dialect: &dyn Dialect, result: SqlResult<()>) -> (ProbeAnswer, Option<String>) {
     match result {
         Ok(()) => (ProbeAnswer::Done, None),
-        Err(mysql_async::Error::Server(e)) => {
-            let answer = match e.code {
-                LOCK_WAIT_TIMEOUT => ProbeAnswer::Locked,
-                code if ENDED.contains(&code) => ProbeAnswer::Error,
-                _ => ProbeAnswer::Refused,
-            };
-            (answer, Some(e.code))
-        }
+        Err(SqlError::Server { code, .. }) => (dialect.refusal(&code), Some(code)),
         Err(_) => (ProbeAnswer::Error, None),
     }
 }
 
 /// Replaces a lost connection, or returns the answer that its failure amounts to.
-async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer, Option<u16>)> {
+async fn try_another(access: &Access) -> std::result::Result<Connection, (ProbeAnswer, Option<String>)> {
     for _ in 0..ATTEMPTS {
         match access.connect(ATTEMPT_LIMIT).await {
             Ok(conn) => return Ok(conn),
-            Err(mysql_async::Error::Server(e)) => return Err((ProbeAnswer::Refused, Some(e.code))),
+            Err(SqlError::Server { code, .. }) => return Err((ProbeAnswer::Refused, Some(code))),
             // The attempt itself may have been lost in the network.
-            Err(mysql_async::Error::Io(IoError::Io(e))) if e.kind() == io::ErrorKind::TimedOut => {}
+            Err(SqlError::TimedOut) => {}
             // Without a server, whatever accepts for it closes the connection at once.
             Err(_) => return Err((ProbeAnswer::Gone, None)),
         }
@@ -418,10 +399,15 @@ async fn try_another(access: &Access) -> std::result::Result<Conn, (ProbeAnswer,
 }
 
 /// Polls what the server's threads wait for, as long as it answers.
-async fn poll(mut conn: Conn, access: Access, states: watch::Sender<ProbeStates>) {
+async fn poll(
+    dialect: &'static dyn Dialect,
+    mut conn: Connection,
+    access: Access,
+    states: watch::Sender<ProbeStates>,
+) {
     loop {
         let requested_at = clock::now();
-        let threads = match timeout(POLL_LIMIT, threads(&mut conn)).await {
+        let threads = match timeout(POLL_LIMIT, threads(dialect, &mut conn)).await {
             Ok(Ok(threads)) => threads,
             // Its session was ended.
             Ok(Err(_)) => {
@@ -432,66 +418,42 @@ async fn poll(mut conn: Conn, access: Access, states: watch::Sender<ProbeStates>
             Err(_) => return,
         };
         let read = clock::now();
-        let requested = threads.values().any(Thread::requests_lock);
+        let requested = threads.values().any(|thread| dialect.requests_lock(thread));
         states.send_modify(|states| {
             states.polls += 1;
             for sent in &mut states.sent {
-                let state = threads.get(&sent.connection).map(|thread| &*thread.state);
-                sent.observe(requested_at, read, state, requested);
+                let waits = threads
+                    .get(&sent.connection)
+                    .is_some_and(|thread| dialect.waits_for_lock(sent.probe.kind, &thread.state));
+                sent.observe(requested_at, read, waits, requested);
             }
         });
         sleep(POLL_PAUSE).await;
     }
 }
 
-/// What a thread of the server does.
-#[derive(Debug)]
-struct Thread {
-    state: String,
-    statement: String,
-}
-
-impl Thread {
-    /// Whether it has requested a lock that would block commits, and does not have it yet. The
-    /// statement may hide behind a comment or in a procedure; one that only begins a backup blocks
-    /// nobody.
-    fn requests_lock(&self) -> bool {
-        let statement = self.statement.to_ascii_uppercase();
-        let statement = statement.split_whitespace().collect::<Vec<_>>().join(" ");
-        let has = |all: &[&str]| all.iter().all(|part| statement.contains(part));
-        let asks = has(&["FLUSH", "READ LOCK"])
-            || has(&["BACKUP STAGE FLUSH"])
-            || has(&["BACKUP STAGE BLOCK"])
-            || has(&["SET", "GLOBAL", "READ_ONLY"])
-            || has(&["SET", "PERSIST", "READ_ONLY"]);
-        asks && self.state.starts_with("Waiting for")
-    }
-}
-
-/// What each of the server's threads does. SHOW PROCESSLIST needs no temporary table, which
-/// could lie on a frozen disk; without FULL it shows the first 100 characters of a statement.
-async fn threads(conn: &mut Conn) -> mysql_async::Result<BTreeMap<u32, Thread>> {
-    let threads: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await?;
-    let text = |thread: &Row, column| thread.get::<Option<String>, _>(column).flatten().unwrap_or_default();
-    let thread = |thread: Row| {
-        let (state, statement) = (text(&thread, "State"), text(&thread, "Info"));
-        Some((thread.get::<u32, _>("Id")?, Thread { state, statement }))
-    };
-    Ok(threads.into_iter().filter_map(thread).collect())
+/// What each of the server's threads does, by its connection.
+async fn threads(dialect: &dyn Dialect, conn: &mut Connection) -> SqlResult<BTreeMap<u32, Activity>> {
+    let rows = conn.query(dialect.activity()).await?;
+    // Threads of the server itself may have no number.
+    let threads = rows.iter().filter_map(|row| dialect.read_activity(row).ok());
+    Ok(threads.map(|thread| (thread.connection, thread)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::dialect;
+    use contract::image::Database;
 
     fn commit() -> Sent {
-        let planned = plan(&Names::random(), 1).remove(0);
+        let planned = plan(dialect(Database::Mariadb), &Names::random(), 1).remove(0);
         Sent { connection: 7, probe: Probe { t: 10, ..planned.probe }, missed: None, answered: false }
     }
 
     #[test]
     fn every_row_has_a_number_of_its_own() {
-        let planned = plan(&Names::random(), 11);
+        let planned = plan(dialect(Database::Mariadb), &Names::random(), 11);
         let mut rows: Vec<_> = planned.iter().filter_map(|planned| planned.probe.row).collect();
         assert!(planned.iter().all(|planned| !planned.statement.contains("ROW)")));
         rows.sort_unstable();
@@ -501,26 +463,26 @@ mod tests {
     #[test]
     fn a_lock_is_what_the_server_says_again_and_again() {
         let mut sent = commit();
-        sent.observe(5, 20, Some("Waiting for backup lock"), false);
+        sent.observe(5, 20, true, false);
         assert!(!sent.is_settled(), "it was not sent yet");
-        sent.observe(20, 30, Some("Waiting for table metadata lock"), false);
+        sent.observe(20, 30, false, false);
         assert!(!sent.is_settled(), "a lock of a table");
-        sent.observe(40, 50, Some("Waiting for backup lock"), false);
+        sent.observe(40, 50, true, false);
         assert_eq!(
             (sent.probe.answer, sent.probe.since, sent.probe.end),
             (ProbeAnswer::Locked, Some(50), 50)
         );
-        sent.observe(60, 70, Some("Waiting for backup lock"), false);
-        sent.observe(80, 90, Some("Commit"), false);
-        sent.observe(100, 110, Some("Waiting for backup lock"), false);
+        sent.observe(60, 70, true, false);
+        sent.observe(80, 90, false, false);
+        sent.observe(100, 110, true, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 100));
-        sent.observe(120, 130, None, false);
-        sent.observe(140, 150, None, false);
+        sent.observe(120, 130, false, false);
+        sent.observe(140, 150, false, false);
         assert_eq!((sent.probe.answer, sent.is_in_doubt()), (ProbeAnswer::Locked, true));
-        sent.observe(160, 170, Some("Waiting for backup lock"), false);
+        sent.observe(160, 170, true, false);
         assert_eq!((sent.probe.end, sent.is_in_doubt()), (160, false));
-        sent.observe(180, 190, None, false);
-        sent.observe(190 + RELEASED_AFTER, 200 + RELEASED_AFTER, None, false);
+        sent.observe(180, 190, false, false);
+        sent.observe(190 + RELEASED_AFTER, 200 + RELEASED_AFTER, false, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
         sent.answered(210 + RELEASED_AFTER, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 190));
@@ -530,52 +492,33 @@ mod tests {
     #[test]
     fn a_lock_that_is_asked_for_takes_nothing_from_one_that_is_held() {
         let mut sent = commit();
-        sent.observe(20, 30, Some("Waiting for backup lock"), true);
+        sent.observe(20, 30, true, true);
         assert_eq!(sent.probe.answer, ProbeAnswer::Hung);
-        sent.observe(40, 50, Some("Waiting for backup lock"), false);
-        sent.observe(60, 70, Some("Waiting for backup lock"), true);
+        sent.observe(40, 50, true, false);
+        sent.observe(60, 70, true, true);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 60));
     }
 
     #[test]
     fn a_commit_that_waits_again_never_had_its_lock() {
         let mut sent = commit();
-        sent.observe(40, 50, Some("Waiting for backup lock"), false);
-        sent.observe(60, 70, None, false);
-        sent.observe(70 + RELEASED_AFTER, 80 + RELEASED_AFTER, None, false);
+        sent.observe(40, 50, true, false);
+        sent.observe(60, 70, false, false);
+        sent.observe(70 + RELEASED_AFTER, 80 + RELEASED_AFTER, false, false);
         assert_eq!(sent.probe.answer, ProbeAnswer::Released);
-        sent.observe(90 + RELEASED_AFTER, 100 + RELEASED_AFTER, Some("Waiting for backup lock"), false);
+        sent.observe(90 + RELEASED_AFTER, 100 + RELEASED_AFTER, true, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + RELEASED_AFTER));
-    }
-
-    #[test]
-    fn a_lock_that_is_asked_for_is_not_one_that_is_held() {
-        let thread =
-            |statement: &str, state: &str| Thread { state: state.into(), statement: statement.into() };
-        assert!(thread("flush tables WITH READ LOCK", "Waiting for commit lock").requests_lock());
-        assert!(thread("BACKUP STAGE BLOCK_COMMIT", "Waiting for backup lock").requests_lock());
-        assert!(thread("/* x */  FLUSH\nTABLES  WITH READ LOCK", "Waiting for commit lock").requests_lock());
-        assert!(thread("SET GLOBAL super_read_only = ON", "Waiting for global read lock").requests_lock());
-        assert!(
-            !thread("UPDATE notes SET read_only = 1", "Waiting for backup lock").requests_lock(),
-            "a column of that name"
-        );
-        assert!(!thread("BACKUP STAGE START", "Waiting for backup lock").requests_lock());
-        assert!(!thread("LOCK INSTANCE FOR BACKUP", "Waiting for backup lock").requests_lock());
-        assert!(!thread("COMMIT", "Waiting for backup lock").requests_lock());
-        assert!(!thread("", "").requests_lock());
-        assert!(!thread("FLUSH ENGINE LOGS", "").requests_lock());
     }
 
     #[test]
     fn an_answer_ends_the_wait() {
         let mut sent = commit();
-        sent.observe(40, 50, Some("Waiting for commit lock"), false);
+        sent.observe(40, 50, true, false);
         sent.answered(60, ProbeAnswer::Done, None);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Released, 60));
         let mut sent = commit();
-        sent.answered(60, ProbeAnswer::Refused, Some(1290));
-        sent.observe(70, 80, Some("Waiting for commit lock"), false);
-        assert_eq!((sent.probe.answer, sent.probe.code), (ProbeAnswer::Refused, Some(1290)));
+        sent.answered(60, ProbeAnswer::Refused, Some("1290".into()));
+        sent.observe(70, 80, true, false);
+        assert_eq!((sent.probe.answer, sent.probe.code.as_deref()), (ProbeAnswer::Refused, Some("1290")));
     }
 }

@@ -10,7 +10,7 @@ use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
 use crate::access;
-use crate::database::Access;
+use crate::database::{Access, Connection};
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape_xml, quote_shell};
 use crate::names::Names;
@@ -57,7 +57,7 @@ impl<'a> Verifier<'a> {
         runtime: &Runtime,
         names: &Names,
         snapshot: &[Drive],
-    ) -> Result<(mysql_async::Conn, Server)> {
+    ) -> Result<(Connection, Server)> {
         let Plan { image, limits, .. } = self.plan;
         self.count += 1;
         let drives = overlay::over(&self.dir, &self.suffix(), snapshot)?;

@@ -4,7 +4,7 @@ use contract::plan::Plan;
 use tokio::runtime::Runtime;
 
 use crate::access;
-use crate::database::Access;
+use crate::database::{Access, Connection};
 use crate::error::Result;
 use crate::guest::{Machine, Spec, Transcript};
 use crate::host::Libvirt;
@@ -16,7 +16,7 @@ pub struct Booted {
     /// The guest.
     pub machine: Machine,
     /// A connection to its server.
-    pub conn: mysql_async::Conn,
+    pub conn: Connection,
     /// How many times its kernel stalled before it found its disks.
     pub stalled: u32,
 }

@@ -24,7 +24,7 @@ use tracing::Span;
 use super::progress::{Progress, seconds};
 use crate::access;
 use crate::clock;
-use crate::database::{self, Access, TCP_ADMIN, Target};
+use crate::database::{Access, Connection, TCP_ADMIN, Target};
 use crate::directories::{self, Directories};
 use crate::error::{Error, LoadError, Result};
 use crate::guest::{Drive, Machine, Spec, Transcript};
@@ -156,7 +156,7 @@ type Inspection<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Optio
 struct Attached {
     out: ObservationLog,
     /// A connection to its server, and how that server is set up; `None` when it does not come up.
-    server: Option<(mysql_async::Conn, Server)>,
+    server: Option<(Connection, Server)>,
 }
 
 /// The result of the stages up to the last thaw.
@@ -372,7 +372,7 @@ impl<'a> Trial<'a> {
     fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { load, seed, limits, .. } = self.plan;
         let Source { machine, drives, target, facts, .. } = source;
-        access::check_room(machine, load.data_mib, limits.agent)?;
+        access::check_room(machine, target.database, load.data_mib, limits.agent)?;
         let running = Load::start(
             &self.runtime,
             target,
@@ -392,8 +392,9 @@ impl<'a> Trial<'a> {
         // behind that. The profile is set only now, so that the tables themselves are durable in
         // any profile, and by root over the server's own socket, because the load's accounts lack
         // the privilege.
-        let profile = database::profile_statements(load.profile);
-        machine.agent().script("sync && mysql", profile.as_bytes(), limits.agent)?;
+        let dialect = target.dialect();
+        let line = format!("sync && {}", dialect.root_client());
+        machine.agent().script(&line, dialect.profile(load.profile).as_bytes(), limits.agent)?;
         Ok(running)
     }
 
@@ -565,7 +566,7 @@ impl<'a> Trial<'a> {
                     let reached = observe::state(&mut conn, self.expected()?, ServerState::RolledForward);
                     self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
                 }
-                self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;
+                self.runtime.block_on(observe::memory(&mut conn, self.expected()?, &mut out))?;
                 self.keep_logs(&machine, "restored")?;
                 machine.power_off()?;
             }
@@ -642,7 +643,7 @@ impl<'a> Trial<'a> {
     ) -> Result<()> {
         if let Some((mut conn, server)) = server {
             self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
-            self.runtime.block_on(observe::memory(&mut conn, &self.names, &mut out))?;
+            self.runtime.block_on(observe::memory(&mut conn, self.expected()?, &mut out))?;
         }
         observe::complete(out)
     }
@@ -650,7 +651,7 @@ impl<'a> Trial<'a> {
     /// Writes down what a restored server holds.
     fn observe_server(
         &self,
-        conn: &mut mysql_async::Conn,
+        conn: &mut Connection,
         machine: &Machine,
         server: &Server,
         out: &mut ObservationLog,

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{Outcome, Shell, call_as_agent, install, quoted, wait_until};
-use crate::server::{Server, client_program};
+use crate::server::{Database, Server, client_program};
 
 /// Makes one test for each server from one function and the name of a hook.
 macro_rules! on_both_servers {

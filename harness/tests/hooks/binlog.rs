@@ -5,9 +5,8 @@ use std::io::{BufReader, Write as _};
 use std::path::Path;
 
 use contract::binlog::{Key, Log, index};
-use contract::image::Database;
 
-use crate::server::Server;
+use crate::server::{Database, Server};
 
 const ROWS: &str = "--binlog-format=ROW";
 

@@ -16,6 +16,8 @@ use crate::call::{is_running, program, send_signal, wait_until};
 pub(crate) struct Cluster {
     dir: TempDir,
     process: Child,
+    /// Part of its socket's name.
+    port: String,
 }
 
 impl Cluster {
@@ -52,7 +54,8 @@ impl Cluster {
             .stdout(Stdio::null())
             .stderr(log);
         let process = command.spawn().expect("start postgres");
-        let mut this = Self { dir, process };
+        let port = options.iter().find_map(|option| option.strip_prefix("port=")).unwrap_or("5432");
+        let mut this = Self { dir, process, port: port.to_owned() };
         wait_until("the server answers", || {
             let ended = this.process.try_wait().expect("check the server").is_some();
             assert!(!ended, "the server ended: {}", this.log());
@@ -79,7 +82,7 @@ impl Cluster {
 
     /// A connection string of this server.
     pub(crate) fn address(&self) -> String {
-        format!("host={} dbname=postgres", self.dir.path().display())
+        format!("host={} port={} dbname=postgres", self.dir.path().display(), self.port)
     }
 
     fn client(&self) -> Command {
@@ -90,6 +93,16 @@ impl Cluster {
 
     fn query(&self, statements: &str) -> Output {
         self.client().args(["-c", statements]).stdin(Stdio::null()).output().expect("run psql")
+    }
+
+    /// Executes statements in this database, which must succeed.
+    #[track_caller]
+    pub(crate) fn sql_in(&self, database: &str, statements: &str) {
+        let mut client = self.client();
+        let address = self.address().replace("postgres", database);
+        let output = client.args(["-d", &address, "-c", statements]).stdin(Stdio::null()).output();
+        let output = output.expect("run psql");
+        assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// What the statements return, which must succeed.

@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{
     AS_TOLD, Outcome, SOON, Shell, call_as_agent, ends_soon, hooks_dir, install, is_running, quoted,
     send_signal, soon, wait_until,
 };
-use crate::server::{Server, Stopped, client_program};
+use crate::server::{Database, Server, Stopped, client_program};
 
 /// Makes one test for each server and shell from one function.
 macro_rules! on_both_servers {

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{Outcome, Shell, hooks_dir, install, program, quoted, wait_until};
-use crate::server::{Server, client_program};
+use crate::server::{Database, Server, client_program};
 
 /// The sample, with login and fifo moved to a server and directory of the test's own.
 pub(crate) struct Sample {

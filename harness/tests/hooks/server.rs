@@ -6,10 +6,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use contract::image::Database;
 use tempfile::TempDir;
 
 use crate::call::{is_running, program, root, send_signal, soon, wait_until};
+
+/// Which of the two that one hook serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Database {
+    Mariadb,
+    Mysql,
+}
 
 /// A server whose root account has no password. It ends when this is dropped.
 pub(crate) struct Server {

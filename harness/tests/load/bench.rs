@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 use std::{fs, io, thread};
 
@@ -11,7 +12,7 @@ use contract::history::{self, Setup};
 use contract::image::Database;
 use contract::observation::{self, Record};
 use contract::scenario::{self, Profile};
-use harness::database::{TCP_ADMIN, Target};
+use harness::database::{TCP_ADMIN, Target, dialect};
 use harness::history_log::HistoryLog;
 use harness::load::{Load, heartbeat};
 use harness::names::Names;
@@ -22,7 +23,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::call::wait_until;
-use crate::server::Server;
+use crate::cluster::Cluster;
+use crate::server::{self, Server};
 
 /// Writers of every run: enough to contend for accounts and to share group commits.
 pub(crate) const WRITERS: u32 = 6;
@@ -36,9 +38,16 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// A trial's host side: the address of the server, and a directory for its logs.
 pub(crate) struct Client {
     pub(crate) runtime: Runtime,
+    database: Database,
     address: SocketAddr,
-    socket: PathBuf,
+    /// How its root reaches it: MariaDB's socket, or PostgreSQL's client.
+    root: Root,
     dir: TempDir,
+}
+
+enum Root {
+    Socket(PathBuf),
+    Psql(Box<dyn Fn(&str)>),
 }
 
 /// The heartbeats of a file system whose guest answers each of them at once.
@@ -66,14 +75,33 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
         "--performance-schema=OFF",
         "--max-connections=64",
     ];
-    let server = Server::start(Database::Mariadb, &[&like_the_image, options].concat());
-    let dir = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let socket = server.socket();
-    (server, Client { runtime, address, socket, dir })
+    let server = Server::start(server::Database::Mariadb, &[&like_the_image, options].concat());
+    let root = Root::Socket(server.socket());
+    (server, Client::new(Database::Mariadb, address, root))
+}
+
+/// A PostgreSQL server set up like that of an image.
+pub(crate) fn serve_postgresql(options: &[&str]) -> (Rc<Cluster>, Client) {
+    let address = free_address();
+    let port = format!("port={}", address.port());
+    let like_the_image = ["listen_addresses=127.0.0.1", &port, "full_page_writes=on", "max_connections=64"];
+    let cluster = Rc::new(Cluster::start(&[&like_the_image, options].concat()));
+    cluster.sql("CREATE DATABASE freezeframe");
+    let root = Rc::clone(&cluster);
+    let root = Root::Psql(Box::new(move |statements| {
+        root.sql_in("freezeframe", statements);
+    }));
+    (cluster, Client::new(Database::Postgresql, address, root))
 }
 
 impl Client {
+    fn new(database: Database, address: SocketAddr, root: Root) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        Self { runtime, database, address, root, dir }
+    }
+
     /// Waits for a future that must complete.
     #[track_caller]
     pub(crate) fn wait<T>(&self, event: impl Future<Output = T>) -> T {
@@ -85,9 +113,15 @@ impl Client {
     /// to the server's socket runs in a guest.
     pub(crate) fn run(&self, name: &str) -> Run<'_> {
         let names = Names::random();
-        let mut root = self.connect_as_root();
-        self.wait(root.query_drop(names.setup_statements(Database::Mariadb))).unwrap();
-        let target = Target::new(Database::Mariadb, names, self.address, self.address);
+        let grants = dialect(self.database).grant(&names);
+        match &self.root {
+            Root::Socket(_) => {
+                let mut root = self.connect_as_root();
+                self.wait(root.query_drop(grants)).unwrap();
+            }
+            Root::Psql(run) => run(&grants),
+        }
+        let target = Target::new(self.database, names, self.address, self.address);
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
         let history = HistoryLog::create(&dir.join(history::FILE)).unwrap();
@@ -96,7 +130,8 @@ impl Client {
 
     /// A connection of root, over the server's own socket.
     pub(crate) fn connect_as_root(&self) -> Conn {
-        let socket = self.socket.display().to_string();
+        let Root::Socket(socket) = &self.root else { panic!("PostgreSQL has another protocol") };
+        let socket = socket.display().to_string();
         let opts = OptsBuilder::default().user(Some("root")).socket(Some(socket));
         self.wait(Conn::new(opts)).unwrap()
     }
@@ -165,9 +200,9 @@ impl Run<'_> {
         let connecting = self.target.door(TCP_ADMIN).connect_with_retries(STATEMENT_LIMIT);
         let mut conn = self.client.wait(connecting).unwrap();
         let setup = self.setup.get().unwrap();
-        let expected = observe::Expected { database: Database::Mariadb, setup, names: &self.target.names };
+        let expected = observe::Expected { database: self.target.database, setup, names: &self.target.names };
         self.client.wait(observe::tables(&mut conn, expected, &mut out)).unwrap();
-        self.client.wait(observe::memory(&mut conn, &self.target.names, &mut out)).unwrap();
+        self.client.wait(observe::memory(&mut conn, expected, &mut out)).unwrap();
         observe::complete(out).unwrap();
     }
 }

@@ -162,7 +162,7 @@ fn a_lock_that_is_lost_under_a_probe_refuses_nothing() {
 /// An account that may write in spite of it does, and the others get an error that says so.
 #[test]
 fn a_server_that_only_reads_is_not_locked() {
-    const READ_ONLY: u16 = 1290;
+    const READ_ONLY: &str = "1290";
     let (_server, client) = serve(&[]);
     let ready = Ready::new(&client, "read-only");
     let mut holder = client.connect_as_root();
@@ -171,7 +171,7 @@ fn a_server_that_only_reads_is_not_locked() {
     client.wait(holder.query_drop("SET GLOBAL read_only = 0")).unwrap();
     let of = |door| {
         let found = answers.0.iter().find(|probe| probe.kind == ProbeKind::Commit && probe.door == door);
-        found.map(|probe| (probe.answer, probe.code)).unwrap()
+        found.map(|probe| (probe.answer, probe.code.as_deref())).unwrap()
     };
     assert_eq!(of(TCP), (ProbeAnswer::Refused, Some(READ_ONLY)));
     assert_eq!(of(TCP_ADMIN), (ProbeAnswer::Done, None));

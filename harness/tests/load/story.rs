@@ -90,6 +90,8 @@ impl Story {
                 | Entry::Heartbeat { .. }
                 | Entry::SchemaChange { .. }
                 | Entry::Bulk { .. }
+                | Entry::WalEnd { .. }
+                | Entry::BackupModes { .. }
                 | Entry::Cycle { .. }
                 | Entry::End { .. } => {
                     continue;

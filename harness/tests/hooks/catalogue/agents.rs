@@ -5,15 +5,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use contract::image::Database;
-
 use super::Shown;
 use crate::agent::{self, Agent, Answer, packaged_dispatcher, reads_output};
 use crate::call::{HANGS, Shell, call_as_agent, hooks_dir, install, is_running, send_signal, wait_until};
 use crate::dispatcher::Installation;
 use crate::mysql::Hook;
 use crate::sample::Sample;
-use crate::server::Server;
+use crate::server::{Database, Server};
 
 #[allow(non_upper_case_globals, reason = "they are names of tests")]
 pub(super) mod place {

@@ -5,13 +5,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use contract::image::Database;
-
 use super::Shown;
 use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, quoted, send_signal, soon, wait_until};
 use crate::mysql::Hook;
 use crate::sample::Sample;
-use crate::server::{Server, Session, client_program};
+use crate::server::{Database, Server, Session, client_program};
 
 #[allow(non_upper_case_globals, reason = "they are names of tests")]
 pub(super) mod place {

@@ -1,0 +1,320 @@
+//! One connection to a server, whatever its protocol: statements go there as text, and rows come
+//! back as text.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use mysql_async::prelude::Queryable as _;
+use tokio::task::JoinHandle;
+use tokio_postgres::SimpleQueryMessage;
+
+/// The result of everything that asks a server.
+pub type SqlResult<T> = Result<T, SqlError>;
+
+/// Why a server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// It said no.
+    #[error("{message}")]
+    Server {
+        /// The number of MariaDB's and MySQL's errors, the SQLSTATE of PostgreSQL's.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+    /// There was no answer in time.
+    #[error("{}", io::Error::from(io::ErrorKind::TimedOut))]
+    TimedOut,
+    /// The connection was lost, or not made.
+    #[error("{0}")]
+    Lost(String),
+    /// It answered something else than what was asked.
+    #[error("the server's answer is not what was asked for: {0}")]
+    Unexpected(String),
+}
+
+/// Codes with which a server that is up refuses an account. MariaDB and MySQL: 1044 and 1045 (access
+/// denied), 1049 (no such schema), 1130 (not from this host). PostgreSQL: 28000 and 28P01 (no such
+/// account, wrong password, not from this host), 3D000 (no such database), 42501 (may not connect).
+const ACCESS_DENIED: [&str; 8] = ["1044", "1045", "1049", "1130", "28000", "28P01", "3D000", "42501"];
+
+impl SqlError {
+    /// The code with which the server refused, if it did.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Server { code, .. } => Some(code),
+            Self::TimedOut | Self::Lost(_) | Self::Unexpected(_) => None,
+        }
+    }
+
+    /// The server is up, and refuses the account.
+    pub fn is_access_denied(&self) -> bool {
+        self.code().is_some_and(|code| ACCESS_DENIED.contains(&code))
+    }
+}
+
+impl From<mysql_async::Error> for SqlError {
+    fn from(error: mysql_async::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            mysql_async::Error::Server(error) => Self::Server { code: error.code.to_string(), message },
+            mysql_async::Error::Io(mysql_async::IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {
+                Self::TimedOut
+            }
+            _ => Self::Lost(message),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for SqlError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(refused) = error.as_db_error() else { return Self::Lost(chain(&error)) };
+        let code = refused.code().code().to_owned();
+        let message = format!("{} {code}: {}", refused.severity(), refused.message());
+        Self::Server { code, message }
+    }
+}
+
+/// An error with its causes, which its own text leaves out.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub struct Connection {
+    wire: Wire,
+}
+
+#[derive(Debug)]
+enum Wire {
+    Mysql(Box<mysql_async::Conn>),
+    Postgresql(Postgresql),
+}
+
+#[derive(Debug)]
+struct Postgresql {
+    client: tokio_postgres::Client,
+    /// Reads and writes the socket.
+    task: JoinHandle<()>,
+    /// The process that serves it.
+    backend: u32,
+}
+
+/// The server is to notice at once, also when a statement is in flight.
+impl Drop for Postgresql {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How to open a connection.
+#[derive(Clone)]
+pub enum Route {
+    /// MariaDB's and MySQL's protocol.
+    Mysql(mysql_async::Opts),
+    /// PostgreSQL's protocol.
+    Postgresql(Box<tokio_postgres::Config>),
+}
+
+impl Connection {
+    /// Opens one connection, within this limit.
+    ///
+    /// QEMU's user network sometimes loses one of several connections opened at the same time. That
+    /// one hangs for ever, so each attempt is bounded.
+    pub(super) async fn open(route: &Route, limit: Duration) -> SqlResult<Self> {
+        let opened = async {
+            let wire = match route {
+                Route::Mysql(opts) => Wire::Mysql(Box::new(mysql_async::Conn::new(opts.clone()).await?)),
+                Route::Postgresql(config) => Wire::Postgresql(Postgresql::open(config).await?),
+            };
+            Ok(Self { wire })
+        };
+        tokio::time::timeout(limit, opened).await.unwrap_or(Err(SqlError::TimedOut))
+    }
+
+    /// Its number on the server.
+    pub fn id(&self) -> u32 {
+        match &self.wire {
+            Wire::Mysql(conn) => conn.id(),
+            Wire::Postgresql(connection) => connection.backend,
+        }
+    }
+
+    /// Executes statements, separated by semicolons.
+    pub async fn execute(&mut self, statements: &str) -> SqlResult<()> {
+        match &mut self.wire {
+            Wire::Mysql(conn) => Ok(conn.query_drop(statements).await?),
+            Wire::Postgresql(connection) => Ok(connection.client.batch_execute(statements).await?),
+        }
+    }
+
+    /// Executes statements, and returns the rows of all of them.
+    pub async fn query(&mut self, statements: &str) -> SqlResult<Vec<Row>> {
+        let mut rows = Vec::new();
+        self.stream(statements, |row| {
+            rows.push(row);
+            Ok::<_, std::convert::Infallible>(())
+        })
+        .await?
+        .unwrap_or_else(|never| match never {});
+        Ok(rows)
+    }
+
+    /// The first row, if there is one.
+    pub async fn query_first(&mut self, statement: &str) -> SqlResult<Option<Row>> {
+        Ok(self.query(statement).await?.into_iter().next())
+    }
+
+    /// Executes statements, and hands every row to `take` as it comes. The inner result is what
+    /// `take` failed with, after which nothing more is read.
+    pub async fn stream<E>(
+        &mut self,
+        statements: &str,
+        mut take: impl FnMut(Row) -> Result<(), E>,
+    ) -> SqlResult<Result<(), E>> {
+        match &mut self.wire {
+            Wire::Mysql(conn) => {
+                let mut results = conn.query_iter(statements).await?;
+                while !results.is_empty() {
+                    while let Some(row) = results.next().await? {
+                        if let Err(error) = take(Row::of_mysql(row)) {
+                            return Ok(Err(error));
+                        }
+                    }
+                }
+                // An error of a later statement ends the loop silently; only this call returns it.
+                results.drop_result().await?;
+            }
+            Wire::Postgresql(connection) => {
+                let messages = connection.client.simple_query_raw(statements).await?;
+                let mut messages = std::pin::pin!(messages);
+                while let Some(message) = messages.try_next().await? {
+                    if let SimpleQueryMessage::Row(row) = message
+                        && let Err(error) = take(Row::of_postgresql(&row))
+                    {
+                        return Ok(Err(error));
+                    }
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Takes leave of the server. Only a courtesy: it notices anyway.
+    pub async fn close(self) {
+        if let Wire::Mysql(conn) = self.wire {
+            let _ = conn.disconnect().await;
+        }
+    }
+}
+
+impl Postgresql {
+    async fn open(config: &tokio_postgres::Config) -> SqlResult<Self> {
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+        let task = tokio::spawn(async move {
+            // Whoever waits for an answer learns of it.
+            let _ = connection.await;
+        });
+        let mut this = Self { client, task, backend: 0 };
+        let answer = this.client.simple_query("SELECT pg_backend_pid()").await?;
+        let pid = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        this.backend = pid.ok_or_else(|| SqlError::Unexpected("a connection without a process".into()))?;
+        Ok(this)
+    }
+}
+
+/// A row, each of whose values is text or NULL.
+#[derive(Debug, Clone)]
+pub struct Row {
+    values: Vec<Option<Vec<u8>>>,
+    /// Bytes come as `\x` and hexadecimal digits.
+    hexadecimal: bool,
+}
+
+impl Row {
+    fn of_mysql(row: mysql_async::Row) -> Self {
+        let text = |value| match value {
+            mysql_async::Value::NULL => None,
+            mysql_async::Value::Bytes(bytes) => Some(bytes),
+            // Not in the protocol for text.
+            other => Some(other.as_sql(true).into_bytes()),
+        };
+        Self { values: row.unwrap().into_iter().map(text).collect(), hexadecimal: false }
+    }
+
+    fn of_postgresql(row: &tokio_postgres::SimpleQueryRow) -> Self {
+        let values = (0..row.len()).map(|at| row.get(at).map(|text| text.as_bytes().to_vec())).collect();
+        Self { values, hexadecimal: true }
+    }
+
+    /// The value of a column, counted from 0.
+    pub fn get<T: FromText>(&self, column: usize) -> SqlResult<T> {
+        let value = self.values.get(column).and_then(Option::as_deref);
+        T::from_text(value, self.hexadecimal).ok_or_else(|| {
+            let shown = value.map_or("NULL".into(), |text| {
+                String::from_utf8_lossy(&text[..text.len().min(SHOWN)]).into_owned()
+            });
+            let kind = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default();
+            SqlError::Unexpected(format!("column {column} is `{shown}`, and not a {kind}"))
+        })
+    }
+
+    /// The text of a column; none where it is NULL.
+    pub fn text(&self, column: usize) -> SqlResult<String> {
+        Ok(self.get::<Option<String>>(column)?.unwrap_or_default())
+    }
+}
+
+/// How much of a value is shown, bytes.
+const SHOWN: usize = 40;
+
+/// What a value of a row can be read as.
+pub trait FromText: Sized {
+    /// Reads it; `None` when it is something else.
+    fn from_text(text: Option<&[u8]>, hexadecimal: bool) -> Option<Self>;
+}
+
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(impl FromText for $number {
+            fn from_text(text: Option<&[u8]>, _: bool) -> Option<Self> {
+                std::str::from_utf8(text?).ok()?.parse().ok()
+            }
+        })*
+    };
+}
+
+numbers!(u8 u32 u64 i64);
+
+impl FromText for String {
+    fn from_text(text: Option<&[u8]>, _: bool) -> Option<Self> {
+        text.map(|text| Self::from_utf8_lossy(text).into_owned())
+    }
+}
+
+impl FromText for Vec<u8> {
+    fn from_text(text: Option<&[u8]>, hexadecimal: bool) -> Option<Self> {
+        match text?.strip_prefix(b"\\x") {
+            Some(digits) if hexadecimal => hex::decode(digits).ok(),
+            _ => text.map(<[u8]>::to_vec),
+        }
+    }
+}
+
+/// NULL is `None`.
+impl<T: FromText> FromText for Option<T> {
+    fn from_text(text: Option<&[u8]>, hexadecimal: bool) -> Option<Self> {
+        match text {
+            None => Some(None),
+            Some(_) => T::from_text(text, hexadecimal).map(Some),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The seam for databases: what differs between the servers, and one way to talk to all of them.
+//!
+//! Everything else in this crate speaks to a server through a [`Connection`], and learns from its
+//! [`Dialect`] which statements to send and how to read what comes back.
+
+mod connection;
+mod dialect;
+mod mysql;
+mod postgresql;
+mod target;
+
+pub use connection::{Connection, FromText, Route, Row, SqlError, SqlResult};
+pub use dialect::{Activity, By, Dialect, LogLine, Recovery, dialect};
+pub use target::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
