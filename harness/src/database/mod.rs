@@ -11,4 +11,5 @@ mod target;
 
 pub use connection::{Connection, FromText, Route, Row, SqlError, SqlResult};
 pub use dialect::{Activity, By, Dialect, LogLine, Recovery, dialect};
+pub(crate) use postgresql::{lsn, lsn_text};
 pub use target::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use contract::history::{Follower, ProbeAnswer, ProbeKind, Quiescence, Schema, Table, ddl_tables};
+use contract::history::{Follower, Lsn, ProbeAnswer, ProbeKind, Quiescence, Schema, Table, ddl_tables};
 use contract::scenario::{Load, Profile};
 
 use super::connection::{Route, Row, SqlResult};
@@ -413,4 +413,44 @@ fn into_tablespace(schema: &str) -> String {
          EXECUTE format('ALTER %s %s SET TABLESPACE {TABLESPACE}', it.kind, it.name); \
          END LOOP; END IF; END $$"
     )
+}
+
+/// A position in the write-ahead log as the server writes it: two hexadecimal numbers of 32 bits.
+pub(crate) fn lsn(text: &str) -> Option<Lsn> {
+    let (high, low) = text.split_once('/')?;
+    let half = |text| u32::from_str_radix(text, 16).ok().map(Lsn::from);
+    Some(half(high)? << 32 | half(low)?)
+}
+
+/// The same, written.
+pub(crate) fn lsn_text(lsn: Lsn) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_read_as_they_are_written() {
+        for (text, number) in [("0/0", 0), ("0/2000028", 0x200_0028), ("1A/FF", 0x1a_0000_00ff)] {
+            assert_eq!((lsn(text), &*lsn_text(number)), (Some(number), text));
+        }
+        for text in ["", "0", "/", "0/x", "0/100000000", "-1/0"] {
+            assert_eq!(lsn(text), None, "{text}");
+        }
+    }
+
+    /// Lines of PostgreSQL 15 and 17, shortened.
+    #[test]
+    fn a_crash_is_told_from_a_clean_end() {
+        let says = |line| Postgresql.read_log(line);
+        let crash = says("LOG:  database system was interrupted; last known up at 2026-01-01 UTC");
+        assert_eq!((crash.recovery, crash.telling, crash.corruption), (Recovery::Recovers, true, false));
+        let clean = says("LOG:  database system was shut down at 2026-01-01 UTC");
+        assert_eq!((clean.recovery, clean.corruption), (Recovery::WouldTell, false));
+        assert_eq!(says("LOG:  listening on IPv4 address").recovery, Recovery::Silent);
+        assert!(says("WARNING:  page verification failed, calculated checksum 1 but expected 2").corruption);
+        assert!(says("ERROR:  invalid page in block 0 of relation base/5/16384").corruption);
+    }
 }

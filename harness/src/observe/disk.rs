@@ -8,15 +8,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use contract::binlog::Position;
-use contract::history::Holds;
+use contract::history::{Holds, Quiescence};
 use contract::image::{FileSystem, Manifest};
-use contract::observation::{POSITION_FILE, Record};
+use contract::observation::{POSITION_FILE, Record, WAL_POSITION_FILE};
 use contract::text::printable;
 
 use super::error::ReadError;
 use super::files::ImageFiles;
 use super::observation_log::ObservationLog;
-use super::{binlog, file_system, table_files};
+use super::{binlog, file_system, table_files, wal};
+use crate::database::dialect;
 use crate::directories::{Directories, Directory, heartbeat_file};
 use crate::error::{Error, Result};
 use crate::guest::Drive;
@@ -143,10 +144,23 @@ impl SnapshotLayout<'_> {
         found: &mut DiskFindings,
         log: &mut ObservationLog,
     ) -> Result<()> {
+        heartbeats(files, fs, log)?;
+        match dialect(self.image.server.database).quiescence() {
+            Quiescence::Lock => self.read_mysql(files, fs, found, log),
+            Quiescence::BackupMode => self.read_postgresql(files, fs, log),
+        }
+    }
+
+    fn read_mysql(
+        &self,
+        files: &ImageFiles,
+        fs: &FileSystem,
+        found: &mut DiskFindings,
+        log: &mut ObservationLog,
+    ) -> Result<()> {
         for datadir in self.directories.on(fs, Holds::Data) {
             *found.table_files.get_or_insert(0) += table_files::read(files, datadir, self.names, log)?;
         }
-        heartbeats(files, fs, log)?;
         for dir in self.directories.on(fs, Holds::Binlogs) {
             binlog::logs(files, dir, self.names, log)?;
         }
@@ -155,6 +169,16 @@ impl SnapshotLayout<'_> {
             found.position = found.position.take().or(recorded);
         }
         Ok(())
+    }
+
+    fn read_postgresql(&self, files: &ImageFiles, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
+        for datadir in self.directories.on(fs, Holds::Data) {
+            wal::checkpoint(files, datadir, log)?;
+        }
+        match self.path_on(fs, Path::new(WAL_POSITION_FILE)) {
+            Some(path) => wal::recorded(files, &path, log),
+            None => Ok(()),
+        }
     }
 
     /// Records that a file system could not be read.

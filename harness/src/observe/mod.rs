@@ -10,6 +10,7 @@ mod observation_log;
 mod server_log;
 mod table_files;
 mod tables;
+mod wal;
 
 pub use disk::{SnapshotLayout, disks};
 pub use observation_log::{ObservationLog, complete, create};

@@ -35,7 +35,7 @@ use crate::load::{Load, heartbeat};
 use crate::names::Names;
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
-use crate::quiesce::{self, FreezeWindow, OpenError, Probes};
+use crate::quiesce::{self, BackupModeWitness, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Verifier};
 use crate::roll_forward;
 use crate::saved_memory::{self, GuestRole, MemoryOrigin, SavedGuest};
@@ -410,9 +410,12 @@ impl<'a> Trial<'a> {
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Option<TakenSnapshot<'scope>>> {
         let Source { machine, target, .. } = source;
-        let probes = progress.stage(Stage::Load, |_| {
-            let probes = Probes::connect(&self.runtime, target, cycle, self.plan.limits.statement)?;
-            Ok((probes, self.make_ready(machine, load, cycle)?))
+        let (probes, mut witness) = progress.stage(Stage::Load, |_| {
+            let limit = self.plan.limits.statement;
+            let probes = Probes::connect(&self.runtime, target, cycle, limit)?;
+            let ready = self.make_ready(machine, load, cycle)?;
+            let witness = BackupModeWitness::connect(&self.runtime, target, &self.history, limit)?;
+            Ok(((probes, witness), ready))
         })?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
@@ -424,6 +427,7 @@ impl<'a> Trial<'a> {
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
+        witness.as_mut().map(|witness| witness.ask(&self.runtime)).transpose()?;
         let mut sent = probes.send(&self.runtime);
         sent.settle(&self.runtime);
         let frozen_disks = drives.clone();
@@ -433,6 +437,7 @@ impl<'a> Trial<'a> {
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
             sent.send_again(&self.runtime);
+            witness.as_mut().map(|witness| witness.ask(&self.runtime)).transpose()?;
             Ok((sent.results(&self.runtime), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
@@ -441,6 +446,10 @@ impl<'a> Trial<'a> {
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
             probes.into_iter().try_for_each(|probe| self.history.write(&Entry::Probe(probe)))?;
+            if let Some(witness) = witness.take().filter(|_| !source.agent_lost.get()) {
+                let Plan { image, limits, .. } = self.plan;
+                witness.read(&self.runtime, machine.agent(), &image.server.unit, limits.agent)?;
+            }
             Ok(((), detail))
         })?;
         Ok(Some(snapshot))
