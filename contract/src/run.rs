@@ -8,7 +8,7 @@ use crate::durations::TrialDurations;
 use crate::files::{self, FileError};
 use crate::image::{Definition, DefinitionError, Manifest};
 use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
-use crate::scenario::{Hook, Restore, Scenario};
+use crate::scenario::{Hook, Restore, Scenario, SnapshotMethod};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
@@ -36,6 +36,9 @@ pub struct RunOptions {
     pub every_image: bool,
     /// One hook for all trials, instead of those that the scenarios list.
     pub hook: Option<Hook>,
+    /// One way to take snapshots for all trials, instead of the scenarios' own.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotMethod>,
     /// A libvirt connection instead of the embedded driver.
     pub connect: Option<String>,
     /// The accelerator; `None` leaves it to a probe.
@@ -102,6 +105,7 @@ impl RunOptions {
             images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
             every_image: false,
             hook: None,
+            snapshot: None,
             connect: None,
             accel: None,
             cold: false,
@@ -118,10 +122,22 @@ impl RunOptions {
         }
     }
 
-    /// Every requested trial: scenario by image by hook.
+    /// Every requested trial that is possible: scenario by image by hook.
     ///
     /// An error is about a scenario file, a definition or a name that no definition has.
     pub fn trials(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
+        let mut trials = self.requested()?;
+        trials.retain(|trial| trial.scenario.snapshot.impossible().is_none());
+        Ok(trials)
+    }
+
+    /// The requested trials that are not possible, and why.
+    pub fn impossible(&self) -> Result<Vec<(String, String)>, DefinitionError> {
+        let why = |trial: TrialRequest| Some((trial.name, trial.scenario.snapshot.impossible()?));
+        Ok(self.requested()?.into_iter().filter_map(why).collect())
+    }
+
+    fn requested(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
         let scenarios = Scenario::read_all(&self.scenarios)?;
         let named = |name: &String| Definition::named(&self.definitions, name);
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
@@ -129,6 +145,9 @@ impl RunOptions {
         for mut scenario in scenarios {
             if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
                 scenario.snapshot.cycles = cycles;
+            }
+            if let Some(method) = self.snapshot {
+                scenario.snapshot.method = method;
             }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
