@@ -238,3 +238,43 @@ impl RunOptions {
         files::write_json(&self.dir.join(Self::FILE), self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_disks(snapshot: Option<SnapshotMethod>) -> RunOptions {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let filters = vec!["database/two-disks::".to_owned(), "database/two-disks-apart::".to_owned()];
+        RunOptions { filters, snapshot, ..RunOptions::of(repository, "/runs/one".into()) }
+    }
+
+    #[test]
+    fn a_method_of_snapshots_is_for_all_trials_that_it_can_take() {
+        let names = |options: &RunOptions| -> Vec<_> {
+            options.trials().unwrap().into_iter().map(|trial| trial.scenario.name).collect()
+        };
+        for method in [None, Some(SnapshotMethod::HostCopy)] {
+            let options = two_disks(method);
+            assert!(names(&options).contains(&"database/two-disks-apart".to_owned()));
+            assert_eq!(options.impossible().unwrap(), []);
+            let used = |trial: TrialRequest| trial.scenario.snapshot.method == method.unwrap_or_default();
+            assert!(options.trials().unwrap().into_iter().all(used));
+        }
+        let options = two_disks(Some(SnapshotMethod::BackupPush));
+        assert!(names(&options).iter().all(|name| name == "database/two-disks"));
+        let (trial, why) = options.impossible().unwrap().swap_remove(0);
+        assert!(
+            trial.starts_with("database/two-disks-apart::") && why.contains("one job at a time"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn an_old_run_names_no_method() {
+        let options = two_disks(None);
+        let mut json = serde_json::to_value(&options).unwrap();
+        assert!(json.as_object_mut().unwrap().remove("snapshot").is_some());
+        assert_eq!(serde_json::from_value::<RunOptions>(json).unwrap(), options);
+    }
+}

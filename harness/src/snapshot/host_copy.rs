@@ -21,13 +21,7 @@ pub(super) struct HostCopy;
 
 impl Method for HostCopy {
     fn probe(&self, _: &Libvirt, _: Accel, dir: &Path) -> Result<()> {
-        let cloned = tempfile::tempfile_in(dir).and_then(|mut from| {
-            // An empty file has no block to share.
-            from.write_all(&[1; 4096])?;
-            clone(&from, &tempfile::tempfile_in(dir)?)
-        });
-        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        cloned.map_err(|source| SnapshotError::NoSharedBlocks { fs: file_system(&dir), dir, source }.into())
+        Ok(share(dir)?)
     }
 
     /// A guest that is paused has nothing in flight, and QEMU writes out what it keeps of its files when
@@ -49,6 +43,17 @@ impl Method for HostCopy {
     }
 }
 
+/// Fails unless files in `dir` can share blocks, which two without names show.
+fn share(dir: &Path) -> Result<(), SnapshotError> {
+    let shared = tempfile::tempfile_in(dir).and_then(|mut from| {
+        // An empty file has no block to share.
+        from.write_all(&[1; 4096])?;
+        clone(&from, &tempfile::tempfile_in(dir)?)
+    });
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    shared.map_err(|source| SnapshotError::NoSharedBlocks { fs: file_system(&dir), dir, source })
+}
+
 /// Lets an empty file share all blocks of another. See ioctl_ficlone(2).
 fn clone(from: &File, to: &File) -> io::Result<()> {
     Ok(ioctl_ficlone(to, from)?)
@@ -65,4 +70,23 @@ fn file_system(dir: &Path) -> String {
     // Of the mounts at one point the last is on top.
     let holder = holders.max_by_key(|(at, _)| at.components().count());
     holder.map_or_else(|| "an unknown one".to_owned(), |(_, kind)| kind.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file system in memory has no blocks to share.
+    #[test]
+    fn a_file_system_that_cannot_share_blocks_is_refused() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let error = share(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&dir.path().display().to_string()), "{error}");
+        for words in
+            ["needs a file system whose files can share blocks", "it is on tmpfs", "--snapshot external"]
+        {
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the probe leaves no file");
+    }
 }
