@@ -74,6 +74,8 @@ fn file_system(dir: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     /// A file system in memory has no blocks to share.
@@ -88,5 +90,15 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the probe leaves no file");
+    }
+
+    /// Whichever file system the tests run on.
+    #[test]
+    fn the_probe_agrees_with_cp() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        fs::write(&from, [1; 4096]).unwrap();
+        let cp = Command::new("cp").arg("--reflink=always").args([&from, &to]).output().unwrap();
+        assert_eq!(share(dir.path()).is_ok(), cp.status.success());
     }
 }

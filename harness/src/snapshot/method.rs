@@ -23,7 +23,7 @@ pub(super) trait Method {
 
     /// Gives up a snapshot's files. `limit` bounds the time for each disk.
     fn discard(&self, _machine: &mut Machine, snapshot: &[Drive], _limit: Duration) -> Result<()> {
-        snapshot.iter().try_for_each(|drive| remove(drive))
+        snapshot.iter().try_for_each(remove)
     }
 }
 
