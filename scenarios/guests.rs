@@ -16,6 +16,7 @@ use contract::jsonl;
 use contract::plan::{Accel, Plan, Start};
 use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
 use contract::runtime_dir;
+use contract::scenario::SnapshotMethod;
 use harness::trial::supervise;
 use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};
@@ -188,6 +189,25 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
     for words in ["boot failed", "the source guest stopped while it booted", "Kernel panic"] {
         assert!(verdict.reason.contains(words), "{}", verdict.reason);
     }
+}
+
+#[test]
+fn a_method_that_cannot_work_here_is_refused_before_a_guest_boots() {
+    // Files in memory share no blocks.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = RunOptions {
+        snapshot: Some(SnapshotMethod::HostCopy),
+        dir: memory.path().join("run"),
+        ..options("host-copy")
+    };
+    let plan = booted(&options);
+    let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();
+
+    assert_eq!((verdict.grade, &*verdict.snapshot), (Grade::Unknown, "host-copy"));
+    for words in ["prepare failed", "`host-copy` needs a file system", "it is on tmpfs"] {
+        assert!(verdict.reason.contains(words), "{}", verdict.reason);
+    }
+    assert!(!plan.dir.join("console.log").exists(), "a guest was powered on");
 }
 
 /// A kernel without its initial file system finds no disk and stops: that says nothing about the

@@ -154,11 +154,19 @@ pub struct Limits {
     pub hold: Duration,
     /// One SQL statement of the load.
     pub statement: Duration,
+    /// From the instant of a snapshot until its files are complete, while the guest runs.
+    #[serde(default = "five_minutes")]
+    pub copy: Duration,
 }
 
 /// For old plans, which have no such limit.
 fn an_hour() -> Duration {
     Duration::from_secs(3600)
+}
+
+/// For old plans, which copied nothing.
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
 }
 
 impl Limits {
@@ -177,6 +185,8 @@ impl Limits {
             thaw: seconds(30),
             hold: seconds(10),
             statement: seconds(30),
+            // Not scaled: the host's disk is as fast for an emulated guest.
+            copy: five_minutes(),
         }
     }
 }

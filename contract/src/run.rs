@@ -8,7 +8,7 @@ use crate::durations::TrialDurations;
 use crate::files::{self, FileError};
 use crate::image::{Definition, DefinitionError, Manifest};
 use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
-use crate::scenario::{Hook, Restore, Scenario};
+use crate::scenario::{Hook, Restore, Scenario, SnapshotMethod};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
@@ -36,6 +36,9 @@ pub struct RunOptions {
     pub every_image: bool,
     /// One hook for all trials, instead of those that the scenarios list.
     pub hook: Option<Hook>,
+    /// One way to take snapshots for all trials, instead of the scenarios' own.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotMethod>,
     /// A libvirt connection instead of the embedded driver.
     pub connect: Option<String>,
     /// The accelerator; `None` leaves it to a probe.
@@ -102,6 +105,7 @@ impl RunOptions {
             images: DEFAULT_IMAGES.map(str::to_owned).to_vec(),
             every_image: false,
             hook: None,
+            snapshot: None,
             connect: None,
             accel: None,
             cold: false,
@@ -118,10 +122,22 @@ impl RunOptions {
         }
     }
 
-    /// Every requested trial: scenario by image by hook.
+    /// Every requested trial that is possible: scenario by image by hook.
     ///
     /// An error is about a scenario file, a definition or a name that no definition has.
     pub fn trials(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
+        let mut trials = self.requested()?;
+        trials.retain(|trial| trial.scenario.snapshot.impossible().is_none());
+        Ok(trials)
+    }
+
+    /// The requested trials that are not possible, and why.
+    pub fn impossible(&self) -> Result<Vec<(String, String)>, DefinitionError> {
+        let why = |trial: TrialRequest| Some((trial.name, trial.scenario.snapshot.impossible()?));
+        Ok(self.requested()?.into_iter().filter_map(why).collect())
+    }
+
+    fn requested(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
         let scenarios = Scenario::read_all(&self.scenarios)?;
         let named = |name: &String| Definition::named(&self.definitions, name);
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
@@ -129,6 +145,9 @@ impl RunOptions {
         for mut scenario in scenarios {
             if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
                 scenario.snapshot.cycles = cycles;
+            }
+            if let Some(method) = self.snapshot {
+                scenario.snapshot.method = method;
             }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
@@ -217,5 +236,45 @@ impl RunOptions {
     pub fn write(&self) -> Result<(), FileError> {
         files::create_dir(&self.dir)?;
         files::write_json(&self.dir.join(Self::FILE), self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_disks(snapshot: Option<SnapshotMethod>) -> RunOptions {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let filters = vec!["database/two-disks::".to_owned(), "database/two-disks-apart::".to_owned()];
+        RunOptions { filters, snapshot, ..RunOptions::of(repository, "/runs/one".into()) }
+    }
+
+    #[test]
+    fn a_method_of_snapshots_is_for_all_trials_that_it_can_take() {
+        let names = |options: &RunOptions| -> Vec<_> {
+            options.trials().unwrap().into_iter().map(|trial| trial.scenario.name).collect()
+        };
+        for method in [None, Some(SnapshotMethod::HostCopy)] {
+            let options = two_disks(method);
+            assert!(names(&options).contains(&"database/two-disks-apart".to_owned()));
+            assert_eq!(options.impossible().unwrap(), []);
+            let used = |trial: TrialRequest| trial.scenario.snapshot.method == method.unwrap_or_default();
+            assert!(options.trials().unwrap().into_iter().all(used));
+        }
+        let options = two_disks(Some(SnapshotMethod::BackupPush));
+        assert!(names(&options).iter().all(|name| name == "database/two-disks"));
+        let (trial, why) = options.impossible().unwrap().swap_remove(0);
+        assert!(
+            trial.starts_with("database/two-disks-apart::") && why.contains("one job at a time"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn an_old_run_names_no_method() {
+        let options = two_disks(None);
+        let mut json = serde_json::to_value(&options).unwrap();
+        assert!(json.as_object_mut().unwrap().remove("snapshot").is_some());
+        assert_eq!(serde_json::from_value::<RunOptions>(json).unwrap(), options);
     }
 }

@@ -93,12 +93,57 @@ pub enum Disks {
     Loop,
 }
 
+/// The way in which the disks of a running guest are kept as they are at one instant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotMethod {
+    /// libvirt lets the guest write to new overlays from then on; the files below are the snapshot.
+    #[default]
+    External,
+    /// libvirt copies all disks in one backup job (push mode), which goes on while the guest runs. The copies
+    /// are of the instant at which the job began.
+    BackupPush,
+    /// The host clones the disks' files where its file system can share their blocks, while QEMU is paused.
+    HostCopy,
+}
+
+impl SnapshotMethod {
+    /// All methods.
+    pub const ALL: [Self; 3] = [Self::External, Self::BackupPush, Self::HostCopy];
+
+    /// Its name in scenarios, verdicts and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::External => "external",
+            Self::BackupPush => "backup-push",
+            Self::HostCopy => "host-copy",
+        }
+    }
+
+    /// Why it cannot take one disk after the other; `None` when it can.
+    fn only_at_once(self) -> Option<&'static str> {
+        match self {
+            Self::External | Self::HostCopy => None,
+            Self::BackupPush => Some("libvirt copies all disks in one job, and runs one job at a time"),
+        }
+    }
+}
+
+impl std::fmt::Display for SnapshotMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// How snapshots are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// Milliseconds between one disk and the next; 0 takes all disks in one
-    /// atomic transaction.
+    /// The way. Files from before there were several do not name it.
+    #[serde(default)]
+    pub method: SnapshotMethod,
+    /// Milliseconds between one disk and the next; 0 takes all disks at one
+    /// instant.
     #[serde(default)]
     pub apart_ms: u64,
     /// How many times the guest is frozen, snapshotted and thawed under one load.
@@ -108,7 +153,15 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { apart_ms: 0, cycles: once() }
+        Self { method: SnapshotMethod::default(), apart_ms: 0, cycles: once() }
+    }
+}
+
+impl Snapshot {
+    /// Why no snapshot can be taken like this; `None` when one can.
+    pub fn impossible(&self) -> Option<String> {
+        let why = self.method.only_at_once().filter(|_| self.apart_ms > 0)?;
+        Some(format!("`{}` cannot take the disks `apart_ms` apart: {why}", self.method))
     }
 }
 
@@ -124,8 +177,8 @@ fn yes() -> bool {
 impl std::fmt::Display for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.apart_ms {
-            0 => f.write_str("external"),
-            apart => write!(f, "external, disks {apart} ms apart"),
+            0 => write!(f, "{}", self.method),
+            apart => write!(f, "{}, disks {apart} ms apart", self.method),
         }
     }
 }

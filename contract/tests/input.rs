@@ -27,6 +27,7 @@ rate = 100
 seconds = 3.5
 data_mib = 64
 [snapshot]
+method = "external"
 apart_ms = 300
 cycles = 2
 [quiesce]

@@ -5,6 +5,7 @@ mod directories;
 mod guest;
 mod load;
 mod memory;
+mod snapshot;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
 pub use load::LoadError;
 pub use memory::SavedMemoryError;
+pub use snapshot::SnapshotError;
 
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -90,6 +92,9 @@ pub enum Error {
     /// A saved memory cannot be used.
     #[error(transparent)]
     SavedMemory(#[from] SavedMemoryError),
+    /// There is no snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// It cannot be found out where the server keeps its files.
     #[error("cannot find out where the guest's server keeps its files: {0}")]
     Directories(#[from] DirectoriesError),

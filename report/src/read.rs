@@ -150,6 +150,8 @@ fn again(plan: &Plan, scenarios: Option<&Path>) -> String {
         arguments.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
     }
     arguments.extend([
+        "--snapshot".to_owned(),
+        plan.snapshot.method.to_string(),
         "--accel".to_owned(),
         plan.accel.to_string(),
         "--seed".to_owned(),

@@ -159,7 +159,7 @@ fn a_small_trial_is_all_there() {
             "freeze failed: the agent &lt;b&gt;said&lt;/b&gt; no",
             "./core-small.tiny-image.mine/guest/server%20log.txt",
             "cargo xtask e2e core/small::tiny-image::mine --image tiny-image --hook '/my hooks/mine' \
-             --accel tcg --seed 4242",
+             --snapshot external --accel tcg --seed 4242",
             "cargo xtask judge",
         ],
     );

@@ -16,12 +16,13 @@ use std::sync::atomic::Ordering;
 
 use builder::packages;
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use contract::events;
 use contract::grade::Outcome;
 use contract::image::Definition;
 use contract::plan::{Accel, Keep, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
-use contract::scenario::Hook;
+use contract::scenario::{Hook, SnapshotMethod};
 use jiff::Zoned;
 use judge::verdict::Verdict;
 use terminal::command::Timer;
@@ -29,7 +30,7 @@ use terminal::{live, log};
 use tooling::command::shell;
 use tooling::error::Failure;
 use tooling::{cargo, host};
-use tracing::info;
+use tracing::{info, warn};
 use xshell::cmd;
 
 use crate::number::number;
@@ -60,6 +61,12 @@ pub(crate) struct Args {
     /// `application-consistent` is then expected.
     #[arg(long, value_name = "HOOK|FILE")]
     hook: Option<PathBuf>,
+    /// One way to take snapshots for all trials, instead of what their scenarios say: `external`
+    /// (the guest writes to new overlays from then on), `backup-push` (libvirt copies the disks
+    /// while the guest runs), `host-copy` (the host's file system clones their files; needs XFS,
+    /// btrfs or another that can, under `target/e2e`).
+    #[arg(long, value_name = "METHOD", value_parser = snapshot_methods())]
+    snapshot: Option<SnapshotMethod>,
     /// A running libvirt to use, such as qemu:///session, instead of the one
     /// embedded in each trial.
     #[arg(long, value_name = "URI")]
@@ -135,6 +142,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let (json, list, jobs) = (args.json, args.list, args.jobs);
     let options = options(args)?;
     let requests = options.trials()?;
+    leave_out_impossible(&options)?;
     if requests.is_empty() {
         return Err(nothing_matches(&options));
     }
@@ -227,6 +235,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         every_image: args.matrix.is_some() || !args.image.is_empty(),
         images,
         hook,
+        snapshot: args.snapshot,
         connect: args.connect,
         accel: match args.accel {
             AccelChoice::Auto => None,
@@ -245,6 +254,21 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         scenarios,
         ..default
     })
+}
+
+/// The methods of snapshots by name.
+fn snapshot_methods() -> impl clap::builder::TypedValueParser<Value = SnapshotMethod> {
+    let named = |name: String| SnapshotMethod::ALL.into_iter().find(|method| method.name() == name);
+    PossibleValuesParser::new(SnapshotMethod::ALL.map(SnapshotMethod::name))
+        .try_map(move |name| named(name).ok_or("there is no such method"))
+}
+
+/// Says which of the trials that are asked for cannot run like this.
+fn leave_out_impossible(options: &RunOptions) -> Result<(), Failure> {
+    for (trial, why) in options.impossible()? {
+        warn!("left out {trial}: {why}.");
+    }
+    Ok(())
 }
 
 /// The names of a matrix's images.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Disks, Expectation, Fault, Hook, Load, Profile, Restore, Scenario, Snapshot};
+use super::{Disks, Expectation, Fault, Hook, Load, Profile, Restore, Scenario, Snapshot, SnapshotMethod};
 use crate::grade::Grade;
 use crate::image::Database;
 use crate::input::{Decimal, InputError, Mistake, Source, Whole};
@@ -63,6 +63,8 @@ struct RawLoad {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSnapshot {
+    #[serde(default)]
+    method: SnapshotMethod,
     apart_ms: Option<Spanned<Whole<0, 10_000>>>,
     cycles: Option<Whole<1, 1000>>,
 }
@@ -189,15 +191,20 @@ impl RawLoad {
 
 impl RawSnapshot {
     fn check(self, disks: Option<Disks>) -> Result<Snapshot, Mistake> {
-        let apart_ms = self.apart_ms.as_ref().map_or(0, |apart| apart.get_ref().0);
-        if let Some(apart) = self.apart_ms
-            && apart_ms > 0
-            && disks != Some(Disks::Split)
-        {
+        let snapshot = Snapshot {
+            method: self.method,
+            apart_ms: self.apart_ms.as_ref().map_or(0, |apart| apart.get_ref().0.into()),
+            cycles: self.cycles.map_or(1, |cycles| cycles.0),
+        };
+        let Some(apart) = self.apart_ms.filter(|_| snapshot.apart_ms > 0) else { return Ok(snapshot) };
+        if disks != Some(Disks::Split) {
             let message = "`apart_ms` needs more than one disk. Add `disks = \"split\"` under `[image]`.";
             return Err(Mistake::new(&apart.span(), message));
         }
-        Ok(Snapshot { apart_ms: apart_ms.into(), cycles: self.cycles.map_or(1, |cycles| cycles.0) })
+        if let Some(why) = snapshot.impossible() {
+            return Err(Mistake::new(&apart.span(), format!("{why}. Drop one of the two.")));
+        }
+        Ok(snapshot)
     }
 }
 

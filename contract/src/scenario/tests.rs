@@ -105,6 +105,19 @@ fn bad_files_are_refused_with_line_and_hint() {
             9,
             "`at` must be one of `after-boot`, `before-freeze`, `after-thaw`, not \"tea-time\".",
         ),
+        (
+            "[expect]",
+            "[snapshot]\nmethod = \"polaroid\"\n[expect]",
+            9,
+            "`method` must be one of `external`, `backup-push`, `host-copy`, not \"polaroid\".",
+        ),
+        ("[expect]", "[snapshot]\napart_ms = 5\n[expect]", 9, "`apart_ms` needs more than one disk."),
+        (
+            "[expect]",
+            "[image]\ndisks = \"split\"\n[snapshot]\napart_ms = 5\nmethod = \"backup-push\"\n[expect]",
+            11,
+            "`backup-push` cannot take the disks `apart_ms` apart: libvirt copies all disks in one job",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (from, to, line, hint) in cases {
@@ -113,6 +126,26 @@ fn bad_files_are_refused_with_line_and_hint() {
         assert_eq!(at, line, "{to}: {problem}");
         assert!(problem.contains(hint), "{to}: {problem}");
     }
+}
+
+#[test]
+fn a_snapshot_names_its_method() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |key: &str| {
+        let keys = format!("[image]\ndisks = \"split\"\n[snapshot]\n{key}\n[expect]");
+        read_in(folder.path(), &GOOD.replace("[expect]", &keys)).unwrap().snapshot
+    };
+    assert_eq!(with("").to_string(), "external");
+    for method in SnapshotMethod::ALL {
+        let snapshot = with(&format!("method = \"{method}\""));
+        assert_eq!((snapshot.method, snapshot.to_string()), (method, method.name().to_owned()));
+        let json = serde_json::to_value(snapshot).unwrap();
+        assert_eq!(json, serde_json::json!({ "method": method.name(), "apart_ms": 0, "cycles": 1 }));
+    }
+    let apart = with("method = \"host-copy\"\napart_ms = 300");
+    assert_eq!(apart.to_string(), "host-copy, disks 300 ms apart");
+    let old: Snapshot = serde_json::from_str(r#"{"apart_ms":0,"cycles":2}"#).unwrap();
+    assert_eq!(old, Snapshot { method: SnapshotMethod::External, apart_ms: 0, cycles: 2 });
 }
 
 #[test]

@@ -50,12 +50,12 @@ pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 /// The serial number of the exchange disk, by which the guest finds it.
 pub(crate) const EXCHANGE: &str = "freezeframe";
 
-/// A qcow2 overlay attached as a virtio disk.
+/// A qcow2 file that is, or was, a guest's virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
     /// `vda`, `vdb`, ...
     pub target: String,
-    /// The overlay.
+    /// The file.
     pub file: PathBuf,
 }
 

@@ -193,6 +193,7 @@ impl Machine {
                 Some(
                     GuestEvent::AgentDisconnected
                     | GuestEvent::DeviceRemoved
+                    | GuestEvent::DomainJobEnded
                     | GuestEvent::BlockJobEnded { .. },
                 ) => {}
                 Some(GuestEvent::Stopped) => {
@@ -272,6 +273,12 @@ impl Machine {
         self.wait_for(Action::ReleaseDisk, limit, |event| {
             (event == GuestEvent::DeviceRemoved).then_some(true)
         })
+    }
+
+    /// Pauses the guest; QEMU has written out by then whatever it keeps of the disks' files.
+    pub(crate) fn pause(&self) -> Result<Paused<'_>> {
+        self.domain.suspend().map_err(Error::libvirt(format!("pause the {} guest", self.role)))?;
+        Ok(Paused { machine: self })
     }
 
     /// Merges an overlay of one of the guest's disks into the one below it while the guest runs.
@@ -453,6 +460,27 @@ impl Drop for Machine {
             // The trial's supervisor kills what libvirt could not.
             let _ = self.domain.destroy();
         }
+    }
+}
+
+/// A guest that is paused. It runs again at the latest when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Paused<'a> {
+    machine: &'a Machine,
+}
+
+impl Paused<'_> {
+    /// Lets the guest run again.
+    pub(crate) fn resume(self) -> Result<()> {
+        let resumed = self.machine.domain.resume().map(drop);
+        resumed.map_err(Error::libvirt(format!("let the {} guest run again", self.machine.role)))
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        // A guest that runs already is no error.
+        let _ = self.machine.domain.resume();
     }
 }
 

@@ -16,4 +16,6 @@ pub enum GuestEvent {
         /// Whether it succeeded.
         succeeded: bool,
     },
+    /// A job on the domain as a whole, such as a backup, has ended.
+    DomainJobEnded,
 }

@@ -1,6 +1,9 @@
 //! The calls of libvirt's C API that the `virt` crate does not wrap, behind safe signatures. All
 //! `unsafe` code of the project is here.
-#![allow(unsafe_code, reason = "libvirt's freeze, thaw, agent timeout, save and events have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "libvirt's freeze, thaw, agent timeout, save, jobs and events have no safe wrapper"
+)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -8,7 +11,6 @@ use std::ptr;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
 use virt::sys;
@@ -68,17 +70,41 @@ pub(crate) fn block_commit(domain: &Domain, disk: &str, overlay: &Path) -> Resul
     .map(drop)
 }
 
+/// Begins a backup job, whose point in time is fixed when this returns. An event reports its end.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin>.
+pub(crate) fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
+    let xml = CString::new(xml)?;
+    // SAFETY: `domain` holds a live virDomainPtr, `xml` a string that outlives the call; without a
+    // second document there is no checkpoint.
+    counted(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), 0) }).map(drop)
+}
+
+/// Aborts the job on a domain as a whole.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainAbortJob>.
+pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: `domain` holds a live virDomainPtr.
+    counted(unsafe { sys::virDomainAbortJob(domain.as_ptr()) }).map(drop)
+}
+
 /// libvirt's convention: -1 is an error, whose message is kept per thread.
 fn counted(result: c_int) -> Result<u32, Error> {
     u32::try_from(result).map_err(|_| Error::last_error())
 }
 
-/// A domain's events go to a channel for as long as this lives. Two for one
+/// A domain's events go to a channel for as long as this lives. Two of one kind for one
 /// domain are refused, and a domain that is restored is the one that was saved.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    connect: Connect,
+    domain: Domain,
     callbacks: Vec<c_int>,
+}
+
+/// The connection of a domain, which lives as long as it.
+fn connection(domain: &Domain) -> sys::virConnectPtr {
+    // SAFETY: `domain` holds a live virDomainPtr.
+    unsafe { sys::virDomainGetConnect(domain.as_ptr()) }
 }
 
 impl Drop for Subscription {
@@ -86,17 +112,13 @@ impl Drop for Subscription {
         for callback in &self.callbacks {
             // SAFETY: the connection is live; libvirt frees the sender when no event is under way.
             // There is nothing to do where it does not know the callback any more.
-            unsafe { sys::virConnectDomainEventDeregisterAny(self.connect.as_ptr(), *callback) };
+            unsafe { sys::virConnectDomainEventDeregisterAny(connection(&self.domain), *callback) };
         }
     }
 }
 
 /// Sends this domain's agent and lifecycle events into the channel.
-pub(crate) fn subscribe(
-    connect: &Connect,
-    domain: &Domain,
-    events: &Sender<GuestEvent>,
-) -> Result<Subscription, Error> {
+pub(crate) fn subscribe(domain: &Domain, events: &Sender<GuestEvent>) -> Result<Subscription, Error> {
     type AgentLifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
     type Lifecycle =
@@ -105,7 +127,6 @@ pub(crate) fn subscribe(
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
     type BlockJob =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, c_int, c_int, *mut c_void);
-    type Any = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
     // SAFETY: libvirt declares the callback with a generic type and calls it
     // with the type that belongs to the event's id, which is the one cast from.
     let callbacks = unsafe {
@@ -122,14 +143,40 @@ pub(crate) fn subscribe(
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, std::mem::transmute::<BlockJob, Any>(on_block_job)),
         ]
     };
-    let mut subscription = Subscription { connect: connect.clone(), callbacks: Vec::new() };
-    for (id, callback) in callbacks {
+    register(domain, &callbacks, events)
+}
+
+/// Sends the end of this domain's job into the channel.
+pub(crate) fn subscribe_to_job(domain: &Domain, events: &Sender<GuestEvent>) -> Result<Subscription, Error> {
+    type JobCompleted = unsafe extern "C" fn(
+        sys::virConnectPtr,
+        sys::virDomainPtr,
+        sys::virTypedParameterPtr,
+        c_int,
+        *mut c_void,
+    );
+    // SAFETY: as in `subscribe`.
+    let callback = unsafe { std::mem::transmute::<JobCompleted, Any>(on_job_completed) };
+    register(domain, &[(sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, callback)], events)
+}
+
+/// What libvirt declares every callback to be.
+type Any = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+
+/// Registers callbacks, each of the type that belongs to its event.
+fn register(
+    domain: &Domain,
+    callbacks: &[(sys::virDomainEventID, Any)],
+    events: &Sender<GuestEvent>,
+) -> Result<Subscription, Error> {
+    let mut subscription = Subscription { domain: domain.clone(), callbacks: Vec::new() };
+    for &(id, callback) in callbacks {
         let opaque = Box::into_raw(Box::new(events.clone())).cast();
         // SAFETY: both pointers are live; `opaque` is owned by the registration
         // from here on and freed by `free_sender` exactly once.
         let registered = unsafe {
             sys::virConnectDomainEventRegisterAny(
-                connect.as_ptr(),
+                connection(domain),
                 domain.as_ptr(),
                 c_int::try_from(id).unwrap_or(c_int::MAX),
                 Some(callback),
@@ -201,8 +248,19 @@ unsafe extern "C" fn on_block_job(
     }
 }
 
+unsafe extern "C" fn on_job_completed(
+    _connect: sys::virConnectPtr,
+    _domain: sys::virDomainPtr,
+    _parameters: sys::virTypedParameterPtr,
+    _count: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: `opaque` is the sender that `subscribe_to_job` registered.
+    unsafe { send(opaque, GuestEvent::DomainJobEnded) };
+}
+
 /// # Safety
-/// `opaque` must be a `Sender<GuestEvent>` that `subscribe` registered and libvirt has not freed.
+/// `opaque` must be a `Sender<GuestEvent>` that `register` registered and libvirt has not freed.
 unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
     // SAFETY: by the caller's promise; callbacks come one after another from
     // the thread that runs the event loop.
@@ -212,6 +270,6 @@ unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
 }
 
 unsafe extern "C" fn free_sender(opaque: *mut c_void) {
-    // SAFETY: `opaque` came from `Box::into_raw` in `subscribe`; libvirt calls this once.
+    // SAFETY: `opaque` came from `Box::into_raw` in `register`; libvirt calls this once.
     drop(unsafe { Box::from_raw(opaque.cast::<Sender<GuestEvent>>()) });
 }

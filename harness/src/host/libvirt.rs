@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, channel};
 
+use contract::plan::Accel;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -106,10 +107,24 @@ impl Libvirt {
             .map_err(Error::libvirt("read a saved guest"))
     }
 
+    /// Whether its QEMU can run backup jobs.
+    pub(crate) fn runs_backup_jobs(&self, accel: Accel) -> Result<bool> {
+        let kind = match accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "qemu",
+        };
+        // See <https://libvirt.org/formatdomaincaps.html>.
+        let capabilities = self
+            .connect
+            .domain_capabilities(None, Some("x86_64"), Some("q35"), Some(kind), 0)
+            .map_err(Error::libvirt("report what guests can do"))?;
+        Ok(capabilities.contains("<backup supported='yes'/>"))
+    }
+
     /// Resumes a paused domain, and subscribes to its events.
     fn resume(&self, domain: Domain) -> Result<(Domain, GuestEvents)> {
         let (sender, receiver) = channel();
-        let subscribed = ffi::subscribe(&self.connect, &domain, &sender);
+        let subscribed = ffi::subscribe(&domain, &sender);
         match subscribed.and_then(|subscription| domain.resume().map(|_| subscription)) {
             Ok(subscription) => Ok((domain, GuestEvents { receiver, _subscription: subscription })),
             Err(error) => {

@@ -6,6 +6,9 @@ mod ffi;
 mod libvirt;
 
 pub use event::GuestEvent;
-pub(crate) use ffi::{block_commit, fs_freeze, fs_thaw, save, set_agent_timeout};
+pub(crate) use ffi::{
+    Subscription as JobSubscription, abort_job, backup_begin, block_commit, fs_freeze, fs_thaw, save,
+    set_agent_timeout, subscribe_to_job,
+};
 pub(crate) use libvirt::capabilities;
 pub use libvirt::{GuestEvents, Libvirt};

@@ -145,6 +145,7 @@ struct Source {
 /// The disks as they were at one moment.
 struct TakenSnapshot<'scope> {
     drives: Vec<Drive>,
+    completion: snapshot::Completion,
     inspection: Inspection<'scope>,
 }
 
@@ -183,6 +184,7 @@ impl<'a> Trial<'a> {
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
+        snapshot::probe(plan.snapshot.method, &libvirt, plan.accel, &disks)?;
         let exchange = disks.join("exchange.raw");
         roll_forward::create_exchange(&exchange)?;
         Ok(Self {
@@ -332,7 +334,12 @@ impl<'a> Trial<'a> {
                 progress.stage(Stage::Load, |_| Ok(((), self.make_ready(&source.machine, &load, cycle)?)))?;
                 Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
-            progress.stage(Stage::Resume, |_| self.resume(source, &load, cycle))?;
+            progress.stage(Stage::Resume, |_| {
+                let resumed = self.resume(source, &load, cycle)?;
+                // Only a guest that runs can be copied from.
+                taken.as_ref().map_or(Ok(()), |taken| taken.completion.wait())?;
+                Ok(resumed)
+            })?;
             match (&mut verifier, taken) {
                 (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
                     let below = snapshot.drives.clone();
@@ -340,7 +347,8 @@ impl<'a> Trial<'a> {
                     // The first of the trial's own overlays stays: all trials share the files below
                     // it.
                     if below != source.drives {
-                        snapshot::merge(&mut source.machine, &below, self.plan.limits.statement)?;
+                        let Plan { snapshot, limits, .. } = self.plan;
+                        snapshot::discard(snapshot.method, &mut source.machine, &below, limits)?;
                     }
                 }
                 (_, taken) => snapshots.extend(taken),
@@ -484,15 +492,17 @@ impl<'a> Trial<'a> {
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<(TakenSnapshot<'scope>, String)> {
-        let apart = Duration::from_millis(self.plan.snapshot.apart_ms);
+        let Plan { snapshot, limits, .. } = self.plan;
         self.history.mark(Mark::SnapBegin, "")?;
-        let live = snapshot::take(&source.machine, drives, &self.disks, cycle, apart)?;
+        let taken = snapshot::take(*snapshot, &source.machine, drives, &self.disks, cycle, limits)?;
         self.history.mark(Mark::SnapEnd, "")?;
-        let drives = std::mem::replace(drives, live);
+        *drives = taken.live;
+        let (snapshot, completion) = (taken.snapshot, taken.completion);
         let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
-        let read = drives.clone();
-        let inspection = scope.spawn(move || self.span.in_scope(|| self.inspect(&read, out)));
-        Ok((TakenSnapshot { drives, inspection }, String::new()))
+        let (read, complete) = (snapshot.clone(), completion.clone());
+        let inspect = move || complete.wait().and_then(|()| self.inspect(&read, out));
+        let inspection = scope.spawn(move || self.span.in_scope(inspect));
+        Ok((TakenSnapshot { drives: snapshot, completion, inspection }, String::new()))
     }
 
     /// Inspects the raw disks of a snapshot, which nobody writes to any more.
@@ -711,7 +721,7 @@ impl<'a> Trial<'a> {
 /// position that a hook recorded, and the restored server; `None` when the snapshot does not come
 /// up, which is recorded.
 fn restored<T>(
-    TakenSnapshot { drives, inspection }: TakenSnapshot<'_>,
+    TakenSnapshot { drives, inspection, .. }: TakenSnapshot<'_>,
     restore: impl FnOnce(&[Drive]) -> Result<T>,
 ) -> Result<(ObservationLog, Option<Position>, Option<T>)> {
     let restored = restore(&drives);

@@ -10,11 +10,14 @@ use crate::e2e;
 use crate::number::number;
 
 /// The methods, each a scenario of `bench/scenarios`.
-const METHODS: [(&str, &str); 2] =
-    [("all disks in one transaction", "snapshot/atomic::"), ("one disk after the other", "snapshot/apart::")];
+const METHODS: [(&str, &str); 3] = [
+    ("external, all disks in one transaction", "snapshot/atomic::"),
+    ("external, one disk after the other", "snapshot/apart::"),
+    ("one backup job", "snapshot/pushed::"),
+];
 
-/// Snapshots the two disks of a frozen guest in one transaction and one after the
-/// other, in turns.
+/// Snapshots the two disks of a frozen guest in one transaction, one after the
+/// other, and by a backup job, in turns.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The image: one with data and binary logs on two disks.
@@ -58,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<Report, Failure> {
         })
         .collect();
     let measured = format!(
-        "External snapshots of the two disks of {}, {} trials of each method in turns; the stall contains the \
+        "Snapshots of the two disks of {}, {} trials of each method in turns; the stall contains the \
          second for which a guest is held.",
         args.image, args.repeat
     );

@@ -147,6 +147,9 @@ mod tests {
     #[test]
     fn the_scenarios_can_be_read() {
         let names: Vec<_> = Scenario::read_all(&scenarios()).unwrap().into_iter().map(|s| s.name).collect();
-        assert_eq!(names, ["snapshot/apart", "snapshot/atomic", "trial/attached", "trial/booted"]);
+        assert_eq!(
+            names,
+            ["snapshot/apart", "snapshot/atomic", "snapshot/pushed", "trial/attached", "trial/booted"]
+        );
     }
 }

@@ -1,0 +1,122 @@
+//! Backup jobs in push mode: QEMU copies every disk, with all layers, as it was when the job began, while
+//! the guest goes on writing to the same files.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use contract::plan::Accel;
+use virt::domain::Domain;
+use virt::sys;
+
+use super::method::{Completion, Copying, Method, Request, Taken};
+use crate::error::{Error, Result, SnapshotError};
+use crate::guest::{Drive, escape_xml};
+use crate::host::{self, GuestEvent, JobSubscription, Libvirt};
+use crate::interrupt;
+use crate::overlay::overlay;
+
+/// One job over all disks. See <https://libvirt.org/formatbackup.html>.
+pub(super) struct BackupPush;
+
+impl Method for BackupPush {
+    fn probe(&self, libvirt: &Libvirt, accel: Accel, _: &Path) -> Result<()> {
+        if libvirt.runs_backup_jobs(accel)? { Ok(()) } else { Err(SnapshotError::NoBackupJobs.into()) }
+    }
+
+    fn take(&self, request: &Request<'_>) -> Result<Taken> {
+        let &Request { machine, chosen, dir, cycle, limit, .. } = request;
+        let suffix = format!("backup-{cycle}");
+        let snapshot: Vec<_> = chosen.iter().map(|drive| overlay(dir, &drive.target, &suffix)).collect();
+        let job = Job::begin(machine.domain(), &snapshot, limit)?;
+        Ok(Taken { snapshot, live: chosen.to_vec(), completion: Completion::of(job) })
+    }
+}
+
+/// A job that libvirt runs. Dropping it aborts it; libvirt then removes its files.
+#[derive(Debug)]
+struct Job {
+    domain: Domain,
+    /// A disk of the domain.
+    disk: String,
+    limit: Duration,
+    deadline: Instant,
+    state: Mutex<State>,
+    _subscription: JobSubscription,
+}
+
+#[derive(Debug)]
+struct State {
+    events: Receiver<GuestEvent>,
+    /// Once it has ended; an error is libvirt's reason.
+    outcome: Option<Result<(), String>>,
+}
+
+impl Job {
+    /// Begins to copy the disks into these files. What is copied is fixed when this returns.
+    fn begin(domain: &Domain, targets: &[Drive], limit: Duration) -> Result<Self> {
+        let disks: String = targets
+            .iter()
+            .map(|Drive { target, file }| {
+                let (name, file) = (escape_xml(target), escape_xml(&file.to_string_lossy()));
+                format!(
+                    "<disk name='{name}' backup='yes' type='file'><driver type='qcow2'/><target file='{file}'/></disk>"
+                )
+            })
+            .collect();
+        let xml = format!("<domainbackup mode='push'><disks>{disks}</disks></domainbackup>");
+        let (sender, events) = channel();
+        // First, so that its end is not missed.
+        let subscription = host::subscribe_to_job(domain, &sender)
+            .and_then(|subscription| host::backup_begin(domain, &xml).map(|()| subscription))
+            .map_err(Error::libvirt("begin a backup job"))?;
+        Ok(Self {
+            domain: domain.clone(),
+            disk: targets.first().map_or_else(String::new, |drive| drive.target.clone()),
+            limit,
+            deadline: Instant::now() + limit,
+            state: Mutex::new(State { events, outcome: None }),
+            _subscription: subscription,
+        })
+    }
+
+    /// How it ended.
+    fn outcome(&self) -> Result<Result<(), String>> {
+        let stats = self
+            .domain
+            .job_stats(sys::VIR_DOMAIN_JOB_STATS_COMPLETED)
+            .map_err(Error::libvirt("report how a backup job ended"))?;
+        if stats.r#type != sys::VIR_DOMAIN_JOB_COMPLETED as i32 {
+            return Ok(Err(stats.error_message.unwrap_or_else(|| "it was cancelled".to_owned())));
+        }
+        // The event comes before QEMU has closed the files. libvirt answers this only afterwards.
+        self.domain.block_stats(&self.disk).map_err(Error::libvirt("end a backup job"))?;
+        Ok(Ok(()))
+    }
+}
+
+impl Copying for Job {
+    fn wait(&self) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.outcome.is_none() {
+            interrupt::receive(&state.events, self.deadline)?
+                .ok_or(SnapshotError::CopyUnfinished(self.limit))?;
+            state.outcome = Some(self.outcome()?);
+        }
+        match &state.outcome {
+            Some(Err(reason)) => Err(SnapshotError::CopyFailed(reason.clone()).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.outcome.is_none() {
+            // It may have ended with its guest.
+            let _ = host::abort_job(&self.domain);
+        }
+    }
+}
