@@ -1,54 +1,48 @@
 //! Access to a guest's server: accounts and schemas, created by its root, and a relay from the host
 //! to the server's own socket.
 
-use std::time::Duration;
-
-use contract::image::Database;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-use tokio::runtime::Runtime;
 
-use crate::database::{Access, Connection, Target, dialect};
+use crate::database::{Access, Connection, Target};
 use crate::error::{Error, LoadError, Result};
 use crate::guest::Machine;
-use crate::names::Names;
+use crate::session::Session;
 
 /// Ports below the range from which Linux picks ephemeral ports.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// Creates the schemas and accounts on the first guest's server, and opens every door to it.
-pub fn grant(machine: &Machine, database: Database, names: Names, limit: Duration) -> Result<Target> {
-    let dialect = dialect(database);
-    let statements = format!("{}{}", dialect.grant(&names), dialect.socket());
+pub fn grant(session: &Session<'_>, machine: &Machine) -> Result<Target> {
+    let Session { plan, names, .. } = session;
+    let dialect = session.dialect();
+    let statements = format!("{}{}", dialect.grant(names), dialect.socket());
     let port = ChaCha20Rng::from_os_rng().random_range(PORTS);
     let line = OPEN.replace("PORT", &port.to_string()).replace("CLIENT", dialect.root_client());
-    let granted = machine.agent().script(&line, statements.as_bytes(), limit);
+    let granted = machine.agent().script(&line, statements.as_bytes(), plan.limits.agent);
     granted.map_err(|error| Error::AccessDenied(Box::new(error)))?;
-    Ok(Target::new(database, names, machine.sql_address()?, machine.forward(port)?))
+    let (network, socket) = (machine.sql_address()?, machine.forward(port)?);
+    Ok(Target::new(plan.image.server.database, names.clone(), network, socket))
 }
 
 /// Creates an account on a restored server, which may have lost every account of the first one, and
 /// connects to it.
-pub fn connect_observer(
-    machine: &Machine,
-    runtime: &Runtime,
-    database: Database,
-    names: &Names,
-    limit: Duration,
-) -> Result<Connection> {
-    let dialect = dialect(database);
+pub fn connect_observer(session: &Session<'_>, machine: &Machine) -> Result<Connection> {
+    let Session { plan, names, runtime, .. } = session;
+    let (dialect, limit) = (session.dialect(), plan.limits.agent);
     machine.agent().script(dialect.root_client(), dialect.grant_observer(names).as_bytes(), limit)?;
-    let access = Access::new(database, machine.sql_address()?, &names.observer);
+    let access = Access::new(plan.image.server.database, machine.sql_address()?, &names.observer);
     runtime.block_on(access.connect_with_retries(limit)).map_err(Error::sql("let the observer in"))
 }
 
 /// Fails when the server's data directory has no room for `data_mib` of data and the changes made
 /// to it.
-pub fn check_room(machine: &Machine, database: Database, data_mib: u32, limit: Duration) -> Result<()> {
+pub fn check_room(session: &Session<'_>, machine: &Machine) -> Result<()> {
+    let (data_mib, limit) = (session.plan.load.data_mib, session.plan.limits.agent);
     if data_mib == 0 {
         return Ok(());
     }
-    let dialect = dialect(database);
+    let dialect = session.dialect();
     let line = FREE.replace("CLIENT", dialect.root_client());
     let free = machine.agent().script(&line, dialect.data_directory().as_bytes(), limit)?;
     let free_mib = String::from_utf8_lossy(&free).trim().parse::<u64>().unwrap_or(0) / 1024;

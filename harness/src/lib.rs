@@ -22,6 +22,7 @@ pub mod access;
 pub mod database;
 pub mod directories;
 pub mod names;
+pub mod session;
 
 pub mod load;
 pub mod quiesce;

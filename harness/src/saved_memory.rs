@@ -24,16 +24,15 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use contract::plan::{Accel, Plan};
 use procfs::{CpuInfo, Current as _};
 use sha2::{Digest, Sha256};
-use tokio::runtime::Runtime;
 
-use crate::database::Access;
 use crate::error::{Error, Result, SavedMemoryError};
-use crate::guest::{Drive, EMULATOR, Machine, Spec, Transcript, escape_xml};
-use crate::host::{Libvirt, capabilities};
+use crate::guest::{Drive, EMULATOR, Machine, Spec, escape_xml};
+use crate::host::capabilities;
 use crate::interrupt;
 use crate::load::heartbeat;
 use crate::overlay;
 use crate::restore;
+use crate::session::Session;
 
 /// Part of every key: raise it when a change here makes old states unusable.
 const VERSION: u32 = 3;
@@ -120,16 +119,10 @@ pub enum MemoryOrigin {
 type Paths = BTreeMap<String, PathBuf>;
 
 impl SavedGuest {
-    /// The saved guest of this plan's image in this role, created now if there is none. `root` is
-    /// the trial's directory for sockets. On an error the caller can still boot.
-    pub fn of(
-        libvirt: &Libvirt,
-        runtime: &Runtime,
-        plan: &Plan,
-        role: GuestRole,
-        root: &Path,
-        transcript: &Transcript,
-    ) -> Result<(Self, MemoryOrigin)> {
+    /// The saved guest of this plan's image in this role, created now if there is none. On an error
+    /// the caller can still boot.
+    pub fn of(session: &Session<'_>, role: GuestRole) -> Result<(Self, MemoryOrigin)> {
+        let plan = session.plan;
         let states = plan.image.dir.join("warm");
         fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
         let key = key(plan, role)?;
@@ -149,7 +142,7 @@ impl SavedGuest {
             fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
         }
         fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
-        make(libvirt, runtime, plan, role, &scratch, root, transcript)?;
+        make(session, role, &scratch)?;
         fs::rename(&scratch, &dir).map_err(Error::io("create", &dir))?;
         let made = Self::read(role, &dir)?.ok_or(SavedMemoryError::Gone(dir))?;
         Ok((made, MemoryOrigin::Made(begin.elapsed())))
@@ -173,16 +166,10 @@ impl SavedGuest {
         overlays(plan, &self.dir)
     }
 
-    /// Starts a guest from the saved memory, with the files of `spec`, in the libvirt under `root`.
-    /// Its server answers at once; call [`wake`] before anything else is done with the guest.
-    pub fn start(
-        &self,
-        libvirt: &Libvirt,
-        spec: &Spec,
-        plan: &Plan,
-        root: &Path,
-        transcript: &Transcript,
-    ) -> Result<Machine> {
+    /// Starts a guest from the saved memory, with the files of `spec`. Its server answers at once;
+    /// call [`wake`] before anything else is done with the guest.
+    pub fn start(&self, session: &Session<'_>, spec: &Spec) -> Result<Machine> {
+        let Session { plan, libvirt, root, transcript, .. } = session;
         copy_files(&self.dir.join(CAPABILITIES), &capabilities(root))?;
         let saved = self.dir.join(XML);
         let mut xml = fs::read_to_string(&saved).map_err(Error::io("read", &saved))?;
@@ -213,15 +200,8 @@ pub fn wake(machine: &Machine, limit: Duration) -> Result<()> {
 }
 
 /// Boots the image, waits until its server answers, and saves the guest in `scratch`.
-fn make(
-    libvirt: &Libvirt,
-    runtime: &Runtime,
-    plan: &Plan,
-    role: GuestRole,
-    scratch: &Path,
-    root: &Path,
-    transcript: &Transcript,
-) -> Result<()> {
+fn make(session: &Session<'_>, role: GuestRole, scratch: &Path) -> Result<()> {
+    let Session { plan, libvirt, root, .. } = session;
     let Plan { image, limits, .. } = plan;
     let drives = overlay::over_image(scratch, "warm", image)?;
     let exchange = scratch.join("exchange.raw");
@@ -231,11 +211,8 @@ fn make(
         console: scratch.join("console.log"),
         ..role.spec(plan, drives, &exchange, root)
     };
-    let (mut machine, _) = Machine::boot(libvirt, &spec, role.name(), transcript, limits.boot, limits.agent)?;
-    let access = Access::of_image(machine.sql_address()?, &image.server)?;
-    let unit = &image.server.unit;
-    runtime
-        .block_on(access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)))?;
+    let (mut machine, _) = session.boot(&spec, role.name())?;
+    session.wait_for_server(&mut machine)?;
     if role == GuestRole::Verifier {
         restore::prepare(&machine, plan)?;
     }

@@ -131,6 +131,9 @@ pub trait Dialect: Sync {
     /// position. Before anything else, because the answer is that of the last checkpoint.
     fn wal_end(&self) -> Option<&'static str>;
 
+    /// Asks whether the server still replays a log, while it answers already: a row if it does.
+    fn is_recovering(&self) -> Option<&'static str>;
+
     /// Lists the load's tables on disk: schema and name.
     fn list_tables(&self, names: &Names) -> String;
 

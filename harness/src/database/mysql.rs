@@ -409,6 +409,10 @@ SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_base
         None
     }
 
+    fn is_recovering(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The MEMORY tables are left out: they are not in the binary log.
     fn list_tables(&self, Names { load, second, .. }: &Names) -> String {
         format!(

@@ -331,6 +331,10 @@ SELECT 'data', 'pg_tblspc/' || oid FROM pg_tablespace WHERE pg_tablespace_locati
         Some("SELECT timeline_id, redo_lsn - '0/0'::pg_lsn FROM pg_control_checkpoint()")
     }
 
+    fn is_recovering(&self) -> Option<&'static str> {
+        Some("SELECT 1 WHERE pg_is_in_recovery()")
+    }
+
     fn list_tables(&self, Names { load, second, .. }: &Names) -> String {
         format!(
             "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \

@@ -3,27 +3,34 @@
 //!
 //! This does not show whether the snapshot boots, but saves the time of a boot.
 
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use contract::image::Server;
 use contract::plan::Plan;
-use tokio::runtime::Runtime;
 
+use super::{Restored, Restorer};
 use crate::access;
-use crate::database::{Access, Connection};
+use crate::database::{Access, SqlError};
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape_xml, quote_shell};
-use crate::names::Names;
 use crate::overlay;
+use crate::session::Session;
+
+/// Where the disks of a snapshot are mounted in the guest, as its root will see them.
+pub const ROOT: &str = "/run/freezeframe-attached";
+
+/// The pause before a server is asked again whether it has recovered.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A guest of the trial's image whose own server is stopped.
 #[derive(Debug)]
 pub struct Verifier<'a> {
-    plan: &'a Plan,
+    session: &'a Session<'a>,
     machine: Machine,
     access: Access,
-    /// The directory for overlays over the snapshots.
-    dir: PathBuf,
+    /// What the guest's root does to the disks before a server starts from them: a line for its
+    /// shell, and its input. They are mounted below [`ROOT`].
+    prelude: Option<(String, String)>,
     /// The XML elements of the attached disks.
     attached: Vec<String>,
     /// The number of snapshots so far, part of the names of disks and units.
@@ -32,14 +39,14 @@ pub struct Verifier<'a> {
 
 impl<'a> Verifier<'a> {
     /// A verifier from a running guest that was [prepared](prepare).
-    pub fn new(plan: &'a Plan, machine: Machine, dir: &Path) -> Result<Self> {
-        let access = Access::of_image(machine.sql_address()?, &plan.image.server)?;
-        Ok(Self { plan, machine, access, dir: dir.to_owned(), attached: Vec::new(), count: 0 })
+    pub fn new(session: &'a Session<'a>, machine: Machine) -> Result<Self> {
+        let access = Access::of_image(machine.sql_address()?, &session.plan.image.server)?;
+        Ok(Self { session, machine, access, prelude: None, attached: Vec::new(), count: 0 })
     }
 
-    /// The guest.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    /// Does this to the disks of every snapshot before a server starts from them.
+    pub fn with_prelude(self, line: String, input: String) -> Self {
+        Self { prelude: Some((line, input)), ..self }
     }
 
     /// Ends the guest as if its power were cut.
@@ -47,20 +54,45 @@ impl<'a> Verifier<'a> {
         self.machine.power_off()
     }
 
-    /// Attaches the snapshot's disks, mounts them and starts their server. Returns a connection to
-    /// it, and how it is set up.
-    ///
-    /// An error of the guest or its database says that the snapshot does not come up, which is a
-    /// fact about the backup. In any case [`Self::detach`] must be called before the next snapshot.
-    pub fn attach(
-        &mut self,
-        runtime: &Runtime,
-        names: &Names,
-        snapshot: &[Drive],
-    ) -> Result<(Connection, Server)> {
-        let Plan { image, limits, .. } = self.plan;
+    /// Waits until the server answers and has recovered: PostgreSQL answers while it still replays
+    /// its log.
+    fn wait_for_server(&mut self, unit: &str) -> Result<()> {
+        let Self { session, machine, access, .. } = self;
+        let limits = session.plan.limits;
+        session.runtime.block_on(async {
+            access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)).await?;
+            let Some(query) = session.dialect().is_recovering() else { return Ok(()) };
+            let mut conn = access.connect_within(limits.server, || Ok(())).await?;
+            let recovered = async {
+                while conn.query_first(query).await?.is_some() {
+                    machine.check_unit(unit, limits.agent).map_err(|e| SqlError::Lost(e.to_string()))?;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Ok(())
+            };
+            let ended = tokio::time::timeout(limits.server, recovered).await;
+            ended.unwrap_or(Err(SqlError::TimedOut)).map_err(Error::sql("end its recovery"))
+        })
+    }
+
+    /// The suffix of the names of the overlays over the current snapshot.
+    fn suffix(&self) -> String {
+        format!("attached-{}", self.count)
+    }
+
+    /// The unit of the current snapshot's server.
+    fn unit(&self) -> String {
+        format!("freezeframe-attached@{}.service", self.count)
+    }
+}
+
+impl Restorer for Verifier<'_> {
+    /// Attaches the snapshot's disks, mounts them and starts their server.
+    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+        let Session { plan, disks, .. } = self.session;
+        let Plan { image, limits, .. } = plan;
         self.count += 1;
-        let drives = overlay::over(&self.dir, &self.suffix(), snapshot)?;
+        let drives = overlay::over(disks, &self.suffix(), snapshot)?;
         let mut mounts = Vec::new();
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
             // The guest may still know a disk for some time after its removal, so the next one gets
@@ -81,43 +113,42 @@ impl<'a> Verifier<'a> {
         let unit = self.unit();
         let lines: String =
             mounts.iter().map(|(mount, disk)| format!("{disk} {}\n", mount.display())).collect();
-        let line = ATTACH.replace("UNIT", &unit).replace("NOT_THERE", &NOT_THERE.to_string());
-        let started = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
-        if started.code == Some(NOT_THERE) {
+        let start = START.replace("UNIT", &unit);
+        let mut line = MOUNT.replace("NOT_THERE", &NOT_THERE.to_string());
+        if self.prelude.is_none() {
+            line.push_str(&start);
+        }
+        let mounted = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
+        if mounted.code == Some(NOT_THERE) {
             return Err(self.machine.disks_not_visible());
         }
-        self.machine.agent().check(started, &line)?;
-        let answers =
-            self.access.wait_until_it_answers(limits.server, || self.machine.check_unit(&unit, limits.agent));
-        runtime.block_on(answers)?;
-        let conn =
-            access::connect_observer(&self.machine, runtime, image.server.database, names, limits.agent)?;
-        Ok((conn, Server { unit, ..image.server.clone() }))
+        self.machine.agent().check(mounted, &line)?;
+        if let Some((line, input)) = &self.prelude {
+            self.machine.agent().script(line, input.as_bytes(), limits.server)?;
+            self.machine.agent().script(&start, b"", limits.server)?;
+        }
+        self.wait_for_server(&unit)?;
+        let conn = access::connect_observer(self.session, &self.machine)?;
+        Ok(Restored { conn, server: Server { unit, ..image.server.clone() }, stalled: 0 })
+    }
+
+    fn machine(&self) -> Option<&Machine> {
+        Some(&self.machine)
     }
 
     /// Ends the server and detaches the disks.
-    pub fn detach(&mut self) -> Result<()> {
-        let limits = self.plan.limits;
+    fn release(&mut self) -> Result<()> {
+        let Session { plan, disks, .. } = self.session;
         let line = DETACH.replace("UNIT", &self.unit());
-        self.machine.agent().script(&line, b"", limits.server)?;
+        self.machine.agent().script(&line, b"", plan.limits.server)?;
         for xml in self.attached.drain(..) {
-            self.machine.detach(&xml, limits.agent)?;
+            self.machine.detach(&xml, plan.limits.agent)?;
         }
-        for disk in &self.plan.image.disks {
-            let overlay = overlay::overlay(&self.dir, &disk.target, &self.suffix());
+        for disk in &plan.image.disks {
+            let overlay = overlay::overlay(disks, &disk.target, &self.suffix());
             std::fs::remove_file(&overlay.file).map_err(Error::io("remove", &overlay.file))?;
         }
         Ok(())
-    }
-
-    /// The suffix of the names of the overlays over the current snapshot.
-    fn suffix(&self) -> String {
-        format!("attached-{}", self.count)
-    }
-
-    /// The unit of the current snapshot's server.
-    fn unit(&self) -> String {
-        format!("freezeframe-attached@{}.service", self.count)
     }
 }
 
@@ -155,7 +186,7 @@ systemctl daemon-reload
 
 /// Reads lines of target, kind and mount point. A disk appears a moment after it was attached, and
 /// its device node may still be that of a removed one: it is there when it can be opened.
-const ATTACH: &str = "set -e
+const MOUNT: &str = "set -e
 tries=0
 while read -r target fs mount; do
     while set -- /sys/bus/scsi/devices/*:0:\"$target\":0/block/*; ! true 2>/dev/null <\"/dev/${1##*/}\"; do
@@ -168,8 +199,9 @@ while read -r target fs mount; do
     [ \"$fs\" != xfs ] || options=nouuid
     mount -t \"$fs\" -o \"$options\" \"$disk\" \"/run/freezeframe-attached$mount\"
 done
-systemctl --no-block start 'UNIT'
 ";
+
+const START: &str = "systemctl --no-block start 'UNIT'";
 
 const DETACH: &str = "set -e
 systemctl stop 'UNIT'

@@ -1,46 +1,47 @@
 //! Restore by a boot: a new guest from the snapshot alone.
 
-use contract::plan::Plan;
-use tokio::runtime::Runtime;
-
+use super::{Restored, Restorer};
 use crate::access;
-use crate::database::{Access, Connection};
 use crate::error::Result;
-use crate::guest::{Machine, Spec, Transcript};
-use crate::host::Libvirt;
-use crate::names::Names;
+use crate::guest::{Drive, Machine, Spec};
+use crate::overlay;
+use crate::session::Session;
 
-/// A restored guest whose server answers.
+/// The role of the guest, and part of the names of its files.
+const ROLE: &str = "restored";
+
+/// Boots a guest for each snapshot, from overlays over its disks. The first guest must be gone: the
+/// two share a machine id.
 #[derive(Debug)]
-pub struct Booted {
-    /// The guest.
-    pub machine: Machine,
-    /// A connection to its server.
-    pub conn: Connection,
-    /// How many times its kernel stalled before it found its disks.
-    pub stalled: u32,
+pub struct Boot<'a> {
+    session: &'a Session<'a>,
+    machine: Option<Machine>,
 }
 
-/// Boots a guest from overlays over the snapshot's disks and waits until its server answers. The
-/// first guest must be gone: the two share a machine id.
-///
-/// An error of the guest or its database says that the snapshot does not come up, which is a fact
-/// about the backup.
-pub fn boot(
-    libvirt: &Libvirt,
-    runtime: &Runtime,
-    plan: &Plan,
-    names: &Names,
-    spec: &Spec,
-    transcript: &Transcript,
-) -> Result<Booted> {
-    let (mut machine, stalled) =
-        Machine::boot(libvirt, spec, "restored", transcript, plan.limits.boot, plan.limits.agent)?;
-    let Plan { image, limits, .. } = plan;
-    let access = Access::of_image(machine.sql_address()?, &image.server)?;
-    let unit = &image.server.unit;
-    runtime
-        .block_on(access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)))?;
-    let conn = access::connect_observer(&machine, runtime, image.server.database, names, limits.agent)?;
-    Ok(Booted { machine, conn, stalled })
+impl<'a> Boot<'a> {
+    /// None is booted yet.
+    pub fn new(session: &'a Session<'a>) -> Self {
+        Self { session, machine: None }
+    }
+}
+
+impl Restorer for Boot<'_> {
+    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+        let Session { plan, disks, exchange, root, .. } = self.session;
+        let drives = overlay::over(disks, ROLE, snapshot)?;
+        let spec = Spec { exchange: Some(exchange.clone()), ..Spec::of(plan, ROLE, drives, root) };
+        let (mut machine, stalled) = self.session.boot(&spec, ROLE)?;
+        self.session.wait_for_server(&mut machine)?;
+        let conn = access::connect_observer(self.session, &machine)?;
+        self.machine = Some(machine);
+        Ok(Restored { conn, server: plan.image.server.clone(), stalled })
+    }
+
+    fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.machine.take().map_or(Ok(()), Machine::power_off)
+    }
 }

@@ -13,32 +13,28 @@ use std::time::{Duration, Instant};
 
 use contract::binlog::Position;
 use contract::events::{self, BOOTED_INSTEAD, Stage};
-use contract::history::{Entry, Mark, Setup};
-use contract::image::Server;
+use contract::history::{Entry, Mark, Quiescence, Setup};
 use contract::observation::{self, Record, ServerState};
 use contract::plan::{Plan, Start};
 use contract::scenario::{Point, Restore};
-use tokio::runtime::Runtime;
 use tracing::Span;
 
 use super::progress::{Progress, seconds};
 use crate::access;
 use crate::clock;
-use crate::database::{Access, Connection, TCP_ADMIN, Target};
+use crate::database::{Connection, TCP_ADMIN, Target};
 use crate::directories::{self, Directories};
 use crate::error::{Error, LoadError, Result};
-use crate::guest::{Drive, Machine, Spec, Transcript};
-use crate::history_log::HistoryLog;
-use crate::host::Libvirt;
+use crate::guest::{Drive, Machine};
 use crate::interrupt;
 use crate::load::{Load, heartbeat};
-use crate::names::Names;
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
 use crate::quiesce::{self, BackupModeWitness, FreezeWindow, OpenError, Probes};
-use crate::restore::{self, Verifier};
+use crate::restore::{self, Restored, Restorer, Verifier};
 use crate::roll_forward;
 use crate::saved_memory::{self, GuestRole, MemoryOrigin, SavedGuest};
+use crate::session::Session;
 use crate::snapshot;
 
 /// The least time for which the guest is held: time for a lock that does not last to be lost, and
@@ -57,23 +53,13 @@ const POWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running trial: what its stages share.
 struct Trial<'a> {
-    plan: &'a Plan,
+    session: Session<'a>,
     /// The trial's span, for threads that outlive the stage that starts them.
     span: Span,
-    names: Names,
     /// Known once the load has started.
     written: OnceLock<Written>,
-    runtime: Runtime,
-    libvirt: Libvirt,
-    history: HistoryLog,
-    transcript: Transcript,
-    disks: PathBuf,
     /// Where raw disks are copied to.
     scratch: Mutex<PathBuf>,
-    /// A short-lived directory with a short path.
-    root: PathBuf,
-    /// The exchange disk.
-    exchange: PathBuf,
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
@@ -153,11 +139,13 @@ struct TakenSnapshot<'scope> {
 /// and the position that a hook recorded.
 type Inspection<'scope> = ScopedJoinHandle<'scope, Result<(ObservationLog, Option<Position>)>>;
 
-/// A snapshot that is attached to the verifier.
-struct Attached {
+/// A snapshot whose raw disks were inspected.
+struct Observed {
     out: ObservationLog,
-    /// A connection to its server, and how that server is set up; `None` when it does not come up.
-    server: Option<(Connection, Server)>,
+    /// The position in the binary log that a hook recorded.
+    position: Option<Position>,
+    /// Its server; `None` when it does not come up.
+    server: Option<Restored>,
 }
 
 /// The result of the stages up to the last thaw.
@@ -171,48 +159,19 @@ struct Backup<'scope> {
 
 impl<'a> Trial<'a> {
     fn prepare(plan: &'a Plan, root: &Path, span: Span) -> Result<Self> {
-        let disks = plan.dir.join("disks");
-        for dir in [&disks, &plan.dir.join("guest")] {
-            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        }
-        let libvirt = match &plan.connect {
-            None => Libvirt::embedded(root)?,
-            Some(uri) => Libvirt::connect(uri)?,
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(Error::Runtime)?;
-        snapshot::probe(plan.snapshot.method, &libvirt, plan.accel, &disks)?;
-        let exchange = disks.join("exchange.raw");
-        roll_forward::create_exchange(&exchange)?;
-        Ok(Self {
-            plan,
-            span,
-            names: Names::random(),
-            written: OnceLock::new(),
-            root: root.to_owned(),
-            exchange,
-            runtime,
-            libvirt,
-            history: HistoryLog::create(&plan.dir.join("history.jsonl"))?,
-            transcript: Transcript::create(&plan.dir.join("agent.jsonl"))?,
-            scratch: Mutex::new(disks.clone()),
-            disks,
-        })
+        let session = Session::create(plan, root)?;
+        snapshot::probe(plan.snapshot.method, &session.libvirt, plan.accel, &session.disks)?;
+        roll_forward::create_exchange(&session.exchange)?;
+        let scratch = Mutex::new(session.disks.clone());
+        Ok(Self { session, span, written: OnceLock::new(), scratch })
     }
 
     /// Starts the first guest and waits only until its server answers.
     fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
-        let Plan { image, limits, .. } = self.plan;
         let mut started = self.start(GuestRole::Source)?;
         started.notes.iter().try_for_each(|note| progress.note(note))?;
         let machine = &mut started.machine;
-        let access = Access::of_image(machine.sql_address()?, &image.server)?;
-        let unit = &image.server.unit;
-        let wait = access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent));
-        if let Err(error) = self.runtime.block_on(wait) {
+        if let Err(error) = self.session.wait_for_server(machine) {
             // The guest's journal says why it does not serve.
             let _ = self.keep_logs(machine, "source");
             return Err(error);
@@ -222,19 +181,19 @@ impl<'a> Trial<'a> {
 
     /// Prepares the first guest with everything that a trial needs besides its server.
     fn prepare_guest(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
-        let Plan { image, limits, .. } = self.plan;
+        let Plan { image, limits, .. } = self.session.plan;
         let (mut machine, drives) = self.wake(started)?;
-        let xml = self.plan.dir.join("domain.xml");
+        let xml = self.session.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
-        quiesce::install_hook(&mut machine, self.plan)?;
-        let target = access::grant(&machine, image.server.database, self.names.clone(), limits.agent)?;
-        self.runtime.block_on(target.log_in_once(limits.statement))?;
-        let sockets = heartbeat::sockets(image, &self.root);
+        quiesce::install_hook(&mut machine, self.session.plan)?;
+        let target = access::grant(&self.session, &machine)?;
+        self.session.runtime.block_on(target.log_in_once(limits.statement))?;
+        let sockets = heartbeat::sockets(image, &self.session.root);
         let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
         self.inject_faults(Point::AfterBoot, &machine)?;
         let agent = machine.agent();
         let facts = quiesce::inspect(agent, || directories::find(agent, image, limits.agent))?;
-        progress.note(&format!("hook {}", self.plan.hook.name()))?;
+        progress.note(&format!("hook {}", self.session.plan.hook.name()))?;
         Ok((
             Source { machine, drives, target, facts, heartbeats, agent_lost: Cell::new(false) },
             String::new(),
@@ -244,14 +203,14 @@ impl<'a> Trial<'a> {
     /// Brings a guest from a saved memory up to date.
     fn wake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
         if saved {
-            saved_memory::wake(&machine, self.plan.limits.agent)?;
+            saved_memory::wake(&machine, self.session.plan.limits.agent)?;
         }
         Ok((machine, drives))
     }
 
     /// Starts a guest from a saved memory if possible, otherwise by a boot.
     fn start(&self, role: GuestRole) -> Result<Started> {
-        let Plan { image, limits, .. } = self.plan;
+        let Session { plan, disks, exchange, root, .. } = &self.session;
         let mut notes = Vec::new();
         match self.start_from_memory(role) {
             Ok(Some((machine, drives, origin))) => {
@@ -262,24 +221,23 @@ impl<'a> Trial<'a> {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => notes.push(format!("{BOOTED_INSTEAD}: {error}")),
         }
-        let drives = overlay::over_image(&self.disks, role.name(), image)?;
-        let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
-        let (machine, stalled) =
-            Machine::boot(&self.libvirt, &spec, role.name(), &self.transcript, limits.boot, limits.agent)?;
+        let drives = overlay::over_image(disks, role.name(), &plan.image)?;
+        let spec = role.spec(plan, drives.clone(), exchange, root);
+        let (machine, stalled) = self.session.boot(&spec, role.name())?;
         notes.extend(stalls(stalled));
         Ok(Started { machine, drives, saved: false, notes })
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
     fn start_from_memory(&self, role: GuestRole) -> Result<Option<(Machine, Vec<Drive>, MemoryOrigin)>> {
-        if self.plan.start == Start::Cold {
+        if self.session.plan.start == Start::Cold {
             return Ok(None);
         }
-        let (saved, origin) =
-            SavedGuest::of(&self.libvirt, &self.runtime, self.plan, role, &self.root, &self.transcript)?;
-        let drives = overlay::over(&self.disks, role.name(), &saved.disks(self.plan))?;
-        let spec = role.spec(self.plan, drives.clone(), &self.exchange, &self.root);
-        let machine = saved.start(&self.libvirt, &spec, self.plan, &self.root, &self.transcript)?;
+        let Session { plan, disks, exchange, root, .. } = &self.session;
+        let (saved, origin) = SavedGuest::of(&self.session, role)?;
+        let drives = overlay::over(disks, role.name(), &saved.disks(plan))?;
+        let spec = role.spec(plan, drives.clone(), exchange, root);
+        let machine = saved.start(&self.session, &spec)?;
         Ok(Some((machine, drives, origin)))
     }
 
@@ -287,11 +245,11 @@ impl<'a> Trial<'a> {
     fn start_verifier(&self) -> Result<(Verifier<'_>, Vec<String>)> {
         let mut started = self.start(GuestRole::Verifier)?;
         if !started.saved {
-            restore::prepare(&started.machine, self.plan)?;
+            restore::prepare(&started.machine, self.session.plan)?;
         }
         let notes = std::mem::take(&mut started.notes);
         let (machine, _) = self.wake(started)?;
-        Ok((Verifier::new(self.plan, machine, &self.disks)?, notes))
+        Ok((Verifier::new(&self.session, machine)?, notes))
     }
 
     /// Runs from the load's first write to the last freeze: leaves a running load, and a snapshot
@@ -306,9 +264,9 @@ impl<'a> Trial<'a> {
         let (load, starting) = progress.stage(Stage::Load, |_| {
             let load = self.start_load(source)?;
             // Its start costs no time while the load runs.
-            let starting = (self.plan.restore != Restore::Boot)
+            let starting = (self.session.plan.restore != Restore::Boot)
                 .then(|| scope.spawn(|| self.span.in_scope(|| self.start_verifier())));
-            interrupt::pass(Duration::from_secs_f64(self.plan.load.seconds))?;
+            interrupt::pass(Duration::from_secs_f64(self.session.plan.load.seconds))?;
             Ok(((load, starting), String::new()))
         })?;
         let mut verifier = match starting {
@@ -321,14 +279,14 @@ impl<'a> Trial<'a> {
         };
         let mut snapshots = Vec::new();
         let mut drives = source.drives.clone();
-        for cycle in 1..=self.plan.snapshot.cycles {
-            if self.plan.snapshot.cycles > 1 {
-                progress.begin_cycle(cycle, self.plan.snapshot.cycles);
+        for cycle in 1..=self.session.plan.snapshot.cycles {
+            if self.session.plan.snapshot.cycles > 1 {
+                progress.begin_cycle(cycle, self.session.plan.snapshot.cycles);
             }
             if cycle > 1 {
-                self.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
+                self.session.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
-            let taken = if self.plan.freeze {
+            let taken = if self.session.plan.freeze {
                 self.quiesced_snapshot(progress, source, &load, &mut drives, cycle, scope)?
             } else {
                 progress.stage(Stage::Load, |_| Ok(((), self.make_ready(&source.machine, &load, cycle)?)))?;
@@ -341,13 +299,13 @@ impl<'a> Trial<'a> {
                 Ok(resumed)
             })?;
             match (&mut verifier, taken) {
-                (Some(verifier), Some(snapshot)) if cycle < self.plan.snapshot.cycles => {
+                (Some(verifier), Some(snapshot)) if cycle < self.session.plan.snapshot.cycles => {
                     let below = snapshot.drives.clone();
                     load.rest_during(|| self.attach_and_observe(progress, verifier, snapshot))?;
                     // The first of the trial's own overlays stays: all trials share the files below
                     // it.
                     if below != source.drives {
-                        let Plan { snapshot, limits, .. } = self.plan;
+                        let Plan { snapshot, limits, .. } = self.session.plan;
                         snapshot::discard(snapshot.method, &mut source.machine, &below, limits)?;
                     }
                 }
@@ -362,9 +320,10 @@ impl<'a> Trial<'a> {
     /// Returns the state that a roll-forward must reach; nothing when none is possible, as without
     /// a snapshot.
     fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
-        let ended = load.stop(&self.runtime, self.plan.limits.agent).and_then(|()| {
-            self.history.finish()?;
-            let compared = answers && self.plan.freeze && self.plan.restore != Restore::Attach;
+        let ended = load.stop(&self.session.runtime, self.session.plan.limits.agent).and_then(|()| {
+            self.session.history.finish()?;
+            let compared =
+                answers && self.session.plan.freeze && self.session.plan.restore != Restore::Attach;
             if compared { self.live_state(&source) } else { Ok(vec![]) }
         });
         let kept = self.keep_logs(&source.machine, "source");
@@ -378,20 +337,20 @@ impl<'a> Trial<'a> {
 
     /// Starts the load.
     fn start_load(&self, source: &mut Source) -> Result<Load> {
-        let Plan { load, seed, limits, .. } = self.plan;
+        let Plan { load, seed, limits, .. } = self.session.plan;
         let Source { machine, drives, target, facts, .. } = source;
-        access::check_room(machine, target.database, load.data_mib, limits.agent)?;
+        access::check_room(&self.session, machine)?;
         let running = Load::start(
-            &self.runtime,
+            &self.session.runtime,
             target,
             load,
             *seed,
             limits.statement,
-            &self.history,
+            &self.session.history,
             drives.iter().map(|drive| drive.target.clone()).collect(),
             std::mem::take(&mut source.heartbeats),
         )?;
-        facts.write(&self.history)?;
+        facts.write(&self.session.history)?;
         // The load starts once.
         let _ = self
             .written
@@ -419,14 +378,16 @@ impl<'a> Trial<'a> {
     ) -> Result<Option<TakenSnapshot<'scope>>> {
         let Source { machine, target, .. } = source;
         let (probes, mut witness) = progress.stage(Stage::Load, |_| {
-            let limit = self.plan.limits.statement;
-            let probes = Probes::connect(&self.runtime, target, cycle, limit)?;
+            let limit = self.session.plan.limits.statement;
+            let probes = Probes::connect(&self.session.runtime, target, cycle, limit)?;
             let ready = self.make_ready(machine, load, cycle)?;
-            let witness = BackupModeWitness::connect(&self.runtime, target, &self.history, limit)?;
+            let witness =
+                BackupModeWitness::connect(&self.session.runtime, target, &self.session.history, limit)?;
             Ok(((probes, witness), ready))
         })?;
         let window = progress.stage(Stage::Freeze, |_| {
-            match FreezeWindow::open(machine.agent().clone(), self.plan.limits, &self.history) {
+            match FreezeWindow::open(machine.agent().clone(), self.session.plan.limits, &self.session.history)
+            {
                 Ok(window) => Ok((Some(window), String::new())),
                 Err(OpenError::Refused(error)) => Ok((None, format!("refused: {error}"))),
                 Err(OpenError::Stopped(error)) => Err(error),
@@ -435,28 +396,28 @@ impl<'a> Trial<'a> {
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
         self.count_writes(machine, drives)?;
-        witness.as_mut().map(|witness| witness.ask(&self.runtime)).transpose()?;
-        let mut sent = probes.send(&self.runtime);
-        sent.settle(&self.runtime);
+        witness.as_mut().map(|witness| witness.ask(&self.session.runtime)).transpose()?;
+        let mut sent = probes.send(&self.session.runtime);
+        sent.settle(&self.session.runtime);
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
         let probes = progress.stage(Stage::Hold, |_| {
             // Each step here has a time limit, and the window's guard has one for all of them.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
-            sent.send_again(&self.runtime);
-            witness.as_mut().map(|witness| witness.ask(&self.runtime)).transpose()?;
-            Ok((sent.results(&self.runtime), String::new()))
+            sent.send_again(&self.session.runtime);
+            witness.as_mut().map(|witness| witness.ask(&self.session.runtime)).transpose()?;
+            Ok((sent.results(&self.session.runtime), String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A reported failure is a fact for the judge; the window makes sure that the guest is
             // thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
-            probes.into_iter().try_for_each(|probe| self.history.write(&Entry::Probe(probe)))?;
+            probes.into_iter().try_for_each(|probe| self.session.history.write(&Entry::Probe(probe)))?;
             if let Some(witness) = witness.take().filter(|_| !source.agent_lost.get()) {
-                let Plan { image, limits, .. } = self.plan;
-                witness.read(&self.runtime, machine.agent(), &image.server.unit, limits.agent)?;
+                let Plan { image, limits, .. } = self.session.plan;
+                witness.read(&self.session.runtime, machine.agent(), &image.server.unit, limits.agent)?;
             }
             Ok(((), detail))
         })?;
@@ -478,7 +439,7 @@ impl<'a> Trial<'a> {
         for Drive { target: disk, .. } in drives {
             let (writes, bytes) = machine.written(disk)?;
             let t = clock::now();
-            self.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
+            self.session.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
         }
         Ok(())
     }
@@ -492,10 +453,10 @@ impl<'a> Trial<'a> {
         cycle: u32,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<(TakenSnapshot<'scope>, String)> {
-        let Plan { snapshot, limits, .. } = self.plan;
-        self.history.mark(Mark::SnapBegin, "")?;
-        let taken = snapshot::take(*snapshot, &source.machine, drives, &self.disks, cycle, limits)?;
-        self.history.mark(Mark::SnapEnd, "")?;
+        let Plan { snapshot, limits, .. } = self.session.plan;
+        self.session.history.mark(Mark::SnapBegin, "")?;
+        let taken = snapshot::take(*snapshot, &source.machine, drives, &self.session.disks, cycle, limits)?;
+        self.session.history.mark(Mark::SnapEnd, "")?;
         *drives = taken.live;
         let (snapshot, completion) = (taken.snapshot, taken.completion);
         let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
@@ -512,9 +473,9 @@ impl<'a> Trial<'a> {
         mut out: ObservationLog,
     ) -> Result<(ObservationLog, Option<Position>)> {
         let layout = observe::SnapshotLayout {
-            image: &self.plan.image,
+            image: &self.session.plan.image,
             directories: &self.written()?.directories,
-            names: &self.names,
+            names: &self.session.names,
         };
         // One snapshot at a time, because each inspection copies the disks.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -527,10 +488,10 @@ impl<'a> Trial<'a> {
     fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
         load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
         self.inject_faults(Point::AfterThaw, &source.machine)?;
-        let attached = match self.plan.restore {
+        let attached = match self.session.plan.restore {
             Restore::Boot => false,
             Restore::Attach => true,
-            Restore::AttachAndBoot => cycle < self.plan.snapshot.cycles,
+            Restore::AttachAndBoot => cycle < self.session.plan.snapshot.cycles,
         };
         if !attached {
             // Otherwise the load continues while the snapshot is observed.
@@ -539,72 +500,63 @@ impl<'a> Trial<'a> {
         Ok(((), String::new()))
     }
 
-    /// Keeps the binary logs of the source and what its tables hold now that
+    /// Keeps the logs of the source and what its tables hold now that
     /// the load has stopped. Nothing when its hook recorded no position.
     fn live_state(&self, source: &Source) -> Result<Vec<Record>> {
-        let Plan { image, limits, .. } = self.plan;
-        if !roll_forward::save_binlogs(&source.machine, &image.server, limits.agent)? {
+        if !roll_forward::save_logs(&self.session, &source.machine)? {
             return Ok(vec![]);
         }
-        self.runtime.block_on(async {
+        let limits = self.session.plan.limits;
+        self.session.runtime.block_on(async {
             let connected = source.target.door(TCP_ADMIN).connect_with_retries(limits.statement).await;
             let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
             observe::state(&mut conn, self.expected()?, ServerState::Live).await
         })
     }
 
-    /// Boots the snapshot, observes it, and ends the guest.
+    /// Boots the snapshot, observes it, rolls it forward to the `live` state, and ends the guest.
     fn boot_and_observe(
         &self,
         progress: &mut Progress,
         snapshot: TakenSnapshot<'_>,
         live: &[Record],
     ) -> Result<()> {
-        let Plan { image, limits, .. } = self.plan;
-        let (mut out, position, booted) = progress.stage(Stage::Restore, |progress| {
-            let (out, position, booted) = restored(snapshot, |drives| {
-                let drives = overlay::over(&self.disks, "restored", drives)?;
-                let spec = Spec {
-                    exchange: Some(self.exchange.clone()),
-                    ..Spec::of(self.plan, "restored", drives, &self.root)
-                };
-                restore::boot(&self.libvirt, &self.runtime, self.plan, &self.names, &spec, &self.transcript)
-            })?;
-            if let Some(note) = booted.as_ref().and_then(|booted| stalls(booted.stalled)) {
+        let drives = snapshot.drives.clone();
+        let mut restorer = restore::Boot::new(&self.session);
+        let mut observed = progress.stage(Stage::Restore, |progress| {
+            let (observed, detail) = self.restore(&mut restorer, snapshot)?;
+            if let Some(note) = observed.server.as_ref().and_then(|restored| stalls(restored.stalled)) {
                 progress.note(&note)?;
             }
-            let detail = restore_detail(booted.as_ref());
-            Ok(((out, position, booted), detail))
+            Ok((observed, detail))
         })?;
         progress.stage(Stage::Observe, |_| {
-            if let Some(restore::Booted { machine, mut conn, .. }) = booted {
-                self.observe_server(&mut conn, &machine, &image.server, &mut out)?;
-                if let Some(position) = position.filter(|_| !live.is_empty()) {
-                    live.iter().try_for_each(|record| out.write(record))?;
-                    out.write(&roll_forward::replay(&machine, &position, limits.statement)?)?;
-                    let reached = observe::state(&mut conn, self.expected()?, ServerState::RolledForward);
-                    self.runtime.block_on(reached)?.iter().try_for_each(|record| out.write(record))?;
-                }
-                self.runtime.block_on(observe::memory(&mut conn, self.expected()?, &mut out))?;
-                self.keep_logs(&machine, "restored")?;
-                machine.power_off()?;
+            let replayed = !live.is_empty() && observed.server.is_some();
+            self.observe(&restorer, &mut observed, live)?;
+            if let Some(machine) = restorer.machine() {
+                self.keep_logs(machine, "restored")?;
             }
-            observe::complete(out)?;
+            restorer.release()?;
+            if replayed && self.session.dialect().quiescence() == Quiescence::BackupMode {
+                self.replay_wal(&drives, live, &mut observed.out)?;
+            }
+            observe::complete(observed.out)?;
             Ok(((), String::new()))
         })
     }
 
-    /// Attaches the snapshot to the verifier, observes it, and detaches it again.
+    /// Restores the snapshot, observes it, and gives it up again.
     fn attach_and_observe(
         &self,
         progress: &mut Progress,
         verifier: &mut Verifier<'_>,
         snapshot: TakenSnapshot<'_>,
     ) -> Result<()> {
-        let attached = progress.stage(Stage::Restore, |_| self.attach(verifier, snapshot))?;
+        let mut observed = progress.stage(Stage::Restore, |_| self.restore(verifier, snapshot))?;
         progress.stage(Stage::Observe, |_| {
-            self.observe_attached(verifier, attached)?;
-            verifier.detach()?;
+            self.observe(verifier, &mut observed, &[])?;
+            observe::complete(observed.out)?;
+            verifier.release()?;
             Ok(((), String::new()))
         })
     }
@@ -621,7 +573,7 @@ impl<'a> Trial<'a> {
         let attached = thread::scope(|scope| {
             let verifier = &mut *verifier;
             let attaching =
-                last.map(|last| scope.spawn(move || self.span.in_scope(|| self.attach(verifier, last))));
+                last.map(|last| scope.spawn(move || self.span.in_scope(|| self.restore(verifier, last))));
             stop(progress)?;
             attaching
                 .map(|attaching| {
@@ -632,52 +584,81 @@ impl<'a> Trial<'a> {
                 .transpose()
         })?;
         progress.stage(Stage::Observe, |_| {
-            if let Some(attached) = attached {
-                self.observe_attached(verifier, attached)?;
+            if let Some(mut observed) = attached {
+                self.observe(verifier, &mut observed, &[])?;
+                observe::complete(observed.out)?;
             }
-            self.keep_logs(verifier.machine(), "verifier")?;
+            verifier.machine().map_or(Ok(()), |machine| self.keep_logs(machine, "verifier"))?;
             Ok(((), String::new()))
         })
     }
 
-    /// Attaches the snapshot to the verifier.
-    fn attach(&self, verifier: &mut Verifier<'_>, snapshot: TakenSnapshot<'_>) -> Result<(Attached, String)> {
-        let (out, _, server) =
-            restored(snapshot, |drives| verifier.attach(&self.runtime, &self.names, drives))?;
-        let detail = restore_detail(server.as_ref());
-        Ok((Attached { out, server }, detail))
-    }
-
     /// Ends a verifier that is no longer needed, and keeps its logs.
     fn dismiss(&self, verifier: Verifier<'_>) -> Result<()> {
-        self.keep_logs(verifier.machine(), "verifier")?;
+        verifier.machine().map_or(Ok(()), |machine| self.keep_logs(machine, "verifier"))?;
         verifier.power_off()
     }
 
-    /// Writes down what the server on an attached snapshot holds.
-    fn observe_attached(
+    /// Restores a snapshot that is complete, and waits for the inspection of its raw disks.
+    fn restore(
         &self,
-        verifier: &Verifier<'_>,
-        Attached { mut out, server }: Attached,
-    ) -> Result<()> {
-        if let Some((mut conn, server)) = server {
-            self.observe_server(&mut conn, verifier.machine(), &server, &mut out)?;
-            self.runtime.block_on(observe::memory(&mut conn, self.expected()?, &mut out))?;
+        restorer: &mut dyn Restorer,
+        TakenSnapshot { drives, completion, inspection }: TakenSnapshot<'_>,
+    ) -> Result<(Observed, String)> {
+        let restored = completion.wait().and_then(|()| restorer.restore(&drives));
+        let (mut out, position) = inspection.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        match restored {
+            Ok(restored) => Ok((Observed { out, position, server: Some(restored) }, String::new())),
+            Err(error) if error.is_of_guest() => {
+                observe::server_failed(&error.to_string(), &mut out)?;
+                let detail = "the snapshot does not come up".to_owned();
+                Ok((Observed { out, position, server: None }, detail))
+            }
+            Err(error) => Err(error),
         }
-        observe::complete(out)
     }
 
-    /// Writes down what a restored server holds.
-    fn observe_server(
-        &self,
-        conn: &mut Connection,
-        machine: &Machine,
-        server: &Server,
-        out: &mut ObservationLog,
-    ) -> Result<()> {
-        let limit = self.plan.limits.agent;
-        let observed = observe::server(conn, machine.agent(), server, self.expected()?, limit, out);
-        self.runtime.block_on(observed)
+    /// Writes down what the server on a snapshot holds, and, where its binary logs lead to the
+    /// `live` state, what it holds then.
+    fn observe(&self, restorer: &dyn Restorer, observed: &mut Observed, live: &[Record]) -> Result<()> {
+        let Session { plan, runtime, .. } = &self.session;
+        let Observed { out, position, server } = observed;
+        let (Some(Restored { conn, server, .. }), Some(machine)) = (server, restorer.machine()) else {
+            return Ok(());
+        };
+        let expected = self.expected()?;
+        let limits = plan.limits;
+        runtime.block_on(observe::server(conn, machine.agent(), server, expected, limits.agent, out))?;
+        if let Some(position) = position.take().filter(|_| !live.is_empty()) {
+            live.iter().try_for_each(|record| out.write(record))?;
+            out.write(&roll_forward::binlog::replay(machine, &position, limits.statement)?)?;
+            self.observe_replayed(conn, out)?;
+        }
+        runtime.block_on(observe::memory(conn, expected, out))
+    }
+
+    /// Writes down what a server holds that has replayed its logs.
+    fn observe_replayed(&self, conn: &mut Connection, out: &mut ObservationLog) -> Result<()> {
+        let reached = observe::state(conn, self.expected()?, ServerState::RolledForward);
+        self.session.runtime.block_on(reached)?.iter().try_for_each(|record| Ok(out.write(record)?))
+    }
+
+    /// Replays the source's write-ahead log on the snapshot's disks in a guest of its own, and
+    /// writes down what they hold then.
+    fn replay_wal(&self, drives: &[Drive], live: &[Record], out: &mut ObservationLog) -> Result<()> {
+        live.iter().try_for_each(|record| out.write(record))?;
+        let (line, input) = roll_forward::wal::prelude(&self.session);
+        let mut verifier = self.start_verifier()?.0.with_prelude(line, input);
+        let record = |applied, detail| Record::RollForward { applied, detail };
+        match verifier.restore(drives) {
+            Ok(mut restored) => {
+                out.write(&record(true, String::new()))?;
+                self.observe_replayed(&mut restored.conn, out)?;
+            }
+            Err(error) if error.is_of_guest() => out.write(&record(false, error.to_string()))?,
+            Err(error) => return Err(error),
+        }
+        self.dismiss(verifier)
     }
 
     fn written(&self) -> Result<&Written> {
@@ -686,24 +667,24 @@ impl<'a> Trial<'a> {
 
     /// What a restored server should hold.
     fn expected(&self) -> Result<observe::Expected<'_>> {
-        let database = self.plan.image.server.database;
-        Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.names })
+        let database = self.session.plan.image.server.database;
+        Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.session.names })
     }
 
     /// The directory of a cycle's observation: a trial of one cycle has it beside its history.
     fn cycle_dir(&self, cycle: u32) -> Result<PathBuf> {
-        if self.plan.snapshot.cycles == 1 {
-            return Ok(self.plan.dir.clone());
+        if self.session.plan.snapshot.cycles == 1 {
+            return Ok(self.session.plan.dir.clone());
         }
-        let dir = judge::cycle_dir(&self.plan.dir, cycle);
+        let dir = judge::cycle_dir(&self.session.plan.dir, cycle);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         Ok(dir)
     }
 
     /// Runs the faults of this point.
     fn inject_faults(&self, point: Point, machine: &Machine) -> Result<()> {
-        for fault in self.plan.faults.iter().filter(|fault| fault.at == point) {
-            machine.agent().script(&fault.guest, b"", self.plan.limits.agent)?;
+        for fault in self.session.plan.faults.iter().filter(|fault| fault.at == point) {
+            machine.agent().script(&fault.guest, b"", self.session.plan.limits.agent)?;
         }
         Ok(())
     }
@@ -711,34 +692,10 @@ impl<'a> Trial<'a> {
     /// Keeps the guest's journal, which has the messages of the server, the agent and the hook.
     fn keep_logs(&self, machine: &Machine, guest: &str) -> Result<()> {
         let line = "journalctl -b -o short-monotonic --no-pager | tail -c 262144";
-        let journal = machine.agent().script(line, b"", self.plan.limits.agent)?;
-        let path = self.plan.dir.join("guest").join(format!("{guest}-journal.log"));
+        let journal = machine.agent().script(line, b"", self.session.plan.limits.agent)?;
+        let path = self.session.plan.dir.join("guest").join(format!("{guest}-journal.log"));
         fs::write(&path, journal).map_err(Error::io("write", &path))
     }
-}
-
-/// Restores a snapshot and waits for the inspection of its raw disks. Returns the observation, the
-/// position that a hook recorded, and the restored server; `None` when the snapshot does not come
-/// up, which is recorded.
-fn restored<T>(
-    TakenSnapshot { drives, inspection, .. }: TakenSnapshot<'_>,
-    restore: impl FnOnce(&[Drive]) -> Result<T>,
-) -> Result<(ObservationLog, Option<Position>, Option<T>)> {
-    let restored = restore(&drives);
-    let (mut out, position) = inspection.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-    match restored {
-        Ok(restored) => Ok((out, position, Some(restored))),
-        Err(error) if error.is_of_guest() => {
-            observe::server_failed(&error.to_string(), &mut out)?;
-            Ok((out, position, None))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// The detail of a stage whose snapshot does not come up.
-fn restore_detail<T>(restored: Option<&T>) -> String {
-    if restored.is_some() { String::new() } else { "the snapshot does not come up".to_owned() }
 }
 
 /// The notes of a start from saved memory. Time spent on saving the memory is not part of a start.

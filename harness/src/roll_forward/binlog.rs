@@ -1,42 +1,28 @@
-//! Roll-forward: replays on a restored backup the binary logs written since, as an operator would.
-//!
-//! The source's logs reach the restored guest on the exchange disk, as a bare
-//! tar archive; the server's own tools replay them there. See the MySQL manual,
-//! "Point-in-Time Recovery Using Event Positions".
+//! Binary logs: the server's own tools replay them on the server that was restored. See the MySQL
+//! manual, "Point-in-Time Recovery Using Event Positions".
 
-use std::fs::File;
-use std::path::Path;
 use std::time::Duration;
 
 use contract::binlog::Position;
-use contract::image::Server;
 use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guest::{EXCHANGE, Machine, quote_shell};
-
-/// The size of the exchange disk, bytes; the file is sparse.
-const EXCHANGE_BYTES: u64 = 4 << 30;
+use crate::session::Session;
 
 /// How much of the end of the client's output is kept, bytes.
 const DETAIL: usize = 1000;
 
-/// Creates an empty exchange disk.
-pub fn create_exchange(file: &Path) -> Result<()> {
-    File::create(file).and_then(|file| file.set_len(EXCHANGE_BYTES)).map_err(Error::io("create", file))
-}
-
-/// Copies the source's binary logs to the exchange disk. False when its hook recorded no position
-/// to roll forward from.
-pub fn save_binlogs(machine: &Machine, server: &Server, limit: Duration) -> Result<bool> {
-    let Some(binlogs) = &server.binlogs else { return Ok(false) };
+/// Copies the source's binary logs to the exchange disk; see [`super::save_logs`].
+pub(super) fn save(session: &Session<'_>, machine: &Machine) -> Result<bool> {
+    let Some(binlogs) = &session.plan.image.server.binlogs else { return Ok(false) };
     let line = format!(
         "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
          tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
         quote_shell(binlogs)
     );
-    Ok(machine.agent().script(&line, b"", limit)?.is_empty())
+    Ok(machine.agent().script(&line, b"", session.plan.limits.agent)?.is_empty())
 }
 
 /// Replays the logs on the exchange disk from this position to their end.
