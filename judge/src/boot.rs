@@ -125,7 +125,7 @@ pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
             "recovery found {prepared} that only the binary log could resolve: the engine's log was not flushed under a lock"
         ),
         false => format!(
-            "the restored server has {prepared}: in flight at the snapshot, and holding locks until somebody ends them"
+            "the restored server has {prepared}: they were in flight at the snapshot, and wait until somebody ends them"
         ),
     };
     Ok(Some(Defect::new(Property::NoPreparedTransactions, summary, Vec::new())))

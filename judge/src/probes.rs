@@ -451,7 +451,10 @@ pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
             "got no answer, and waited for no lock".to_owned()
         }
         ProbeAnswer::Hung => format!("had no answer until {}", until()),
-        ProbeAnswer::Refused => "was refused, but not by a lock".to_owned(),
+        ProbeAnswer::Refused if view.case.setup.quiescence.is_lock() => {
+            "was refused, but not by a lock".to_owned()
+        }
+        ProbeAnswer::Refused => "was refused".to_owned(),
         ProbeAnswer::Cut => "lost its connection, but the server accepted another".to_owned(),
         ProbeAnswer::Gone => "lost its connection, and the server was gone".to_owned(),
         ProbeAnswer::Error => "lost its connection, and a new one got no answer".to_owned(),
