@@ -4,7 +4,7 @@
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Unknown, Unusable};
 use contract::finding::Status;
 use contract::grade::Grade;
-use contract::history::{Entry, Holds, Lsn, Mark, Nanos, ProbeAnswer, ProbeKind, Quiescence, Round};
+use contract::history::{Entry, Holds, Lsn, Nanos, ProbeAnswer, ProbeKind, Quiescence, Round};
 use contract::observation::{Record, WAL_POSITION_FILE};
 use contract::property::Property;
 
@@ -461,7 +461,7 @@ fn every_property_that_postgresql_has_is_examined_and_has_a_mutant() {
         match status {
             Status::Holds => assert!(planted && !absent.contains(&property), "{property}"),
             Status::NotApplicable(why) => {
-                assert!(absent.contains(&property) && !planted, "{property}: {why}")
+                assert!(absent.contains(&property) && !planted, "{property}: {why}");
             }
             Status::Broken => panic!("{property} is broken in a right trial"),
         }
