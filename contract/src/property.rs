@@ -11,8 +11,8 @@ use crate::grade::Grade;
 /// Hands the table to a macro. The columns:
 ///
 /// - `id`: the letter of the judge's design; `name`: what explains itself, and how it is serialized
-/// - `claim`: what holds when the property holds; `source`: why a backup must satisfy it;
-///   `needs`: the evidence without which it is not examined
+/// - `claim`: what holds when the property holds; `on_postgresql`: what it means there; `source`: why a
+///   backup must satisfy it; `needs`: the evidence without which it is not examined
 /// - `ceiling`: the best grade of a backup that breaks it; a finding may be worse, never better
 /// - `rank`: its place among the findings with the same ceiling, 1 for the most telling
 /// - `needed_for`: the worst grade that is not given while it is unexamined; `None` for no grade
@@ -27,6 +27,8 @@ macro_rules! with_properties {
                 name: "starts",
                 claim: "The restored disks pass their file system checks and the server starts \
 from them.",
+                on_postgresql: "The same; what must be known is where the server keeps its data and its \
+write-ahead log.",
                 source: "What any backup is for. A directory that lies on none of the snapshot's \
 disks, such as a tmpfs, is in no backup, whatever the server starts from.",
                 needs: "the server's start, the check of every file system, and where the server \
@@ -42,6 +44,7 @@ keeps its directories",
                 name: "checksums",
                 claim: "Every restored row matches its own checksum and is the row that a client \
 sent.",
+                on_postgresql: "The same.",
                 source: "End-to-end checksums: the CRC-32 of each payload is computed before it is \
 sent and again after it is read back.",
                 needs: "at least one row",
@@ -56,6 +59,8 @@ sent and again after it is read back.",
                 name: "atomicity",
                 claim: "Every transfer and every bulk statement is there whole or not at all, and \
 nothing that was rolled back is there.",
+                on_postgresql: "The same for transfers; there is no bulk statement, because a \
+transaction protects every table.",
                 source: "Atomicity of a transaction. A statement on a MyISAM table is no \
 transaction, but a lock waits for its end, so a freeze that succeeded \
 keeps it whole as well, unless it was killed.",
@@ -71,6 +76,7 @@ keeps it whole as well, unless it was killed.",
                 name: "conservation",
                 claim: "No money appeared or vanished: every account's balance and version are \
 exactly those of its legs.",
+                on_postgresql: "The same.",
                 source: "The bank test of Jepsen, made exact: an account's balance is its opening \
 balance plus its legs, its version is their number, and their versions run \
 from 1 without a gap.",
@@ -85,6 +91,7 @@ from 1 without a gap.",
                 id: "R4",
                 name: "index-agreement",
                 claim: "Every secondary index holds the same rows as its table.",
+                on_postgresql: "The same.",
                 source: "InnoDB's change buffer and MyISAM's separate index file can both lag \
 behind the rows. Count and checksum are read once by the primary key and \
 once by the index.",
@@ -101,6 +108,7 @@ with sums that could have differed",
                 name: "client-prefix",
                 claim: "Every client's transfers are there from the first to the one its counter \
 names, without a hole, and so are the changes of the schema.",
+                on_postgresql: "The same.",
                 source: "Numbers are dense, because a transfer that is rolled back passes its \
 number on, and the counter is written in the same transaction: the \
 restored data certify themselves.",
@@ -117,6 +125,8 @@ list of tables where the schema was changed",
                 name: "durability",
                 claim: "Every transfer and schema change acknowledged before the snapshot began is \
 there.",
+                on_postgresql: "The same, also where the server acknowledges what it has not flushed \
+(synchronous_commit off).",
                 source: "Durability of an acknowledged commit.",
                 needs: "the beginning of the snapshot, the ledger and the followers' transactional \
 tables",
@@ -131,6 +141,8 @@ tables",
                 name: "quiesced-durability",
                 claim: "Every transfer and schema change acknowledged before the thaw was called \
 is there.",
+                on_postgresql: "The same: on a frozen file system a durable commit hangs in the write \
+of the log, so what is acknowledged inside the window was flushed before.",
                 source: "What a held lock means: nothing commits under it, so what is acknowledged \
 inside the window was committed before, and only its answer travelled \
 late.",
@@ -146,6 +158,7 @@ late.",
                 name: "no-future",
                 claim: "Nothing is there that was sent after the snapshot was complete, or that \
 nobody sent.",
+                on_postgresql: "The same.",
                 source: "Causality. It catches a restore that opened live storage, an image that \
 went on being written, and an observation of another trial.",
                 needs: "the end of the snapshot and the rows",
@@ -159,6 +172,8 @@ went on being written, and an observation of another trial.",
                 id: "F*",
                 name: "no-future-strict",
                 claim: "Nothing is there that was sent after the freeze had returned.",
+                on_postgresql: "The same: a commit that hangs in the write of the log has not reached \
+the disk.",
                 source: "What a held lock means, from the other side: a write that is there \
 was executed under the lock, whether it was acknowledged or not. The \
 quiescence probes are such writes.",
@@ -174,6 +189,7 @@ quiescence probes are such writes.",
                 name: "real-time-order",
                 claim: "No transfer or schema change is missing that was acknowledged before one \
 that is there was sent.",
+                on_postgresql: "The same.",
                 source: "Linearizability (Herlihy and Wing, 1990), applied to a cut instead of a run.",
                 needs: "the ledger and the followers' transactional tables",
                 ceiling: Inconsistent,
@@ -187,6 +203,7 @@ that is there was sent.",
                 name: "causal-order",
                 claim: "Every transfer that another had read as committed is there if that other \
 is.",
+                on_postgresql: "The same.",
                 source: "Lamport's happened-before. Each transfer stores another that its client \
 had read first, so the restored rows certify this without a clock, also \
 where an outcome is unknown.",
@@ -202,6 +219,7 @@ where an outcome is unknown.",
                 name: "version-order",
                 claim: "The versions of every account that are there are the first of its history, \
 without a gap.",
+                on_postgresql: "The same.",
                 source: "The recoverable version order of Elle (Kingsbury and Alvaro, 2020).",
                 needs: "the ledger, and acknowledgements that name versions",
                 ceiling: Inconsistent,
@@ -215,6 +233,8 @@ without a gap.",
                 name: "window-silence",
                 claim: "No write was both sent and acknowledged between the freeze's return and \
 the call of the thaw.",
+                on_postgresql: "The same, although the frozen file system keeps writes out and no lock \
+does.",
                 source: "What a lock means. Such a write can only have been executed while the \
 guest was said to be frozen, so this has no false alarm.",
                 needs: "a window; without a freeze, writes sent and acknowledged while the \
@@ -229,6 +249,9 @@ snapshot was taken",
                 id: "Q2",
                 name: "lock-probe",
                 claim: "A write sent inside the window was refused by a lock of the server.",
+                on_postgresql: "A COMMIT sent through every door before the snapshot had no answer when \
+it was complete, and the server was in backup mode by its own write-ahead log: one that began between \
+the call of the freeze and the snapshot, and ended in order after the last position before the thaw.",
                 source: "The thread states in MySQL's and MariaDB's manuals: a COMMIT waits for \
 FLUSH TABLES WITH READ LOCK and BACKUP STAGE BLOCK_COMMIT, and for no lock \
 of a table. It hangs, and the server names no lock, when only the file \
@@ -246,6 +269,7 @@ the snapshot until after it; or a server that was stopped cleanly",
                 name: "disk-silence",
                 claim: "The freeze reached every volume, and no disk was written between its \
 return and the call of the thaw.",
+                on_postgresql: "The same.",
                 source: "QEMU's own count of the guest's write requests (query-blockstats), which \
 neither the guest nor its agent can touch.",
                 needs: "the counts of every disk before and after the snapshot, inside the window",
@@ -259,6 +283,8 @@ neither the guest nor its agent can touch.",
                 id: "Q4",
                 name: "lock-identity",
                 claim: "The thaw confirms that the lock taken at the freeze was held until then.",
+                on_postgresql: "The thaw succeeded, and the session that had begun backup mode at the \
+freeze ended it only then.",
                 source: "A hook that cannot prove at thaw that the session which took the lock \
 still holds it must fail the thaw. Its success counts for nothing without \
 a witness: COMMITs that were still waiting just before the thaw.",
@@ -274,6 +300,8 @@ a witness: COMMITs that were still waiting just before the thaw.",
                 name: "non-transactional-durability",
                 claim: "Every acknowledged row of the non-transactional tables is there, and none \
 without its transfer.",
+                on_postgresql: "Not applicable: a transaction protects every table that outlives a \
+crash.",
                 source: "MyISAM acknowledges from the page cache; and the order between engines: \
 the client sends the row only after its transfer was acknowledged.",
                 needs: "the rows, and an acknowledgement of each table before the snapshot",
@@ -288,6 +316,8 @@ the client sends the row only after its transfer was acknowledged.",
                 name: "tables-closed",
                 claim: "Every MyISAM table was flushed and closed on the disk before the snapshot \
 was taken.",
+                on_postgresql: "Not applicable: the write-ahead log restores every page, so no table \
+must be closed.",
                 source: "The header of a .MYI or .MAI file, whose open count the engine writes when \
 a table is first changed, and clears when FLUSH TABLES closes it.",
                 needs: "the header of every such file below the data directory, read from the raw \
@@ -295,13 +325,14 @@ image",
                 ceiling: CrashConsistent,
                 rank: 18,
                 needed_for: ApplicationConsistent,
-                owed: always,
+                owed: with_tables_to_close,
                 check: tables::closed,
             }
             TableCheck {
                 id: "N3",
                 name: "table-check",
                 claim: "The server finds no fault in any table, with automatic repair off.",
+                on_postgresql: "The same, by amcheck, over every table of the load and its indexes.",
                 source: "CHECK TABLE ... EXTENDED, with automatic repair off, because the default \
 repairs silently and hides the damage; and what the server logged of \
 corruption when it started.",
@@ -316,6 +347,8 @@ corruption when it started.",
                 id: "B1",
                 name: "binlog-agreement",
                 claim: "The binary log and the tables hold the same transfers.",
+                on_postgresql: "Not applicable: there is no binary log; the tables are recovered from \
+the write-ahead log itself.",
                 source: "The two-phase commit between engine and binary log: recovery commits what \
 the log has and rolls back what it has not.",
                 needs: "the binary logs of the raw image, read to their end, and the ledger",
@@ -330,6 +363,9 @@ the log has and rolls back what it has not.",
                 name: "recorded-position",
                 claim: "The recorded binary log position is the end of the log in the snapshot, \
 and the recorded GTIDs are those of the restored server.",
+                on_postgresql: "The snapshot's write-ahead log reaches the recorded position on the \
+same timeline, its last checkpoint is not older than the recorded backup mode, and that is the one \
+which covered the window.",
                 source: "The hook asks the server for the position under its lock, so nothing may \
 follow it in the image.",
                 needs: "a freeze that succeeded and a recorded position, which a hook does not owe",
@@ -344,6 +380,8 @@ follow it in the image.",
                 name: "roll-forward",
                 claim: "Replaying the live binary log from the recorded position leads to the live \
 data.",
+                on_postgresql: "Replaying the live write-ahead log from the recorded position leads to \
+the live data.",
                 source: "Point-in-time recovery, the reason why a position is recorded at all.",
                 needs: "a freeze that succeeded, the replay, and every table of the load on both \
 sides",
@@ -358,6 +396,8 @@ sides",
                 name: "no-prepared-transactions",
                 claim: "Recovery found no transaction that was prepared but not committed in the \
 engine's log.",
+                on_postgresql: "The restored server lists no prepared transaction; the load prepares \
+none.",
                 source: "The two-phase commit between InnoDB and the binary log: a hook that \
 flushes the engine's log under its lock leaves no prepared transaction, so \
 one that is left was in flight.",
@@ -373,6 +413,7 @@ one that is left was in flight.",
                 name: "filesystem-clean",
                 claim: "The file systems on the raw snapshot have nothing left in their journals \
 to replay.",
+                on_postgresql: "The same.",
                 source: "The kernel's FIFREEZE, which empties the journal. Something left to replay \
 proves that the freeze skipped this file system, or that somebody thawed \
 it before.",
@@ -388,6 +429,7 @@ it before.",
                 name: "outside-files",
                 claim: "Files outside the database hold every record that was synced before the \
 thaw, none that was requested after the freeze, and end whole.",
+                on_postgresql: "The same.",
                 source: "fsync(2), on a file outside the database, so that a disk that the freeze \
 or the snapshot skipped shows.",
                 needs: "heartbeats on every file system that were answered shortly before the \
@@ -402,6 +444,7 @@ freeze, and the file of each",
                 id: "X2",
                 name: "disk-agreement",
                 claim: "All disks of the snapshot show one and the same instant.",
+                on_postgresql: "The same.",
                 source: "A disk stopped after the last heartbeat that it holds was sent, and before \
 the first that it lacks was acknowledged. Intervals that meet in pairs \
 meet in a point (Helly).",
@@ -416,6 +459,8 @@ meet in a point (Helly).",
                 id: "M",
                 name: "fresh-boot",
                 claim: "What was observed is a freshly booted guest and not the live one.",
+                on_postgresql: "The same, by rows of an UNLOGGED table that name the server's process: \
+after a start there are none of that process.",
                 source: "MySQL's MEMORY engine, whose tables are empty after a server start: a row \
 in one means that the live guest was observed, or a copy of its memory.",
                 needs: "the row count of a MEMORY table",
@@ -435,6 +480,7 @@ macro_rules! vocabulary {
         id: $id:literal,
         name: $name:literal,
         claim: $claim:literal,
+        on_postgresql: $on_postgresql:literal,
         source: $source:literal,
         needs: $needs:literal,
         ceiling: $ceiling:ident,
@@ -466,6 +512,11 @@ macro_rules! vocabulary {
             /// What holds when the property holds, in one sentence.
             pub const fn claim(self) -> &'static str {
                 match self { $(Self::$variant => $claim),* }
+            }
+
+            /// What the claim means for a backup of PostgreSQL, in one sentence.
+            pub const fn on_postgresql(self) -> &'static str {
+                match self { $(Self::$variant => $on_postgresql),* }
             }
 
             /// Why a backup must satisfy the claim.
@@ -535,6 +586,7 @@ mod tests {
     fn claims_and_sources_are_sentences() {
         for property in Property::ALL {
             assert!(property.claim().ends_with('.') && property.source().ends_with('.'), "{property}");
+            assert!(property.on_postgresql().ends_with('.'), "{property}");
             assert!(!property.needs().ends_with('.'), "{property}");
         }
     }

@@ -14,6 +14,7 @@ use super::case::{
     SentFollowerRow, SentLeg, SentTransfer, ServerDirectory, Span, WalEnd, slot,
 };
 use super::evidence::quote;
+use super::view::BULK;
 
 /// The most writers a history may have.
 pub const MAX_WRITERS: u32 = 65_536;
@@ -234,8 +235,10 @@ impl Assembler {
                 return Err(format!("no {what}; a database lies on one").into());
             }
         }
-        let is_innodb = |engine: &str| engine.eq_ignore_ascii_case("innodb");
-        if let Some(odd) = setup.followers.iter().find(|it| it.transactional != is_innodb(&it.engine)) {
+        let by_lock = setup.quiescence.is_lock();
+        let is_transactional = |engine: &str| !by_lock || engine.eq_ignore_ascii_case("innodb");
+        if let Some(odd) = setup.followers.iter().find(|it| it.transactional != is_transactional(&it.engine))
+        {
             let (table, engine) = (quote(&odd.table), quote(&odd.engine));
             let what = if odd.transactional { "transactional" } else { "not transactional" };
             return Err(format!("the follower `{table}` of the engine {engine} is said to be {what}").into());
@@ -247,6 +250,9 @@ impl Assembler {
             return Err(
                 format!("the follower `{}` has no door; there are {doors}", quote(&lost.table)).into()
             );
+        }
+        if !by_lock && (setup.binlog || setup.tables.iter().any(|table| table.table == BULK)) {
+            return Err("a server that has backup mode, with a binary log or the bulk writer's table".into());
         }
         let followers = setup.followers.iter().map(|follower| &follower.table);
         let mut names: Vec<_> = followers.chain(setup.tables.iter().map(|table| &table.table)).collect();

@@ -12,6 +12,7 @@ use super::case::{LogPosition, NEVER, Observation, Tables};
 use super::evidence::{Evidence, are, count, quote};
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::{ACCOUNTS, BULK, COUNTERS, LEDGER, View};
+use super::wal::{self, no_position};
 
 /// B1, [`Property::BinlogAgreement`]. Both agree after any cut of one instant that kept what the server
 /// had flushed. Where they disagree, rolling forward from this backup loses or repeats transfers.
@@ -68,16 +69,14 @@ pub(super) fn agreement(view: &View<'_>) -> Ruling {
 /// B2, [`Property::RecordedPosition`]. A log that goes on shows that the position was taken before the
 /// lock, or that the lock did not hold.
 pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
+    if !view.case.setup.quiescence.is_lock() {
+        return wal::recorded_position(view);
+    }
     let (observation, end) = logs(view)?;
     // What an earlier or a failed freeze left behind says nothing about this one.
     view.frozen()?;
     let Some(recorded) = &observation.position else {
-        return Err(Unexamined(
-            match observation.unreadable.iter().find(|file| file.what == POSITION_FILE) {
-                Some(file) => format!("the recorded position is not readable: {}", quote(&file.why)),
-                None => "no hook recorded a position".into(),
-            },
-        ));
+        return Err(no_position(observation, POSITION_FILE));
     };
     if recorded == end {
         return gtids_differ(observation);
@@ -131,7 +130,7 @@ fn gtids(text: &str) -> BTreeSet<String> {
 
 /// B3, [`Property::RollForward`]. A position too early repeats a change, one too late skips it. Rows
 /// and checksum of every table decide, MyISAM included, and the GTIDs; and the source's ledger must
-/// hold the transfers of the history, so that two empty servers never agree.
+/// hold the transfers of the history, so that two empty servers never agree. PostgreSQL has no GTIDs.
 pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     let observation = view.served()?;
     view.frozen()?;
@@ -144,10 +143,8 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
     if !replay.applied {
         let mut evidence = Evidence::default();
         evidence.add(|| quote_end(&replay.detail));
-        return broken(
-            "the source's binary logs cannot be applied from the recorded position".into(),
-            evidence,
-        );
+        let logs = if view.case.setup.quiescence.is_lock() { "binary logs" } else { "write-ahead log" };
+        return broken(format!("the source's {logs} cannot be applied from the recorded position"), evidence);
     }
     let (Some(live), Some(reached)) =
         (observation.tables.get(&ServerState::Live), observation.tables.get(&ServerState::RolledForward))
@@ -194,7 +191,7 @@ pub(super) fn roll_forward(view: &View<'_>) -> Ruling {
         );
     }
     all_compared(view, observation, live)?;
-    if no_gtids {
+    if no_gtids && view.case.setup.quiescence.is_lock() {
         return Err(Unexamined("the GTIDs to compare after the roll-forward were not read".into()));
     }
     match unsure {
@@ -231,7 +228,7 @@ fn all_compared(view: &View<'_>, observation: &Observation, live: &Tables) -> Re
             )));
         }
     }
-    if observation.position.is_none() {
+    if observation.position.is_none() && observation.wal_position.is_none() {
         return Err(Unexamined("the position from which the logs were replayed is not known".into()));
     }
     if let Some((table, _)) = view.tables().find(|(table, _)| !live.contains_key(*table)) {

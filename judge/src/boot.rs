@@ -1,7 +1,7 @@
 //! What the raw disks and the first boot show: R0, L1, L2, M.
 
 use contract::grade::Grade;
-use contract::history::Holds;
+use contract::history::{Holds, Quiescence};
 use contract::property::Property;
 
 use super::case::{Observation, ServerDirectory};
@@ -20,7 +20,7 @@ pub(super) fn starts(view: &View<'_>) -> Ruling {
     let mut grave = false;
     for directory in view.case.directories.iter().filter(|directory| directory.on.is_none()) {
         grave |= directory.holds != Holds::Binlogs;
-        outside.add(|| directory_line(directory));
+        outside.add(|| directory_line(view, directory));
     }
     if !outside.is_empty() {
         let what = count(outside.total(), "directory");
@@ -60,31 +60,36 @@ fn all_checked(view: &View<'_>, observation: &Observation) -> Ruling {
     if let Some(unchecked) = view.case.setup.file_systems.iter().find(|fs| !checked(fs)) {
         return Err(Unexamined(format!("the file system of {} was not checked", quote(unchecked))));
     }
-    for owed in [Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs] {
-        let listed = view.case.directories.iter().any(|directory| directory.holds == owed);
-        if !listed && (owed != Holds::Binlogs || view.case.setup.binlog) {
-            let what = contents(owed);
+    let owed: &[Holds] = match (view.case.setup.quiescence, view.case.setup.binlog) {
+        (Quiescence::BackupMode, _) => &[Holds::Data, Holds::Redo],
+        (Quiescence::Lock, false) => &[Holds::Data, Holds::Redo, Holds::Undo],
+        (Quiescence::Lock, true) => &[Holds::Data, Holds::Redo, Holds::Undo, Holds::Binlogs],
+    };
+    for owed in owed {
+        if !view.case.directories.iter().any(|directory| directory.holds == *owed) {
+            let what = contents(view, *owed);
             return Err(Unexamined(format!("the history does not say where the server keeps its {what}")));
         }
     }
     let known = |fs: &String| view.case.setup.file_systems.contains(fs);
     match view.case.directories.iter().find(|it| it.on.as_ref().is_some_and(|fs| !known(fs))) {
         Some(lost) => {
-            Err(Unexamined(format!("{}, lies on a disk that was not examined", directory_line(lost))))
+            Err(Unexamined(format!("{}, lies on a disk that was not examined", directory_line(view, lost))))
         }
         None => Ok(None),
     }
 }
 
 /// `data in /var/lib/mysql, on tmpfs`.
-pub(super) fn directory_line(directory: &ServerDirectory) -> String {
-    let contents = contents(directory.holds);
+pub(super) fn directory_line(view: &View<'_>, directory: &ServerDirectory) -> String {
+    let contents = contents(view, directory.holds);
     format!("{contents} in {}, on {}", quote(&directory.path), quote(&directory.fs))
 }
 
-fn contents(holds: Holds) -> &'static str {
+fn contents(view: &View<'_>, holds: Holds) -> &'static str {
     match holds {
         Holds::Data => "data",
+        Holds::Redo if !view.case.setup.quiescence.is_lock() => "write-ahead log",
         Holds::Redo => "redo log",
         Holds::Undo => "undo log",
         Holds::Binlogs => "binary logs",
@@ -92,22 +97,37 @@ fn contents(holds: Holds) -> &'static str {
 }
 
 /// L1, [`Property::NoPreparedTransactions`]. A transaction is acknowledged when its commit record may
-/// still wait in memory; the next flush of the engine's log makes it durable.
+/// still wait in memory; the next flush of the engine's log makes it durable. PostgreSQL shows what is
+/// prepared in a view, and not in its log.
 pub(super) fn no_prepared_transactions(view: &View<'_>) -> Ruling {
+    let in_log = view.case.setup.quiescence.is_lock();
     let prepared = view
         .served()?
         .server
         .as_ref()
-        .filter(|server| server.recovered.is_some())
+        .filter(|server| server.recovered.is_some() || !in_log)
         .and_then(|server| server.prepared)
-        .ok_or_else(|| Unexamined("the server's recovery log could not be read, or has no notes".into()))?;
+        .ok_or_else(|| {
+            Unexamined(
+                match in_log {
+                    true => "the server's recovery log could not be read, or has no notes",
+                    false => "the restored server's prepared transactions were not counted",
+                }
+                .into(),
+            )
+        })?;
     if prepared == 0 {
         return Ok(None);
     }
-    let summary = format!(
-        "recovery found {} that only the binary log could resolve: the engine's log was not flushed under a lock",
-        count(prepared, "prepared transaction")
-    );
+    let prepared = count(prepared, "prepared transaction");
+    let summary = match in_log {
+        true => format!(
+            "recovery found {prepared} that only the binary log could resolve: the engine's log was not flushed under a lock"
+        ),
+        false => format!(
+            "the restored server has {prepared}: they were in flight at the snapshot, and wait until somebody ends them"
+        ),
+    };
     Ok(Some(Defect::new(Property::NoPreparedTransactions, summary, Vec::new())))
 }
 
@@ -135,15 +155,16 @@ pub(super) fn filesystem_clean(view: &View<'_>) -> Ruling {
 
 /// M, [`Property::FreshBoot`].
 pub(super) fn fresh_boot(view: &View<'_>) -> Ruling {
+    let table = if view.case.setup.quiescence.is_lock() { "MEMORY" } else { "UNLOGGED" };
     let rows = view
         .served()?
         .memory_rows
-        .ok_or_else(|| Unexamined("the rows of the MEMORY table were not counted".into()))?;
+        .ok_or_else(|| Unexamined(format!("the rows of the {table} table were not counted")))?;
     if rows == 0 {
         return Ok(None);
     }
     let summary = format!(
-        "the MEMORY table holds {} after the restore: this is the live guest, not its backup",
+        "the {table} table holds {} after the restore: this is the live guest, not its backup",
         count(rows, "row")
     );
     Ok(Some(Defect::new(Property::FreshBoot, summary, Vec::new())))

@@ -13,6 +13,7 @@ macro_rules! calls {
         id: $id:literal,
         name: $name:literal,
         claim: $claim:literal,
+        on_postgresql: $on_postgresql:literal,
         source: $source:literal,
         needs: $needs:literal,
         ceiling: $ceiling:ident,

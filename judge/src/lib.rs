@@ -18,9 +18,9 @@
 //! | `rows` | R1 to R5 | are the rows right in themselves |
 //! | `cut` | D, D*, F, F* | is the cut where it must be |
 //! | `order` | C1, C2, C3 | is it the cut of one instant |
-//! | `quiet`, `probes` | Q1 to Q4 | was the guest quiet in the window, and by whose lock |
+//! | `quiet`, `probes`, `backup_mode` | Q1 to Q4 | was the guest quiet in the window, and by whose lock or backup mode |
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
-//! | `binlog` | B1, B2, B3 | does the binary log agree with the tables |
+//! | `binlog`, `wal` | B1, B2, B3 | do the log and the recorded position agree with the tables |
 //! | `disks` | X1, X2 | do the disks agree with each other |
 //!
 //! Everything about each property is in one table, [`contract::property`]. The evidence
@@ -29,6 +29,7 @@
 //! `power`).
 
 mod assemble;
+mod backup_mode;
 mod binlog;
 mod boot;
 mod case;
@@ -53,6 +54,7 @@ mod tables;
 mod trial_files;
 pub mod verdict;
 mod view;
+mod wal;
 
 use std::collections::BTreeMap;
 

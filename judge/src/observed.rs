@@ -1,6 +1,7 @@
 //! Takes the records of an observation into a [`Case`], and refuses whatever no
 //! honest observer could have written.
 
+use contract::history::Quiescence;
 use contract::observation::Record;
 
 use super::assemble::{Accepted, follower};
@@ -25,6 +26,7 @@ impl Case {
                 "a record after `end`; two observations were joined, or the lines are out of order".into()
             );
         }
+        of_this_server(&record, self.setup.quiescence)?;
         match record {
             Record::FileSystem { disk, fs, dirty } => {
                 observation.filesystems.push(RawFileSystem { disk, kind: fs, dirty });
@@ -172,4 +174,24 @@ impl Case {
         }
         Ok(())
     }
+}
+
+/// A server has a binary log or a write-ahead log, and its own records of either.
+fn of_this_server(record: &Record, quiescence: Quiescence) -> Accepted {
+    let foreign = match (record, quiescence) {
+        (
+            Record::BinlogTransfer { .. }
+            | Record::BinlogEnd { .. }
+            | Record::BinlogError { .. }
+            | Record::Position { .. }
+            | Record::Gtid { .. },
+            Quiescence::BackupMode,
+        ) => "binary",
+        (
+            Record::WalPosition { .. } | Record::Checkpoint { .. } | Record::WalEnd { .. },
+            Quiescence::Lock,
+        ) => "write-ahead",
+        _ => return Ok(()),
+    };
+    Err(format!("a record of a {foreign} log, which the server has not according to the setup").into())
 }

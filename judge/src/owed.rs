@@ -15,6 +15,11 @@ pub(super) fn with_non_transactional_tables(view: &View<'_>, _: Grade) -> bool {
     view.has_other_tables()
 }
 
+/// PostgreSQL has none that must be closed.
+pub(super) fn with_tables_to_close(view: &View<'_>, _: Grade) -> bool {
+    view.case.setup.quiescence.is_lock()
+}
+
 /// The transactional tables' own checks are among what the top grade rests on.
 pub(super) fn with_tables_to_check(view: &View<'_>, grade: Grade) -> bool {
     grade == Grade::ApplicationConsistent || view.has_other_tables()

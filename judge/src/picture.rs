@@ -2,7 +2,7 @@
 //! the judge makes of it. The times and fates are the judge's own, so that a picture
 //! cannot contradict the verdict.
 
-use contract::history::{self, Mark, Nanos, ProbeAnswer, ProbeKind, Schema};
+use contract::history::{self, Mark, Nanos, ProbeAnswer, ProbeKind, Quiescence, Schema};
 
 use super::case::{Case, Marks, NEVER, Span, slot};
 use super::evidence::quote;
@@ -25,6 +25,8 @@ pub struct Picture {
     pub marks: Vec<(Mark, Nanos)>,
     /// From freeze returned to thaw called.
     pub window: Option<(Nanos, Nanos)>,
+    /// How the server stands still for a backup.
+    pub quiescence: Quiescence,
     /// The quiescence probes.
     pub probes: Vec<ShownProbe>,
     /// The names of the ways to the server.
@@ -120,6 +122,7 @@ pub fn picture(case: &Case) -> Option<Picture> {
     Some(Picture {
         range,
         window: view.window().ok().map(|window| (window.frozen, window.thaw)),
+        quiescence: case.setup.quiescence,
         probes: case.cycle.probes.iter().map(|probe| shown(&view, probe)).collect(),
         doors: case.setup.doors.iter().map(|door| quote(door)).collect(),
         clients: clients(&view, range),

@@ -77,6 +77,13 @@ pub(super) fn power(view: &View<'_>, rulings: &[(Property, Ruling)]) -> Power {
                     count(waiting as u64, "COMMIT")
                 ))
             }
+            (Ok(Quiesced::BackupMode(waiting)), held) => {
+                let until = if held.is_ok() { "the thaw" } else { "the end of the snapshot" };
+                Some(format!(
+                    "{} waited for the frozen file system in backup mode until {until}",
+                    count(waiting as u64, "COMMIT")
+                ))
+            }
             (Ok(Quiesced::Stopped), _) => {
                 Some("no server ran, and its next start had nothing to recover".into())
             }

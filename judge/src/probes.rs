@@ -1,15 +1,17 @@
 //! What the quiescence probes prove: a lock of the server, held through the
-//! snapshot and until the thaw, or the absence of a server.
+//! snapshot and until the thaw; where the server has none, commits that the frozen file system kept
+//! out of it in backup mode; or the absence of a server.
 
 use std::collections::BTreeSet;
 
 use contract::history::{Nanos, Probe, ProbeAnswer, ProbeKind, Round, Schema};
 
+use super::backup_mode;
 use super::evidence::{Evidence, quote};
 use super::ruling::Unexamined;
 use super::view::{SnapshotSpan, View, Window};
 
-/// How long before the request to thaw a lock may have been observed for the last time. Of 93 windows
+/// How long before the request to thaw what keeps commits out may have been observed for the last time. Of 93 windows
 /// the longest such time was 0.16 s.
 const UNSEEN: Nanos = 1_000_000_000;
 
@@ -22,6 +24,8 @@ const READ_ONLY: [&str; 3] = ["1290", "1836", "25006"];
 pub(super) enum Quiesced {
     /// Its lock kept this many COMMITs waiting.
     Locked(usize),
+    /// It was in backup mode, and the frozen file system kept this many COMMITs waiting.
+    BackupMode(usize),
     /// There was no server: it had been stopped cleanly.
     Stopped,
 }
@@ -57,7 +61,10 @@ impl<'a> Proof<'a> {
 
     /// How the database stood still while the snapshot was taken.
     pub(super) fn quiesced(&self) -> Result<Quiesced, Proven> {
-        if let Some(summary) = self.disproof() {
+        let disproof = if self.by_lock() { self.disproof() } else { self.let_in() };
+        let shown = (!self.by_lock()).then(|| backup_mode::shown(self.view));
+        let without = shown.as_ref().and_then(|shown| shown.as_ref().ok()?.disproof());
+        if let Some(summary) = disproof.or(without) {
             return Err(Proven::Not(summary));
         }
         let commits: Vec<_> =
@@ -78,7 +85,35 @@ impl<'a> Proof<'a> {
             }
             return self.stopped();
         }
-        self.locked(&commits)
+        let waiting = self.waiting(&commits)?;
+        match shown {
+            None => Ok(Quiesced::Locked(waiting)),
+            Some(shown) => shown.map(|_| Quiesced::BackupMode(waiting)).map_err(Proven::Unexamined),
+        }
+    }
+
+    /// The server's lock is what keeps commits out.
+    fn by_lock(&self) -> bool {
+        self.view.case.setup.quiescence.is_lock()
+    }
+
+    /// What directly shows that the frozen file system did not keep commits out, where no lock does.
+    fn let_in(&self) -> Option<&'static str> {
+        let some = |answer| self.any(|it| it.kind != ProbeKind::Memory && it.answer == answer);
+        if some(ProbeAnswer::Done) {
+            return Some("nothing kept commits out: they were executed inside the window");
+        }
+        if some(ProbeAnswer::Released) {
+            return Some("commits were not kept out: one stopped waiting inside the window");
+        }
+        if some(ProbeAnswer::Refused) {
+            return Some("writes were refused instead of kept waiting, as for a read-only account");
+        }
+        if some(ProbeAnswer::Cut) {
+            return Some("connections were cut instead of kept waiting: the server went on serving others");
+        }
+        let waits = some(ProbeAnswer::Hung) || some(ProbeAnswer::Locked);
+        (waits && some(ProbeAnswer::Gone)).then_some("the server went away inside the window")
     }
 
     /// What directly shows that no lock was held.
@@ -143,7 +178,11 @@ impl<'a> Proof<'a> {
         let gone = (0..doors.len()).all(is_gone);
         let missing = |why: &str| Err(Proven::Unexamined(Unexamined(why.to_owned())));
         let observation = self.view.served().map_err(Proven::Unexamined)?;
+        let running = observation.checkpoint.is_some_and(|checkpoint| !checkpoint.shut_down);
         match observation.server.as_ref().and_then(|server| server.recovered) {
+            Some(false) if running => Err(Proven::Not(
+                "the server could not be reached in the window and had not been stopped cleanly, as its control file shows",
+            )),
             Some(true) => Err(Proven::Not(
                 "the server could not be reached in the window and had not been stopped cleanly: its engine had to recover",
             )),
@@ -160,7 +199,9 @@ impl<'a> Proof<'a> {
         }
     }
 
-    fn locked(&self, commits: &[&Probe]) -> Result<Quiesced, Proven> {
+    /// How many of the COMMITs waited before and after the snapshot, if there are such through every
+    /// door and in every schema.
+    fn waiting(&self, commits: &[&Probe]) -> Result<usize, Proven> {
         let missing = |why: String| Err(Proven::Unexamined(Unexamined(why)));
         let covers = |probe: &Probe| self.covers_snapshot(probe);
         let doors = &self.view.case.setup.doors;
@@ -198,7 +239,7 @@ impl<'a> Proof<'a> {
                 ));
             }
         }
-        Ok(Quiesced::Locked(commits.iter().filter(|probe| covers(probe)).count()))
+        Ok(commits.iter().filter(|probe| covers(probe)).count())
     }
 
     /// A COMMIT through this door waited before and after the snapshot.
@@ -207,11 +248,17 @@ impl<'a> Proof<'a> {
         commits.filter(|it| usize::from(it.door) == door).any(|it| self.covers_snapshot(it))
     }
 
-    /// The server said before the snapshot began and after it ended that the probe waits for a lock.
+    /// The server said before the snapshot began and after it ended that the probe waits for a lock; or,
+    /// where the frozen file system keeps commits out, it had no answer all that time.
     fn covers_snapshot(&self, probe: &Probe) -> bool {
-        matches!(probe.answer, ProbeAnswer::Locked | ProbeAnswer::Released)
-            && probe.since.is_some_and(|since| since <= self.snapshot.begin)
-            && probe.end >= self.snapshot.end
+        let waited = match self.by_lock() {
+            true => {
+                matches!(probe.answer, ProbeAnswer::Locked | ProbeAnswer::Released)
+                    && probe.since.is_some_and(|since| since <= self.snapshot.begin)
+            }
+            false => is_unanswered(probe) && probe.t <= self.snapshot.begin,
+        };
+        waited && probe.end >= self.snapshot.end
     }
 
     /// How many COMMITs were observed waiting both before and after the snapshot.
@@ -220,8 +267,11 @@ impl<'a> Proof<'a> {
         commits.filter(|probe| self.covers_snapshot(probe)).count() as u64
     }
 
-    /// A description of how an observed lock was gone before the thaw was requested.
+    /// A description of how what kept commits out was gone before the thaw was requested.
     pub(super) fn released(&self) -> Option<String> {
+        if !self.by_lock() {
+            return self.let_go_of_backup_mode();
+        }
         let locked = self.any(|it| it.kind == ProbeKind::Commit && it.since.is_some());
         let gone = self.probes.iter().filter(|it| match (it.kind, it.round) {
             (ProbeKind::Memory, _) => false,
@@ -231,6 +281,21 @@ impl<'a> Proof<'a> {
         let earliest = gone.map(|probe| probe.end).min().filter(|_| locked)?;
         let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
         Some(format!("the lock did not last: it was gone {before:.1} ms before the thaw was requested"))
+    }
+
+    /// The same where the frozen file system keeps them out.
+    fn let_go_of_backup_mode(&self) -> Option<String> {
+        let commits = || self.probes.iter().filter(|it| it.kind == ProbeKind::Commit);
+        let late = commits().filter(|it| it.round == Round::Thaw && it.answer != ProbeAnswer::Error);
+        let earliest = late.filter(|it| !is_unanswered(it)).map(|probe| probe.end).min();
+        if let Some(earliest) = earliest.filter(|_| commits().any(|it| self.covers_snapshot(it))) {
+            let before = self.window.thaw.saturating_sub(earliest) as f64 / 1e6;
+            return Some(format!(
+                "commits were not kept out until the thaw: one had an answer {before:.1} ms before it was requested"
+            ));
+        }
+        let shown = backup_mode::shown(self.view).ok()?;
+        shown.is_let_go().then(|| "backup mode was not held until the thaw".to_owned())
     }
 
     /// The writes that had waited for a lock and stopped waiting.
@@ -251,12 +316,19 @@ impl<'a> Proof<'a> {
     pub(super) fn held_until_thaw(&self) -> Result<(), Unexamined> {
         match self.quiesced() {
             Ok(Quiesced::Locked(_)) => {}
+            Ok(Quiesced::BackupMode(_)) => return self.kept_out_until_thaw(),
             Ok(Quiesced::Stopped) => {
-                return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
+                let what = self.view.held_by();
+                return Err(Unexamined(format!("the server was stopped, so there was no {what} to be held")));
+            }
+            Err(_) if self.by_lock() => {
+                return Err(Unexamined(
+                    "only the hook claims that a lock was held: none was observed".into(),
+                ));
             }
             Err(_) => {
                 return Err(Unexamined(
-                    "only the hook claims that a lock was held: none was observed".into(),
+                    "only the hook claims that backup mode was held until the thaw".into(),
                 ));
             }
         }
@@ -287,6 +359,25 @@ impl<'a> Proof<'a> {
         }
     }
 
+    /// Where the frozen file system keeps commits out: through every door one had no answer until just
+    /// before the thaw, and the write-ahead log was asked then.
+    fn kept_out_until_thaw(&self) -> Result<(), Unexamined> {
+        let recent = |t: Nanos| t.saturating_add(UNSEEN) >= self.window.thaw;
+        let until = |it: &Probe| it.kind == ProbeKind::Commit && is_unanswered(it) && recent(it.end);
+        let doors = (0u8..).zip(&self.view.case.setup.doors);
+        let mut unseen = doors.filter(|(at, _)| !self.any(|it| it.door == *at && until(it)));
+        match unseen.next() {
+            Some((_, door)) => {
+                let door = quote(door);
+                Err(Unexamined(format!("no COMMIT sent through {door} was observed waiting until the thaw")))
+            }
+            None if recent(backup_mode::last_answered(self.view)?) => Ok(()),
+            None => Err(Unexamined(
+                "where the server's write-ahead log ended was not asked shortly before the thaw".into(),
+            )),
+        }
+    }
+
     fn of_round(&self, round: Round) -> impl Iterator<Item = &'a Probe> {
         self.probes.iter().copied().filter(move |probe| probe.round == round)
     }
@@ -294,6 +385,11 @@ impl<'a> Proof<'a> {
     fn any(&self, what: impl Fn(&Probe) -> bool) -> bool {
         self.probes.iter().any(|probe| what(probe))
     }
+}
+
+/// It was sent and has no answer.
+fn is_unanswered(probe: &Probe) -> bool {
+    matches!(probe.answer, ProbeAnswer::Hung | ProbeAnswer::Locked)
 }
 
 /// A server that is read-only refused it, and so refuses an administrator, through whose doors such rows
@@ -331,7 +427,8 @@ pub(super) fn name(view: &View<'_>, probe: &Probe) -> String {
 /// What a probe asks, and which way it takes: `COMMIT through tcp`.
 pub(super) fn statement(view: &View<'_>, probe: &Probe) -> String {
     let statement = match (probe.kind, probe.schema) {
-        (ProbeKind::Memory, _) => "UPDATE of a MEMORY table",
+        (ProbeKind::Memory, _) if view.case.setup.quiescence.is_lock() => "UPDATE of a MEMORY table",
+        (ProbeKind::Memory, _) => "UPDATE of an UNLOGGED table",
         (ProbeKind::Commit, Schema::Load) => "COMMIT",
         (ProbeKind::Commit, Schema::Second) => "COMMIT in the second schema",
         (ProbeKind::Row, Schema::Load) => "INSERT into a non-transactional table",
@@ -350,8 +447,14 @@ pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
         ProbeAnswer::Locked if probe.since.is_some() => format!("waited for a lock until {}", until()),
         ProbeAnswer::Locked => "was refused by a lock".to_owned(),
         ProbeAnswer::Released => format!("waited for a lock, and stopped waiting {}", until()),
-        ProbeAnswer::Hung => "got no answer, and waited for no lock".to_owned(),
-        ProbeAnswer::Refused => "was refused, but not by a lock".to_owned(),
+        ProbeAnswer::Hung if view.case.setup.quiescence.is_lock() => {
+            "got no answer, and waited for no lock".to_owned()
+        }
+        ProbeAnswer::Hung => format!("had no answer until {}", until()),
+        ProbeAnswer::Refused if view.case.setup.quiescence.is_lock() => {
+            "was refused, but not by a lock".to_owned()
+        }
+        ProbeAnswer::Refused => "was refused".to_owned(),
         ProbeAnswer::Cut => "lost its connection, but the server accepted another".to_owned(),
         ProbeAnswer::Gone => "lost its connection, and the server was gone".to_owned(),
         ProbeAnswer::Error => "lost its connection, and a new one got no answer".to_owned(),

@@ -118,9 +118,9 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
     if let Some(first) = missed.first() {
         let summary = format!(
             "the server keeps its {}, which is not in the agent's mount table: the freeze never reached it",
-            directory_line(first)
+            directory_line(view, first)
         );
-        let lines: Vec<_> = missed.into_iter().map(directory_line).collect();
+        let lines: Vec<_> = missed.into_iter().map(|it| directory_line(view, it)).collect();
         return Ok(Some(Defect::new(Property::DiskSilence, summary, lines)));
     }
     let inside = |stats: &&BlockStats| window.frozen <= stats.t && stats.t <= window.thaw;
@@ -169,11 +169,16 @@ pub(super) fn disk_silence(view: &View<'_>) -> Ruling {
 
 /// Q2, [`Property::LockProbe`]. A refused UPDATE of a MEMORY table is no proof, and neither is a
 /// connection that was cut, an account that may not write or a server that does not answer. Rows of
-/// other tables must wait likewise, in each schema that has any.
+/// other tables must wait likewise, in each schema that has any. A server without such a lock must have
+/// been in backup mode, by its own write-ahead log.
 pub(super) fn lock_probe(view: &View<'_>) -> Ruling {
     match Proof::of(view)?.quiesced() {
         Ok(Quiesced::Locked(_)) if is_closed(view) => Err(Unexamined(
             "the snapshot's last binary log was closed by a clean stop, although the server was locked: the disks are from another moment"
+                .into(),
+        )),
+        Ok(Quiesced::BackupMode(_)) if is_shut_down(view) => Err(Unexamined(
+            "the snapshot's control file is that of a server that was stopped cleanly, although it ran: the disks are from another moment"
                 .into(),
         )),
         Ok(_) => Ok(None),
@@ -190,6 +195,12 @@ fn is_closed(view: &View<'_>) -> bool {
     view.observed().is_ok_and(|observation| observation.log_end.is_some() && !observation.log_in_use)
 }
 
+/// The control file on the disks is that of a server that was stopped cleanly.
+fn is_shut_down(view: &View<'_>) -> bool {
+    let checkpoint = view.observed().ok().and_then(|observation| observation.checkpoint);
+    checkpoint.is_some_and(|checkpoint| checkpoint.shut_down)
+}
+
 /// Q4, [`Property::LockIdentity`]. The agent's count is another witness: it finds less to thaw than it
 /// froze when something else ended the window. The agent of a Windows guest is held to the same: VSS
 /// gives up after a known time, and after that no answer of the thaw can be true.
@@ -200,11 +211,14 @@ pub(super) fn lock_identity(view: &View<'_>) -> Ruling {
         Ok(Some(Defect::new(Property::LockIdentity, summary, evidence)))
     };
     if is_stopped(view) {
-        return Err(Unexamined("the server was stopped, so there was no lock to be held".into()));
+        let what = view.held_by();
+        return Err(Unexamined(format!("the server was stopped, so there was no {what} to be held")));
     }
     if marks.thaw_err.is_some() {
-        let summary = "the thaw reported a failure: it is not proven that the lock was held until then";
-        return broken(summary.to_owned(), vec![quote(&marks.thaw_detail)]);
+        let what = if view.case.setup.quiescence.is_lock() { "the lock" } else { "backup mode" };
+        let summary =
+            format!("the thaw reported a failure: it is not proven that {what} was held until then");
+        return broken(summary, vec![quote(&marks.thaw_detail)]);
     }
     if marks.thaw_ok.is_none() {
         return Err(Unexamined("the history does not say how the thaw ended".into()));

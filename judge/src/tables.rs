@@ -113,6 +113,9 @@ fn all_heard(view: &View<'_>, observation: &Observation, heard: &BTreeSet<&str>)
 
 /// N2, [`Property::TablesClosed`]. A lock of the load's tables alone leaves those of others open.
 pub(super) fn closed(view: &View<'_>) -> Ruling {
+    if !view.case.setup.quiescence.is_lock() {
+        return Err(Unexamined("PostgreSQL has no tables that must be closed".into()));
+    }
     let observation = view.observed()?;
     let mut open = Evidence::default();
     for file in observation.table_files.iter().filter(|file| file.open_count != 0) {
@@ -171,7 +174,8 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
     let (mut crashed, mut warned, mut logged) =
         (Evidence::default(), Evidence::default(), Evidence::default());
     for line in observation.server.iter().flat_map(|server| &server.corruption) {
-        let worst = if line.contains("InnoDB") { Grade::Unusable } else { Grade::Inconsistent };
+        let transactional = line.contains("InnoDB") || !view.case.setup.quiescence.is_lock();
+        let worst = if transactional { Grade::Unusable } else { Grade::Inconsistent };
         ceiling = ceiling.max(worst);
         logged.add(|| format!("the server's log: {}", quote(line)));
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use contract::history::Nanos;
+use contract::history::{Nanos, Quiescence};
 
 use super::case::{
     Bulk, BulkRows, Case, Marks, Observation, RestoredLeg, RestoredRow, SentRow, SentTransfer, slot,
@@ -258,6 +258,14 @@ impl<'a> View<'a> {
 
     pub(super) fn marks(&self) -> &'a Marks {
         &self.case.cycle.marks
+    }
+
+    /// What a hook holds from the freeze to the thaw.
+    pub(super) fn held_by(&self) -> &'static str {
+        match self.case.setup.quiescence {
+            Quiescence::Lock => "lock",
+            Quiescence::BackupMode => "backup mode",
+        }
     }
 
     /// How the freeze went.

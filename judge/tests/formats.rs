@@ -165,7 +165,12 @@ fn the_verdict() {
         assert!(section("verdict.json").contains(&format!("`{field}`")), "{field}");
     }
     for property in Property::ALL {
-        let row = format!("| {} | `{property}` | {} |\n", property.id(), property.claim());
+        let row = format!(
+            "| {} | `{property}` | {} | {} |\n",
+            property.id(),
+            property.claim(),
+            property.on_postgresql()
+        );
         assert!(section("verdict.json").contains(&row), "missing: {row}");
     }
 }

@@ -3,6 +3,7 @@
 use contract::events::EventKind;
 use contract::finding::{Finding, Status};
 use contract::grade::Outcome;
+use contract::history::Quiescence;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::text::quote_lines;
@@ -10,7 +11,7 @@ use judge::verdict::Verdict;
 use maud::{Markup, html};
 
 use super::page_data::TrialPage;
-use super::text::{count, size};
+use super::text::{count, meaning, size};
 use super::{badges, cycles, power, stages};
 
 /// Characters of one text that are shown.
@@ -27,7 +28,7 @@ pub(super) fn card(trial: &TrialPage, id: &str) -> Markup {
             div id=(id) {
             @if let Ok(plan) = &trial.plan { p class="summary" { (quote_lines(MAX_TEXT, &plan.summary)) "." } }
             @match &trial.verdict {
-                Ok(verdict) => { (reason(verdict)) (power::power(verdict)) }
+                Ok(verdict) => { (reason(verdict)) (power::power(verdict, trial.quiescence())) }
                 Err(why) => { p class="reason" { "No verdict: " (quote_lines(MAX_TEXT, &why.0)) } }
             }
             @if let Err(why) = &trial.plan {
@@ -35,7 +36,7 @@ pub(super) fn card(trial: &TrialPage, id: &str) -> Markup {
             }
             (facts(trial))
             (pictures(trial, id))
-            @if let Ok(verdict) = &trial.verdict { (findings(&verdict.findings)) (properties(verdict)) }
+            @if let Ok(verdict) = &trial.verdict { (findings(&verdict.findings, trial.quiescence())) (properties(verdict, trial.quiescence())) }
             (files(trial))
             }
         }
@@ -138,7 +139,7 @@ fn problems(problems: &[String]) -> Markup {
     }
 }
 
-fn findings(findings: &[Finding]) -> Markup {
+fn findings(findings: &[Finding], quiescence: Quiescence) -> Markup {
     html! {
         @if !findings.is_empty() {
             h3 { "Findings" }
@@ -150,7 +151,7 @@ fn findings(findings: &[Finding]) -> Markup {
                             " " b { (finding.property) } " "
                             (quote_lines(MAX_TEXT, &finding.summary))
                         }
-                        p class="claim" { "Required: " (finding.property.claim()) }
+                        p class="claim" { "Required: " (meaning(finding.property, quiescence)) }
                         @if !finding.evidence.is_empty() {
                             ul {
                                 @for line in finding.evidence.iter().take(MAX_LINES) {
@@ -173,7 +174,7 @@ fn more(of: usize) -> Markup {
     }
 }
 
-fn properties(verdict: &Verdict) -> Markup {
+fn properties(verdict: &Verdict, quiescence: Quiescence) -> Markup {
     let of = |wanted: fn(&Status) -> bool| verdict.properties.values().filter(|s| wanted(s)).count();
     let holds = of(|status| *status == Status::Holds);
     let broken = of(|status| *status == Status::Broken);
@@ -186,14 +187,14 @@ fn properties(verdict: &Verdict) -> Markup {
                     " " (holds) " hold, " (broken) " broken, " (other) " not applicable"
                 }
                 table class="properties" {
-                    @for (property, status) in &verdict.properties { (row(*property, status)) }
+                    @for (property, status) in &verdict.properties { (row(*property, status, quiescence)) }
                 }
             }
         }
     }
 }
 
-fn row(property: Property, status: &Status) -> Markup {
+fn row(property: Property, status: &Status, quiescence: Quiescence) -> Markup {
     let (class, word) = match status {
         Status::Holds => ("holds", "holds"),
         Status::Broken => ("broken", "broken"),
@@ -202,7 +203,7 @@ fn row(property: Property, status: &Status) -> Markup {
     html! {
         tr class=(class) {
             td { span class="id" { (property.id()) } }
-            td { b { (property) } br; span class="claim" { (property.claim()) } }
+            td { b { (property) } br; span class="claim" { (meaning(property, quiescence)) } }
             td {
                 span class="status" { (word) }
                 @if let Status::NotApplicable(why) = status { br; span class="claim" { (quote_lines(MAX_TEXT, why)) } }

@@ -122,7 +122,7 @@ fn one(cycle: &CyclePage, id: &str, open: bool) -> Markup {
                     None => {}
                 }
                 (picture(cycle))
-                @if open && let Some(Ok(verdict)) = &cycle.verdict { (power(verdict)) }
+                @if open && let Some(Ok(verdict)) = &cycle.verdict { (power(verdict, cycle.quiescence)) }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use contract::history::{Mark, Nanos, ProbeAnswer, ProbeKind};
+use contract::history::{Mark, Nanos, ProbeAnswer, ProbeKind, Quiescence};
 use judge::picture::{Client, Fate, Operation, Picture, ShownProbe};
 use maud::{Markup, html};
 
@@ -95,7 +95,7 @@ fn drawn(picture: &Picture, detail: Detail) -> Markup {
                 }
                 (stalled(picture, &scale, stall))
                 @for (probe, row) in picture.probes.iter().take(shown).zip(0u32..) {
-                    (probe_of(probe, &scale, stall + 12.0 + PROBE * f64::from(row)))
+                    (probe_of(probe, picture.quiescence, &scale, stall + 12.0 + PROBE * f64::from(row)))
                 }
                 @for flag in &flags { (flag.label()) }
             }
@@ -284,10 +284,12 @@ fn stalled(picture: &Picture, scale: &Scale, y: f64) -> Markup {
     }
 }
 
-fn probe_of(probe: &ShownProbe, scale: &Scale, y: f64) -> Markup {
+fn probe_of(probe: &ShownProbe, quiescence: Quiescence, scale: &Scale, y: f64) -> Markup {
     let (a, b) = (scale.x(probe.from), scale.x(probe.to));
     let class = match probe.answer {
         ProbeAnswer::Locked => "locked",
+        // Without a lock, no answer is what shows that commits are kept out.
+        ProbeAnswer::Hung if !quiescence.is_lock() && probe.kind == ProbeKind::Commit => "locked",
         // Not every lock that makes a good backup refuses this one.
         ProbeAnswer::Done if probe.kind == ProbeKind::Memory => "error",
         ProbeAnswer::Done | ProbeAnswer::Released => "done",

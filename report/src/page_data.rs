@@ -2,6 +2,7 @@
 
 use contract::events::Event;
 use contract::grade::Outcome;
+use contract::history::Quiescence;
 use contract::plan::Plan;
 use judge::verdict::Verdict;
 
@@ -38,6 +39,11 @@ pub struct TrialPage {
 }
 
 impl TrialPage {
+    /// How its server stands still for a backup, as far as its history can be read.
+    pub(super) fn quiescence(&self) -> Quiescence {
+        self.cycles.got.first().map(|cycle| cycle.quiescence).unwrap_or_default()
+    }
+
     /// Its outcome; a trial without a verdict could not be
     /// judged.
     pub(super) fn outcome(&self) -> Outcome {
@@ -50,6 +56,8 @@ impl TrialPage {
 pub struct CyclePage {
     /// Its number, from 1.
     pub number: u32,
+    /// How its server stands still for a backup.
+    pub quiescence: Quiescence,
     /// Its own verdict, where the trial has several cycles; an error is why there is none.
     pub verdict: Option<Result<Verdict, Unreadable>>,
     /// The guest was frozen, or that was tried.

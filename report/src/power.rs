@@ -2,11 +2,12 @@
 
 use contract::figures::Power;
 use contract::grade::Grade;
+use contract::history::Quiescence;
 use contract::text::quote;
 use judge::verdict::Verdict;
 use maud::{Markup, html};
 
-use super::text::{count, duration};
+use super::text::{count, duration, meaning};
 
 /// Ways and properties that are shown.
 const MAX_SHOWN: usize = 40;
@@ -14,7 +15,7 @@ const MAX_SHOWN: usize = 40;
 const MAX_TEXT: usize = 400;
 
 /// Both sections; nothing for a verdict without them.
-pub(super) fn power(verdict: &Verdict) -> Markup {
+pub(super) fn power(verdict: &Verdict, quiescence: Quiescence) -> Markup {
     let power = &verdict.power;
     if *power == Power::default() {
         return html! {};
@@ -32,7 +33,7 @@ pub(super) fn power(verdict: &Verdict) -> Markup {
                     ul {
                         @for (property, why) in power.not_examined.iter().take(MAX_SHOWN) {
                             li {
-                                span class="id" title=(property.claim()) { (property.id()) }
+                                span class="id" title=(meaning(*property, quiescence)) { (property.id()) }
                                 " " b { (property) } ": " (quote(MAX_TEXT, why))
                             }
                         }

@@ -184,8 +184,9 @@ fn cycles(dir: &Path, plan: Option<&Plan>, room: usize) -> ReadPart<Vec<CyclePag
     let several = trial.cycles() > 1;
     let mut room = if several { room.min(MAX_CYCLES) } else { room };
     let each = (room / trial.cycles() as usize).clamp(MIN_PICTURE, MAX_PICTURE);
+    let quiescence = trial.setup().quiescence;
     for number in 1..=trial.cycles() {
-        let mut cycle = CyclePage { number, ..CyclePage::default() };
+        let mut cycle = CyclePage { number, quiescence, ..CyclePage::default() };
         let place = trial.observation_dir(number);
         let (picture, verdict) = match trial.cycle(number) {
             Ok(case) => {

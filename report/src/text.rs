@@ -2,6 +2,9 @@
 
 use std::path::{Component, Path};
 
+use contract::history::Quiescence;
+use contract::property::Property;
+
 /// `83.1 ms`, `2.61 s`, `1 min 20 s`.
 pub(super) fn duration(ms: f64) -> String {
     match ms {
@@ -26,6 +29,14 @@ pub(super) fn size(bytes: u64) -> String {
 /// `1 trial`, `3 trials`.
 pub(super) fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
+/// What a property claims, and what that means where the trial's server has backup mode.
+pub(super) fn meaning(property: Property, quiescence: Quiescence) -> String {
+    match quiescence {
+        Quiescence::Lock => property.claim().to_owned(),
+        Quiescence::BackupMode => format!("{} On PostgreSQL: {}", property.claim(), property.on_postgresql()),
+    }
 }
 
 /// A pixel coordinate, as short as it can be.

@@ -288,6 +288,38 @@ fn any_number_of_clients_is_drawn() {
     }
 }
 
+/// What a property means on PostgreSQL stands on the page of a trial of it, and on no other.
+#[test]
+fn a_trial_of_postgresql_says_what_its_properties_mean_there() {
+    for shape in [Shape { losing: 0, ..shape(5, 1) }, Shape { losing: 0, ..Shape::postgresql(1) }] {
+        let run = Run::new(&[Grade::ApplicationConsistent]);
+        let world = World::new(&shape);
+        Cycles { history: world.history, images: vec![world.image] }.write(&run.dir);
+        let (verdict, _) = run.judge();
+        assert_eq!(verdict.grade, Grade::ApplicationConsistent, "{}", verdict.reason);
+        let page = run.page();
+        let by_lock = shape.quiescence.is_lock();
+        let meaning = format!(
+            "{} On PostgreSQL: {}",
+            Property::TablesClosed.claim(),
+            Property::TablesClosed.on_postgresql()
+        );
+        assert_eq!(page.contains(&meaning), !by_lock);
+        assert_eq!(page.contains("On PostgreSQL:"), !by_lock);
+        // The COMMITs that were kept out are what is good, and an UNLOGGED table shows nothing.
+        for (text, shown) in [
+            ("probe locked", true),
+            ("probe hung", false),
+            ("UPDATE of a MEMORY table", by_lock),
+            ("UPDATE of an UNLOGGED table", !by_lock),
+            ("in backup mode until the thaw", !by_lock),
+            ("waited for the server's lock until the thaw", by_lock),
+        ] {
+            assert_eq!(page.contains(text), shown, "`{text}`: {page}");
+        }
+    }
+}
+
 #[test]
 fn every_cycle_has_a_place_and_the_worst_is_open() {
     let run = Run::new(&[Grade::CrashConsistent]);

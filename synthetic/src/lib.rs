@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use contract::history::{
-    self, Entry, Follower, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema,
-    Setup, Table, ddl_tables,
+    self, Entry, Follower, Holds, Lsn, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round,
+    Schema, Setup, Table, ddl_tables,
 };
 use contract::jsonl::{self, Writer};
 use contract::observation::{self, Record, ServerState};
@@ -52,8 +52,10 @@ pub struct Shape {
     pub losing: u64,
     /// Freeze, or take the snapshot of the running guest.
     pub freeze: bool,
-    /// The freeze holds a lock until the thaw. Otherwise it only claims to.
+    /// The freeze holds a lock, or backup mode, until the thaw. Otherwise it only claims to.
     pub held: bool,
+    /// Which of the two: a server like MySQL or like PostgreSQL.
+    pub quiescence: Quiescence,
 }
 
 impl Shape {
@@ -70,26 +72,50 @@ impl Shape {
             losing: 4,
             freeze: true,
             held: true,
+            quiescence: Quiescence::Lock,
         }
+    }
+
+    /// The same of a server like PostgreSQL.
+    pub fn postgresql(seed: u64) -> Self {
+        Self {
+            writers: 8,
+            followers: postgresql_followers(),
+            quiescence: Quiescence::BackupMode,
+            ..Self::new(seed)
+        }
+    }
+
+    /// The storage engine of the tables that a transaction protects.
+    fn engine(&self) -> &'static str {
+        if self.quiescence.is_lock() { "InnoDB" } else { "heap" }
     }
 }
 
 /// One table of each kind: two that no transaction protects, one that it does, in both schemas.
 pub fn followers() -> Vec<Follower> {
-    let follower = |table: &str, engine: &str, schema, door| Follower {
-        table: table.into(),
-        engine: engine.into(),
-        transactional: engine == "InnoDB",
-        schema,
-        door,
-        indexes: vec!["crc".into()],
-    };
     vec![
         follower("nt", "MyISAM", Schema::Load, 0),
         follower("ar", "Aria", Schema::Load, 0),
         follower("second_tx", "InnoDB", Schema::Second, 1),
         follower("second_nt", "MyISAM", Schema::Second, 1),
     ]
+}
+
+/// The tables of PostgreSQL, which transactions protect, in both schemas.
+pub fn postgresql_followers() -> Vec<Follower> {
+    vec![follower("tx", "heap", Schema::Load, 0), follower("second_tx", "heap", Schema::Second, 1)]
+}
+
+fn follower(table: &str, engine: &str, schema: Schema, door: u8) -> Follower {
+    Follower {
+        table: table.into(),
+        engine: engine.into(),
+        transactional: matches!(engine, "InnoDB" | "heap"),
+        schema,
+        door,
+        indexes: vec!["crc".into()],
+    }
 }
 
 /// When a trial crossed its marks: F0, F1, S0, S1, T0, T1.
@@ -208,13 +234,70 @@ impl MarkTimes {
                 entries.extend([written(f1 + 5, 900, 14_000_000), written(t0 - 5, 902, 14_008_192)]);
             }
             entries.extend(self.probes(shape).into_iter().map(Entry::Probe));
+            if !shape.quiescence.is_lock() {
+                entries.extend(self.wal(shape));
+            }
         }
         entries
+    }
+
+    /// What the write-ahead log shows of the window.
+    fn wal(&self, shape: &Shape) -> [Entry; 4] {
+        let Self { f0, f1, t0, t1, .. } = *self;
+        let Wal { called, start, frozen, thaw, end, .. } = Wal::of(shape);
+        let wal_end = |t, end, lsn| Entry::WalEnd { t, end, lsn };
+        [
+            wal_end(f0 - 3 * MS, f0 - MS, called),
+            wal_end(f1 + 20, f1 + MS, frozen),
+            wal_end(t0 - MS, t0 - 5, thaw),
+            Entry::BackupModes {
+                t: t1 + MS,
+                from: called,
+                to: end + 16_384,
+                ended: if shape.held { vec![[start, end]] } else { Vec::new() },
+            },
+        ]
+    }
+}
+
+/// Positions in the write-ahead log, in their order.
+struct Wal {
+    /// Where it ended before the freeze was called.
+    called: Lsn,
+    /// Where backup mode began.
+    start: Lsn,
+    /// Up to where it was flushed then.
+    flushed: Lsn,
+    /// Where it ended when the freeze had returned, and before the thaw was called.
+    frozen: Lsn,
+    thaw: Lsn,
+    /// Where the record of the end of backup mode lies.
+    end: Lsn,
+}
+
+impl Wal {
+    fn of(shape: &Shape) -> Self {
+        let random = &mut Random(!shape.seed);
+        let mut last = 0x300_0000;
+        // Nothing may have been written from one to the next.
+        let mut next = |least, most| {
+            last += least + 8 * random.below(most);
+            last
+        };
+        Self {
+            called: next(0, 9_000),
+            start: next(0, 3),
+            flushed: next(160, 900),
+            frozen: next(0, 90),
+            thaw: next(0, 9),
+            end: next(0, 3),
+        }
     }
 }
 
 impl MarkTimes {
-    /// Everything waits for the lock, from before the snapshot until just before the thaw.
+    /// Everything waits for the lock, or the frozen file system, from before the snapshot until just
+    /// before the thaw.
     fn probes(&self, shape: &Shape) -> Vec<Probe> {
         let Self { f1, s0, s1, t0, .. } = *self;
         let mut row = 0;
@@ -224,7 +307,10 @@ impl MarkTimes {
                 Round::Snapshot => (f1 + 10, s0 - 20),
                 Round::Thaw => (s1 + 10, t0 - 20),
             };
-            let (since, answer) = (Some(since), ProbeAnswer::Locked);
+            let (since, answer) = match shape.quiescence {
+                Quiescence::Lock => (Some(since), ProbeAnswer::Locked),
+                Quiescence::BackupMode => (None, ProbeAnswer::Hung),
+            };
             Probe { t, end: t0 - 10, since, round, door, schema, kind, row: Some(row), answer, code: None }
         };
         let mut probes = Vec::new();
@@ -248,22 +334,21 @@ fn set_up(shape: &Shape) -> Setup {
         engine: engine.into(),
         indexes: indexes.iter().map(|&index| index.into()).collect(),
     };
+    let (engine, by_lock) = (shape.engine(), shape.quiescence.is_lock());
+    let mut tables =
+        vec![table("ledger", engine, &["rnd", "acct"]), table("acct", engine, &[]), table("cl", engine, &[])];
+    tables.extend(by_lock.then(|| table("bulk", "MyISAM", &[])));
     Setup {
         writers: shape.writers,
         accounts: shape.accounts,
         opening_balance: OPENING,
         doors: DOORS.map(String::from).to_vec(),
         followers: shape.followers.clone(),
-        tables: vec![
-            table("ledger", "InnoDB", &["rnd", "acct"]),
-            table("acct", "InnoDB", &[]),
-            table("cl", "InnoDB", &[]),
-            table("bulk", "MyISAM", &[]),
-        ],
+        tables,
         disks: DISKS.map(String::from).to_vec(),
         file_systems: DISKS.map(String::from).to_vec(),
-        binlog: true,
-        quiescence: Quiescence::Lock,
+        binlog: by_lock,
+        quiescence: shape.quiescence,
     }
 }
 
@@ -281,12 +366,19 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error>
 
     logs.entry(Entry::Setup(set_up(shape)))?;
     logs.entry(Entry::Guest { t: start, os: "debian".into(), volumes: Some(2) })?;
-    for (holds, path, on) in [
-        (Holds::Data, "/var/lib/mysql", "vda"),
-        (Holds::Redo, "/var/lib/mysql-redo", "vda"),
-        (Holds::Undo, "/var/lib/mysql", "vda"),
-        (Holds::Binlogs, "/srv/binlog", "vdb"),
-    ] {
+    let by_lock = shape.quiescence.is_lock();
+    let directories: &[_] = match shape.quiescence {
+        Quiescence::Lock => &[
+            (Holds::Data, "/var/lib/mysql", "vda"),
+            (Holds::Redo, "/var/lib/mysql-redo", "vda"),
+            (Holds::Undo, "/var/lib/mysql", "vda"),
+            (Holds::Binlogs, "/srv/binlog", "vdb"),
+        ],
+        Quiescence::BackupMode => {
+            &[(Holds::Data, "/var/lib/postgresql", "vda"), (Holds::Redo, "/srv/pg_wal", "vdb")]
+        }
+    };
+    for &(holds, path, on) in directories {
         logs.entry(Entry::Directory {
             t: start,
             holds,
@@ -330,7 +422,10 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error>
     for Side { n, sent: t, answered, .. } in steps {
         record(&mut recorded, Entry::SchemaChange { t, end: Some(answered), n });
     }
-    let statements = Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 40 * MS);
+    let statements = match by_lock {
+        true => Side::run(random, [start, load_ends], locked.then_some([lock, t0]), 40 * MS),
+        false => Vec::new(),
+    };
     for n in 1..=Side::before(&statements, cut) {
         logs.record(Record::Bulk { n, rows: BULK_ROWS, torn: 0 })?;
     }
@@ -354,8 +449,10 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error>
             db.image(shape, logs)?;
             image_is_made = true;
         }
+        let is_kept =
+            |record: &Record| !image_is_made && (by_lock || !matches!(record, Record::BinlogTransfer { .. }));
         let versions =
-            db.apply(&pending, at, |record| if image_is_made { Ok(()) } else { logs.record(record) })?;
+            db.apply(&pending, at, |record| if is_kept(&record) { logs.record(record) } else { Ok(()) })?;
         for entry in pending.recorded(at, versions) {
             record(&mut recorded, entry);
         }
@@ -629,16 +726,15 @@ impl ModelDatabase {
 
     /// What a replay of the source's logs leads to: the same as the source holds.
     fn roll_forward<L: Logs>(&self, shape: &Shape, logs: &mut L) -> Result<(), L::Error> {
-        let of_load = [
-            ("ledger", self.legs),
-            ("acct", self.balance.len() as u64),
-            ("cl", shape.writers.into()),
-            ("bulk", self.bulk),
-        ];
+        let of_load =
+            [("ledger", self.legs), ("acct", self.balance.len() as u64), ("cl", shape.writers.into())];
+        let bulk = shape.quiescence.is_lock().then_some(("bulk", self.bulk));
         let followers = shape.followers.iter().map(|it| (it.table.as_str(), self.rows_of(&it.table)));
-        let tables: Vec<_> = of_load.into_iter().chain(followers).collect();
+        let tables: Vec<_> = of_load.into_iter().chain(bulk).chain(followers).collect();
         for of in [ServerState::Live, ServerState::RolledForward] {
-            logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
+            if bulk.is_some() {
+                logs.record(Record::Gtid { of, gtid: format!("0-1-{}", self.transfers) })?;
+            }
             for &(table, rows) in &tables {
                 let checksum = Some(rows.wrapping_mul(0x9e37_79b9));
                 logs.record(Record::Table { of, table: table.into(), rows, checksum })?;
@@ -665,6 +761,46 @@ impl ModelDatabase {
             clean: true,
             detail: String::new(),
         }));
+        image.extend(match shape.quiescence {
+            Quiescence::Lock => self.closed_tables_and_binlog(shape),
+            Quiescence::BackupMode => write_ahead_log(shape),
+        });
+        let by_lock = shape.quiescence.is_lock();
+        image.push(Record::Server {
+            started: true,
+            detail: if by_lock { "11.8.6-MariaDB" } else { "PostgreSQL 15.14" }.into(),
+            prepared: Some(0),
+            recovered: Some(true),
+            recovery: Vec::new(),
+            corruption: Vec::new(),
+        });
+        image.extend(["ledger", "acct", "cl"].map(|table| check(table, shape.engine())));
+        image.extend(by_lock.then(|| check("bulk", "MyISAM")));
+        image.extend(shape.followers.iter().map(|it| check(&it.table, &it.engine)));
+        let index = |table: &str, index: &str, rows| Record::Index {
+            table: table.into(),
+            index: index.into(),
+            primary: [rows, SUM],
+            secondary: [rows, SUM],
+        };
+        image.extend(["rnd", "acct"].map(|name| index("ledger", name, self.legs)));
+        image.extend(shape.followers.iter().map(|it| index(&it.table, "crc", self.rows_of(&it.table))));
+        image.push(Record::MemoryRows { rows: 0 });
+        image.push(Record::ProbeRows { rows: Vec::new() });
+        image.extend((1..).zip(&self.counter).map(|(c, n)| Record::Counter { c, n: *n }));
+        image.extend(
+            (1..).zip(self.balance.iter().zip(&self.version)).map(|(id, (balance, ver))| Record::Account {
+                id,
+                balance: *balance,
+                ver: *ver,
+            }),
+        );
+        image.into_iter().try_for_each(|record| logs.record(record))
+    }
+
+    /// What the raw disks of a server like MySQL show.
+    fn closed_tables_and_binlog(&self, shape: &Shape) -> Vec<Record> {
+        let mut image = Vec::new();
         let closed = |folder: &str, name: &str, table: Option<&str>| Record::TableFile {
             file: format!("{folder}/{name}"),
             table: table.map(str::to_owned),
@@ -687,37 +823,21 @@ impl ModelDatabase {
         }
         image.push(Record::BinlogEnd { file, size, in_use: true });
         image.push(Record::Gtid { of: ServerState::Restored, gtid: format!("0-1-{}", self.transfers) });
-        image.push(Record::Server {
-            started: true,
-            detail: "11.8.6-MariaDB".into(),
-            prepared: Some(0),
-            recovered: Some(true),
-            recovery: Vec::new(),
-            corruption: Vec::new(),
-        });
-        image.extend(["ledger", "acct", "cl"].map(|table| check(table, "InnoDB")));
-        image.push(check("bulk", "MyISAM"));
-        image.extend(shape.followers.iter().map(|it| check(&it.table, &it.engine)));
-        let index = |table: &str, index: &str, rows| Record::Index {
-            table: table.into(),
-            index: index.into(),
-            primary: [rows, SUM],
-            secondary: [rows, SUM],
-        };
-        image.extend(["rnd", "acct"].map(|name| index("ledger", name, self.legs)));
-        image.extend(shape.followers.iter().map(|it| index(&it.table, "crc", self.rows_of(&it.table))));
-        image.push(Record::MemoryRows { rows: 0 });
-        image.push(Record::ProbeRows { rows: Vec::new() });
-        image.extend((1..).zip(&self.counter).map(|(c, n)| Record::Counter { c, n: *n }));
-        image.extend(
-            (1..).zip(self.balance.iter().zip(&self.version)).map(|(id, (balance, ver))| Record::Account {
-                id,
-                balance: *balance,
-                ver: *ver,
-            }),
-        );
-        image.into_iter().try_for_each(|record| logs.record(record))
+        image
     }
+}
+
+/// What the raw disks of a server like PostgreSQL show, and up to where it recovers.
+fn write_ahead_log(shape: &Shape) -> Vec<Record> {
+    let Wal { called, start, flushed, .. } = Wal::of(shape);
+    let held = shape.freeze && shape.held;
+    let redo = if held { start } else { called - 4096 };
+    let mut image = vec![
+        Record::Checkpoint { redo, timeline: 1, shut_down: false },
+        Record::WalEnd { timeline: 1, lsn: flushed },
+    ];
+    image.extend(held.then_some(Record::WalPosition { timeline: 1, start, lsn: flushed }));
+    image
 }
 
 fn client_number(at: usize) -> u32 {

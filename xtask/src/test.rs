@@ -24,8 +24,8 @@ pub(crate) struct Args {
     filters: Vec<String>,
 }
 
-/// The test that plants one defect at a time and prints what caught each.
-const MUTATION_TABLE: &str = "mutants::the_mutation_table";
+/// The tests that plant one defect at a time and print what caught each.
+const MUTATION_TABLES: [&str; 2] = ["mutants::the_mutation_table", "postgresql::the_mutation_table"];
 
 /// The test that prints what the rows of the failure catalogue have measured.
 const CATALOGUE: &str = "catalogue::the_table";
@@ -50,8 +50,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return outcome;
     }
     // Tests that pass are silent, but these print tables, even if others have failed.
-    let table = ["--exact", MUTATION_TABLE, "--nocapture"];
-    let mutations = succeed(workspace(&sh, &["test", "--quiet", "--test", "judge"]).arg("--").args(table));
+    let judge = workspace(&sh, &["test", "--quiet", "--test", "judge"]);
+    // One after the other.
+    let mutations =
+        succeed(judge.args(["--", "--exact", "--nocapture", "--test-threads=1"]).args(MUTATION_TABLES));
     let table = ["--exact", CATALOGUE, "--ignored", "--nocapture"];
     let catalogue = succeed(workspace(&sh, &["test", "--quiet", "--test", "hooks"]).arg("--").args(table));
     outcome.and(mutations).and(catalogue)

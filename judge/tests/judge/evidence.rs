@@ -74,7 +74,7 @@ fn needed_by_record(record: &Record) -> Needed {
         Record::Account { .. } => ("account", &[Property::Conservation]),
         Record::Leg { .. } => ("leg", &[Property::Conservation]),
         // Those of a table that a transaction protects are durable, the others are N1's.
-        Record::Follow { table, .. } if table == "second_tx" => ("row", &[Property::Durability]),
+        Record::Follow { table, .. } if table.ends_with("tx") => ("row", &[Property::Durability]),
         Record::Follow { .. } => ("row of no transaction", &[Property::NonTransactionalDurability]),
         Record::DdlTables { .. } => (
             "ddl_tables",
@@ -119,9 +119,13 @@ fn hold_without(world: &World, name: &str, needed: &[Property]) -> Option<String
 
 #[test]
 fn no_property_holds_without_any_kind_of_record_that_it_needs() {
+    no_property_holds_without_what_it_needs(Shape::new);
+}
+
+pub(crate) fn no_property_holds_without_what_it_needs(shape: impl Fn(u64) -> Shape) {
     let mut wrong = Vec::new();
     for seed in 1..=3 {
-        let world = World::new(&Shape { losing: 0, ..Shape::new(seed) });
+        let world = World::new(&Shape { losing: 0, ..shape(seed) });
         let mut kinds: Vec<Needed> = world.history.iter().map(needed_by_entry).collect();
         kinds.extend(world.image.iter().map(needed_by_record));
         kinds.sort_unstable();
@@ -189,7 +193,7 @@ fn forget_detail(world: &mut World, of: Mark) {
 }
 
 /// What was weakened or moved: the property that must not hold any more.
-const WEAKENED: &[(&str, Property, Mutation)] = &[
+pub(crate) const WEAKENED: &[(&str, Property, Mutation)] = &[
     ("probes answered as the freeze returned", Property::LockProbe, |world| {
         let f1 = world.times.f1;
         probes(world).for_each(|probe| {
@@ -453,7 +457,12 @@ const WEAKENED: &[(&str, Property, Mutation)] = &[
         let thaw = world.times.t0;
         for entry in &mut world.history {
             match entry {
-                Entry::Mark { t, .. } | Entry::BlockStats { t, .. } | Entry::End { t } if *t >= thaw => {
+                Entry::Mark { t, .. }
+                | Entry::BlockStats { t, .. }
+                | Entry::BackupModes { t, .. }
+                | Entry::End { t }
+                    if *t >= thaw =>
+                {
                     *t += 2_000_000_000;
                 }
                 _ => {}
@@ -695,7 +704,8 @@ fn later(world: &mut World, by: Nanos) {
     let from = world.times.f0;
     for entry in &mut world.history {
         match entry {
-            Entry::Mark { t, .. } | Entry::BlockStats { t, .. } => *t += by,
+            Entry::Mark { t, .. } | Entry::BlockStats { t, .. } | Entry::BackupModes { t, .. } => *t += by,
+            Entry::WalEnd { t, end, .. } => (*t, *end) = (*t + by, *end + by),
             Entry::Probe(probe) => {
                 (probe.t, probe.end) = (probe.t + by, probe.end + by);
                 probe.since = probe.since.map(|since| since + by);

@@ -7,6 +7,7 @@ mod cycles;
 mod evidence;
 mod files;
 mod mutants;
+mod postgresql;
 mod random;
 mod windows;
 mod world;

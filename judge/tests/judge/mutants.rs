@@ -15,10 +15,12 @@ use judge::Judgement;
 
 use crate::world::{MarkTimes, Shape, World};
 
-type Mutation = fn(&mut World);
+pub(crate) type Mutation = fn(&mut World);
 
-/// The rows of the table: the mutant, the property that must be broken, the grade.
-const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
+/// A row of the table: the mutant, the property that must be broken, the grade.
+pub(crate) type Mutant = (&'static str, Property, Grade, Mutation);
+
+pub(crate) const MUTANTS: &[Mutant] = &[
     ("server does not start", Property::Starts, Unusable, server_down),
     ("file system damaged", Property::Starts, Unusable, fsck_damage),
     ("payload bit flipped", Property::Checksums, Unusable, flip_payload),
@@ -451,7 +453,7 @@ const MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
 ];
 
 /// The same with nothing frozen.
-const LIVE_MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
+pub(crate) const LIVE_MUTANTS: &[Mutant] = &[
     ("live: synced heartbeat lost", Property::OutsideFiles, Inconsistent, lose_heartbeats),
     ("live: heartbeat lost, its rest torn", Property::OutsideFiles, Inconsistent, |world| {
         lose_heartbeats(world);
@@ -476,7 +478,7 @@ const LIVE_MUTANTS: &[(&str, Property, Grade, Mutation)] = &[
 ];
 
 /// What is legal with nothing frozen.
-const LIVE_LEGAL: &[(&str, Mutation)] = &[
+pub(crate) const LIVE_LEGAL: &[(&str, Mutation)] = &[
     ("live: nothing planted", |_| {}),
     ("live: next heartbeat torn", torn_heartbeat),
     ("live: bulk statement in flight, not there", |world| {
@@ -491,7 +493,7 @@ const LIVE_LEGAL: &[(&str, Mutation)] = &[
 ];
 
 /// Defects of the trial itself: the grade, and a word of the reason.
-const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
+pub(crate) const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
     ("freeze refused", Refused, "lock wait timeout", refuse),
     ("freeze failed, snapshot taken", CrashConsistent, "although the freeze failed", freeze_failed),
     ("observation without end", Unknown, "breaks off", |world| world.image.truncate(world.image.len() - 1)),
@@ -557,24 +559,34 @@ const BROKEN_TRIALS: &[(&str, Grade, &str, Mutation)] = &[
 /// How many worlds each mutant, and each right trial, is tried in.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
 
-#[test]
-fn the_mutation_table() {
-    println!("{:<52} {:<33} {:<22} also", "planted", "caught by", "grade");
-    let mut wrong = Vec::new();
-    let frozen = MUTANTS.iter().map(|mutant| (mutant, true));
-    for ((name, property, grade, mutate), freeze) in
-        frozen.chain(LIVE_MUTANTS.iter().map(|mutant| (mutant, false)))
-    {
+/// The table of a kind of server: what was planted, and what was not right about it.
+#[derive(Debug, Default)]
+pub(crate) struct MutationTable {
+    planted: usize,
+    missed: Vec<String>,
+    right: usize,
+    alarms: Vec<String>,
+}
+
+impl MutationTable {
+    pub(crate) fn begin() -> Self {
+        println!("{:<52} {:<33} {:<22} also", "planted", "caught by", "grade");
+        Self::default()
+    }
+
+    /// Plants a defect in a right trial of each seed, and prints what caught it.
+    pub(crate) fn plant(&mut self, (name, property, grade, mutate): &Mutant, shape: impl Fn(u64) -> Shape) {
+        self.planted += 1;
         let mut row = None;
         for seed in SEEDS {
-            let mut world = World::new(&Shape { freeze, ..Shape::new(seed) });
+            let mut world = World::new(&shape(seed));
             mutate(&mut world);
             let judgement = world.judge();
             check_form(name, &judgement);
             let (own, others): (Vec<_>, Vec<_>) =
                 judgement.findings.iter().partition(|finding| finding.property == *property);
             if own.is_empty() || judgement.grade != *grade {
-                wrong.push(format!(
+                self.missed.push(format!(
                     "{name}, seed {seed}: expected {property} and {grade}, got {} with {:?}",
                     judgement.reason,
                     judgement.findings.iter().map(|finding| &finding.id).collect::<Vec<_>>()
@@ -588,42 +600,70 @@ fn the_mutation_table() {
         }
         println!("{name:<52} {}", row.unwrap_or_default().trim_end());
     }
-    let mut alarms = Vec::new();
-    let planted = MUTANTS.len() + LIVE_MUTANTS.len();
-    let right: [(&str, Mutation); 1] = [("nothing planted", |_| {})];
-    for (name, change) in right.iter().chain(LEGAL) {
+
+    /// What is legal in a trial that is frozen must keep the top grade, without a finding.
+    pub(crate) fn allow(&mut self, (name, change): &(&str, Mutation), shape: impl Fn(u64) -> Shape) {
+        self.no_alarm(name, *change, shape, ApplicationConsistent, |judgement| judgement.findings.is_empty());
+    }
+
+    /// With nothing frozen, that is all there is to find.
+    pub(crate) fn allow_live(&mut self, (name, change): &(&str, Mutation), shape: impl Fn(u64) -> Shape) {
+        self.no_alarm(name, *change, shape, CrashConsistent, |judgement| {
+            judgement.findings.iter().all(|finding| finding.id == "Q1")
+        });
+    }
+
+    fn no_alarm(
+        &mut self,
+        name: &str,
+        change: Mutation,
+        shape: impl Fn(u64) -> Shape,
+        grade: Grade,
+        is_quiet: fn(&Judgement) -> bool,
+    ) {
+        self.right += 1;
         for seed in SEEDS {
-            let mut world = World::new(&Shape::new(seed));
+            let mut world = World::new(&shape(seed));
             change(&mut world);
             let judgement = world.judge();
-            if judgement.grade != ApplicationConsistent || !judgement.findings.is_empty() {
-                alarms.push(format!("{name}, seed {seed}: {}", judgement.reason));
+            if judgement.grade != grade || !is_quiet(&judgement) {
+                self.alarms.push(format!("{name}, seed {seed}: {}", judgement.reason));
             }
         }
-        println!("{name:<52} {:<33} {ApplicationConsistent}", "nothing");
+        println!("{name:<52} {:<33} {grade}", "nothing");
     }
-    for (name, change) in LIVE_LEGAL {
-        for seed in SEEDS {
-            let mut world = World::new(&Shape { freeze: false, ..Shape::new(seed) });
-            change(&mut world);
-            let judgement = world.judge();
-            // That nothing was frozen is all there is to find.
-            let others = judgement.findings.iter().any(|finding| finding.id != "Q1");
-            if judgement.grade != CrashConsistent || others {
-                alarms.push(format!("{name}, seed {seed}: {}", judgement.reason));
-            }
-        }
-        println!("{name:<52} {:<33} {CrashConsistent}", "nothing");
+
+    /// Prints the sums. Nothing may be missed, and nothing alarm.
+    pub(crate) fn end(mut self) {
+        println!(
+            "{} defects planted, {} missed; {} right trials, {} false alarms; each with {} seeds.",
+            self.planted,
+            self.missed.len(),
+            self.right,
+            self.alarms.len(),
+            SEEDS.count()
+        );
+        self.missed.append(&mut self.alarms);
+        assert!(self.missed.is_empty(), "{}", self.missed.join("\n"));
     }
-    println!(
-        "{planted} defects planted, {} missed; {} right trials, {} false alarms; each with {} seeds.",
-        wrong.len(),
-        right.len() + LEGAL.len() + LIVE_LEGAL.len(),
-        alarms.len(),
-        SEEDS.count()
-    );
-    wrong.append(&mut alarms);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is planted in a right trial that is to stay one.
+pub(crate) const NOTHING: (&str, Mutation) = ("nothing planted", |_| {});
+
+/// The same of a running guest.
+pub(crate) fn live(shape: Shape) -> Shape {
+    Shape { freeze: false, ..shape }
+}
+
+#[test]
+fn the_mutation_table() {
+    let mut table = MutationTable::begin();
+    MUTANTS.iter().for_each(|mutant| table.plant(mutant, Shape::new));
+    LIVE_MUTANTS.iter().for_each(|mutant| table.plant(mutant, |seed| live(Shape::new(seed))));
+    [NOTHING].iter().chain(LEGAL).for_each(|legal| table.allow(legal, Shape::new));
+    LIVE_LEGAL.iter().for_each(|legal| table.allow_live(legal, |seed| live(Shape::new(seed))));
+    table.end();
 }
 
 /// What every judgement looks like, whatever it says.
@@ -651,7 +691,7 @@ fn every_measured_property_has_a_mutant() {
 }
 
 /// What stands at the very edge of a rule, or may be there or not, is no defect.
-const LEGAL: &[(&str, Mutation)] = &[
+pub(crate) const LEGAL: &[(&str, Mutation)] = &[
     ("sent as the freeze returned, there", |world| {
         one_more(world, world.times.f1, Some(world.times.f1), true);
     }),
@@ -875,12 +915,12 @@ pub(crate) fn drop_records(world: &mut World, which: impl Fn(&Record) -> bool) {
 }
 
 /// The middle one of the records of a kind.
-fn middle(world: &mut World, which: impl Fn(&Record) -> bool) -> &mut Record {
+pub(crate) fn middle(world: &mut World, which: impl Fn(&Record) -> bool) -> &mut Record {
     let places: Vec<usize> = (0..world.image.len()).filter(|at| which(&world.image[*at])).collect();
     &mut world.image[places[places.len() / 2]]
 }
 
-fn insert(world: &mut World, record: Record) {
+pub(crate) fn insert(world: &mut World, record: Record) {
     let end = world.image.len() - 1;
     world.image.insert(end, record);
 }
@@ -951,7 +991,7 @@ fn server_down(world: &mut World) {
     };
 }
 
-fn set_prepared(world: &mut World, value: Option<u64>) {
+pub(crate) fn set_prepared(world: &mut World, value: Option<u64>) {
     if let Record::Server { prepared, .. } = middle(world, |record| matches!(record, Record::Server { .. })) {
         *prepared = value;
     }
@@ -961,7 +1001,7 @@ fn prepared(world: &mut World) {
     set_prepared(world, Some(2));
 }
 
-fn check(world: &mut World, name: &str, works: bool, message: &str) {
+pub(crate) fn check(world: &mut World, name: &str, works: bool, message: &str) {
     let record = middle(world, |record| matches!(record, Record::CheckTable { table, .. } if table == name));
     if let Record::CheckTable { clean, usable, messages, .. } = record {
         *clean = false;
@@ -982,7 +1022,7 @@ fn ledger_corrupt(world: &mut World) {
     check(world, "ledger", false, "error: Corrupt");
 }
 
-fn table_error(table: &str, error: &str) -> Record {
+pub(crate) fn table_error(table: &str, error: &str) -> Record {
     Record::TableError { table: table.into(), error: error.into(), gone: false }
 }
 
@@ -1106,7 +1146,9 @@ fn apply(world: &mut World, c: u32, n: u32, op: &Op) -> Option<[u32; 2]> {
                 let (acct, amt, crc) = (*acct, *amt, *crc);
                 insert(world, Record::Leg { c, n, leg, dep: *dep, acct, amt, ver, crc, sum: crc });
             }
-            insert(world, Record::BinlogTransfer { c, n });
+            if setup(world).binlog {
+                insert(world, Record::BinlogTransfer { c, n });
+            }
             Some(versions)
         }
         Op::Follow { table, of, crc } => {
@@ -1338,7 +1380,7 @@ fn transfer() -> Op {
 }
 
 /// What the load set up.
-fn setup(world: &mut World) -> &mut Setup {
+pub(crate) fn setup(world: &mut World) -> &mut Setup {
     match world.history.first_mut() {
         Some(Entry::Setup(setup)) => setup,
         _ => unreachable!("the first record is the setup"),
@@ -1362,7 +1404,7 @@ fn one_more(world: &mut World, sent: Nanos, acked: Option<Nanos>, there: bool) {
     }
 }
 
-fn lose_last_before_snapshot(world: &mut World) {
+pub(crate) fn lose_last_before_snapshot(world: &mut World) {
     let times = world.times;
     one_more(world, times.f1, Some(times.s0 - 1), false);
 }
@@ -1671,14 +1713,22 @@ fn bulk_crashed(world: &mut World) {
 }
 
 fn is_of_a_cycle(entry: &Entry) -> bool {
-    matches!(entry, Entry::Mark { .. } | Entry::Probe(_) | Entry::BlockStats { .. })
+    matches!(
+        entry,
+        Entry::Mark { .. }
+            | Entry::Probe(_)
+            | Entry::BlockStats { .. }
+            | Entry::WalEnd { .. }
+            | Entry::BackupModes { .. }
+    )
 }
 
 /// The same entry so many nanoseconds before.
 fn earlier(entry: &Entry, by: Nanos) -> Entry {
     let mut entry = entry.clone();
     match &mut entry {
-        Entry::Mark { t, .. } | Entry::BlockStats { t, .. } => *t -= by,
+        Entry::Mark { t, .. } | Entry::BlockStats { t, .. } | Entry::BackupModes { t, .. } => *t -= by,
+        Entry::WalEnd { t, end, .. } => (*t, *end) = (*t - by, *end - by),
         Entry::Probe(probe) => {
             (probe.t, probe.end) = (probe.t - by, probe.end - by);
             probe.since = probe.since.map(|since| since - by);
@@ -1725,7 +1775,7 @@ pub(crate) fn drop_probes(world: &mut World, which: impl Fn(&Probe) -> bool) {
     world.history.retain(|entry| !matches!(entry, Entry::Probe(probe) if which(probe)));
 }
 
-fn answer(world: &mut World, writes: ProbeAnswer, memory: ProbeAnswer) {
+pub(crate) fn answer(world: &mut World, writes: ProbeAnswer, memory: ProbeAnswer) {
     for probe in probes(world) {
         let of_memory = probe.kind == ProbeKind::Memory;
         probe.answer = if of_memory { memory } else { writes };
@@ -1735,7 +1785,7 @@ fn answer(world: &mut World, writes: ProbeAnswer, memory: ProbeAnswer) {
     }
 }
 
-fn answer_where(world: &mut World, what: ProbeAnswer, which: impl Fn(&Probe) -> bool) {
+pub(crate) fn answer_where(world: &mut World, what: ProbeAnswer, which: impl Fn(&Probe) -> bool) {
     for probe in probes(world).filter(|probe| which(probe)) {
         (probe.answer, probe.since) = (what, None);
     }
@@ -1758,6 +1808,24 @@ pub(crate) fn stop_server(world: &mut World) {
     answer(world, ProbeAnswer::Gone, ProbeAnswer::Gone);
     set_server(world, |server| *server.recovered = Some(false));
     set_log_in_use(world, false);
+    // Nothing but the disks' control file says so of a server with a write-ahead log.
+    let f0 = world.times.f0;
+    world.history.retain(|entry| !matches!(entry, Entry::WalEnd { end, .. } if *end > f0));
+    for entry in &mut world.history {
+        if let Entry::BackupModes { ended, .. } = entry {
+            ended.clear();
+        }
+    }
+    drop_records(world, |record| matches!(record, Record::WalPosition { .. }));
+    set_shut_down(world, true);
+}
+
+pub(crate) fn set_shut_down(world: &mut World, cleanly: bool) {
+    for record in &mut world.image {
+        if let Record::Checkpoint { shut_down, .. } = record {
+            *shut_down = cleanly;
+        }
+    }
 }
 
 fn set_log_in_use(world: &mut World, open: bool) {
@@ -1769,18 +1837,18 @@ fn set_log_in_use(world: &mut World, open: bool) {
 }
 
 /// Sets what the restored server's log contains.
-struct Told<'a> {
-    recovered: &'a mut Option<bool>,
-    corruption: &'a mut Vec<String>,
+pub(crate) struct Told<'a> {
+    pub(crate) recovered: &'a mut Option<bool>,
+    pub(crate) corruption: &'a mut Vec<String>,
 }
 
-fn set_server(world: &mut World, change: impl FnOnce(&mut Told<'_>)) {
+pub(crate) fn set_server(world: &mut World, change: impl FnOnce(&mut Told<'_>)) {
     let server = middle(world, |record| matches!(record, Record::Server { .. }));
     let Record::Server { recovered, corruption, .. } = server else { unreachable!("selected above") };
     change(&mut Told { recovered, corruption });
 }
 
-fn set_directory(
+pub(crate) fn set_directory(
     world: &mut World,
     what: Holds,
     change: impl Fn(&mut String, &mut Option<String>, &mut bool),
@@ -1844,7 +1912,7 @@ fn late_probes(world: &mut World) {
     probes(world).for_each(|probe| probe.end = after);
 }
 
-fn replace_mark(world: &mut World, from: Mark, to: Mark, because: &str) {
+pub(crate) fn replace_mark(world: &mut World, from: Mark, to: Mark, because: &str) {
     for entry in &mut world.history {
         if let Entry::Mark { mark, detail, .. } = entry
             && *mark == from

@@ -12,18 +12,12 @@ use proptest::prelude::*;
 use crate::world::{Random, Shape, World};
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    (any::<u64>(), 1u32..9, 2u32..20, 1usize..5, 60u64..300, 0u64..30, 0u64..20).prop_map(
-        |(seed, writers, accounts, followers, load_ms, failing, losing)| Shape {
-            seed,
-            writers,
-            accounts,
-            followers: synthetic::followers()[..followers].to_vec(),
-            load_ms,
-            freeze_at: 50,
-            failing,
-            losing,
-            freeze: true,
-            held: true,
+    (any::<u64>(), 1u32..9, 2u32..20, 1usize..5, 60u64..300, 0u64..30, 0u64..20, any::<bool>()).prop_map(
+        |(seed, writers, accounts, followers, load_ms, failing, losing, by_lock)| {
+            let right = if by_lock { Shape::new(seed) } else { Shape::postgresql(seed) };
+            let most = right.followers.len();
+            let followers = right.followers[..followers.min(most)].to_vec();
+            Shape { writers, accounts, followers, load_ms, failing, losing, ..right }
         },
     )
 }
@@ -139,6 +133,8 @@ proptest! {
                 }
                 Record::Follow { c, n, .. } | Record::Counter { c, n } => *[c, n][random.below(2) as usize] = huge,
                 Record::Index { primary, .. } => *primary = [u64::MAX; 2],
+                Record::WalPosition { start, lsn, .. } => *[start, lsn][random.below(2) as usize] = wide as u64,
+                Record::Checkpoint { redo: lsn, .. } | Record::WalEnd { lsn, .. } => *lsn = wide as u64,
                 Record::Heartbeats { count, .. } => *count = huge,
                 Record::Bulk { n, rows, torn } => (*n, *rows, *torn) = (huge, u64::MAX, u64::MAX),
                 Record::Table { rows, .. } => *rows = u64::MAX,

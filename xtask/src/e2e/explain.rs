@@ -21,6 +21,7 @@ pub(super) fn print(name: &str) -> Result<(), Failure> {
     };
     results::line(format_args!("{property} ({})", property.id()));
     results::line(property.claim());
+    results::line(format_args!("On PostgreSQL: {}", property.on_postgresql()));
     results::line("");
     results::line(format_args!("Why it can be required: {}", property.source()));
     results::line(format_args!("Evidence that it needs: {}.", property.needs()));
