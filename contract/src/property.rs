@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::grade::Grade;
+use crate::image::Database;
 
 /// Hands the table to a macro. The columns:
 ///
@@ -559,6 +560,15 @@ macro_rules! needed_for {
 
 with_properties!(vocabulary);
 
+impl Property {
+    /// Whether a trial on this database can examine it at all.
+    pub fn applies_to(self, database: Database) -> bool {
+        let elsewhere =
+            matches!(self, Self::NonTransactionalDurability | Self::TablesClosed | Self::BinlogAgreement);
+        database != Database::Postgresql || !elsewhere
+    }
+}
+
 impl std::fmt::Display for Property {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
@@ -588,6 +598,15 @@ mod tests {
             assert!(property.claim().ends_with('.') && property.source().ends_with('.'), "{property}");
             assert!(property.on_postgresql().ends_with('.'), "{property}");
             assert!(!property.needs().ends_with('.'), "{property}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_apply_says_so() {
+        for property in Property::ALL {
+            let applies = property.applies_to(Database::Postgresql);
+            assert_eq!(applies, !property.on_postgresql().starts_with("Not applicable"), "{property}");
+            assert!(property.applies_to(Database::Mariadb), "{property}");
         }
     }
 }

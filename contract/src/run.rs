@@ -184,6 +184,7 @@ impl RunOptions {
     /// Resolves one trial.
     pub fn plan(&self, request: &TrialRequest, image: Manifest, accel: Accel) -> Plan {
         let TrialRequest { name, scenario, hook, .. } = request;
+        let expect = scenario.expectation(hook, image.server.database);
         Plan {
             trial: name.clone(),
             scenario: scenario.name.clone(),
@@ -201,7 +202,7 @@ impl RunOptions {
             snapshot: scenario.snapshot,
             restore: scenario.restore,
             faults: scenario.faults.clone(),
-            expect: scenario.expectation(hook),
+            expect,
             seed: self.seed,
             accel,
             // A saved domain keeps its name, and a libvirt that is shared can have it only once.

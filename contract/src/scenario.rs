@@ -73,11 +73,15 @@ impl Scenario {
             && image.can_be_attached()
     }
 
-    /// What is expected with this hook: what the file says of it, or else the top grade, because
+    /// What is expected with this hook on this database: what the file says of it, or else the top grade, because
     /// then the user named the hook.
-    pub fn expectation(&self, hook: &Hook) -> Expectation {
+    pub fn expectation(&self, hook: &Hook, database: Database) -> Expectation {
         let listed = self.expect.iter().find(|(h, _)| h == hook);
-        listed.map_or_else(Expectation::top_grade, |(_, expectation)| expectation.clone())
+        let mut expected = listed.map_or_else(Expectation::top_grade, |(_, expectation)| expectation.clone());
+        // The others can be found on the scenario's other databases.
+        expected.findings.retain(|property| property.applies_to(database));
+        expected.one_of.retain(|property| property.applies_to(database));
+        expected
     }
 }
 

@@ -53,7 +53,7 @@ impl Default for RawImage {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLoad {
-    profile: Profile,
+    profile: Spanned<Profile>,
     writers: Whole<1, 64>,
     rate: Option<Spanned<Whole<1, 10_000>>>,
     seconds: Decimal<5, 6000>,
@@ -137,19 +137,21 @@ impl RawScenario {
             return Err(Mistake::new(&empty.span(), "`guest` is empty. Give a line for the guest's shell."));
         }
         let freeze = self.quiesce.freeze;
+        let databases = self.image.database;
+        self.load.suits(&databases)?;
         Ok(Scenario {
             name: name.to_owned(),
             summary: self.summary.into_inner(),
             covers: self.covers.into_iter().map(Spanned::into_inner).collect(),
             snapshot: self.snapshot.check(self.image.disks)?,
-            databases: self.image.database,
+            databases: databases.clone(),
             releases: self.image.release,
             disks: self.image.disks,
             restore: self.restore,
             load: self.load.check()?,
             freeze,
             faults: self.fault.into_iter().map(Spanned::into_inner).collect(),
-            expect: check_expectations(self.expect, folder, freeze)?,
+            expect: check_expectations(self.expect, folder, freeze, &databases)?,
         })
     }
 }
@@ -169,6 +171,17 @@ fn check_row(row: &Spanned<String>) -> Result<(), Mistake> {
 }
 
 impl RawLoad {
+    /// Refuses a profile that writes to tables which one of the databases does not have.
+    fn suits(&self, databases: &[Database]) -> Result<(), Mistake> {
+        let needs_engines = matches!(self.profile.get_ref(), Profile::Bulk | Profile::MixedEngines);
+        if needs_engines && databases.contains(&Database::Postgresql) {
+            let message = "this profile writes to storage engines that PostgreSQL does not have. Take `postgresql` \
+                           from `database`, or another profile.";
+            return Err(Mistake::new(&self.profile.span(), message));
+        }
+        Ok(())
+    }
+
     fn check(self) -> Result<Load, Mistake> {
         let writers = self.writers.0;
         if let Some(rate) = &self.rate
@@ -180,7 +193,7 @@ impl RawLoad {
             return Err(Mistake::new(&rate.span(), message));
         }
         Ok(Load {
-            profile: self.profile,
+            profile: self.profile.into_inner(),
             writers,
             rate: self.rate.map(|rate| rate.get_ref().0),
             seconds: self.seconds.0,
@@ -213,6 +226,7 @@ fn check_expectations(
     raw: Spanned<BTreeMap<String, Spanned<RawExpectation>>>,
     folder: &Path,
     freeze: bool,
+    databases: &[Database],
 ) -> Result<Vec<(Hook, Expectation)>, Mistake> {
     let span = raw.span();
     let mut expect = Vec::new();
@@ -220,7 +234,7 @@ fn check_expectations(
         let span = expectation.span();
         let hook =
             Hook::in_scenario(&name, folder).map_err(|error| Mistake::new(&span, error.to_string()))?;
-        let expectation = expectation.into_inner().check(&span, &hook, freeze)?;
+        let expectation = expectation.into_inner().check(&span, &hook, freeze, databases)?;
         expect.push((hook, expectation));
     }
     if expect.is_empty() {
@@ -233,7 +247,13 @@ fn check_expectations(
 
 impl RawExpectation {
     /// Refuses what cannot be expected of a hook, of a guest that is frozen or not.
-    fn check(self, span: &Range<usize>, hook: &Hook, frozen: bool) -> Result<Expectation, Mistake> {
+    fn check(
+        self,
+        span: &Range<usize>,
+        hook: &Hook,
+        frozen: bool,
+        databases: &[Database],
+    ) -> Result<Expectation, Mistake> {
         let refuse = |message: &str| Err(Mistake::new(span, message));
         let Self { grade, findings, one_of, within_s, writable } = self;
         if grade.is_empty() {
@@ -249,6 +269,12 @@ impl RawExpectation {
             return refuse(&format!(
                 "without a freeze no hook runs. Expect `none` instead of `{}`.",
                 hook.name()
+            ));
+        }
+        let nowhere = |it: &&Property| !databases.iter().any(|database| it.applies_to(*database));
+        if let Some(property) = findings.iter().chain(&one_of).find(nowhere) {
+            return refuse(&format!(
+                "`{property}` cannot be found on any database of this scenario: it does not apply there. Take it out."
             ));
         }
         if grade == [Grade::ApplicationConsistent] && !(findings.is_empty() && one_of.is_empty()) {

@@ -63,8 +63,8 @@ fn a_good_file_is_read() {
     assert_eq!(scenario.name, "quiet");
     assert!(scenario.freeze);
     assert_eq!(scenario.expect.len(), 2);
-    assert_eq!(scenario.expectation(&Hook::Sample), Expectation::top_grade());
-    assert_eq!(scenario.expectation(&Hook::None).findings, [Property::TablesClosed]);
+    assert_eq!(scenario.expectation(&Hook::Sample, Database::Mysql), Expectation::top_grade());
+    assert_eq!(scenario.expectation(&Hook::None, Database::Mysql).findings, [Property::TablesClosed]);
 }
 
 #[test]
@@ -128,6 +128,33 @@ fn bad_files_are_refused_with_line_and_hint() {
     }
 }
 
+/// Each is right for MariaDB.
+#[test]
+fn what_a_database_does_not_have_is_refused_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |database: &str, text: &str| {
+        text.replace("[expect]", &format!("[image]\ndatabase = [\"{database}\"]\n[expect]"))
+    };
+    read_in(folder.path(), &on("mariadb", GOOD)).unwrap();
+    let (line, problem) = refused_in(folder.path(), &on("postgresql", GOOD));
+    assert_eq!(line, 12, "{problem}");
+    assert!(
+        problem.contains("`tables-closed` cannot be found on any database of this scenario"),
+        "{problem}"
+    );
+
+    let bulk = GOOD.replace("\"durable\"", "\"bulk\"");
+    read_in(folder.path(), &on("mariadb", &bulk)).unwrap();
+    let (line, problem) = refused_in(folder.path(), &on("postgresql", &bulk));
+    assert_eq!(line, 5, "{problem}");
+    assert!(problem.contains("storage engines that PostgreSQL does not have"), "{problem}");
+
+    let both = GOOD.replace("[expect]", "[image]\ndatabase = [\"mariadb\", \"postgresql\"]\n[expect]");
+    let scenario = read_in(folder.path(), &both).unwrap();
+    assert_eq!(scenario.expectation(&Hook::None, Database::Mariadb).findings, [Property::TablesClosed]);
+    assert_eq!(scenario.expectation(&Hook::None, Database::Postgresql).findings, []);
+}
+
 #[test]
 fn a_snapshot_names_its_method() {
     let folder = tempfile::tempdir().unwrap();
@@ -171,7 +198,7 @@ fn a_hook_may_be_a_file_beside_the_scenario() {
     let hooks: Vec<_> = scenario.expect.iter().map(|(hook, _)| hook.clone()).collect();
     assert_eq!(hooks, [Hook::Freezeframe, file.clone()]);
     assert_eq!(file.name(), "own.sh");
-    assert_eq!(scenario.expectation(&file).findings, [Property::TablesClosed]);
+    assert_eq!(scenario.expectation(&file, Database::Mysql).findings, [Property::TablesClosed]);
 }
 
 #[test]

@@ -100,6 +100,10 @@ pub trait Dialect: Sync {
     /// Whether a thread in this state waits for a lock that blocks such a probe.
     fn waits_for_lock(&self, kind: ProbeKind, state: &str) -> bool;
 
+    /// Whether a thread in this state waits for its log to be written, as a COMMIT does for ever while
+    /// the file system is frozen. A server with a lock need not tell.
+    fn waits_for_log(&self, state: &str) -> bool;
+
     /// Whether this thread has requested a lock that would block commits, and does not have it yet.
     fn requests_lock(&self, activity: &Activity) -> bool;
 

@@ -342,6 +342,10 @@ SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_base
         }
     }
 
+    fn waits_for_log(&self, _: &str) -> bool {
+        false
+    }
+
     /// The statement may hide behind a comment or in a procedure; one that only begins a backup
     /// blocks nobody.
     fn requests_lock(&self, Activity { state, statement, .. }: &Activity) -> bool {

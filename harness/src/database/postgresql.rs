@@ -266,6 +266,12 @@ SELECT 'data', 'pg_tblspc/' || oid FROM pg_tablespace WHERE pg_tablespace_locati
         state.starts_with("Lock: ")
     }
 
+    /// One process writes, and the others wait for it; `Wal` and `WAL` differ between releases.
+    fn waits_for_log(&self, state: &str) -> bool {
+        let (kind, event) = state.split_once(": ").unwrap_or_default();
+        matches!(kind, "IO" | "LWLock") && event.to_ascii_uppercase().starts_with("WAL")
+    }
+
     /// There is no lock that would block commits.
     fn requests_lock(&self, _: &Activity) -> bool {
         false

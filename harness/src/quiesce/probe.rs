@@ -208,6 +208,7 @@ impl SentProbes {
                 connection: ready.conn.id(),
                 probe: ready.probe.clone(),
                 missed: None,
+                writing: false,
                 answered: false,
             };
             self.states.send_modify(|states| states.sent.push(sent));
@@ -278,13 +279,15 @@ struct Sent {
     probe: Probe,
     /// When it was first observed not to wait any more, which one or two polls do not prove.
     missed: Option<Nanos>,
+    /// The server said that it waits for its log to be written.
+    writing: bool,
     /// It was answered.
     answered: bool,
 }
 
 impl Sent {
     fn is_settled(&self) -> bool {
-        self.answered || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+        self.answered || self.writing || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
     }
 
     /// Its connection was lost, and this one replaces it.
@@ -422,10 +425,11 @@ async fn poll(
         states.send_modify(|states| {
             states.polls += 1;
             for sent in &mut states.sent {
-                let waits = threads
-                    .get(&sent.connection)
-                    .is_some_and(|thread| dialect.waits_for_lock(sent.probe.kind, &thread.state));
+                let state = threads.get(&sent.connection).map_or("", |thread| &thread.state);
+                let waits = dialect.waits_for_lock(sent.probe.kind, state);
                 sent.observe(requested_at, read, waits, requested);
+                sent.writing |=
+                    sent.probe.t > 0 && requested_at >= sent.probe.t && dialect.waits_for_log(state);
             }
         });
         sleep(POLL_PAUSE).await;
@@ -448,7 +452,13 @@ mod tests {
 
     fn commit() -> Sent {
         let planned = plan(dialect(Database::Mariadb), &Names::random(), 1).remove(0);
-        Sent { connection: 7, probe: Probe { t: 10, ..planned.probe }, missed: None, answered: false }
+        Sent {
+            connection: 7,
+            probe: Probe { t: 10, ..planned.probe },
+            missed: None,
+            writing: false,
+            answered: false,
+        }
     }
 
     #[test]
