@@ -128,6 +128,9 @@ unit = "mariadb.service"
 [mysql]
 packages = ["mysql-server"]
 unit = "mysql.service"
+[postgresql]
+packages = ["postgresql-server"]
+unit = "postgresql.service"
 "#;
 
 /// A way to read a file, which returns the refusal.
