@@ -129,7 +129,7 @@ unit = "mariadb.service"
 packages = ["mysql-server"]
 unit = "mysql.service"
 [postgresql]
-packages = ["postgresql-server"]
+packages = ["postgresql"]
 unit = "postgresql.service"
 "#;
 
