@@ -68,7 +68,7 @@ impl Recipe {
         };
         let agent = existing_agent.or_else(|| family.layer.agent.clone());
         let agent = agent.ok_or_else(|| family.lacks("agent"))?;
-        let mut server = database.layer.server.clone().ok_or_else(|| database.lacks("server"))?;
+        let mut server = database.layer.server().cloned().ok_or_else(|| database.lacks("server"))?;
         let packaging = distro.layer.packaging(definition.database).clone();
         if let Some(unit) = packaging.unit {
             server.unit = unit;
@@ -240,6 +240,28 @@ mod tests {
         let recipe = recipe(images.path());
         assert_eq!(recipe.packages(), ["a", "b", "k", "n", "z"]);
         assert_eq!((recipe.server.unit.as_str(), recipe.server.port), ("t", 1));
+    }
+
+    #[test]
+    fn a_database_with_binary_logs_says_where_they_are() {
+        let images = images();
+        let layer = |database: &str| images.path().join("layers").join(database).join("layer.toml");
+        let definition = Definition::named(images.path(), "one").unwrap();
+        let without = SERVER.replace("binlogs = \"/l\"\n", "");
+        fs::write(layer("mariadb"), &without).unwrap();
+        let error = Recipe::load(images.path(), definition).unwrap_err().to_string();
+        let expected =
+            "the key `binlogs` is missing: with `mariadb`, write the directory of the server's binary logs.";
+        assert_eq!(error, format!("{}:2: {expected}", layer("mariadb").display()));
+
+        fs::write(images.path().join("one.toml"), DEFINITION.replace("mariadb", "postgresql")).unwrap();
+        fs::create_dir(layer("postgresql").with_file_name("")).unwrap();
+        fs::write(layer("postgresql"), &without).unwrap();
+        assert_eq!(recipe(images.path()).server.binlogs, None);
+        fs::write(layer("postgresql"), SERVER).unwrap();
+        let definition = Definition::named(images.path(), "one").unwrap();
+        let error = Recipe::load(images.path(), definition).unwrap_err().to_string();
+        assert!(error.ends_with(":2: `postgresql` has no binary logs: leave `binlogs` out."), "{error}");
     }
 
     #[test]

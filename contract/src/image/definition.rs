@@ -9,6 +9,7 @@ pub(super) mod read;
 mod tests;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use super::kinds::{AgentChannel, Database};
 use super::layout::{Bind, DiskLayout, FsKind, LoopLayout};
@@ -129,7 +130,7 @@ pub struct Layer {
     /// The guest agent, in the layer of a family.
     pub agent: Option<AgentFacts>,
     /// The database server, in the layer of a database.
-    pub server: Option<ServerFacts>,
+    server: Option<Spanned<ServerFacts>>,
     /// What is different about MariaDB, in the layer of a distribution.
     #[serde(default)]
     pub mariadb: Packaging,
@@ -142,6 +143,11 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The database server, in the layer of a database.
+    pub fn server(&self) -> Option<&ServerFacts> {
+        self.server.as_ref().map(Spanned::get_ref)
+    }
+
     /// What this distribution packages differently of a database server.
     pub fn packaging(&self, database: Database) -> &Packaging {
         match database {

@@ -27,12 +27,25 @@ pub enum Database {
 }
 
 impl Database {
+    /// The server of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Mariadb, Self::Mysql, Self::Postgresql].into_iter().find(|database| database.name() == name)
+    }
+
     /// Its name, as definitions and layers write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mariadb => "mariadb",
             Self::Mysql => "mysql",
             Self::Postgresql => "postgresql",
+        }
+    }
+
+    /// Whether it can keep binary logs, and then in a directory that a definition names.
+    pub fn keeps_binlogs(self) -> bool {
+        match self {
+            Self::Mariadb | Self::Mysql => true,
+            Self::Postgresql => false,
         }
     }
 }

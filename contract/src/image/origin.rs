@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::kinds::Database;
 use super::layout::DiskMib;
 use super::manifest::AgentFacts;
 use crate::input::{Mistake, Whole};
@@ -17,13 +18,28 @@ use crate::input::{Mistake, Whole};
 pub struct ServerFacts {
     /// Its systemd unit.
     pub unit: String,
-    /// The directory of its binary logs.
+    /// The directory of its binary logs, of a server that keeps them.
     pub binlogs: Option<PathBuf>,
     /// Its TCP port.
     #[serde(deserialize_with = "port")]
     pub port: u16,
     /// The account of the load.
     pub user: String,
+}
+
+impl ServerFacts {
+    /// Checks what a file says of a server of this kind.
+    pub(super) fn check(server: &Spanned<Self>, database: Database) -> Result<(), Mistake> {
+        let name = database.name();
+        let message = match (database.keeps_binlogs(), &server.get_ref().binlogs) {
+            (true, None) => format!(
+                "the key `binlogs` is missing: with `{name}`, write the directory of the server's binary logs."
+            ),
+            (false, Some(_)) => format!("`{name}` has no binary logs: leave `binlogs` out."),
+            (true, Some(_)) | (false, None) => return Ok(()),
+        };
+        Err(Mistake::new(&server.span(), message))
+    }
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -100,12 +116,12 @@ pub(super) struct RawExisting {
     agent_version: Option<String>,
     server_version: Option<String>,
     agent: Option<AgentFacts>,
-    server: Option<ServerFacts>,
+    server: Option<Spanned<ServerFacts>>,
 }
 
 impl RawExisting {
     /// Checks it. Files are looked for beside `definition`.
-    pub(super) fn check(self, definition: &Path) -> Result<Existing, Mistake> {
+    pub(super) fn check(self, definition: &Path, database: Database) -> Result<Existing, Mistake> {
         let file = find(&self.file, definition)?;
         let password_file = find(&self.password_file, definition)?;
         let mode = password_file.metadata().map(|metadata| metadata.permissions().mode());
@@ -114,7 +130,11 @@ impl RawExisting {
             let message = format!("others may read the password in {shown}. Run `chmod 600 {shown}`.");
             return Err(Mistake::new(&self.password_file.span(), message));
         }
-        let Self { agent_version, server_version, agent, server, .. } = self;
+        if let Some(server) = &self.server {
+            ServerFacts::check(server, database)?;
+        }
+        let Self { agent_version, server_version, agent, .. } = self;
+        let server = self.server.map(Spanned::into_inner);
         Ok(Existing { file, password_file, agent_version, server_version, agent, server })
     }
 }

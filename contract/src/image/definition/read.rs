@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{Definition, Family, Layer, Mask, Repository};
 use crate::image::kinds::{AgentChannel, Database};
 use crate::image::layout::{self, RawBind, RawDisk, RawLoop};
-use crate::image::origin::{Origin, RawCloudImage, RawExisting};
+use crate::image::origin::{Origin, RawCloudImage, RawExisting, ServerFacts};
 use crate::input::{InputError, Mistake, Source, Whole};
 use crate::text::printable;
 
@@ -42,7 +42,7 @@ struct RawDefinition {
     repositories: Vec<RawRepository>,
     #[serde(default = "yes")]
     security_updates: bool,
-    database: Database,
+    database: Spanned<Database>,
     channel: Option<Spanned<AgentChannel>>,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
@@ -108,9 +108,15 @@ impl Definition {
 }
 
 impl Layer {
-    /// Reads one layer.
+    /// Reads and checks one layer. The directory of a database's layer has the database's name.
     pub fn read(path: &Path) -> Result<Self, DefinitionError> {
-        Ok(Source::read(path)?.parse()?)
+        let source = Source::read(path)?;
+        let layer: Self = source.parse()?;
+        let directory = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        if let (Some(server), Some(database)) = (&layer.server, directory.and_then(Database::of_name)) {
+            ServerFacts::check(server, database).map_err(|mistake| source.invalid(mistake))?;
+        }
+        Ok(layer)
     }
 }
 
@@ -145,6 +151,11 @@ impl RawDefinition {
             return Err(Mistake::new(&mirror.span(), "`mirror` must be a URL."));
         }
         let origin = self.take_origin(path)?;
+        let installs = !matches!(origin, Origin::Existing(_));
+        if self.family == Family::Rpm && *self.database.get_ref() == Database::Postgresql && installs {
+            let message = "`postgresql` can be installed in the deb family only.";
+            return Err(Mistake::new(&self.database.span(), message));
+        }
         let mounts = match origin {
             Origin::Packages => layout::check(self.disks, self.loops, self.binds)?,
             Origin::CloudImage(_) | Origin::Existing(_) => layout::Mounts::default(),
@@ -159,7 +170,7 @@ impl RawDefinition {
             mirror: self.mirror.map(Spanned::into_inner),
             repositories,
             security_updates: self.security_updates,
-            database: self.database,
+            database: self.database.into_inner(),
             channel: self.channel.map(Spanned::into_inner).unwrap_or_default(),
             packages: self.packages.into_iter().map(Spanned::into_inner).collect(),
             masks: self.masks,
@@ -181,7 +192,7 @@ impl RawDefinition {
                 return image.check(path).map(Origin::CloudImage);
             }
             (None, Some(disk)) if no_layout && self.packages.is_empty() && self.masks.is_empty() => {
-                return disk.check(path).map(Origin::Existing);
+                return disk.check(path, *self.database.get_ref()).map(Origin::Existing);
             }
             (Some(_), Some(_)) => {
                 "an image is made of a `[cloud_image]` or is an `[existing]` disk. Leave one of them out."

@@ -1,3 +1,5 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -200,6 +202,38 @@ fn cloud_images_are_checked() {
 }
 
 #[test]
+fn the_servers_of_existing_disks_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, password) = (dir.path().join("disk.raw"), dir.path().join("password"));
+    for file in [&disk, &password] {
+        std::fs::write(file, "").unwrap();
+    }
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+    let (packages, _) = GOOD.split_once("[[disk]]").unwrap();
+    let good = format!(
+        "{packages}[existing]\nfile = {disk:?}\npassword_file = {password:?}\n\
+         [existing.server]\nunit = \"u\"\nbinlogs = \"/l\"\nport = 1\nuser = \"u\"\n"
+    );
+    let server = |text: &str| match parse(text)?.origin {
+        Origin::Existing(disk) => Ok::<_, String>(disk.server.unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let without = good.replace("binlogs = \"/l\"\n", "");
+    for name in ["mariadb", "mysql"] {
+        let of = |text: &str| server(&text.replace("mariadb", name));
+        assert_eq!(of(&good).unwrap().binlogs.as_deref(), Some(Path::new("/l")));
+        let expected = format!(
+            "a-test.toml:11: the key `binlogs` is missing: with `{name}`, write the directory of the server's binary logs."
+        );
+        assert_eq!(of(&without).unwrap_err(), expected);
+    }
+    let of = |text: &str| server(&text.replace("mariadb", "postgresql"));
+    assert_eq!(of(&without).unwrap().binlogs, None);
+    let expected = "a-test.toml:11: `postgresql` has no binary logs: leave `binlogs` out.";
+    assert_eq!(of(&good).unwrap_err(), expected);
+}
+
+#[test]
 fn repositories_are_checked() {
     let repository = "[[repository]]\nname = \"base\"\nurl = \"https://d/os/\"\nkey = \"https://d/KEY\"\n";
     let rpm = format!("{}{repository}", GOOD.replace("\"deb\"", "\"rpm\""));
@@ -226,6 +260,10 @@ fn repositories_are_checked() {
             "6: the RPM family has no `mirror`: write a `[[repository]]` for each of its repositories.",
         ),
         (
+            rpm.replace("\"mariadb\"", "\"postgresql\""),
+            "5: `postgresql` can be installed in the deb family only.",
+        ),
+        (
             rpm.replace("memory_mib", "cpu = \"a b\"\nmemory_mib"),
             "6: `a b` must be one plain word, such as `bookworm`.",
         ),
@@ -249,7 +287,7 @@ fn the_definitions_and_layers_of_this_repository_are_valid() {
     for definition in definitions {
         let layer = |name: &str| Layer::read(&images().join("layers").join(name).join("layer.toml"));
         assert!(layer(definition.family.layer()).unwrap().agent.is_some());
-        assert!(layer(definition.database.name()).unwrap().server.is_some());
+        assert!(layer(definition.database.name()).unwrap().server().is_some());
         layer(&definition.distro).unwrap();
     }
 }
