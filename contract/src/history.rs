@@ -515,12 +515,12 @@ pub enum Round {
 pub enum ProbeKind {
     /// UPDATE of a MEMORY table, not binlogged: it never touches a disk. `FLUSH
     /// TABLES WITH READ LOCK` refuses it, and so does a lock of that table alone;
-    /// `BACKUP STAGE BLOCK_COMMIT` does not.
+    /// `BACKUP STAGE BLOCK_COMMIT` does not. On PostgreSQL an UPDATE of an UNLOGGED table.
     Memory,
     /// COMMIT of a transaction whose changes were made before the freeze: the
     /// server's own lock keeps it waiting, whoever asks and whatever it changed,
     /// and no lock of a table does. It hangs in the write when only the file
-    /// system is frozen.
+    /// system is frozen, which is all that keeps it out with [`Quiescence::BackupMode`].
     Commit,
     /// INSERT of a row into a non-transactional table, which only a lock keeps out.
     Row,

@@ -568,7 +568,8 @@ fn nothing_is_said_of_locks_and_binary_logs() {
         // Why B1 is not examined names what there is none of.
         let unexamined = judgement.power.not_examined.into_iter();
         texts.extend(unexamined.filter(|(it, _)| *it != Property::BinlogAgreement).map(|(_, why)| why));
-        for text in texts.iter().filter(|text| !text.contains("waited for a lock")) {
+        // A probe may well have met some lock.
+        for text in texts.iter().map(|text| text.replace("a lock", "")) {
             said += 1;
             for word in [" lock", "binary", "MEMORY", "MyISAM", "InnoDB", "GTID"] {
                 assert!(!text.contains(word), "{name}: {text}");
