@@ -153,6 +153,9 @@ pub enum Error {
         /// Its console's log.
         console: PathBuf,
     },
+    /// The disks of a snapshot could not be made ready for a roll-forward.
+    #[error("cannot make the snapshot's disks ready for the roll-forward in the verifier guest: {0}")]
+    NotPrepared(#[source] Box<Error>),
     /// Ctrl-C, or the supervisor's request to stop.
     #[error("interrupted")]
     Interrupted,

@@ -3,6 +3,7 @@
 //!
 //! This does not show whether the snapshot boots, but saves the time of a boot.
 
+use std::path::Path;
 use std::time::Duration;
 
 use contract::image::Server;
@@ -19,6 +20,9 @@ use crate::session::Session;
 /// Where the disks of a snapshot are mounted in the guest, as its root will see them.
 pub const ROOT: &str = "/run/freezeframe-attached";
 
+/// The letter of the exchange disk, behind those of a snapshot's.
+const EXCHANGE_LETTER: char = 'z';
+
 /// The pause before a server is asked again whether it has recovered.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,9 +32,10 @@ pub struct Verifier<'a> {
     session: &'a Session<'a>,
     machine: Machine,
     access: Access,
-    /// What the guest's root does to the disks before a server starts from them: a line for its
-    /// shell, and its input. They are mounted below [`ROOT`].
-    prelude: Option<(String, String)>,
+    /// What the guest's root does to the disks, which are mounted below [`ROOT`], before a server
+    /// starts from them: a line for its shell. It reads the exchange disk's address on the SCSI
+    /// controller and the server's data directory.
+    prelude: Option<String>,
     /// The XML elements of the attached disks.
     attached: Vec<String>,
     /// The number of snapshots so far, part of the names of disks and units.
@@ -44,9 +49,34 @@ impl<'a> Verifier<'a> {
         Ok(Self { session, machine, access, prelude: None, attached: Vec::new(), count: 0 })
     }
 
-    /// Does this to the disks of every snapshot before a server starts from them.
-    pub fn with_prelude(self, line: String, input: String) -> Self {
-        Self { prelude: Some((line, input)), ..self }
+    /// Attaches the exchange disk as well, and does this to the disks of every snapshot before a
+    /// server starts from them. The first guest, which has the exchange disk, must be gone.
+    pub fn with_prelude(self, line: String) -> Self {
+        Self { prelude: Some(line), ..self }
+    }
+
+    /// Attaches a file as the disk of this letter, and returns its address on the SCSI controller. The
+    /// guest may still know a disk for some time after its removal, so the next one gets another.
+    fn attach(&mut self, file: &Path, format: &str, letter: char) -> Result<u32> {
+        let target = self.count * MOST_DISKS % MOST_TARGETS + u32::from(letter) - u32::from('a');
+        let xml = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='{format}' cache='writeback'/>\
+               <source file='{}'/><target dev='sd{letter}' bus='scsi'/>\
+               <address type='drive' controller='0' bus='0' target='{target}' unit='0'/></disk>",
+            escape_xml(&file.to_string_lossy())
+        );
+        self.machine.attach(&xml)?;
+        self.attached.push(xml);
+        Ok(target)
+    }
+
+    /// Runs the prelude. What fails here says nothing about the backup.
+    fn prepare_disks(&mut self, line: &str) -> Result<()> {
+        let Session { plan, exchange, .. } = self.session;
+        let target = self.attach(exchange, "raw", EXCHANGE_LETTER)?;
+        let input = format!("{target}\n{}\n", plan.image.server.datadir.display());
+        let prepared = self.machine.agent().script(line, input.as_bytes(), plan.limits.server);
+        prepared.map(drop).map_err(|error| Error::NotPrepared(Box::new(error)))
     }
 
     /// Ends the guest as if its power were cut.
@@ -95,17 +125,7 @@ impl Restorer for Verifier<'_> {
         let drives = overlay::over(disks, &self.suffix(), snapshot)?;
         let mut mounts = Vec::new();
         for ((disk, drive), letter) in image.disks.iter().zip(&drives).zip('a'..='z') {
-            // The guest may still know a disk for some time after its removal, so the next one gets
-            // another address.
-            let target = self.count * MOST_DISKS % MOST_TARGETS + u32::from(letter) - u32::from('a');
-            let xml = format!(
-                "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback'/>\
-                   <source file='{}'/><target dev='sd{letter}' bus='scsi'/>\
-                   <address type='drive' controller='0' bus='0' target='{target}' unit='0'/></disk>",
-                escape_xml(&drive.file.to_string_lossy())
-            );
-            self.machine.attach(&xml)?;
-            self.attached.push(xml);
+            let target = self.attach(&drive.file, "qcow2", letter)?;
             mounts.extend(disk.file_systems.iter().map(|fs| (&fs.mount, format!("{target} {}", fs.fs))));
         }
         // Each is mounted after those that contain its mount point.
@@ -123,8 +143,8 @@ impl Restorer for Verifier<'_> {
             return Err(self.machine.disks_not_visible());
         }
         self.machine.agent().check(mounted, &line)?;
-        if let Some((line, input)) = &self.prelude {
-            self.machine.agent().script(line, input.as_bytes(), limits.server)?;
+        if let Some(line) = self.prelude.clone() {
+            self.prepare_disks(&line)?;
             self.machine.agent().script(&start, b"", limits.server)?;
         }
         self.wait_for_server(&unit)?;

@@ -22,10 +22,9 @@ pub(super) fn save(session: &Session<'_>, machine: &Machine) -> Result<bool> {
 }
 
 /// What prepares the disks of a snapshot so that their server replays the log on the exchange disk:
-/// a line for the shell of the guest to which they are attached, and its input.
-pub fn prelude(session: &Session<'_>) -> (String, String) {
-    let line = PREPARE.replace("ROOT", ROOT).replace("EXCHANGE", EXCHANGE);
-    (line, format!("{}\n", session.plan.image.server.datadir.display()))
+/// a line for the shell of the guest to which they are attached.
+pub fn prelude() -> String {
+    PREPARE.replace("ROOT", ROOT)
 }
 
 /// The segment in use is closed first, so that it is complete. Names of segments sort by age.
@@ -41,11 +40,17 @@ tar -cf - $segments | dd of=/dev/disk/by-id/virtio-EXCHANGE bs=64k conv=fsync st
 "#;
 
 const PREPARE: &str = r#"set -e
+read -r target
 read -r datadir
+tries=0
+while set -- /sys/bus/scsi/devices/*:0:"$target":0/block/*; ! true 2>/dev/null <"/dev/${1##*/}"; do
+    [ "$((tries += 1))" -lt 200 ] || { echo "the exchange disk does not appear" >&2; exit 1; }
+    sleep 0.05
+done
 data=ROOT$datadir
 archive=/var/tmp/freezeframe-wal
 mkdir -p "ROOT$archive"
-tar -C "ROOT$archive" -xf /dev/disk/by-id/virtio-EXCHANGE
+tar -C "ROOT$archive" -xf "/dev/${1##*/}"
 chmod -R go+rX "ROOT$archive"
 echo "restore_command = 'cp $archive/%f \"%p\"'" >>"$data/postgresql.auto.conf"
 touch "$data/recovery.signal"

@@ -647,8 +647,7 @@ impl<'a> Trial<'a> {
     /// writes down what they hold then.
     fn replay_wal(&self, drives: &[Drive], live: &[Record], out: &mut ObservationLog) -> Result<()> {
         live.iter().try_for_each(|record| out.write(record))?;
-        let (line, input) = roll_forward::wal::prelude(&self.session);
-        let mut verifier = self.start_verifier()?.0.with_prelude(line, input);
+        let mut verifier = self.start_verifier()?.0.with_prelude(roll_forward::wal::prelude());
         let record = |applied, detail| Record::RollForward { applied, detail };
         match verifier.restore(drives) {
             Ok(mut restored) => {
