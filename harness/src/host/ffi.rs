@@ -5,7 +5,7 @@
     reason = "libvirt's freeze, thaw, agent timeout, save, jobs and events have no safe wrapper"
 )]
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::mpsc::Sender;
@@ -78,6 +78,15 @@ pub(crate) fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
     // SAFETY: `domain` holds a live virDomainPtr, `xml` a string that outlives the call; without a
     // second document there is no checkpoint.
     counted(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), 0) }).map(drop)
+}
+
+/// Bounds how fast a disk's job copies, MiB a second; 0 is no bound.
+///
+/// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBlockJobSetSpeed>.
+pub(crate) fn set_job_speed(domain: &Domain, disk: &str, mib: c_ulong) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    // SAFETY: `domain` holds a live virDomainPtr, `disk` a string that outlives the call.
+    counted(unsafe { sys::virDomainBlockJobSetSpeed(domain.as_ptr(), disk.as_ptr(), mib, 0) }).map(drop)
 }
 
 /// Aborts the job on a domain as a whole.

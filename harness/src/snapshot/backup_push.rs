@@ -1,5 +1,9 @@
 //! Backup jobs in push mode: QEMU copies every disk, with all layers, as it was when the job began, while
 //! the guest goes on writing to the same files.
+//!
+//! While a guest is frozen its copy is slowed down. At full speed it would often be over before the thaw,
+//! and show nothing about writes that come meanwhile; and an emulated guest on a busy host was observed
+//! not to answer for seconds.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -16,6 +20,12 @@ use crate::guest::{Drive, escape_xml};
 use crate::host::{self, GuestEvent, JobSubscription, Libvirt};
 use crate::interrupt;
 use crate::overlay::overlay;
+
+/// The least that libvirt can ask for, MiB a second.
+const SLOW: u8 = 1;
+
+/// libvirt's word for no bound.
+const UNBOUNDED: u8 = 0;
 
 /// One job over all disks. See <https://libvirt.org/formatbackup.html>.
 pub(super) struct BackupPush;
@@ -38,8 +48,8 @@ impl Method for BackupPush {
 #[derive(Debug)]
 struct Job {
     domain: Domain,
-    /// A disk of the domain.
-    disk: String,
+    /// The domain's disks that are copied.
+    disks: Vec<String>,
     limit: Duration,
     deadline: Instant,
     state: Mutex<State>,
@@ -71,14 +81,23 @@ impl Job {
         let subscription = host::subscribe_to_job(domain, &sender)
             .and_then(|subscription| host::backup_begin(domain, &xml).map(|()| subscription))
             .map_err(Error::libvirt("begin a backup job"))?;
-        Ok(Self {
+        let job = Self {
             domain: domain.clone(),
-            disk: targets.first().map_or_else(String::new, |drive| drive.target.clone()),
+            disks: targets.iter().map(|drive| drive.target.clone()).collect(),
             limit,
             deadline: Instant::now() + limit,
             state: Mutex::new(State { events, outcome: None }),
             _subscription: subscription,
-        })
+        };
+        // The copy of a small disk may be over already.
+        let _ = job.set_speed(SLOW);
+        Ok(job)
+    }
+
+    fn set_speed(&self, mib: u8) -> Result<(), virt::error::Error> {
+        let set = |disk: &String| host::set_job_speed(&self.domain, disk, mib.into());
+        // Each, whatever becomes of the others.
+        self.disks.iter().map(set).fold(Ok(()), Result::and)
     }
 
     /// How it ended.
@@ -91,12 +110,19 @@ impl Job {
             return Ok(Err(stats.error_message.unwrap_or_else(|| "it was cancelled".to_owned())));
         }
         // The event comes before QEMU has closed the files. libvirt answers this only afterwards.
-        self.domain.block_stats(&self.disk).map_err(Error::libvirt("end a backup job"))?;
+        for disk in &self.disks {
+            self.domain.block_stats(disk).map_err(Error::libvirt("end a backup job"))?;
+        }
         Ok(Ok(()))
     }
 }
 
 impl Copying for Job {
+    fn go_on(&self) {
+        // One that is over has no speed; one that stays slow does not end in time.
+        let _ = self.set_speed(UNBOUNDED);
+    }
+
     fn wait(&self) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.outcome.is_none() {

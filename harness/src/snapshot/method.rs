@@ -74,6 +74,9 @@ pub struct Completion(Vec<Arc<dyn Copying>>);
 
 /// A copy that goes on while the guest runs. Dropping it ends it.
 pub(super) trait Copying: Debug + Send + Sync {
+    /// The guest writes again: the copy need not be held back any more.
+    fn go_on(&self);
+
     /// Waits for its end, in any number of threads.
     fn wait(&self) -> Result<()>;
 }
@@ -81,6 +84,11 @@ pub(super) trait Copying: Debug + Send + Sync {
 impl Completion {
     pub(super) fn of(copy: impl Copying + 'static) -> Self {
         Self(vec![Arc::new(copy)])
+    }
+
+    /// Lets the copies go on, once the guest is thawed. Until then they leave the host to it.
+    pub fn go_on(&self) {
+        self.0.iter().for_each(|copy| copy.go_on());
     }
 
     /// Waits until the files are complete.

@@ -292,10 +292,12 @@ impl<'a> Trial<'a> {
                 progress.stage(Stage::Load, |_| Ok(((), self.make_ready(&source.machine, &load, cycle)?)))?;
                 Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
             };
+            let completion = taken.as_ref().map(|taken| taken.completion.clone()).unwrap_or_default();
             progress.stage(Stage::Resume, |_| {
+                completion.go_on();
                 let resumed = self.resume(source, &load, cycle)?;
                 // Only a guest that runs can be copied from.
-                taken.as_ref().map_or(Ok(()), |taken| taken.completion.wait())?;
+                completion.wait()?;
                 Ok(resumed)
             })?;
             match (&mut verifier, taken) {
