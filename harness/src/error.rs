@@ -6,18 +6,19 @@ mod guest;
 mod load;
 mod memory;
 mod snapshot;
+mod sql;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::database::SqlError;
 pub use agent::AgentError;
 pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
 pub use load::LoadError;
 pub use memory::SavedMemoryError;
 pub use snapshot::SnapshotError;
+pub use sql::SqlError;
 
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

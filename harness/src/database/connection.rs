@@ -1,7 +1,6 @@
 //! One connection to a server, whatever its protocol: statements go there as text, and rows come
 //! back as text.
 
-use std::io;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -9,80 +8,10 @@ use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinHandle;
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::error::SqlError;
+
 /// The result of everything that asks a server.
 pub type SqlResult<T> = Result<T, SqlError>;
-
-/// Why a server did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum SqlError {
-    /// It said no.
-    #[error("{message}")]
-    Server {
-        /// The number of MariaDB's and MySQL's errors, the SQLSTATE of PostgreSQL's.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-    /// There was no answer in time.
-    #[error("{}", io::Error::from(io::ErrorKind::TimedOut))]
-    TimedOut,
-    /// The connection was lost, or not made.
-    #[error("{0}")]
-    Lost(String),
-    /// It answered something else than what was asked.
-    #[error("the server's answer is not what was asked for: {0}")]
-    Unexpected(String),
-}
-
-/// Codes with which a server that is up refuses an account. MariaDB and MySQL: 1044 and 1045 (access
-/// denied), 1049 (no such schema), 1130 (not from this host). PostgreSQL: 28000 and 28P01 (no such
-/// account, wrong password, not from this host), 3D000 (no such database), 42501 (may not connect).
-const ACCESS_DENIED: [&str; 8] = ["1044", "1045", "1049", "1130", "28000", "28P01", "3D000", "42501"];
-
-impl SqlError {
-    /// The code with which the server refused, if it did.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Server { code, .. } => Some(code),
-            Self::TimedOut | Self::Lost(_) | Self::Unexpected(_) => None,
-        }
-    }
-
-    /// The server is up, and refuses the account.
-    pub fn is_access_denied(&self) -> bool {
-        self.code().is_some_and(|code| ACCESS_DENIED.contains(&code))
-    }
-}
-
-impl From<mysql_async::Error> for SqlError {
-    fn from(error: mysql_async::Error) -> Self {
-        let message = error.to_string();
-        match error {
-            mysql_async::Error::Server(error) => Self::Server { code: error.code.to_string(), message },
-            mysql_async::Error::Io(mysql_async::IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {
-                Self::TimedOut
-            }
-            _ => Self::Lost(message),
-        }
-    }
-}
-
-impl From<tokio_postgres::Error> for SqlError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        let Some(refused) = error.as_db_error() else { return Self::Lost(chain(&error)) };
-        let code = refused.code().code().to_owned();
-        let message = format!("{} {code}: {}", refused.severity(), refused.message());
-        Self::Server { code, message }
-    }
-}
-
-/// An error with its causes, which its own text leaves out.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
 
 /// A connection to a server.
 #[derive(Debug)]

@@ -1,25 +1,13 @@
 //! What a trial must know about a database: the statements that it sends, and how it reads what
-//! comes back. Adding a database is one implementation of [`Dialect`], and one line in [`dialect`].
+//! comes back. Adding a database is one implementation of [`Dialect`], and one line in `choice.rs`.
 
 use std::net::SocketAddr;
 
 use contract::history::{Follower, ProbeAnswer, ProbeKind, Quiescence, Table};
-use contract::image::Database;
 use contract::scenario::{Load, Profile};
 
 use super::connection::{Route, Row, SqlResult};
-use super::mysql::Mysql;
-use super::postgresql::Postgresql;
 use crate::names::{Account, Names};
-
-/// How this database is spoken to.
-pub fn dialect(database: Database) -> &'static dyn Dialect {
-    match database {
-        Database::Mariadb => &Mysql::MARIADB,
-        Database::Mysql => &Mysql::MYSQL,
-        Database::Postgresql => &Postgresql,
-    }
-}
 
 /// How a database is spoken to. Statements that all of them understand are not in it.
 pub trait Dialect: Sync {

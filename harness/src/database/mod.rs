@@ -3,13 +3,17 @@
 //! Everything else in this crate speaks to a server through a [`Connection`], and learns from its
 //! [`Dialect`] which statements to send and how to read what comes back.
 
+mod choice;
 mod connection;
 mod dialect;
+mod doors;
 mod mysql;
 mod postgresql;
 mod target;
 
-pub use connection::{Connection, FromText, Route, Row, SqlError, SqlResult};
-pub use dialect::{Activity, By, Dialect, LogLine, Recovery, dialect};
+pub use choice::dialect;
+pub use connection::{Connection, FromText, Route, Row, SqlResult};
+pub use dialect::{Activity, By, Dialect, LogLine, Recovery};
+pub use doors::{DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN};
 pub(crate) use postgresql::{lsn, lsn_text};
-pub use target::{Access, DOORS, SOCKET_ADMIN, TCP, TCP_ADMIN, Target};
+pub use target::{Access, Target};

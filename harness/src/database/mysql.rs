@@ -9,7 +9,7 @@ use mysql_async::OptsBuilder;
 
 use super::connection::{Route, Row, SqlResult};
 use super::dialect::{Activity, By, Dialect, LogLine, Recovery};
-use super::target::{SOCKET_ADMIN, TCP};
+use super::doors::{SOCKET_ADMIN, TCP};
 use crate::names::{Account, Names, table};
 
 /// One of the two.

@@ -12,7 +12,7 @@ use contract::scenario::{Load, Profile};
 
 use super::connection::{Route, Row, SqlResult};
 use super::dialect::{Activity, By, Dialect, LogLine, Recovery};
-use super::target::{IMAGE_SCHEMA, SOCKET_ADMIN};
+use super::doors::{IMAGE_SCHEMA, SOCKET_ADMIN};
 use crate::names::{Account, Names, table};
 
 /// PostgreSQL, from 14 on.

@@ -5,20 +5,12 @@ use std::time::Duration;
 
 use contract::image::{Database, Server};
 
-use super::connection::{Connection, Route, SqlError, SqlResult};
-use super::dialect::{Dialect, dialect};
-use crate::error::{Error, Result};
+use super::choice::dialect;
+use super::connection::{Connection, Route, SqlResult};
+use super::dialect::Dialect;
+use super::doors::{DOORS, IMAGE_SCHEMA, TCP, TCP_ADMIN};
+use crate::error::{Error, Result, SqlError};
 use crate::names::{Account, Names};
-
-/// The doors of a server: the ways in, by their names in the history. Their order is fixed.
-pub const DOORS: [&str; 4] = ["tcp", "tcp-admin", "socket", "socket-admin"];
-
-/// The ordinary account over the network.
-pub const TCP: u8 = 0;
-/// The administrator over the network.
-pub const TCP_ADMIN: u8 = 1;
-/// The administrator through the server's own socket.
-pub const SOCKET_ADMIN: u8 = 3;
 
 /// The longest that a running server takes to greet a client, even under TCG.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -170,6 +162,3 @@ impl Access {
         }
     }
 }
-
-/// The schema, or in PostgreSQL the database, that comes with an image; nothing is written to it.
-pub(super) const IMAGE_SCHEMA: &str = "freezeframe";

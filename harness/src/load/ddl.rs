@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::context::{LoadContext, Pending};
 use crate::clock;
-use crate::database::{Connection, Dialect, SqlError, SqlResult, TCP};
-use crate::error::Result;
+use crate::database::{Connection, Dialect, SqlResult, TCP};
+use crate::error::{Result, SqlError};
 use crate::names::Names;
 
 /// The pause between two steps, because the load is mainly about rows.

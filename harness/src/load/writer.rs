@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use super::context::{Ack, LoadContext, payload};
 use super::schema::ACCOUNTS;
 use crate::clock;
-use crate::database::{Connection, SqlError, SqlResult};
-use crate::error::Result;
+use crate::database::{Connection, SqlResult};
+use crate::error::{Result, SqlError};
 use crate::names::table;
 
 /// The largest amount of one transfer.

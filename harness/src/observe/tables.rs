@@ -9,8 +9,8 @@ use contract::text::printable;
 
 use super::observation_log::ObservationLog;
 use super::server_log;
-use crate::database::{By, Connection, Dialect, Row, SqlError, SqlResult, dialect};
-use crate::error::{Error, Result};
+use crate::database::{By, Connection, Dialect, Row, SqlResult, dialect};
+use crate::error::{Error, Result, SqlError};
 use crate::guest::{Agent, quote_shell};
 use crate::names::{Names, table};
 

@@ -10,8 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::database::{Connection, SqlError, SqlResult, TCP_ADMIN, Target, lsn, lsn_text};
-use crate::error::{Error, Result};
+use crate::database::{Connection, SqlResult, TCP_ADMIN, Target, lsn, lsn_text};
+use crate::error::{Error, Result, SqlError};
 use crate::guest::{Agent, quote_shell};
 use crate::history_log::HistoryLog;
 

@@ -24,9 +24,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::database::{
-    Access, Activity, Connection, DOORS, Dialect, SOCKET_ADMIN, SqlError, SqlResult, TCP, TCP_ADMIN, Target,
+    Access, Activity, Connection, DOORS, Dialect, SOCKET_ADMIN, SqlResult, TCP, TCP_ADMIN, Target,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlError};
 use crate::names::{Names, table};
 
 /// How long the probes of a round are waited for: more than the second after which the server gives

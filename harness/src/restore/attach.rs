@@ -9,10 +9,10 @@ use std::time::Duration;
 use contract::image::Server;
 use contract::plan::Plan;
 
-use super::{Restored, Restorer};
+use super::restorer::{Restored, Restorer};
 use crate::access;
-use crate::database::{Access, SqlError};
-use crate::error::{Error, Result};
+use crate::database::Access;
+use crate::error::{Error, Result, SqlError};
 use crate::guest::{Drive, Machine, escape_xml, quote_shell};
 use crate::overlay;
 use crate::session::Session;

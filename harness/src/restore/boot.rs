@@ -1,6 +1,6 @@
 //! Restore by a boot: a new guest from the snapshot alone.
 
-use super::{Restored, Restorer};
+use super::restorer::{Restored, Restorer};
 use crate::access;
 use crate::error::Result;
 use crate::guest::{Drive, Machine, Spec};

@@ -1,39 +1,10 @@
-//! Restore: starts a server on the snapshot alone, so that it can be observed.
+//! Restore: starts a server on the snapshot alone, so that it can be observed. Each way is a file
+//! beside this one.
 
 mod attach;
 mod boot;
-
-use contract::image::Server;
+mod restorer;
 
 pub use attach::{ROOT, Verifier, prepare};
 pub use boot::Boot;
-
-use crate::database::Connection;
-use crate::error::Result;
-use crate::guest::{Drive, Machine};
-
-/// A way to a server on a snapshot.
-pub trait Restorer: Send {
-    /// Starts a server on the snapshot's disks.
-    ///
-    /// An error of the guest or its database says that the snapshot does not come up, which is a
-    /// fact about the backup. In any case [`Restorer::release`] comes before the next snapshot.
-    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored>;
-
-    /// The guest in which the server runs; none when it did not come up.
-    fn machine(&self) -> Option<&Machine>;
-
-    /// Ends the server, and gives up the disks.
-    fn release(&mut self) -> Result<()>;
-}
-
-/// A server on a snapshot.
-#[derive(Debug)]
-pub struct Restored {
-    /// A connection to it.
-    pub conn: Connection,
-    /// How it is set up.
-    pub server: Server,
-    /// How many times its kernel stalled before it found its disks.
-    pub stalled: u32,
-}
+pub use restorer::{Restored, Restorer};
