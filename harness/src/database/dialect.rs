@@ -1,6 +1,7 @@
 //! What a trial must know about a database: the statements that it sends, and how it reads what
 //! comes back. Adding a database is one implementation of [`Dialect`], and one line in `choice.rs`.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 
 use contract::history::{Follower, ProbeAnswer, ProbeKind, Quiescence, Table};
@@ -10,7 +11,7 @@ use super::connection::{Route, Row, SqlResult};
 use crate::names::{Account, Names};
 
 /// How a database is spoken to. Statements that all of them understand are not in it.
-pub trait Dialect: Sync {
+pub trait Dialect: Debug + Sync {
     /// The way to an account behind this address; `schema` is that of the image, which its account
     /// owns.
     fn route(&self, address: SocketAddr, account: &Account, schema: Option<&str>) -> Route;

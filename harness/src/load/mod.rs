@@ -34,6 +34,21 @@ pub use schema::{ACCOUNTS, OPENING_BALANCE};
 /// How long writers may take to end when the last awaited write never came.
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a load is to do.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// What it writes, and how fast.
+    pub load: &'a scenario::Load,
+    /// The same seed replays the same operations.
+    pub seed: u64,
+    /// How long a client waits for an answer.
+    pub statement_limit: Duration,
+    /// The disks whose writes will be counted, by target name.
+    pub disks: Vec<String>,
+    /// The channels of the heartbeats.
+    pub heartbeats: Vec<heartbeat::Channel>,
+}
+
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
 #[derive(Debug)]
 pub struct Load {
@@ -46,19 +61,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Creates the tables and starts the clients, and the heartbeats on these channels. `disks` are
-    /// those whose writes will be counted.
-    #[expect(clippy::too_many_arguments, reason = "a load is made of these, in one place")]
-    pub fn start(
-        runtime: &Runtime,
-        target: &Target,
-        load: &scenario::Load,
-        seed: u64,
-        statement_limit: Duration,
-        history: &HistoryLog,
-        disks: Vec<String>,
-        heartbeats: Vec<heartbeat::Channel>,
-    ) -> Result<Self> {
+    /// Creates the tables, and starts the clients and the heartbeats.
+    pub fn start(runtime: &Runtime, target: &Target, history: &HistoryLog, order: Order<'_>) -> Result<Self> {
+        let Order { load, seed, statement_limit, disks, heartbeats } = order;
         let mut setup = Setup {
             writers: load.writers,
             accounts: ACCOUNTS,

@@ -62,12 +62,6 @@ pub struct Probes {
     observers: Vec<(Connection, Access)>,
 }
 
-impl std::fmt::Debug for dyn Dialect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Dialect")
-    }
-}
-
 /// A probe that is ready to be sent.
 #[derive(Debug)]
 struct Ready {

@@ -27,7 +27,7 @@ use crate::directories::{self, Directories};
 use crate::error::{Error, LoadError, Result};
 use crate::guest::{Drive, Machine};
 use crate::interrupt;
-use crate::load::{Load, heartbeat};
+use crate::load::{Load, Order, heartbeat};
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
 use crate::quiesce::{self, BackupModeWitness, FreezeWindow, OpenError, Probes};
@@ -342,16 +342,14 @@ impl<'a> Trial<'a> {
         let Plan { load, seed, limits, .. } = self.session.plan;
         let Source { machine, drives, target, facts, .. } = source;
         access::check_room(&self.session, machine)?;
-        let running = Load::start(
-            &self.session.runtime,
-            target,
+        let order = Order {
             load,
-            *seed,
-            limits.statement,
-            &self.session.history,
-            drives.iter().map(|drive| drive.target.clone()).collect(),
-            std::mem::take(&mut source.heartbeats),
-        )?;
+            seed: *seed,
+            statement_limit: limits.statement,
+            disks: drives.iter().map(|drive| drive.target.clone()).collect(),
+            heartbeats: std::mem::take(&mut source.heartbeats),
+        };
+        let running = Load::start(&self.session.runtime, target, &self.session.history, order)?;
         facts.write(&self.session.history)?;
         // The load starts once.
         let _ = self

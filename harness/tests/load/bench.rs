@@ -14,7 +14,7 @@ use contract::observation::{self, Record};
 use contract::scenario::{self, Profile};
 use harness::database::{TCP_ADMIN, Target, dialect};
 use harness::history_log::HistoryLog;
-use harness::load::{Load, heartbeat};
+use harness::load::{Load, Order, heartbeat};
 use harness::names::Names;
 use harness::observe;
 use mysql_async::prelude::Queryable as _;
@@ -163,9 +163,9 @@ impl Run<'_> {
         };
         let Client { runtime, .. } = self.client;
         let disks = vec!["vda".into()];
-        let load =
-            Load::start(runtime, &self.target, &load, seed, limit, &self.history, disks, vec![heartbeats()])
-                .unwrap();
+        let heartbeats = vec![heartbeats()];
+        let order = Order { load: &load, seed, statement_limit: limit, disks, heartbeats };
+        let load = Load::start(runtime, &self.target, &self.history, order).unwrap();
         self.setup.set(load.setup().clone()).unwrap();
         load
     }
