@@ -89,38 +89,32 @@ impl Job {
             state: Mutex::new(State { events, outcome: None }),
             _subscription: subscription,
         };
-        // The copy of a small disk may be over already.
-        let _ = job.set_speed(SLOW);
+        job.set_speed(SLOW);
         Ok(job)
     }
 
-    fn set_speed(&self, mib: u8) -> Result<(), virt::error::Error> {
-        let set = |disk: &String| host::set_job_speed(&self.domain, disk, mib.into());
-        // Each, whatever becomes of the others.
-        self.disks.iter().map(set).fold(Ok(()), Result::and)
+    fn set_speed(&self, mib: u8) {
+        for disk in &self.disks {
+            // A disk whose copy is over has none; one that stays slow does not end in time.
+            let _ = host::set_job_speed(&self.domain, disk, mib.into());
+        }
     }
 
-    /// How it ended.
-    fn outcome(&self) -> Result<Result<(), String>> {
-        let stats = self
-            .domain
-            .job_stats(sys::VIR_DOMAIN_JOB_STATS_COMPLETED)
-            .map_err(Error::libvirt("report how a backup job ended"))?;
+    /// How it ended; an error is libvirt's reason, which may be that the guest is gone.
+    fn outcome(&self) -> Result<(), String> {
+        let reason = |error: virt::error::Error| error.message().to_owned();
+        let stats = self.domain.job_stats(sys::VIR_DOMAIN_JOB_STATS_COMPLETED).map_err(reason)?;
         if stats.r#type != sys::VIR_DOMAIN_JOB_COMPLETED as i32 {
-            return Ok(Err(stats.error_message.unwrap_or_else(|| "it was cancelled".to_owned())));
+            return Err(stats.error_message.unwrap_or_else(|| "it was cancelled".to_owned()));
         }
         // The event comes before QEMU has closed the files. libvirt answers this only afterwards.
-        for disk in &self.disks {
-            self.domain.block_stats(disk).map_err(Error::libvirt("end a backup job"))?;
-        }
-        Ok(Ok(()))
+        self.disks.iter().try_for_each(|disk| self.domain.block_stats(disk).map(drop).map_err(reason))
     }
 }
 
 impl Copying for Job {
     fn go_on(&self) {
-        // One that is over has no speed; one that stays slow does not end in time.
-        let _ = self.set_speed(UNBOUNDED);
+        self.set_speed(UNBOUNDED);
     }
 
     fn wait(&self) -> Result<()> {
@@ -128,7 +122,7 @@ impl Copying for Job {
         if state.outcome.is_none() {
             interrupt::receive(&state.events, self.deadline)?
                 .ok_or(SnapshotError::CopyUnfinished(self.limit))?;
-            state.outcome = Some(self.outcome()?);
+            state.outcome = Some(self.outcome());
         }
         match &state.outcome {
             Some(Err(reason)) => Err(SnapshotError::CopyFailed(reason.clone()).into()),
