@@ -203,6 +203,7 @@ impl SentProbes {
                 probe: ready.probe.clone(),
                 missed: None,
                 writing: false,
+                seen: false,
                 answered: false,
             };
             self.states.send_modify(|states| states.sent.push(sent));
@@ -247,8 +248,7 @@ impl SentProbes {
             ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
             _ => probe.clone(),
         };
-        // One whose task never got to run was not sent.
-        states.sent.iter().filter(|sent| sent.probe.t > 0).map(given_up).collect()
+        states.sent.iter().filter(|sent| sent.says_something()).map(given_up).collect()
     }
 
     fn wait(&self, runtime: &Runtime, limit: Duration, until: impl FnMut(&ProbeStates) -> bool) {
@@ -275,6 +275,8 @@ struct Sent {
     missed: Option<Nanos>,
     /// The server said that it waits for its log to be written.
     writing: bool,
+    /// The server's threads were polled while it was in flight.
+    seen: bool,
     /// It was answered.
     answered: bool,
 }
@@ -282,6 +284,14 @@ struct Sent {
 impl Sent {
     fn is_settled(&self) -> bool {
         self.answered || self.writing || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+    }
+
+    /// One whose task never got to run was not sent. And a probe just before the thaw, of which a
+    /// busy server has told nothing yet, does not show that the lock is gone.
+    fn says_something(&self) -> bool {
+        let Self { probe, seen, .. } = self;
+        let silent = probe.round == Round::Thaw && probe.answer == ProbeAnswer::Hung && !seen;
+        probe.t > 0 && !silent
     }
 
     /// Its connection was lost, and this one replaces it.
@@ -422,8 +432,10 @@ async fn poll(
                 let state = threads.get(&sent.connection).map_or("", |thread| &thread.state);
                 let waits = dialect.waits_for_lock(sent.probe.kind, state);
                 sent.observe(requested_at, read, waits, requested);
-                sent.writing |=
-                    sent.probe.t > 0 && requested_at >= sent.probe.t && dialect.waits_for_log(state);
+                if sent.probe.t > 0 && requested_at >= sent.probe.t {
+                    sent.seen = true;
+                    sent.writing |= dialect.waits_for_log(state);
+                }
             }
         });
         sleep(POLL_PAUSE).await;
@@ -451,6 +463,7 @@ mod tests {
             probe: Probe { t: 10, ..planned.probe },
             missed: None,
             writing: false,
+            seen: false,
             answered: false,
         }
     }
@@ -512,6 +525,19 @@ mod tests {
         assert_eq!(sent.probe.answer, ProbeAnswer::Released);
         sent.observe(90 + RELEASED_AFTER, 100 + RELEASED_AFTER, true, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + RELEASED_AFTER));
+    }
+
+    #[test]
+    fn what_nobody_could_look_at_says_nothing_of_the_thaw() {
+        let mut sent = commit();
+        assert!(sent.says_something(), "before the snapshot a server that says nothing is a finding");
+        sent.probe.round = Round::Thaw;
+        assert!(!sent.says_something());
+        sent.seen = true;
+        assert!(sent.says_something(), "the server named no lock");
+        sent.seen = false;
+        sent.answered(60, ProbeAnswer::Done, None);
+        assert!(sent.says_something());
     }
 
     #[test]
