@@ -67,6 +67,7 @@ impl<'a> BackupModeWitness<'a> {
         let asked = async {
             // The hook may have ended the other session.
             let mut conn = self.target.door(TCP_ADMIN).connect_with_retries(limit).await?;
+            conn.execute(FLUSH).await?;
             let answer = conn.query_first(FLUSHED).await?;
             let answer = answer.ok_or_else(|| SqlError::Unexpected("no row".into()))?;
             Ok((answer.get::<u32>(0)?, answer.get::<Lsn>(1)?))
@@ -94,6 +95,9 @@ async fn number(conn: &mut Connection, query: &str) -> SqlResult<Lsn> {
 }
 
 const INSERT: &str = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn";
+
+/// A record of its own, whose commit waits for all of the log before it.
+const FLUSH: &str = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'freezeframe', '')";
 
 const FLUSHED: &str =
     "SELECT timeline_id, pg_current_wal_flush_lsn() - '0/0'::pg_lsn FROM pg_control_checkpoint()";
