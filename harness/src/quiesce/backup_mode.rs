@@ -68,13 +68,15 @@ impl<'a> BackupModeWitness<'a> {
             // The hook may have ended the other session.
             let mut conn = self.target.door(TCP_ADMIN).connect_with_retries(limit).await?;
             conn.execute(FLUSH).await?;
-            let answer = conn.query_first(FLUSHED).await?;
+            let from = lsn_text(self.from);
+            let answer = conn.query_first(&FLUSHED.replace("FROM_HERE", &from)).await?;
             let answer = answer.ok_or_else(|| SqlError::Unexpected("no row".into()))?;
-            Ok((answer.get::<u32>(0)?, answer.get::<Lsn>(1)?))
+            let segments = format!("{} {}", answer.text(2)?, answer.text(3)?);
+            Ok((answer.get::<u32>(0)?, answer.get::<Lsn>(1)?, segments))
         };
-        let (timeline, to) =
+        let (timeline, to, segments) =
             runtime.block_on(asked).map_err(Error::sql("report how far its write-ahead log is flushed"))?;
-        let input = format!("{timeline} {} {}\n", lsn_text(self.from), lsn_text(to));
+        let input = format!("{timeline} {} {} {segments}\n", lsn_text(self.from), lsn_text(to));
         let printed = agent.script(&READ.replace("UNIT", &quote_shell(unit)), input.as_bytes(), limit)?;
         let printed = String::from_utf8_lossy(&printed);
         let ended = printed.lines().filter_map(backup_mode).collect();
@@ -99,18 +101,21 @@ const INSERT: &str = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn";
 /// A record of its own, whose commit waits for all of the log before it.
 const FLUSH: &str = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'freezeframe', '')";
 
-const FLUSHED: &str =
-    "SELECT timeline_id, pg_current_wal_flush_lsn() - '0/0'::pg_lsn FROM pg_control_checkpoint()";
+/// Two positions, and the segments that hold the log between them. A position on the border of two
+/// segments is the end of one and the beginning of the next.
+const FLUSHED: &str = "SELECT timeline_id, flushed - '0/0'::pg_lsn, pg_walfile_name('FROM_HERE'::pg_lsn + 1), \
+                       pg_walfile_name(flushed - 1) FROM pg_control_checkpoint(), pg_current_wal_flush_lsn() AS flushed";
 
 /// Prints where each backup mode began, and where the record of its end lies. Program and log are
-/// those of the server that runs: its working directory is its data directory.
+/// those of the server that runs: its working directory is its data directory. Told no segment, the
+/// program would read the size of one from any, and some are empty yet.
 const READ: &str = r#"set -e
-read -r timeline from to
+read -r timeline from to first last
 pid=$(systemctl show --property MainPID --value UNIT)
 [ "${pid:-0}" -gt 0 ] || { echo "no process of the unit runs" >&2; exit 1; }
 server=$(readlink "/proc/$pid/exe")
 records=$("${server%/*}/pg_waldump" --path="/proc/$pid/cwd/pg_wal" --timeline="$timeline" \
-    --start="$from" --end="$to" --rmgr=XLOG)
+    --start="$from" --end="$to" --rmgr=XLOG "$first" "$last")
 echo "$records" | sed -n 's/.* lsn: \([0-9A-F/]*\),.* desc: BACKUP_END \([0-9A-F/]*\).*/\2 \1/p'
 "#;
 
