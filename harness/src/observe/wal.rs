@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(control(&bytes), Some(expected));
         bytes[16] = 1;
         assert!(matches!(control(&bytes), Some(Record::Checkpoint { shut_down: true, .. })));
-        bytes[8] = 0;
+        bytes[8..12].copy_from_slice(&900_u32.to_le_bytes());
         assert_eq!(control(&bytes), None, "another layout");
     }
 }
