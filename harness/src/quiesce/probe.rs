@@ -44,6 +44,9 @@ const POLL_LIMIT: Duration = Duration::from_secs(2);
 /// which was observed to take an emulated guest 95 ms.
 const RELEASED_AFTER: Nanos = 300_000_000;
 
+/// How long a write of the log must take until it counts as one that hangs.
+const HANGS_AFTER: Nanos = 200_000_000;
+
 /// How long the last polls may take.
 const LAST_POLL_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -202,7 +205,8 @@ impl SentProbes {
                 connection: ready.conn.id(),
                 probe: ready.probe.clone(),
                 missed: None,
-                writing: false,
+                writing: None,
+                hangs: false,
                 seen: false,
                 answered: false,
             };
@@ -273,8 +277,10 @@ struct Sent {
     probe: Probe,
     /// When it was first observed not to wait any more, which one or two polls do not prove.
     missed: Option<Nanos>,
-    /// The server said that it waits for its log to be written.
-    writing: bool,
+    /// Since when the server has said that it waits for its log to be written.
+    writing: Option<Nanos>,
+    /// It has waited for that longer than a disk takes.
+    hangs: bool,
     /// The server's threads were polled while it was in flight.
     seen: bool,
     /// It was answered.
@@ -283,7 +289,14 @@ struct Sent {
 
 impl Sent {
     fn is_settled(&self) -> bool {
-        self.answered || self.writing || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+        self.answered || self.hangs || !matches!(self.probe.answer, ProbeAnswer::Hung | ProbeAnswer::Cut)
+    }
+
+    /// Evaluates the same poll: whether it waits for its log to be written. A write that takes its
+    /// time is no frozen disk.
+    fn write_log(&mut self, requested_at: Nanos, waits: bool) {
+        self.writing = waits.then(|| self.writing.unwrap_or(requested_at));
+        self.hangs |= self.writing.is_some_and(|since| requested_at.saturating_sub(since) >= HANGS_AFTER);
     }
 
     /// One whose task never got to run was not sent. And a probe just before the thaw, of which a
@@ -434,7 +447,7 @@ async fn poll(
                 sent.observe(requested_at, read, waits, requested);
                 if sent.probe.t > 0 && requested_at >= sent.probe.t {
                     sent.seen = true;
-                    sent.writing |= dialect.waits_for_log(state);
+                    sent.write_log(requested_at, dialect.waits_for_log(state));
                 }
             }
         });
@@ -462,7 +475,8 @@ mod tests {
             connection: 7,
             probe: Probe { t: 10, ..planned.probe },
             missed: None,
-            writing: false,
+            writing: None,
+            hangs: false,
             seen: false,
             answered: false,
         }
@@ -525,6 +539,19 @@ mod tests {
         assert_eq!(sent.probe.answer, ProbeAnswer::Released);
         sent.observe(90 + RELEASED_AFTER, 100 + RELEASED_AFTER, true, false);
         assert_eq!((sent.probe.answer, sent.probe.end), (ProbeAnswer::Locked, 90 + RELEASED_AFTER));
+    }
+
+    #[test]
+    fn a_write_that_takes_its_time_does_not_hang() {
+        let mut sent = commit();
+        sent.write_log(20, true);
+        sent.write_log(HANGS_AFTER, true);
+        assert!(!sent.is_settled());
+        sent.write_log(HANGS_AFTER + 10, false);
+        sent.write_log(HANGS_AFTER + 20, true);
+        assert!(!sent.is_settled(), "another write");
+        sent.write_log(2 * HANGS_AFTER + 20, true);
+        assert!(sent.is_settled());
     }
 
     #[test]
