@@ -139,19 +139,20 @@ impl RawScenario {
         let freeze = self.quiesce.freeze;
         let databases = self.image.database;
         self.load.suits(&databases)?;
+        let expect = check_expectations(self.expect, folder, freeze, &databases)?;
         Ok(Scenario {
             name: name.to_owned(),
             summary: self.summary.into_inner(),
             covers: self.covers.into_iter().map(Spanned::into_inner).collect(),
             snapshot: self.snapshot.check(self.image.disks)?,
-            databases: databases.clone(),
+            databases,
             releases: self.image.release,
             disks: self.image.disks,
             restore: self.restore,
             load: self.load.check()?,
             freeze,
             faults: self.fault.into_iter().map(Spanned::into_inner).collect(),
-            expect: check_expectations(self.expect, folder, freeze, &databases)?,
+            expect,
         })
     }
 }

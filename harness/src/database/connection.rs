@@ -99,6 +99,11 @@ impl Connection {
         Ok(self.query(statement).await?.into_iter().next())
     }
 
+    /// The first value of the first row, if there is one.
+    pub async fn query_value<T: FromText>(&mut self, statement: &str) -> SqlResult<Option<T>> {
+        self.query_first(statement).await?.map(|row| row.get(0)).transpose()
+    }
+
     /// Executes statements, and hands every row to `take` as it comes. The inner result is what
     /// `take` failed with, after which nothing more is read.
     pub async fn stream<E>(
@@ -176,7 +181,9 @@ impl Row {
             // Not in the protocol for text.
             other => Some(other.as_sql(true).into_bytes()),
         };
-        Self { values: row.unwrap().into_iter().map(text).collect(), hexadecimal: false }
+        // A row that was just read has all of its values.
+        let values = row.unwrap_raw().into_iter().map(|value| value.and_then(text)).collect();
+        Self { values, hexadecimal: false }
     }
 
     fn of_postgresql(row: &tokio_postgres::SimpleQueryRow) -> Self {

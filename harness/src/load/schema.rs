@@ -54,8 +54,7 @@ pub(super) async fn create(
     let binlog = match dialect.keeps_binlog() {
         None => false,
         Some(query) => {
-            let answer =
-                conn.query_first(query).await.and_then(|row| row.map(|row| row.get::<u8>(0)).transpose());
+            let answer = conn.query_value::<u8>(query).await;
             answer.map_err(Error::sql("report whether it keeps a binary log"))? == Some(1)
         }
     };

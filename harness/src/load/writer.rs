@@ -135,7 +135,7 @@ impl Writer {
         let sql = format!("SELECT seq FROM {} WHERE c = {} FOR UPDATE", self.tables.counters, self.client);
         loop {
             self.reconnect().await?;
-            match timeout(self.context.statement_limit, number(&mut self.conn, &sql)).await {
+            match timeout(self.context.statement_limit, self.conn.query_value::<u32>(&sql)).await {
                 Ok(Ok(seq)) => return Ok(Some(seq.is_some_and(|seq| seq >= n))),
                 // What broke the last connection may break this one too, and an
                 // old session may keep the row for longer than the server waits.
@@ -154,7 +154,7 @@ impl Writer {
             1 + (self.client - 1 + self.random.random_range(1..self.context.writers)) % self.context.writers;
         let sql = format!("SELECT seq FROM {} WHERE c = {other}", self.tables.counters);
         loop {
-            match timeout(self.context.statement_limit, number(&mut self.conn, &sql)).await {
+            match timeout(self.context.statement_limit, self.conn.query_value::<u32>(&sql)).await {
                 Ok(Ok(seq)) => return Ok([other, seq.unwrap_or(0)]),
                 // Nothing is in flight, so nothing is lost with the connection.
                 Ok(Err(_)) | Err(_) => self.reconnect().await?,
@@ -221,9 +221,4 @@ impl Writer {
         conn.execute("COMMIT").await?;
         Ok([low_version, high_version])
     }
-}
-
-/// The only value of the only row, if there is one.
-async fn number(conn: &mut Connection, query: &str) -> SqlResult<Option<u32>> {
-    conn.query_first(query).await?.map(|row| row.get(0)).transpose()
 }

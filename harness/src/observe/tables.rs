@@ -9,7 +9,7 @@ use contract::text::printable;
 
 use super::observation_log::ObservationLog;
 use super::server_log;
-use crate::database::{By, Connection, Dialect, Row, SqlResult, dialect};
+use crate::database::{By, Connection, Dialect, FromText, Row, SqlResult, dialect};
 use crate::error::{Error, Result, SqlError};
 use crate::guest::{Agent, quote_shell};
 use crate::names::{Names, table};
@@ -48,10 +48,11 @@ pub async fn server(
 ) -> Result<()> {
     let dialect = expected.dialect();
     let wal_end = wal_end(conn, dialect).await?;
-    let version = text(conn, dialect.version(), "report its version").await?;
+    let version: Option<String> = value(conn, dialect.version(), "report its version").await?;
     let place = match dialect.log_file() {
         None => None,
-        Some(query) => text(conn, query, "report where its log is").await?,
+        // NULL when it is the journal.
+        Some(query) => value::<Option<String>>(conn, query, "report where its log is").await?.flatten(),
     };
     let recovery = match place.as_deref() {
         None | Some("" | "stderr") => server_log::recovery(dialect, &journal(agent, server, limit)?),
@@ -61,7 +62,7 @@ pub async fn server(
     };
     let prepared = match dialect.prepared() {
         None => recovery.prepared,
-        Some(query) => number(conn, query, "count its prepared transactions").await?,
+        Some(query) => value(conn, query, "count its prepared transactions").await?,
     };
     out.write(&Record::Server {
         started: true,
@@ -88,16 +89,9 @@ async fn wal_end(conn: &mut Connection, dialect: &dyn Dialect) -> Result<Option<
     record.map_err(Error::sql("report where its write-ahead log ended"))
 }
 
-/// The only value of an answer, as text.
-async fn text(conn: &mut Connection, query: &str, what: &str) -> Result<Option<String>> {
-    let row = conn.query_first(query).await.and_then(|row| row.map(|row| row.get(0)).transpose());
-    row.map(Option::flatten).map_err(Error::sql(what))
-}
-
-/// The only value of an answer, as a number.
-async fn number(conn: &mut Connection, query: &str, what: &str) -> Result<Option<u64>> {
-    let row = conn.query_first(query).await.and_then(|row| row.map(|row| row.get(0)).transpose());
-    row.map_err(Error::sql(what))
+/// The only value of an answer.
+async fn value<T: FromText>(conn: &mut Connection, query: &str, what: &str) -> Result<Option<T>> {
+    conn.query_value(query).await.map_err(Error::sql(what))
 }
 
 /// Counts the rows that only the source's memory had. This comes last: the first access to a MEMORY
@@ -109,9 +103,8 @@ pub async fn memory(
 ) -> Result<()> {
     let dialect = dialect(database);
     let count = dialect.memory_rows(&names.table(table::PROBE));
-    let rows = conn.query_first(&count).await.and_then(|row| row.map_or(Ok(0), |row| row.get(0)));
-    let record = match rows {
-        Ok(rows) => Record::MemoryRows { rows },
+    let record = match conn.query_value(&count).await {
+        Ok(rows) => Record::MemoryRows { rows: rows.unwrap_or(0) },
         Err(error) => table_error(dialect, table::PROBE, &error),
     };
     Ok(out.write(&record)?)
@@ -131,7 +124,7 @@ pub async fn state(
     for (schema, table) in there.map_err(Error::sql("list its tables"))? {
         let named = dialect.quoted(&schema, &table);
         let count = format!("SELECT COUNT(*) FROM {named}");
-        let rows = number(conn, &count, &format!("count the rows of {named}")).await?;
+        let rows: Option<u64> = value(conn, &count, &format!("count the rows of {named}")).await?;
         let summed = conn.query_first(&dialect.checksum(&named)).await;
         let checksum = summed.and_then(|row| row.map_or(Ok(None), |row| dialect.read_checksum(&row)));
         let checksum = checksum.map_err(Error::sql(format!("sum up {named}")))?;
@@ -144,7 +137,8 @@ pub async fn state(
 /// The GTIDs that a server has committed, if it has any such thing.
 async fn gtids(conn: &mut Connection, dialect: &dyn Dialect, of: ServerState) -> Result<Option<Record>> {
     let Some(query) = dialect.gtids() else { return Ok(None) };
-    let gtid = printable(&text(conn, query, "report its GTIDs").await?.unwrap_or_default());
+    let gtid: Option<Option<String>> = value(conn, query, "report its GTIDs").await?;
+    let gtid = printable(&gtid.flatten().unwrap_or_default());
     Ok(Some(Record::Gtid { of, gtid }))
 }
 

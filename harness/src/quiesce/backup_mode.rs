@@ -42,7 +42,7 @@ impl<'a> BackupModeWitness<'a> {
         let connected = async {
             let mut conn = target.door(TCP_ADMIN).connect_with_retries(limit).await?;
             let asked = clock::now();
-            let from = number(&mut conn, INSERT).await?;
+            let from = end_of_log(&mut conn).await?;
             Ok((conn, asked, from))
         };
         let (conn, t, from) =
@@ -54,9 +54,9 @@ impl<'a> BackupModeWitness<'a> {
     /// Asks again. Without an answer nothing is recorded, and the judge lacks it.
     pub fn ask(&mut self, runtime: &Runtime) -> Result<()> {
         let t = clock::now();
-        let asked = async { timeout(ANSWER_LIMIT, number(&mut self.conn, INSERT)).await };
-        if let Ok(Ok(end_of_log)) = runtime.block_on(asked) {
-            self.history.write(&Entry::WalEnd { t, end: clock::now(), lsn: end_of_log })?;
+        let asked = async { timeout(ANSWER_LIMIT, end_of_log(&mut self.conn)).await };
+        if let Ok(Ok(lsn)) = runtime.block_on(asked) {
+            self.history.write(&Entry::WalEnd { t, end: clock::now(), lsn })?;
         }
         Ok(())
     }
@@ -91,9 +91,8 @@ fn backup_mode(line: &str) -> Option<[Lsn; 2]> {
     Some([lsn(start)?, lsn(end)?])
 }
 
-async fn number(conn: &mut Connection, query: &str) -> SqlResult<Lsn> {
-    let row = conn.query_first(query).await?;
-    row.ok_or_else(|| SqlError::Unexpected("no row".into()))?.get(0)
+async fn end_of_log(conn: &mut Connection) -> SqlResult<Lsn> {
+    conn.query_value(INSERT).await?.ok_or_else(|| SqlError::Unexpected("no row".into()))
 }
 
 const INSERT: &str = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn";

@@ -294,7 +294,7 @@ impl Sent {
 
     /// Evaluates the same poll: whether it waits for its log to be written. A write that takes its
     /// time is no frozen disk.
-    fn write_log(&mut self, requested_at: Nanos, waits: bool) {
+    fn observe_write(&mut self, requested_at: Nanos, waits: bool) {
         self.writing = waits.then(|| self.writing.unwrap_or(requested_at));
         self.hangs |= self.writing.is_some_and(|since| requested_at.saturating_sub(since) >= HANGS_AFTER);
     }
@@ -447,7 +447,7 @@ async fn poll(
                 sent.observe(requested_at, read, waits, requested);
                 if sent.probe.t > 0 && requested_at >= sent.probe.t {
                     sent.seen = true;
-                    sent.write_log(requested_at, dialect.waits_for_log(state));
+                    sent.observe_write(requested_at, dialect.waits_for_log(state));
                 }
             }
         });
@@ -544,13 +544,13 @@ mod tests {
     #[test]
     fn a_write_that_takes_its_time_does_not_hang() {
         let mut sent = commit();
-        sent.write_log(20, true);
-        sent.write_log(HANGS_AFTER, true);
+        sent.observe_write(20, true);
+        sent.observe_write(HANGS_AFTER, true);
         assert!(!sent.is_settled());
-        sent.write_log(HANGS_AFTER + 10, false);
-        sent.write_log(HANGS_AFTER + 20, true);
+        sent.observe_write(HANGS_AFTER + 10, false);
+        sent.observe_write(HANGS_AFTER + 20, true);
         assert!(!sent.is_settled(), "another write");
-        sent.write_log(2 * HANGS_AFTER + 20, true);
+        sent.observe_write(2 * HANGS_AFTER + 20, true);
         assert!(sent.is_settled());
     }
 

@@ -1,15 +1,15 @@
 //! The load, the probes and the observation against PostgreSQL.
 
-use contract::history::{Mark, ProbeAnswer, ProbeKind, Round};
+use contract::history::{ProbeAnswer, Round};
 use contract::jsonl::Reader;
 use contract::observation::{self, Record};
 use contract::property::Property;
 use harness::database::TCP_ADMIN;
 use harness::names::table;
-use harness::quiesce::Probes;
 
 use crate::bench::{LIMIT, Run, serve_postgresql, wait_for_transfers};
-use crate::story::{Story, judge_without_boot};
+use crate::probes::Ready;
+use crate::runs::{at_rest, holds};
 
 #[test]
 fn what_the_history_claims_is_what_the_tables_hold() {
@@ -26,25 +26,9 @@ fn what_the_history_claims_is_what_the_tables_hold() {
         ));
         wait_for_transfers(&load, 10);
     }
-    run.stop(load);
-    run.history.mark(Mark::SnapBegin, "").unwrap();
-    run.observe();
-    run.history.mark(Mark::SnapEnd, "").unwrap();
-    run.history.finish().unwrap();
-    let story = Story::read(&run.dir);
-    story.is_true_of_transfers(&run.dir);
+    let (story, judgement) = at_rest(&run, load);
     story.is_true_of_followers(&run.dir);
-    let judgement = judge_without_boot(&run.dir);
-    for property in
-        [Property::Checksums, Property::Durability, Property::IndexAgreement, Property::ClientPrefix]
-    {
-        assert_eq!(
-            judgement.properties[&property],
-            contract::finding::Status::Holds,
-            "{:?}",
-            judgement.findings
-        );
-    }
+    holds(&judgement, &[Property::IndexAgreement]);
     let tables = observed(&run);
     let clean = |record: &&Record| matches!(record, Record::CheckTable { clean: true, usable: true, .. });
     assert_eq!(tables.iter().filter(clean).count(), 4, "{tables:?}");
@@ -56,52 +40,31 @@ fn observed(run: &Run<'_>) -> Vec<Record> {
     Reader::open(&run.dir.join(observation::FILE), observation::KIND).unwrap().map(Result::unwrap).collect()
 }
 
-/// A table that nobody may change is waited for, and so is a COMMIT that cannot be written; and
-/// nothing holds either back without a reason.
+/// A lock of a table keeps its UPDATE out and no COMMIT. A server that is stopped tells nothing of the
+/// probes that are sent last.
 #[test]
 fn probes_tell_what_holds_writes_back() {
     let (cluster, client) = serve_postgresql(&[]);
-    let answers = |name: &str, meanwhile: &dyn Fn(&Run<'_>, &mut dyn FnMut())| {
-        let run = client.run(name);
-        run.stop(run.start(5));
-        let probes = Probes::connect(&client.runtime, &run.target, 1, LIMIT).unwrap();
-        let mut probes = Some(probes);
-        let mut answers = Vec::new();
-        meanwhile(&run, &mut || {
-            let mut sent = probes.take().unwrap().send(&client.runtime);
-            sent.settle(&client.runtime);
-            sent.send_again(&client.runtime);
-            answers = sent.results(&client.runtime);
-        });
-        answers
-    };
-    let of = |answers: &[contract::history::Probe], kind, round| {
-        let those = answers.iter().filter(|probe| probe.kind == kind && probe.round == round);
-        those.map(|probe| probe.answer).collect::<Vec<_>>()
-    };
-    let nothing = answers("nothing", &|_, send| send());
-    assert_eq!(of(&nothing, ProbeKind::Commit, Round::Snapshot), [ProbeAnswer::Done; 4]);
-    assert_eq!(of(&nothing, ProbeKind::Commit, Round::Thaw), []);
-    assert_eq!(of(&nothing, ProbeKind::Memory, Round::Snapshot), [ProbeAnswer::Done]);
-    assert_eq!(of(&nothing, ProbeKind::Row, Round::Snapshot), []);
+    let answers = Ready::new(&client, "nothing").send_both();
+    assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Done; 4]);
+    assert_eq!(answers.commits(Round::Thaw), []);
+    assert_eq!((answers.memory(), answers.rows()), (ProbeAnswer::Done, 0));
 
-    let locked = answers("locked", &|run, send| {
-        let connecting = run.target.door(TCP_ADMIN).connect_with_retries(LIMIT);
-        let mut holder = client.wait(connecting).unwrap();
-        let probe = run.table(table::PROBE);
-        client.wait(holder.execute(&format!("BEGIN; LOCK TABLE {probe}"))).unwrap();
-        send();
-    });
-    assert_eq!(of(&locked, ProbeKind::Memory, Round::Snapshot), [ProbeAnswer::Locked]);
-    assert_eq!(of(&locked, ProbeKind::Commit, Round::Snapshot), [ProbeAnswer::Done; 4]);
+    let ready = Ready::new(&client, "locked");
+    let connecting = ready.run.target.door(TCP_ADMIN).connect_with_retries(LIMIT);
+    let mut holder = client.wait(connecting).unwrap();
+    client.wait(holder.execute(&format!("BEGIN; LOCK TABLE {}", ready.run.table(table::PROBE)))).unwrap();
+    let answers = ready.send_both();
+    assert_eq!(answers.memory(), ProbeAnswer::Locked);
+    assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Done; 4]);
 
     // As when the file system is frozen: nobody writes the log.
-    let paused = answers("paused", &|_, send| {
-        let _paused = cluster.pause();
-        send();
-    });
-    assert_eq!(of(&paused, ProbeKind::Commit, Round::Snapshot), [ProbeAnswer::Hung; 4]);
-    assert_eq!(of(&paused, ProbeKind::Commit, Round::Thaw), [], "the server could tell nothing of them");
+    let ready = Ready::new(&client, "paused");
+    let paused = cluster.pause();
+    let answers = ready.send_both();
+    drop(paused);
+    assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Hung; 4]);
+    assert_eq!(answers.commits(Round::Thaw), []);
 }
 
 /// A row that an index lacks, and one that only the index has, show.

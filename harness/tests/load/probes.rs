@@ -22,14 +22,14 @@ pub(crate) async fn hold_the_backup_lock(conn: &mut Conn) -> mysql_async::Result
 }
 
 /// Connected probes, as before a freeze, on the tables of a load that has ended.
-struct Ready<'a> {
+pub(crate) struct Ready<'a> {
     client: &'a Client,
-    run: Run<'a>,
+    pub(crate) run: Run<'a>,
     probes: Probes,
 }
 
 impl<'a> Ready<'a> {
-    fn new(client: &'a Client, name: &str) -> Self {
+    pub(crate) fn new(client: &'a Client, name: &str) -> Self {
         let run = client.run(name);
         run.stop(run.start(5));
         let probes = Probes::connect(&client.runtime, &run.target, 1, LIMIT).unwrap();
@@ -43,7 +43,7 @@ impl<'a> Ready<'a> {
     }
 
     /// Sends both rounds and returns the answers.
-    fn send_both(self) -> Answers {
+    pub(crate) fn send_both(self) -> Answers {
         let Client { runtime, .. } = self.client;
         let mut sent = self.send();
         sent.send_again(runtime);
@@ -56,17 +56,22 @@ fn latest(probes: &[Probe]) -> Nanos {
     probes.iter().map(|probe| probe.end).max().unwrap_or_default()
 }
 
-struct Answers(Vec<Probe>);
+pub(crate) struct Answers(Vec<Probe>);
 
 impl Answers {
     /// The answers of the COMMITs of a round.
-    fn commits(&self, round: Round) -> Vec<ProbeAnswer> {
+    pub(crate) fn commits(&self, round: Round) -> Vec<ProbeAnswer> {
         let commits = self.0.iter().filter(|probe| probe.round == round && probe.kind == ProbeKind::Commit);
         commits.map(|probe| probe.answer).collect()
     }
 
-    fn memory(&self) -> ProbeAnswer {
+    pub(crate) fn memory(&self) -> ProbeAnswer {
         self.0.iter().find(|probe| probe.kind == ProbeKind::Memory).expect("one").answer
+    }
+
+    /// How many INSERTs into tables without transactions were sent.
+    pub(crate) fn rows(&self) -> usize {
+        self.0.iter().filter(|probe| probe.kind == ProbeKind::Row).count()
     }
 
     /// The answer of the INSERT into the MyISAM table of a schema.

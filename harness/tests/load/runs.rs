@@ -270,7 +270,7 @@ fn a_seed_repeats_its_operations() {
 
 /// Ends a run and checks its tables: one instant, and exactly what the history claims.
 #[track_caller]
-fn at_rest(run: &Run<'_>, load: Load) -> (Story, Judgement) {
+pub(crate) fn at_rest(run: &Run<'_>, load: Load) -> (Story, Judgement) {
     run.stop(load);
     look_at(run)
 }
@@ -290,7 +290,7 @@ fn look_at(run: &Run<'_>) -> (Story, Judgement) {
 }
 
 #[track_caller]
-fn holds(judgement: &Judgement, properties: &[Property]) {
+pub(crate) fn holds(judgement: &Judgement, properties: &[Property]) {
     for property in properties {
         assert_eq!(judgement.properties[property], Status::Holds, "{property}: {:?}", judgement.findings);
     }
