@@ -190,7 +190,8 @@ mod tests {
         for plain in TABLES.iter().map(|(plain, _)| (*plain).to_owned()).chain(ddl_tables(5)) {
             let real = names.table(&plain);
             let (schema, table) = real.split_once('.').expect("two parts");
-            assert!(!table.contains(&plain), "{real}");
+            // Two letters are somewhere in twelve by chance.
+            assert!(table != plain && (plain.len() < 4 || !table.contains(&plain)), "{real}");
             assert_eq!(names.plain(schema, table), Some(plain));
         }
         assert_eq!(names.plain("mysql", "user"), None);
