@@ -20,6 +20,8 @@ pub use memory::SavedMemoryError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
 
+use crate::guest_end::GuestEnd;
+
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,6 +89,18 @@ pub enum Error {
     /// A guest did not do what it should.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// A guest ended that should not have, by the host's doing or while the trial needed it.
+    #[error("the {role} guest {end}. Its console ({}) says:\n{lines}", console.display())]
+    GuestEnded {
+        /// Which of the trial's guests it is.
+        role: &'static str,
+        /// How it ended.
+        end: GuestEnd,
+        /// Its console's log.
+        console: PathBuf,
+        /// The lines of it that matter.
+        lines: String,
+    },
     /// The load cannot go on.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -174,6 +188,11 @@ impl Error {
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
         matches!(self, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. })
+    }
+
+    /// Whether no guest can be asked anything any more.
+    pub(crate) fn ends_trial_at_once(&self) -> bool {
+        matches!(self, Self::Interrupted | Self::GuestEnded { .. })
     }
 
     pub(crate) fn libvirt(action: impl Into<String>) -> impl FnOnce(virt::error::Error) -> Self {

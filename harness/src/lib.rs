@@ -11,6 +11,7 @@
 
 mod clock;
 pub mod error;
+pub mod guest_end;
 pub mod history_log;
 pub mod interrupt;
 

@@ -1,5 +1,6 @@
 //! A trial: one pass of one plan through the pipeline.
 
+mod isolate;
 mod pipeline;
 mod progress;
 mod reserve;
@@ -71,5 +72,9 @@ fn judged(plan: &Plan, root: &Path) -> Verdict {
         }
         progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
     };
-    run().unwrap_or_else(|error| Verdict::unknown(plan, progress.failed(&error)))
+    run().unwrap_or_else(|error| {
+        // Whatever failed first, a guest that is gone explains it better.
+        let error = interrupt::check().err().unwrap_or(error);
+        Verdict::unknown(plan, progress.failed(&error))
+    })
 }

@@ -2,6 +2,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +20,9 @@ enum Command {
         /// Inspects the disk of the claims in DIR instead.
         #[arg(long)]
         inspect: bool,
+        /// This process is the first one of a PID namespace.
+        #[arg(long, hide = true)]
+        isolated: bool,
         /// The trial's directory.
         dir: PathBuf,
     },
@@ -42,10 +46,12 @@ fn main() -> ExitCode {
     let command = Command::parse();
     init_log(&command);
     match command {
-        Command::Supervise { inspect, dir } => match std::env::current_exe() {
+        Command::Supervise { inspect, isolated, dir } => match std::env::current_exe() {
             Ok(program) => {
                 let task = if inspect { Task::Inspection } else { Task::Trial };
-                supervise::supervise(&program, task, &dir)
+                let again: &[&str] = if inspect { &["supervise", "--inspect"] } else { &["supervise"] };
+                let again = again.iter().map(OsStr::new).chain([OsStr::new("--isolated"), dir.as_os_str()]);
+                supervise::supervise(&program, task, &dir, isolated, again)
             }
             Err(e) => {
                 error!("cannot find this program's own file: {e}");

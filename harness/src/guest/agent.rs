@@ -19,6 +19,7 @@ use virt::domain::Domain;
 use super::serial::Serial;
 use crate::clock;
 use crate::error::{AgentError, Error, Result};
+use crate::guest_end::Fate;
 use crate::host;
 use crate::interrupt;
 
@@ -91,6 +92,8 @@ pub struct Agent {
     guest: String,
     transcript: Transcript,
     timeout: Duration,
+    /// Its guest's.
+    fate: Fate,
 }
 
 impl Agent {
@@ -99,8 +102,14 @@ impl Agent {
         guest: String,
         transcript: Transcript,
         timeout: Duration,
+        fate: Fate,
     ) -> Self {
-        Self { transport, guest, transcript, timeout }
+        Self { transport, guest, transcript, timeout, fate }
+    }
+
+    /// Whether its guest is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.fate.end().is_some()
     }
 
     /// The same agent with another time limit for each answer.

@@ -14,12 +14,21 @@ use virt::sys;
 use super::event::GuestEvent;
 use super::ffi;
 use crate::error::{Error, Result};
+use crate::guest_end::Fate;
 
 /// The events of one domain, in the order in which they happened.
 #[derive(Debug)]
 pub struct GuestEvents {
     receiver: Receiver<GuestEvent>,
+    fate: Fate,
     _subscription: ffi::Subscription,
+}
+
+impl GuestEvents {
+    /// How the domain ended, once it has.
+    pub fn fate(&self) -> &Fate {
+        &self.fate
+    }
 }
 
 impl Deref for GuestEvents {
@@ -123,10 +132,11 @@ impl Libvirt {
 
     /// Resumes a paused domain, and subscribes to its events.
     fn resume(&self, domain: Domain) -> Result<(Domain, GuestEvents)> {
-        let (sender, receiver) = channel();
-        let subscribed = ffi::subscribe(&domain, &sender);
+        let (events, receiver) = channel();
+        let fate = Fate::default();
+        let subscribed = ffi::subscribe(&domain, &ffi::Listener { events, fate: fate.clone() });
         match subscribed.and_then(|subscription| domain.resume().map(|_| subscription)) {
-            Ok(subscription) => Ok((domain, GuestEvents { receiver, _subscription: subscription })),
+            Ok(subscription) => Ok((domain, GuestEvents { receiver, fate, _subscription: subscription })),
             Err(error) => {
                 // The first error is the one to report.
                 let _ = domain.destroy();

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::{FreezeWindow, inspect};
 use crate::guest::{Agent, Serial, Transcript, Transport};
+use crate::guest_end::Fate;
 use crate::history_log::HistoryLog;
 
 /// How long VSS holds writes.
@@ -127,7 +128,7 @@ impl Scene {
         history.write(&Entry::Setup(setup)).unwrap();
         let transcript = Transcript::create(&dir.path().join("agent.jsonl")).unwrap();
         let transport = Transport::Serial(Arc::new(Serial::new(socket)));
-        let agent = Agent::new(transport, "source".to_owned(), transcript, Duration::from_secs(30));
+        let agent = Agent::new(transport, "source".to_owned(), transcript, Duration::from_secs(30), Fate::default());
         Self { dir, agent, history }
     }
 

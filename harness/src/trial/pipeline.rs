@@ -75,7 +75,7 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
     thread::scope(|scope| {
         let mut source = progress.stage(Stage::Install, |p| trial.prepare_guest(started, p))?;
         let made = trial.make_backup(progress, &mut source, scope);
-        if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
+        if made.as_ref().is_err_and(|error| !error.ends_trial_at_once()) {
             // The agent may hang like the rest.
             let _ = trial.keep_logs(&source.machine, "source");
         }
@@ -218,7 +218,7 @@ impl<'a> Trial<'a> {
                 return Ok(Started { machine, drives, saved: true, notes });
             }
             Ok(None) => {}
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) if error.ends_trial_at_once() => return Err(error),
             Err(error) => notes.push(format!("{BOOTED_INSTEAD}: {error}")),
         }
         let drives = overlay::over_image(disks, role.name(), &plan.image)?;
@@ -389,7 +389,11 @@ impl<'a> Trial<'a> {
             match FreezeWindow::open(machine.agent().clone(), self.session.plan.limits, &self.session.history)
             {
                 Ok(window) => Ok((Some(window), String::new())),
-                Err(OpenError::Refused(error)) => Ok((None, format!("refused: {error}"))),
+                Err(OpenError::Refused(error)) => {
+                    machine.settle();
+                    interrupt::check()?;
+                    Ok((None, format!("refused: {error}")))
+                }
                 Err(OpenError::Stopped(error)) => Err(error),
             }
         })?;
@@ -610,6 +614,9 @@ impl<'a> Trial<'a> {
         match restored {
             Ok(restored) => Ok((Observed { out, position, server: Some(restored) }, String::new())),
             Err(error) if error.is_of_guest() => {
+                restorer.machine().inspect(|machine| machine.settle());
+                // What the host did to the guest is no fact about the backup.
+                interrupt::check()?;
                 observe::server_failed(&error.to_string(), &mut out)?;
                 let detail = "the snapshot does not come up".to_owned();
                 Ok((Observed { out, position, server: None }, detail))
@@ -634,7 +641,10 @@ impl<'a> Trial<'a> {
             out.write(&roll_forward::binlog::replay(machine, &position, limits.statement)?)?;
             self.observe_replayed(conn, out)?;
         }
-        runtime.block_on(observe::memory(conn, expected, out))
+        runtime.block_on(observe::memory(conn, expected, out))?;
+        // A table that could not be read says nothing when its guest is gone.
+        machine.settle();
+        interrupt::check()
     }
 
     /// Writes down what a server holds that has replayed its logs.
@@ -654,7 +664,11 @@ impl<'a> Trial<'a> {
                 out.write(&record(true, String::new()))?;
                 self.observe_replayed(&mut restored.conn, out)?;
             }
-            Err(error) if error.is_of_guest() => out.write(&record(false, error.to_string()))?,
+            Err(error) if error.is_of_guest() => {
+                verifier.machine().inspect(|machine| machine.settle());
+                interrupt::check()?;
+                out.write(&record(false, error.to_string()))?;
+            }
             Err(error) => return Err(error),
         }
         self.dismiss(verifier)

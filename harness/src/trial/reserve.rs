@@ -91,7 +91,7 @@ fn memory() -> io::Result<(u64, u64)> {
 }
 
 /// Waits, and returns whether the other end of standard input was closed meanwhile.
-fn lifeline_closed(pause: Duration) -> io::Result<bool> {
+pub(super) fn lifeline_closed(pause: Duration) -> io::Result<bool> {
     let stdin = io::stdin();
     let mut watched = [PollFd::new(&stdin, PollFlags::IN)];
     let pause = Timespec::try_from(pause).map_err(io::Error::other)?;

@@ -9,16 +9,19 @@
 //! - The trial dies: the supervisor kills what it left and removes its files.
 //! - The test process dies, even of SIGKILL: the pipe closes, the supervisor
 //!   asks the trial to stop (which thaws first) and then does the same.
-//! - The supervisor dies: the kernel sends SIGTERM to the trial, which thaws
-//!   and destroys its guests. `cargo xtask tidy` removes the files.
+//! - The trial hangs: at its time limit, and some grace, the supervisor does the same.
+//! - The supervisor dies, even of SIGKILL: it is the first process of a PID namespace, so the kernel
+//!   kills all others, guests included. Where there is no namespace, the kernel sends SIGTERM to the
+//!   trial, which thaws and destroys its guests. The end of the run, or the next one, removes the
+//!   files.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -31,12 +34,16 @@ use judge::verdict::Verdict;
 use procfs::process::Stat;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
-use super::reserve::{guest_mib, needed_mib, reserve};
+use super::isolate;
+use super::reserve::{guest_mib, lifeline_closed, needed_mib, reserve};
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How long the inspection of a disk may take: two boots, on a busy host.
+const INSPECTION_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Why a trial could not be run under a supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +81,7 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
     let status = supervisor.wait().map_err(SuperviseError::Wait)?;
     drop(lifeline);
     Verdict::read(&plan.dir).or_else(|_| {
-        let reason = format!("the trial's process ended without a verdict ({status})");
+        let reason = format!("the trial's supervisor ended without a verdict ({status})");
         let verdict = Verdict::unknown(plan, reason);
         verdict.write(&plan.dir)?;
         Ok(verdict)
@@ -99,25 +106,49 @@ impl Task {
         }
     }
 
-    /// Its name, and the memory of its guests, MiB.
-    fn needs(self, dir: &Path) -> io::Result<(String, u64)> {
+    /// Its name, the memory of its guests, MiB, and how long it may take.
+    fn needs(self, dir: &Path) -> io::Result<(String, u64, Duration)> {
         match self {
             Self::Trial => {
                 let plan = Plan::read(dir).map_err(io::Error::other)?;
                 let needed = needed_mib(&plan);
-                Ok((plan.trial, needed))
+                Ok((plan.trial, needed, plan.limits.trial))
             }
             Task::Inspection => {
                 let image = Claims::read(dir).map_err(io::Error::other)?.image;
                 // Which accelerator works is not known yet.
-                Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib)))
+                Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib), INSPECTION_LIMIT))
             }
         }
     }
 }
 
-/// The supervisor process: runs `program ROLE DIR ROOT` and cleans up after it.
-pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
+/// Why a supervisor ends its trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The test process has ended.
+    Abandoned,
+    /// The trial has not ended by itself after so long.
+    Overdue(Duration),
+}
+
+/// The supervisor process: runs `program ROLE DIR ROOT` and cleans up after it. Unless it is
+/// `isolated` already, it first becomes the first process of a PID namespace, by starting again
+/// with these `arguments`.
+pub fn supervise<'a>(
+    program: &Path,
+    task: Task,
+    dir: &Path,
+    isolated: bool,
+    arguments: impl IntoIterator<Item = &'a OsStr>,
+) -> ExitCode {
+    // In a session of its own: whatever ends the test's process group must not end this process.
+    // Started again it has one already.
+    let _ = process::setsid();
+    if !isolated {
+        let refused = isolate::exec(program, arguments);
+        debug!("the trial in {} has no PID namespace: {refused}", dir.display());
+    }
     match supervised(program, task, dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -128,10 +159,8 @@ pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
 }
 
 fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
-    // In a process group of its own: whatever kills the test's group must not kill this process.
-    process::setsid()?;
     process::set_child_subreaper(Some(process::getpid()))?;
-    let (name, memory_mib) = task.needs(dir)?;
+    let (name, memory_mib, limit) = task.needs(dir)?;
     let Some(root) = reserve(&name, memory_mib, dir)? else { return Ok(()) };
 
     // Its path must not have a space for libvirt, and the trial's directory may.
@@ -146,29 +175,77 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
         .stdin(Stdio::null())
         .spawn()?;
     let trial = Pid::from_child(&trial);
-    let ended = Arc::new(AtomicBool::new(false));
-    let watched = Arc::clone(&ended);
-    thread::spawn(move || {
-        // Nothing is ever written to the lifeline; this returns when it closes.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, Duration::ZERO)] {
-            if !watched.load(Ordering::SeqCst) {
-                let _ = process::kill_process(trial, signal);
-                thread::sleep(patience);
-            }
-        }
-    });
-
+    let stopped = stop_in_time(trial, limit);
+    let mut status = None;
     // libvirt waits until its own orphans are reaped, so reap every child.
-    while let Some((pid, _)) = wait_for_any()? {
+    while let Some((pid, ended)) = wait_for_any()? {
         if pid == trial {
+            status = Some(ended);
             break;
         }
     }
-    ended.store(true, Ordering::SeqCst);
+    let stopped = stopped.end();
     kill_children()?;
+    if task == Task::Trial && Verdict::read(dir).is_err() {
+        let plan = Plan::read(dir).map_err(io::Error::other)?;
+        Verdict::unknown(&plan, ending(stopped, status)).write(dir).map_err(io::Error::other)?;
+    }
     remove_disks(dir);
     root.close()
+}
+
+/// How a trial came to its end that left no verdict.
+fn ending(stopped: Option<Stop>, status: Option<process::WaitStatus>) -> String {
+    let signal = status.and_then(process::WaitStatus::terminating_signal);
+    match (stopped, signal) {
+        (Some(Stop::Abandoned), _) => "interrupted".to_owned(),
+        (Some(Stop::Overdue(after)), _) => format!(
+            "the trial had not ended after {} s, so its supervisor ended it with all its guests: libvirt or a guest's \
+             QEMU hangs",
+            after.as_secs()
+        ),
+        (None, Some(signal)) => format!("the trial's process was killed by signal {signal}"),
+        (None, None) => "the trial's process ended without a verdict".to_owned(),
+    }
+}
+
+/// Why the trial was told to stop, if it was; `None` when it ended first.
+#[derive(Debug, Default)]
+struct Stopped(Arc<Mutex<(bool, Option<Stop>)>>);
+
+impl Stopped {
+    /// Takes the trial to have ended; it gets no signal from here on.
+    fn end(&self) -> Option<Stop> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        state.1
+    }
+}
+
+/// Stops the trial when the test process ends, or at the time limit.
+fn stop_in_time(trial: Pid, limit: Duration) -> Stopped {
+    let stopped = Stopped::default();
+    let state = Arc::clone(&stopped.0);
+    thread::spawn(move || {
+        // The trial keeps its limit by itself, unless it hangs.
+        let overdue = limit + GRACE;
+        // Nothing is ever written to the lifeline; it only closes.
+        let stop = match lifeline_closed(overdue) {
+            Ok(false) => Stop::Overdue(overdue),
+            Ok(true) | Err(_) => Stop::Abandoned,
+        };
+        for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, Duration::ZERO)] {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.0 {
+                return;
+            }
+            state.1 = Some(stop);
+            let _ = process::kill_process(trial, signal);
+            drop(state);
+            thread::sleep(patience);
+        }
+    });
+    stopped
 }
 
 /// The next child that ended; `None` when there is none left.
