@@ -18,10 +18,14 @@ use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
 use contract::runtime_dir;
 use contract::scenario::SnapshotMethod;
 use harness::trial::supervise;
+use judge::verdict::Verdict;
 use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
+
+/// What the command line of a guest's QEMU begins with.
+const EMULATOR: &str = "/usr/bin/qemu-system";
 
 /// More time than a boot under TCG and the thaw of a guest take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -80,9 +84,35 @@ impl Run {
 
     /// The processes that name the trial's directory.
     fn processes(&self) -> Vec<String> {
+        self.named_processes().into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// The same with their numbers.
+    fn named_processes(&self) -> Vec<(Pid, String)> {
         let needle = self.trial().to_string_lossy().into_owned();
-        let commands = all_processes().unwrap().filter_map(|process| process.ok()?.cmdline().ok());
-        commands.map(|command| command.join(" ")).filter(|line| line.contains(&needle)).collect()
+        let commands = all_processes().unwrap().filter_map(|process| {
+            let process = process.ok()?;
+            Some((Pid::from_raw(process.pid)?, process.cmdline().ok()?.join(" ")))
+        });
+        commands.filter(|(_, line)| line.contains(&needle)).collect()
+    }
+
+    /// The QEMU of the guest in this role, once it runs.
+    fn qemu(&self, role: &str) -> Pid {
+        let mut found = None;
+        wait("the guest", || {
+            let guest = format!("-{role},");
+            let mut processes = self.named_processes().into_iter();
+            found = processes
+                .find(|(_, line)| line.starts_with(EMULATOR) && line.contains(&guest))
+                .map(|(pid, _)| pid);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict::read(&self.trial()).unwrap()
     }
 
     /// The runtime directories of this trial.
@@ -161,15 +191,63 @@ fn ctrl_c_thaws_the_guest_before_it_ends() {
 fn sigkill_of_the_trial_itself_leaves_no_guest_behind() {
     let mut run = Run::start("trial");
     run.wait_for_window();
-    let needle = run.trial().to_string_lossy().into_owned();
-    let trial = all_processes().unwrap().find_map(|process| {
-        let process = process.ok()?;
-        let command = process.cmdline().ok()?;
-        let runs = command.iter().any(|word| word == "run") && command.contains(&needle);
-        runs.then(|| Pid::from_raw(process.pid())).flatten()
-    });
-    kill_process(trial.expect("the trial's process runs"), Signal::KILL).unwrap();
+    let trial = run.named_processes().into_iter().find(|(_, line)| line.contains("trial run "));
+    kill_process(trial.expect("the trial's process runs").0, Signal::KILL).unwrap();
     run.wait_for_clean_end();
+    let reason = run.verdict().reason;
+    assert!(reason.contains("killed by signal 9"), "{reason}");
+}
+
+/// Even when nobody is left to clean up, no guest outlives its trial.
+#[test]
+fn sigkill_of_all_at_once_leaves_no_process_behind() {
+    let run = Run::start("all");
+    run.wait_for_window();
+    let (qemu, others): (Vec<_>, Vec<_>) =
+        run.named_processes().into_iter().partition(|(_, line)| line.starts_with(EMULATOR));
+    assert!(!qemu.is_empty(), "there is a guest to lose");
+    run.signal(Signal::KILL);
+    for (pid, _) in others {
+        // The kernel may have ended it already, after the one before.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    wait("the end of all processes", || run.processes().is_empty());
+}
+
+/// As an OOM killer does it, which cares little for what was restored well.
+#[test]
+fn the_end_of_a_restored_guests_qemu_is_no_fact_about_the_backup() {
+    let mut run = Run::start("restored");
+    kill_process(run.qemu("restored"), Signal::KILL).unwrap();
+    run.wait_for_clean_end();
+    let verdict = run.verdict();
+    assert_eq!(verdict.grade, Grade::Unknown, "{}", verdict.reason);
+    let words = "restore failed: the restored guest lost its QEMU, which crashed or was killed";
+    assert!(verdict.reason.contains(words), "{}", verdict.reason);
+}
+
+#[test]
+fn a_source_that_dies_in_the_window_ends_the_trial_at_once() {
+    let mut run = Run::start("dies");
+    run.wait_for_window();
+    kill_process(run.qemu("source"), Signal::KILL).unwrap();
+    let begin = Instant::now();
+    run.wait_for_clean_end();
+    // No thaw, and nothing else, is tried in vain. It takes 2 s.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    let reason = run.verdict().reason;
+    assert!(reason.contains("the source guest lost its QEMU, which crashed or was killed"), "{reason}");
+}
+
+/// A QEMU that is stopped, or waits for a dead disk, answers to nobody.
+#[test]
+fn a_source_that_hangs_in_the_window_ends_the_trial() {
+    let mut run = Run::start("hangs");
+    run.wait_for_window();
+    kill_process(run.qemu("source"), Signal::STOP).unwrap();
+    run.wait_for_clean_end();
+    let reason = run.verdict().reason;
+    assert!(reason.contains("the source guest hangs: its QEMU has not answered"), "{reason}");
 }
 
 #[test]

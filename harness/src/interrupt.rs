@@ -23,16 +23,16 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// When this process will have taken too long, and its time limit.
 static DEADLINE: OnceLock<(Instant, Duration)> = OnceLock::new();
 
-/// The guests without which this process cannot go on.
+/// The guests of this process.
 static GUESTS: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
-/// A guest whose end stops everything.
+/// A guest whose end may stop everything.
 #[derive(Debug)]
 struct Watched {
     role: &'static str,
     console: PathBuf,
     fate: Fate,
-    /// Whether that holds for every end, and not only for one that the host brought about.
+    /// Whether every end counts, and not only one that the host brought about.
     needed: bool,
 }
 
@@ -57,10 +57,14 @@ pub fn end_after(limit: Duration) {
     let _ = DEADLINE.set((Instant::now() + limit, limit));
 }
 
-/// Lets the end of this guest fail every wait: an end that the host brought about, and any other if
-/// the guest is `needed`.
-pub(crate) fn end_with(role: &'static str, console: PathBuf, fate: Fate, needed: bool) {
-    guests().push(Watched { role, console, fate, needed });
+/// Lets the end of this guest fail every wait, if the host brought it about.
+pub(crate) fn end_with(role: &'static str, console: PathBuf, fate: Fate) {
+    guests().push(Watched { role, console, fate, needed: false });
+}
+
+/// Lets any other end of this guest do so as well.
+pub(crate) fn need(fate: &Fate) {
+    guests().iter_mut().filter(|guest| guest.fate.is(fate)).for_each(|guest| guest.needed = true);
 }
 
 /// Forgets a guest that may end now, or whose end is a fact like others.

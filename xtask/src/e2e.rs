@@ -12,7 +12,6 @@ mod watch;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
 
 use builder::packages;
 use clap::ValueEnum;
@@ -35,6 +34,7 @@ use xshell::cmd;
 
 use crate::number::number;
 use crate::{images, leftovers, report, setup};
+use processes::CtrlC;
 use table::Row;
 use watch::Watch;
 
@@ -314,7 +314,7 @@ fn default_jobs(repeat: bool) -> u16 {
 pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<bool, Failure> {
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
-    let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
+    let ctrl_c = CtrlC::outlive().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
     let (sh, jobs) = (shell()?, jobs.to_string());
     let trials = cmd!(sh, "{program} --test-threads {jobs}")
@@ -329,10 +329,9 @@ pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Res
     if let Some(messages) = trials.stderr.take() {
         live::forward(messages);
     }
-    let ended = processes::wait_for_all(&trials);
-    timer.end(ended.as_ref().copied());
-    ended.map_err(failed)?;
-    Ok(interrupted.load(Ordering::SeqCst))
+    let ended = processes::wait_for_all(&trials, ctrl_c);
+    timer.end(ended.as_ref().map(|(status, _)| *status));
+    Ok(ended.map_err(failed)?.1)
 }
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.

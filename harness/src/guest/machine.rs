@@ -41,9 +41,6 @@ const PING_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two queries of a unit's state.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
 
-/// The role of the guest whose backup is made: without it no trial can go on.
-const SOURCE: &str = "source";
-
 /// The pause between two queries of a guest that seems to have ended.
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -165,8 +162,7 @@ impl Machine {
         let fate = events.fate().clone();
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit, fate.clone());
         let (console, forward) = (spec.console.clone(), spec.forward);
-        // A restored guest that ends by itself is a fact about the backup.
-        interrupt::end_with(role, console.clone(), fate.clone(), role == SOURCE);
+        interrupt::end_with(role, console.clone(), fate.clone());
         let trace = ConsoleTrace::start(role, &console).unwrap_or_else(|error| {
             debug!("the console of the {role} guest is not in the trace: {error}");
             None
@@ -238,6 +234,12 @@ impl Machine {
             }
         }
         Ok(Some(GuestEvent::AgentConnected))
+    }
+
+    /// Lets every end of this guest fail every wait from here on. A restored guest that ends by itself is
+    /// a fact about the backup; one that is to be backed up has to live.
+    pub(crate) fn has_to_live(&self) {
+        interrupt::need(self.events.fate());
     }
 
     /// Fails when the guest has stopped.

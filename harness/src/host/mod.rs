@@ -7,8 +7,8 @@ mod libvirt;
 
 pub use event::GuestEvent;
 pub(crate) use ffi::{
-    Subscription as JobSubscription, abort_job, backup_begin, block_commit, fs_freeze, fs_thaw,
-    monitor_busy, save, set_agent_timeout, set_job_speed, subscribe_to_job,
+    Subscription as JobSubscription, abort_job, backup_begin, block_commit, fs_freeze, fs_thaw, monitor_busy,
+    save, set_agent_timeout, set_job_speed, subscribe_to_job,
 };
 pub(crate) use libvirt::capabilities;
 pub use libvirt::{GuestEvents, Libvirt};

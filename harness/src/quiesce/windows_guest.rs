@@ -128,7 +128,8 @@ impl Scene {
         history.write(&Entry::Setup(setup)).unwrap();
         let transcript = Transcript::create(&dir.path().join("agent.jsonl")).unwrap();
         let transport = Transport::Serial(Arc::new(Serial::new(socket)));
-        let agent = Agent::new(transport, "source".to_owned(), transcript, Duration::from_secs(30), Fate::default());
+        let agent =
+            Agent::new(transport, "source".to_owned(), transcript, Duration::from_secs(30), Fate::default());
         Self { dir, agent, history }
     }
 

@@ -183,6 +183,7 @@ impl<'a> Trial<'a> {
     fn prepare_guest(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
         let Plan { image, limits, .. } = self.session.plan;
         let (mut machine, drives) = self.wake(started)?;
+        machine.has_to_live();
         let xml = self.session.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
         quiesce::install_hook(&mut machine, self.session.plan)?;
