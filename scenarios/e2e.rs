@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use contract::files;
 use contract::grade::Outcome;
 use contract::image::Manifest;
 use contract::plan::{Accel, Plan};
@@ -23,6 +24,7 @@ use terminal::log::{self, Verbosity};
 use tracing::{error, warn};
 
 fn main() -> ExitCode {
+    files::keep_private();
     let arguments = Arguments::from_args();
     log::init(Verbosity::Normal);
     match trials() {

@@ -15,7 +15,7 @@ use contract::image::{Boot, Manifest};
 use contract::jsonl;
 use contract::plan::{Accel, Plan, Start};
 use contract::run::{RUN_DIR_VAR, RunOptions, checkout};
-use contract::runtime_dir;
+use contract::runtime_dir::Home;
 use contract::scenario::SnapshotMethod;
 use harness::trial::supervise;
 use procfs::process::all_processes;
@@ -87,7 +87,7 @@ impl Run {
 
     /// The runtime directories of this trial.
     fn runtime_dirs(&self) -> Vec<PathBuf> {
-        let ours = runtime_dir::list().unwrap().into_iter();
+        let ours = Home::of_user().unwrap().list().unwrap().into_iter();
         ours.filter(|root| root.owner.as_ref().is_some_and(|owner| owner.trial == self.trial()))
             .map(|root| root.dir)
             .collect()

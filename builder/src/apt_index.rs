@@ -168,7 +168,7 @@ impl AptIndex {
     }
 
     fn apt_get<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
-        sh.cmd("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C")
+        sh.cmd("apt-get").env("APT_CONFIG", self.dir.join("apt.conf"))
     }
 }
 
@@ -215,7 +215,8 @@ pub(crate) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
 
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {
-    let dir = dir.display();
+    // In a quoted string of apt's, these two are written as their codes.
+    let dir = dir.to_string_lossy().replace('%', "%25").replace('"', "%22");
     format!(
         r#"APT::Architecture "{ARCHITECTURE}";
 APT::Architectures "{ARCHITECTURE}";
@@ -269,15 +270,24 @@ mod tests {
 
     #[test]
     fn apt_keeps_to_the_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let conf = dir.path().join("apt.conf");
-        fs::write(&conf, apt_conf(dir.path())).unwrap();
+        let temp = tempfile::tempdir().unwrap();
         let sh = shell().unwrap();
+        for name in ["plain", "my dir, it's", "100%41 %", "a \"größe\"; // #"] {
+            let dir = temp.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            keeps_to(&sh, &dir);
+        }
+    }
+
+    fn keeps_to(sh: &Shell, dir: &Path) {
+        let conf = dir.join("apt.conf");
+        fs::write(&conf, apt_conf(dir)).unwrap();
         let places =
             ["LISTS", "Dir::State::Lists/d", "STATUS", "Dir::State::Status/f", "CACHE", "Dir::Cache/d"];
         let resolved = sh.cmd("apt-config").env("APT_CONFIG", &conf).arg("shell").args(places);
         let resolved = String::from_utf8(command::read(resolved).unwrap()).unwrap();
-        let dir = dir.path().display();
+        // As a shell has to read it.
+        let dir = dir.to_string_lossy().replace('\'', "'\\''");
         assert_eq!(resolved, format!("LISTS='{dir}/lists/'\nSTATUS='{dir}/status'\nCACHE='{dir}/cache/'\n"));
     }
 

@@ -13,12 +13,14 @@
 //! An image appears under its name by one rename, so there is never half of one.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use contract::image::Manifest;
+use contract::{files, lock};
 use procfs::process::Process;
 use rustix::io::FdFlags;
 use serde::Serialize;
@@ -70,11 +72,13 @@ pub(crate) struct LockedStore<'a> {
 }
 
 impl Store {
-    /// Opens the store and makes its directories.
+    /// Opens the store and makes its directories. They are for this user only: images hold
+    /// passwords, and the disks of somebody's own server.
     pub(crate) fn open(root: PathBuf) -> Result<Self, Failure> {
+        files::create_dir(&root)?;
         for dir in ["apt", "dnf", "log"] {
             let path = root.join(".store").join(dir);
-            fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, e))?;
+            files::create_dir(&path)?;
         }
         Ok(Self { root })
     }
@@ -128,10 +132,14 @@ impl Store {
         let path = self.inner().join("lock");
         let failed = |e: std::io::Error| Failure::io("lock", &path, e);
         let file = File::create(&path).map_err(failed)?;
-        if file.try_lock().is_err() {
-            info!("waiting for another build to finish ({} is locked)", path.display());
-            file.lock().map_err(failed)?;
-        }
+        let announce =
+            |holder: &str| warn!("waiting for another build to finish: {holder} has locked {}", path.display());
+        // Ctrl-C ends this process.
+        let pause = |pause| {
+            std::thread::sleep(pause);
+            Ok::<_, Infallible>(())
+        };
+        let Ok(()) = lock::wait(&file, announce, pause).map_err(failed)?;
         // Programs of the build inherit it: when this process is killed, what
         // it started keeps the lock until it ends.
         rustix::io::fcntl_setfd(&file, FdFlags::empty()).map_err(|e| failed(e.into()))?;
@@ -212,12 +220,9 @@ impl LockedStore<'_> {
             }
         }
         let path = self.store.inner().join(format!("tmp-{name}"));
-        let create = |path: &Path, mode| {
-            DirBuilder::new().mode(mode).create(path).map_err(|e| Failure::io("create", path, e))
-        };
-        create(&path, 0o700)?;
+        files::create_dir(&path)?;
         let scratch = Scratch { path };
-        create(&scratch.image(), 0o755)?;
+        files::create_dir(&scratch.image())?;
         Ok(scratch)
     }
 

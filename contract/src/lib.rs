@@ -28,5 +28,6 @@ pub mod files;
 pub mod input;
 pub mod json;
 pub mod jsonl;
+pub mod lock;
 pub mod runtime_dir;
 pub mod text;

@@ -13,17 +13,20 @@
 //! never used with anything else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use contract::lock;
 use contract::plan::{Accel, Plan};
 use procfs::{CpuInfo, Current as _};
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use crate::error::{Error, Result, SavedMemoryError};
 use crate::guest::{Drive, EMULATOR, Machine, Spec, escape_xml};
@@ -81,9 +84,6 @@ const XML: &str = "domain.xml";
 const PATHS: &str = "paths.json";
 const CAPABILITIES: &str = "capabilities";
 
-/// The pause between two attempts to take a lock that another trial holds.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
-
 /// The guest's side of [`wake`]: one script, because each program takes its time under emulation.
 const WAKE: &str = "set -e; read -r now; read -r seed
 date -u -s \"@$now\" >/dev/null; echo \"$seed\" >/dev/urandom
@@ -131,7 +131,8 @@ impl SavedGuest {
             return Ok((found, MemoryOrigin::Found));
         }
         let begin = Instant::now();
-        let _lock = lock(&states.join(format!("{key}.lock")))?;
+        let waits = format!("{}: waits for the memory of a {} guest of {}", plan.trial, role.name(), plan.image.name);
+        let _lock = lock(&states.join(format!("{key}.lock")), &waits)?;
         // Whoever held the lock has created it.
         if let Some(found) = Self::read(role, &dir)? {
             return Ok((found, MemoryOrigin::Awaited(begin.elapsed())));
@@ -256,7 +257,7 @@ fn paths(spec: &Spec) -> Paths {
     let heartbeats =
         spec.heartbeats.iter().map(|(name, socket)| (format!("heartbeat {name}"), socket.clone()));
     let exchange = spec.exchange.iter().map(|file| ("exchange disk".to_owned(), file.clone()));
-    let agent = spec.agent.iter().map(|socket| ("agent".to_owned(), socket.clone()));
+    let agent = [("agent".to_owned(), spec.agent.clone())];
     disks
         .chain(heartbeats)
         .chain(exchange)
@@ -288,6 +289,8 @@ fn key(plan: &Plan, role: GuestRole) -> Result<String> {
     for part in [
         VERSION.to_string().as_bytes(),
         plan.image.digest.as_bytes(),
+        // Overlays name the disks below them by their whole paths, and a checkout may be copied.
+        plan.image.dir.as_os_str().as_bytes(),
         qemu.as_bytes(),
         libvirt.to_string().as_bytes(),
         cpu.as_bytes(),
@@ -299,14 +302,11 @@ fn key(plan: &Plan, role: GuestRole) -> Result<String> {
     Ok(hex::encode(&hash.finalize()[..KEY]))
 }
 
-/// Waits until no other trial is creating this state.
-fn lock(path: &Path) -> Result<File> {
+/// Waits until no other trial is creating this state; `waits` says so.
+fn lock(path: &Path, waits: &str) -> Result<File> {
     let file = File::create(path).map_err(Error::io("lock", path))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => interrupt::pass(LOCK_PAUSE)?,
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
-        }
-    }
+    // A warning, because `cargo xtask e2e` shows nothing less.
+    let announce = |holder: &str| warn!("{waits}, which {holder} saves for all trials");
+    lock::wait(&file, announce, interrupt::pass).map_err(Error::io("lock", path))??;
+    Ok(file)
 }

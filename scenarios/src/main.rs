@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use contract::files;
 use harness::trial::supervise::{self, Task};
 use harness::{inspect, trial};
 use terminal::log::{self, Verbosity};
@@ -39,6 +40,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    files::keep_private();
     let command = Command::parse();
     init_log(&command);
     match command {

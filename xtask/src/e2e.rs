@@ -18,10 +18,12 @@ use builder::packages;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use contract::events;
+use contract::files;
 use contract::grade::Outcome;
 use contract::image::Definition;
 use contract::plan::{Accel, Keep, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
+use contract::runtime_dir::Home;
 use contract::scenario::{Hook, SnapshotMethod};
 use jiff::Zoned;
 use judge::verdict::Verdict;
@@ -68,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "METHOD", value_parser = snapshot_methods())]
     snapshot: Option<SnapshotMethod>,
     /// A running libvirt to use, such as qemu:///session, instead of the one
-    /// embedded in each trial.
+    /// embedded in each trial. It must run guests as you: their files are for you only.
     #[arg(long, value_name = "URI")]
     connect: Option<String>,
     /// The accelerator of the guests.
@@ -185,6 +187,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 /// Prepares what these trials need, and returns the program that runs them.
 pub(crate) fn prepare(requests: &[TrialRequest]) -> Result<PathBuf, Failure> {
+    // Where trials keep their sockets, and where their files will be: what guests hold is for this user only.
+    Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
+    files::create_dir(&host::repository().join("target/e2e"))?;
     setup::ensure()?;
     let mut needed: Vec<_> = requests.iter().map(|request| request.image.clone()).collect();
     needed.sort();

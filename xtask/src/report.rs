@@ -63,6 +63,9 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, e))?;
     let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::usage)?;
     // Whole or not at all: a browser may be reading it.
-    files::replace(&file, report::render(&page).as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
+    let page = report::render(&page);
+    // In a run it is for this user, as everything there; elsewhere for those whom he lets read it.
+    let write = if output.is_some() { files::publish } else { files::replace };
+    write(&file, page.as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
     Ok(file)
 }

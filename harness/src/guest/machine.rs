@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use contract::image::AgentChannel;
 use contract::text::printable;
 use tracing::debug;
 use virt::domain::Domain;
@@ -148,9 +149,9 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Self {
-        let transport = match &spec.agent {
-            None => Transport::Libvirt(domain.clone()),
-            Some(socket) => Transport::Serial(Arc::new(Serial::new(socket.clone()))),
+        let transport = match spec.channel {
+            AgentChannel::VirtioSerial => Transport::Libvirt(domain.clone()),
+            AgentChannel::IsaSerial => Transport::Serial(Arc::new(Serial::new(spec.agent.clone()))),
         };
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
         let (console, forward) = (spec.console.clone(), spec.forward);

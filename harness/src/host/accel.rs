@@ -129,7 +129,8 @@ fn count(accel: Accel, deadline: Duration) -> std::io::Result<Option<Duration>> 
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
         .arg("-drive")
-        .arg(format!("if=floppy,format=raw,file={}", floppy.path().display()))
+        // Commas separate options, and are doubled in a value.
+        .arg(format!("if=floppy,format=raw,file={}", floppy.path().to_string_lossy().replace(',', ",,")))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

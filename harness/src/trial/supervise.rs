@@ -26,6 +26,7 @@ use contract::files::FileError;
 use contract::grade::Outcome;
 use contract::image::Claims;
 use contract::plan::{Accel, Keep, Plan};
+use contract::runtime_dir::Home;
 use contract::text::printable;
 use judge::verdict::Verdict;
 use procfs::process::Stat;
@@ -33,7 +34,7 @@ use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use tracing::{error, warn};
 
-use super::reserve::{guest_mib, needed_mib, reserve};
+use super::reserve::{guest_mib, hold, needed_mib, reserve};
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
@@ -99,6 +100,14 @@ impl Task {
         }
     }
 
+    /// The file that says what to do.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Trial => Plan::FILE,
+            Self::Inspection => Claims::FILE,
+        }
+    }
+
     /// Its name, and the memory of its guests, MiB.
     fn needs(self, dir: &Path) -> io::Result<(String, u64)> {
         match self {
@@ -132,7 +141,9 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     process::setsid()?;
     process::set_child_subreaper(Some(process::getpid()))?;
     let (name, memory_mib) = task.needs(dir)?;
-    let Some(root) = reserve(&name, memory_mib, dir)? else { return Ok(()) };
+    let home = Home::of_user().map_err(io::Error::other)?;
+    let Some(_held) = hold(&name, &dir.join(task.file()), io::stdin())? else { return Ok(()) };
+    let Some(root) = reserve(&name, memory_mib, dir, &home, io::stdin())? else { return Ok(()) };
 
     // Its path must not have a space for libvirt, and the trial's directory may.
     let log = root.path().join("libvirt.log");
@@ -143,6 +154,8 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
         .arg(root.path())
         // Otherwise libvirt's own log would go to the terminal.
         .env("LIBVIRT_LOG_OUTPUTS", format!("2:file:{}", log.display()))
+        // The language of everything that a trial reads of the host's programs.
+        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .spawn()?;
     let trial = Pid::from_child(&trial);
@@ -168,7 +181,8 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     ended.store(true, Ordering::SeqCst);
     kill_children()?;
     remove_disks(dir);
-    root.close()
+    drop(root);
+    Ok(())
 }
 
 /// The next child that ended; `None` when there is none left.

@@ -1,12 +1,12 @@
 //! The results of a run for other programs: JUnit beside the report, and the step summary in GitHub
 //! Actions. If one cannot be written, that is only a warning: the verdicts do not depend on it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use contract::files::FileError;
+use contract::files::{self, FileError};
 use contract::grade::Outcome;
 use contract::text::quote;
 use judge::verdict::Verdict;
@@ -28,7 +28,7 @@ const MAX_REASON: usize = 200;
 pub(super) fn write(run: &Path, rows: &[Row]) {
     let junit = run.join(JUNIT);
     let written = report(run, rows).to_string().map_err(|e| e.to_string());
-    if let Err(problem) = written.and_then(|xml| fs::write(&junit, xml).map_err(|e| e.to_string())) {
+    if let Err(problem) = written.and_then(|xml| files::replace(&junit, xml.as_bytes()).map_err(|e| e.to_string())) {
         warn!("{} could not be written: {problem}", junit.display());
     }
     let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty()) else { return };
