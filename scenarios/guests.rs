@@ -4,7 +4,9 @@
 //! These tests boot real guests: `cargo xtask images build` must have run.
 #![expect(clippy::unwrap_used, reason = "a failure of the test's own helpers fails the test")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,6 +120,19 @@ impl Drop for Run {
     }
 }
 
+/// Nothing below this directory may be of use to another user.
+fn assert_private(dir: &Path) {
+    let mut next = vec![dir.to_owned()];
+    while let Some(path) = next.pop() {
+        let found = fs::symlink_metadata(&path).unwrap();
+        let mode = found.permissions().mode();
+        assert!(found.is_symlink() || mode & 0o077 == 0, "others may use {}: {mode:o}", path.display());
+        if found.is_dir() {
+            next.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
 fn wait(what: &str, mut there: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !there() {
@@ -152,6 +167,11 @@ fn sigkill_in_the_window_leaves_no_guest_behind() {
 fn ctrl_c_thaws_the_guest_before_it_ends() {
     let mut run = Run::start("ctrl-c");
     run.wait_for_window();
+    // While everything is there. Sockets are as open as libvirt makes them, and cannot be reached.
+    assert_private(&run.dir);
+    for dir in run.runtime_dirs() {
+        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
+    }
     run.signal(Signal::INT);
     run.wait_for_clean_end();
     assert!(run.marks().contains(&Mark::ThawOk), "{:?}", run.marks());
@@ -189,6 +209,54 @@ fn a_kernel_panic_ends_the_wait_at_once_with_the_console() {
     for words in ["boot failed", "the source guest stopped while it booted", "Kernel panic"] {
         assert!(verdict.reason.contains(words), "{}", verdict.reason);
     }
+}
+
+/// A trial that fails before it has a guest, with an image that is not there.
+fn without_a_guest(options: &RunOptions) -> Plan {
+    let image = serde_json::json!({
+        "schema": 3, "name": "none", "digest": "00", "distro": "d", "release": "r", "dir": "/", "boot": "firmware",
+        "disks": [], "memory_mib": 1, "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
+        "server": {"database": "mariadb", "unit": "u", "datadir": "/d", "binlogs": "/d", "port": 1, "user": "u",
+            "password_file": "/p"},
+        "versions": {},
+    });
+    let image = serde_json::from_value(image).unwrap();
+    options.plan(&options.trials().unwrap()[0], image, Accel::Tcg)
+}
+
+#[test]
+fn what_a_trial_writes_is_for_its_user_only() {
+    let options = RunOptions { connect: Some("nosuch:///".to_owned()), ..options("private") };
+    let plan = without_a_guest(&options);
+    let verdict = supervise::run(Path::new(env!("CARGO_BIN_EXE_trial")), &plan).unwrap();
+    assert_eq!(verdict.grade, Grade::Unknown);
+    assert!(plan.dir.join("trace.jsonl").exists() && plan.dir.join("guest").exists());
+    assert_private(&options.dir);
+    fs::remove_dir_all(&options.dir).unwrap();
+}
+
+/// Somebody who holds every lock keeps no run from ending.
+#[test]
+fn a_supervisor_that_waits_for_a_lock_says_so_and_ends_with_its_test() {
+    let options = RunOptions { connect: Some("nosuch:///".to_owned()), ..options("locked") };
+    let plan = without_a_guest(&options);
+    plan.write().unwrap();
+    let held = File::open(plan.dir.join(Plan::FILE)).unwrap();
+    held.lock().unwrap();
+    let mut supervisor = Command::new(env!("CARGO_BIN_EXE_trial"))
+        .arg("supervise")
+        .arg(&plan.dir)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(supervisor.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("another supervisor runs it") && said.contains("holds the lock"), "{said}");
+    drop(supervisor.stdin.take());
+    assert!(supervisor.wait().unwrap().success());
+    assert!(!plan.dir.join("events.jsonl").exists(), "the trial ran");
+    fs::remove_dir_all(&options.dir).unwrap();
 }
 
 #[test]

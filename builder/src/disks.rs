@@ -103,10 +103,7 @@ fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &BuildLog) -
             let prototype = scratch.path().join(format!("{}.proto", fs.name));
             prototype::write(&tree, &prototype)?;
             let in_tree = shell_in(&tree)?;
-            log.run(cmd!(
-                NamespaceRoot(&in_tree),
-                "mkfs.xfs -q -f -m {XFS_FEATURES} -p {prototype} {file}"
-            ))?;
+            log.run(cmd!(NamespaceRoot(&in_tree), "mkfs.xfs -q -f -m {XFS_FEATURES} -p {prototype} {file}"))?;
             log.run(cmd!(sh, "xfs_repair -n -f {file}"))?;
         }
         FsKind::Btrfs => {

@@ -12,8 +12,8 @@
 //!
 //! An image appears under its name by one rename, so there is never half of one.
 
-use std::fmt;
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -132,8 +132,9 @@ impl Store {
         let path = self.inner().join("lock");
         let failed = |e: std::io::Error| Failure::io("lock", &path, e);
         let file = File::create(&path).map_err(failed)?;
-        let announce =
-            |holder: &str| warn!("waiting for another build to finish: {holder} has locked {}", path.display());
+        let announce = |holder: &str| {
+            warn!("waiting for another build to finish: {holder} has locked {}", path.display())
+        };
         // Ctrl-C ends this process.
         let pause = |pause| {
             std::thread::sleep(pause);
@@ -314,6 +315,8 @@ fn mount_below(path: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const DIGEST: &str = "0123456789abcdef";
@@ -354,6 +357,27 @@ mod tests {
         assert_eq!(store.state("one", Some("other")), ImageState::Stale);
         assert!(locked.reuse("one", DIGEST).unwrap());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_image_is_for_its_user_only_wherever_it_was_built_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("images");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        // As an older version left it.
+        fs::create_dir_all(root.join(".store/one-0123456789ab")).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        let store = Store::open(root.clone()).unwrap();
+        assert_eq!((mode(&root), mode(&root.join(".store/log"))), (0o700, 0o700));
+
+        let locked = store.lock().unwrap();
+        let scratch = locked.scratch("one").unwrap();
+        fill(&scratch, DIGEST);
+        let disk = scratch.image().join("root.raw");
+        crate::disks::read_only(&disk).unwrap();
+        assert_eq!((mode(scratch.path()), mode(&disk)), (0o700, 0o400));
+        locked.publish(scratch, "one", DIGEST).unwrap();
+        assert_eq!(mode(&store.image("one")), 0o700);
     }
 
     #[test]

@@ -62,7 +62,8 @@ fn holder(file: &File) -> String {
         };
         procfs::locks().ok()?.into_iter().find(of_file)?.pid
     });
-    let name = |pid| Process::new(pid).and_then(|process| process.stat()).ok().map(|stat| printable(&stat.comm));
+    let name =
+        |pid| Process::new(pid).and_then(|process| process.stat()).ok().map(|stat| printable(&stat.comm));
     match pid.map(|pid| (pid, name(pid))) {
         Some((pid, Some(name))) => format!("process {pid} ({name})"),
         Some((pid, None)) => format!("process {pid}"),

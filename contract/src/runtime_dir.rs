@@ -346,7 +346,8 @@ mod tests {
             assert_eq!(own(&unfit), temp, "{}", unfit.display());
         }
         let fallback = Path::new("/tmp").join(&name);
-        for temp in ["/var/t mp", "/var/100%", "/vär", "/a:b", "relative", &format!("/{}", "x".repeat(100))] {
+        for temp in ["/var/t mp", "/var/100%", "/vär", "/a:b", "relative", &format!("/{}", "x".repeat(100))]
+        {
             assert_eq!(place(None, temp.into()), fallback, "{temp}");
         }
         assert!(fallback.as_os_str().len() <= MAX_PATH);

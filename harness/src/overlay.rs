@@ -173,20 +173,23 @@ mod tests {
 
     #[test]
     fn a_chain_is_gathered_as_qemu_would_convert_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let base = dir.path().join("base.raw");
+        let temp = tempfile::tempdir().expect("a directory");
+        // As the path of a checkout may be.
+        let dir = temp.path().join("my dir, it's 100%41 \"größe\"");
+        std::fs::create_dir(&dir).expect("a directory");
+        let base = dir.join("base.raw");
         File::create(&base).and_then(|file| file.set_len(8 << 20)).expect("a raw file");
         write(&base, &["write -P 1 64k 1M", "write -P 2 5M 512k"]);
-        let drive = |name| overlay(dir.path(), "vda", name);
-        overlays(dir.path(), "lower", [("vda", &*base, "raw")].into_iter()).expect("an overlay");
+        let drive = |name| overlay(&dir, "vda", name);
+        overlays(&dir, "lower", [("vda", &*base, "raw")].into_iter()).expect("an overlay");
         write(&drive("lower").file, &["write -P 3 100k 200k", "write -z 5M 64k"]);
-        over(dir.path(), "upper", &[drive("lower")]).expect("an overlay");
+        over(&dir, "upper", &[drive("lower")]).expect("an overlay");
         write(&drive("upper").file, &["write -P 4 0 4k", "write -P 5 7M 1M", "discard 512k 64k"]);
         for (start, bytes) in [(0, 8 << 20), (1 << 16, 5 << 20), (137 * SECTOR, 7 << 20)] {
             let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
             let fs = FileSystem { name, start, bytes, fs: FsKind::Ext4, mount };
-            let gathered = flatten(&drive("upper"), &fs, dir.path()).expect("a raw file");
-            let converted = dir.path().join("converted");
+            let gathered = flatten(&drive("upper"), &fs, &dir).expect("a raw file");
+            let converted = dir.join("converted");
             convert(&drive("upper"), &fs, &converted).expect("a raw file");
             assert!(pieces(&drive("upper")).expect("a map").is_some());
             let [gathered, converted] =

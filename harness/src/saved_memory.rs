@@ -131,7 +131,8 @@ impl SavedGuest {
             return Ok((found, MemoryOrigin::Found));
         }
         let begin = Instant::now();
-        let waits = format!("{}: waits for the memory of a {} guest of {}", plan.trial, role.name(), plan.image.name);
+        let waits =
+            format!("{}: waits for the memory of a {} guest of {}", plan.trial, role.name(), plan.image.name);
         let _lock = lock(&states.join(format!("{key}.lock")), &waits)?;
         // Whoever held the lock has created it.
         if let Some(found) = Self::read(role, &dir)? {
@@ -309,4 +310,40 @@ fn lock(path: &Path, waits: &str) -> Result<File> {
     let announce = |holder: &str| warn!("{waits}, which {holder} saves for all trials");
     lock::wait(&file, announce, interrupt::pass).map_err(Error::io("lock", path))??;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The plan of a trial on an image in this directory, which boots as a real machine does.
+    fn plan(image: &str) -> Plan {
+        let limits = ["boot", "server", "agent", "freeze", "thaw", "hold", "statement"];
+        let limits = limits.map(|name| (name.to_owned(), serde_json::json!({ "secs": 60, "nanos": 0 })));
+        let plan = serde_json::json!({
+            "trial": "t", "scenario": "s", "summary": "", "hook": "none", "install": null,
+            "image": {
+                "schema": 3, "name": "one", "digest": "00", "distro": "d", "release": "r", "dir": image,
+                "boot": "firmware", "disks": [{"target": "vda", "file": format!("{image}/vda.raw"), "file_systems": []}],
+                "memory_mib": 1, "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
+                "server": {"database": "mariadb", "unit": "u", "datadir": "/d", "binlogs": "/d", "port": 1,
+                    "user": "u", "password_file": "/p"},
+                "versions": {},
+            },
+            "load": {"profile": "durable", "writers": 2, "seconds": 4.0},
+            "freeze": true, "snapshot": {"apart_ms": 0, "cycles": 1}, "faults": [],
+            "expect": {"grade": ["application-consistent"]},
+            "seed": 1, "accel": "tcg", "start": "warm", "connect": null, "dir": "/runs/run/trial",
+            "limits": serde_json::Map::from_iter(limits), "keep": "none",
+        });
+        serde_json::from_value(plan).unwrap()
+    }
+
+    /// Its overlays would lead to the disks of the other checkout.
+    #[test]
+    fn a_state_is_not_used_in_a_copy_of_its_checkout() {
+        let key = |image| key(&plan(image), GuestRole::Source).unwrap();
+        assert_eq!(key("/one/images/i"), key("/one/images/i"));
+        assert_ne!(key("/one/images/i"), key("/copy/images/i"));
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use contract::events::{Stage, StageTimes};
 use contract::grade::Outcome;
 use contract::plan::Plan;
+use contract::run::RunOptions;
 use judge::verdict::Verdict;
 use judge::{judge, read as judge_read};
 use report::{read, render};
@@ -166,6 +167,29 @@ fn a_small_trial_is_all_there() {
     // Self-contained: nothing is loaded, and nothing runs.
     for never in ["<script", "http://", "https://", "src=", "@import", "url("] {
         assert!(!page.contains(never), "{never}");
+    }
+}
+
+#[test]
+fn a_checkout_that_was_moved_is_not_named_by_its_old_path() {
+    for (scenarios, then) in [
+        ("/old home/us/scenarios", ""),
+        ("/old home/us/mine", "--scenarios '/new home/us/mine' "),
+        ("/elsewhere", "--scenarios /elsewhere "),
+    ] {
+        let (_root, run) = run();
+        let mut options =
+            RunOptions::of(Path::new("/old home/us"), "/old home/us/target/e2e/some-run".into());
+        options.scenarios = scenarios.into();
+        fs::write(run.join(RunOptions::FILE), serde_json::to_string(&options).unwrap()).unwrap();
+        let path = run.join(DIR).join("plan.json");
+        let mut plan = plan(&run.join(DIR));
+        plan["hook"] = json!({ "file": "/old home/us/hooks/mine" });
+        fs::write(path, plan.to_string()).unwrap();
+
+        let page = render(&read::page(std::slice::from_ref(&run), &run, Path::new("/new home/us")).unwrap());
+        let command = format!("--hook '/new home/us/hooks/mine' {then}--snapshot external");
+        assert!(page.contains(&command) && !page.contains("/old home"), "{command}\n{page}");
     }
 }
 

@@ -179,9 +179,9 @@ impl Spec {
                 "<channel type='unix'><source mode='bind' path='{agent}'/>\
                    <target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
             ),
-            AgentChannel::IsaSerial => format!(
-                "<serial type='unix'><source mode='bind' path='{agent}'/><target port='1'/></serial>"
-            ),
+            AgentChannel::IsaSerial => {
+                format!("<serial type='unix'><source mode='bind' path='{agent}'/><target port='1'/></serial>")
+            }
         };
         for (file_system, socket) in &self.heartbeats {
             let _ = write!(
@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn no_socket_has_a_path_that_libvirt_chooses() {
-        let xml = Spec { channel: AgentChannel::VirtioSerial, agent: "/r/agent-source".into(), ..spec() }.xml();
+        let xml =
+            Spec { channel: AgentChannel::VirtioSerial, agent: "/r/agent-source".into(), ..spec() }.xml();
         assert!(
             xml.contains(
                 "<source mode='bind' path='/r/agent-source'/><target type='virtio' name='org.qemu.guest_agent.0'/>"
@@ -317,7 +318,8 @@ mod tests {
                 },
                 ..spec()
             };
-            let unescaped = ["&lt;", "&gt;", "&apos;", "&quot;", "&amp;"].into_iter().zip(["<", ">", "'", "\"", "&"]);
+            let unescaped =
+                ["&lt;", "&gt;", "&apos;", "&quot;", "&amp;"].into_iter().zip(["<", ">", "'", "\"", "&"]);
             let xml = unescaped.fold(spec.xml(), |xml, (escaped, plain)| xml.replace(escaped, plain));
             for named in [
                 format!("<source file='{path}vda.qcow2'/>"),

@@ -28,7 +28,9 @@ const MAX_REASON: usize = 200;
 pub(super) fn write(run: &Path, rows: &[Row]) {
     let junit = run.join(JUNIT);
     let written = report(run, rows).to_string().map_err(|e| e.to_string());
-    if let Err(problem) = written.and_then(|xml| files::replace(&junit, xml.as_bytes()).map_err(|e| e.to_string())) {
+    if let Err(problem) =
+        written.and_then(|xml| files::replace(&junit, xml.as_bytes()).map_err(|e| e.to_string()))
+    {
         warn!("{} could not be written: {problem}", junit.display());
     }
     let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty()) else { return };
