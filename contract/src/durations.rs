@@ -16,6 +16,9 @@ const SLACK: u32 = 5;
 /// Every trial may take this long.
 const LEAST: Duration = Duration::from_secs(5 * 60);
 
+/// No trial takes this long: a file that says so is no measurement.
+const ABSURD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// How long a trial that was never measured may take: somewhat more than the sum of its
 /// limits; and how much each further cycle adds.
 const UNMEASURED: Duration = Duration::from_secs(20 * 60);
@@ -36,7 +39,7 @@ impl TrialDurations {
     /// How long a trial of so many cycles took when it was last judged.
     pub fn of(&self, trial: &str, cycles: u32) -> Option<Duration> {
         let seconds = fs::read_to_string(self.file(trial, cycles)).ok()?.trim().parse().ok()?;
-        Duration::try_from_secs_f64(seconds).ok()
+        Duration::try_from_secs_f64(seconds).ok().filter(|took| *took < ABSURD)
     }
 
     /// Records how long it took.
@@ -75,5 +78,9 @@ mod tests {
         durations.keep(trial, 1, Duration::from_secs(100)).unwrap();
         assert_eq!(durations.limit(trial, 1), Duration::from_secs(500));
         assert_eq!(durations.of(trial, 2), None);
+        for damaged in ["1e19", "18446744073709551615", "-1", "inf", "NaN", ""] {
+            fs::write(durations.file(trial, 1), damaged).unwrap();
+            assert_eq!(durations.limit(trial, 1), UNMEASURED, "{damaged}");
+        }
     }
 }

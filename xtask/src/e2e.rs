@@ -187,6 +187,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 /// Prepares what these trials need, and returns the program that runs them.
 pub(crate) fn prepare(requests: &[TrialRequest]) -> Result<PathBuf, Failure> {
+    host::check_repository().map_err(Failure::usage)?;
     // Where trials keep their sockets, and where their files will be: what guests hold is for this user only.
     Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
     files::create_dir(&host::repository().join("target/e2e"))?;

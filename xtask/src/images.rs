@@ -101,6 +101,7 @@ fn build(
     definitions: Vec<Definition>,
     report: impl Fn(&str, &BuildOutcome),
 ) -> Result<(), Failure> {
+    host::check_repository().map_err(Failure::usage)?;
     setup::ensure_for(&needs(&definitions))?;
     builder::build(&host::definitions(), store, definitions, report)
 }

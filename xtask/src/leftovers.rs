@@ -3,12 +3,14 @@
 //! even it could not.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use contract::plan::{Keep, Plan};
 use contract::runtime_dir::{self, Home};
 use rustix::process::{Pid, Signal};
 use tooling::error::Failure;
+use tooling::host;
 
 /// Something that a dead trial left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +82,14 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
     Ok(left)
 }
 
-/// The trial directories of a run, or of every run below.
+/// The trial directories of a run, or of every run below. Those of other users are theirs to tidy, unless
+/// this one is root.
 fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut trials = Vec::new();
     for dir in entries(runs)? {
-        if dir.is_symlink() || !dir.is_dir() {
+        let found = fs::symlink_metadata(&dir);
+        let own = |uid| host::is_root() || uid == rustix::process::geteuid().as_raw();
+        if !found.is_ok_and(|found| found.is_dir() && own(found.uid())) {
             continue;
         }
         if dir.join("plan.json").exists() {

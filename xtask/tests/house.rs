@@ -96,6 +96,25 @@ fn what_builds_prints_no_results() {
     }
 }
 
+/// A checkout may be moved or copied after it was built.
+#[test]
+fn no_program_has_the_path_of_its_checkout_compiled_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = BTreeMap::new();
+    for name in CRATES {
+        find(&root.join(name).join("src"), &vec![name.to_owned()], &mut files);
+    }
+    for (module, file) in files {
+        let source = fs::read_to_string(&file).unwrap();
+        let program = source.split("#[cfg(test)]\nmod ").next().unwrap();
+        let compiled_in =
+            ["CARGO_MANIFEST_DIR", "CARGO_TARGET_TMPDIR"].map(|name| format!("env!(\"{name}\""));
+        let found = compiled_in.iter().any(|it| program.contains(it));
+        let is_test = module.last().is_some_and(|name| name == "tests");
+        assert!(is_test || !found, "{}: find it while the program runs", file.display());
+    }
+}
+
 /// The imports of every file that is no test.
 fn imports() -> Imports {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
