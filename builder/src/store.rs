@@ -133,7 +133,7 @@ impl Store {
         let failed = |e: std::io::Error| Failure::io("lock", &path, e);
         let file = File::create(&path).map_err(failed)?;
         let announce = |holder: &str| {
-            warn!("waiting for another build to finish: {holder} has locked {}", path.display())
+            warn!("waiting for another build to finish: {holder} has locked {}", path.display());
         };
         // Ctrl-C ends this process.
         let pause = |pause| {
