@@ -406,8 +406,10 @@ impl<'a> Trial<'a> {
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
             self.count_writes(machine, &frozen_disks)?;
             sent.send_again(&self.session.runtime);
+            let results = sent.results(&self.session.runtime);
+            // The last thing before the thaw: what ends backup mode between the two would go unseen.
             witness.as_mut().map(|witness| witness.ask(&self.session.runtime)).transpose()?;
-            Ok((sent.results(&self.session.runtime), String::new()))
+            Ok((results, String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A reported failure is a fact for the judge; the window makes sure that the guest is
