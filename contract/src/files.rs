@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -25,13 +25,45 @@ pub enum FileError {
         problem: String,
     },
     /// It cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}{}", path.display(), foreign(path, source))]
     Write {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
         source: io::Error,
     },
+}
+
+/// After an error about a path: whose it is, where another user's files stand in the way, and what to do.
+/// Empty for every other error.
+pub fn foreign(path: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let uid = |path: &Path| path.symlink_metadata().map(|metadata| metadata.uid()).ok();
+    // The directory of a process belongs to its user.
+    let Some(own) = uid(Path::new("/proc/self")) else { return String::new() };
+    foreign_to(own, path, uid)
+}
+
+fn foreign_to(own: u32, path: &Path, uid: impl Fn(&Path) -> Option<u32>) -> String {
+    let mut there = path.ancestors().filter_map(|path| Some((path, uid(path)?))).peekable();
+    let Some((first, owner)) = there.next_if(|(_, owner)| *owner != own) else { return String::new() };
+    // The whole tree of that user below a directory of one's own, if there is one.
+    let mut tree = first;
+    while let Some((above, _)) = there.next_if(|(_, above)| *above == owner) {
+        tree = above;
+    }
+    let tree = if there.peek().is_some() { tree } else { first };
+    let whose = |id: u32| if id == 0 { "root".to_owned() } else { format!("the user with the id {id}") };
+    format!(
+        ". {} belongs to {owner}, and this is {}: run it as {owner}, or take the files over by \
+         `sudo chown -R {own} '{}'`",
+        first.display(),
+        whose(own),
+        tree.display(),
+        owner = whose(owner),
+    )
 }
 
 /// Opens a file that can be read to its end: opening a pipe could wait for ever.
@@ -95,6 +127,30 @@ mod tests {
             assert_eq!(read_json::<u32>(&path).unwrap(), value);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_tree_of_another_user_is_named_with_the_remedy() {
+        let owner = |root: u32| {
+            move |path: &Path| match path.to_str()? {
+                "/work/target/images/.store/lock" => None,
+                "/work" => Some(1000),
+                "/" => Some(0),
+                _ => Some(root),
+            }
+        };
+        let lock = Path::new("/work/target/images/.store/lock");
+        assert_eq!(
+            foreign_to(1000, lock, owner(0)),
+            ". /work/target/images/.store belongs to root, and this is the user with the id 1000: run it as root, or \
+             take the files over by `sudo chown -R 1000 '/work/target'`"
+        );
+        // What is the user's own is denied for another reason.
+        assert_eq!(foreign_to(1000, lock, owner(1000)), "");
+        // Nobody is told to take over a whole system.
+        assert!(foreign_to(1000, Path::new("/etc/x"), |_| Some(0)).ends_with("'/etc/x'`"));
+        let error = |kind: io::ErrorKind| foreign(Path::new("/proc/1/mem"), &kind.into());
+        assert_eq!(error(io::ErrorKind::StorageFull), "");
     }
 
     #[test]

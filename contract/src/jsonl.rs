@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::files::open_regular;
+use crate::files::{foreign, open_regular};
 use crate::{json, text};
 pub use scan::Scan;
 
@@ -36,7 +36,7 @@ struct Header {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened, read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), foreign(path, source))]
     Io {
         /// What was tried: "open", "read", "write".
         action: &'static str,

@@ -3,6 +3,7 @@
 mod agent;
 mod directories;
 mod guest;
+mod libvirt;
 mod load;
 mod memory;
 mod snapshot;
@@ -11,6 +12,8 @@ mod sql;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use contract::files::foreign;
 
 pub use agent::AgentError;
 pub use directories::DirectoriesError;
@@ -28,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// libvirt refused.
-    #[error("libvirt cannot {action}: {}", source.message())]
+    #[error("libvirt cannot {action}: {}", libvirt::cause(source.message()))]
     Libvirt {
         /// What was requested.
         action: String,
@@ -36,7 +39,7 @@ pub enum Error {
         source: virt::error::Error,
     },
     /// The host's file system failed, or a program could not be started.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), foreign(path, source))]
     Io {
         /// What was tried.
         action: &'static str,

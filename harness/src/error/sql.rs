@@ -2,6 +2,8 @@
 
 use std::io;
 
+use contract::text::causes_once;
+
 /// Why a server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
@@ -46,7 +48,7 @@ impl SqlError {
 
 impl From<mysql_async::Error> for SqlError {
     fn from(error: mysql_async::Error) -> Self {
-        let message = error.to_string();
+        let message = causes_once(&error.to_string());
         match error {
             mysql_async::Error::Server(error) => Self::Server { code: error.code.to_string(), message },
             mysql_async::Error::Io(mysql_async::IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {
@@ -59,7 +61,7 @@ impl From<mysql_async::Error> for SqlError {
 
 impl From<tokio_postgres::Error> for SqlError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let Some(refused) = error.as_db_error() else { return Self::Lost(chain(&error)) };
+        let Some(refused) = error.as_db_error() else { return Self::Lost(causes_once(&chain(&error))) };
         let code = refused.code().code().to_owned();
         let message = format!("{} {code}: {}", refused.severity(), refused.message());
         Self::Server { code, message }
@@ -71,5 +73,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_names_its_cause_once() {
+        let lost = mysql_async::Error::Io(mysql_async::IoError::Io(io::Error::other("connection closed")));
+        let said = SqlError::from(lost).to_string();
+        assert_eq!(said, "Input/output error: connection closed");
     }
 }
