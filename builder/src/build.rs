@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contract::image::{Boot, Disk, Family, Manifest, Origin};
+use contract::image::{Boot, Definition, Disk, Family, Manifest, Origin};
 use tooling::error::Failure;
-use tooling::host;
+use tooling::space;
 
 use super::build_log::BuildLog;
 use super::manifest::{manifest, write_manifest};
@@ -110,26 +110,22 @@ fn from_packages(
     Ok((boot, disks))
 }
 
-fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
-    let size: u64 = match &recipe.definition.origin {
-        Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
+/// The space that building this image needs, MiB.
+pub fn needed_mib(definition: &Definition) -> Result<u64, Failure> {
+    let disks = match &definition.origin {
+        Origin::Packages => definition.disks.iter().map(|disk| disk.size_mib).sum(),
         Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
         Origin::Existing(disk) => {
             let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("inspect", &disk.file, e))?;
             metadata.len() / (1024 * 1024)
         }
     };
-    let free = host::free_mib(path).map_err(|e| Failure::io("inspect", path, e))?;
-    let needed = size + WORK_MIB;
-    if free < needed {
-        return Err(Failure::Infrastructure(format!(
-            "building `{}` needs {needed} MiB in {}, and {free} MiB are free. Make room, for instance with \
-             `cargo xtask images clean`.",
-            recipe.definition.name,
-            host::built_images().display()
-        )));
-    }
-    Ok(())
+    Ok(disks + WORK_MIB)
+}
+
+fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
+    let image = &recipe.definition;
+    space::require(&format!("building `{}` needs", image.name), path, needed_mib(image)?)
 }
 
 /// The data directory that the server reported.

@@ -29,10 +29,10 @@ use contract::image::Definition;
 use tooling::error::Failure;
 
 pub use apt_index::UBUNTU_KEYS;
-pub use build::BuildOutcome;
+pub use build::{BuildOutcome, needed_mib};
 use recipe::Recipe;
-pub use store::ImageState;
 use store::Store;
+pub use store::{ImageState, Removed};
 pub use verified::{Verified, record_verified};
 
 /// Builds what changed of these images, which are defined in the directory `images`, in the
@@ -55,8 +55,13 @@ pub fn build(
     Ok(())
 }
 
-/// Removes built images from the directory `store`; all of them, and everything that is kept
-/// between builds, when none is named.
-pub fn clean(store: &Path, names: &[String]) -> Result<(), Failure> {
-    Store::open(store.to_owned())?.clean(names)
+/// Removes the builds of these images from the directory `store`, and reports each; none where one is
+/// in use.
+pub fn clean(store: &Path, names: &[String], report: impl FnMut(&Removed)) -> Result<(), Failure> {
+    Store::open(store.to_owned())?.clean(names, report)
+}
+
+/// The same of every image, and of everything that is kept between builds.
+pub fn clean_all(store: &Path, report: impl FnMut(&Removed)) -> Result<(), Failure> {
+    Store::open(store.to_owned())?.clean_all(report)
 }

@@ -12,9 +12,10 @@
 //!
 //! An image appears under its name by one rename, so there is never half of one.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -125,7 +126,7 @@ impl Store {
 
     /// Waits until no other process changes the store.
     pub(crate) fn lock(&self) -> Result<LockedStore<'_>, Failure> {
-        let path = self.inner().join("lock");
+        let path = self.lock_file();
         let failed = |e: std::io::Error| Failure::io("lock", &path, e);
         let file = File::create(&path).map_err(failed)?;
         if file.try_lock().is_err() {
@@ -138,31 +139,37 @@ impl Store {
         Ok(LockedStore { store: self, _lock: file })
     }
 
-    /// Removes the images `names`; all of them and everything else when none is named.
-    pub(crate) fn clean(&self, names: &[String]) -> Result<(), Failure> {
+    /// Removes the builds of the images `names`, and reports each.
+    pub(crate) fn clean(&self, names: &[String], report: impl FnMut(&Removed)) -> Result<(), Failure> {
         let _locked = self.lock()?;
-        if names.is_empty() {
-            for entry in sorted_entries(&self.root)? {
-                remove(&entry)?;
-            }
-            return Ok(());
-        }
-        for name in names {
-            let link = self.image(name);
-            let builds = self.builds(name)?;
-            if builds.is_empty() || name.contains('/') {
+        let (mut builds, mut links) = (Vec::new(), Vec::new());
+        for name in names.iter().collect::<BTreeSet<_>>() {
+            let found = self.builds(name)?;
+            if found.is_empty() || name.contains('/') {
                 return Err(Failure::Usage(format!(
-                    "there is no built image `{name}`. `cargo xtask images list` shows those that are."
+                    "there is no built image `{name}`, so nothing was removed. `cargo xtask images list` shows those \
+                     that are."
                 )));
             }
-            if link.is_symlink() {
-                remove(&link)?;
-            }
-            for build in builds {
-                remove(&build)?;
-            }
+            builds.extend(found);
+            links.push(self.image(name));
         }
-        Ok(())
+        remove_unused(&builds, &links, report)
+    }
+
+    /// Removes every build, and what is kept between builds, and reports each.
+    pub(crate) fn clean_all(&self, report: impl FnMut(&Removed)) -> Result<(), Failure> {
+        let _locked = self.lock()?;
+        let mut kept = sorted_entries(&self.inner())?;
+        // Whoever waits for it must find the same file.
+        kept.retain(|path| *path != self.lock_file());
+        let mut links = sorted_entries(&self.root)?;
+        links.retain(|path| *path != self.inner());
+        remove_unused(&kept, &links, report)
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.inner().join("lock")
     }
 
     fn inner(&self) -> PathBuf {
@@ -231,7 +238,10 @@ impl LockedStore<'_> {
         fs::rename(scratch.image(), &path).map_err(|e| Failure::io("create", &path, e))?;
         self.link(name, &entry)?;
         for old in self.store.builds(name)?.into_iter().skip(KEPT_BUILDS) {
-            remove(&old)?;
+            // One that a run uses goes after a later build.
+            if let Some(_seized) = seize(&old)? {
+                remove(&old)?;
+            }
         }
         Ok(())
     }
@@ -275,6 +285,67 @@ impl Drop for Scratch {
 
 fn entry_name(name: &str, digest: &str) -> String {
     format!("{name}-{}", &digest[..12.min(digest.len())])
+}
+
+/// Something that was removed from the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Where it was: an image's build, or something that is kept between builds.
+    pub path: PathBuf,
+    /// The space that it took, MiB.
+    pub mib: u64,
+}
+
+/// Removes these trees and links, or none of them when one is in use.
+fn remove_unused(
+    trees: &[PathBuf],
+    links: &[PathBuf],
+    mut report: impl FnMut(&Removed),
+) -> Result<(), Failure> {
+    let mut seized = Vec::new();
+    for tree in trees {
+        match seize(tree)? {
+            Some(file) => seized.push(file),
+            None => {
+                return Err(Failure::Infrastructure(format!(
+                    "{} is in use by a run, so nothing was removed. Try again when that run has ended.",
+                    tree.display()
+                )));
+            }
+        }
+    }
+    for link in links.iter().filter(|link| link.is_symlink() || link.exists()) {
+        remove(link)?;
+    }
+    for tree in trees {
+        let removed = Removed { path: tree.clone(), mib: allocated_mib(tree) };
+        remove(tree)?;
+        report(&removed);
+    }
+    Ok(())
+}
+
+/// Keeps everybody else from using a build (see `Manifest::hold`) while the result lives; `None` when
+/// somebody uses it now.
+fn seize(build: &Path) -> Result<Option<File>, Failure> {
+    let failed = |e| Failure::io("lock", build, e);
+    let file = File::open(build).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+/// What a tree takes on the disk, MiB, as far as it can be read.
+pub(crate) fn allocated_mib(path: &Path) -> u64 {
+    fn blocks(path: &Path) -> u64 {
+        let Ok(metadata) = path.symlink_metadata() else { return 0 };
+        let below = if metadata.is_dir() { sorted_entries(path).unwrap_or_default() } else { Vec::new() };
+        metadata.blocks() + below.iter().map(|path| blocks(path)).sum::<u64>()
+    }
+    // These blocks have 512 bytes on every file system.
+    blocks(path) / 2048
 }
 
 /// Removes a file, a link or a tree; never through a mount point.
@@ -365,9 +436,49 @@ mod tests {
         assert_eq!(store.builds("one").unwrap().len(), KEPT_BUILDS);
         assert_eq!(store.builds("on").unwrap().len(), 0);
         drop(locked);
-        store.clean(&["one".to_owned()]).unwrap();
+        let clean =
+            |removed: &mut Vec<_>| store.clean(&["one".to_owned()], |it| removed.push(it.path.clone()));
+        let built = store.builds("one").unwrap();
+        let mut removed = Vec::new();
+        clean(&mut removed).unwrap();
+        assert_eq!(removed, built);
         assert_eq!(store.state("one", None), ImageState::Missing);
-        assert!(store.clean(&["one".to_owned()]).is_err());
+        assert!(clean(&mut removed).unwrap_err().to_string().contains("nothing was removed"));
+    }
+
+    #[test]
+    fn what_a_run_uses_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("images")).unwrap();
+        let build = |n: u32| {
+            let locked = store.lock().unwrap();
+            let scratch = locked.scratch("one").unwrap();
+            let digest = format!("{n}{DIGEST}");
+            fill(&scratch, &digest);
+            locked.publish(scratch, "one", &digest).unwrap();
+        };
+        build(0);
+        let used = store.manifest("one").unwrap();
+        let held = used.hold().unwrap();
+        File::open(&used.dir).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        for clean in [store.clean(&["one".to_owned()], |_| ()), store.clean_all(|_| ())] {
+            let said = clean.unwrap_err().to_string();
+            assert!(said.contains("in use by a run, so nothing was removed"), "{said}");
+        }
+        assert_eq!(store.state("one", None), ImageState::Built);
+        (1..=KEPT_BUILDS as u32 + 1).for_each(build);
+        assert!(used.dir.exists());
+        drop(held);
+        build(9);
+        assert!(!used.dir.exists());
+        assert!(used.hold().unwrap_err().to_string().contains("images build one"));
+
+        let mut removed = Vec::new();
+        store.clean_all(|it| removed.push(it.path.file_name().unwrap().to_owned())).unwrap();
+        let kept_between_builds = ["apt", "dnf", "log"];
+        assert!(kept_between_builds.iter().all(|name| removed.contains(&(*name).into())), "{removed:?}");
+        assert_eq!(removed.len(), KEPT_BUILDS + kept_between_builds.len(), "{removed:?}");
+        assert!(store.lock_file().exists() && store.manifest("one").is_none());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The host that a task runs on: its user, the repository, its disks.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -23,10 +22,4 @@ pub fn definitions() -> PathBuf {
 /// Where built images stand.
 pub fn built_images() -> PathBuf {
     repository().join("target/images")
-}
-
-/// The space that is free for this user where `path` is, MiB.
-pub fn free_mib(path: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024))
 }

@@ -4,7 +4,7 @@ mod table;
 
 use std::path::Path;
 
-use builder::BuildOutcome;
+use builder::{BuildOutcome, Removed};
 use contract::image::{Definition, Family};
 use contract::json;
 use terminal::results;
@@ -35,11 +35,21 @@ enum Command {
         /// The images; when none is named, all but those marked `unverified`.
         names: Vec<String>,
     },
-    /// Removes built images.
-    Clean {
-        /// The images; all of them, and everything kept between builds, when none is named.
-        names: Vec<String>,
-    },
+    /// Removes built images, with the memories saved of their guests, and says what. None of them when a run
+    /// uses one.
+    Clean(Clean),
+}
+
+/// What to remove: one or the other, because a forgotten name must not mean everything.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Clean {
+    /// The images.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// All images, and everything that is kept between builds.
+    #[arg(long)]
+    all: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -54,8 +64,21 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             build(&host::built_images(), chosen, report)
         }
         Command::Build { names } => build(&host::built_images(), named(&names)?, report),
-        Command::Clean { names } => builder::clean(&host::built_images(), &names),
+        Command::Clean(what) => clean(&host::built_images(), &what),
     }
+}
+
+fn clean(store: &Path, Clean { names, all }: &Clean) -> Result<(), Failure> {
+    let (mut count, mut mib) = (0, 0);
+    let report = |removed: &Removed| {
+        (count, mib) = (count + 1, mib + removed.mib);
+        results::line(format_args!("removed {} ({} MiB)", removed.path.display(), removed.mib));
+    };
+    let done = if *all { builder::clean_all(store, report) } else { builder::clean(store, names, report) };
+    if done.is_ok() {
+        results::line(format_args!("{count} removed, {mib} MiB"));
+    }
+    done
 }
 
 fn list(definitions: Vec<Definition>, as_json: bool) -> Result<(), Failure> {
@@ -113,4 +136,28 @@ fn needs(definitions: &[Definition]) -> Vec<NeededBy> {
         Family::Rpm => Some(NeededBy::Rpm),
     };
     definitions.iter().filter_map(needed_by).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn a_forgotten_name_does_not_mean_everything() {
+        let parsed = |args: &[&str]| Cli::try_parse_from([&["images", "clean"], args].concat());
+        for good in [&["one", "two"][..], &["--all"]] {
+            assert!(parsed(good).is_ok(), "{good:?}");
+        }
+        assert!(parsed(&["--all", "one"]).is_err());
+        let said = parsed(&[]).unwrap_err().to_string();
+        assert!(said.contains("<NAME|--all>"), "{said}");
+    }
 }

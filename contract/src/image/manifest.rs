@@ -1,6 +1,7 @@
 //! The manifest of a built image: everything that a trial needs to know of it.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -217,5 +218,24 @@ impl Manifest {
         }
         manifest.dir = dir;
         Ok(manifest)
+    }
+
+    /// Marks the image as in use until the result is dropped, or the last process that inherits it ends:
+    /// meanwhile nobody removes its files.
+    pub fn hold(&self) -> Result<File, ManifestError> {
+        let unusable = |problem: String| ManifestError::Unusable {
+            name: self.name.clone(),
+            path: self.dir.clone(),
+            problem,
+        };
+        let held = File::open(&self.dir).map_err(|e| unusable(e.to_string()))?;
+        match held.try_lock_shared() {
+            // It may have been removed just before.
+            Ok(()) if self.dir.join("manifest.json").exists() => Ok(held),
+            Ok(()) | Err(TryLockError::WouldBlock) => {
+                Err(unusable("the image was removed just now".to_owned()))
+            }
+            Err(TryLockError::Error(e)) => Err(unusable(format!("it cannot be locked: {e}"))),
+        }
     }
 }
