@@ -59,8 +59,6 @@ pub struct RunError {
 /// `repository`.
 pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, RunError> {
     let mut page = Page::default();
-    let mut requested = BTreeSet::new();
-    let mut found = BTreeSet::new();
     let mut dirs = Vec::new();
     for run in runs {
         dirs.push(trial_dirs(run)?);
@@ -68,20 +66,18 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     let room = MAX_PICTURES / dirs.iter().map(Vec::len).sum::<usize>().max(1);
     for (run, dirs) in runs.iter().zip(dirs) {
         page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
-        requested.extend(json::<Vec<String>>(&run.join(REQUESTED)).unwrap_or_default());
+        let shown = page.runs.last().filter(|_| runs.len() > 1).cloned();
         let own = json::<RunOptions>(&run.join(RunOptions::FILE))
             .ok()
             .map(|options| options.scenarios)
             .filter(|folder| *folder != repository.join("scenarios"));
-        for dir in dirs {
-            let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
-            page.trials.push(TrialPage { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
-            found.insert(name);
-        }
+        // Each run misses its own: another one may have a trial of the same name.
+        let mut missed: BTreeSet<String> = json(&run.join(REQUESTED)).unwrap_or_default();
+        missed.retain(|name| !dirs.contains(&run.join(trial_dir_name(name))));
+        let trials = dirs.iter().map(|dir| trial(dir, beside, repository, own.as_deref(), room));
+        let trials = trials.chain(missed.iter().map(|name| left_nothing(name)));
+        page.trials.extend(trials.map(|trial| TrialPage { run: shown.clone(), ..trial }));
     }
-    let lost = requested.into_iter().filter(|name| !found.contains(&trial_dir_name(name)));
-    page.trials.extend(lost.map(|name| left_nothing(&name)));
     page.trials.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(page)
 }

@@ -274,6 +274,26 @@ fn several_runs_make_one_page() {
     let page = render(&read::page(&[first.clone(), second], &first, Path::new("/nowhere")).unwrap());
     assert_eq!(page.matches("<details class=\"card\"").count(), 2);
     assert_shows(&page, &["2 of 2 trials", "./../", "<dt>run</dt>", "<th>run</th>"]);
+    assert!(!page.contains("without a verdict"));
+}
+
+#[test]
+fn a_lost_trial_is_missed_although_another_run_has_one_of_its_name() {
+    let (_one, first) = run();
+    let (_two, second) = run();
+    fs::remove_dir_all(second.join(DIR)).unwrap();
+    read::remember(&second, &[NAME.to_owned()]).unwrap();
+    let page = render(&read::page(&[first.clone(), second], &first, Path::new("/nowhere")).unwrap());
+    assert_shows(&page, &["of 2 trials", "left no directory", "1 trial without a verdict"]);
+    assert_eq!(page.matches("<details class=\"card\"").count(), 2);
+}
+
+#[test]
+fn a_page_that_is_written_before_the_first_trial_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    read::remember(root.path(), &[NAME.to_owned(), "core/other::tiny-image::mine".to_owned()]).unwrap();
+    let page = page(root.path());
+    assert_shows(&page, &["core/small", "core/other", "2 trials without a verdict", "cargo xtask report"]);
 }
 
 #[test]
