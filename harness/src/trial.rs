@@ -1,5 +1,6 @@
 //! A trial: one pass of one plan through the pipeline.
 
+mod last_words;
 mod pipeline;
 mod progress;
 mod reserve;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use contract::events::{self, Stage};
+use contract::files::FileError;
 use contract::grade::Outcome;
 use contract::plan::Plan;
 use judge::verdict::Verdict;
@@ -26,9 +28,18 @@ pub fn main(dir: &Path, root: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!("{problem}");
+            last_words::say(&problem.to_string());
             ExitCode::from(3)
         }
     }
+}
+
+/// A trial came to its end, and its verdict could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}. The verdict would have been: {reason}")]
+struct NotWritten {
+    source: FileError,
+    reason: String,
 }
 
 fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -55,7 +66,11 @@ fn planned(dir: &Path, root: &Path) -> Result<(), Box<dyn std::error::Error>> {
         // The reason is in the verdict, and whoever reads that reports it.
         Outcome::Fail | Outcome::Unknown => info!("{}: {}", plan.trial, verdict.grade),
     }
-    Ok(verdict.write(dir)?)
+    Ok(keep(&verdict, dir)?)
+}
+
+fn keep(verdict: &Verdict, dir: &Path) -> Result<(), NotWritten> {
+    verdict.write(dir).map_err(|source| NotWritten { source, reason: verdict.reason.clone() })
 }
 
 /// Runs and judges the trial. Without an answer its verdict is unknown, for the reason that stopped it.
@@ -72,4 +87,23 @@ fn judged(plan: &Plan, root: &Path) -> Verdict {
         progress.stage(Stage::Judge, |_| Ok((Verdict::over(plan, &plan.dir, true)?.0, String::new())))
     };
     run().unwrap_or_else(|error| Verdict::unknown(plan, progress.failed(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_that_cannot_be_written_is_told_with_the_reason() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // No file can take its place.
+        std::fs::create_dir_all(dir.path().join(Verdict::FILE).join("x")).expect("a directory");
+        let text =
+            include_str!("../../docs/formats.md").split("\n## `verdict.json`\n").nth(1).expect("a section");
+        let json = text.split("```json\n").nth(1).and_then(|it| it.split("```").next()).expect("an example");
+        let verdict: Verdict = serde_json::from_str(json).expect("a verdict");
+        let said = keep(&verdict, dir.path()).expect_err("it cannot be written").to_string();
+        assert!(said.starts_with("cannot write ") && said.contains("verdict.json: "), "{said}");
+        assert!(said.ends_with(&format!(". The verdict would have been: {}", verdict.reason)), "{said}");
+    }
 }

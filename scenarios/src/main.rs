@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use harness::host::Libvirt;
 use harness::trial::supervise::{self, Task};
 use harness::{inspect, trial};
 use terminal::log::{self, Verbosity};
@@ -36,6 +37,11 @@ enum Command {
         /// A short-lived directory with a short path, for libvirt.
         root: PathBuf,
     },
+    /// Connects to a libvirt, to see whether it is there.
+    Connect {
+        /// Its URI.
+        uri: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -54,6 +60,13 @@ fn main() -> ExitCode {
         },
         Command::Run { dir, root } => trial::main(&dir, &root),
         Command::Inspect { dir, root } => inspect::main(&dir, &root),
+        Command::Connect { uri } => match Libvirt::connect(&uri) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(e) => {
+                error!("{e}");
+                ExitCode::from(3)
+            }
+        },
     }
 }
 
@@ -65,6 +78,8 @@ fn init_log(command: &Command) {
                 warn!("there is no trace of {}: {e}", dir.display());
             }
         }
-        Command::Supervise { .. } | Command::Inspect { .. } => log::init(Verbosity::Normal),
+        Command::Supervise { .. } | Command::Inspect { .. } | Command::Connect { .. } => {
+            log::init(Verbosity::Normal);
+        }
     }
 }

@@ -33,6 +33,7 @@ use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use tracing::{error, warn};
 
+use super::last_words;
 use super::reserve::{guest_mib, needed_mib, reserve};
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
@@ -65,7 +66,7 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
         .arg("supervise")
         .arg(&plan.dir)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .map_err(|source| SuperviseError::Start { program: program.to_owned(), source })?;
     // The lifeline: when it closes, for whatever reason, the trial ends. `wait` would close it too
@@ -73,12 +74,17 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Verdict, SuperviseError> {
     let lifeline = supervisor.stdin.take();
     let status = supervisor.wait().map_err(SuperviseError::Wait)?;
     drop(lifeline);
-    Verdict::read(&plan.dir).or_else(|_| {
-        let reason = format!("the trial's process ended without a verdict ({status})");
-        let verdict = Verdict::unknown(plan, reason);
-        verdict.write(&plan.dir)?;
-        Ok(verdict)
-    })
+    if let Ok(verdict) = Verdict::read(&plan.dir) {
+        return Ok(verdict);
+    }
+    let said = supervisor.stdout.as_mut().and_then(last_words::heard);
+    let said = said.unwrap_or_else(|| format!("nobody said why (its supervisor: {status})"));
+    let verdict = Verdict::unknown(plan, format!("the trial ended without a verdict: {said}"));
+    // By now its disks are gone, so there may be room again. The verdict counts all the same.
+    if let Err(error) = verdict.write(&plan.dir) {
+        warn!("{}: {error}", plan.trial);
+    }
+    Ok(verdict)
 }
 
 /// What a supervisor looks after.
@@ -121,7 +127,9 @@ pub fn supervise(program: &Path, task: Task, dir: &Path) -> ExitCode {
     match supervised(program, task, dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            error!("cannot supervise what runs in {}: {e}", dir.display());
+            let problem = format!("cannot supervise what runs in {}: {e}", dir.display());
+            error!("{problem}");
+            last_words::say(&problem);
             ExitCode::from(3)
         }
     }
@@ -160,8 +168,11 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     });
 
     // libvirt waits until its own orphans are reaped, so reap every child.
-    while let Some((pid, _)) = wait_for_any()? {
+    while let Some((pid, ended)) = wait_for_any()? {
         if pid == trial {
+            if let Some(signal) = ended.terminating_signal() {
+                last_words::say(&format!("signal {signal} ended its process"));
+            }
             break;
         }
     }
@@ -216,5 +227,73 @@ fn remove_disks(dir: &Path) {
         && let Err(e) = fs::remove_dir_all(&disks)
     {
         warn!("cannot remove {}: {e}", disks.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use contract::image::Manifest;
+    use contract::run::RunOptions;
+
+    use super::*;
+
+    /// A plan whose files go to a new directory.
+    fn plan(root: &Path) -> Plan {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a checkout");
+        let options = RunOptions { dir: root.join("run"), ..RunOptions::of(repository, PathBuf::new()) };
+        let request = options.trials().expect("scenarios").swap_remove(0);
+        let manifest = r#"{"schema": 3, "name": "one", "digest": "00", "distro": "d", "release": "r", "dir": ".",
+            "boot": "firmware", "disks": [], "memory_mib": 512,
+            "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
+            "server": {"database": "mariadb", "unit": "s", "datadir": "/d", "port": 1, "user": "u",
+                       "password_file": "p"}, "versions": {}}"#;
+        let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
+        options.plan(&request, manifest, Accel::Tcg)
+    }
+
+    /// The verdict on a trial whose supervisor is this script of the shell.
+    fn verdict_after(root: &Path, plan: &Plan, script: &str) -> Verdict {
+        let program = root.join("trial");
+        // Written by another process: a descriptor of ours that another thread's fork inherits would make
+        // the program "busy".
+        let text = format!("#!/bin/sh\n{script}\n");
+        let mut install = Command::new("install");
+        install.args(["-m", "755", "/dev/stdin"]).arg(&program).stdin(Stdio::piped());
+        let mut install = install.spawn().expect("install runs");
+        let mut input = install.stdin.take().expect("its input");
+        io::Write::write_all(&mut input, text.as_bytes()).expect("a script");
+        drop(input);
+        assert!(install.wait().expect("install ends").success());
+        assert!(program.metadata().expect("a script").permissions().mode() & 0o100 != 0);
+        run(&program, plan).expect("a verdict")
+    }
+
+    #[test]
+    fn a_trial_that_could_not_write_its_verdict_says_why() {
+        let root = tempfile::tempdir().expect("a directory");
+        let plan = plan(root.path());
+        let why = "cannot write /runs/verdict.json: No space left on device (os error 28)";
+        let verdict = verdict_after(root.path(), &plan, &format!("echo '{why}'"));
+        assert_eq!(verdict.reason, format!("unknown: the trial ended without a verdict: {why}"));
+        assert_eq!(verdict, Verdict::read(&plan.dir).expect("it is written once there is room"));
+    }
+
+    #[test]
+    fn a_verdict_counts_although_it_cannot_be_written() {
+        let root = tempfile::tempdir().expect("a directory");
+        let plan = plan(root.path());
+        let verdict = verdict_after(root.path(), &plan, r#"rm -r "$2"; echo gone; : >"$2""#);
+        assert!(verdict.reason.ends_with("without a verdict: gone"), "{}", verdict.reason);
+        assert_eq!(verdict.outcome, Outcome::Unknown);
+    }
+
+    #[test]
+    fn one_that_is_killed_is_not_said_to_have_ended_well() {
+        let root = tempfile::tempdir().expect("a directory");
+        let plan = plan(root.path());
+        let verdict = verdict_after(root.path(), &plan, "kill -9 $$");
+        assert!(verdict.reason.contains("nobody said why (its supervisor: signal: 9"), "{}", verdict.reason);
     }
 }
