@@ -7,6 +7,7 @@ mod load;
 mod memory;
 mod snapshot;
 mod sql;
+mod tool;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use load::LoadError;
 pub use memory::SavedMemoryError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
+pub use tool::ToolError;
 
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -51,6 +53,9 @@ pub enum Error {
     /// Requests to stop would not reach the process.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// A program of the host did not do its work.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// `qemu-img` failed.
     #[error("`qemu-img {arguments}` failed: {stderr}")]
     QemuImg {

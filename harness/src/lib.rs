@@ -9,6 +9,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod bounds;
 mod clock;
 pub mod error;
 pub mod history_log;
@@ -17,6 +18,7 @@ pub mod interrupt;
 pub mod guest;
 pub mod host;
 pub mod overlay;
+mod tool;
 
 pub mod access;
 pub mod database;

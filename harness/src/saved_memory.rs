@@ -35,7 +35,7 @@ use crate::restore;
 use crate::session::Session;
 
 /// Part of every key: raise it when a change here makes old states unusable.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The role in which a saved guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ fn make(session: &Session<'_>, role: GuestRole, scratch: &Path) -> Result<()> {
     let Plan { image, limits, .. } = plan;
     let drives = overlay::over_image(scratch, "warm", image)?;
     let exchange = scratch.join("exchange.raw");
-    crate::roll_forward::create_exchange(&exchange)?;
+    crate::roll_forward::create_exchange(&exchange, image)?;
     let spec = Spec {
         name: role.saved_name(),
         console: scratch.join("console.log"),
@@ -261,7 +261,7 @@ fn paths(spec: &Spec) -> Paths {
         .chain(heartbeats)
         .chain(exchange)
         .chain(agent)
-        .chain([("console".to_owned(), spec.console.clone())])
+        .chain([("console".to_owned(), spec.console_socket.clone())])
         .collect()
 }
 

@@ -239,6 +239,7 @@ fn of_cycle(place: &Path) -> Result<Verdict, Unreadable> {
 fn problem(error: &Error) -> Unreadable {
     Unreadable(match error {
         Error::Io { action, source, path } => format!("cannot {action} {}: {source}", name_of(path)),
+        Error::Full { path } => format!("{} has become too long", name_of(path)),
         Error::Line { line, problem, path } => format!("{}:{line}: {problem}", name_of(path)),
     })
 }

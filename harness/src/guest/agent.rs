@@ -17,6 +17,7 @@ use tracing::debug;
 use virt::domain::Domain;
 
 use super::serial::Serial;
+use crate::bounds::{AGENT_ANSWER, TRANSCRIPT};
 use crate::clock;
 use crate::error::{AgentError, Error, Result};
 use crate::host;
@@ -54,7 +55,7 @@ pub struct Transcript(Arc<Mutex<jsonl::Writer<Exchange>>>);
 impl Transcript {
     /// Creates `agent.jsonl`.
     pub fn create(path: &Path) -> Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(jsonl::Writer::create(path, KIND)?))))
+        Ok(Self(Arc::new(Mutex::new(jsonl::Writer::bounded(path, KIND, TRANSCRIPT)?))))
     }
 
     fn record(&self, exchange: &Exchange) {
@@ -259,6 +260,9 @@ impl Agent {
             },
         );
         let answer = answer?;
+        if answer.len() > AGENT_ANSWER {
+            return Err(AgentError::Endless(AGENT_ANSWER).into());
+        }
         let mut answer: Value =
             serde_json::from_str(&answer).map_err(|_| self.invalid(name, &answer.into()))?;
         if let Some(reason) = answer["error"]["desc"].as_str() {

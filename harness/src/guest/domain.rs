@@ -29,8 +29,10 @@ pub struct Spec {
     pub exchange: Option<PathBuf>,
     /// Whether disks are attached and detached while it runs.
     pub hotplug: bool,
-    /// Where the serial console goes.
+    /// The file that keeps the serial console.
     pub console: PathBuf,
+    /// The socket of the serial console, whose path must be short.
+    pub console_socket: PathBuf,
     /// The socket of the agent's serial port; without it the agent is on
     /// virtio-serial. The path must be short.
     pub agent: Option<PathBuf>,
@@ -83,7 +85,7 @@ impl Spec {
         Self::of_image(image, *accel, name, role, drives, console, root)
     }
 
-    /// A guest of an image. Its agent's socket, where it has one, is in `root`.
+    /// A guest of an image. Its sockets are in `root`.
     pub(crate) fn of_image(
         image: &Manifest,
         accel: Accel,
@@ -105,6 +107,7 @@ impl Spec {
             hotplug: false,
             heartbeats: Vec::new(),
             console,
+            console_socket: root.join(format!("console-{role}")),
             forward: image.server.port,
         }
     }
@@ -145,7 +148,7 @@ impl Spec {
             // This puts the output of the firmware and the boot loader on the console as well.
             Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
         };
-        let console = escape_xml(&self.console.to_string_lossy());
+        let console = escape_xml(&self.console_socket.to_string_lossy());
         let mut drives = String::new();
         for drive in &self.drives {
             // `none` would be refused on file systems without O_DIRECT (tmpfs);
@@ -199,7 +202,7 @@ impl Spec {
                <devices>\
                  <emulator>{EMULATOR}</emulator>{drives}\
                  <controller type='usb' model='none'/>\
-                 <serial type='file'><source path='{console}'/><target port='0'/></serial>\
+                 <serial type='unix'><source mode='bind' path='{console}'/><target port='0'/></serial>\
                  {channels}\
                  <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
                  <memballoon model='none'/>\
@@ -255,6 +258,7 @@ mod tests {
             hotplug: false,
             heartbeats: Vec::new(),
             console: "/c".into(),
+            console_socket: "/s".into(),
             forward: 3306,
         }
     }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::text::printable;
-use tracing::debug;
 use virt::domain::Domain;
 use virt::sys;
 
 use super::agent::{Agent, Transcript, Transport};
 use super::console;
-use super::console_trace::ConsoleTrace;
+use super::console_log::ConsoleLog;
 use super::domain::{Drive, Spec, quote_shell};
 use super::serial::Serial;
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
@@ -62,7 +61,7 @@ pub struct Machine {
     last_check: Option<(String, Instant)>,
     stopped: bool,
     /// Dropped after the guest has ended, so that it has the whole console.
-    _trace: Option<ConsoleTrace>,
+    console_log: ConsoleLog,
 }
 
 impl Machine {
@@ -105,8 +104,8 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let (domain, events) = libvirt.restore(memory, xml, &spec.name)?;
-        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+        let started = libvirt.restore(memory, xml, &spec.name, || ConsoleLog::start(role, spec))?;
+        Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
     /// Waits until the agent answers. In a guest from saved memory it never disconnected, so there
@@ -136,13 +135,12 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let (domain, events) = libvirt.start(&spec.xml())?;
-        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+        let started = libvirt.start(&spec.xml(), || ConsoleLog::start(role, spec))?;
+        Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
     fn new(
-        domain: Domain,
-        events: GuestEvents,
+        (domain, events, console_log): (Domain, GuestEvents, ConsoleLog),
         spec: &Spec,
         role: &'static str,
         transcript: &Transcript,
@@ -154,21 +152,7 @@ impl Machine {
         };
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
         let (console, forward) = (spec.console.clone(), spec.forward);
-        let trace = ConsoleTrace::start(role, &console).unwrap_or_else(|error| {
-            debug!("the console of the {role} guest is not in the trace: {error}");
-            None
-        });
-        Self {
-            role,
-            domain,
-            events,
-            console,
-            agent,
-            forward,
-            last_check: None,
-            stopped: false,
-            _trace: trace,
-        }
+        Self { role, domain, events, console, agent, forward, last_check: None, stopped: false, console_log }
     }
 
     /// Waits until libvirt has released a guest that stopped by itself: the event of its end comes
@@ -201,6 +185,7 @@ impl Machine {
                     return Err(self.failure(GuestFailure::StoppedInBoot));
                 }
                 None if patience < deadline => {
+                    self.console_log.settle();
                     if std::fs::metadata(&self.console).is_ok_and(|console| console.len() == 0) {
                         return Err(Error::Stalled(self.role, 1));
                     }
@@ -434,6 +419,7 @@ impl Machine {
 
     /// An error about this guest, with what its console shows.
     fn failure(&self, failure: GuestFailure) -> Error {
+        self.console_log.settle();
         let (role, console) = (self.role, self.console.clone());
         if STARVED.iter().any(|text| console::contains(&console, text) == Some(true)) {
             return Error::Starved { role, failure, console };

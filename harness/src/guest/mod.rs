@@ -2,7 +2,7 @@
 
 mod agent;
 mod console;
-mod console_trace;
+mod console_log;
 mod domain;
 mod machine;
 mod serial;

@@ -312,7 +312,7 @@ mod tests {
     impl Scene {
         fn new(stub: Stub) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
+            let history = HistoryLog::create(&dir.path().join("history.jsonl"), 1).unwrap();
             Self { guest: Guest(Arc::new(stub)), history, dir, limits: Limits::for_accel(Accel::Kvm) }
         }
         fn open(&self) -> Result<FreezeWindow, OpenError> {

@@ -115,7 +115,7 @@ impl Scene {
         let socket = dir.path().join("agent");
         let listener = UnixListener::bind(&socket).unwrap();
         thread::spawn(move || Peer { volumes, freeze_takes, frozen: None }.serve(&listener));
-        let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
+        let history = HistoryLog::create(&dir.path().join("history.jsonl"), 1).unwrap();
         let setup = Setup {
             writers: 1,
             accounts: 2,

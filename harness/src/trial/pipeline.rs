@@ -21,6 +21,7 @@ use tracing::Span;
 
 use super::progress::{Progress, seconds};
 use crate::access;
+use crate::bounds;
 use crate::clock;
 use crate::database::{Connection, TCP_ADMIN, Target};
 use crate::directories::{self, Directories};
@@ -161,7 +162,7 @@ impl<'a> Trial<'a> {
     fn prepare(plan: &'a Plan, root: &Path, span: Span) -> Result<Self> {
         let session = Session::create(plan, root)?;
         snapshot::probe(plan.snapshot.method, &session.libvirt, plan.accel, &session.disks)?;
-        roll_forward::create_exchange(&session.exchange)?;
+        roll_forward::create_exchange(&session.exchange, &plan.image)?;
         let scratch = Mutex::new(session.disks.clone());
         Ok(Self { session, span, written: OnceLock::new(), scratch })
     }
@@ -476,6 +477,7 @@ impl<'a> Trial<'a> {
             image: &self.session.plan.image,
             directories: &self.written()?.directories,
             names: &self.session.names,
+            most_transfers: bounds::rows(self.session.history.entries()),
         };
         // One snapshot at a time, because each inspection copies the disks.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -667,7 +669,12 @@ impl<'a> Trial<'a> {
     /// What a restored server should hold.
     fn expected(&self) -> Result<observe::Expected<'_>> {
         let database = self.session.plan.image.server.database;
-        Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.session.names })
+        Ok(observe::Expected {
+            database,
+            setup: &self.written()?.setup,
+            names: &self.session.names,
+            most_rows: bounds::rows(self.session.history.entries()),
+        })
     }
 
     /// The directory of a cycle's observation: a trial of one cycle has it beside its history.

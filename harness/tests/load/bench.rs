@@ -124,7 +124,7 @@ impl Client {
         let target = Target::new(self.database, names, self.address, self.address);
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        let history = HistoryLog::create(&dir.join(history::FILE)).unwrap();
+        let history = HistoryLog::create(&dir.join(history::FILE), 1).unwrap();
         Run { client: self, target, history, dir, setup: OnceCell::new() }
     }
 
@@ -200,7 +200,8 @@ impl Run<'_> {
         let connecting = self.target.door(TCP_ADMIN).connect_with_retries(STATEMENT_LIMIT);
         let mut conn = self.client.wait(connecting).unwrap();
         let setup = self.setup.get().unwrap();
-        let expected = observe::Expected { database: self.target.database, setup, names: &self.target.names };
+        let (database, names) = (self.target.database, &self.target.names);
+        let expected = observe::Expected { database, setup, names, most_rows: u64::MAX };
         self.client.wait(observe::tables(&mut conn, expected, &mut out)).unwrap();
         self.client.wait(observe::memory(&mut conn, expected, &mut out)).unwrap();
         observe::complete(out).unwrap();
