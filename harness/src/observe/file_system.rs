@@ -212,8 +212,8 @@ mod tests {
             let (clean, detail) = check(kind, raw.path()).unwrap();
             assert!(clean, "{kind}: {detail}");
             // What is beyond the first superblocks is gone.
-            for (at, mib) in [(1, 1), (20, 40), (80, 1)] {
-                raw.as_file().write_all_at(&vec![0xa5; mib << 20], at << 20).unwrap();
+            for (at_kib, mib) in [(128, 1), (20 << 10, 40), (80 << 10, 1)] {
+                raw.as_file().write_all_at(&vec![0xa5; mib << 20], at_kib << 10).unwrap();
             }
             let (clean, detail) = check(kind, raw.path()).unwrap();
             assert!(!clean && !detail.is_empty(), "{kind}: {detail}");
