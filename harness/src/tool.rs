@@ -536,7 +536,7 @@ mod tests {
         };
         assert_eq!(read("head -c 10000000 /dev/zero"), Ok(10_000_000));
         assert_eq!(read("echo half; echo 'x: error: cannot read' >&2; exit 1"), Err("cannot read".into()));
-        let killed = read("echo half; kill -KILL $$").unwrap_err();
+        let killed = read("echo half; sh -c 'kill -KILL $$'; exit $?").unwrap_err();
         assert!(killed.contains("sh was killed"), "{killed}");
         // One that is read in part only does not live on.
         let mut endless = stream(&shell("yes"), Access::Read(disk.path())).unwrap();

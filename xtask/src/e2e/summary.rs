@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use contract::files::FileError;
 use contract::grade::Outcome;
-use contract::text::quote;
+use contract::text::{quote, quote_lines};
 use judge::verdict::Verdict;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use tracing::warn;
@@ -44,7 +44,8 @@ fn report(run: &Path, rows: &[Row]) -> Report {
     for (name, dir, verdict) in rows {
         let not_passed = |kind, message: String, details: String| {
             let mut status = TestCaseStatus::non_success(kind);
-            status.set_message(message).set_description(format!("{details}\nevidence: {}", dir.display()));
+            let details = format!("{details}\nevidence: {}", dir.display());
+            status.set_message(shown(&message)).set_description(shown(&details));
             status
         };
         let status = match verdict {
@@ -67,7 +68,7 @@ fn report(run: &Path, rows: &[Row]) -> Report {
             case.set_time(time);
         }
         if let Ok(verdict) = verdict {
-            case.set_system_out(format!("{}\n", verdict.reason));
+            case.set_system_out(format!("{}\n", shown(&verdict.reason)));
         }
         suite.add_test_case(case);
     }
@@ -75,6 +76,11 @@ fn report(run: &Path, rows: &[Row]) -> Report {
     let mut report = Report::new(name);
     report.add_test_suite(suite);
     report
+}
+
+/// Whoever shows the file shows these words as they are.
+fn shown(text: &str) -> String {
+    quote_lines(usize::MAX, text)
 }
 
 /// A table of the trials, those first that did not come out as expected.
@@ -129,6 +135,7 @@ mod tests {
     fn junit_tells_failures_from_what_is_not_known() {
         let xml = report(Path::new("/runs/today"), &rows()).to_string().unwrap();
         assert!(xml.contains("tests=\"3\" failures=\"1\" errors=\"1\""), "{xml}");
+        assert!(xml.contains("a|b\\u{202e}") && !xml.contains('\u{202e}'), "{xml}");
         assert!(xml.contains("evidence: /e/bad") && xml.contains("expected something &lt;else&gt;"), "{xml}");
     }
 
