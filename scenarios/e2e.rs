@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use contract::files;
 use contract::grade::Outcome;
 use contract::image::Manifest;
 use contract::plan::{Accel, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest, checkout};
+use contract::seal::Depth;
 use contract::text::quote_lines;
 use harness::host::accel;
 use harness::interrupt;
@@ -23,6 +25,7 @@ use terminal::log::{self, Verbosity};
 use tracing::{error, warn};
 
 fn main() -> ExitCode {
+    files::keep_private();
     let arguments = Arguments::from_args();
     log::init(Verbosity::Normal);
     match trials() {
@@ -63,9 +66,8 @@ fn trials() -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
 /// Runs a trial as a test.
 fn test(options: &RunOptions, requested: &TrialRequest) -> Result<(), Failed> {
     let (plan, verdict) = run(options, requested).map_err(|error| {
-        // There is no verdict to read it from, and `cargo xtask e2e` does not read a test's own message.
         error!("{}: {error}", requested.name);
-        "the trial did not run; standard error says why"
+        format!("the trial did not run: {error}")
     })?;
     match verdict.outcome {
         Outcome::Pass => Ok(()),
@@ -82,11 +84,15 @@ fn run(
     requested: &TrialRequest,
 ) -> Result<(Plan, Verdict), Box<dyn std::error::Error>> {
     let image = Manifest::read(&options.built, &requested.image)?;
+    let _in_use = image.hold()?;
+    image.check(Depth::Stamps)?;
     let plan = options.plan(requested, image, accelerator(options));
     let verdict = supervise::run(&program()?, &plan)?;
     if let Some(total) = verdict.timings_ms.total.filter(|_| verdict.outcome != Outcome::Unknown) {
         let took = std::time::Duration::from_secs_f64(total / 1000.0);
-        options.durations().keep(&plan.trial, plan.snapshot.cycles, took)?;
+        if let Err(error) = options.durations().keep(&plan.trial, plan.snapshot.cycles, took) {
+            warn!("{}: its duration is not remembered: {error}", plan.trial);
+        }
     }
     Ok((plan, verdict))
 }

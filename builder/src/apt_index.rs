@@ -6,6 +6,7 @@
 //! indexes that are kept between builds and fetched again only when they changed.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use contract::image::Definition;
@@ -168,7 +169,7 @@ impl AptIndex {
     }
 
     fn apt_get<'a>(&self, sh: &'a Shell) -> Cmd<'a> {
-        sh.cmd("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C")
+        sh.cmd("apt-get").env("APT_CONFIG", self.dir.join("apt.conf"))
     }
 }
 
@@ -194,6 +195,13 @@ pub(super) fn sources(definition: &Definition) -> Vec<String> {
 /// the caller's, so that mmdebstrap's hooks can use relative names: it splits their arguments at spaces.
 pub(crate) fn mmdebstrap(sh: &Shell) -> Result<Cmd<'_>, Failure> {
     command::require("mmdebstrap")?;
+    let dir = sh.current_dir();
+    if dir.as_os_str().as_bytes().contains(&b'"') {
+        return Err(Failure::Usage(format!(
+            "{} has a double quote in its path, with which apt cannot make a root. Move the checkout.",
+            dir.display()
+        )));
+    }
     let mmdebstrap = if host::is_root() {
         // With root it mounts /proc and /sys of the guest. In a mount namespace
         // of its own these end with it, even when it is killed.
@@ -213,9 +221,17 @@ pub(super) fn prefer_released(release: &str) -> String {
 /// not be updated for weeks, and old packages are safe in a guest without a network.
 pub(crate) const TAKE_EXPIRED: &str = "Acquire::Check-Valid-Until \"false\"";
 
+/// A path as a word of the configuration of apt, which has no way to write a quote within quotes, and
+/// outside of them takes any character by its code.
+fn coded(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let coded = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
+    path.as_os_str().as_bytes().iter().map(coded).collect()
+}
+
 /// Keeps apt away from the configuration and the state of the host.
 fn apt_conf(dir: &Path) -> String {
-    let dir = dir.display();
+    let dir = coded(dir);
     format!(
         r#"APT::Architecture "{ARCHITECTURE}";
 APT::Architectures "{ARCHITECTURE}";
@@ -231,12 +247,12 @@ Dir::Etc::Main "/dev/null";
 Dir::Etc::Parts "/dev/null";
 Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
-Dir::Etc::SourceList "{dir}/sources.list";
+Dir::Etc::SourceList {dir}/sources.list;
 Dir::Etc::SourceParts "/dev/null";
-Dir::State "{dir}";
-Dir::State::Lists "{dir}/lists";
-Dir::State::Status "{dir}/status";
-Dir::Cache "{dir}/cache";
+Dir::State {dir};
+Dir::State::Lists {dir}/lists;
+Dir::State::Status {dir}/status;
+Dir::Cache {dir}/cache;
 Dir::Cache::srcpkgcache "";
 Dir::Cache::pkgcache "";
 Acquire::GzipIndexes "true";
@@ -269,16 +285,37 @@ mod tests {
 
     #[test]
     fn apt_keeps_to_the_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let conf = dir.path().join("apt.conf");
-        fs::write(&conf, apt_conf(dir.path())).unwrap();
+        let temp = tempfile::tempdir().unwrap();
         let sh = shell().unwrap();
+        for name in ["plain", "my dir, it's", "100%41 %", "a \"größe\"; #"] {
+            let dir = temp.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            keeps_to(&sh, &dir);
+        }
+    }
+
+    fn keeps_to(sh: &Shell, dir: &Path) {
+        let conf = dir.join("apt.conf");
+        fs::write(&conf, apt_conf(dir)).unwrap();
         let places =
             ["LISTS", "Dir::State::Lists/d", "STATUS", "Dir::State::Status/f", "CACHE", "Dir::Cache/d"];
         let resolved = sh.cmd("apt-config").env("APT_CONFIG", &conf).arg("shell").args(places);
         let resolved = String::from_utf8(command::read(resolved).unwrap()).unwrap();
-        let dir = dir.path().display();
+        // As a shell has to read it.
+        let dir = dir.to_string_lossy().replace('\'', "'\\''");
         assert_eq!(resolved, format!("LISTS='{dir}/lists/'\nSTATUS='{dir}/status'\nCACHE='{dir}/cache/'\n"));
+    }
+
+    #[test]
+    fn a_checkout_in_which_no_root_can_be_made_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        for (name, fits) in [("my dir, it's 100%41 größe", true), ("\"größe\"", false)] {
+            let dir = temp.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            let made = mmdebstrap(&shell_in(&dir).unwrap()).map(drop);
+            assert_eq!(made.is_ok(), fits, "{made:?}");
+            assert!(fits || made.unwrap_err().to_string().contains("Move the checkout"));
+        }
     }
 
     #[test]

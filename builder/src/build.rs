@@ -6,15 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contract::image::{Boot, Disk, Family, Manifest, Origin};
+use contract::image::{Boot, Definition, Disk, Family, Manifest, Origin};
+use contract::seal::{self, Depth};
 use tooling::error::Failure;
-use tooling::host;
+use tooling::space;
+use tracing::warn;
 
 use super::build_log::BuildLog;
 use super::manifest::{manifest, write_manifest};
 use super::recipe::Recipe;
 use super::repositories::Repositories;
-use super::store::{ImageState, LockedStore, Scratch, Store};
+use super::store::{ImageState, LockedStore, Scratch, Store, remove_unused};
 use super::{available, cloud, deb, disks, existing, overlay, rpm};
 
 /// The space that a build needs besides the disk that it makes, for the unpacked root and the downloads, MiB.
@@ -47,11 +49,13 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     let name = &recipe.definition.name;
     let packages = available::packages(store.store(), recipe)?;
     let digest = recipe.digest(&packages)?;
-    if store.store().state(name, Some(&digest)) == ImageState::Built {
-        return Ok(BuildOutcome::Unchanged);
-    }
-    if store.reuse(name, &digest)? {
-        return Ok(BuildOutcome::Reused);
+    if is_whole(&recipe.definition, &store.store().build_of(name, &digest))? {
+        if store.store().state(name, Some(&digest)) == ImageState::Built {
+            return Ok(BuildOutcome::Unchanged);
+        }
+        if store.reuse(name, &digest)? {
+            return Ok(BuildOutcome::Reused);
+        }
     }
     let scratch = store.scratch(name)?;
     check_space(recipe, scratch.path())?;
@@ -59,6 +63,30 @@ pub(super) fn bring_up_to_date(store: &LockedStore<'_>, recipe: &Recipe) -> Resu
     build(store.store(), recipe, &digest, &scratch, &log)?;
     store.publish(scratch, name, &digest)?;
     Ok(BuildOutcome::Built(start.elapsed()))
+}
+
+/// Whether this build is there as it was built; the caller has the store's lock. One that is damaged is removed, unless it holds somebody's
+/// own disk.
+fn is_whole(definition: &Definition, build: &Path) -> Result<bool, Failure> {
+    if !build.exists() {
+        return Ok(false);
+    }
+    let Err(damage) = seal::check(build, Depth::Stamps) else { return Ok(true) };
+    let name = &definition.name;
+    if let Origin::Existing(disk) = &definition.origin {
+        return Err(Failure::Infrastructure(format!(
+            "the image `{name}` is damaged: {damage}. It is a copy of {}: `cargo xtask images check {name}` removes \
+             the copy, and the next build makes another.",
+            disk.file.display()
+        )));
+    }
+    if !remove_unused(build)? {
+        return Err(Failure::Infrastructure(format!(
+            "the image `{name}` is damaged: {damage}. A run still uses it; try again when that run has ended."
+        )));
+    }
+    warn!("{name}: the image was damaged ({damage}), so it is built again");
+    Ok(false)
 }
 
 fn build(
@@ -110,26 +138,22 @@ fn from_packages(
     Ok((boot, disks))
 }
 
-fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
-    let size: u64 = match &recipe.definition.origin {
-        Origin::Packages => recipe.definition.disks.iter().map(|disk| disk.size_mib).sum(),
+/// The space that building this image needs, MiB.
+pub fn needed_mib(definition: &Definition) -> Result<u64, Failure> {
+    let disks = match &definition.origin {
+        Origin::Packages => definition.disks.iter().map(|disk| disk.size_mib).sum(),
         Origin::CloudImage(image) => image.size_mib.unwrap_or_default(),
         Origin::Existing(disk) => {
             let metadata = fs::metadata(&disk.file).map_err(|e| Failure::io("inspect", &disk.file, e))?;
             metadata.len() / (1024 * 1024)
         }
     };
-    let free = host::free_mib(path).map_err(|e| Failure::io("inspect", path, e))?;
-    let needed = size + WORK_MIB;
-    if free < needed {
-        return Err(Failure::Infrastructure(format!(
-            "building `{}` needs {needed} MiB in {}, and {free} MiB are free. Make room, for instance with \
-             `cargo xtask images clean`.",
-            recipe.definition.name,
-            host::built_images().display()
-        )));
-    }
-    Ok(())
+    Ok(disks + WORK_MIB)
+}
+
+fn check_space(recipe: &Recipe, path: &Path) -> Result<(), Failure> {
+    let image = &recipe.definition;
+    space::require(&format!("building `{}` needs", image.name), path, needed_mib(image)?)
 }
 
 /// The data directory that the server reported.
@@ -156,4 +180,82 @@ fn read_versions(recipe: &Recipe, file: &Path) -> Result<BTreeMap<String, String
         .filter(|(name, _)| requested.contains(name))
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use contract::image::Existing;
+    use tooling::host;
+
+    use super::*;
+
+    const DIGEST: &str = "0123456789abcdef";
+
+    /// The definition of an image, and its build.
+    fn built(root: &Path) -> (Definition, PathBuf) {
+        let definition = Definition::named(&host::definitions(), "bookworm-mariadb").unwrap();
+        let store = Store::open(root.join("images")).unwrap();
+        let locked = store.lock().unwrap();
+        let scratch = locked.scratch(&definition.name).unwrap();
+        fs::write(scratch.image().join("vda.raw"), vec![7; 3 << 20]).unwrap();
+        locked.publish(scratch, &definition.name, DIGEST).unwrap();
+        drop(locked);
+        let build = store.build_of(&definition.name, DIGEST);
+        (definition, build)
+    }
+
+    fn truncate(build: &Path) {
+        File::options().write(true).open(build.join("vda.raw")).unwrap().set_len(9).unwrap();
+    }
+
+    #[test]
+    fn a_truncated_image_is_built_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (definition, build) = built(root.path());
+        assert!(is_whole(&definition, &build).unwrap());
+        truncate(&build);
+        assert!(!is_whole(&definition, &build).unwrap());
+        assert!(!build.exists());
+        assert!(!is_whole(&definition, &build).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_image_that_a_run_uses_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let (definition, build) = built(root.path());
+        truncate(&build);
+        let run = File::open(&build).unwrap();
+        run.try_lock_shared().unwrap();
+        let said = is_whole(&definition, &build).unwrap_err().to_string();
+        assert!(
+            said.contains("vda.raw has 9 bytes, and had 3145728 when it was made. A run still uses it"),
+            "{said}"
+        );
+        assert!(build.exists());
+    }
+
+    #[test]
+    fn nobodys_own_disk_is_copied_again_without_a_word() {
+        let root = tempfile::tempdir().unwrap();
+        let (definition, build) = built(root.path());
+        truncate(&build);
+        let origin = Origin::Existing(Existing {
+            file: "/srv/own.qcow2".into(),
+            password_file: "/srv/password".into(),
+            agent_version: None,
+            server_version: None,
+            agent: None,
+            server: None,
+        });
+        let definition = Definition { origin, ..definition };
+        let said = is_whole(&definition, &build).unwrap_err().to_string();
+        for part in
+            ["vda.raw has 9 bytes", "a copy of /srv/own.qcow2", "`cargo xtask images check bookworm-mariadb`"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(build.exists());
+    }
 }

@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
+use contract::text::quote;
 use terminal::live::Steps;
 use tooling::command::{self, CommandError};
 use tooling::error::Failure;
 use xshell::Cmd;
 
-/// How much of a log an error shows.
+/// How much of a log an error shows: its last lines, and so many characters of each.
 const SHOWN_LINES: usize = 12;
 const SHOWN_COLUMNS: usize = 200;
 
@@ -72,7 +73,7 @@ impl BuildLog {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().collect();
         let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].iter();
-        let shown: Vec<String> = shown.map(|line| line.chars().take(SHOWN_COLUMNS).collect()).collect();
+        let shown: Vec<String> = shown.map(|line| quote(SHOWN_COLUMNS, line)).collect();
         shown.join("\n")
     }
 }

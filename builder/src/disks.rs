@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use contract::image::{Bind, Definition, Disk, DiskLayout, FileSystem, FileSystemLayout, FsKind, Loop};
-use tooling::command::{self, NamespaceRoot, shell};
+use tooling::command::{self, NamespaceRoot, shell, shell_in};
 use tooling::error::Failure;
 use tooling::host;
 use xshell::cmd;
@@ -102,7 +102,8 @@ fn write_file_system(fs: &FileSystemLayout, scratch: &Scratch, log: &BuildLog) -
         FsKind::Xfs => {
             let prototype = scratch.path().join(format!("{}.proto", fs.name));
             prototype::write(&tree, &prototype)?;
-            log.run(cmd!(as_root, "mkfs.xfs -q -f -m {XFS_FEATURES} -p {prototype} {file}"))?;
+            let in_tree = shell_in(&tree)?;
+            log.run(cmd!(NamespaceRoot(&in_tree), "mkfs.xfs -q -f -m {XFS_FEATURES} -p {prototype} {file}"))?;
             log.run(cmd!(sh, "xfs_repair -n -f {file}"))?;
         }
         FsKind::Btrfs => {
@@ -269,9 +270,9 @@ pub(super) fn fstab(definition: &Definition) -> String {
     lines
 }
 
-/// Trials write to overlays only.
+/// Trials write to overlays only, and nobody else reads what is on a disk.
 pub(super) fn read_only(path: &Path) -> Result<(), Failure> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(|e| Failure::io("change", path, e))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).map_err(|e| Failure::io("change", path, e))
 }
 
 #[cfg(test)]

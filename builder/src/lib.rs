@@ -6,6 +6,7 @@ mod apt_index;
 mod available;
 mod build;
 mod build_log;
+mod check;
 mod cloud;
 mod deb;
 mod disks;
@@ -29,10 +30,11 @@ use contract::image::Definition;
 use tooling::error::Failure;
 
 pub use apt_index::UBUNTU_KEYS;
-pub use build::BuildOutcome;
+pub use build::{BuildOutcome, needed_mib};
+pub use check::{Checked, Condition};
 use recipe::Recipe;
-pub use store::ImageState;
 use store::Store;
+pub use store::{ImageState, Removed};
 pub use verified::{Verified, record_verified};
 
 /// Builds what changed of these images, which are defined in the directory `images`, in the
@@ -55,8 +57,19 @@ pub fn build(
     Ok(())
 }
 
-/// Removes built images from the directory `store`; all of them, and everything that is kept
-/// between builds, when none is named.
-pub fn clean(store: &Path, names: &[String]) -> Result<(), Failure> {
-    Store::open(store.to_owned())?.clean(names)
+/// Reads the builds of these images in the directory `store`, or of all if none is named, with the guests saved
+/// of them; removes what is damaged, and reports each.
+pub fn check(store: &Path, names: &[String], report: impl FnMut(&Checked)) -> Result<(), Failure> {
+    check::check(&Store::open(store.to_owned())?, names, report)
+}
+
+/// Removes the builds of these images from the directory `store`, and reports each; none where one is
+/// in use.
+pub fn clean(store: &Path, names: &[String], report: impl FnMut(&Removed)) -> Result<(), Failure> {
+    Store::open(store.to_owned())?.clean(names, report)
+}
+
+/// The same of every image, and of everything that is kept between builds.
+pub fn clean_all(store: &Path, report: impl FnMut(&Removed)) -> Result<(), Failure> {
+    Store::open(store.to_owned())?.clean_all(report)
 }

@@ -1,6 +1,5 @@
 //! Describes every image that has a definition, built or not.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use contract::image::{Definition, DiskLayout, Manifest, Origin};
@@ -8,8 +7,8 @@ use serde::Serialize;
 use tooling::error::Failure;
 
 use super::available;
-use super::recipe::{Recipe, sorted_entries};
-use super::store::{ImageState, Store};
+use super::recipe::Recipe;
+use super::store::{ImageState, Store, allocated_mib};
 use super::verified::Verified;
 
 /// One image.
@@ -96,16 +95,12 @@ fn inspect(images: &Path, store: &Store, definition: Definition) -> Result<Liste
 impl Built {
     fn inspect(recipe: &Recipe, manifest: Manifest, path: &Path) -> Result<Self, Failure> {
         let version = |package: &str| manifest.versions.get(package).cloned();
-        let mut blocks = 0;
-        for file in sorted_entries(path)? {
-            blocks += file.metadata().map_err(|e| Failure::io("inspect", &file, e))?.blocks();
-        }
+        let path = path.canonicalize().map_err(|e| Failure::io("inspect", path, e))?;
         Ok(Self {
             agent_version: version("qemu-guest-agent"),
             database_version: recipe.server_packages.iter().find_map(|package| version(package)),
-            // These blocks have 512 bytes on every file system.
-            allocated_mib: blocks / 2048,
-            verified: Verified::read(path, &manifest.digest),
+            allocated_mib: allocated_mib(&path),
+            verified: Verified::read(&path, &manifest.digest),
             digest: manifest.digest,
         })
     }

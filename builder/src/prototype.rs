@@ -26,7 +26,8 @@ struct Node {
     children: BTreeMap<String, Node>,
 }
 
-/// Writes the prototype of `tree`. Device nodes and sockets are left out: a
+/// Writes the prototype of `tree`, for an `mkfs.xfs` that runs there: words in it may have no blank,
+/// and the path of a checkout may. Device nodes and sockets are left out: a
 /// running guest makes its own. Hard links become files of their own.
 pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
     let sh = shell()?;
@@ -34,7 +35,7 @@ pub(super) fn write(tree: &Path, prototype: &Path) -> Result<(), Failure> {
     let listing = String::from_utf8_lossy(&listing);
     let text = read(&listing).and_then(|root| {
         let mut text = "/\n0 0\n".to_owned();
-        describe(&root, tree, &mut text)?;
+        describe(&root, Path::new("."), &mut text)?;
         Ok(text)
     });
     let text = text.map_err(|problem| {
@@ -122,6 +123,21 @@ mod tests {
         let mut text = String::new();
         describe(&read(listing).unwrap(), Path::new("/t"), &mut text).unwrap();
         assert_eq!(text, "d--755 0 0\nsu -u-755 0 0 /t/su\nvar d-g750 1 8\nrun l--777 1 8 ../run\n$\n$\n");
+    }
+
+    #[test]
+    fn the_path_of_a_checkout_does_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["plain", "my dir, it's", "100% größe"] {
+            let tree = dir.path().join(name).join("rootfs");
+            fs::create_dir_all(tree.join("etc")).unwrap();
+            fs::write(tree.join("etc/hostname"), "guest\n").unwrap();
+            let (prototype, image) = (tree.with_file_name("proto"), tree.with_file_name("vda.fs"));
+            write(&tree, &prototype).unwrap();
+            fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).unwrap();
+            let sh = tooling::command::shell_in(&tree).unwrap();
+            command::read(cmd!(sh, "mkfs.xfs -q -f -p {prototype} {image}")).unwrap();
+        }
     }
 
     #[test]

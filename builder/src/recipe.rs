@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tooling::error::Failure;
 
 /// Raise it when a change of the builder changes what it builds.
-const BUILDER_VERSION: u32 = 4;
+const BUILDER_VERSION: u32 = 5;
 
 /// A definition and what it builds on.
 #[derive(Debug)]

@@ -15,8 +15,9 @@ use super::repositories::{RPM_DATABASE, Repositories};
 
 /// Runs a program with what the scripts of packages expect mounted in the root
 /// `$1`. In namespaces of their own, so that mounts and processes end with it,
-/// even when it is killed.
+/// even when it is killed. What scripts create does not depend on the umask of this user.
 const WITH_MOUNTS: &str = r#"
+umask 022
 root=$1
 shift
 mount -t proc proc "$root/proc"

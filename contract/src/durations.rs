@@ -13,8 +13,12 @@ use crate::plan::trial_dir_name;
 /// by a factor of three when trials run side by side.
 const SLACK: u32 = 5;
 
-/// Every trial may take this long.
-const LEAST: Duration = Duration::from_secs(5 * 60);
+/// Every trial may take this long. One whose hook hangs needs six minutes under emulation, where it
+/// needed half a minute before.
+const LEAST: Duration = Duration::from_secs(10 * 60);
+
+/// No trial takes this long: a file that says so is no measurement.
+const ABSURD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How long a trial that was never measured may take: somewhat more than the sum of its
 /// limits; and how much each further cycle adds.
@@ -36,7 +40,7 @@ impl TrialDurations {
     /// How long a trial of so many cycles took when it was last judged.
     pub fn of(&self, trial: &str, cycles: u32) -> Option<Duration> {
         let seconds = fs::read_to_string(self.file(trial, cycles)).ok()?.trim().parse().ok()?;
-        Duration::try_from_secs_f64(seconds).ok()
+        Duration::try_from_secs_f64(seconds).ok().filter(|took| *took < ABSURD)
     }
 
     /// Records how long it took.
@@ -72,8 +76,12 @@ mod tests {
         assert_eq!(durations.limit(trial, 11), UNMEASURED + UNMEASURED_CYCLE * 10);
         durations.keep(trial, 1, Duration::from_secs(10)).unwrap();
         assert_eq!(durations.limit(trial, 1), LEAST);
-        durations.keep(trial, 1, Duration::from_secs(100)).unwrap();
-        assert_eq!(durations.limit(trial, 1), Duration::from_secs(500));
+        durations.keep(trial, 1, Duration::from_secs(200)).unwrap();
+        assert_eq!(durations.limit(trial, 1), Duration::from_secs(1000));
         assert_eq!(durations.of(trial, 2), None);
+        for damaged in ["1e19", "18446744073709551615", "-1", "inf", "NaN", ""] {
+            fs::write(durations.file(trial, 1), damaged).unwrap();
+            assert_eq!(durations.limit(trial, 1), UNMEASURED, "{damaged}");
+        }
     }
 }

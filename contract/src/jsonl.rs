@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::files::open_regular;
+use crate::files::{foreign, open_regular};
 use crate::{json, text};
 pub use scan::Scan;
 
@@ -36,7 +36,7 @@ struct Header {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened, read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), foreign(path, source))]
     Io {
         /// What was tried: "open", "read", "write".
         action: &'static str,
@@ -44,6 +44,12 @@ pub enum Error {
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
+    },
+    /// It has got as long as it may.
+    #[error("{} has become longer than any honest guest makes it", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
     },
     /// A line is not what its schema says.
     #[error("{}:{line}: {problem}", path.display())]
@@ -72,6 +78,8 @@ pub trait LogRecord: DeserializeOwned {
 pub struct Writer<T> {
     path: PathBuf,
     out: BufWriter<File>,
+    /// How many more bytes it may have.
+    left: u64,
     record: PhantomData<fn(&T)>,
 }
 
@@ -80,9 +88,14 @@ impl<T: Serialize> Writer<T> {
     pub fn create(path: &Path, kind: &str) -> Result<Self, Error> {
         let io = |source| Error::Io { action: "create", path: path.to_owned(), source };
         let out = BufWriter::new(File::create(path).map_err(io)?);
-        let mut writer = Self { path: path.to_owned(), out, record: PhantomData };
+        let mut writer = Self { path: path.to_owned(), out, left: u64::MAX, record: PhantomData };
         writer.line(&Header { schema: SCHEMA, kind: kind.to_owned() })?;
         Ok(writer)
+    }
+
+    /// The same for a log that may get no longer than this, bytes.
+    pub fn bounded(path: &Path, kind: &str, most: u64) -> Result<Self, Error> {
+        Ok(Self { left: most, ..Self::create(path, kind)? })
     }
 
     /// Appends one record.
@@ -96,10 +109,16 @@ impl<T: Serialize> Writer<T> {
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        json::line(value)
-            .map_err(std::io::Error::from)
-            .and_then(|json| writeln!(self.out, "{json}"))
-            .map_err(|source| self.failed(source))
+        let json = json::line(value).map_err(|error| self.failed(error.into()))?;
+        match self.left.checked_sub(json.len() as u64 + 1) {
+            Some(left) => self.left = left,
+            // What is written stays a log, and nothing follows a record that is missing.
+            None => {
+                self.left = 0;
+                return Err(Error::Full { path: self.path.clone() });
+            }
+        }
+        writeln!(self.out, "{json}").map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: std::io::Error) -> Error {
@@ -184,5 +203,29 @@ impl<T: LogRecord> Iterator for Reader<T> {
     fn next(&mut self) -> Option<Self::Item> {
         let read = self.next_line()?;
         Some(read.and_then(|()| T::quick(&self.buffer).map_or_else(|| self.parse(), Ok)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl LogRecord for u32 {}
+
+    #[test]
+    fn a_log_that_is_full_takes_no_more_and_can_still_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let mut log = Writer::<u32>::bounded(&path, "numbers", 10).unwrap();
+        for _ in 0..2 {
+            log.write(&1000).unwrap();
+        }
+        // Also one that would fit: what comes after a gap would be a lie.
+        for n in [1000, 1] {
+            assert!(matches!(log.write(&n), Err(Error::Full { .. })));
+        }
+        log.flush().unwrap();
+        let read: Vec<_> = Reader::<u32>::open(&path, "numbers").unwrap().map(Result::unwrap).collect();
+        assert_eq!(read, [1000, 1000]);
     }
 }

@@ -28,5 +28,8 @@ pub mod files;
 pub mod input;
 pub mod json;
 pub mod jsonl;
+pub mod lock;
 pub mod runtime_dir;
+pub mod saved_states;
+pub mod seal;
 pub mod text;

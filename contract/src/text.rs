@@ -49,7 +49,8 @@ pub fn is_hidden(c: char) -> bool {
     )
 }
 
-/// On one line: at most `max` characters of the text, those that hide escaped.
+/// On one line: at most `max` characters of the text, those that hide escaped. A longer one loses its
+/// middle: what it is about stands at its beginning, and a cause at its end.
 pub fn quote(max: usize, text: &str) -> String {
     escape(max, text, is_hidden)
 }
@@ -65,19 +66,42 @@ pub fn printable(text: &str) -> String {
 }
 
 fn escape(max: usize, text: &str, hidden: impl Fn(char) -> bool) -> String {
-    let mut rest = text.chars();
     let mut shown = String::new();
-    for c in rest.by_ref().take(max) {
-        if hidden(c) {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
+    let mut show = |part: &str| {
+        for c in part.chars() {
+            if hidden(c) {
+                shown.extend(c.escape_default());
+            } else {
+                shown.push(c);
+            }
+        }
+    };
+    match without_middle(max, text) {
+        None => show(text),
+        Some((begin, end)) => {
+            show(begin);
+            show("…");
+            show(end);
         }
     }
-    if rest.next().is_some() {
-        shown.push('…');
-    }
     shown
+}
+
+/// The beginning and the end of a text that has more than `max` characters, which is what they have.
+fn without_middle(max: usize, text: &str) -> Option<(&str, &str)> {
+    text.char_indices().nth(max)?;
+    let begin = max / 3;
+    let cut = text.char_indices().nth(begin).map_or(text.len(), |(at, _)| at);
+    let rest = text.char_indices().rev().take(max - begin).last().map_or(text.len(), |(at, _)| at);
+    Some((&text[..cut], &text[rest..]))
+}
+
+/// A chain of causes, each after a colon, in which one that is named twice in a row stands once: programs
+/// and libraries often repeat the cause that they pass on.
+pub fn causes_once(text: &str) -> String {
+    let mut causes: Vec<_> = text.split(": ").collect();
+    causes.dedup();
+    causes.join(": ")
 }
 
 /// Serde's message about JSON, without the position and escaped, because it repeats its input.
@@ -97,7 +121,28 @@ mod tests {
         assert_eq!(quote(99, "it isn't\nclosed\u{1b}[2J\u{202e}"), "it isn't\\nclosed\\u{1b}[2J\\u{202e}");
         let long = quote(160, &"x".repeat(100_000));
         assert_eq!(long.chars().count(), 161);
-        assert_eq!(quote_lines(9, "two\nlines\u{9b}"), "two\nlines…");
+        assert_eq!(quote_lines(9, "two\nlines\u{9b}"), "two…lines\\u{9b}");
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_end() {
+        let cause = "No such device or address";
+        for max in [60, LINE, 300] {
+            let shown = quote(max, &format!("cannot open {}: {cause}", "é/".repeat(100_000)));
+            assert!(shown.starts_with("cannot open é") && shown.ends_with(cause), "{shown}");
+            assert_eq!(shown.chars().count(), max + 1);
+        }
+        let cut = |max| quote(max, "abcdefghi");
+        assert_eq!([cut(9), cut(8), cut(1), cut(0)], ["abcdefghi", "ab…defghi", "…i", "…"]);
+    }
+
+    #[test]
+    fn a_cause_that_is_repeated_stands_once() {
+        let once = causes_once("Input/output error: Input/output error: connection closed");
+        assert_eq!(once, "Input/output error: connection closed");
+        for other in ["a: b: a", "", "a:b", "a: ab: b"] {
+            assert_eq!(causes_once(other), other);
+        }
     }
 
     #[test]

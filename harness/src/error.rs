@@ -3,14 +3,18 @@
 mod agent;
 mod directories;
 mod guest;
+mod libvirt;
 mod load;
 mod memory;
 mod snapshot;
 mod sql;
+mod tool;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use contract::files::foreign;
 
 pub use agent::AgentError;
 pub use directories::DirectoriesError;
@@ -19,6 +23,9 @@ pub use load::LoadError;
 pub use memory::SavedMemoryError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
+pub use tool::ToolError;
+
+use crate::guest_end::GuestEnd;
 
 /// The result of everything that touches a guest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,7 +35,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// libvirt refused.
-    #[error("libvirt cannot {action}: {}", source.message())]
+    #[error("libvirt cannot {action}: {}", libvirt::cause(source.message()))]
     Libvirt {
         /// What was requested.
         action: String,
@@ -36,7 +43,7 @@ pub enum Error {
         source: virt::error::Error,
     },
     /// The host's file system failed, or a program could not be started.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), foreign(path, source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -51,6 +58,9 @@ pub enum Error {
     /// Requests to stop would not reach the process.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// A program of the host did not do its work.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// `qemu-img` failed.
     #[error("`qemu-img {arguments}` failed: {stderr}")]
     QemuImg {
@@ -87,6 +97,18 @@ pub enum Error {
     /// A guest did not do what it should.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// A guest ended that should not have, by the host's doing or while the trial needed it.
+    #[error("the {role} guest {end}. Its console ({}) says:\n{lines}", console.display())]
+    GuestEnded {
+        /// Which of the trial's guests it is.
+        role: &'static str,
+        /// How it ended.
+        end: GuestEnd,
+        /// Its console's log.
+        console: PathBuf,
+        /// The lines of it that matter.
+        lines: String,
+    },
     /// The load cannot go on.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -174,6 +196,31 @@ impl Error {
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
         matches!(self, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. })
+    }
+
+    /// Whether no guest can be asked anything any more.
+    pub(crate) fn ends_trial_at_once(&self) -> bool {
+        matches!(self, Self::Interrupted | Self::GuestEnded { .. })
+    }
+
+    /// Whether the user or the trial's time limit ended it.
+    pub(crate) fn is_request_to_stop(&self) -> bool {
+        matches!(self, Self::Interrupted | Self::Overdue(_))
+    }
+
+    /// Whether the host or the user ended the trial, and nothing that ran is to blame.
+    pub(crate) fn is_of_host(&self) -> bool {
+        self.is_request_to_stop() || matches!(self, Self::GuestEnded { end, .. } if end.is_of_host())
+    }
+
+    /// Whether the failure of a guest that started from saved memory speaks against that memory.
+    pub(crate) fn speaks_against_memory(&self) -> bool {
+        match self {
+            Self::Libvirt { source, .. } => !libvirt::is_lack_of_room(source.message()),
+            Self::SavedMemory(_) => true,
+            Self::GuestEnded { end, .. } => !end.is_of_host(),
+            _ => self.is_of_guest(),
+        }
     }
 
     pub(crate) fn libvirt(action: impl Into<String>) -> impl FnOnce(virt::error::Error) -> Self {

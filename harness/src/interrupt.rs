@@ -1,16 +1,18 @@
-//! The request to stop: made by a signal, honoured by every wait.
+//! The request to stop: made by a signal, by time, or by the end of a guest; honoured by every wait.
 //!
-//! A signal only raises a flag. The stage that runs returns [`Error::Interrupted`] (or
-//! [`Error::Overdue`]), and the guards on its stack clean up in order: the guest is thawed first,
+//! It only raises a flag. The stage that runs returns [`Error::Interrupted`], [`Error::Overdue`] or
+//! [`Error::GuestEnded`], and the guards on its stack clean up in order: the guest is thawed first,
 //! then ended.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::guest::console;
+use crate::guest_end::Fate;
 
 /// How soon a wait notices the request. Waits end at once on their own event;
 /// this bounds only the reaction to a signal.
@@ -20,6 +22,19 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// When this process will have taken too long, and its time limit.
 static DEADLINE: OnceLock<(Instant, Duration)> = OnceLock::new();
+
+/// The guests of this process.
+static GUESTS: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+
+/// A guest whose end may stop everything.
+#[derive(Debug)]
+struct Watched {
+    role: &'static str,
+    console: PathBuf,
+    fate: Fate,
+    /// Whether every end counts, and not only one that the host brought about.
+    needed: bool,
+}
 
 /// Lets SIGINT and SIGTERM request a stop instead of ending the process.
 pub fn listen() -> Result<()> {
@@ -42,10 +57,35 @@ pub fn end_after(limit: Duration) {
     let _ = DEADLINE.set((Instant::now() + limit, limit));
 }
 
-/// Fails when a stop was requested or the time is up.
+/// Lets the end of this guest fail every wait, if the host brought it about.
+pub(crate) fn end_with(role: &'static str, console: PathBuf, fate: Fate) {
+    guests().push(Watched { role, console, fate, needed: false });
+}
+
+/// Lets any other end of this guest do so as well.
+pub(crate) fn need(fate: &Fate) {
+    guests().iter_mut().filter(|guest| guest.fate.is(fate)).for_each(|guest| guest.needed = true);
+}
+
+/// Forgets a guest that may end now, or whose end is a fact like others.
+pub(crate) fn forget(fate: &Fate) {
+    guests().retain(|guest| !guest.fate.is(fate));
+}
+
+fn guests() -> MutexGuard<'static, Vec<Watched>> {
+    GUESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fails when a stop was requested, the time is up, or a guest has ended that should not have.
 pub(crate) fn check() -> Result<()> {
     if REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
         return Err(Error::Interrupted);
+    }
+    for Watched { role, console, fate, needed } in guests().iter() {
+        if let Some(end) = fate.end().filter(|end| *needed || end.is_of_host()) {
+            let (console, lines) = (console.clone(), console::relevant_lines(console));
+            return Err(Error::GuestEnded { role, end, console, lines });
+        }
     }
     match DEADLINE.get() {
         Some((deadline, limit)) if Instant::now() > *deadline => Err(Error::Overdue(*limit)),

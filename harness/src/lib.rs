@@ -9,14 +9,17 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod bounds;
 mod clock;
 pub mod error;
+pub mod guest_end;
 pub mod history_log;
 pub mod interrupt;
 
 pub mod guest;
 pub mod host;
 pub mod overlay;
+mod tool;
 
 pub mod access;
 pub mod database;

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use contract::image::{FileSystem, Manifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use terminal::command::Run as _;
 
 use crate::error::{Error, Result};
 use crate::guest::Drive;
+use crate::tool::{self, Access};
 
 /// Creates an empty overlay over each disk of an image, in `dir`, named
 /// `TARGET.SUFFIX.qcow2`. The image is never written.
@@ -32,7 +32,8 @@ fn overlays<'a>(
     bases
         .map(|(target, base, format)| {
             let drive = overlay(dir, target, suffix);
-            qemu_img(&["create", "-q", "-f", "qcow2", "-F", format, "-b"], &[base, &drive.file])?;
+            let options = ["create", "-q", "-f", "qcow2", "-F", format, "-b"];
+            qemu_img(&options, &[base, &drive.file], MOST_METADATA)?;
             Ok(drive)
         })
         .collect()
@@ -52,6 +53,9 @@ pub fn flatten(drive: &Drive, fs: &FileSystem, dir: &Path) -> Result<PathBuf> {
     }
     Ok(raw)
 }
+
+/// The most that an empty overlay takes, bytes: its tables, which grow with its disk.
+const MOST_METADATA: u64 = 1 << 30;
 
 /// The unit of a disk's size, bytes.
 const SECTOR: u64 = 512;
@@ -133,31 +137,25 @@ fn convert(drive: &Drive, fs: &FileSystem, raw: &Path) -> Result<()> {
         "driver=raw,offset={},size={},file.driver=qcow2,file.file.driver=file,file.file.filename={file}",
         fs.start, fs.bytes
     );
-    qemu_img(&["convert", "--image-opts", "-O", "raw", &part], &[raw]).map(drop)
+    qemu_img(&["convert", "--image-opts", "-O", "raw", &part], &[raw], fs.bytes).map(drop)
 }
 
 fn qemu_img_json<T: DeserializeOwned>(options: &[&str], file: &Path) -> Result<T> {
-    let json = qemu_img(options, &[file])?;
+    let json = qemu_img(options, &[file], 0)?;
     serde_json::from_slice(&json).map_err(|source| Error::QemuImgReport { disk: file.to_owned(), source })
 }
 
-/// Runs `qemu-img` and returns its standard output.
-fn qemu_img(options: &[&str], files: &[&Path]) -> Result<Vec<u8>> {
-    let program = Path::new("qemu-img");
-    let output = Command::new(program)
-        .args(options)
-        .args(files)
-        .stdin(Stdio::null())
-        .run_output()
-        .map_err(Error::io("run", program))?;
-    if output.status.success() {
-        return Ok(output.stdout);
+/// Runs `qemu-img` and returns its standard output. It may make no file longer than this, bytes.
+fn qemu_img(options: &[&str], files: &[&Path], longest: u64) -> Result<Vec<u8>> {
+    let program = "qemu-img";
+    let printed = tool::run(Command::new(program).args(options).args(files), Access::Host { longest })?;
+    if printed.status.success() {
+        return Ok(printed.whole(program)?);
     }
     let files = files.iter().map(|file| file.to_string_lossy().into_owned());
     let arguments =
         options.iter().map(|option| (*option).to_owned()).chain(files).collect::<Vec<_>>().join(" ");
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::QemuImg { arguments, stderr })
+    Err(Error::QemuImg { arguments, stderr: String::from_utf8_lossy(&printed.stderr).trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -173,20 +171,23 @@ mod tests {
 
     #[test]
     fn a_chain_is_gathered_as_qemu_would_convert_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let base = dir.path().join("base.raw");
+        let temp = tempfile::tempdir().expect("a directory");
+        // As the path of a checkout may be.
+        let dir = temp.path().join("my dir, it's 100%41 \"größe\"");
+        std::fs::create_dir(&dir).expect("a directory");
+        let base = dir.join("base.raw");
         File::create(&base).and_then(|file| file.set_len(8 << 20)).expect("a raw file");
         write(&base, &["write -P 1 64k 1M", "write -P 2 5M 512k"]);
-        let drive = |name| overlay(dir.path(), "vda", name);
-        overlays(dir.path(), "lower", [("vda", &*base, "raw")].into_iter()).expect("an overlay");
+        let drive = |name| overlay(&dir, "vda", name);
+        overlays(&dir, "lower", [("vda", &*base, "raw")].into_iter()).expect("an overlay");
         write(&drive("lower").file, &["write -P 3 100k 200k", "write -z 5M 64k"]);
-        over(dir.path(), "upper", &[drive("lower")]).expect("an overlay");
+        over(&dir, "upper", &[drive("lower")]).expect("an overlay");
         write(&drive("upper").file, &["write -P 4 0 4k", "write -P 5 7M 1M", "discard 512k 64k"]);
         for (start, bytes) in [(0, 8 << 20), (1 << 16, 5 << 20), (137 * SECTOR, 7 << 20)] {
             let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
             let fs = FileSystem { name, start, bytes, fs: FsKind::Ext4, mount };
-            let gathered = flatten(&drive("upper"), &fs, dir.path()).expect("a raw file");
-            let converted = dir.path().join("converted");
+            let gathered = flatten(&drive("upper"), &fs, &dir).expect("a raw file");
+            let converted = dir.join("converted");
             convert(&drive("upper"), &fs, &converted).expect("a raw file");
             assert!(pieces(&drive("upper")).expect("a map").is_some());
             let [gathered, converted] =
@@ -203,7 +204,8 @@ mod tests {
         File::create(&base).and_then(|file| file.set_len(1 << 20)).expect("a raw file");
         write(&base, &["write -P 1 0 512k"]);
         let drive = overlay(dir.path(), "vda", "packed");
-        qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2"], &[&base, &drive.file]).expect("an image");
+        let options = ["convert", "-c", "-f", "raw", "-O", "qcow2"];
+        qemu_img(&options, &[&base, &drive.file], 1 << 20).expect("an image");
         assert!(pieces(&drive).expect("a map").is_none());
         let (name, mount) = ("vda".to_owned(), PathBuf::from("/"));
         let fs = FileSystem { name, start: 0, bytes: 1 << 20, fs: FsKind::Ext4, mount };

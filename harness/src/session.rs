@@ -58,7 +58,7 @@ impl<'a> Session<'a> {
             names: Names::random(),
             runtime,
             libvirt,
-            history: HistoryLog::create(&plan.dir.join("history.jsonl"))?,
+            history: HistoryLog::create(&plan.dir.join("history.jsonl"), plan.snapshot.cycles)?,
             transcript: Transcript::create(&plan.dir.join("agent.jsonl"))?,
             exchange: disks.join("exchange.raw"),
             disks,

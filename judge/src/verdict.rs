@@ -12,6 +12,7 @@ use contract::grade::{Grade, Outcome, Rank, badness, grades, rank};
 use contract::jsonl;
 use contract::plan::Plan;
 use contract::property::Property;
+use contract::run::TrialRequest;
 use contract::text::quote;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ pub struct Verdict {
     pub hook: String,
     /// The snapshot method.
     pub snapshot: String,
-    /// `kvm` or `tcg`.
+    /// `kvm` or `tcg`; `unknown` of a trial that was lost before that was known.
     pub accel: String,
     /// The seed of the load.
     pub seed: u64,
@@ -210,9 +211,28 @@ impl Verdict {
         Self { unmet: vec![reason.clone()], reason, ..Self::blank(plan) }
     }
 
+    /// The verdict over a trial that was lost before it had a plan. `expected` is its expectation in words; its
+    /// accelerator is not known.
+    pub fn lost(request: &TrialRequest, seed: u64, expected: String, reason: &str) -> Self {
+        let TrialRequest { name, scenario, image, hook } = request;
+        let reason = format!("unknown: {reason}");
+        Self {
+            trial: name.clone(),
+            scenario: scenario.name.clone(),
+            image: image.clone(),
+            hook: hook.to_string(),
+            snapshot: scenario.snapshot.to_string(),
+            accel: Grade::Unknown.to_string(),
+            seed,
+            expected,
+            unmet: vec![reason.clone()],
+            reason,
+            ..Self::empty()
+        }
+    }
+
     fn blank(plan: &Plan) -> Self {
         Self {
-            schema: 1,
             trial: plan.trial.clone(),
             scenario: plan.scenario.clone(),
             image: plan.image.name.clone(),
@@ -220,6 +240,21 @@ impl Verdict {
             snapshot: plan.snapshot.to_string(),
             accel: plan.accel.to_string(),
             seed: plan.seed,
+            expected: plan.expect.to_string(),
+            ..Self::empty()
+        }
+    }
+
+    fn empty() -> Self {
+        Self {
+            schema: 1,
+            trial: String::new(),
+            scenario: String::new(),
+            image: String::new(),
+            hook: String::new(),
+            snapshot: String::new(),
+            accel: String::new(),
+            seed: 0,
             grade: Grade::Unknown,
             reason: String::new(),
             findings: Vec::new(),
@@ -227,7 +262,7 @@ impl Verdict {
             power: Power::default(),
             timings_ms: Timings::default(),
             counts: Counts::default(),
-            expected: plan.expect.to_string(),
+            expected: String::new(),
             outcome: Outcome::Unknown,
             unmet: Vec::new(),
         }

@@ -60,10 +60,17 @@ fn headline(page: &Page, title: &str) -> Markup {
         (_, 0, _) => format!("{unknown} of {all} could not be judged"),
         _ => format!("{fail} of {all} did not meet {} expectation", if fail == 1 { "its" } else { "their" }),
     };
+    let open = page.trials.iter().filter(|trial| trial.verdict.is_err()).count();
     html! {
         header class="top" {
             p class="brand" { b { "Freezeframe" } " " (title) }
             h1 { (says) }
+            @if open > 0 {
+                p class="note" {
+                    (count(open, "trial")) " without a verdict: the run had not ended when this page was written, or was \
+                     killed. " code { "cargo xtask report" } " writes the page again."
+                }
+            }
             p class="tally" {
                 @for (n, word, class) in [(fail, "not as expected", "fail"), (unknown, "unknown", "unknown"), (pass, "as expected", "pass")] {
                     @if n > 0 { span class=(format!("outcome {class}")) { (n) " " (word) } " " }

@@ -42,7 +42,7 @@ const MAX_CYCLES: usize = 2 << 20;
 /// Writes the names of the requested trials into a run's directory, so that one that
 /// leaves nothing behind is still missed.
 pub fn remember(run: &Path, trials: &[String]) -> std::io::Result<()> {
-    fs::write(run.join(REQUESTED), json::pretty(trials)?)
+    files::replace(&run.join(REQUESTED), json::pretty(trials)?.as_bytes())
 }
 
 /// Why a run cannot be read at all.
@@ -59,8 +59,6 @@ pub struct RunError {
 /// `repository`.
 pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, RunError> {
     let mut page = Page::default();
-    let mut requested = BTreeSet::new();
-    let mut found = BTreeSet::new();
     let mut dirs = Vec::new();
     for run in runs {
         dirs.push(trial_dirs(run)?);
@@ -68,20 +66,15 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     let room = MAX_PICTURES / dirs.iter().map(Vec::len).sum::<usize>().max(1);
     for (run, dirs) in runs.iter().zip(dirs) {
         page.runs.push(run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned());
-        requested.extend(json::<Vec<String>>(&run.join(REQUESTED)).unwrap_or_default());
-        let own = json::<RunOptions>(&run.join(RunOptions::FILE))
-            .ok()
-            .map(|options| options.scenarios)
-            .filter(|folder| *folder != repository.join("scenarios"));
-        for dir in dirs {
-            let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let run = page.runs.last().filter(|_| runs.len() > 1).cloned();
-            page.trials.push(TrialPage { run, ..trial(&dir, beside, repository, own.as_deref(), room) });
-            found.insert(name);
-        }
+        let shown = page.runs.last().filter(|_| runs.len() > 1).cloned();
+        let checkout = Checkout::of(repository, json::<RunOptions>(&run.join(RunOptions::FILE)).ok());
+        // Each run misses its own: another one may have a trial of the same name.
+        let mut missed: BTreeSet<String> = json(&run.join(REQUESTED)).unwrap_or_default();
+        missed.retain(|name| !dirs.contains(&run.join(trial_dir_name(name))));
+        let trials = dirs.iter().map(|dir| trial(dir, beside, &checkout, room));
+        let trials = trials.chain(missed.iter().map(|name| left_nothing(name)));
+        page.trials.extend(trials.map(|trial| TrialPage { run: shown.clone(), ..trial }));
     }
-    let lost = requested.into_iter().filter(|name| !found.contains(&trial_dir_name(name)));
-    page.trials.extend(lost.map(|name| left_nothing(&name)));
     page.trials.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(page)
 }
@@ -97,8 +90,32 @@ fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, RunError> {
     Ok(dirs)
 }
 
+/// The checkout in which commands are to run, and that of a run, which may have been moved or copied since.
+struct Checkout<'a> {
+    repository: &'a Path,
+    of_run: Option<PathBuf>,
+    /// The folder of the run's scenarios, unless it is the checkout's.
+    scenarios: Option<PathBuf>,
+}
+
+impl<'a> Checkout<'a> {
+    fn of(repository: &'a Path, options: Option<RunOptions>) -> Self {
+        // The definitions are always those of the checkout.
+        let of_run = options.as_ref().and_then(|options| Some(options.definitions.parent()?.to_owned()));
+        let this = Self { repository, of_run, scenarios: None };
+        let scenarios = options.map(|options| this.now(&options.scenarios));
+        Self { scenarios: scenarios.filter(|folder| *folder != repository.join("scenarios")), ..this }
+    }
+
+    /// Where a file that the run used is now.
+    fn now(&self, file: &Path) -> PathBuf {
+        let inside = self.of_run.as_ref().and_then(|of_run| file.strip_prefix(of_run).ok());
+        inside.map_or_else(|| file.to_owned(), |inside| self.repository.join(inside))
+    }
+}
+
 /// Reads a trial, whose pictures may take about `room` bytes.
-fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>, room: usize) -> TrialPage {
+fn trial(dir: &Path, beside: &Path, checkout: &Checkout<'_>, room: usize) -> TrialPage {
     let plan = regular(&dir.join(Plan::FILE), MAX_JSON).and_then(|()| Plan::read(dir).map_err(unreadable));
     let verdict =
         regular(&dir.join(Verdict::FILE), MAX_JSON).and_then(|()| Verdict::read(dir).map_err(unreadable));
@@ -107,7 +124,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>,
         (_, Ok(verdict)) => verdict.trial.clone(),
         _ => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let shown = dir.strip_prefix(repository).unwrap_or(dir);
+    let shown = dir.strip_prefix(checkout.repository).unwrap_or(dir);
     let mut files = Vec::new();
     list(dir, dir, beside, &mut files);
     TrialPage {
@@ -116,7 +133,7 @@ fn trial(dir: &Path, beside: &Path, repository: &Path, scenarios: Option<&Path>,
         events: events(dir),
         cycles: cycles(dir, plan.as_ref().ok(), room),
         files,
-        again: plan.as_ref().ok().map(|plan| again(plan, scenarios)),
+        again: plan.as_ref().ok().map(|plan| again(plan, checkout)),
         judge: Some(format!("cargo xtask judge {}", quoted(&shown.to_string_lossy()))),
         plan,
         verdict,
@@ -138,15 +155,15 @@ fn left_nothing(name: &str) -> TrialPage {
     }
 }
 
-fn again(plan: &Plan, scenarios: Option<&Path>) -> String {
+fn again(plan: &Plan, checkout: &Checkout<'_>) -> String {
     let mut arguments = vec![plan.trial.clone(), "--image".to_owned(), plan.image.name.clone()];
     if let Hook::File(path) = &plan.hook {
-        arguments.extend(["--hook".to_owned(), path.to_string_lossy().into_owned()]);
+        arguments.extend(["--hook".to_owned(), checkout.now(path).to_string_lossy().into_owned()]);
     }
     if let Some(uri) = &plan.connect {
         arguments.extend(["--connect".to_owned(), uri.clone()]);
     }
-    if let Some(folder) = scenarios {
+    if let Some(folder) = &checkout.scenarios {
         arguments.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
     }
     arguments.extend([
@@ -239,6 +256,7 @@ fn of_cycle(place: &Path) -> Result<Verdict, Unreadable> {
 fn problem(error: &Error) -> Unreadable {
     Unreadable(match error {
         Error::Io { action, source, path } => format!("cannot {action} {}: {source}", name_of(path)),
+        Error::Full { path } => format!("{} has become too long", name_of(path)),
         Error::Line { line, problem, path } => format!("{}:{line}: {problem}", name_of(path)),
     })
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use contract::events::{Stage, StageTimes};
 use contract::grade::Outcome;
 use contract::plan::Plan;
+use contract::run::RunOptions;
 use judge::verdict::Verdict;
 use judge::{judge, read as judge_read};
 use report::{read, render};
@@ -170,6 +171,29 @@ fn a_small_trial_is_all_there() {
 }
 
 #[test]
+fn a_checkout_that_was_moved_is_not_named_by_its_old_path() {
+    for (scenarios, then) in [
+        ("/old home/us/scenarios", ""),
+        ("/old home/us/mine", "--scenarios '/new home/us/mine' "),
+        ("/elsewhere", "--scenarios /elsewhere "),
+    ] {
+        let (_root, run) = run();
+        let mut options =
+            RunOptions::of(Path::new("/old home/us"), "/old home/us/target/e2e/some-run".into());
+        options.scenarios = scenarios.into();
+        fs::write(run.join(RunOptions::FILE), serde_json::to_string(&options).unwrap()).unwrap();
+        let path = run.join(DIR).join("plan.json");
+        let mut plan = plan(&run.join(DIR));
+        plan["hook"] = json!({ "file": "/old home/us/hooks/mine" });
+        fs::write(path, plan.to_string()).unwrap();
+
+        let page = render(&read::page(std::slice::from_ref(&run), &run, Path::new("/new home/us")).unwrap());
+        let command = format!("--hook '/new home/us/hooks/mine' {then}--snapshot external");
+        assert!(page.contains(&command) && !page.contains("/old home"), "{command}\n{page}");
+    }
+}
+
+#[test]
 fn what_a_guest_wrote_stays_text() {
     let (_root, run) = run();
     let path = run.join(DIR).join("verdict.json");
@@ -274,6 +298,26 @@ fn several_runs_make_one_page() {
     let page = render(&read::page(&[first.clone(), second], &first, Path::new("/nowhere")).unwrap());
     assert_eq!(page.matches("<details class=\"card\"").count(), 2);
     assert_shows(&page, &["2 of 2 trials", "./../", "<dt>run</dt>", "<th>run</th>"]);
+    assert!(!page.contains("without a verdict"));
+}
+
+#[test]
+fn a_lost_trial_is_missed_although_another_run_has_one_of_its_name() {
+    let (_one, first) = run();
+    let (_two, second) = run();
+    fs::remove_dir_all(second.join(DIR)).unwrap();
+    read::remember(&second, &[NAME.to_owned()]).unwrap();
+    let page = render(&read::page(&[first.clone(), second], &first, Path::new("/nowhere")).unwrap());
+    assert_shows(&page, &["of 2 trials", "left no directory", "1 trial without a verdict"]);
+    assert_eq!(page.matches("<details class=\"card\"").count(), 2);
+}
+
+#[test]
+fn a_page_that_is_written_before_the_first_trial_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    read::remember(root.path(), &[NAME.to_owned(), "core/other::tiny-image::mine".to_owned()]).unwrap();
+    let page = page(root.path());
+    assert_shows(&page, &["core/small", "core/other", "2 trials without a verdict", "cargo xtask report"]);
 }
 
 #[test]

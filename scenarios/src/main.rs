@@ -2,10 +2,13 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use contract::files;
+use harness::host::Libvirt;
 use harness::trial::supervise::{self, Task};
 use harness::{inspect, trial};
 use terminal::log::{self, Verbosity};
@@ -19,6 +22,9 @@ enum Command {
         /// Inspects the disk of the claims in DIR instead.
         #[arg(long)]
         inspect: bool,
+        /// This process is the first one of a PID namespace.
+        #[arg(long, hide = true)]
+        isolated: bool,
         /// The trial's directory.
         dir: PathBuf,
     },
@@ -36,16 +42,24 @@ enum Command {
         /// A short-lived directory with a short path, for libvirt.
         root: PathBuf,
     },
+    /// Connects to a libvirt, to see whether it is there.
+    Connect {
+        /// Its URI.
+        uri: String,
+    },
 }
 
 fn main() -> ExitCode {
+    files::keep_private();
     let command = Command::parse();
     init_log(&command);
     match command {
-        Command::Supervise { inspect, dir } => match std::env::current_exe() {
+        Command::Supervise { inspect, isolated, dir } => match std::env::current_exe() {
             Ok(program) => {
                 let task = if inspect { Task::Inspection } else { Task::Trial };
-                supervise::supervise(&program, task, &dir)
+                let again: &[&str] = if inspect { &["supervise", "--inspect"] } else { &["supervise"] };
+                let again = again.iter().map(OsStr::new).chain([OsStr::new("--isolated"), dir.as_os_str()]);
+                supervise::supervise(&program, task, &dir, isolated, again)
             }
             Err(e) => {
                 error!("cannot find this program's own file: {e}");
@@ -54,6 +68,13 @@ fn main() -> ExitCode {
         },
         Command::Run { dir, root } => trial::main(&dir, &root),
         Command::Inspect { dir, root } => inspect::main(&dir, &root),
+        Command::Connect { uri } => match Libvirt::connect(&uri) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(e) => {
+                error!("{e}");
+                ExitCode::from(3)
+            }
+        },
     }
 }
 
@@ -65,6 +86,8 @@ fn init_log(command: &Command) {
                 warn!("there is no trace of {}: {e}", dir.display());
             }
         }
-        Command::Supervise { .. } | Command::Inspect { .. } => log::init(Verbosity::Normal),
+        Command::Supervise { .. } | Command::Inspect { .. } | Command::Connect { .. } => {
+            log::init(Verbosity::Normal);
+        }
     }
 }

@@ -44,10 +44,12 @@ pub enum CommandError {
     },
 }
 
-/// A shell whose commands also find the programs of [`SYSTEM_DIRS`].
+/// A shell whose commands also find the programs of [`SYSTEM_DIRS`], and answer in the language in
+/// which they are read here, whatever the user's.
 pub fn shell() -> Result<Shell, CommandError> {
     let shell = Shell::new()?;
     shell.set_var("PATH", search_path());
+    shell.set_var("LC_ALL", "C");
     Ok(shell)
 }
 
@@ -181,6 +183,13 @@ mod tests {
                 "`no-such-program` is not installed. `cargo xtask setup` installs what is missing."
             );
         }
+    }
+
+    #[test]
+    fn every_command_answers_in_one_language() {
+        let shell = shell().unwrap();
+        let said = read(shell.cmd("sh").args(["-c", "printf %s \"$LC_ALL\""])).unwrap();
+        assert_eq!(said, b"C");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use contract::files::FileError;
+use contract::files::{self, FileError};
 use contract::image::DefinitionError;
 
 use crate::command::CommandError;
@@ -32,7 +32,7 @@ pub enum Failure {
     #[error(transparent)]
     Command(#[from] CommandError),
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}.", path.display())]
+    #[error("cannot {action} {}: {source}{}.", path.display(), files::foreign(path, source))]
     Io {
         /// What cannot be done, before the path: "create".
         action: String,

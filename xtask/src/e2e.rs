@@ -4,27 +4,33 @@
 mod explain;
 mod hook;
 mod list;
+mod lost;
 pub(crate) mod processes;
+mod question;
+mod room;
 mod summary;
 mod table;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
 
 use builder::packages;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use contract::events;
+use contract::files;
 use contract::grade::Outcome;
-use contract::image::Definition;
+use contract::image::{Definition, Manifest};
 use contract::plan::{Accel, Keep, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
+use contract::runtime_dir::Home;
 use contract::scenario::{Hook, SnapshotMethod};
 use jiff::Zoned;
 use judge::verdict::Verdict;
+use rustix::io::FdFlags;
 use terminal::command::Timer;
 use terminal::{live, log};
 use tooling::command::shell;
@@ -35,6 +41,8 @@ use xshell::cmd;
 
 use crate::number::number;
 use crate::{images, leftovers, report, setup};
+use lost::{Ended, Said};
+use processes::CtrlC;
 use table::Row;
 use watch::Watch;
 
@@ -47,8 +55,9 @@ const CORE: &str = "core/";
 pub(crate) struct Args {
     /// Only trials whose name contains one of these, such as `no-hook` [default: `core/`].
     filters: Vec<String>,
-    /// The images to run on [default: for each scenario one that suits it].
-    #[arg(long, value_name = "NAME", num_args = 1..)]
+    /// The images to run on; several are separated by commas, or each has its own `--image` [default: for each
+    /// scenario one that suits it].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
     /// distribution with all on one ext4 disk, `full` every scenario on every image.
@@ -68,8 +77,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "METHOD", value_parser = snapshot_methods())]
     snapshot: Option<SnapshotMethod>,
     /// A running libvirt to use, such as qemu:///session, instead of the one
-    /// embedded in each trial.
-    #[arg(long, value_name = "URI")]
+    /// embedded in each trial. It must run guests as you: their files are for you only.
+    #[arg(long, value_name = "URI", value_parser = question::connection)]
     connect: Option<String>,
     /// The accelerator of the guests.
     #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
@@ -143,49 +152,78 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let options = options(args)?;
     let requests = options.trials()?;
     leave_out_impossible(&options)?;
-    if requests.is_empty() {
-        return Err(nothing_matches(&options));
-    }
+    question::check(&options, &requests)?;
     if list {
         return list::print(&options, &requests, json);
     }
 
-    let program = prepare(&requests)?;
+    let jobs = jobs.unwrap_or_else(|| default_jobs(options.repeat));
+    remove_leftovers()?;
+    room::check(&options, &requests, jobs)?;
+    let ready = prepare(&options, &requests)?;
     options.write().map_err(Failure::infrastructure)?;
     report::remember(&options.dir, requests.iter().map(|request| request.name.clone()).collect())?;
+    // There is a page from now on, however the run ends.
+    report::write_beside(&options.dir);
     point_latest_at(&options.dir)?;
 
     let count = requests.len();
     info!("{count} {} under {}", if count == 1 { "trial" } else { "trials" }, options.dir.display());
-    let jobs = jobs.unwrap_or_else(|| default_jobs(options.repeat));
     let watch = Watch::begin(&options, &requests, jobs);
-    let interrupted = run_trials(&program, &options, jobs)?;
+    let ended = run_trials(&ready, &options, jobs)?;
+    let verdicts = verdicts(&options, &requests, &ended);
     drop(watch);
     let clean = check_for_leftovers(&options.dir);
     if clean.is_ok() {
         info!("Nothing was left behind: no guest, no process, no overlay, no directory.");
     }
 
-    let verdicts = verdicts(&options, &requests);
     if json {
         table::print_json(&verdicts)?;
     } else {
         table::print(&options.dir, &verdicts);
     }
     report_boots(&options, &requests);
-    report::at_end(&options.dir);
+    if let Some(page) = report::write_beside(&options.dir) {
+        info!("Report: {}", page.display());
+    }
     summary::write(&options.dir, &verdicts);
     record_verified(&options, &verdicts, &requests)?;
-    clean?;
-    if interrupted {
+    if ended.interrupted {
+        // What was left was removed, and is no reason for another end.
+        clean.unwrap_or_else(|left| warn!("{left}"));
         return Err(Failure::Interrupted);
     }
-    outcome(&verdicts)
+    match (outcome(&verdicts), clean) {
+        // Only a judged backup can fail an expectation.
+        (Err(unmet @ Failure::Expectation(_)), Err(left)) => {
+            warn!("{left}");
+            Err(unmet)
+        }
+        (judged, clean) => clean.and(judged),
+    }
 }
 
-/// Prepares what these trials need, and returns the program that runs them.
-pub(crate) fn prepare(requests: &[TrialRequest]) -> Result<PathBuf, Failure> {
+/// What trials need is there.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// The program that runs them.
+    program: PathBuf,
+    /// Keeps their images from being removed.
+    _images: Vec<File>,
+}
+
+/// Prepares what these trials need.
+pub(crate) fn prepare(options: &RunOptions, requests: &[TrialRequest]) -> Result<Ready, Failure> {
+    host::check_repository().map_err(Failure::usage)?;
+    // Where trials keep their sockets, and where their files will be: what guests hold is for this user only.
+    Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
+    files::create_dir(&host::repository().join("target/e2e"))?;
     setup::ensure()?;
+    let program = cargo::build_trials("e2e")?;
+    if let Some(uri) = &options.connect {
+        question::probe(uri)?;
+    }
     let mut needed: Vec<_> = requests.iter().map(|request| request.image.clone()).collect();
     needed.sort();
     needed.dedup();
@@ -193,7 +231,18 @@ pub(crate) fn prepare(requests: &[TrialRequest]) -> Result<PathBuf, Failure> {
     if requests.iter().any(|request| request.hook == Hook::Package) {
         packages::build_deb()?;
     }
-    cargo::build_trials("e2e")
+    let images = needed.iter().map(|name| hold(&options.built, name)).collect::<Result<_, _>>()?;
+    Ok(Ready { program, _images: images })
+}
+
+/// Keeps an image from being removed for as long as a process of the run is alive.
+fn hold(built: &Path, name: &str) -> Result<File, Failure> {
+    let image = Manifest::read(built, name).map_err(Failure::infrastructure)?;
+    let held = image.hold().map_err(Failure::infrastructure)?;
+    // The processes of the run inherit it, and outlive this one when it is killed.
+    rustix::io::fcntl_setfd(&held, FdFlags::empty())
+        .map_err(|e| Failure::io("lock", &image.dir, e.into()))?;
+    Ok(held)
 }
 
 /// The options by default.
@@ -225,7 +274,7 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
     let images = match (args.matrix, args.image.is_empty()) {
         (Some(matrix), _) => matrix_images(matrix, &default.definitions)?,
         (None, true) => default.images.clone(),
-        (None, false) => args.image.clone(),
+        (None, false) => args.image.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
     };
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
@@ -278,17 +327,6 @@ fn matrix_images(matrix: Matrix, definitions: &Path) -> Result<Vec<String>, Fail
     Ok(chosen.map(|image| image.name).collect())
 }
 
-fn nothing_matches(options: &RunOptions) -> Failure {
-    let all = RunOptions { filters: vec![], ..options.clone() };
-    let names: Vec<_> =
-        all.trials().unwrap_or_default().into_iter().map(|request| format!("  {}", request.name)).collect();
-    Failure::Usage(format!(
-        "no trial matches {}. There are:\n{}",
-        options.filters.join(", "),
-        if names.is_empty() { "  none for these images".to_owned() } else { names.join("\n") }
-    ))
-}
-
 /// `target/e2e/latest` leads to the newest run.
 fn point_latest_at(dir: &Path) -> Result<(), Failure> {
     let latest = dir.with_file_name("latest");
@@ -310,29 +348,40 @@ fn default_jobs(repeat: bool) -> u16 {
 
 /// Runs the trials of options that were written: runs the test binary, and waits
 /// until the last supervisor has cleaned up. Results are read from the verdicts,
-/// progress from the event logs. Whether Ctrl-C ended it.
-pub(crate) fn run_trials(program: &Path, options: &RunOptions, jobs: u16) -> Result<bool, Failure> {
+/// progress from the event logs.
+pub(crate) fn run_trials(ready: &Ready, options: &RunOptions, jobs: u16) -> Result<Ended, Failure> {
+    let program = &ready.program;
     let failed =
         |e: std::io::Error| Failure::Infrastructure(format!("cannot run {}: {e}.", program.display()));
-    let interrupted = processes::outlive_ctrl_c().map_err(failed)?;
+    let ctrl_c = CtrlC::outlive().map_err(failed)?;
     processes::adopt_orphans().map_err(failed)?;
     let (sh, jobs) = (shell()?, jobs.to_string());
-    let trials = cmd!(sh, "{program} --test-threads {jobs}")
+    let trials = cmd!(sh, "{program} --test-threads {jobs} --format json")
         .env(RUN_DIR_VAR, &options.dir)
         .envs(log::directives_of_trials().map(|directives| ("RUST_LOG", directives)));
     // Started by hand: its messages are forwarded line by line, and its orphans waited for.
     let mut trials = Command::from(trials);
-    trials.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    trials.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let timer = Timer::start(&trials);
     let mut trials = trials.spawn().map_err(failed)?;
     // What they print goes between the live lines.
     if let Some(messages) = trials.stderr.take() {
         live::forward(messages);
     }
-    let ended = processes::wait_for_all(&trials);
-    timer.end(ended.as_ref().copied());
-    ended.map_err(failed)?;
-    Ok(interrupted.load(Ordering::SeqCst))
+    let said = trials.stdout.take().map(Said::listen);
+    let ended = processes::wait_for_all(&trials, ctrl_c);
+    timer.end(ended.as_ref().map(|(status, _)| *status));
+    let (status, interrupted) = ended.map_err(failed)?;
+    Ok(Ended { interrupted, status, said: said.map(Said::heard).unwrap_or_default() })
+}
+
+/// Removes what killed runs left, and says it: their disks may take the room that this run needs.
+fn remove_leftovers() -> Result<(), Failure> {
+    for leftover in leftovers::find(&host::repository().join("target/e2e"))? {
+        leftover.remove()?;
+        warn!("A run that was killed had left something, which is removed: {leftover}.");
+    }
+    Ok(())
 }
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.
@@ -345,7 +394,7 @@ pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-    Err(Failure::Expectation(format!("the run left behind, and its end removed: {}.", names.join(", "))))
+    Err(Failure::Infrastructure(format!("the run left behind, and its end removed: {}.", names.join(", "))))
 }
 
 /// Counts the guests that had to boot although they should have started from saved memory.
@@ -365,13 +414,15 @@ fn report_boots(options: &RunOptions, requests: &[TrialRequest]) {
     }
 }
 
-/// The verdict of each trial, in the order of the requests; an error is why there is none.
-fn verdicts(options: &RunOptions, requests: &[TrialRequest]) -> Vec<Row> {
+/// The verdict of each trial, in the order of the requests. One that left none gets one that says why.
+fn verdicts(options: &RunOptions, requests: &[TrialRequest], ended: &Ended) -> Vec<Row> {
     requests
         .iter()
         .map(|request| {
             let dir = options.trial_dir(&request.name);
-            let verdict = Verdict::read(&dir);
+            let verdict = Verdict::read(&dir).unwrap_or_else(|error| {
+                lost::verdict(options, request, &ended.why_lost(&request.name, &error))
+            });
             (request.name.clone(), dir, verdict)
         })
         .collect()
@@ -384,7 +435,7 @@ fn record_verified(options: &RunOptions, verdicts: &[Row], requests: &[TrialRequ
         let trials = requests.iter().zip(verdicts).filter(|(request, _)| request.image == *image);
         let (mut digests, mut accels, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
         let all_passed = trials.into_iter().all(|(_, (_, dir, verdict))| {
-            let (Ok(verdict), Ok(plan)) = (verdict, Plan::read(dir)) else { return false };
+            let Ok(plan) = Plan::read(dir) else { return false };
             digests.insert(plan.image.digest);
             accels.insert(verdict.accel.clone());
             count += 1;
@@ -400,8 +451,7 @@ fn record_verified(options: &RunOptions, verdicts: &[Row], requests: &[TrialRequ
 }
 
 fn outcome(verdicts: &[Row]) -> Result<(), Failure> {
-    let count =
-        |outcome| verdicts.iter().filter(|(_, _, v)| v.as_ref().is_ok_and(|v| v.outcome == outcome)).count();
+    let count = |outcome| verdicts.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
     let (failed, passed) = (count(Outcome::Fail), count(Outcome::Pass));
     let unknown = verdicts.len() - failed - passed;
     match (failed, unknown) {

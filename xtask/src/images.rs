@@ -1,10 +1,10 @@
-//! `cargo xtask images`: builds, lists and removes guest images.
+//! `cargo xtask images`: builds, lists, checks and removes guest images.
 
 mod table;
 
 use std::path::Path;
 
-use builder::BuildOutcome;
+use builder::{BuildOutcome, Checked, Removed};
 use contract::image::{Definition, Family};
 use contract::json;
 use terminal::results;
@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::setup::{self, NeededBy};
 
-/// Builds, lists and removes guest images.
+/// Builds, lists, checks and removes guest images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -35,11 +35,27 @@ enum Command {
         /// The images; when none is named, all but those marked `unverified`.
         names: Vec<String>,
     },
-    /// Removes built images.
-    Clean {
-        /// The images; all of them, and everything kept between builds, when none is named.
+    /// Reads built images, and the memories saved of their guests, in full, and removes what is no longer as it was
+    /// made. Fails if something was.
+    Check {
+        /// The images; all when none is named.
         names: Vec<String>,
     },
+    /// Removes built images, with the memories saved of their guests, and says what. None of them when a run
+    /// uses one.
+    Clean(Clean),
+}
+
+/// What to remove: one or the other, because a forgotten name must not mean everything.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Clean {
+    /// The images.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// All images, and everything that is kept between builds.
+    #[arg(long)]
+    all: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -54,8 +70,37 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             build(&host::built_images(), chosen, report)
         }
         Command::Build { names } => build(&host::built_images(), named(&names)?, report),
-        Command::Clean { names } => builder::clean(&host::built_images(), &names),
+        Command::Check { names } => check(&host::built_images(), &names),
+        Command::Clean(what) => clean(&host::built_images(), &what),
     }
+}
+
+fn check(store: &Path, names: &[String]) -> Result<(), Failure> {
+    let (mut count, mut damaged) = (0, 0);
+    builder::check(store, names, |checked: &Checked| {
+        let Checked { path, mib, condition } = checked;
+        results::line(format_args!("{} ({mib} MiB): {condition}", path.display()));
+        count += 1;
+        damaged += u32::from(condition.is_damaged());
+    })?;
+    if damaged > 0 {
+        return Err(Failure::Expectation(format!("{damaged} of {count} were damaged.")));
+    }
+    results::line(format_args!("{count} checked, none damaged"));
+    Ok(())
+}
+
+fn clean(store: &Path, Clean { names, all }: &Clean) -> Result<(), Failure> {
+    let (mut count, mut mib) = (0, 0);
+    let report = |removed: &Removed| {
+        (count, mib) = (count + 1, mib + removed.mib);
+        results::line(format_args!("removed {} ({} MiB)", removed.path.display(), removed.mib));
+    };
+    let done = if *all { builder::clean_all(store, report) } else { builder::clean(store, names, report) };
+    if done.is_ok() {
+        results::line(format_args!("{count} removed, {mib} MiB"));
+    }
+    done
 }
 
 fn list(definitions: Vec<Definition>, as_json: bool) -> Result<(), Failure> {
@@ -101,6 +146,7 @@ fn build(
     definitions: Vec<Definition>,
     report: impl Fn(&str, &BuildOutcome),
 ) -> Result<(), Failure> {
+    host::check_repository().map_err(Failure::usage)?;
     setup::ensure_for(&needs(&definitions))?;
     builder::build(&host::definitions(), store, definitions, report)
 }
@@ -113,4 +159,28 @@ fn needs(definitions: &[Definition]) -> Vec<NeededBy> {
         Family::Rpm => Some(NeededBy::Rpm),
     };
     definitions.iter().filter_map(needed_by).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn a_forgotten_name_does_not_mean_everything() {
+        let parsed = |args: &[&str]| Cli::try_parse_from([&["images", "clean"], args].concat());
+        for good in [&["one", "two"][..], &["--all"]] {
+            assert!(parsed(good).is_ok(), "{good:?}");
+        }
+        assert!(parsed(&["--all", "one"]).is_err());
+        let said = parsed(&[]).unwrap_err().to_string();
+        assert!(said.contains("<NAME|--all>"), "{said}");
+    }
 }

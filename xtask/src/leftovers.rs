@@ -3,13 +3,14 @@
 //! even it could not.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use contract::plan::{Keep, Plan};
-use contract::runtime_dir;
+use contract::runtime_dir::{self, Home};
 use rustix::process::{Pid, Signal};
 use tooling::error::Failure;
+use tooling::host;
 
 /// Something that a dead trial left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,27 +51,25 @@ impl Leftover {
 
 /// What the dead trials of one run left, or of all runs under `runs`.
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
+    find_in(&Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?, runs)
+}
+
+fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
-    let temp = std::env::temp_dir();
-    let runtime_dirs = runtime_dir::list().map_err(|e| Failure::io("list", &temp, e))?;
-    let owners = runtime_dirs.iter().filter_map(|found| found.owner.as_ref());
-    let alive: Vec<_> = owners.filter(|owner| owner.supervises()).map(|owner| owner.trial.clone()).collect();
-    for found in runtime_dirs {
-        match &found.owner {
-            Some(owner) if !owner.trial.starts_with(runs) || alive.contains(&owner.trial) => {}
+    let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
+    for found in found.into_iter().filter(|found| !found.alive) {
+        match found.owner {
+            Some(owner) if !owner.trial.starts_with(runs) => {}
             Some(owner) => {
                 left.extend(processes_naming(&owner.trial)?);
                 left.push(Leftover::RuntimeDir(found.dir));
             }
-            // A supervisor writes its name in its first milliseconds.
-            None if older_than(&found.dir, Duration::from_secs(60)) => {
-                left.push(Leftover::RuntimeDir(found.dir));
-            }
-            None => {}
+            // That of a trial that lives is complete before it can be seen.
+            None => left.push(Leftover::RuntimeDir(found.dir)),
         }
     }
     for trial in trials_under(runs)? {
-        if alive.contains(&trial) {
+        if runtime_dir::is_supervised(&trial).map_err(|e| Failure::io("inspect", &trial, e))? {
             continue;
         }
         left.extend(processes_naming(&trial)?);
@@ -83,11 +82,14 @@ pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
     Ok(left)
 }
 
-/// The trial directories of a run, or of every run below.
+/// The trial directories of a run, or of every run below. Those of other users are theirs to tidy, unless
+/// this one is root.
 fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut trials = Vec::new();
     for dir in entries(runs)? {
-        if dir.is_symlink() || !dir.is_dir() {
+        let found = fs::symlink_metadata(&dir);
+        let own = |uid| host::is_root() || uid == rustix::process::geteuid().as_raw();
+        if !found.is_ok_and(|found| found.is_dir() && own(found.uid())) {
             continue;
         }
         if dir.join("plan.json").exists() {
@@ -123,11 +125,6 @@ fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
     Ok(found)
 }
 
-fn older_than(dir: &Path, age: Duration) -> bool {
-    let changed = fs::metadata(dir).and_then(|metadata| metadata.modified()).ok();
-    changed.and_then(|time| SystemTime::now().duration_since(time).ok()).is_some_and(|time| time > age)
-}
-
 /// The paths in a directory; none when it does not exist.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     match fs::read_dir(dir) {
@@ -139,17 +136,52 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use contract::runtime_dir::Owner;
+
     use super::*;
+
+    /// The home of a user, and the directory of a trial with disks, of a run of his.
+    fn trial() -> (tempfile::TempDir, Home, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path().join("home")).unwrap();
+        let trial = dir.path().join("runs/run/trial");
+        fs::create_dir_all(trial.join("disks")).unwrap();
+        fs::write(trial.join("plan.json"), "{}").unwrap();
+        (dir, home, trial)
+    }
 
     #[test]
     fn disks_of_a_dead_trial_are_found() {
-        let runs = tempfile::tempdir().unwrap();
-        let trial = runs.path().join("run/trial");
-        fs::create_dir_all(trial.join("disks")).unwrap();
-        fs::write(trial.join("plan.json"), "{}").unwrap();
-        let left = find(runs.path()).unwrap();
+        let (dir, home, trial) = trial();
+        let runs = dir.path().join("runs");
+        let left = find_in(&home, &runs).unwrap();
         assert_eq!(left, [Leftover::Disks(trial.join("disks"))]);
         left[0].remove().unwrap();
-        assert_eq!(find(runs.path()).unwrap(), []);
+        assert_eq!(find_in(&home, &runs).unwrap(), []);
+    }
+
+    #[test]
+    fn a_trial_that_lives_is_not_touched_from_wherever_that_is_asked() {
+        let (dir, home, trial) = trial();
+        let runs = dir.path().join("runs");
+        let held = File::open(trial.join("plan.json")).unwrap();
+        held.lock().unwrap();
+        // A supervisor with another home, as of another user.
+        assert_eq!(find_in(&home, &runs).unwrap(), []);
+        let root = home.create(&Owner { memory_mib: 1, trial: trial.clone() }).unwrap();
+        assert_eq!(find_in(&home, &runs).unwrap(), []);
+        drop(root);
+
+        // Killed: its locks are gone and its files are not.
+        drop(held);
+        let killed = home.path().join("t-killed");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join("owner"), format!("{{\"memory_mib\": 1, \"trial\": {trial:?}}}")).unwrap();
+        let left = find_in(&home, &runs).unwrap();
+        assert_eq!(left, [Leftover::RuntimeDir(killed.clone()), Leftover::Disks(trial.join("disks"))]);
+        // That of another checkout is its own business.
+        assert_eq!(find_in(&home, &dir.path().join("other")).unwrap(), []);
     }
 }

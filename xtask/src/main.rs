@@ -4,6 +4,7 @@
 
 mod align;
 mod bench;
+mod chaos;
 mod e2e;
 mod hooks;
 mod images;
@@ -61,6 +62,7 @@ enum Task {
     Judge(judge::Args),
     Report(report::Args),
     Bench(bench::Args),
+    Chaos(chaos::Args),
     Hooks(hooks::Args),
     Tidy(tidy::Args),
 }
@@ -75,6 +77,7 @@ impl Task {
             Self::Judge(args) => judge::run(&args),
             Self::Report(args) => report::run(args),
             Self::Bench(args) => bench::run(&args),
+            Self::Chaos(args) => chaos::run(&args),
             Self::Hooks(args) => hooks::run(&args),
             Self::Tidy(args) => tidy::run(&args),
         }

@@ -6,7 +6,7 @@ use contract::files;
 use terminal::results;
 use tooling::error::Failure;
 use tooling::host;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// Writes a page about a run: what each trial came to, pictures of the freeze
 /// window, findings with evidence. It needs nothing but a browser.
@@ -35,13 +35,12 @@ pub(crate) fn remember(run: &Path, trials: Vec<String>) -> Result<(), Failure> {
     report::read::remember(run, &trials).map_err(|e| Failure::io("write to", run, e))
 }
 
-/// Writes the page at the end of a run. A failure is only
+/// Writes the page of a run into its directory, and says where. A failure is only
 /// a warning, because the verdicts do not depend on the page.
-pub(crate) fn at_end(run: &Path) {
-    match write(&[run.to_owned()], None) {
-        Ok(page) => info!("Report: {}", page.display()),
-        Err(failure) => warn!("the report could not be written: {failure}"),
-    }
+pub(crate) fn write_beside(run: &Path) -> Option<PathBuf> {
+    write(&[run.to_owned()], None)
+        .inspect_err(|failure| warn!("the report could not be written: {failure}"))
+        .ok()
 }
 
 /// Writes the page and says where it is.
@@ -63,6 +62,9 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let beside = beside.canonicalize().map_err(|e| Failure::io("write to", beside, e))?;
     let page = report::read::page(&runs, &beside, host::repository()).map_err(Failure::usage)?;
     // Whole or not at all: a browser may be reading it.
-    files::replace(&file, report::render(&page).as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
+    let page = report::render(&page);
+    // In a run it is for this user, as everything there; elsewhere for those whom he lets read it.
+    let write = if output.is_some() { files::publish } else { files::replace };
+    write(&file, page.as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
     Ok(file)
 }

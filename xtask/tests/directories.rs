@@ -143,7 +143,7 @@ fn what_a_guest_wrote_gives_a_terminal_no_orders() {
         lines.collect::<String>().into_bytes()
     });
     let shown = judge(dir.path(), &[]);
-    assert!(shown.stdout.contains("\\u{1b}"), "{shown:?}");
+    assert!(shown.stdout.contains("\\u{8}"), "{shown:?}");
     let json = judge(dir.path(), &["--json"]).stdout;
     assert!(json.contains("\\u009b") && json.contains("\\udb40"), "{json}");
     let verdict: Value = serde_json::from_str(&json).unwrap();

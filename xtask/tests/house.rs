@@ -96,6 +96,73 @@ fn what_builds_prints_no_results() {
     }
 }
 
+/// A checkout may be moved or copied after it was built.
+#[test]
+fn no_program_has_the_path_of_its_checkout_compiled_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = BTreeMap::new();
+    for name in CRATES {
+        find(&root.join(name).join("src"), &vec![name.to_owned()], &mut files);
+    }
+    for (module, file) in files {
+        let source = fs::read_to_string(&file).unwrap();
+        let program = source.split("#[cfg(test)]\nmod ").next().unwrap();
+        let compiled_in =
+            ["CARGO_MANIFEST_DIR", "CARGO_TARGET_TMPDIR"].map(|name| format!("env!(\"{name}\""));
+        let found = compiled_in.iter().any(|it| program.contains(it));
+        let is_test = module.last().is_some_and(|name| name == "tests");
+        assert!(is_test || !found, "{}: find it while the program runs", file.display());
+    }
+}
+
+/// However nextest is called: a test that passes at its second try has failed.
+#[test]
+fn a_failed_test_stops_no_other_and_is_not_tried_again() {
+    let text = include_str!("../../.config/nextest.toml");
+    let settings = |name: &str| -> Vec<_> {
+        let lines = text.lines().filter_map(|line| line.trim().split_once('='));
+        lines.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim()).collect()
+    };
+    assert_eq!([settings("fail-fast"), settings("retries")], [["false"], ["0"]]);
+}
+
+/// A tag can be moved to another commit, and a branch moves all the time.
+#[test]
+fn what_workflows_use_is_pinned_by_its_commit() {
+    let workflows = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(".github/workflows");
+    let mut used = 0;
+    for entry in fs::read_dir(workflows).unwrap() {
+        let path = entry.unwrap().path();
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let line = line.trim_start().trim_start_matches("- ");
+            let Some(action) = line.strip_prefix("uses:") else { continue };
+            used += 1;
+            assert!(is_pinned(action.trim()), "{}: {line}", path.display());
+        }
+    }
+    assert!(used > 4, "only {used} actions were found");
+}
+
+/// `OWNER/NAME@COMMIT # VERSION`; an action of this repository needs neither.
+fn is_pinned(action: &str) -> bool {
+    let pinned = || {
+        let (_, rest) = action.split_once('@')?;
+        let (commit, version) = rest.split_once(" # v")?;
+        let hex = commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        Some(commit.len() == 40 && hex && version.contains('.'))
+    };
+    action.starts_with("./") || pinned().unwrap_or(false)
+}
+
+#[test]
+fn a_moving_version_is_found() {
+    let commit = "11d5960a326750d5838078e36cf38b85af677262";
+    assert!(is_pinned(&format!("a/b@{commit} # v4.4.0")) && is_pinned("./own"));
+    for moving in ["a/b", "a/b@v4", "a/b@main # v1.0", "a/b@11d5960 # v4.4.0", &format!("a/b@{commit}")] {
+        assert!(!is_pinned(moving), "{moving}");
+    }
+}
+
 /// The imports of every file that is no test.
 fn imports() -> Imports {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

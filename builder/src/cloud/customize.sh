@@ -14,6 +14,8 @@
 # and `rootfs` and `dev`, empty directories. Afterwards SCRATCH/freezeframe has
 # what the guest's scripts leave for the host.
 set -eu
+# What packages create does not depend on that of the user.
+umask 022
 
 disk=$1
 scratch=$2

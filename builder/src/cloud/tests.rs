@@ -95,7 +95,7 @@ fn verdicts(definitions: &Path, name: &str, filters: &[&str]) -> Vec<Verdict> {
 fn a_vendors_disk_gives_the_same_verdicts_as_our_own() {
     // Nothing that an earlier run has fetched or built.
     let _ = fs::remove_dir_all(kept().join("images/.store/cloud"));
-    let _ = Store::open(kept().join("images")).unwrap().clean(&["cloud".to_owned()]);
+    let _ = Store::open(kept().join("images")).unwrap().clean(&["cloud".to_owned()], |_| ());
     let content = fs::read(disk()).unwrap();
     let half = content.len() / 2;
     let server = Server::start(Served { content, cuts: vec![half], ..Served::default() });
@@ -141,7 +141,7 @@ fn the_users_own_disk_is_held_against_its_claims() {
     let definitions = definitions.path();
     for name in ["own", "wrong"] {
         // What an earlier run has built; mostly there is none.
-        let _ = Store::open(kept().join("images")).unwrap().clean(&[name.to_owned()]);
+        let _ = Store::open(kept().join("images")).unwrap().clean(&[name.to_owned()], |_| ());
     }
     existing(definitions, "own", "agent_version = \"7.2\"\nserver_version = \"10.11\"\n");
     let manifest = built(definitions, "own").unwrap();

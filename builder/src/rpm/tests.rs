@@ -5,7 +5,7 @@ mod pretended;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use contract::image::{Definition, Manifest};
@@ -17,7 +17,7 @@ use xshell::{Cmd, cmd};
 
 use super::super::available::refresh;
 use super::super::build::{BuildOutcome, bring_up_to_date};
-use super::super::recipe::Recipe;
+use super::super::recipe::{Recipe, sorted_entries};
 use super::super::store::Store;
 
 /// The name of the image.
@@ -74,6 +74,10 @@ impl World {
         let recipe = Recipe::load(&images, Definition::named(&images, NAME)?)?;
         refresh(&store, std::slice::from_ref(&recipe))?;
         let outcome = bring_up_to_date(&store.lock()?, &recipe)?;
+        for file in std::iter::once(store.image(NAME)).chain(sorted_entries(&store.image(NAME))?) {
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "others may use {}: {mode:o}", file.display());
+        }
         Ok((outcome, store.manifest(NAME).unwrap()))
     }
 }

@@ -1,12 +1,14 @@
 //! The manifest of a built image: everything that a trial needs to know of it.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::kinds::{AgentChannel, Database};
 use super::layout::{Bind, FsKind};
+use crate::seal::{self, Damage, Depth};
 
 /// `manifest.json` of a built image. File names are relative to its directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +161,16 @@ pub enum ManifestError {
         /// What is wrong.
         problem: String,
     },
+    /// Its files are no longer those that were built.
+    #[error(
+        "the image `{name}` is damaged: {damage}. `cargo xtask images check {name}` removes it, and the next build makes it anew."
+    )]
+    Damaged {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        damage: Damage,
+    },
 }
 
 impl Manifest {
@@ -217,5 +229,30 @@ impl Manifest {
         }
         manifest.dir = dir;
         Ok(manifest)
+    }
+
+    /// Checks that the image's files are those that were built.
+    pub fn check(&self, depth: Depth) -> Result<(), ManifestError> {
+        let damaged = |damage| ManifestError::Damaged { name: self.name.clone(), damage };
+        seal::check(&self.dir, depth).map_err(damaged)
+    }
+
+    /// Marks the image as in use until the result is dropped, or the last process that inherits it ends:
+    /// meanwhile nobody removes its files.
+    pub fn hold(&self) -> Result<File, ManifestError> {
+        let unusable = |problem: String| ManifestError::Unusable {
+            name: self.name.clone(),
+            path: self.dir.clone(),
+            problem,
+        };
+        let held = File::open(&self.dir).map_err(|e| unusable(e.to_string()))?;
+        match held.try_lock_shared() {
+            // It may have been removed just before.
+            Ok(()) if self.dir.join("manifest.json").exists() => Ok(held),
+            Ok(()) | Err(TryLockError::WouldBlock) => {
+                Err(unusable("the image was removed just now".to_owned()))
+            }
+            Err(TryLockError::Error(e)) => Err(unusable(format!("it cannot be locked: {e}"))),
+        }
     }
 }

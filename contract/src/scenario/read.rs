@@ -108,14 +108,19 @@ impl Scenario {
     pub fn read_all(root: &Path) -> Result<Vec<Self>, InputError> {
         let mut scenarios = Vec::new();
         let mut folders = vec![root.to_owned()];
+        // The project's own folder is also a Cargo package: its manifest and sources are not scenarios.
+        let package = root.join("Cargo.toml");
+        let no_scenario = |path: &Path| package.is_file() && (path == package || path == root.join("src"));
         while let Some(folder) = folders.pop() {
             let read = |source| InputError::Read { path: folder.clone(), source };
             for entry in std::fs::read_dir(&folder).map_err(read)? {
                 let path = entry.map_err(read)?.path();
-                // The folder is also a Cargo package: its manifest and sources are not scenarios.
-                if path.is_dir() && path.file_name().is_some_and(|name| name != "src") {
+                if no_scenario(&path) {
+                    continue;
+                }
+                if path.is_dir() {
                     folders.push(path);
-                } else if path.extension().is_some_and(|e| e == "toml") && path.parent() != Some(root) {
+                } else if path.extension().is_some_and(|e| e == "toml") {
                     scenarios.push(Self::read(root, &path)?);
                 }
             }

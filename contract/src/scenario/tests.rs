@@ -57,6 +57,25 @@ fn one_of_several_findings_is_enough() {
 }
 
 #[test]
+fn no_scenario_in_a_folder_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = || -> Vec<_> {
+        Scenario::read_all(dir.path()).unwrap().into_iter().map(|scenario| scenario.name).collect()
+    };
+    assert!(names().is_empty());
+    for folder in ["sub", "src"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    for file in ["top.toml", "sub/Cargo.toml", "sub/one.toml", "src/two.toml"] {
+        std::fs::write(dir.path().join(file), GOOD).unwrap();
+    }
+    assert_eq!(names(), ["src/two", "sub/Cargo", "sub/one", "top"]);
+    // Of a package, the manifest and the sources are something else.
+    std::fs::write(dir.path().join("Cargo.toml"), "[package]").unwrap();
+    assert_eq!(names(), ["sub/Cargo", "sub/one", "top"]);
+}
+
+#[test]
 fn a_good_file_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let scenario = read_in(folder.path(), GOOD).unwrap();

@@ -1,13 +1,17 @@
 //! One connection to a server, whatever its protocol: statements go there as text, and rows come
 //! back as text.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use mysql_async::OptsBuilder;
 use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinHandle;
 use tokio_postgres::SimpleQueryMessage;
 
+use super::metered::{Meter, Metered, relay};
+use crate::bounds::{SQL_AHEAD, SQL_BYTES, SQL_ROWS};
 use crate::error::SqlError;
 
 /// The result of everything that asks a server.
@@ -17,6 +21,7 @@ pub type SqlResult<T> = Result<T, SqlError>;
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -41,13 +46,13 @@ impl Drop for Postgresql {
     }
 }
 
-/// How to open a connection.
+/// How to open a connection: the server's address, and what its client needs.
 #[derive(Clone)]
 pub enum Route {
     /// MariaDB's and MySQL's protocol.
-    Mysql(mysql_async::Opts),
+    Mysql(SocketAddr, mysql_async::Opts),
     /// PostgreSQL's protocol.
-    Postgresql(Box<tokio_postgres::Config>),
+    Postgresql(SocketAddr, Box<tokio_postgres::Config>),
 }
 
 impl Connection {
@@ -56,14 +61,25 @@ impl Connection {
     /// QEMU's user network sometimes loses one of several connections opened at the same time. That
     /// one hangs for ever, so each attempt is bounded.
     pub(super) async fn open(route: &Route, limit: Duration) -> SqlResult<Self> {
+        let meter = Meter::default();
         let opened = async {
-            let wire = match route {
-                Route::Mysql(opts) => Wire::Mysql(Box::new(mysql_async::Conn::new(opts.clone()).await?)),
-                Route::Postgresql(config) => Wire::Postgresql(Postgresql::open(config).await?),
-            };
-            Ok(Self { wire })
+            match route {
+                Route::Mysql(server, opts) => {
+                    let relay = relay(*server, meter.clone()).await.map_err(lost)?;
+                    let opts = OptsBuilder::from_opts(opts.clone())
+                        .ip_or_hostname(relay.ip().to_string())
+                        .tcp_port(relay.port());
+                    Ok(Wire::Mysql(Box::new(mysql_async::Conn::new(opts).await?)))
+                }
+                Route::Postgresql(server, config) => {
+                    let stream = Metered::connect(*server, meter.clone()).await.map_err(lost)?;
+                    Ok(Wire::Postgresql(Postgresql::open(config, stream).await?))
+                }
+            }
         };
-        tokio::time::timeout(limit, opened).await.unwrap_or(Err(SqlError::TimedOut))
+        let opened = tokio::time::timeout(limit, opened).await.unwrap_or(Err(SqlError::TimedOut));
+        let wire = opened.map_err(|error| explained(&meter, error))?;
+        Ok(Self { wire, meter })
     }
 
     /// Its number on the server.
@@ -76,21 +92,31 @@ impl Connection {
 
     /// Executes statements, separated by semicolons.
     pub async fn execute(&mut self, statements: &str) -> SqlResult<()> {
-        match &mut self.wire {
-            Wire::Mysql(conn) => Ok(conn.query_drop(statements).await?),
-            Wire::Postgresql(connection) => Ok(connection.client.batch_execute(statements).await?),
-        }
+        self.meter.taken();
+        let executed = match &mut self.wire {
+            Wire::Mysql(conn) => conn.query_drop(statements).await.map_err(SqlError::from),
+            Wire::Postgresql(connection) => {
+                connection.client.batch_execute(statements).await.map_err(SqlError::from)
+            }
+        };
+        executed.map_err(|error| explained(&self.meter, error))
     }
 
-    /// Executes statements, and returns the rows of all of them.
+    /// Executes statements, and returns the rows of all of them, which must be few.
     pub async fn query(&mut self, statements: &str) -> SqlResult<Vec<Row>> {
-        let mut rows = Vec::new();
-        self.stream(statements, |row| {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let take = |row: Row| {
+            bytes += row.bytes();
             rows.push(row);
-            Ok::<_, std::convert::Infallible>(())
-        })
-        .await?
-        .unwrap_or_else(|never| match never {});
+            if rows.len() <= SQL_ROWS && bytes <= SQL_BYTES {
+                return Ok(());
+            }
+            let (count, most) = (rows.len(), SQL_ROWS);
+            Err(SqlError::Unexpected(format!(
+                "{bytes} bytes in {count} rows, and more; at most {SQL_BYTES} bytes and {most} rows are read"
+            )))
+        };
+        self.stream(statements, take).await??;
         Ok(rows)
     }
 
@@ -109,13 +135,25 @@ impl Connection {
     pub async fn stream<E>(
         &mut self,
         statements: &str,
+        take: impl FnMut(Row) -> Result<(), E>,
+    ) -> SqlResult<Result<(), E>> {
+        let streamed = self.read_rows(statements, take).await;
+        streamed.map_err(|error| explained(&self.meter, error))
+    }
+
+    async fn read_rows<E>(
+        &mut self,
+        statements: &str,
         mut take: impl FnMut(Row) -> Result<(), E>,
     ) -> SqlResult<Result<(), E>> {
-        match &mut self.wire {
+        let Self { wire, meter } = self;
+        meter.taken();
+        match wire {
             Wire::Mysql(conn) => {
                 let mut results = conn.query_iter(statements).await?;
                 while !results.is_empty() {
                     while let Some(row) = results.next().await? {
+                        meter.taken();
                         if let Err(error) = take(Row::of_mysql(row)) {
                             return Ok(Err(error));
                         }
@@ -128,6 +166,7 @@ impl Connection {
                 let messages = connection.client.simple_query_raw(statements).await?;
                 let mut messages = std::pin::pin!(messages);
                 while let Some(message) = messages.try_next().await? {
+                    meter.taken();
                     if let SimpleQueryMessage::Row(row) = message
                         && let Err(error) = take(Row::of_postgresql(&row))
                     {
@@ -147,9 +186,22 @@ impl Connection {
     }
 }
 
+/// The host could not make the connection.
+fn lost(error: std::io::Error) -> SqlError {
+    SqlError::Lost(error.to_string())
+}
+
+/// The error, or that the server had sent too much, which breaks the connection.
+fn explained(meter: &Meter, error: SqlError) -> SqlError {
+    if meter.is_exceeded() {
+        return SqlError::Unexpected(format!("more than {SQL_AHEAD} bytes without a row"));
+    }
+    error
+}
+
 impl Postgresql {
-    async fn open(config: &tokio_postgres::Config) -> SqlResult<Self> {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    async fn open(config: &tokio_postgres::Config, stream: Metered) -> SqlResult<Self> {
+        let (client, connection) = config.connect_raw(stream, tokio_postgres::NoTls).await?;
         let task = tokio::spawn(async move {
             // Whoever waits for an answer learns of it.
             let _ = connection.await;
@@ -189,6 +241,12 @@ impl Row {
     fn of_postgresql(row: &tokio_postgres::SimpleQueryRow) -> Self {
         let values = (0..row.len()).map(|at| row.get(at).map(|text| text.as_bytes().to_vec())).collect();
         Self { values, hexadecimal: true }
+    }
+
+    /// How much memory it takes, without what the allocator adds.
+    fn bytes(&self) -> usize {
+        let values = self.values.iter().flatten().map(Vec::len).sum::<usize>();
+        values + self.values.len() * size_of::<Option<Vec<u8>>>()
     }
 
     /// The value of a column, counted from 0.

@@ -7,6 +7,7 @@ mod choice;
 mod connection;
 mod dialect;
 mod doors;
+mod metered;
 mod mysql;
 mod postgresql;
 mod target;

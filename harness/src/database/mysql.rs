@@ -10,6 +10,7 @@ use mysql_async::OptsBuilder;
 use super::connection::{Route, Row, SqlResult};
 use super::dialect::{Activity, By, Dialect, LogLine, Recovery};
 use super::doors::{SOCKET_ADMIN, TCP};
+use crate::bounds::SQL_AHEAD;
 use crate::names::{Account, Names, table};
 
 /// One of the two.
@@ -98,8 +99,10 @@ impl Dialect for Mysql {
             .pass(Some(&account.password))
             .db_name(schema)
             // Otherwise the client would switch to the server's own socket.
-            .prefer_socket(false);
-        Route::Mysql(opts.into())
+            .prefer_socket(false)
+            // Otherwise the server would say what is too long.
+            .max_allowed_packet(usize::try_from(SQL_AHEAD).ok());
+        Route::Mysql(address, opts.into())
     }
 
     fn quiescence(&self) -> Quiescence {

@@ -68,7 +68,7 @@ impl Dialect for Postgresql {
             .password(&account.password)
             .dbname(schema.unwrap_or(IMAGE_SCHEMA))
             .application_name("freezeframe");
-        Route::Postgresql(Box::new(config))
+        Route::Postgresql(address, Box::new(config))
     }
 
     fn quiescence(&self) -> Quiescence {

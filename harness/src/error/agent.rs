@@ -11,7 +11,7 @@ pub enum AgentError {
     /// The command was sent, and may still be carried out.
     #[error("the guest agent gave no answer within {:.1} s", .0.as_secs_f64())]
     Late(Duration),
-    /// The answer is longer than any that the protocol has.
+    /// The answer is longer than any that is asked for.
     #[error("the guest agent gave an answer that does not end within {0} bytes")]
     Endless(usize),
     /// The agent answered with an error.

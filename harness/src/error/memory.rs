@@ -2,19 +2,30 @@
 
 use std::path::PathBuf;
 
-/// Why a saved memory cannot be used. Its guest boots instead.
+use contract::files::FileError;
+use contract::seal::Damage;
+
+/// Why a saved memory cannot be used. Its guest boots instead, or is saved anew.
 #[derive(Debug, thiserror::Error)]
 pub enum SavedMemoryError {
-    /// It was removed meanwhile.
-    #[error("{} is gone", .0.display())]
-    Gone(PathBuf),
-    /// What it is made of cannot be read.
-    #[error("{}: {source}; remove its directory", file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
+    /// A file of it, or its directory, cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is not as it was saved.
+    #[error("the saved memory of the {role} guest was damaged ({damage}) and is thrown away")]
+    Damaged {
+        /// Whose it is.
+        role: &'static str,
         /// What is wrong.
-        source: serde_json::Error,
+        damage: Damage,
+    },
+    /// No guest comes up from it, or not to work.
+    #[error("the saved memory of the {role} guest failed ({cause}) and is thrown away")]
+    Failed {
+        /// Whose it is.
+        role: &'static str,
+        /// What happened.
+        cause: String,
     },
     /// It lacks a file that the new guest needs.
     #[error("it has no {0}")]

@@ -2,6 +2,10 @@
 
 use std::io;
 
+use contract::text::{causes_once, quote};
+
+use crate::bounds::SQL_MESSAGE;
+
 /// Why a server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
@@ -44,9 +48,17 @@ impl SqlError {
     }
 }
 
+/// The longest code of an error, characters: a SQLSTATE has five.
+const CODE: usize = 8;
+
+/// A server's words, which may be long, and name one cause several times.
+fn bounded(message: &str) -> String {
+    quote(SQL_MESSAGE, &causes_once(message))
+}
+
 impl From<mysql_async::Error> for SqlError {
     fn from(error: mysql_async::Error) -> Self {
-        let message = error.to_string();
+        let message = bounded(&error.to_string());
         match error {
             mysql_async::Error::Server(error) => Self::Server { code: error.code.to_string(), message },
             mysql_async::Error::Io(mysql_async::IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {
@@ -59,10 +71,10 @@ impl From<mysql_async::Error> for SqlError {
 
 impl From<tokio_postgres::Error> for SqlError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let Some(refused) = error.as_db_error() else { return Self::Lost(chain(&error)) };
-        let code = refused.code().code().to_owned();
+        let Some(refused) = error.as_db_error() else { return Self::Lost(bounded(&chain(&error))) };
+        let code = quote(CODE, refused.code().code());
         let message = format!("{} {code}: {}", refused.severity(), refused.message());
-        Self::Server { code, message }
+        Self::Server { code, message: bounded(&message) }
     }
 }
 
@@ -71,5 +83,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_names_its_cause_once() {
+        let lost = mysql_async::Error::Io(mysql_async::IoError::Io(io::Error::other("connection closed")));
+        let said = SqlError::from(lost).to_string();
+        assert_eq!(said, "Input/output error: connection closed");
     }
 }

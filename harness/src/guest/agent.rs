@@ -17,8 +17,10 @@ use tracing::debug;
 use virt::domain::Domain;
 
 use super::serial::Serial;
+use crate::bounds::{AGENT_ANSWER, TRANSCRIPT};
 use crate::clock;
 use crate::error::{AgentError, Error, Result};
+use crate::guest_end::Fate;
 use crate::host;
 use crate::interrupt;
 
@@ -54,7 +56,7 @@ pub struct Transcript(Arc<Mutex<jsonl::Writer<Exchange>>>);
 impl Transcript {
     /// Creates `agent.jsonl`.
     pub fn create(path: &Path) -> Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(jsonl::Writer::create(path, KIND)?))))
+        Ok(Self(Arc::new(Mutex::new(jsonl::Writer::bounded(path, KIND, TRANSCRIPT)?))))
     }
 
     fn record(&self, exchange: &Exchange) {
@@ -91,6 +93,8 @@ pub struct Agent {
     guest: String,
     transcript: Transcript,
     timeout: Duration,
+    /// Its guest's.
+    fate: Fate,
 }
 
 impl Agent {
@@ -99,8 +103,14 @@ impl Agent {
         guest: String,
         transcript: Transcript,
         timeout: Duration,
+        fate: Fate,
     ) -> Self {
-        Self { transport, guest, transcript, timeout }
+        Self { transport, guest, transcript, timeout, fate }
+    }
+
+    /// Whether its guest is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.fate.end().is_some()
     }
 
     /// The same agent with another time limit for each answer.
@@ -259,6 +269,9 @@ impl Agent {
             },
         );
         let answer = answer?;
+        if answer.len() > AGENT_ANSWER {
+            return Err(AgentError::Endless(AGENT_ANSWER).into());
+        }
         let mut answer: Value =
             serde_json::from_str(&answer).map_err(|_| self.invalid(name, &answer.into()))?;
         if let Some(reason) = answer["error"]["desc"].as_str() {

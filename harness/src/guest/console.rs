@@ -13,9 +13,16 @@ const TAIL: u64 = 16 * 1024;
 /// found its disks.
 const HEAD: u64 = 64 * 1024;
 
+/// How many lines of it an error shows.
+const SHOWN: usize = 12;
+
 /// The relevant lines of a console log, control characters escaped: those from a kernel panic on,
 /// whose trace would otherwise fill the end, or else the last ones.
-pub(crate) fn relevant_lines(log: &Path, lines: usize) -> String {
+pub(crate) fn relevant_lines(log: &Path) -> String {
+    relevant(log, SHOWN)
+}
+
+fn relevant(log: &Path, lines: usize) -> String {
     let tail = match tail(log) {
         Ok(bytes) if !bytes.is_empty() => bytes,
         Ok(_) => return "    (the console is empty)".to_owned(),
@@ -65,11 +72,11 @@ mod tests {
         let trace = "RIP: 0033\n".repeat(40);
         std::fs::write(log.path(), format!("booting\nKernel panic - not syncing: \x1b[1mno init\n{trace}"))
             .unwrap();
-        let shown = relevant_lines(log.path(), 3);
+        let shown = relevant(log.path(), 3);
         assert_eq!(shown.lines().count(), 3);
         assert!(shown.starts_with("    | Kernel panic - not syncing: \\u{1b}[1mno init\n"), "{shown}");
 
         std::fs::write(log.path(), "one\ntwo\nthree\nfour\n").unwrap();
-        assert_eq!(relevant_lines(log.path(), 2), "    | three\n    | four");
+        assert_eq!(relevant(log.path(), 2), "    | three\n    | four");
     }
 }

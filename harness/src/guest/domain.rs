@@ -29,11 +29,14 @@ pub struct Spec {
     pub exchange: Option<PathBuf>,
     /// Whether disks are attached and detached while it runs.
     pub hotplug: bool,
-    /// Where the serial console goes.
+    /// The file that keeps the serial console.
     pub console: PathBuf,
-    /// The socket of the agent's serial port; without it the agent is on
-    /// virtio-serial. The path must be short.
-    pub agent: Option<PathBuf>,
+    /// The socket of the serial console, whose path must be short.
+    pub console_socket: PathBuf,
+    /// Where the guest's agent is.
+    pub channel: AgentChannel,
+    /// The socket of the agent's port, whose path must be short. libvirt would choose a longer one.
+    pub agent: PathBuf,
     /// Heartbeat channels: the file system that each is for, and its socket,
     /// whose path must be short.
     pub heartbeats: Vec<(String, PathBuf)>,
@@ -83,7 +86,7 @@ impl Spec {
         Self::of_image(image, *accel, name, role, drives, console, root)
     }
 
-    /// A guest of an image. Its agent's socket, where it has one, is in `root`.
+    /// A guest of an image. Its sockets are in `root`.
     pub(crate) fn of_image(
         image: &Manifest,
         accel: Accel,
@@ -101,10 +104,12 @@ impl Spec {
             boot: image.boot.clone(),
             drives,
             exchange: None,
-            agent: (image.channel == AgentChannel::IsaSerial).then(|| root.join(format!("agent-{role}"))),
+            channel: image.channel,
+            agent: root.join(format!("agent-{role}")),
             hotplug: false,
             heartbeats: Vec::new(),
             console,
+            console_socket: root.join(format!("console-{role}")),
             forward: image.server.port,
         }
     }
@@ -145,7 +150,7 @@ impl Spec {
             // This puts the output of the firmware and the boot loader on the console as well.
             Boot::Firmware => "<boot dev='hd'/><bios useserial='yes'/>".to_owned(),
         };
-        let console = escape_xml(&self.console.to_string_lossy());
+        let console = escape_xml(&self.console_socket.to_string_lossy());
         let mut drives = String::new();
         for drive in &self.drives {
             // `none` would be refused on file systems without O_DIRECT (tmpfs);
@@ -171,13 +176,15 @@ impl Spec {
             // Disks on it are attached and detached at once, and take no PCI slot.
             drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
-        let mut channels = match &self.agent {
-            None => "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-                .to_owned(),
-            Some(socket) => format!(
-                "<serial type='unix'><source mode='bind' path='{}'/><target port='1'/></serial>",
-                escape_xml(&socket.to_string_lossy())
+        let agent = escape_xml(&self.agent.to_string_lossy());
+        let mut channels = match self.channel {
+            AgentChannel::VirtioSerial => format!(
+                "<channel type='unix'><source mode='bind' path='{agent}'/>\
+                   <target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
             ),
+            AgentChannel::IsaSerial => {
+                format!("<serial type='unix'><source mode='bind' path='{agent}'/><target port='1'/></serial>")
+            }
         };
         for (file_system, socket) in &self.heartbeats {
             let _ = write!(
@@ -199,7 +206,7 @@ impl Spec {
                <devices>\
                  <emulator>{EMULATOR}</emulator>{drives}\
                  <controller type='usb' model='none'/>\
-                 <serial type='file'><source path='{console}'/><target port='0'/></serial>\
+                 <serial type='unix'><source mode='bind' path='{console}'/><target port='0'/></serial>\
                  {channels}\
                  <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
                  <memballoon model='none'/>\
@@ -251,10 +258,12 @@ mod tests {
             boot: Boot::Direct { kernel: "/k".into(), initrd: "/i".into(), cmdline: "root=\"x\"".to_owned() },
             drives: vec![Drive { target: "vda".to_owned(), file: "/o'k.qcow2".into() }],
             exchange: None,
-            agent: Some("/a'".into()),
+            channel: AgentChannel::IsaSerial,
+            agent: "/a'".into(),
             hotplug: false,
             heartbeats: Vec::new(),
             console: "/c".into(),
+            console_socket: "/s".into(),
             forward: 3306,
         }
     }
@@ -286,5 +295,38 @@ mod tests {
         assert!(xml.contains("path='/a&apos;'/><target port='1'/>"), "{xml}");
         assert!(!xml.contains("org.qemu.guest_agent.0"), "{xml}");
         assert!(xml.contains("restrict=on"), "{xml}");
+    }
+
+    #[test]
+    fn no_socket_has_a_path_that_libvirt_chooses() {
+        let xml =
+            Spec { channel: AgentChannel::VirtioSerial, agent: "/r/agent-source".into(), ..spec() }.xml();
+        assert!(
+            xml.contains(
+                "<source mode='bind' path='/r/agent-source'/><target type='virtio' name='org.qemu.guest_agent.0'/>"
+            ),
+            "{xml}"
+        );
+    }
+
+    #[test]
+    fn any_path_of_a_checkout_is_the_same_for_libvirt() {
+        for path in ["/my dir, it's/", "/100%s %41/", "/\"größe\"/", "/a,b;c&d<e>/"] {
+            let spec = Spec {
+                drives: vec![Drive { target: "vda".to_owned(), file: format!("{path}vda.qcow2").into() }],
+                boot: Boot::Direct {
+                    kernel: format!("{path}k").into(),
+                    initrd: format!("{path}i").into(),
+                    cmdline: String::new(),
+                },
+                ..spec()
+            };
+            let unescaped =
+                ["&lt;", "&gt;", "&apos;", "&quot;", "&amp;"].into_iter().zip(["<", ">", "'", "\"", "&"]);
+            let xml = unescaped.fold(spec.xml(), |xml, (escaped, plain)| xml.replace(escaped, plain));
+            for named in [format!("<source file='{path}vda.qcow2'/>"), format!("<kernel>{path}k</kernel>")] {
+                assert!(xml.contains(&named), "{named}: {xml}");
+            }
+        }
     }
 }

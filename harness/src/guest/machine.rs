@@ -5,22 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use contract::image::AgentChannel;
 use contract::text::printable;
-use tracing::debug;
 use virt::domain::Domain;
 use virt::sys;
 
 use super::agent::{Agent, Transcript, Transport};
 use super::console;
-use super::console_trace::ConsoleTrace;
+use super::console_log::ConsoleLog;
 use super::domain::{Drive, Spec, quote_shell};
+use super::monitor::MonitorWatch;
 use super::serial::Serial;
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
+use crate::guest_end::GuestEnd;
 use crate::host::{self, GuestEvent, GuestEvents, Libvirt};
 use crate::interrupt;
-
-/// How many console lines an error shows.
-const CONSOLE_LINES: usize = 12;
 
 /// How many times a guest is powered on whose kernel stalls before it has found its disks.
 const ATTEMPTS: u32 = 3;
@@ -42,6 +41,12 @@ const PING_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two queries of a unit's state.
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
 
+/// The pause between two queries of a guest that seems to have ended.
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long libvirt may take to report the end of a guest whose QEMU does not answer any more.
+const REPORT_LIMIT: Duration = Duration::from_secs(10);
+
 /// What a kernel prints whose timers stand still because the host does not run it. An emulated
 /// guest on a busy host was observed to hang like that in its boot, some seconds after it had found
 /// its disks.
@@ -61,8 +66,9 @@ pub struct Machine {
     /// The unit whose state was last queried, and when.
     last_check: Option<(String, Instant)>,
     stopped: bool,
+    _monitor: MonitorWatch,
     /// Dropped after the guest has ended, so that it has the whole console.
-    _trace: Option<ConsoleTrace>,
+    console_log: ConsoleLog,
 }
 
 impl Machine {
@@ -105,8 +111,8 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let (domain, events) = libvirt.restore(memory, xml, &spec.name)?;
-        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+        let started = libvirt.restore(memory, xml, &spec.name, || ConsoleLog::start(role, spec))?;
+        Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
     /// Waits until the agent answers. In a guest from saved memory it never disconnected, so there
@@ -124,6 +130,7 @@ impl Machine {
 
     /// Saves the guest with its memory to a file, which ends the guest.
     pub(crate) fn save(mut self, file: &Path) -> Result<()> {
+        interrupt::forget(self.events.fate());
         host::save(&self.domain, file).map_err(Error::libvirt(format!("save the {} guest", self.role)))?;
         self.stopped = true;
         Ok(())
@@ -136,38 +143,37 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let (domain, events) = libvirt.start(&spec.xml())?;
-        Ok(Self::new(domain, events, spec, role, transcript, agent_limit))
+        let started = libvirt.start(&spec.xml(), || ConsoleLog::start(role, spec))?;
+        Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
     fn new(
-        domain: Domain,
-        events: GuestEvents,
+        (domain, events, console_log): (Domain, GuestEvents, ConsoleLog),
         spec: &Spec,
         role: &'static str,
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Self {
-        let transport = match &spec.agent {
-            None => Transport::Libvirt(domain.clone()),
-            Some(socket) => Transport::Serial(Arc::new(Serial::new(socket.clone()))),
+        let transport = match spec.channel {
+            AgentChannel::VirtioSerial => Transport::Libvirt(domain.clone()),
+            AgentChannel::IsaSerial => Transport::Serial(Arc::new(Serial::new(spec.agent.clone()))),
         };
-        let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit);
+        let fate = events.fate().clone();
+        let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit, fate.clone());
         let (console, forward) = (spec.console.clone(), spec.forward);
-        let trace = ConsoleTrace::start(role, &console).unwrap_or_else(|error| {
-            debug!("the console of the {role} guest is not in the trace: {error}");
-            None
-        });
+        interrupt::end_with(role, console.clone(), fate.clone());
+        let disk = spec.drives.first().map_or("vda", |drive| &drive.target);
         Self {
             role,
-            domain,
             events,
             console,
             agent,
             forward,
             last_check: None,
             stopped: false,
-            _trace: trace,
+            _monitor: MonitorWatch::start(&domain, disk, fate),
+            domain,
+            console_log,
         }
     }
 
@@ -196,11 +202,9 @@ impl Machine {
                     | GuestEvent::DomainJobEnded
                     | GuestEvent::BlockJobEnded { .. },
                 ) => {}
-                Some(GuestEvent::Stopped) => {
-                    self.stopped = true;
-                    return Err(self.failure(GuestFailure::StoppedInBoot));
-                }
+                Some(GuestEvent::Ended(end)) => return Err(self.ended(end, GuestFailure::StoppedInBoot)),
                 None if patience < deadline => {
+                    self.console_log.settle();
                     if std::fs::metadata(&self.console).is_ok_and(|console| console.len() == 0) {
                         return Err(Error::Stalled(self.role, 1));
                     }
@@ -229,12 +233,39 @@ impl Machine {
         Ok(Some(GuestEvent::AgentConnected))
     }
 
+    /// Lets every end of this guest fail every wait from here on. A restored guest that ends by itself is
+    /// a fact about the backup; one that is to be backed up has to live.
+    pub(crate) fn has_to_live(&self) {
+        interrupt::need(self.events.fate());
+    }
+
     /// Fails when the guest has stopped.
     pub fn check_alive(&mut self) -> Result<()> {
-        if self.events.try_iter().any(|event| event == GuestEvent::Stopped) {
-            self.stopped = true;
+        match self.events.fate().end() {
+            Some(end) => Err(self.ended(end, GuestFailure::Stopped)),
+            None => Ok(()),
         }
-        if self.stopped { Err(self.failure(GuestFailure::Stopped)) } else { Ok(()) }
+    }
+
+    /// Waits, if the guest's QEMU does not answer, until libvirt has reported how the guest ended.
+    /// Who loses a connection to a guest often learns of its end before libvirt does.
+    pub(crate) fn settle(&self) {
+        let deadline = Instant::now() + REPORT_LIMIT;
+        let answers = || self.monitor("info status").is_ok_and(|status| status.contains("running"));
+        while self.events.fate().end().is_none() && !answers() && Instant::now() < deadline {
+            std::thread::sleep(SETTLE_PAUSE);
+        }
+    }
+
+    /// The error about a guest that has ended: the host's doing says nothing of its disks.
+    fn ended(&mut self, end: GuestEnd, failure: GuestFailure) -> Error {
+        self.stopped = true;
+        if end.is_of_host() {
+            let (role, console) = (self.role, self.console.clone());
+            let lines = console::relevant_lines(&console);
+            return Error::GuestEnded { role, end, console, lines };
+        }
+        self.failure(failure)
     }
 
     /// Fails when the guest has stopped or this unit has failed: its service will never come up.
@@ -302,10 +333,7 @@ impl Machine {
         let deadline = Instant::now() + limit;
         loop {
             match interrupt::receive(&self.events, deadline)? {
-                Some(GuestEvent::Stopped) => {
-                    self.stopped = true;
-                    return Err(self.failure(GuestFailure::Stopped));
-                }
+                Some(GuestEvent::Ended(end)) => return Err(self.ended(end, GuestFailure::Stopped)),
                 Some(event) => match ends(event) {
                     Some(true) => return Ok(()),
                     Some(false) => return Err(self.failure(GuestFailure::Failed(action))),
@@ -434,11 +462,12 @@ impl Machine {
 
     /// An error about this guest, with what its console shows.
     fn failure(&self, failure: GuestFailure) -> Error {
+        self.console_log.settle();
         let (role, console) = (self.role, self.console.clone());
         if STARVED.iter().any(|text| console::contains(&console, text) == Some(true)) {
             return Error::Starved { role, failure, console };
         }
-        let lines = console::relevant_lines(&console, CONSOLE_LINES);
+        let lines = console::relevant_lines(&console);
         GuestError::Failed { role, failure, console, lines }.into()
     }
 
@@ -449,17 +478,29 @@ impl Machine {
 
     /// Ends the guest as if its power were cut.
     pub fn power_off(mut self) -> Result<()> {
+        interrupt::forget(self.events.fate());
         self.stopped = true;
-        self.domain.destroy().map_err(Error::libvirt(format!("destroy the {} guest", self.role)))
+        match self.domain.destroy() {
+            // It may just have ended by itself.
+            Err(error) if self.events.fate().end().is_none() => {
+                Err(Error::libvirt(format!("destroy the {} guest", self.role))(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if !self.stopped {
-            // The trial's supervisor kills what libvirt could not.
-            let _ = self.domain.destroy();
+        if self.stopped {
+            return;
         }
+        self.settle();
+        if !self.events.fate().end().is_some_and(GuestEnd::is_of_host) {
+            interrupt::forget(self.events.fate());
+        }
+        // The trial's supervisor kills what libvirt could not.
+        let _ = self.domain.destroy();
     }
 }
 

@@ -1,10 +1,11 @@
 //! The guest: its domain definition, its life cycle, its agent and its console.
 
 mod agent;
-mod console;
-mod console_trace;
+pub(crate) mod console;
+mod console_log;
 mod domain;
 mod machine;
+mod monitor;
 mod serial;
 
 #[cfg(test)]

@@ -17,11 +17,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::bounds::AGENT_ANSWER;
 use crate::clock;
 use crate::error::{AgentError, Error, Result};
-
-/// The longest line of an answer, bytes; libvirt has the same limit.
-const LINE_LIMIT: usize = 10 << 20;
 
 /// The silence after which the first further sync is sent; it doubles each time. An agent that
 /// starts drops what was sent before.
@@ -59,7 +57,7 @@ impl Serial {
         answer.map_err(|reason| match reason {
             NoAnswer::Absent => AgentError::Absent(timeout).into(),
             NoAnswer::Late => AgentError::Late(timeout).into(),
-            NoAnswer::Endless => AgentError::Endless(LINE_LIMIT).into(),
+            NoAnswer::Endless => AgentError::Endless(AGENT_ANSWER).into(),
             NoAnswer::Gone(error) => {
                 *slot = None;
                 Error::io("reach the guest agent through", &self.socket)(error)
@@ -75,7 +73,7 @@ enum NoAnswer {
     Absent,
     /// The command was sent, and may still be carried out.
     Late,
-    /// The answer is longer than [`LINE_LIMIT`].
+    /// The answer is longer than [`AGENT_ANSWER`].
     Endless,
     /// The connection is broken.
     Gone(std::io::Error),
@@ -154,7 +152,7 @@ impl Connection {
                 continue;
             }
             searched = self.read.len();
-            if searched > LINE_LIMIT {
+            if searched > AGENT_ANSWER {
                 self.read.clear();
                 return Err(NoAnswer::Endless);
             }
@@ -356,14 +354,14 @@ mod tests {
         let (_dir, serial, guest) = scene(|listener| {
             let mut guest = Guest::accept(&listener);
             guest.next_command();
-            for _ in 0..=LINE_LIMIT / 4096 {
+            for _ in 0..=AGENT_ANSWER / 4096 {
                 guest.write(&[b'a'; 4096]);
             }
             guest.next_command();
             guest.write(b"{\"return\": 2}\n");
         });
         let error = serial.send_command(&command("guest-info"), LONG).unwrap_err().to_string();
-        assert!(error.contains("does not end within 10485760 bytes"), "{error}");
+        assert!(error.contains("does not end within 1048576 bytes"), "{error}");
         assert_eq!(serial.send_command(&command("guest-ping"), LONG).unwrap(), "{\"return\": 2}");
         guest.join().unwrap();
     }

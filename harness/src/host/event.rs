@@ -1,5 +1,7 @@
 //! The events of a guest.
 
+use crate::guest_end::GuestEnd;
+
 /// An event that libvirt reports of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestEvent {
@@ -7,8 +9,8 @@ pub enum GuestEvent {
     AgentConnected,
     /// The guest agent closed its channel.
     AgentDisconnected,
-    /// The guest is gone: shut down, crashed, or its kernel panicked.
-    Stopped,
+    /// The guest is gone, or stands still for good.
+    Ended(GuestEnd),
     /// The guest has released a device that is being detached.
     DeviceRemoved,
     /// A job on one of its disks has ended.

@@ -16,6 +16,7 @@ use virt::error::Error;
 use virt::sys;
 
 use super::event::GuestEvent;
+use crate::guest_end::{Fate, GuestEnd};
 
 /// Freezes every file system of the guest through its agent, the hook first.
 /// Returns how many were frozen.
@@ -119,15 +120,24 @@ fn connection(domain: &Domain) -> sys::virConnectPtr {
 impl Drop for Subscription {
     fn drop(&mut self) {
         for callback in &self.callbacks {
-            // SAFETY: the connection is live; libvirt frees the sender when no event is under way.
+            // SAFETY: the connection is live; libvirt frees the listener when no event is under way.
             // There is nothing to do where it does not know the callback any more.
             unsafe { sys::virConnectDomainEventDeregisterAny(connection(&self.domain), *callback) };
         }
     }
 }
 
-/// Sends this domain's agent and lifecycle events into the channel.
-pub(crate) fn subscribe(domain: &Domain, events: &Sender<GuestEvent>) -> Result<Subscription, Error> {
+/// Where the events of a domain go.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    /// Gets all.
+    pub events: Sender<GuestEvent>,
+    /// Gets the domain's end.
+    pub fate: Fate,
+}
+
+/// Reports this domain's agent, lifecycle, device and disk events.
+pub(crate) fn subscribe(domain: &Domain, listener: &Listener) -> Result<Subscription, Error> {
     type AgentLifecycle =
         unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
     type Lifecycle =
@@ -152,7 +162,7 @@ pub(crate) fn subscribe(domain: &Domain, events: &Sender<GuestEvent>) -> Result<
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, std::mem::transmute::<BlockJob, Any>(on_block_job)),
         ]
     };
-    register(domain, &callbacks, events)
+    register(domain, &callbacks, listener)
 }
 
 /// Sends the end of this domain's job into the channel.
@@ -166,7 +176,8 @@ pub(crate) fn subscribe_to_job(domain: &Domain, events: &Sender<GuestEvent>) -> 
     );
     // SAFETY: as in `subscribe`.
     let callback = unsafe { std::mem::transmute::<JobCompleted, Any>(on_job_completed) };
-    register(domain, &[(sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, callback)], events)
+    let listener = Listener { events: events.clone(), fate: Fate::default() };
+    register(domain, &[(sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, callback)], &listener)
 }
 
 /// What libvirt declares every callback to be.
@@ -176,13 +187,13 @@ type Any = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_vo
 fn register(
     domain: &Domain,
     callbacks: &[(sys::virDomainEventID, Any)],
-    events: &Sender<GuestEvent>,
+    listener: &Listener,
 ) -> Result<Subscription, Error> {
     let mut subscription = Subscription { domain: domain.clone(), callbacks: Vec::new() };
     for &(id, callback) in callbacks {
-        let opaque = Box::into_raw(Box::new(events.clone())).cast();
+        let opaque = Box::into_raw(Box::new(listener.clone())).cast();
         // SAFETY: both pointers are live; `opaque` is owned by the registration
-        // from here on and freed by `free_sender` exactly once.
+        // from here on and freed by `free_listener` exactly once.
         let registered = unsafe {
             sys::virConnectDomainEventRegisterAny(
                 connection(domain),
@@ -190,12 +201,12 @@ fn register(
                 c_int::try_from(id).unwrap_or(c_int::MAX),
                 Some(callback),
                 opaque,
-                Some(free_sender),
+                Some(free_listener),
             )
         };
         if registered < 0 {
             // SAFETY: a failed registration does not take `opaque`.
-            unsafe { free_sender(opaque) };
+            unsafe { free_listener(opaque) };
             return Err(Error::last_error());
         }
         subscription.callbacks.push(registered);
@@ -212,7 +223,7 @@ unsafe extern "C" fn on_agent_lifecycle(
 ) {
     let connected = state == sys::VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED as c_int;
     let event = if connected { GuestEvent::AgentConnected } else { GuestEvent::AgentDisconnected };
-    // SAFETY: `opaque` is the sender that `subscribe` registered.
+    // SAFETY: `opaque` is the listener that `subscribe` registered.
     unsafe { send(opaque, event) };
 }
 
@@ -220,15 +231,34 @@ unsafe extern "C" fn on_lifecycle(
     _connect: sys::virConnectPtr,
     _domain: sys::virDomainPtr,
     event: c_int,
-    _detail: c_int,
+    detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    let stopped = [sys::VIR_DOMAIN_EVENT_STOPPED, sys::VIR_DOMAIN_EVENT_CRASHED];
-    if stopped.iter().any(|s| *s as c_int == event) {
-        // SAFETY: `opaque` is the sender that `subscribe` registered.
-        unsafe { send(opaque, GuestEvent::Stopped) };
+    if let Some(end) = end(event, detail) {
+        // SAFETY: `opaque` is the listener that `subscribe` registered.
+        unsafe { send(opaque, GuestEvent::Ended(end)) };
     }
     0
+}
+
+/// How the guest ended by this lifecycle event, if it did. libvirt calls it failed when QEMU closed
+/// its monitor without announcing a shutdown (`processMonitorEOFEvent` in `qemu_driver.c`).
+fn end(event: c_int, detail: c_int) -> Option<GuestEnd> {
+    let (event, detail) = (sys::virDomainEventType::try_from(event).ok()?, u32::try_from(detail).ok()?);
+    match event {
+        sys::VIR_DOMAIN_EVENT_CRASHED => Some(GuestEnd::ShutDown),
+        sys::VIR_DOMAIN_EVENT_STOPPED => Some(match detail {
+            sys::VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN | sys::VIR_DOMAIN_EVENT_STOPPED_CRASHED => {
+                GuestEnd::ShutDown
+            }
+            sys::VIR_DOMAIN_EVENT_STOPPED_FAILED => GuestEnd::QemuGone,
+            _ => GuestEnd::Destroyed,
+        }),
+        sys::VIR_DOMAIN_EVENT_SUSPENDED if detail == sys::VIR_DOMAIN_EVENT_SUSPENDED_IOERROR => {
+            Some(GuestEnd::DiskFailed)
+        }
+        _ => None,
+    }
 }
 
 unsafe extern "C" fn on_device_removed(
@@ -237,7 +267,7 @@ unsafe extern "C" fn on_device_removed(
     _alias: *const c_char,
     opaque: *mut c_void,
 ) {
-    // SAFETY: `opaque` is the sender that `subscribe` registered.
+    // SAFETY: `opaque` is the listener that `subscribe` registered.
     unsafe { send(opaque, GuestEvent::DeviceRemoved) };
 }
 
@@ -252,7 +282,7 @@ unsafe extern "C" fn on_block_job(
     // A job that waits for a command to finish is not one of ours.
     if status != sys::VIR_DOMAIN_BLOCK_JOB_READY as c_int {
         let succeeded = status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int;
-        // SAFETY: `opaque` is the sender that `subscribe` registered.
+        // SAFETY: `opaque` is the listener that `subscribe` registered.
         unsafe { send(opaque, GuestEvent::BlockJobEnded { succeeded }) };
     }
 }
@@ -264,21 +294,24 @@ unsafe extern "C" fn on_job_completed(
     _count: c_int,
     opaque: *mut c_void,
 ) {
-    // SAFETY: `opaque` is the sender that `subscribe_to_job` registered.
+    // SAFETY: `opaque` is the listener that `subscribe_to_job` registered.
     unsafe { send(opaque, GuestEvent::DomainJobEnded) };
 }
 
 /// # Safety
-/// `opaque` must be a `Sender<GuestEvent>` that `register` registered and libvirt has not freed.
+/// `opaque` must be a `Listener` that `register` registered and libvirt has not freed.
 unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
     // SAFETY: by the caller's promise; callbacks come one after another from
     // the thread that runs the event loop.
-    let events = unsafe { &*opaque.cast::<Sender<GuestEvent>>() };
+    let listener = unsafe { &*opaque.cast::<Listener>() };
+    if let GuestEvent::Ended(end) = event {
+        listener.fate.seal(end);
+    }
     // The receiver is gone once the machine is dropped.
-    let _ = events.send(event);
+    let _ = listener.events.send(event);
 }
 
-unsafe extern "C" fn free_sender(opaque: *mut c_void) {
+unsafe extern "C" fn free_listener(opaque: *mut c_void) {
     // SAFETY: `opaque` came from `Box::into_raw` in `register`; libvirt calls this once.
-    drop(unsafe { Box::from_raw(opaque.cast::<Sender<GuestEvent>>()) });
+    drop(unsafe { Box::from_raw(opaque.cast::<Listener>()) });
 }

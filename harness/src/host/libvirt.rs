@@ -14,12 +14,21 @@ use virt::sys;
 use super::event::GuestEvent;
 use super::ffi;
 use crate::error::{Error, Result};
+use crate::guest_end::Fate;
 
 /// The events of one domain, in the order in which they happened.
 #[derive(Debug)]
 pub struct GuestEvents {
     receiver: Receiver<GuestEvent>,
+    fate: Fate,
     _subscription: ffi::Subscription,
+}
+
+impl GuestEvents {
+    /// How the domain ended, once it has.
+    pub fn fate(&self) -> &Fate {
+        &self.fate
+    }
 }
 
 impl Deref for GuestEvents {
@@ -79,24 +88,36 @@ impl Libvirt {
 
     /// Starts a transient domain. Under a daemon it ends with this connection; the embedded driver
     /// has no such option, and there the trial's supervisor kills what is left.
-    pub(crate) fn start(&self, xml: &str) -> Result<(Domain, GuestEvents)> {
+    ///
+    /// `prepare` is called when its sockets are there and nothing of it has run yet; an error ends it.
+    pub(crate) fn start<T>(
+        &self,
+        xml: &str,
+        prepare: impl FnOnce() -> Result<T>,
+    ) -> Result<(Domain, GuestEvents, T)> {
         let flags = if self.embedded { 0 } else { sys::VIR_DOMAIN_START_AUTODESTROY };
         // Paused first, so that no event is lost between start and subscription.
         let domain = self
             .connect
             .create_domain_xml(xml, flags | sys::VIR_DOMAIN_START_PAUSED)
             .map_err(Error::libvirt("start a guest"))?;
-        self.resume(domain)
+        resume(domain, prepare)
     }
 
     /// Starts a domain from its saved memory, with another definition of the
-    /// same machine. `name` is its name in both.
-    pub(crate) fn restore(&self, memory: &Path, xml: &str, name: &str) -> Result<(Domain, GuestEvents)> {
+    /// same machine. `name` is its name in both; `prepare` as for a [start](Self::start).
+    pub(crate) fn restore<T>(
+        &self,
+        memory: &Path,
+        xml: &str,
+        name: &str,
+        prepare: impl FnOnce() -> Result<T>,
+    ) -> Result<(Domain, GuestEvents, T)> {
         let failed = || Error::libvirt("start a guest from its saved memory");
         self.connect
             .restore_domain_flags(&memory.to_string_lossy(), Some(xml), sys::VIR_DOMAIN_SAVE_PAUSED)
             .map_err(failed())?;
-        self.resume(self.connect.lookup_domain_by_name(name).map_err(failed())?)
+        resume(self.connect.lookup_domain_by_name(name).map_err(failed())?, prepare)
     }
 
     /// The definition in a saved domain.
@@ -120,18 +141,28 @@ impl Libvirt {
             .map_err(Error::libvirt("report what guests can do"))?;
         Ok(capabilities.contains("<backup supported='yes'/>"))
     }
+}
 
-    /// Resumes a paused domain, and subscribes to its events.
-    fn resume(&self, domain: Domain) -> Result<(Domain, GuestEvents)> {
-        let (sender, receiver) = channel();
-        let subscribed = ffi::subscribe(&domain, &sender);
-        match subscribed.and_then(|subscription| domain.resume().map(|_| subscription)) {
-            Ok(subscription) => Ok((domain, GuestEvents { receiver, _subscription: subscription })),
-            Err(error) => {
-                // The first error is the one to report.
-                let _ = domain.destroy();
-                Err(Error::libvirt("let a guest run")(error))
-            }
+/// Subscribes to the events of a paused domain, and resumes it after `prepare`.
+fn resume<T>(domain: Domain, prepare: impl FnOnce() -> Result<T>) -> Result<(Domain, GuestEvents, T)> {
+    let (events, receiver) = channel();
+    let fate = Fate::default();
+    let listener = ffi::Listener { events, fate: fate.clone() };
+    let run = || {
+        let failed = || Error::libvirt("let a guest run");
+        let subscription = ffi::subscribe(&domain, &listener).map_err(failed())?;
+        let prepared = prepare()?;
+        domain.resume().map_err(failed())?;
+        Ok((subscription, prepared))
+    };
+    match run() {
+        Ok((subscription, prepared)) => {
+            Ok((domain, GuestEvents { receiver, fate, _subscription: subscription }, prepared))
+        }
+        Err(error) => {
+            // The first error is the one to report.
+            let _ = domain.destroy();
+            Err(error)
         }
     }
 }

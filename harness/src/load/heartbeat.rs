@@ -2,6 +2,7 @@
 //! other, independently of the database. They show which instant of each file system a snapshot
 //! has.
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use contract::history::Entry;
 use contract::image::{FileSystem, Manifest};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
 
 use super::context::{LoadContext, Pending};
+use crate::bounds::HEARTBEAT_LINE;
 use crate::clock;
 use crate::directories::heartbeat_file;
 use crate::error::{Error, LoadError, Result};
@@ -72,7 +74,6 @@ pub(super) async fn run(context: Arc<LoadContext>, (disk, stream): Channel) -> R
     let failed = |source| LoadError::HeartbeatChannel { file_system: disk.clone(), source };
     stream.set_nonblocking(true).map_err(failed)?;
     let mut stream = BufReader::new(tokio::net::UnixStream::from_std(stream).map_err(failed)?);
-    let mut answer = String::new();
     for n in 1u32.. {
         if context.stopped() {
             break;
@@ -85,14 +86,36 @@ pub(super) async fn run(context: Arc<LoadContext>, (disk, stream): Channel) -> R
             n,
         });
         stream.write_all(format!("{n}\n").as_bytes()).await.map_err(failed)?;
-        answer.clear();
-        stream.read_line(&mut answer).await.map_err(failed)?;
-        if answer.trim() != n.to_string() {
-            let answer = contract::text::printable(answer.trim());
+        let answer = line(&mut stream).await.map_err(failed)?;
+        if answer.trim_ascii() != n.to_string().as_bytes() {
+            let answer = contract::text::printable(String::from_utf8_lossy(&answer).trim());
             return Err(LoadError::Heartbeat { file_system: disk, record: n, answer }.into());
         }
         pending.done()?;
         sleep(PAUSE).await;
     }
     Ok(())
+}
+
+/// The next line, or as much of it as a line can have.
+async fn line(channel: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    channel.take(HEARTBEAT_LINE).read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_channel_that_is_fed_without_an_end_is_read_up_to_one_line() {
+        let mut endless = BufReader::new(tokio::io::repeat(b'x'));
+        for _ in 0..3 {
+            assert_eq!(line(&mut endless).await.unwrap().len() as u64, HEARTBEAT_LINE);
+        }
+        let mut answers: &[u8] = b"1\n2\r\n";
+        assert_eq!(line(&mut answers).await.unwrap(), b"1\n");
+        assert_eq!(line(&mut answers).await.unwrap(), b"2\r\n");
+    }
 }

@@ -11,7 +11,7 @@ use contract::observation::{POSITION_FILE, Record};
 use contract::text::printable;
 
 use super::error::ReadError;
-use super::files::{ImageFiles, OpenFile};
+use super::files::ImageFiles;
 use super::observation_log::ObservationLog;
 use crate::error::Result;
 use crate::names::{Names, table};
@@ -21,9 +21,18 @@ use crate::names::{Names, table};
 const MAX_TEXT: u64 = 1 << 20;
 const MAX_LOGS: u64 = 4 << 30;
 
+/// How much of a log is read at once, bytes.
+const PIECE: usize = 256 * 1024;
+
 /// Records what the binary logs hold and where they end. `dir` is a path from the file system's own
 /// root.
-pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut ObservationLog) -> Result<()> {
+pub(super) fn logs(
+    files: &ImageFiles,
+    dir: &Path,
+    names: &Names,
+    most_transfers: u64,
+    log: &mut ObservationLog,
+) -> Result<()> {
     let logs = match index_name(files, dir) {
         // A server that keeps binary logs has an index.
         Ok(None) => return Ok(()),
@@ -35,20 +44,24 @@ pub(super) fn logs(files: &ImageFiles, dir: &Path, names: &Names, log: &mut Obse
         Err((name, error)) => return failed(name, error, log),
     };
     let Some(last) = logs.last() else { return Ok(()) };
-    let mut room = MAX_LOGS;
+    let sizes = match files.sizes(dir) {
+        Ok(sizes) => sizes,
+        Err(error) => return failed("binary logs", &error, log),
+    };
+    let (mut room, mut transfers_left) = (MAX_LOGS, most_transfers);
     for name in &logs {
         let path = dir.join(name);
-        let read = match files.existing_file(&path).map(|file| file.size) {
-            Ok(size) if size > room => Err(ReadError::TooManyLogs(MAX_LOGS)),
-            Ok(size) => {
+        let read = match sizes.get(name).copied() {
+            None => Err(ReadError::NoFile),
+            Some(size) if size > room => Err(ReadError::TooManyLogs(MAX_LOGS)),
+            Some(size) => {
                 room -= size;
                 if name == last {
-                    let in_use = files.existing_file(&path).is_ok_and(|file| is_in_use(file.read));
+                    let in_use = buffered(files, &path).map_or(true, is_in_use);
                     log.write(&Record::BinlogEnd { file: printable(name), size, in_use })?;
                 }
-                transfers(files, &path, names, log)?
+                transfers(files, &path, names, &mut transfers_left, log)?
             }
-            Err(error) => Err(error),
         };
         match read {
             // A crash may tear the log that was being written.
@@ -67,9 +80,9 @@ pub(super) fn recorded(
     path: &Path,
     log: &mut ObservationLog,
 ) -> Result<Option<Position>> {
-    let read = match files.file(path) {
+    let read = match files.beginning(path, MAX_TEXT + 1) {
         Ok(None) => return Ok(None),
-        Ok(Some(file)) => text(file).and_then(|text| Ok(position(&text)?)),
+        Ok(Some(bytes)) => text(bytes).and_then(|text| Ok(position(&text)?)),
         Err(error) => Err(error),
     };
     match read {
@@ -113,12 +126,11 @@ fn transfers(
     files: &ImageFiles,
     path: &Path,
     names: &Names,
+    left: &mut u64,
     log: &mut ObservationLog,
 ) -> Result<Result<Option<u64>, ReadError>> {
     let ledger = names.without_schema(table::LEDGER);
-    let opened = files
-        .existing_file(path)
-        .and_then(|file| Ok(Log::open(BufReader::new(file.read), &names.load, &ledger)?));
+    let opened = buffered(files, path).and_then(|file| Ok(Log::open(file, &names.load, &ledger)?));
     let mut input = match opened {
         Ok(input) => input,
         Err(error) => return Ok(Err(error)),
@@ -127,6 +139,8 @@ fn transfers(
         match input.next_transaction() {
             Ok(Some(transaction)) => {
                 for &(c, n) in transaction {
+                    let Some(rest) = left.checked_sub(1) else { return Ok(Err(ReadError::TooManyTransfers)) };
+                    *left = rest;
                     log.write(&Record::BinlogTransfer { c, n })?;
                 }
             }
@@ -136,14 +150,20 @@ fn transfers(
     }
 }
 
-fn read_text(files: &ImageFiles, path: &Path) -> Result<String, ReadError> {
-    text(files.existing_file(path)?)
+/// Reads a log in large pieces.
+fn buffered(files: &ImageFiles, path: &Path) -> Result<impl Read, ReadError> {
+    Ok(BufReader::with_capacity(PIECE, files.read(path)?))
 }
 
-fn text(file: OpenFile) -> Result<String, ReadError> {
-    let mut text = String::new();
-    file.read.take(MAX_TEXT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_TEXT { Err(ReadError::TooLong(MAX_TEXT)) } else { Ok(text) }
+fn read_text(files: &ImageFiles, path: &Path) -> Result<String, ReadError> {
+    text(files.beginning(path, MAX_TEXT + 1)?.ok_or(ReadError::NoFile)?)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
+    if bytes.len() as u64 > MAX_TEXT {
+        return Err(ReadError::TooLong(MAX_TEXT));
+    }
+    String::from_utf8(bytes).map_err(|_| ReadError::TextNotUtf8)
 }
 
 #[cfg(test)]
@@ -174,7 +194,7 @@ mod tests {
         let files = ImageFiles::open(FsKind::Ext4, &image).unwrap();
         let path = dir.path().join("observation.jsonl");
         let mut log = super::super::observation_log::create(&path).unwrap();
-        logs(&files, Path::new("/data"), &Names::random(), &mut log).unwrap();
+        logs(&files, Path::new("/data"), &Names::random(), 100, &mut log).unwrap();
         recorded(&files, Path::new("/position"), &mut log).unwrap();
         log.flush().unwrap();
         Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect()

@@ -4,16 +4,17 @@
 //! of index files show whether they had been written out when the disk was snapshotted.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use contract::binlog::Position;
 use contract::history::{Holds, Quiescence};
-use contract::image::{FileSystem, Manifest};
+use contract::image::{FileSystem, FsKind, Manifest};
 use contract::observation::{POSITION_FILE, Record, WAL_POSITION_FILE};
 use contract::text::printable;
 
 use super::error::ReadError;
+use super::file_system::Journal;
 use super::files::ImageFiles;
 use super::observation_log::ObservationLog;
 use super::{binlog, file_system, table_files, wal};
@@ -24,8 +25,9 @@ use crate::guest::Drive;
 use crate::names::Names;
 use crate::overlay;
 
-/// The most that is read of a file of heartbeats, and shown of what should not be in it, bytes.
-const MAX_HEARTBEATS: u64 = 64 << 20;
+/// The most that is read of a file of heartbeats, which grows by some 90 bytes a second, and shown of what
+/// should not be in it, bytes.
+const MAX_HEARTBEATS: u64 = 4 << 20;
 const MAX_REST: usize = 64;
 
 /// What is known about the layout of a snapshot's disks.
@@ -37,6 +39,8 @@ pub struct SnapshotLayout<'a> {
     pub directories: &'a Directories,
     /// The names of its tables.
     pub names: &'a Names,
+    /// The most transfers that its binary logs can have.
+    pub most_transfers: u64,
 }
 
 /// What an inspection finds besides the records.
@@ -80,15 +84,18 @@ impl SnapshotLayout<'_> {
         log: &mut ObservationLog,
     ) -> Result<()> {
         let kind = fs.fs;
-        let dirty = match file_system::dirty(kind, raw) {
-            Ok(dirty) => dirty,
+        let journal = match file_system::journal(kind, raw) {
+            Ok(journal) => journal,
             Err(error) => return self.unreadable(fs, &error, log),
         };
+        let dirty = journal == Journal::Dirty;
         log.write(&Record::FileSystem { disk: fs.name.clone(), fs: kind.to_string(), dirty })?;
 
         // ext4 is read as if its journal had been replayed; the others can only be read after a
         // replay.
-        let replayed = file_system::replay(kind, raw);
+        // ext4 lists files that were deleted while open outside its journal, and a mount removes them.
+        let settled = journal == Journal::Empty && kind != FsKind::Ext4;
+        let replayed = if settled { Ok(()) } else { file_system::replay(kind, raw) };
         let is_replayed = replayed.is_ok();
         let files = match replayed {
             Err(error) if dirty => Err(ReadError::NotReplayed(Box::new(error))),
@@ -105,10 +112,17 @@ impl SnapshotLayout<'_> {
             }
             Err(error) => self.unreadable(fs, &error, log)?,
         }
-        if is_replayed && let Ok((clean, detail)) = file_system::check(kind, raw) {
-            log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?;
+        if !is_replayed {
+            return Ok(());
         }
-        Ok(())
+        match file_system::check(kind, raw) {
+            Ok((clean, detail)) => Ok(log.write(&Record::Fsck { disk: fs.name.clone(), clean, detail })?),
+            // Without a check the judge claims nothing, and here is why.
+            Err(error) => {
+                let (path, detail) = (format!("/dev/{}", fs.name), printable(&error.to_string()));
+                Ok(log.write(&Record::Unreadable { path, detail })?)
+            }
+        }
     }
 
     /// Inspects the file system in a file of another one; `outer` is that one's raw copy.
@@ -122,9 +136,9 @@ impl SnapshotLayout<'_> {
         log: &mut ObservationLog,
     ) -> Result<()> {
         let raw = outer.with_file_name(format!("{}.raw", fs.name));
-        let copied = files.existing_file(file).and_then(|opened| {
+        let copied = files.read(file).and_then(|content| {
             let mut copy = File::create(&raw)?;
-            Ok(std::io::copy(&mut opened.read.take(fs.bytes), &mut copy)?)
+            Ok(std::io::copy(&mut content.take(fs.bytes), &mut copy)?)
         });
         let inspected = match copied {
             Ok(_) => self.inspect(fs, &raw, found, log),
@@ -162,7 +176,7 @@ impl SnapshotLayout<'_> {
             *found.table_files.get_or_insert(0) += table_files::read(files, datadir, self.names, log)?;
         }
         for dir in self.directories.on(fs, Holds::Binlogs) {
-            binlog::logs(files, dir, self.names, log)?;
+            binlog::logs(files, dir, self.names, self.most_transfers, log)?;
         }
         if let Some(path) = self.path_on(fs, Path::new(POSITION_FILE)) {
             let recorded = binlog::recorded(files, &path, log)?;
@@ -218,11 +232,8 @@ impl SnapshotLayout<'_> {
 /// Records the heartbeats of a file system; zero when their file is not there.
 fn heartbeats(files: &ImageFiles, fs: &FileSystem, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Vec<u8>, ReadError> {
-        let mut bytes = Vec::new();
-        if let Some(file) = files.file(&heartbeat_file(Path::new("/")))? {
-            file.read.take(MAX_HEARTBEATS).read_to_end(&mut bytes)?;
-        }
-        Ok(bytes)
+        let read = files.beginning(&heartbeat_file(Path::new("/")), MAX_HEARTBEATS)?;
+        Ok(read.unwrap_or_default())
     };
     let record = match read() {
         Ok(bytes) => {

@@ -5,6 +5,8 @@ use std::io;
 use contract::binlog;
 use ext4_view::Ext4Error;
 
+use crate::error::ToolError;
+
 /// Why something on a raw disk could not be read. That is a fact about the snapshot or the host's
 /// programs, and is recorded as such.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,8 @@ pub(super) enum ReadError {
     NoFile,
     #[error("the path is not UTF-8")]
     NotUtf8,
+    #[error("its text is not UTF-8")]
+    TextNotUtf8,
     #[error("it is longer than {0} bytes")]
     TooLong(u64),
     #[error("the binary logs are longer than {0} bytes")]
@@ -29,6 +33,8 @@ pub(super) enum ReadError {
     TwoIndexes(String, String),
     #[error(transparent)]
     Position(#[from] binlog::PositionError),
+    #[error("it has more transfers than were ever sent")]
+    TooManyTransfers,
     #[error("there are too many tables")]
     TooManyTables,
     #[error("its journal was not replayed: {0}")]
@@ -39,10 +45,14 @@ pub(super) enum ReadError {
     NoXfs,
     #[error("there is no superblock of a btrfs")]
     NoBtrfs,
-    #[error("{0} is not installed: `cargo xtask setup` installs it")]
-    NotInstalled(String),
-    #[error("{program} cannot be run: {source}")]
-    NotRun { program: String, source: io::Error },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("its superblock describes more than its disk can hold")]
+    Ext4Implausible,
+    #[error("a directory has more than {0} entries")]
+    TooManyNames(usize),
+    #[error("there are too many directories")]
+    TooManyDirectories,
     /// What a program of the host printed when it failed.
     #[error("{0}")]
     Program(String),

@@ -2,22 +2,32 @@
 //! Only the replay writes, to a scratch copy.
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use contract::image::FsKind;
 use contract::text::printable;
-use terminal::command::Run as _;
 
 use super::error::ReadError;
+use crate::error::ToolError;
+use crate::tool::{self, Access, Printed};
 
 /// Where ext4's superblock is, and what is read of it. See the kernel's
 /// Documentation/filesystems/ext4/super.rst.
 mod ext4 {
     /// Byte offset of the superblock on the disk.
     pub(super) const OFFSET: u64 = 1024;
+    /// The blocks of the file system and of each group, and the size of a block as a power of two
+    /// above 1024; little endian, the upper half of the first with a feature only.
+    pub(super) const BLOCKS_LO_AT: u64 = 0x4;
+    pub(super) const BLOCKS_HI_AT: u64 = 0x150;
+    pub(super) const LOG_BLOCK_SIZE_AT: u64 = 0x18;
+    pub(super) const BLOCKS_PER_GROUP_AT: u64 = 0x20;
+    /// The fewest blocks of a group; see mke2fs(8), `-g`.
+    pub(super) const LEAST_GROUP: u32 = 256;
+    /// `INCOMPAT_64BIT`.
+    pub(super) const HAS_HIGH: u32 = 0x80;
     /// `s_magic`, little endian at this offset in the superblock.
     pub(super) const MAGIC_AT: u64 = 0x38;
     pub(super) const MAGIC: u16 = 0xef53;
@@ -35,97 +45,134 @@ const XFS_FROZEN_BLOCKS: u64 = 4;
 /// The most of a checker's output that is kept, lines.
 const CHECK_LINES: usize = 20;
 
-/// Whether the journal needs a replay. An error says why that is unknown: no such file system, or
-/// no tool for it on this host.
-pub(super) fn dirty(kind: FsKind, raw: &Path) -> Result<bool, ReadError> {
+/// What is in a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Journal {
+    /// Nothing.
+    Empty,
+    /// What a freeze itself leaves there: no data, but a mount has something to do.
+    Frozen,
+    /// What must be replayed.
+    Dirty,
+}
+
+/// What is in the journal. An error says why that is unknown: no such file system, or no tool for
+/// it on this host.
+pub(super) fn journal(kind: FsKind, raw: &Path) -> Result<Journal, ReadError> {
     match kind {
-        FsKind::Ext4 => ext4_dirty(raw),
+        FsKind::Ext4 => ext4_journal(raw),
         FsKind::Xfs => {
-            let printed = output(Command::new("xfs_logprint").arg("-t").arg(raw))?;
-            let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
-            let blocks = xfs_log_blocks(&printed).ok_or(ReadError::NoXfs)?;
-            Ok(blocks > XFS_FROZEN_BLOCKS)
+            // It opens the disk for writing, and does not write. What it prints first is enough.
+            let printed = tool::run(Command::new("xfs_logprint").arg("-t").arg(raw), Access::Write(raw))?;
+            let blocks = xfs_log_blocks(&String::from_utf8_lossy(&printed.stdout)).ok_or(ReadError::NoXfs)?;
+            Ok(match blocks {
+                0 => Journal::Empty,
+                1..=XFS_FROZEN_BLOCKS => Journal::Frozen,
+                _ => Journal::Dirty,
+            })
         }
         FsKind::Btrfs => {
-            let dump = output(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(raw))?;
-            let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
-            let root = btrfs_log_root(&dump).ok_or(ReadError::NoBtrfs)?;
-            Ok(root != 0)
+            let mut dump = Command::new("btrfs");
+            let printed =
+                tool::run(dump.args(["inspect-internal", "dump-super"]).arg(raw), Access::Read(raw))?;
+            let root = btrfs_log_root(&String::from_utf8_lossy(&printed.stdout)).ok_or(ReadError::NoBtrfs)?;
+            Ok(if root == 0 { Journal::Empty } else { Journal::Dirty })
         }
     }
 }
 
-/// Replays the journal as a mount would.
+/// Replays a journal that is not empty, as a mount would.
+///
+/// XFS and btrfs have no program for that, only the host's kernel, which takes root. So it mounts
+/// this copy: where nobody else sees it, and nothing on it is run or has a privilege. The mount ends with
+/// its process.
 pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), ReadError> {
-    match kind {
-        // Anything wrong that it finds, the check finds again.
-        FsKind::Ext4 => output(Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(raw)).map(drop),
-        // Only the kernel can do it. The mount is private and ends with its process.
-        FsKind::Xfs | FsKind::Btrfs => {
-            let options = if kind == FsKind::Xfs { "loop,nouuid" } else { "loop" };
-            let at = tempfile::tempdir_in(raw.parent().unwrap_or(Path::new(".")))?;
-            let script = "mount -t \"$1\" -o \"$2\" \"$3\" \"$4\" && umount \"$4\"";
-            let mut unshare = Command::new("unshare");
-            unshare.args([
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                script,
-                "sh",
-                kind.name(),
-                options,
-            ]);
-            let mounted = output(unshare.arg(raw).arg(at.path()))?;
-            if mounted.status.success() {
-                return Ok(());
-            }
-            Err(ReadError::Program(printable(String::from_utf8_lossy(&mounted.stderr).trim())))
+    let options = match kind {
+        FsKind::Ext4 => {
+            // Anything wrong that it finds, the check finds again.
+            let mut e2fsck = Command::new("e2fsck");
+            tool::run(e2fsck.args(["-p", "-E", "journal_only"]).arg(raw), Access::Write(raw))?;
+            return Ok(());
         }
+        FsKind::Xfs => "loop,nosuid,nodev,noexec,nouuid",
+        FsKind::Btrfs => "loop,nosuid,nodev,noexec,skip_balance",
+    };
+    let at = tempfile::tempdir_in(raw.parent().unwrap_or(Path::new(".")))?;
+    let mut unshare = Command::new("unshare");
+    unshare.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "--net",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ]);
+    unshare.args(["sh", "-c", MOUNT, "sh", kind.name(), options]).arg(raw).arg(at.path());
+    let mounted = tool::run(&mut unshare, Access::Host { longest: 0 })?;
+    if mounted.status.success() {
+        return Ok(());
     }
+    Err(ReadError::Program(tool::said(&mounted)))
 }
+
+/// Mounts a kind of file system with these options, from a file at a directory, and unmounts it.
+const MOUNT: &str = "mount -t \"$1\" -o \"$2\" \"$3\" \"$4\" && umount \"$4\"";
 
 /// Checks a replayed file system without repairing it: whether nothing is
 /// wrong, and what the checker printed. See e2fsck(8), xfs_repair(8), btrfs-check(8).
+///
+/// An error is a check that did not come to its end, which says nothing about the file system.
 pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), ReadError> {
-    let mut checker = match kind {
-        FsKind::Ext4 => Command::new("e2fsck"),
-        FsKind::Xfs => Command::new("xfs_repair"),
-        FsKind::Btrfs => Command::new("btrfs"),
+    let (program, options): (_, &[&str]) = match kind {
+        FsKind::Ext4 => ("e2fsck", &["-f", "-n"]),
+        FsKind::Xfs => ("xfs_repair", &["-n", "-f"]),
+        FsKind::Btrfs => ("btrfs", &["check", "--readonly"]),
     };
-    let options: &[&str] = match kind {
-        FsKind::Ext4 => &["-f", "-n"],
-        FsKind::Xfs => &["-n", "-f"],
-        FsKind::Btrfs => &["check", "--readonly"],
-    };
-    let checked = output(checker.args(options).arg(raw))?;
+    let checked = tool::run(Command::new(program).args(options).arg(raw), Access::Read(raw))?;
+    let clean = checked.status.success();
+    if !clean && lacks_memory(&checked) {
+        return Err(ToolError::NoMemory { program: program.to_owned() }.into());
+    }
     let printed =
         if kind == FsKind::Ext4 { checked.stdout } else { [checked.stdout, checked.stderr].concat() };
     let printed = String::from_utf8_lossy(&printed);
     let lines: Vec<_> = printed.lines().take(CHECK_LINES).map(printable).collect();
-    Ok((checked.status.success(), lines.join("\n")))
+    Ok((clean, lines.join("\n")))
 }
 
-fn output(command: &mut Command) -> Result<Output, ReadError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).run_output().map_err(|source| match source.kind() {
-        ErrorKind::NotFound => ReadError::NotInstalled(program),
-        _ => ReadError::NotRun { program, source },
+/// Whether a checker gave up because it may take no more memory. Its last line says so.
+fn lacks_memory(Printed { stdout, stderr, .. }: &Printed) -> bool {
+    [stdout, stderr].into_iter().any(|printed| {
+        let printed = String::from_utf8_lossy(printed);
+        let last = printed.trim_end().lines().next_back().unwrap_or_default().to_lowercase();
+        ["memory", "malloc", "alloc failed"].iter().any(|word| last.contains(word))
     })
 }
 
-fn ext4_dirty(raw: &Path) -> Result<bool, ReadError> {
+fn ext4_journal(raw: &Path) -> Result<Journal, ReadError> {
     let file = File::open(raw)?;
-    let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, ext4::OFFSET + at);
-    let mut magic = [0; 2];
-    read(&mut magic, ext4::MAGIC_AT)?;
-    if u16::from_le_bytes(magic) != ext4::MAGIC {
+    let read = |at: u64| -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, ext4::OFFSET + at)?;
+        Ok(u32::from_le_bytes(bytes))
+    };
+    if read(ext4::MAGIC_AT)? & 0xffff != u32::from(ext4::MAGIC) {
         return Err(ReadError::NoExt4);
     }
-    let mut incompat = [0; 4];
-    read(&mut incompat, ext4::INCOMPAT_AT)?;
-    Ok(u32::from_le_bytes(incompat) & ext4::NEEDS_RECOVERY != 0)
+    let incompat = read(ext4::INCOMPAT_AT)?;
+    // Readers allocate what the superblock says.
+    let high = if incompat & ext4::HAS_HIGH == 0 { 0 } else { read(ext4::BLOCKS_HI_AT)? };
+    let blocks = u64::from(high) << 32 | u64::from(read(ext4::BLOCKS_LO_AT)?);
+    let block = 1024_u64.checked_shl(read(ext4::LOG_BLOCK_SIZE_AT)?).unwrap_or(0);
+    let bytes = blocks
+        .checked_mul(block)
+        .filter(|bytes| *bytes > 0 && *bytes <= file.metadata().map_or(0, |it| it.len()));
+    if bytes.is_none() || read(ext4::BLOCKS_PER_GROUP_AT)? < ext4::LEAST_GROUP {
+        return Err(ReadError::Ext4Implausible);
+    }
+    Ok(if incompat & ext4::NEEDS_RECOVERY == 0 { Journal::Empty } else { Journal::Dirty })
 }
 
 /// How many blocks lie between the tail of the log, from where a mount replays,
@@ -147,6 +194,62 @@ fn btrfs_log_root(dump: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn made(kind: FsKind) -> tempfile::NamedTempFile {
+        let raw = tempfile::NamedTempFile::new().unwrap();
+        raw.as_file().set_len(320 << 20).unwrap();
+        let force = if kind == FsKind::Ext4 { "-F" } else { "-f" };
+        let mut mkfs = Command::new(format!("mkfs.{kind}"));
+        assert!(mkfs.args(["-q", force]).arg(raw.path()).status().unwrap().success());
+        raw
+    }
+
+    #[test]
+    fn a_file_system_is_checked_in_the_sandbox() {
+        for kind in [FsKind::Ext4, FsKind::Xfs, FsKind::Btrfs] {
+            let raw = made(kind);
+            assert_eq!(journal(kind, raw.path()).unwrap(), Journal::Empty, "{kind}");
+            let (clean, detail) = check(kind, raw.path()).unwrap();
+            assert!(clean, "{kind}: {detail}");
+            // What is beyond the first superblocks is gone.
+            for (at_kib, mib) in [(128, 1), (20 << 10, 40), (80 << 10, 1)] {
+                raw.as_file().write_all_at(&vec![0xa5; mib << 20], at_kib << 10).unwrap();
+            }
+            let (clean, detail) = check(kind, raw.path()).unwrap();
+            assert!(!clean && !detail.is_empty(), "{kind}: {detail}");
+        }
+    }
+
+    #[test]
+    fn an_ext4_that_describes_more_than_its_disk_has_is_not_read() {
+        let raw = made(FsKind::Ext4);
+        for (at, lie) in [
+            (ext4::BLOCKS_LO_AT, u32::MAX),
+            (ext4::BLOCKS_HI_AT, 1),
+            (ext4::LOG_BLOCK_SIZE_AT, 60),
+            (ext4::BLOCKS_PER_GROUP_AT, 1),
+        ] {
+            let mut honest = [0; 4];
+            raw.as_file().read_exact_at(&mut honest, ext4::OFFSET + at).unwrap();
+            raw.as_file().write_all_at(&lie.to_le_bytes(), ext4::OFFSET + at).unwrap();
+            let journal = journal(FsKind::Ext4, raw.path());
+            assert!(matches!(journal, Err(ReadError::Ext4Implausible)), "{at}: {journal:?}");
+            raw.as_file().write_all_at(&honest, ext4::OFFSET + at).unwrap();
+        }
+        assert!(journal(FsKind::Ext4, raw.path()).is_ok());
+    }
+
+    #[test]
+    fn a_checker_that_lacks_memory_has_found_nothing() {
+        let printed = |stdout: &str| Printed {
+            status: Default::default(),
+            stdout: stdout.into(),
+            stderr: vec![],
+            is_cut: false,
+        };
+        assert!(lacks_memory(&printed("Phase 1\nfatal error -- Cannot allocate memory\n")));
+        assert!(!lacks_memory(&printed("Entry 'memory' in / is wrong\nPhase 2\n")));
+    }
 
     #[test]
     fn an_xfs_log_is_measured_from_tail_to_head() {

@@ -13,5 +13,5 @@ mod tables;
 mod wal;
 
 pub use disk::{SnapshotLayout, disks};
-pub use observation_log::{ObservationLog, complete, create};
+pub use observation_log::{ObservationLog, complete, create, withdraw};
 pub use tables::{Expected, memory, server, server_failed, state, tables};

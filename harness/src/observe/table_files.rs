@@ -1,7 +1,7 @@
 //! The index files of MyISAM and Aria, whose headers show whether a server had them open for
 //! writing when the disk was snapshotted.
 
-use std::io::Read;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use contract::observation::Record;
@@ -18,8 +18,9 @@ use crate::names::Names;
 /// `_ma_state_info_write` in MariaDB's `storage/maria/ma_open.c`.
 const OPEN_COUNT_AT: usize = 24;
 
-/// How deep directories are searched, and how many files are read.
+/// How deep directories are searched, how many of them, and how many files are read.
 const DEPTH: usize = 4;
+const MOST_DIRECTORIES: usize = 10_000;
 const MOST_FILES: u32 = 100_000;
 
 /// Reads every index file below a data directory, a path from the file system's own root. Returns
@@ -32,6 +33,7 @@ pub(super) fn read(
 ) -> Result<u32> {
     let mut count = 0;
     let mut dirs = vec![PathBuf::new()];
+    let mut found = dirs.len();
     while let Some(dir) = dirs.pop() {
         let listed = files
             .names(&datadir.join(&dir))
@@ -44,6 +46,11 @@ pub(super) fn read(
             }
         };
         if dir.components().count() < DEPTH {
+            found += below.len();
+            if found > MOST_DIRECTORIES {
+                unreadable(&datadir.join(&dir), &ReadError::TooManyDirectories, log)?;
+                return Ok(count);
+            }
             dirs.extend(below.into_iter().map(|name| dir.join(name)));
         }
         inside.sort();
@@ -75,9 +82,11 @@ fn is_index(name: &str) -> bool {
 
 /// The open count of a table, as a mount would see its file.
 fn open_count(files: &ImageFiles, path: &Path) -> Result<u16, ReadError> {
-    let mut header = [0; OPEN_COUNT_AT + 2];
-    files.existing_file(path)?.read.read_exact(&mut header)?;
-    Ok(u16::from_be_bytes([header[OPEN_COUNT_AT], header[OPEN_COUNT_AT + 1]]))
+    let header = files.beginning(path, OPEN_COUNT_AT as u64 + 2)?.ok_or(ReadError::NoFile)?;
+    match header.get(OPEN_COUNT_AT..) {
+        Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    }
 }
 
 fn unreadable(path: &Path, error: &ReadError, log: &mut ObservationLog) -> Result<()> {

@@ -29,6 +29,8 @@ pub struct Expected<'a> {
     pub setup: &'a Setup,
     /// The names of its tables.
     pub names: &'a Names,
+    /// The most rows that a table can have.
+    pub most_rows: u64,
 }
 
 impl Expected<'_> {
@@ -144,7 +146,7 @@ async fn gtids(conn: &mut Connection, dialect: &dyn Dialect, of: ServerState) ->
 
 /// Observes every table of the load except the one in memory.
 pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut ObservationLog) -> Result<()> {
-    let Expected { setup, names, .. } = expected;
+    let Expected { setup, names, most_rows, .. } = expected;
     let dialect = expected.dialect();
     if let Some(statement) = dialect.before_checks() {
         conn.execute(statement).await.map_err(Error::sql("prepare the checks of its tables"))?;
@@ -166,7 +168,7 @@ pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut Obs
         }
     }
 
-    let mut read = TableReader { conn, dialect, out };
+    let mut read = TableReader { conn, dialect, out, most_rows };
     let sql = format!("SELECT c, seq FROM {} ORDER BY c", name(table::COUNTERS));
     let counter = |row: Row| Ok(Record::Counter { c: row.get(0)?, n: row.get(1)? });
     read.rows(table::COUNTERS, &sql, counter).await?;
@@ -197,7 +199,7 @@ pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut Obs
     if setup.tables.iter().any(|made| made.table == table::BULK) {
         let sql = dialect.bulk_rows(&name(table::BULK));
         let bulk = |row: Row| Ok(Record::Bulk { n: row.get(0)?, rows: row.get(1)?, torn: row.get(2)? });
-        TableReader { conn, dialect, out }.rows(table::BULK, &sql, bulk).await?;
+        TableReader { conn, dialect, out, most_rows }.rows(table::BULK, &sql, bulk).await?;
     }
     Ok(())
 }
@@ -286,6 +288,7 @@ struct TableReader<'a> {
     conn: &'a mut Connection,
     dialect: &'static dyn Dialect,
     out: &'a mut ObservationLog,
+    most_rows: u64,
 }
 
 impl TableReader<'_> {
@@ -297,8 +300,17 @@ impl TableReader<'_> {
         sql: &str,
         record: impl Fn(Row) -> SqlResult<Record>,
     ) -> Result<()> {
-        let Self { conn, dialect, out } = self;
-        let write = |row| match record(row) {
+        let Self { conn, dialect, out, most_rows } = self;
+        let mut count = 0;
+        let mut counted = |row| {
+            count += 1;
+            if count <= *most_rows {
+                return Ok(row);
+            }
+            let more = format!("more than {most_rows} rows, which were never sent");
+            Err(RowError::Table(SqlError::Unexpected(more)))
+        };
+        let write = |row| match record(counted(row)?) {
             Ok(record) => out.write(&record).map_err(|error| RowError::Log(error.into())),
             Err(error) => Err(RowError::Table(error)),
         };

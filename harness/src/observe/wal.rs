@@ -1,7 +1,7 @@
 //! PostgreSQL's files on the raw image: the position that its hook recorded, and the control file,
 //! read before any server starts from them.
 
-use std::io::Read as _;
+use std::io;
 use std::path::Path;
 
 use contract::history::Lsn;
@@ -24,10 +24,8 @@ const CONTROL_VERSIONS: std::ops::RangeInclusive<u32> = 1100..=1800;
 /// the file system's own root.
 pub(super) fn recorded(files: &ImageFiles, path: &Path, log: &mut ObservationLog) -> Result<()> {
     let read = || -> Result<Option<String>, ReadError> {
-        let Some(file) = files.file(path)? else { return Ok(None) };
-        let mut text = String::new();
-        file.read.take(MAX_POSITION).read_to_string(&mut text)?;
-        Ok(Some(text))
+        let bytes = files.beginning(path, MAX_POSITION)?;
+        bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| ReadError::TextNotUtf8)).transpose()
     };
     let record = match read() {
         Ok(None) => return Ok(()),
@@ -56,10 +54,8 @@ fn position(text: &str) -> Option<Record> {
 pub(super) fn checkpoint(files: &ImageFiles, datadir: &Path, log: &mut ObservationLog) -> Result<()> {
     let path = datadir.join("global/pg_control");
     let read = || -> Result<Option<[u8; CONTROL_BYTES]>, ReadError> {
-        let Some(file) = files.file(&path)? else { return Ok(None) };
-        let mut bytes = [0; CONTROL_BYTES];
-        file.read.take(CONTROL_BYTES as u64).read_exact(&mut bytes)?;
-        Ok(Some(bytes))
+        let Some(bytes) = files.beginning(&path, CONTROL_BYTES as u64)? else { return Ok(None) };
+        bytes.try_into().map(Some).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof).into())
     };
     let shown = path.to_string_lossy();
     let record = match read() {

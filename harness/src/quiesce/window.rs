@@ -26,6 +26,8 @@ pub trait Quiesce: Send + Sync + 'static {
     fn thaw(&self, timeout: Duration) -> Result<u32>;
     /// Whether something is frozen now.
     fn is_frozen(&self) -> Result<bool>;
+    /// Whether it is gone, so that nothing can be thawed any more.
+    fn has_ended(&self) -> bool;
 }
 
 impl Quiesce for Agent {
@@ -37,6 +39,9 @@ impl Quiesce for Agent {
     }
     fn is_frozen(&self) -> Result<bool> {
         Agent::is_frozen(self)
+    }
+    fn has_ended(&self) -> bool {
+        Agent::has_ended(self)
     }
 }
 
@@ -172,7 +177,7 @@ impl Guard {
     /// frozen: it handles one command after another, so no freeze can follow. Otherwise the window
     /// stays open, and is thawed when it is dropped.
     fn refused(&self, error: Error) -> OpenError {
-        if matches!(self.guest.is_frozen(), Ok(false)) {
+        if self.guest.has_ended() || matches!(self.guest.is_frozen(), Ok(false)) {
             self.finish(WindowState::Closed);
         }
         OpenError::Refused(error)
@@ -204,6 +209,7 @@ impl Guard {
                     self.history.mark(Mark::ThawOk, count.to_string())?;
                     return Ok(count);
                 }
+                (Err(error), _) if self.guest.has_ended() => break error,
                 (Err(error), _) if matches!(self.guest.is_frozen(), Ok(false)) => break error,
                 (Err(error), _) if Instant::now() > deadline => {
                     break Error::StillFrozen(Box::new(error));
@@ -260,6 +266,8 @@ mod tests {
         thaw_hook_fails: bool,
         /// The agent does not report its state.
         mute: bool,
+        /// The guest is gone.
+        gone: bool,
     }
 
     fn refusal(reason: &str) -> Error {
@@ -300,6 +308,9 @@ mod tests {
             }
             Ok(self.0.frozen.load(Ordering::SeqCst))
         }
+        fn has_ended(&self) -> bool {
+            self.0.gone
+        }
     }
 
     struct Scene {
@@ -312,7 +323,7 @@ mod tests {
     impl Scene {
         fn new(stub: Stub) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let history = HistoryLog::create(&dir.path().join("history.jsonl")).unwrap();
+            let history = HistoryLog::create(&dir.path().join("history.jsonl"), 1).unwrap();
             Self { guest: Guest(Arc::new(stub)), history, dir, limits: Limits::for_accel(Accel::Kvm) }
         }
         fn open(&self) -> Result<FreezeWindow, OpenError> {
@@ -404,6 +415,14 @@ mod tests {
             assert_eq!(scene.open().unwrap().close().unwrap(), 1);
             assert_eq!(scene.marks().last(), Some(&Mark::ThawOk));
         }
+    }
+
+    #[test]
+    fn nobody_thaws_a_guest_that_is_gone() {
+        let lost = AtomicU32::new(u32::MAX);
+        let scene = Scene::new(Stub { lost_thaws: lost, mute: true, gone: true, ..Stub::default() });
+        assert!(scene.open().unwrap().close().is_err());
+        assert_eq!(scene.guest.0.thaws.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -30,10 +30,10 @@ impl Restorer for Boot<'_> {
         let Session { plan, disks, exchange, root, .. } = self.session;
         let drives = overlay::over(disks, ROLE, snapshot)?;
         let spec = Spec { exchange: Some(exchange.clone()), ..Spec::of(plan, ROLE, drives, root) };
-        let (mut machine, stalled) = self.session.boot(&spec, ROLE)?;
-        self.session.wait_for_server(&mut machine)?;
-        let conn = access::connect_observer(self.session, &machine)?;
-        self.machine = Some(machine);
+        let (machine, stalled) = self.session.boot(&spec, ROLE)?;
+        let machine = self.machine.insert(machine);
+        self.session.wait_for_server(machine)?;
+        let conn = access::connect_observer(self.session, machine)?;
         Ok(Restored { conn, server: plan.image.server.clone(), stalled })
     }
 

@@ -14,7 +14,7 @@ pub trait Restorer: Send {
     /// fact about the backup. In any case [`Restorer::release`] comes before the next snapshot.
     fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored>;
 
-    /// The guest in which the server runs; none when it did not come up.
+    /// The guest in which the server runs, or should; none when that did not boot.
     fn machine(&self) -> Option<&Machine>;
 
     /// Ends the server, and gives up the disks.

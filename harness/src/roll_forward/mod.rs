@@ -8,17 +8,24 @@ use std::fs::File;
 use std::path::Path;
 
 use contract::history::Quiescence;
+use contract::image::Manifest;
 
 use crate::error::{Error, Result};
 use crate::guest::Machine;
 use crate::session::Session;
 
-/// The size of the exchange disk, bytes; the file is sparse.
-const EXCHANGE_BYTES: u64 = 4 << 30;
+/// Which part of the disks' size the exchange disk has. The logs that a guest copies to it are on these disks,
+/// besides the data that they tell of; and a guest could fill the host's disk through it.
+const EXCHANGE_PART: u64 = 4;
 
-/// Creates an empty exchange disk.
-pub fn create_exchange(file: &Path) -> Result<()> {
-    File::create(file).and_then(|file| file.set_len(EXCHANGE_BYTES)).map_err(Error::io("create", file))
+/// The size of an exchange disk is a multiple of this, bytes.
+const EXCHANGE_UNIT: u64 = 1 << 20;
+
+/// Creates an empty exchange disk for a guest of this image. The file is sparse.
+pub fn create_exchange(file: &Path, image: &Manifest) -> Result<()> {
+    let disks: u64 = image.file_systems().map(|fs| fs.bytes).sum();
+    let bytes = (disks / EXCHANGE_PART).next_multiple_of(EXCHANGE_UNIT);
+    File::create(file).and_then(|file| file.set_len(bytes)).map_err(Error::io("create", file))
 }
 
 /// Copies the source's logs to the exchange disk. False when its hook recorded no position to roll

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use tracing::Span;
 
 use super::progress::{Progress, seconds};
 use crate::access;
+use crate::bounds;
 use crate::clock;
 use crate::database::{Connection, TCP_ADMIN, Target};
 use crate::directories::{self, Directories};
@@ -33,7 +34,7 @@ use crate::overlay;
 use crate::quiesce::{self, BackupModeWitness, FreezeWindow, OpenError, Probes};
 use crate::restore::{self, Restored, Restorer, Verifier};
 use crate::roll_forward;
-use crate::saved_memory::{self, GuestRole, MemoryOrigin, SavedGuest};
+use crate::saved_memory::{self, GuestRole, GuestsInUse, MemoryOrigin, SavedGuest};
 use crate::session::Session;
 use crate::snapshot;
 
@@ -60,13 +61,16 @@ struct Trial<'a> {
     written: OnceLock<Written>,
     /// Where raw disks are copied to.
     scratch: Mutex<PathBuf>,
+    /// What its guests stand on that did not boot.
+    saved: &'a GuestsInUse,
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
-/// path must be short.
-pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<()> {
+/// path must be short. `saved` becomes what its guests stand on.
+pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress, saved: &GuestsInUse) -> Result<()> {
     let span = Span::current();
-    let trial = progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root, span)?, String::new())))?;
+    let trial =
+        progress.stage(Stage::Prepare, |_| Ok((Trial::prepare(plan, root, span, saved)?, String::new())))?;
 
     let started = progress.stage(Stage::Boot, |p| trial.boot(p))?;
     if plan.start_only {
@@ -75,7 +79,7 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
     thread::scope(|scope| {
         let mut source = progress.stage(Stage::Install, |p| trial.prepare_guest(started, p))?;
         let made = trial.make_backup(progress, &mut source, scope);
-        if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
+        if made.as_ref().is_err_and(|error| !error.ends_trial_at_once()) {
             // The agent may hang like the rest.
             let _ = trial.keep_logs(&source.machine, "source");
         }
@@ -104,8 +108,8 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress) -> Result<(
 struct Started {
     machine: Machine,
     drives: Vec<Drive>,
-    /// Whether it comes from a saved memory, and still has that one's time and identity.
-    saved: bool,
+    /// The saved guest that it comes from, of which it still has the time and the identity.
+    saved: Option<Arc<SavedGuest>>,
     /// How it came up.
     notes: Vec<String>,
 }
@@ -158,98 +162,153 @@ struct Backup<'scope> {
 }
 
 impl<'a> Trial<'a> {
-    fn prepare(plan: &'a Plan, root: &Path, span: Span) -> Result<Self> {
+    fn prepare(plan: &'a Plan, root: &Path, span: Span, saved: &'a GuestsInUse) -> Result<Self> {
         let session = Session::create(plan, root)?;
         snapshot::probe(plan.snapshot.method, &session.libvirt, plan.accel, &session.disks)?;
-        roll_forward::create_exchange(&session.exchange)?;
+        roll_forward::create_exchange(&session.exchange, &plan.image)?;
         let scratch = Mutex::new(session.disks.clone());
-        Ok(Self { session, span, written: OnceLock::new(), scratch })
+        Ok(Self { session, span, written: OnceLock::new(), scratch, saved })
     }
 
     /// Starts the first guest and waits only until its server answers.
     fn boot(&self, progress: &mut Progress) -> Result<(Started, String)> {
         let mut started = self.start(GuestRole::Source)?;
         started.notes.iter().try_for_each(|note| progress.note(note))?;
-        let machine = &mut started.machine;
-        if let Err(error) = self.session.wait_for_server(machine) {
-            // The guest's journal says why it does not serve.
-            let _ = self.keep_logs(machine, "source");
-            return Err(error);
+        if let Err(error) = self.wait_for_server(&mut started) {
+            started = self.boot_source_instead(started, error, progress)?;
         }
         Ok((started, String::new()))
     }
 
+    fn wait_for_server(&self, started: &mut Started) -> Result<()> {
+        let answered = self.session.wait_for_server(&mut started.machine);
+        if answered.is_err() {
+            // The guest's journal says why it does not serve.
+            let _ = self.keep_logs(&started.machine, "source");
+        }
+        answered
+    }
+
+    /// The same as [`Self::boot_instead`] for the first guest, whose server must answer.
+    fn boot_source_instead(&self, failed: Started, error: Error, progress: &mut Progress) -> Result<Started> {
+        let mut started = self.boot_instead(failed, GuestRole::Source, error)?;
+        started.notes.iter().try_for_each(|note| progress.note(note))?;
+        self.wait_for_server(&mut started)?;
+        Ok(started)
+    }
+
     /// Prepares the first guest with everything that a trial needs besides its server.
-    fn prepare_guest(&self, started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+    fn prepare_guest(&self, mut started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+        if let Err(error) = self.wake(&started) {
+            started = self.boot_source_instead(started, error, progress)?;
+        }
+        let Started { mut machine, drives, .. } = started;
+        machine.has_to_live();
+        match self.equip(&mut machine, progress) {
+            Ok((target, facts, heartbeats)) => Ok((
+                Source { machine, drives, target, facts, heartbeats, agent_lost: Cell::new(false) },
+                String::new(),
+            )),
+            Err(error) => {
+                if !error.ends_trial_at_once() {
+                    // The guest's journal says more, and the guest is about to go.
+                    let _ = self.keep_logs(&machine, "source");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a guest the hook, and the load its ways in.
+    fn equip(
+        &self,
+        machine: &mut Machine,
+        progress: &mut Progress,
+    ) -> Result<(Target, quiesce::GuestFacts, Vec<heartbeat::Channel>)> {
         let Plan { image, limits, .. } = self.session.plan;
-        let (mut machine, drives) = self.wake(started)?;
         let xml = self.session.plan.dir.join("domain.xml");
         fs::write(&xml, machine.xml()?).map_err(Error::io("write", &xml))?;
-        quiesce::install_hook(&mut machine, self.session.plan)?;
-        let target = access::grant(&self.session, &machine)?;
+        quiesce::install_hook(machine, self.session.plan)?;
+        let target = access::grant(&self.session, machine)?;
         self.session.runtime.block_on(target.log_in_once(limits.statement))?;
         let sockets = heartbeat::sockets(image, &self.session.root);
-        let heartbeats = heartbeat::prepare(&machine, image, &sockets, limits.agent)?;
-        self.inject_faults(Point::AfterBoot, &machine)?;
+        let heartbeats = heartbeat::prepare(machine, image, &sockets, limits.agent)?;
+        self.inject_faults(Point::AfterBoot, machine)?;
         let agent = machine.agent();
         let facts = quiesce::inspect(agent, || directories::find(agent, image, limits.agent))?;
         progress.note(&format!("hook {}", self.session.plan.hook.name()))?;
-        Ok((
-            Source { machine, drives, target, facts, heartbeats, agent_lost: Cell::new(false) },
-            String::new(),
-        ))
+        Ok((target, facts, heartbeats))
     }
 
     /// Brings a guest from a saved memory up to date.
-    fn wake(&self, Started { machine, drives, saved, .. }: Started) -> Result<(Machine, Vec<Drive>)> {
-        if saved {
-            saved_memory::wake(&machine, self.session.plan.limits.agent)?;
-        }
-        Ok((machine, drives))
+    fn wake(&self, Started { machine, saved, .. }: &Started) -> Result<()> {
+        saved.as_ref().map_or(Ok(()), |_| saved_memory::wake(machine, self.session.plan.limits.agent))
     }
 
     /// Starts a guest from a saved memory if possible, otherwise by a boot.
     fn start(&self, role: GuestRole) -> Result<Started> {
-        let Session { plan, disks, exchange, root, .. } = &self.session;
         let mut notes = Vec::new();
-        match self.start_from_memory(role) {
-            Ok(Some((machine, drives, origin))) => {
-                let notes = origin_notes(origin);
-                return Ok(Started { machine, drives, saved: true, notes });
-            }
+        match self.start_from_memory(role, &mut notes) {
+            Ok(Some(started)) => return Ok(Started { notes, ..started }),
             Ok(None) => {}
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) if error.is_of_host() => return Err(error),
             Err(error) => notes.push(format!("{BOOTED_INSTEAD}: {error}")),
         }
+        self.start_by_boot(role, notes)
+    }
+
+    fn start_by_boot(&self, role: GuestRole, mut notes: Vec<String>) -> Result<Started> {
+        let Session { plan, disks, exchange, root, .. } = &self.session;
         let drives = overlay::over_image(disks, role.name(), &plan.image)?;
         let spec = role.spec(plan, drives.clone(), exchange, root);
         let (machine, stalled) = self.session.boot(&spec, role.name())?;
         notes.extend(stalls(stalled));
-        Ok(Started { machine, drives, saved: false, notes })
+        Ok(Started { machine, drives, saved: None, notes })
     }
 
     /// Starts a guest from a saved memory; `None` when the plan wants a boot.
-    fn start_from_memory(&self, role: GuestRole) -> Result<Option<(Machine, Vec<Drive>, MemoryOrigin)>> {
+    fn start_from_memory(&self, role: GuestRole, notes: &mut Vec<String>) -> Result<Option<Started>> {
         if self.session.plan.start == Start::Cold {
             return Ok(None);
         }
         let Session { plan, disks, exchange, root, .. } = &self.session;
-        let (saved, origin) = SavedGuest::of(&self.session, role)?;
-        let drives = overlay::over(disks, role.name(), &saved.disks(plan))?;
-        let spec = role.spec(plan, drives.clone(), exchange, root);
-        let machine = saved.start(&self.session, &spec)?;
-        Ok(Some((machine, drives, origin)))
+        let (saved, origin) = SavedGuest::of(&self.session, role, notes)?;
+        let start = || {
+            let drives = overlay::over(disks, role.name(), &saved.disks(plan))?;
+            let spec = role.spec(plan, drives.clone(), exchange, root);
+            Ok((saved.start(&self.session, &spec)?, drives))
+        };
+        let (machine, drives) =
+            start().map_err(|error| saved.reject(error).map_or_else(|e| e, Error::from))?;
+        notes.extend(origin_notes(origin));
+        let saved = Arc::new(saved);
+        self.saved.add(&saved);
+        Ok(Some(Started { machine, drives, saved: Some(saved), notes: vec![] }))
+    }
+
+    /// Boots a guest whose start from a saved memory led to this error, if that speaks against the memory.
+    /// Otherwise, as with a guest that did boot, the error is returned.
+    fn boot_instead(&self, failed: Started, role: GuestRole, error: Error) -> Result<Started> {
+        let Some(saved) = &failed.saved else { return Err(error) };
+        let why = saved.reject(error)?;
+        // It may be gone already.
+        let _ = failed.machine.power_off();
+        self.saved.remove(saved);
+        self.start_by_boot(role, vec![format!("{BOOTED_INSTEAD}: {why}")])
     }
 
     /// Starts the guest to which snapshots are attached.
     fn start_verifier(&self) -> Result<(Verifier<'_>, Vec<String>)> {
         let mut started = self.start(GuestRole::Verifier)?;
-        if !started.saved {
+        let mut notes = std::mem::take(&mut started.notes);
+        if let Err(error) = self.wake(&started) {
+            started = self.boot_instead(started, GuestRole::Verifier, error)?;
+            notes.append(&mut started.notes);
+        }
+        if started.saved.is_none() {
             restore::prepare(&started.machine, self.session.plan)?;
         }
-        let notes = std::mem::take(&mut started.notes);
-        let (machine, _) = self.wake(started)?;
-        Ok((Verifier::new(&self.session, machine)?, notes))
+        Ok((Verifier::new(&self.session, started.machine)?, notes))
     }
 
     /// Runs from the load's first write to the last freeze: leaves a running load, and a snapshot
@@ -389,7 +448,11 @@ impl<'a> Trial<'a> {
             match FreezeWindow::open(machine.agent().clone(), self.session.plan.limits, &self.session.history)
             {
                 Ok(window) => Ok((Some(window), String::new())),
-                Err(OpenError::Refused(error)) => Ok((None, format!("refused: {error}"))),
+                Err(OpenError::Refused(error)) => {
+                    machine.settle();
+                    interrupt::check()?;
+                    Ok((None, format!("refused: {error}")))
+                }
                 Err(OpenError::Stopped(error)) => Err(error),
             }
         })?;
@@ -478,6 +541,7 @@ impl<'a> Trial<'a> {
             image: &self.session.plan.image,
             directories: &self.written()?.directories,
             names: &self.session.names,
+            most_transfers: bounds::rows(self.session.history.entries()),
         };
         // One snapshot at a time, because each inspection copies the disks.
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -536,7 +600,11 @@ impl<'a> Trial<'a> {
             let replayed = !live.is_empty() && observed.server.is_some();
             self.observe(&restorer, &mut observed, live)?;
             if let Some(machine) = restorer.machine() {
-                self.keep_logs(machine, "restored")?;
+                let kept = self.keep_logs(machine, "restored");
+                // A guest whose server did not come up may have other things that do not work.
+                if observed.server.is_some() {
+                    kept?;
+                }
             }
             restorer.release()?;
             if replayed && self.session.dialect().quiescence() == Quiescence::BackupMode {
@@ -612,6 +680,9 @@ impl<'a> Trial<'a> {
         match restored {
             Ok(restored) => Ok((Observed { out, position, server: Some(restored) }, String::new())),
             Err(error) if error.is_of_guest() => {
+                restorer.machine().inspect(|machine| machine.settle());
+                // What the host did to the guest is no fact about the backup.
+                interrupt::check()?;
                 observe::server_failed(&error.to_string(), &mut out)?;
                 let detail = "the snapshot does not come up".to_owned();
                 Ok((Observed { out, position, server: None }, detail))
@@ -636,7 +707,10 @@ impl<'a> Trial<'a> {
             out.write(&roll_forward::binlog::replay(machine, &position, limits.statement)?)?;
             self.observe_replayed(conn, out)?;
         }
-        runtime.block_on(observe::memory(conn, expected, out))
+        runtime.block_on(observe::memory(conn, expected, out))?;
+        // A table that could not be read says nothing when its guest is gone.
+        machine.settle();
+        interrupt::check()
     }
 
     /// Writes down what a server holds that has replayed its logs.
@@ -656,7 +730,11 @@ impl<'a> Trial<'a> {
                 out.write(&record(true, String::new()))?;
                 self.observe_replayed(&mut restored.conn, out)?;
             }
-            Err(error) if error.is_of_guest() => out.write(&record(false, error.to_string()))?,
+            Err(error) if error.is_of_guest() => {
+                verifier.machine().inspect(|machine| machine.settle());
+                interrupt::check()?;
+                out.write(&record(false, error.to_string()))?;
+            }
             Err(error) => return Err(error),
         }
         self.dismiss(verifier)
@@ -669,7 +747,12 @@ impl<'a> Trial<'a> {
     /// What a restored server should hold.
     fn expected(&self) -> Result<observe::Expected<'_>> {
         let database = self.session.plan.image.server.database;
-        Ok(observe::Expected { database, setup: &self.written()?.setup, names: &self.session.names })
+        Ok(observe::Expected {
+            database,
+            setup: &self.written()?.setup,
+            names: &self.session.names,
+            most_rows: bounds::rows(self.session.history.entries()),
+        })
     }
 
     /// The directory of a cycle's observation: a trial of one cycle has it beside its history.

@@ -1,7 +1,8 @@
 //! A server set up like that of an image, and runs of the load against it.
 
 use std::cell::OnceCell;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -19,6 +20,8 @@ use harness::names::Names;
 use harness::observe;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -35,11 +38,11 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 /// Longer than anything here may take: anything that takes longer hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// A trial's host side: the address of the server, and a directory for its logs.
+/// A trial's host side: the port of the server, and a directory for its logs.
 pub(crate) struct Client {
     pub(crate) runtime: Runtime,
     database: Database,
-    address: SocketAddr,
+    port: ReservedPort,
     /// How its root reaches it: MariaDB's socket, or PostgreSQL's client.
     root: Root,
     dir: TempDir,
@@ -60,8 +63,8 @@ fn heartbeats() -> heartbeat::Channel {
 
 /// A server set up like that of an image.
 pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
-    let address = free_address();
-    let port = format!("--port={}", address.port());
+    let reserved = reserve_port();
+    let port = format!("--port={}", reserved.address.port());
     let like_the_image = [
         "--skip-networking=OFF",
         "--bind-address=127.0.0.1",
@@ -77,13 +80,13 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
     ];
     let server = Server::start(server::Database::Mariadb, &[&like_the_image, options].concat());
     let root = Root::Socket(server.socket());
-    (server, Client::new(Database::Mariadb, address, root))
+    (server, Client::new(Database::Mariadb, reserved, root))
 }
 
 /// A PostgreSQL server set up like that of an image.
 pub(crate) fn serve_postgresql(options: &[&str]) -> (Rc<Cluster>, Client) {
-    let address = free_address();
-    let port = format!("port={}", address.port());
+    let reserved = reserve_port();
+    let port = format!("port={}", reserved.address.port());
     let like_the_image = ["listen_addresses=127.0.0.1", &port, "full_page_writes=on", "max_connections=64"];
     let cluster = Rc::new(Cluster::start(&[&like_the_image, options].concat()));
     cluster.sql("CREATE DATABASE freezeframe");
@@ -91,15 +94,15 @@ pub(crate) fn serve_postgresql(options: &[&str]) -> (Rc<Cluster>, Client) {
     let root = Root::Psql(Box::new(move |statements| {
         root.sql_in("freezeframe", statements);
     }));
-    (cluster, Client::new(Database::Postgresql, address, root))
+    (cluster, Client::new(Database::Postgresql, reserved, root))
 }
 
 impl Client {
-    fn new(database: Database, address: SocketAddr, root: Root) -> Self {
+    fn new(database: Database, port: ReservedPort, root: Root) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { runtime, database, address, root, dir }
+        Self { runtime, database, port, root, dir }
     }
 
     /// Waits for a future that must complete.
@@ -121,10 +124,10 @@ impl Client {
             }
             Root::Psql(run) => run(&grants),
         }
-        let target = Target::new(self.database, names, self.address, self.address);
+        let target = Target::new(self.database, names, self.port.address, self.port.address);
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        let history = HistoryLog::create(&dir.join(history::FILE)).unwrap();
+        let history = HistoryLog::create(&dir.join(history::FILE), 1).unwrap();
         Run { client: self, target, history, dir, setup: OnceCell::new() }
     }
 
@@ -200,7 +203,8 @@ impl Run<'_> {
         let connecting = self.target.door(TCP_ADMIN).connect_with_retries(STATEMENT_LIMIT);
         let mut conn = self.client.wait(connecting).unwrap();
         let setup = self.setup.get().unwrap();
-        let expected = observe::Expected { database: self.target.database, setup, names: &self.target.names };
+        let (database, names) = (self.target.database, &self.target.names);
+        let expected = observe::Expected { database, setup, names, most_rows: u64::MAX };
         self.client.wait(observe::tables(&mut conn, expected, &mut out)).unwrap();
         self.client.wait(observe::memory(&mut conn, expected, &mut out)).unwrap();
         observe::complete(out).unwrap();
@@ -214,8 +218,19 @@ pub(crate) fn wait_for_transfers(load: &Load, more: u64) {
     wait_until("transfers are acknowledged", || load.acknowledged() >= enough);
 }
 
-/// A port that was free a moment ago. The kernel chooses among thousands at random, so nobody else is
-/// likely to be given it before the server has it.
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).unwrap()
+/// A port of this host that nobody else gets while this lives.
+pub(crate) struct ReservedPort {
+    pub(crate) address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+/// Reserves a port by a socket that is bound to it and does not listen. A server that asks to reuse
+/// the address, as MariaDB and PostgreSQL do, can have it all the same; see SO_REUSEADDR in socket(7).
+pub(crate) fn reserve_port() -> ReservedPort {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    set_socket_reuseaddr(&socket, true).unwrap();
+    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = getsockname(&socket).unwrap().try_into().unwrap();
+    ReservedPort { address, _socket: socket }
 }

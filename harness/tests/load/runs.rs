@@ -1,5 +1,6 @@
 //! Runs of the load: undisturbed, and with everything failing that can fail in a trial.
 
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use contract::finding::{Finding, Status};
@@ -12,7 +13,7 @@ use judge::Judgement;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use crate::bench::{LIMIT, Run, WRITERS, serve, wait_for_transfers};
+use crate::bench::{LIMIT, Run, WRITERS, reserve_port, serve, wait_for_transfers};
 use crate::call::wait_until;
 use crate::probes::hold_the_backup_lock;
 use crate::story::{Fate, Story, judge_without_boot};
@@ -32,6 +33,17 @@ const ONE_INSTANT: [Property; 9] = [
     Property::CausalOrder,
     Property::VersionOrder,
 ];
+
+/// A listener of the standard library asks to reuse its address, as a server does.
+#[test]
+fn a_reserved_port_is_for_its_server_only() {
+    let port = reserve_port();
+    let taken = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    assert!(rustix::net::bind(taken.unwrap(), &port.address).is_err());
+    let server = TcpListener::bind(port.address).unwrap();
+    let client = TcpStream::connect(port.address).unwrap();
+    assert_eq!(server.accept().unwrap().1, client.local_addr().unwrap());
+}
 
 #[test]
 fn a_copy_under_the_lock_is_what_was_acknowledged() {

@@ -16,7 +16,7 @@ use tooling::host;
 use tracing::info;
 use xshell::cmd;
 
-use crate::e2e::processes;
+use crate::e2e::processes::{self, CtrlC};
 
 /// What the script says last, when all is well.
 const LAST: &str = "the tables are checked";
@@ -55,7 +55,7 @@ impl Baseline {
         let failed = |problem: String| {
             Failure::Infrastructure(format!("bench/baseline.sh failed: {problem}; its messages stand above."))
         };
-        processes::outlive_ctrl_c().map_err(|e| failed(e.to_string()))?;
+        let ctrl_c = CtrlC::outlive().map_err(|e| failed(e.to_string()))?;
         processes::adopt_orphans().map_err(|e| failed(e.to_string()))?;
         let target = host::repository().join("target");
         let dir =
@@ -73,8 +73,8 @@ impl Baseline {
         let stages = script.stdout.take();
         // Beside the wait, which reaps what libvirt leaves to this process.
         let last = std::thread::spawn(move || stages.map(last_stage).unwrap_or_default());
-        let ended = processes::wait_for_all(&script);
-        timer.end(ended.as_ref().copied());
+        let ended = processes::wait_for_all(&script, ctrl_c);
+        timer.end(ended.as_ref().map(|(status, _)| *status));
         ended.map_err(|e| failed(e.to_string()))?;
         let (ms, stage) = last.join().unwrap_or_default();
         if stage == LAST { Ok(ms) } else { Err(failed(format!("its last stage was `{stage}`"))) }

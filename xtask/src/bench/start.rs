@@ -21,8 +21,8 @@ const TRIAL: &str = "core/quiesced-snapshot::";
 /// the guest's server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The images.
-    #[arg(long, value_name = "NAME", num_args = 1.., default_values = ["bookworm-mariadb", "sid-mysql"])]
+    /// The images, separated by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = ["bookworm-mariadb", "sid-mysql"])]
     image: Vec<String>,
     /// How many times each guest is started each way.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = number::<u32>(1..=1000))]

@@ -10,7 +10,7 @@ use judge::verdict::Verdict;
 use tooling::error::Failure;
 use tooling::host;
 
-use crate::e2e;
+use crate::e2e::{self, Ready};
 use crate::number::number;
 
 /// The options of most measurements.
@@ -28,7 +28,7 @@ pub(super) struct OnImage {
 #[derive(Debug)]
 pub(super) struct Trials {
     options: RunOptions,
-    program: PathBuf,
+    ready: Ready,
     /// How many runs there were, which names their directories.
     runs: u32,
 }
@@ -56,8 +56,8 @@ pub(super) fn scenarios() -> PathBuf {
 impl Trials {
     /// Prepares what these trials need.
     pub(super) fn prepare(options: RunOptions) -> Result<Self, Failure> {
-        let program = e2e::prepare(&requests(&options)?)?;
-        Ok(Self { options, program, runs: 0 })
+        let ready = e2e::prepare(&options, &requests(&options)?)?;
+        Ok(Self { options, ready, runs: 0 })
     }
 
     /// Runs them once more, changed like this, `jobs` at a time.
@@ -73,14 +73,16 @@ impl Trials {
         options.dir = options.dir.with_file_name(format!("{name}-{}", self.runs));
         options.write().map_err(Failure::infrastructure)?;
         let begin = Instant::now();
-        if e2e::run_trials(&self.program, &options, jobs)? {
+        let ended = e2e::run_trials(&self.ready, &options, jobs)?;
+        if ended.interrupted {
             return Err(Failure::Interrupted);
         }
         let wall = begin.elapsed();
         e2e::check_for_leftovers(&options.dir)?;
         let ran = |request: TrialRequest| {
             let dir = options.trial_dir(&request.name);
-            let verdict = Verdict::read(&dir).map_err(Failure::infrastructure)?;
+            let lost = |error| Failure::infrastructure(format!("{}.", ended.why_lost(&request.name, &error)));
+            let verdict = Verdict::read(&dir).map_err(lost)?;
             Ok(MeasuredTrial { dir, verdict })
         };
         Ok(MeasuredRun {
@@ -117,7 +119,8 @@ impl MeasuredTrial {
     pub(super) fn started_warm(&self) -> Result<bool, Failure> {
         let notes = events::notes(&self.dir.join(events::FILE));
         let notes = notes.map_err(Failure::infrastructure)?;
-        Ok(notes.iter().any(|note| note == events::FROM_MEMORY))
+        let booted = |note: &String| note.starts_with(events::BOOTED_INSTEAD);
+        Ok(notes.iter().any(|note| note == events::FROM_MEMORY) && !notes.iter().any(booted))
     }
 
     /// A figure that this trial must have; an error says what it came to instead.

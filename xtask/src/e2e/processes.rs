@@ -1,24 +1,33 @@
 //! The processes of a run, from the first to the last that ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{self, Pid, WaitOptions};
+use rustix::process::{self, Pid, Signal, WaitOptions};
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
 
 /// How long supervisors may go on after the test binary: they thaw a guest first.
 const GRACE: Duration = Duration::from_secs(90);
 
-/// Ctrl-C ends the test binary, whose supervisors then clean up; this process
-/// stays to wait for them and to report the outcome. Returns whether it was pressed.
-pub(crate) fn outlive_ctrl_c() -> io::Result<Arc<AtomicBool>> {
-    let pressed = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&pressed))?;
-    Ok(pressed)
+/// The pause between two looks at processes that are ending.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Ctrl-C, which this process outlives, to wait for all others and to report the outcome.
+#[derive(Debug)]
+pub(crate) struct CtrlC(Signals);
+
+impl CtrlC {
+    /// From here on Ctrl-C does not end this process.
+    pub(crate) fn outlive() -> io::Result<Self> {
+        Signals::new([SIGINT]).map(Self)
+    }
 }
 
 /// Makes this process the parent of orphaned descendants, so that no process of
@@ -28,9 +37,41 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
 }
 
 /// Waits for the test binary, then for every orphan, at most for [`GRACE`].
-/// What is still there then is found by its command line. Returns how the test binary ended.
-pub(crate) fn wait_for_all(trials: &Child) -> io::Result<ExitStatus> {
+/// What is still there then is found by its command line. Returns how the test binary ended, and
+/// whether Ctrl-C was pressed: once, it ends the test binary, whose supervisors then clean up; twice,
+/// it kills every process of the run.
+pub(crate) fn wait_for_all(trials: &Child, CtrlC(mut signals): CtrlC) -> io::Result<(ExitStatus, bool)> {
     let trials = Pid::from_child(trials);
+    let (handle, watched) = (signals.handle(), signals.handle());
+    let presses = thread::spawn(move || {
+        let mut presses = signals.forever();
+        if presses.next().is_none() {
+            return false;
+        }
+        info!(
+            "Ctrl-C: each trial that runs thaws its guest and ends it, which takes up to {} s. Press it again to kill \
+             them all at once.",
+            GRACE.as_secs()
+        );
+        // The terminal signals all processes, but somebody may have signalled this one only.
+        let _ = process::kill_process(trials, Signal::TERM);
+        if presses.next().is_some() {
+            warn!("Ctrl-C again: killing every process of the run.");
+            while !watched.is_closed() {
+                kill_descendants();
+                thread::sleep(PAUSE);
+            }
+        }
+        true
+    });
+    let ended = wait(trials);
+    handle.close();
+    // It counts presses, and cannot panic.
+    let pressed = presses.join().unwrap_or_default();
+    Ok((ended?, pressed))
+}
+
+fn wait(trials: Pid) -> io::Result<ExitStatus> {
     let (mut deadline, mut ended) = (None, ExitStatus::default());
     loop {
         let options = if deadline.is_some() { WaitOptions::NOHANG } else { WaitOptions::empty() };
@@ -41,9 +82,47 @@ pub(crate) fn wait_for_all(trials: &Child) -> io::Result<ExitStatus> {
             }
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) if deadline.is_some_and(|deadline| Instant::now() > deadline) => return Ok(ended),
-            Ok(None) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(None) => thread::sleep(PAUSE),
             Err(Errno::CHILD) => return Ok(ended),
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+/// Kills all processes that descend from this one.
+fn kill_descendants() {
+    let Ok(all) = procfs::process::all_processes() else { return };
+    // One that has just ended cannot be read.
+    let parents: BTreeMap<i32, i32> =
+        all.filter_map(|process| process.ok()?.stat().ok()).map(|stat| (stat.pid, stat.ppid)).collect();
+    for pid in descendants(process::getpid().as_raw_nonzero().get(), &parents) {
+        let _ = Pid::from_raw(pid).map(|pid| process::kill_process(pid, Signal::KILL));
+    }
+}
+
+/// The processes below this one. `parents` has the parent of each.
+pub(crate) fn descendants(root: i32, parents: &BTreeMap<i32, i32>) -> BTreeSet<i32> {
+    let mut found = BTreeSet::from([root]);
+    loop {
+        let before = found.len();
+        let below = parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid);
+        found.extend(below.collect::<Vec<_>>());
+        if found.len() == before {
+            // Nobody descends from himself.
+            found.remove(&root);
+            return found;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_are_found_through_their_parents() {
+        let parents = BTreeMap::from([(2, 1), (30, 9), (9, 2), (31, 9), (4, 1), (5, 4)]);
+        assert_eq!(descendants(2, &parents), BTreeSet::from([9, 30, 31]));
+        assert_eq!(descendants(7, &parents), BTreeSet::new());
     }
 }

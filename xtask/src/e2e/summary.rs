@@ -1,15 +1,14 @@
 //! The results of a run for other programs: JUnit beside the report, and the step summary in GitHub
 //! Actions. If one cannot be written, that is only a warning: the verdicts do not depend on it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use contract::files::FileError;
+use contract::files;
 use contract::grade::Outcome;
-use contract::text::quote;
-use judge::verdict::Verdict;
+use contract::text::{quote, quote_lines};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use tracing::warn;
 
@@ -28,7 +27,9 @@ const MAX_REASON: usize = 200;
 pub(super) fn write(run: &Path, rows: &[Row]) {
     let junit = run.join(JUNIT);
     let written = report(run, rows).to_string().map_err(|e| e.to_string());
-    if let Err(problem) = written.and_then(|xml| fs::write(&junit, xml).map_err(|e| e.to_string())) {
+    if let Err(problem) =
+        written.and_then(|xml| files::replace(&junit, xml.as_bytes()).map_err(|e| e.to_string()))
+    {
         warn!("{} could not be written: {problem}", junit.display());
     }
     let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty()) else { return };
@@ -44,31 +45,22 @@ fn report(run: &Path, rows: &[Row]) -> Report {
     for (name, dir, verdict) in rows {
         let not_passed = |kind, message: String, details: String| {
             let mut status = TestCaseStatus::non_success(kind);
-            status.set_message(message).set_description(format!("{details}\nevidence: {}", dir.display()));
+            let details = format!("{details}\nevidence: {}", dir.display());
+            status.set_message(shown(&message)).set_description(shown(&details));
             status
         };
-        let status = match verdict {
-            Ok(verdict) => match verdict.outcome {
-                Outcome::Pass => TestCaseStatus::success(),
-                Outcome::Fail => {
-                    not_passed(NonSuccessKind::Failure, verdict.unmet.join("; "), verdict.reason.clone())
-                }
-                Outcome::Unknown => {
-                    not_passed(NonSuccessKind::Error, verdict.reason.clone(), verdict.unmet.join("\n"))
-                }
-            },
-            Err(problem) => {
-                not_passed(NonSuccessKind::Error, "the trial left no verdict".into(), problem.to_string())
-            }
+        let (reason, unmet) = (&verdict.reason, &verdict.unmet);
+        let status = match verdict.outcome {
+            Outcome::Pass => TestCaseStatus::success(),
+            Outcome::Fail => not_passed(NonSuccessKind::Failure, unmet.join("; "), reason.clone()),
+            Outcome::Unknown => not_passed(NonSuccessKind::Error, reason.clone(), unmet.join("\n")),
         };
         let mut case = TestCase::new(name.as_str(), status);
-        let total = verdict.as_ref().ok().and_then(|verdict| verdict.timings_ms.total);
+        let total = verdict.timings_ms.total;
         if let Some(time) = total.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()) {
             case.set_time(time);
         }
-        if let Ok(verdict) = verdict {
-            case.set_system_out(format!("{}\n", verdict.reason));
-        }
+        case.set_system_out(format!("{}\n", shown(reason)));
         suite.add_test_case(case);
     }
     let name = run.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -77,28 +69,26 @@ fn report(run: &Path, rows: &[Row]) -> Report {
     report
 }
 
+/// Whoever shows the file shows these words as they are.
+fn shown(text: &str) -> String {
+    quote_lines(usize::MAX, text)
+}
+
 /// A table of the trials, those first that did not come out as expected.
 fn markdown(rows: &[Row]) -> String {
-    let outcome = |verdict: &Result<Verdict, FileError>| {
-        verdict.as_ref().map_or(Outcome::Unknown, |verdict| verdict.outcome)
-    };
     let mut sorted: Vec<_> = rows.iter().collect();
-    sorted.sort_by_key(|(_, _, verdict)| match outcome(verdict) {
+    sorted.sort_by_key(|(_, _, verdict)| match verdict.outcome {
         Outcome::Fail => 0,
         Outcome::Unknown => 1,
         Outcome::Pass => 2,
     });
     let line = |(name, _, verdict): &&Row| {
-        let (grade, reason) = match verdict {
-            Ok(verdict) => (verdict.grade.to_string(), verdict.reason.clone()),
-            Err(problem) => ("unknown".to_owned(), problem.to_string()),
-        };
-        let word = match outcome(verdict) {
+        let word = match verdict.outcome {
             Outcome::Pass => "as expected",
             Outcome::Fail => "**not as expected**",
             Outcome::Unknown => "**unknown**",
         };
-        let cells = [&format!("`{name}`"), word, &grade, &reason];
+        let cells = [&format!("`{name}`"), word, &verdict.grade.to_string(), &verdict.reason];
         let cells = cells.map(|cell| quote(MAX_REASON, cell).replace('|', "\\|"));
         format!("| {} |\n", cells.join(" | "))
     };
@@ -108,7 +98,9 @@ fn markdown(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::tests::{example, no_verdict};
+    use judge::verdict::Verdict;
+
+    use super::super::table::tests::{example, lost};
     use super::*;
 
     fn rows() -> Vec<Row> {
@@ -119,9 +111,9 @@ mod tests {
             ..example()
         };
         vec![
-            ("core/good::i::h".into(), "/e/good".into(), Ok(verdict(Outcome::Pass, "fine"))),
-            ("core/bad::i::h".into(), "/e/bad".into(), Ok(verdict(Outcome::Fail, "a|b\u{202e}"))),
-            ("core/none::i::h".into(), "/e/none".into(), Err(no_verdict())),
+            ("core/good::i::h".into(), "/e/good".into(), verdict(Outcome::Pass, "fine")),
+            ("core/bad::i::h".into(), "/e/bad".into(), verdict(Outcome::Fail, "a|b\u{202e}")),
+            ("core/none::i::h".into(), "/e/none".into(), lost("core/none::i::h")),
         ]
     }
 
@@ -129,7 +121,9 @@ mod tests {
     fn junit_tells_failures_from_what_is_not_known() {
         let xml = report(Path::new("/runs/today"), &rows()).to_string().unwrap();
         assert!(xml.contains("tests=\"3\" failures=\"1\" errors=\"1\""), "{xml}");
+        assert!(xml.contains("a|b\\u{202e}") && !xml.contains('\u{202e}'), "{xml}");
         assert!(xml.contains("evidence: /e/bad") && xml.contains("expected something &lt;else&gt;"), "{xml}");
+        assert!(xml.contains("message=\"unknown: the disk is full\""), "{xml}");
     }
 
     #[test]
@@ -137,6 +131,6 @@ mod tests {
         let markdown = markdown(&rows());
         let lines: Vec<_> = markdown.lines().collect();
         assert!(lines[2].contains("core/bad") && lines[2].contains("a\\|b\\u{202e}"), "{markdown}");
-        assert!(lines[3].contains("core/none") && lines[4].contains("core/good"), "{markdown}");
+        assert!(lines[3].contains("the disk is full") && lines[4].contains("core/good"), "{markdown}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use contract::files::FileError;
 use contract::grade::{Grade, Outcome};
 use contract::json;
 use judge::verdict::Verdict;
@@ -11,8 +10,8 @@ use tooling::error::Failure;
 
 use crate::align::align;
 
-/// A trial, its directory, and its verdict or why there is none.
-pub(super) type Row = (String, PathBuf, Result<Verdict, FileError>);
+/// A trial, its directory, and its verdict.
+pub(super) type Row = (String, PathBuf, Verdict);
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -29,18 +28,13 @@ pub(super) fn print(run: &Path, rows: &[Row]) {
     results::line("");
     for (name, dir, verdict) in rows {
         results::row([(&**name, BOLD)]);
-        match verdict {
-            Ok(verdict) => {
-                results::line(format_args!("  {}", verdict.reason));
-                if let Some(unexamined) = verdict.unexamined() {
-                    results::line(format_args!("  {unexamined}"));
-                }
-                if verdict.outcome != Outcome::Pass {
-                    evidence(verdict);
-                    results::line(format_args!("  evidence: {}", dir.display()));
-                }
-            }
-            Err(problem) => results::line(format_args!("  the trial left no verdict: {problem}")),
+        results::line(format_args!("  {}", verdict.reason));
+        if let Some(unexamined) = verdict.unexamined() {
+            results::line(format_args!("  {unexamined}"));
+        }
+        if verdict.outcome != Outcome::Pass {
+            evidence(verdict);
+            results::line(format_args!("  evidence: {}", dir.display()));
         }
     }
     results::line(format_args!("\nEvidence of every trial: {}", run.display()));
@@ -82,10 +76,6 @@ fn parts(name: &str) -> [&str; 3] {
 fn cells((name, _, verdict): &Row) -> [(String, &'static str); 6] {
     let [_, image, hook] = parts(name);
     let (image, hook) = ((format!("  {image}"), PLAIN), (hook.to_owned(), PLAIN));
-    let Ok(verdict) = verdict else {
-        let none = || ("-".to_owned(), PLAIN);
-        return [image, hook, none(), ("unknown".to_owned(), YELLOW), none(), none()];
-    };
     let (expected, colour) = match verdict.outcome {
         Outcome::Pass => ("yes", GREEN),
         Outcome::Fail => ("NO", RED),
@@ -117,14 +107,20 @@ fn evidence(verdict: &Verdict) {
 
 /// The verdicts as one JSON array.
 pub(super) fn print_json(rows: &[Row]) -> Result<(), Failure> {
-    let verdicts: Vec<_> = rows.iter().filter_map(|(_, _, verdict)| verdict.as_ref().ok()).collect();
-    let json = json::pretty(&verdicts).map_err(|e| Failure::Json { what: "the verdicts", source: e })?;
-    results::line(format_args!("{json}"));
+    results::line(as_json(rows)?);
     Ok(())
+}
+
+fn as_json(rows: &[Row]) -> Result<String, Failure> {
+    let verdicts: Vec<_> = rows.iter().map(|(_, _, verdict)| verdict).collect();
+    json::pretty(&verdicts).map_err(|e| Failure::Json { what: "the verdicts", source: e })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use contract::run::{RunOptions, TrialRequest};
+    use tooling::host;
+
     use super::*;
 
     /// The verdict that the page about formats shows.
@@ -133,9 +129,22 @@ pub(super) mod tests {
         serde_json::from_str(json.split("```json\n").nth(1).unwrap().split("```").next().unwrap()).unwrap()
     }
 
-    /// What there is of a trial that was killed.
-    pub(in super::super) fn no_verdict() -> FileError {
-        FileError::Read { path: "verdict.json".into(), problem: "there is no such file".into() }
+    /// The verdict over a trial that was lost.
+    pub(in super::super) fn lost(name: &str) -> Verdict {
+        let options = RunOptions::of(host::repository(), "/runs/one".into());
+        let request = TrialRequest { name: name.to_owned(), ..options.trials().unwrap().swap_remove(0) };
+        Verdict::lost(&request, 1, "crash-consistent".to_owned(), "the disk is full")
+    }
+
+    #[test]
+    fn a_trial_that_was_lost_is_in_the_table_and_in_the_json() {
+        let rows = [("core/none::i::h".into(), PathBuf::new(), lost("core/none::i::h"))];
+        let table: String = lines(&rows).into_iter().map(|(cells, _)| cells.join(" ")).collect();
+        assert!(table.contains("unknown"), "{table}");
+        let json: serde_json::Value = serde_json::from_str(&as_json(&rows).unwrap()).unwrap();
+        assert_eq!(json[0]["trial"], "core/none::i::h");
+        assert_eq!(json[0]["reason"], "unknown: the disk is full");
+        assert_eq!(json[0]["outcome"], "unknown");
     }
 
     #[test]
@@ -144,12 +153,12 @@ pub(super) mod tests {
         verdict.grade = Grade::ApplicationConsistent;
         (verdict.timings_ms.total, verdict.timings_ms.write_stall) = (Some(123_456.0), Some(10_845.0));
         let row = |hook: &str| {
-            (format!("core/vendor-sample::bookworm-mariadb::{hook}"), PathBuf::new(), Ok(verdict.clone()))
+            (format!("core/vendor-sample::bookworm-mariadb::{hook}"), PathBuf::new(), verdict.clone())
         };
         let rows = [
             row("sample"),
             row("freezeframe"),
-            ("core/other::i::h".into(), PathBuf::new(), Err(no_verdict())),
+            ("core/other::i::h".into(), PathBuf::new(), lost("core/other::i::h")),
         ];
         let lines: Vec<_> = lines(&rows).into_iter().map(|(cells, _)| cells.join("  ")).collect();
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");

@@ -112,7 +112,7 @@ fn apt() -> Apt {
 /// What a program prints; nothing when it fails.
 fn printed_by(program: &str, args: &[&str]) -> String {
     let Ok(sh) = shell() else { return String::new() };
-    let output = command::output(sh.cmd(program).args(args).env("LC_ALL", "C"));
+    let output = command::output(sh.cmd(program).args(args));
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 

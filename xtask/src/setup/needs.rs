@@ -280,6 +280,18 @@ pub(crate) const NEEDS: &[Need] = &[
         needed_by: NeededBy::Everyone,
     },
     Need {
+        what: "bubblewrap",
+        why: "keeps the programs that read guests' disks in a sandbox",
+        check: Check::Program("bwrap"),
+        packages: Packages {
+            apt: &["bubblewrap"],
+            dnf: &["bubblewrap"],
+            zypper: &["bubblewrap"],
+            pacman: &["bubblewrap"],
+        },
+        needed_by: NeededBy::Everyone,
+    },
+    Need {
         what: "lvm",
         why: "writes disks with volume groups, which takes root",
         check: Check::Program("lvm"),

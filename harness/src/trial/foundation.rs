@@ -1,0 +1,128 @@
+//! Whether the files that a trial's guests stood on, the image and saved guests, are still as they were made.
+
+use contract::grade::Outcome;
+use contract::image::ManifestError;
+use contract::observation;
+use contract::plan::Plan;
+use contract::seal::Depth;
+use judge::verdict::Verdict;
+use tracing::warn;
+
+use crate::error::SavedMemoryError;
+use crate::observe;
+use crate::saved_memory::GuestsInUse;
+
+/// What a trial stood on is damaged, so that its verdict proves nothing.
+#[derive(Debug, thiserror::Error)]
+enum Damaged {
+    #[error("{0}")]
+    Image(#[from] ManifestError),
+    #[error("{0}. Run the trial again.")]
+    Memory(#[from] SavedMemoryError),
+}
+
+/// The verdict, if what the trial stood on is whole; otherwise it is unknown. Everything is read only after
+/// a trial that did not meet its expectation, because that takes a second: it may be the files' fault.
+pub(super) fn doubted(plan: &Plan, saved: &GuestsInUse, verdict: Verdict) -> Verdict {
+    let depth = if verdict.outcome == Outcome::Pass { Depth::Stamps } else { Depth::Contents };
+    let Err(damaged) = check(plan, saved, depth) else { return verdict };
+    // Whoever judges the files again must come to the same.
+    for cycle in 1..=plan.snapshot.cycles {
+        let dir =
+            if plan.snapshot.cycles == 1 { plan.dir.clone() } else { judge::cycle_dir(&plan.dir, cycle) };
+        if let Err(error) = observe::withdraw(&dir.join(observation::FILE)) {
+            warn!("{}: {error}", plan.trial);
+        }
+    }
+    Verdict::unknown(plan, format!("{damaged} It had come out {}", verdict.reason))
+}
+
+fn check(plan: &Plan, saved: &GuestsInUse, depth: Depth) -> Result<(), Damaged> {
+    saved.check(depth)?;
+    Ok(plan.image.check(depth)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::{Path, PathBuf};
+
+    use contract::grade::Grade;
+    use contract::image::Manifest;
+    use contract::observation::Record;
+    use contract::plan::Accel;
+    use contract::run::RunOptions;
+    use contract::seal;
+
+    use super::*;
+
+    const DISK: &str = "vda.raw";
+
+    /// A plan on an image that is whole, and the log of a complete observation.
+    fn observed(root: &Path) -> (Plan, Vec<u8>) {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a checkout");
+        let options = RunOptions { dir: root.join("run"), ..RunOptions::of(repository, PathBuf::new()) };
+        let request = options.trials().expect("scenarios").swap_remove(0);
+        let manifest = r#"{"schema": 3, "name": "one", "digest": "00", "distro": "d", "release": "r", "dir": ".",
+            "boot": "firmware", "disks": [], "memory_mib": 512,
+            "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
+            "server": {"database": "mariadb", "unit": "s", "datadir": "/d", "port": 1, "user": "u",
+                       "password_file": "p"}, "versions": {}}"#;
+        let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
+        let image = Manifest { dir: root.join("image"), ..manifest };
+        fs::create_dir(&image.dir).expect("a directory");
+        fs::write(image.dir.join(DISK), vec![7; 3 << 20]).expect("a disk");
+        seal::make(&image.dir).expect("a seal");
+        let plan = options.plan(&request, image, Accel::Tcg);
+        fs::create_dir_all(&plan.dir).expect("a directory");
+        let log = plan.dir.join(observation::FILE);
+        let mut out = observe::create(&log).expect("a log");
+        out.write(&Record::RollForward { applied: true, detail: String::new() }).expect("a record");
+        observe::complete(out).expect("a whole log");
+        (plan, fs::read(&log).expect("a log"))
+    }
+
+    fn verdict(plan: &Plan, outcome: Outcome) -> Verdict {
+        let failed = Verdict::unknown(plan, "as the test has it".to_owned());
+        Verdict { outcome, grade: Grade::Inconsistent, ..failed }
+    }
+
+    #[test]
+    fn nothing_changes_on_whole_files() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (plan, log) = observed(root.path());
+        for outcome in [Outcome::Pass, Outcome::Fail, Outcome::Unknown] {
+            let verdict = verdict(&plan, outcome);
+            assert_eq!(doubted(&plan, &GuestsInUse::default(), verdict.clone()), verdict);
+        }
+        assert_eq!(fs::read(plan.dir.join(observation::FILE)).expect("a log"), log);
+    }
+
+    #[test]
+    fn no_verdict_stands_on_files_that_have_changed() {
+        let rot = |disk: &Path, seen: bool| {
+            let modified = fs::metadata(disk).and_then(|metadata| metadata.modified()).expect("a time");
+            fs::write(disk, vec![8; 3 << 20]).expect("a disk");
+            let modified = if seen { std::time::SystemTime::UNIX_EPOCH } else { modified };
+            File::options()
+                .write(true)
+                .open(disk)
+                .and_then(|disk| disk.set_modified(modified))
+                .expect("a time");
+        };
+        for (outcome, seen) in [(Outcome::Pass, true), (Outcome::Fail, false), (Outcome::Unknown, false)] {
+            let root = tempfile::tempdir().expect("a directory");
+            let (plan, log) = observed(root.path());
+            rot(&plan.image.dir.join(DISK), seen);
+            let doubted = doubted(&plan, &GuestsInUse::default(), verdict(&plan, outcome));
+            assert_eq!((doubted.grade, doubted.outcome), (Grade::Unknown, Outcome::Unknown));
+            for part in ["the image `one` is damaged: ", DISK, "images check one", "as the test has it"] {
+                assert!(doubted.reason.contains(part), "{}", doubted.reason);
+            }
+            // Judged again, it is unknown as well.
+            let left = fs::read(plan.dir.join(observation::FILE)).expect("a log");
+            assert!(log.starts_with(&left) && left.len() < log.len());
+            assert_eq!(left.last(), Some(&b'\n'));
+        }
+    }
+}
