@@ -46,7 +46,7 @@ impl fmt::Display for Condition {
         match self {
             Self::Whole => f.write_str("whole"),
             Self::NotSealed => {
-                f.write_str("cannot be checked: an older version built it; the next run builds it again")
+                f.write_str("cannot be checked: it has no seal, as one that an older version built; `images clean` removes it")
             }
             Self::Removed(damage) => write!(f, "damaged, and removed: {damage}"),
             Self::InUse(damage) => write!(
@@ -82,9 +82,9 @@ pub(crate) fn check(
 }
 
 fn check_build(build: &Path) -> Result<Condition, Failure> {
-    let damage = match seal::check(build, Depth::Contents) {
+    let damage = match seal::check(build, Depth::Contents, &|| false) {
         Ok(()) => return Ok(Condition::Whole),
-        Err(Damage::NoSeal(_)) => return Ok(Condition::NotSealed),
+        Err(Damage::NoSeal(_)) if !build.join(seal::FILE).exists() => return Ok(Condition::NotSealed),
         Err(damage) => damage,
     };
     Ok(if remove_unused(build)? { Condition::Removed(damage) } else { Condition::InUse(damage) })
@@ -93,7 +93,7 @@ fn check_build(build: &Path) -> Result<Condition, Failure> {
 fn check_state(states: &SavedStates, state: SavedState) -> Result<Checked, Failure> {
     let path = state.dir().to_owned();
     let mib = allocated_mib(&path);
-    let condition = match state.check(Depth::Contents) {
+    let condition = match state.check(Depth::Contents, &|| false) {
         Ok(()) => Condition::Whole,
         Err(damage) => {
             state.throw_away()?;
@@ -220,7 +220,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (store, build, _) = store(root.path());
         fs::remove_file(build.join("seal.json")).unwrap();
-        assert!(said(&store, &[])[0].starts_with("one: cannot be checked: an older version built it"));
+        assert!(said(&store, &[])[0].starts_with("one: cannot be checked: it has no seal"));
         assert!(build.exists());
     }
 }

@@ -128,7 +128,7 @@ impl Store {
         match self.manifest(name) {
             None => ImageState::Missing,
             Some(manifest) if wanted.is_some_and(|wanted| wanted != manifest.digest) => ImageState::Stale,
-            Some(manifest) if manifest.check(Depth::Stamps).is_err() => ImageState::Damaged,
+            Some(manifest) if manifest.check(Depth::Stamps, &|| false).is_err() => ImageState::Damaged,
             Some(_) => ImageState::Built,
         }
     }

@@ -146,9 +146,9 @@ impl SavedState {
         &self.dir
     }
 
-    /// Checks that it is as it was made.
-    pub fn check(&self, depth: Depth) -> Result<(), Damage> {
-        seal::check(&self.dir, depth)
+    /// Checks that it is as it was made; see [`seal::check`].
+    pub fn check(&self, depth: Depth, is_over: &dyn Fn() -> bool) -> Result<(), Damage> {
+        seal::check(&self.dir, depth, is_over)
     }
 
     /// Lets nobody start from it any more. It is removed by [`SavedStates::sweep`].
@@ -202,7 +202,7 @@ mod tests {
         let made = publish(&states, "memory");
         let found = states.find("key").unwrap().unwrap();
         assert_eq!(found.dir(), made.dir());
-        found.check(Depth::Contents).unwrap();
+        found.check(Depth::Contents, &|| false).unwrap();
         assert!(states.find("ke").unwrap().is_none());
         assert!(!states.scratch("key").exists());
     }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::files::{self, FileError};
 
 /// The name of a seal.
-const FILE: &str = "seal.json";
+pub const FILE: &str = "seal.json";
 
 /// The version of its format.
 const SCHEMA: u32 = 1;
@@ -115,8 +115,9 @@ pub fn make(dir: &Path) -> Result<(), FileError> {
 }
 
 /// Checks that the files of a sealed directory are as they were; others in it do not count. What is found
-/// out about files that seemed to have changed is kept in the seal, for the next one who checks.
-pub fn check(dir: &Path, depth: Depth) -> Result<(), Damage> {
+/// out about files that seemed to have changed is kept in the seal, for the next one who checks. Reading ends
+/// when `is_over` says so; what is not read then counts as whole.
+pub fn check(dir: &Path, depth: Depth, is_over: &dyn Fn() -> bool) -> Result<(), Damage> {
     let path = dir.join(FILE);
     let sealed: Seal = files::read_json(&path).map_err(Damage::NoSeal)?;
     if sealed.schema != SCHEMA {
@@ -124,7 +125,8 @@ pub fn check(dir: &Path, depth: Depth) -> Result<(), Damage> {
         return Err(Damage::NoSeal(FileError::Read { path, problem }));
     }
     let mut found = sealed.clone();
-    let checked = found.files.iter_mut().try_for_each(|(name, file)| file.check(&dir.join(name), depth));
+    let checked =
+        found.files.iter_mut().try_for_each(|(name, file)| file.check(&dir.join(name), depth, is_over));
     if found != sealed {
         // Without this note, they are read again.
         let _ = files::write_json(&path, &found);
@@ -135,11 +137,11 @@ pub fn check(dir: &Path, depth: Depth) -> Result<(), Damage> {
 impl Sealed {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
-        let sha256 = hash(path)?;
+        let sha256 = hash(path, &|| false)?.unwrap_or_default();
         Ok(Self { bytes: metadata.len(), sha256, stamp: Some(Stamp::of(&metadata)) })
     }
 
-    fn check(&mut self, path: &Path, depth: Depth) -> Result<(), Damage> {
+    fn check(&mut self, path: &Path, depth: Depth, is_over: &dyn Fn() -> bool) -> Result<(), Damage> {
         let file = || path.to_owned();
         let metadata = fs::metadata(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Damage::Gone(file()),
@@ -153,7 +155,8 @@ impl Sealed {
         if depth == Depth::Stamps && self.stamp == stamp && self.bytes > SHORT {
             return Ok(());
         }
-        let sha256 = hash(path).map_err(|source| Damage::Unreadable { file: file(), source })?;
+        let hashed = hash(path, is_over).map_err(|source| Damage::Unreadable { file: file(), source })?;
+        let Some(sha256) = hashed else { return Ok(()) };
         if sha256 != self.sha256 {
             self.stamp = None;
             return Err(Damage::Changed(file()));
@@ -170,14 +173,17 @@ impl Stamp {
 }
 
 /// SHA-256 over each unit of a file that is not only zeros, after its place in the file. Holes are passed
-/// over without being read.
-fn hash(path: &Path) -> io::Result<String> {
+/// over without being read. `None` when it `is_over` first.
+fn hash(path: &Path, is_over: &dyn Fn() -> bool) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let mut hash = Sha256::new();
     let zeros = vec![0; UNIT];
     let mut unit = zeros.clone();
     let mut at = 0;
     loop {
+        if is_over() {
+            return Ok(None);
+        }
         at = match seek(&file, SeekFrom::Data(at)) {
             Ok(data) => data - data % UNIT as u64,
             // There is nothing but a hole up to its end.
@@ -196,7 +202,7 @@ fn hash(path: &Path) -> io::Result<String> {
         }
         at += UNIT as u64;
     }
-    Ok(hex::encode(hash.finalize()))
+    Ok(Some(hex::encode(hash.finalize())))
 }
 
 /// Reads a whole unit, or what is left of the file.
@@ -257,7 +263,7 @@ mod tests {
     }
 
     fn said(dir: &Path, depth: Depth) -> String {
-        check(dir, depth).map_or_else(|damage| damage.to_string(), |()| "whole".to_owned())
+        check(dir, depth, &|| false).map_or_else(|damage| damage.to_string(), |()| "whole".to_owned())
     }
 
     #[test]
@@ -335,7 +341,7 @@ mod tests {
         let hashed = |name: &str, write: &dyn Fn(&File)| {
             let path = dir.path().join(name);
             write(&File::create(&path).unwrap());
-            hash(&path).unwrap()
+            hash(&path, &|| false).unwrap()
         };
         let size = 5 * UNIT as u64 + 100;
         let at = 3 * UNIT as u64 + 17;

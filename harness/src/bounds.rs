@@ -23,9 +23,12 @@ pub(crate) const CONSOLE_TRACE: usize = 4 << 20;
 /// report the same again and again.
 pub(crate) const HOST_LOG: u64 = 8 << 20;
 
-/// What a database server may send before there is a row to take, or the end of the answer, bytes.
-/// The load's rows have less than 1 KiB.
-pub(crate) const SQL_AHEAD: u64 = 4 << 20;
+/// What a database server may send before there is a row to take, or the end of the answer, bytes. Of an
+/// honest one some is under way: at most as much as the kernel keeps for two sockets, 36 MiB by default.
+pub(crate) const SQL_AHEAD: u64 = 64 << 20;
+
+/// The longest packet of MariaDB and MySQL, bytes. The load's rows have less than 1 KiB.
+pub(crate) const SQL_PACKET: usize = 4 << 20;
 
 /// The most rows of an answer that is kept as a whole, and their bytes. Tables are read row by row.
 pub(crate) const SQL_ROWS: usize = 100_000;

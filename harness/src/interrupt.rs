@@ -76,6 +76,12 @@ fn guests() -> MutexGuard<'static, Vec<Watched>> {
     GUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a stop was requested or the time is up.
+pub(crate) fn is_over() -> bool {
+    let requested = REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
+    requested || DEADLINE.get().is_some_and(|(deadline, _)| Instant::now() > *deadline)
+}
+
 /// Fails when a stop was requested, the time is up, or a guest has ended that should not have.
 pub(crate) fn check() -> Result<()> {
     if REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {

@@ -9,7 +9,7 @@ use contract::image::{FileSystem, Manifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ToolError};
 use crate::guest::Drive;
 use crate::tool::{self, Access};
 
@@ -89,7 +89,11 @@ fn pieces(drive: &Drive) -> Result<Option<Vec<Piece>>> {
         #[serde(default, rename = "format-specific")]
         specific: serde_json::Value,
     }
-    let extents: Vec<Extent> = qemu_img_json(&["map", "--output=json"], &drive.file)?;
+    let extents: Vec<Extent> = match qemu_img_json(&["map", "--output=json"], &drive.file) {
+        // A disk in so many pieces is copied by QEMU.
+        Err(Error::Tool(ToolError::Endless(..))) => return Ok(None),
+        extents => extents?,
+    };
     let chain: Vec<Layer> = qemu_img_json(&["info", "--backing-chain", "--output=json"], &drive.file)?;
     let plain = |layer: &&Layer| {
         matches!(&*layer.format, "raw" | "qcow2")

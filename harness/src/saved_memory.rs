@@ -160,7 +160,9 @@ impl SavedGuest {
         notes: &mut Vec<String>,
     ) -> Result<Option<Self>, SavedMemoryError> {
         let Some(state) = states.find(key)? else { return Ok(None) };
-        let Err(damage) = state.check(Depth::Stamps) else { return Self::open(role, state).map(Some) };
+        let Err(damage) = state.check(Depth::Stamps, &|| false) else {
+            return Self::open(role, state).map(Some);
+        };
         state.throw_away()?;
         let why = SavedMemoryError::Damaged { role: role.name(), damage };
         // `cargo xtask e2e` shows nothing less than a warning.
@@ -183,7 +185,7 @@ impl SavedGuest {
         }
         let role = self.role.name();
         // Whoever seems to have ended the guest: QEMU itself may crash of what it is given.
-        let why = match self.state.check(Depth::Contents) {
+        let why = match self.state.check(Depth::Contents, &interrupt::is_over) {
             Err(damage) => SavedMemoryError::Damaged { role, damage },
             Ok(()) if error.speaks_against_memory() => {
                 SavedMemoryError::Failed { role, cause: error.to_string() }
@@ -244,9 +246,9 @@ impl GuestsInUse {
     }
 
     /// Checks that they are as they were saved. One that is not is thrown away.
-    pub fn check(&self, depth: Depth) -> Result<(), SavedMemoryError> {
+    pub fn check(&self, depth: Depth, is_over: &dyn Fn() -> bool) -> Result<(), SavedMemoryError> {
         for guest in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let Err(damage) = guest.state.check(depth) {
+            if let Err(damage) = guest.state.check(depth, is_over) {
                 guest.state.throw_away()?;
                 return Err(SavedMemoryError::Damaged { role: guest.role.name(), damage });
             }
@@ -512,7 +514,7 @@ mod tests {
             .expect("thrown away");
         drop(failed);
         states.sweep().expect("swept");
-        seal::check(running.state.dir(), Depth::Contents).expect("whole");
+        seal::check(running.state.dir(), Depth::Contents, &|| false).expect("whole");
         drop(running);
         states.sweep().expect("swept");
         assert!(states.all().expect("a list").is_empty());
@@ -525,12 +527,12 @@ mod tests {
         let guest = Arc::new(find(&states).0.expect("a guest"));
         in_use.add(&guest);
         rot(&guest.state.dir().join(MEMORY));
-        in_use.check(Depth::Stamps).expect("nothing shows");
-        let why = in_use.check(Depth::Contents).expect_err("damage").to_string();
+        in_use.check(Depth::Stamps, &|| false).expect("nothing shows");
+        let why = in_use.check(Depth::Contents, &|| false).expect_err("damage").to_string();
         assert!(why.contains("memory has changed since it was made"), "{why}");
         assert!(find(&states).0.is_none());
         in_use.remove(&guest);
-        in_use.check(Depth::Contents).expect("nothing is in use");
+        in_use.check(Depth::Contents, &|| false).expect("nothing is in use");
     }
 
     /// The plan of a trial on an image in this directory, which boots as a real machine does.

@@ -240,13 +240,19 @@ fn sigkill_of_all_at_once_leaves_no_process_behind() {
     run.runtime_dirs().iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
 }
 
-/// As an OOM killer does it, which cares little for what was restored well.
+/// As those do it who make room when memory runs out, and care little for what was restored well.
 #[test]
 fn the_end_of_a_restored_guests_qemu_is_no_fact_about_the_backup() {
+    for signal in [Signal::KILL, Signal::TERM] {
+        end_restored_guest(signal);
+    }
+}
+
+fn end_restored_guest(signal: Signal) {
     let mut run = Run::start("restored");
     let console = run.trial().join("restored-console.log");
     wait("the restored kernel", || fs::read_to_string(&console).is_ok_and(|text| text.contains("[vda]")));
-    kill_process(run.qemu("restored"), Signal::KILL).unwrap();
+    kill_process(run.qemu("restored"), signal).unwrap();
     run.wait_for_clean_end();
     let verdict = run.verdict();
     assert_eq!(verdict.grade, Grade::Unknown, "{}", verdict.reason);

@@ -386,7 +386,7 @@ fn remove_leftovers() -> Result<(), Failure> {
 
 /// Nothing of a run may outlive it. What did is removed, and fails the run.
 pub(crate) fn check_for_leftovers(run: &Path) -> Result<(), Failure> {
-    let left = leftovers::find(run)?;
+    let left = leftovers::of_ended(run)?;
     for leftover in &left {
         leftover.remove()?;
     }

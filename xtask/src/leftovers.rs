@@ -61,7 +61,7 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
         match found.owner {
             Some(owner) if !owner.trial.starts_with(runs) => {}
             Some(owner) => {
-                left.extend(processes_naming(&owner.trial)?);
+                left.extend(processes_naming(&owner.trial, is_no_supervisor)?);
                 left.push(Leftover::RuntimeDir(found.dir));
             }
             // That of a trial that lives is complete before it can be seen.
@@ -72,7 +72,7 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
         if runtime_dir::is_supervised(&trial).map_err(|e| Failure::io("inspect", &trial, e))? {
             continue;
         }
-        left.extend(processes_naming(&trial)?);
+        left.extend(processes_naming(&trial, is_no_supervisor)?);
         let disks = trial.join("disks");
         if disks.exists() && Plan::read(&trial).map_or(true, |plan| plan.keep == Keep::None) {
             left.push(Leftover::Disks(disks));
@@ -80,6 +80,19 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
     }
     left.dedup();
     Ok(left)
+}
+
+/// What is left of a run whose processes should all have ended, its supervisors included.
+pub(crate) fn of_ended(run: &Path) -> Result<Vec<Leftover>, Failure> {
+    let mut left = processes_naming(run, |_| true)?;
+    left.extend(find(run)?);
+    left.dedup();
+    Ok(left)
+}
+
+/// A supervisor cleans up after itself. One that just starts holds no lock yet.
+fn is_no_supervisor(line: &[String]) -> bool {
+    line.get(1).is_none_or(|role| role != "supervise")
 }
 
 /// The trial directories of a run, or of every run below. Those of other users are theirs to tidy, unless
@@ -103,7 +116,7 @@ fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Processes with a trial's directory on their command line: its guests name
 /// their disks and consoles there, its own processes name the directory.
-fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
+fn processes_naming(trial: &Path, accept: fn(&[String]) -> bool) -> Result<Vec<Leftover>, Failure> {
     let needle = trial.to_string_lossy();
     let processes = procfs::process::all_processes()
         .map_err(|e| Failure::Infrastructure(format!("cannot list the processes in /proc: {e}.")))?;
@@ -117,7 +130,7 @@ fn processes_naming(trial: &Path) -> Result<Vec<Leftover>, Failure> {
         let program = line.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
         let name = program.to_string_lossy().into_owned();
         // An editor or a shell may name the directory as well.
-        let ours = name.starts_with("qemu-system") || name == "trial";
+        let ours = name.starts_with("qemu-system") || name == "trial" && accept(&line);
         if ours && line.iter().any(|word| word.contains(&*needle)) {
             found.push(Leftover::Process { pid, name });
         }
@@ -150,6 +163,13 @@ mod tests {
         fs::create_dir_all(trial.join("disks")).unwrap();
         fs::write(trial.join("plan.json"), "{}").unwrap();
         (dir, home, trial)
+    }
+
+    #[test]
+    fn a_supervisor_that_starts_is_no_leftover() {
+        let line = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert!(!is_no_supervisor(&line("/b/trial supervise --isolated /r/t")));
+        assert!(is_no_supervisor(&line("/b/trial run /r/t /tmp/x")));
     }
 
     #[test]

@@ -231,10 +231,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks that the image's files are those that were built.
-    pub fn check(&self, depth: Depth) -> Result<(), ManifestError> {
+    /// Checks that the image's files are those that were built; see [`seal::check`].
+    pub fn check(&self, depth: Depth, is_over: &dyn Fn() -> bool) -> Result<(), ManifestError> {
         let damaged = |damage| ManifestError::Damaged { name: self.name.clone(), damage };
-        seal::check(&self.dir, depth).map_err(damaged)
+        seal::check(&self.dir, depth, is_over).map_err(damaged)
     }
 
     /// Marks the image as in use until the result is dropped, or the last process that inherits it ends:

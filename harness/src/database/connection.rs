@@ -194,7 +194,7 @@ fn lost(error: std::io::Error) -> SqlError {
 /// The error, or that the server had sent too much, which breaks the connection.
 fn explained(meter: &Meter, error: SqlError) -> SqlError {
     if meter.is_exceeded() {
-        return SqlError::Unexpected(format!("more than {SQL_AHEAD} bytes without a row"));
+        return SqlError::Endless(SQL_AHEAD);
     }
     error
 }

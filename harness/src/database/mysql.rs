@@ -10,7 +10,7 @@ use mysql_async::OptsBuilder;
 use super::connection::{Route, Row, SqlResult};
 use super::dialect::{Activity, By, Dialect, LogLine, Recovery};
 use super::doors::{SOCKET_ADMIN, TCP};
-use crate::bounds::SQL_AHEAD;
+use crate::bounds::SQL_PACKET;
 use crate::names::{Account, Names, table};
 
 /// One of the two.
@@ -101,7 +101,7 @@ impl Dialect for Mysql {
             // Otherwise the client would switch to the server's own socket.
             .prefer_socket(false)
             // Otherwise the server would say what is too long.
-            .max_allowed_packet(usize::try_from(SQL_AHEAD).ok());
+            .max_allowed_packet(Some(SQL_PACKET));
         Route::Mysql(address, opts.into())
     }
 

@@ -23,6 +23,9 @@ pub enum SqlError {
     /// The connection was lost, or not made.
     #[error("{0}")]
     Lost(String),
+    /// Its answer was not read to its end, which says nothing about what it holds.
+    #[error("the server sent more than {0} bytes without a row, and no more was read")]
+    Endless(u64),
     /// It answered something else than what was asked.
     #[error("the server's answer is not what was asked for: {0}")]
     Unexpected(String),
@@ -38,7 +41,7 @@ impl SqlError {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Server { code, .. } => Some(code),
-            Self::TimedOut | Self::Lost(_) | Self::Unexpected(_) => None,
+            Self::TimedOut | Self::Lost(_) | Self::Endless(_) | Self::Unexpected(_) => None,
         }
     }
 

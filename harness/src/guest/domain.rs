@@ -50,6 +50,10 @@ pub(crate) const HEARTBEAT: &str = "freezeframe.heartbeat.";
 /// The program that runs guests.
 pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 
+/// What QEMU does when the host cannot read or write a disk's file: it pauses the guest. By default it would
+/// hand all but a lack of space to the guest, where it looks like damage.
+pub(crate) const ON_ERROR: &str = "error_policy='stop' rerror_policy='stop'";
+
 /// The serial number of the exchange disk, by which the guest finds it.
 pub(crate) const EXCHANGE: &str = "freezeframe";
 
@@ -158,7 +162,7 @@ impl Spec {
             let _ = write!(
                 drives,
                 "<disk type='file' device='disk'>\
-                   <driver name='qemu' type='qcow2' cache='writeback' discard='unmap'/>\
+                   <driver name='qemu' type='qcow2' cache='writeback' discard='unmap' {ON_ERROR}/>\
                    <source file='{}'/><target dev='{}' bus='virtio'/></disk>",
                 escape_xml(&drive.file.to_string_lossy()),
                 escape_xml(&drive.target)
@@ -167,7 +171,7 @@ impl Spec {
         if let Some(file) = &self.exchange {
             let _ = write!(
                 drives,
-                "<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='raw'/>\
+                "<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='raw' {ON_ERROR}/>\
                    <source file='{}'/><target dev='vdz' bus='virtio'/><serial>{EXCHANGE}</serial></disk>",
                 escape_xml(&file.to_string_lossy())
             );

@@ -259,7 +259,8 @@ impl Machine {
 
     /// The error about a guest that has ended: the host's doing says nothing of its disks.
     fn ended(&mut self, end: GuestEnd, failure: GuestFailure) -> Error {
-        self.stopped = true;
+        // One that is only paused is still to be destroyed.
+        self.stopped = end != GuestEnd::DiskFailed;
         if end.is_of_host() {
             let (role, console) = (self.role, self.console.clone());
             let lines = console::relevant_lines(&console);

@@ -247,6 +247,10 @@ fn end(event: c_int, detail: c_int) -> Option<GuestEnd> {
     let (event, detail) = (sys::virDomainEventType::try_from(event).ok()?, u32::try_from(detail).ok()?);
     match event {
         sys::VIR_DOMAIN_EVENT_CRASHED => Some(GuestEnd::ShutDown),
+        // Comes first when QEMU was sent a signal, which it announces like a shutdown of the guest.
+        sys::VIR_DOMAIN_EVENT_SHUTDOWN if detail == sys::VIR_DOMAIN_EVENT_SHUTDOWN_HOST => {
+            Some(GuestEnd::QemuGone)
+        }
         sys::VIR_DOMAIN_EVENT_STOPPED => Some(match detail {
             sys::VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN | sys::VIR_DOMAIN_EVENT_STOPPED_CRASHED => {
                 GuestEnd::ShutDown
@@ -314,4 +318,25 @@ unsafe fn send(opaque: *mut c_void, event: GuestEvent) {
 unsafe extern "C" fn free_listener(opaque: *mut c_void) {
     // SAFETY: `opaque` came from `Box::into_raw` in `register`; libvirt calls this once.
     drop(unsafe { Box::from_raw(opaque.cast::<Listener>()) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_says_who_brought_it_about() {
+        let end = |event: sys::virDomainEventType, detail| end(event as c_int, detail as c_int);
+        let stopped = sys::VIR_DOMAIN_EVENT_STOPPED;
+        assert_eq!(end(stopped, sys::VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN), Some(GuestEnd::ShutDown));
+        assert_eq!(end(stopped, sys::VIR_DOMAIN_EVENT_STOPPED_FAILED), Some(GuestEnd::QemuGone));
+        assert_eq!(end(stopped, sys::VIR_DOMAIN_EVENT_STOPPED_DESTROYED), Some(GuestEnd::Destroyed));
+        let shutdown = sys::VIR_DOMAIN_EVENT_SHUTDOWN;
+        assert_eq!(end(shutdown, sys::VIR_DOMAIN_EVENT_SHUTDOWN_HOST), Some(GuestEnd::QemuGone));
+        assert_eq!(end(shutdown, sys::VIR_DOMAIN_EVENT_SHUTDOWN_GUEST), None);
+        let suspended = sys::VIR_DOMAIN_EVENT_SUSPENDED;
+        assert_eq!(end(suspended, sys::VIR_DOMAIN_EVENT_SUSPENDED_IOERROR), Some(GuestEnd::DiskFailed));
+        // The harness pauses guests as well.
+        assert_eq!(end(suspended, sys::VIR_DOMAIN_EVENT_SUSPENDED_PAUSED), None);
+    }
 }

@@ -107,7 +107,7 @@ pub async fn memory(
     let count = dialect.memory_rows(&names.table(table::PROBE));
     let record = match conn.query_value(&count).await {
         Ok(rows) => Record::MemoryRows { rows: rows.unwrap_or(0) },
-        Err(error) => table_error(dialect, table::PROBE, &error),
+        Err(error) => table_error(dialect, table::PROBE, error)?,
     };
     Ok(out.write(&record)?)
 }
@@ -163,7 +163,7 @@ pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut Obs
         for index in *indexes {
             match index_sums(conn, dialect, table, &name(table), index).await {
                 Ok(record) => out.write(&record)?,
-                Err(error) => out.write(&table_error(dialect, table, &error))?,
+                Err(error) => out.write(&table_error(dialect, table, error)?)?,
             }
         }
     }
@@ -194,7 +194,7 @@ pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut Obs
             tables.sort();
             out.write(&Record::DdlTables { tables })?;
         }
-        Err(error) => out.write(&table_error(dialect, "information_schema.tables", &error))?,
+        Err(error) => out.write(&table_error(dialect, "information_schema.tables", error)?)?,
     }
     if setup.tables.iter().any(|made| made.table == table::BULK) {
         let sql = dialect.bulk_rows(&name(table::BULK));
@@ -243,7 +243,7 @@ async fn probe_rows(
         let there = conn.query(&format!("SELECT n FROM {}", names.table(plain))).await;
         match there.and_then(|rows| rows.iter().map(|row| row.get(0)).collect::<SqlResult<Vec<u32>>>()) {
             Ok(there) => rows.extend(there),
-            Err(error) => out.write(&table_error(dialect, plain, &error))?,
+            Err(error) => out.write(&table_error(dialect, plain, error)?)?,
         }
     }
     rows.sort_unstable();
@@ -319,7 +319,7 @@ impl TableReader<'_> {
             Ok(Err(RowError::Log(error))) => return Err(error),
             Ok(Err(RowError::Table(error))) | Err(error) => error,
         };
-        Ok(out.write(&table_error(*dialect, table, &error))?)
+        Ok(out.write(&table_error(*dialect, table, error)?)?)
     }
 }
 
@@ -329,9 +329,13 @@ enum RowError {
     Log(Error),
 }
 
-fn table_error(dialect: &dyn Dialect, table: &str, error: &SqlError) -> Record {
+/// The fact that a table cannot be read. An answer that was not read to its end is none.
+fn table_error(dialect: &dyn Dialect, table: &str, error: SqlError) -> Result<Record> {
+    if matches!(error, SqlError::Endless(_)) {
+        return Err(Error::sql(format!("read `{table}`"))(error));
+    }
     let gone = error.code().is_some_and(|code| dialect.is_gone(code));
-    Record::TableError { table: table.to_owned(), error: printable(&error.to_string()), gone }
+    Ok(Record::TableError { table: table.to_owned(), error: printable(&error.to_string()), gone })
 }
 
 /// Checks a table and its indexes, with automatic repair off.

@@ -13,7 +13,7 @@ use super::restorer::{Restored, Restorer};
 use crate::access;
 use crate::database::Access;
 use crate::error::{Error, Result, SqlError};
-use crate::guest::{Drive, Machine, escape_xml, quote_shell};
+use crate::guest::{Drive, Machine, ON_ERROR, escape_xml, quote_shell};
 use crate::overlay;
 use crate::session::Session;
 
@@ -60,7 +60,7 @@ impl<'a> Verifier<'a> {
     fn attach(&mut self, file: &Path, format: &str, letter: char) -> Result<u32> {
         let target = self.count * MOST_DISKS % MOST_TARGETS + u32::from(letter) - u32::from('a');
         let xml = format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='{format}' cache='writeback'/>\
+            "<disk type='file' device='disk'><driver name='qemu' type='{format}' cache='writeback' {ON_ERROR}/>\
                <source file='{}'/><target dev='sd{letter}' bus='scsi'/>\
                <address type='drive' controller='0' bus='0' target='{target}' unit='0'/></disk>",
             escape_xml(&file.to_string_lossy())
@@ -93,15 +93,16 @@ impl<'a> Verifier<'a> {
             access.wait_until_it_answers(limits.server, || machine.check_unit(unit, limits.agent)).await?;
             let Some(query) = session.dialect().is_recovering() else { return Ok(()) };
             let mut conn = access.connect_within(limits.server, || Ok(())).await?;
+            let failed = || Error::sql("end its recovery");
             let recovered = async {
-                while conn.query_first(query).await?.is_some() {
-                    machine.check_unit(unit, limits.agent).map_err(|e| SqlError::Lost(e.to_string()))?;
+                while conn.query_first(query).await.map_err(failed())?.is_some() {
+                    machine.check_unit(unit, limits.agent)?;
                     tokio::time::sleep(PAUSE).await;
                 }
                 Ok(())
             };
             let ended = tokio::time::timeout(limits.server, recovered).await;
-            ended.unwrap_or(Err(SqlError::TimedOut)).map_err(Error::sql("end its recovery"))
+            ended.unwrap_or_else(|_| Err(failed()(SqlError::TimedOut)))
         })
     }
 

@@ -9,6 +9,7 @@ use judge::verdict::Verdict;
 use tracing::warn;
 
 use crate::error::SavedMemoryError;
+use crate::interrupt;
 use crate::observe;
 use crate::saved_memory::GuestsInUse;
 
@@ -22,7 +23,8 @@ enum Damaged {
 }
 
 /// The verdict, if what the trial stood on is whole; otherwise it is unknown. Everything is read only after
-/// a trial that did not meet its expectation, because that takes a second: it may be the files' fault.
+/// a trial that did not meet its expectation, because that takes a second, and longer for large disks: it may be
+/// the files' fault. A request to stop ends that, and the verdict stays.
 pub(super) fn doubted(plan: &Plan, saved: &GuestsInUse, verdict: Verdict) -> Verdict {
     let depth = if verdict.outcome == Outcome::Pass { Depth::Stamps } else { Depth::Contents };
     let Err(damaged) = check(plan, saved, depth) else { return verdict };
@@ -38,8 +40,8 @@ pub(super) fn doubted(plan: &Plan, saved: &GuestsInUse, verdict: Verdict) -> Ver
 }
 
 fn check(plan: &Plan, saved: &GuestsInUse, depth: Depth) -> Result<(), Damaged> {
-    saved.check(depth)?;
-    Ok(plan.image.check(depth)?)
+    saved.check(depth, &interrupt::is_over)?;
+    Ok(plan.image.check(depth, &interrupt::is_over)?)
 }
 
 #[cfg(test)]

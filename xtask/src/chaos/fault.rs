@@ -53,7 +53,7 @@ impl Kind {
     fn strikes(self, role: Role) -> bool {
         match self {
             Self::Kill | Self::KillAll => role != Role::Tool,
-            Self::Terminate => matches!(role, Role::Run | Role::Tests | Role::Trial),
+            Self::Terminate => matches!(role, Role::Run | Role::Tests | Role::Trial | Role::Guest),
             Self::Interrupt | Self::InterruptTwice => role == Role::Run,
             Self::Hang => role == Role::Guest,
             Self::Starve => matches!(role, Role::Supervisor | Role::Trial | Role::Guest),

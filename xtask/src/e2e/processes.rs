@@ -37,7 +37,7 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
 }
 
 /// Waits for the test binary, then for every orphan, at most for [`GRACE`].
-/// What is still there then is found by its command line. Returns how the test binary ended, and
+/// What is still there then is a leftover of the run. Returns how the test binary ended, and
 /// whether Ctrl-C was pressed: once, it ends the test binary, whose supervisors then clean up; twice,
 /// it kills every process of the run.
 pub(crate) fn wait_for_all(trials: &Child, CtrlC(mut signals): CtrlC) -> io::Result<(ExitStatus, bool)> {
