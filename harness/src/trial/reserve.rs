@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contract::lock;
 use contract::plan::{Accel, Plan};
@@ -17,6 +17,7 @@ use contract::runtime_dir::{Home, Owner, RuntimeDir};
 use contract::scenario::Restore;
 use procfs::{Current as _, Meminfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tracing::warn;
 
 /// The part of the host's memory that all guests together may take: the rest is
@@ -129,8 +130,16 @@ fn memory() -> io::Result<(u64, u64)> {
 /// Waits, and returns whether the other end of the lifeline was closed meanwhile.
 pub(super) fn lifeline_closed(lifeline: impl AsFd, pause: Duration) -> io::Result<bool> {
     let mut watched = [PollFd::new(&lifeline, PollFlags::IN)];
-    let pause = Timespec::try_from(pause).map_err(io::Error::other)?;
-    Ok(poll(&mut watched, Some(&pause))? > 0)
+    let end = Instant::now() + pause;
+    loop {
+        let left =
+            Timespec::try_from(end.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+        match poll(&mut watched, Some(&left)) {
+            // As when this process was stopped and goes on.
+            Err(Errno::INTR) => {}
+            polled => return Ok(polled? > 0),
+        }
+    }
 }
 
 #[cfg(test)]
