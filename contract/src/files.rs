@@ -180,17 +180,17 @@ mod tests {
     fn a_tree_of_another_user_is_named_with_the_remedy() {
         let owner = |root: u32| {
             move |path: &Path| match path.to_str()? {
-                "/work/target/images/.store/lock" => None,
-                "/work" => Some(1000),
+                "/checkout/target/images/.store/lock" => None,
+                "/checkout" => Some(1000),
                 "/" => Some(0),
                 _ => Some(root),
             }
         };
-        let lock = Path::new("/work/target/images/.store/lock");
+        let lock = Path::new("/checkout/target/images/.store/lock");
         assert_eq!(
             foreign_to(1000, lock, owner(0)),
-            ". /work/target/images/.store belongs to root, and this is the user with the id 1000: run it as root, or \
-             take the files over by `sudo chown -R 1000 '/work/target'`"
+            ". /checkout/target/images/.store belongs to root, and this is the user with the id 1000: run it as root, or \
+             take the files over by `sudo chown -R 1000 '/checkout/target'`"
         );
         // What is the user's own is denied for another reason.
         assert_eq!(foreign_to(1000, lock, owner(1000)), "");

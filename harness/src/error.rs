@@ -25,6 +25,7 @@ pub use snapshot::SnapshotError;
 pub use sql::SqlError;
 pub use tool::ToolError;
 
+use crate::guest::console;
 use crate::guest_end::GuestEnd;
 
 /// The result of everything that touches a guest.
@@ -221,6 +222,11 @@ impl Error {
             Self::GuestEnded { end, .. } => !end.is_of_host(),
             _ => self.is_of_guest(),
         }
+    }
+
+    pub(crate) fn guest_ended(role: &'static str, end: GuestEnd, console: &Path) -> Self {
+        let lines = console::relevant_lines(console);
+        Self::GuestEnded { role, end, console: console.to_owned(), lines }
     }
 
     pub(crate) fn libvirt(action: impl Into<String>) -> impl FnOnce(virt::error::Error) -> Self {

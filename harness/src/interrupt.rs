@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::guest::console;
 use crate::guest_end::Fate;
 
 /// How soon a wait notices the request. Waits end at once on their own event;
@@ -89,8 +88,7 @@ pub(crate) fn check() -> Result<()> {
     }
     for Watched { role, console, fate, needed } in guests().iter() {
         if let Some(end) = fate.end().filter(|end| *needed || end.is_of_host()) {
-            let (console, lines) = (console.clone(), console::relevant_lines(console));
-            return Err(Error::GuestEnded { role, end, console, lines });
+            return Err(Error::guest_ended(role, end, console));
         }
     }
     match DEADLINE.get() {

@@ -3,6 +3,8 @@
 mod foundation;
 mod isolate;
 mod last_words;
+#[cfg(test)]
+mod made_up;
 mod pipeline;
 mod progress;
 mod reserve;

@@ -18,7 +18,6 @@ use rand::SeedableRng as _;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
-use terminal::command::Timer;
 use terminal::results;
 use tooling::error::Failure;
 use tooling::host;
@@ -156,10 +155,7 @@ fn start(trial: &str) -> Result<(Child, tempfile::NamedTempFile), Failure> {
     let mut run = Command::new(std::env::current_exe().map_err(failed)?);
     run.args(["e2e", trial, "--image", IMAGE, "--jobs", "1"]);
     run.stdin(Stdio::null()).stdout(file()?).stderr(file()?);
-    let timer = Timer::start(&run);
-    let child = run.spawn().map_err(failed)?;
-    drop(timer);
-    Ok((child, output))
+    Ok((run.spawn().map_err(failed)?, output))
 }
 
 /// The name of a run's directory, which ends with the number of its process.

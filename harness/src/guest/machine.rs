@@ -42,7 +42,7 @@ const PING_PAUSE: Duration = Duration::from_millis(100);
 const UNIT_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause between two queries of a guest that seems to have ended.
-const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long libvirt may take to report the end of a guest whose QEMU does not answer any more.
 const REPORT_LIMIT: Duration = Duration::from_secs(10);
@@ -247,14 +247,17 @@ impl Machine {
         }
     }
 
-    /// Waits, if the guest's QEMU does not answer, until libvirt has reported how the guest ended.
-    /// Who loses a connection to a guest often learns of its end before libvirt does.
-    pub(crate) fn settle(&self) {
+    /// Fails when the host ended a guest, so that whatever went wrong with it is no fact about a backup.
+    ///
+    /// Waits, if this guest's QEMU does not answer, until libvirt has reported how the guest ended: who
+    /// loses a connection to a guest often learns of its end before libvirt does.
+    pub(crate) fn check_host(&self) -> Result<()> {
         let deadline = Instant::now() + REPORT_LIMIT;
         let answers = || self.monitor("info status").is_ok_and(|status| status.contains("running"));
         while self.events.fate().end().is_none() && !answers() && Instant::now() < deadline {
-            std::thread::sleep(SETTLE_PAUSE);
+            std::thread::sleep(REPORT_PAUSE);
         }
+        interrupt::check()
     }
 
     /// The error about a guest that has ended: the host's doing says nothing of its disks.
@@ -262,9 +265,7 @@ impl Machine {
         // One that is only paused is still to be destroyed.
         self.stopped = end != GuestEnd::DiskFailed;
         if end.is_of_host() {
-            let (role, console) = (self.role, self.console.clone());
-            let lines = console::relevant_lines(&console);
-            return Error::GuestEnded { role, end, console, lines };
+            return Error::guest_ended(self.role, end, &self.console);
         }
         self.failure(failure)
     }
@@ -496,7 +497,8 @@ impl Drop for Machine {
         if self.stopped {
             return;
         }
-        self.settle();
+        // The error that led here is the one to report.
+        let _ = self.check_host();
         if !self.events.fate().end().is_some_and(GuestEnd::is_of_host) {
             interrupt::forget(self.events.fate());
         }

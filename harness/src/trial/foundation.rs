@@ -47,35 +47,24 @@ fn check(plan: &Plan, saved: &GuestsInUse, depth: Depth) -> Result<(), Damaged> 
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use contract::grade::Grade;
-    use contract::image::Manifest;
     use contract::observation::Record;
-    use contract::plan::Accel;
-    use contract::run::RunOptions;
     use contract::seal;
 
+    use super::super::made_up::plan;
     use super::*;
 
     const DISK: &str = "vda.raw";
 
     /// A plan on an image that is whole, and the log of a complete observation.
     fn observed(root: &Path) -> (Plan, Vec<u8>) {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a checkout");
-        let options = RunOptions { dir: root.join("run"), ..RunOptions::of(repository, PathBuf::new()) };
-        let request = options.trials().expect("scenarios").swap_remove(0);
-        let manifest = r#"{"schema": 3, "name": "one", "digest": "00", "distro": "d", "release": "r", "dir": ".",
-            "boot": "firmware", "disks": [], "memory_mib": 512,
-            "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
-            "server": {"database": "mariadb", "unit": "s", "datadir": "/d", "port": 1, "user": "u",
-                       "password_file": "p"}, "versions": {}}"#;
-        let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
-        let image = Manifest { dir: root.join("image"), ..manifest };
+        let plan = plan(root);
+        let image = &plan.image;
         fs::create_dir(&image.dir).expect("a directory");
         fs::write(image.dir.join(DISK), vec![7; 3 << 20]).expect("a disk");
         seal::make(&image.dir).expect("a seal");
-        let plan = options.plan(&request, image, Accel::Tcg);
         fs::create_dir_all(&plan.dir).expect("a directory");
         let log = plan.dir.join(observation::FILE);
         let mut out = observe::create(&log).expect("a log");

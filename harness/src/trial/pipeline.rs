@@ -449,8 +449,7 @@ impl<'a> Trial<'a> {
             {
                 Ok(window) => Ok((Some(window), String::new())),
                 Err(OpenError::Refused(error)) => {
-                    machine.settle();
-                    interrupt::check()?;
+                    machine.check_host()?;
                     Ok((None, format!("refused: {error}")))
                 }
                 Err(OpenError::Stopped(error)) => Err(error),
@@ -680,9 +679,7 @@ impl<'a> Trial<'a> {
         match restored {
             Ok(restored) => Ok((Observed { out, position, server: Some(restored) }, String::new())),
             Err(error) if error.is_of_guest() => {
-                restorer.machine().inspect(|machine| machine.settle());
-                // What the host did to the guest is no fact about the backup.
-                interrupt::check()?;
+                restorer.machine().map_or_else(interrupt::check, Machine::check_host)?;
                 observe::server_failed(&error.to_string(), &mut out)?;
                 let detail = "the snapshot does not come up".to_owned();
                 Ok((Observed { out, position, server: None }, detail))
@@ -709,8 +706,7 @@ impl<'a> Trial<'a> {
         }
         runtime.block_on(observe::memory(conn, expected, out))?;
         // A table that could not be read says nothing when its guest is gone.
-        machine.settle();
-        interrupt::check()
+        machine.check_host()
     }
 
     /// Writes down what a server holds that has replayed its logs.
@@ -731,8 +727,7 @@ impl<'a> Trial<'a> {
                 self.observe_replayed(&mut restored.conn, out)?;
             }
             Err(error) if error.is_of_guest() => {
-                verifier.machine().inspect(|machine| machine.settle());
-                interrupt::check()?;
+                verifier.machine().map_or_else(interrupt::check, Machine::check_host)?;
                 out.write(&record(false, error.to_string()))?;
             }
             Err(error) => return Err(error),

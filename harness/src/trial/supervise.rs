@@ -229,7 +229,7 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
         .stdin(Stdio::null())
         .spawn()?;
     let trial = Pid::from_child(&trial);
-    let stopped = stop_in_time(trial, limit);
+    let stopper = stop_in_time(trial, limit);
     let mut status = None;
     // libvirt waits until its own orphans are reaped, so reap every child.
     while let Some((pid, ended)) = wait_for_any()? {
@@ -238,7 +238,7 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
             break;
         }
     }
-    let stopped = stopped.end();
+    let stopped = stopper.end();
     kill_children()?;
     if let Some(why) = ending(stopped, status) {
         last_words::say(&why);
@@ -261,23 +261,32 @@ fn ending(stopped: Option<Stop>, status: Option<process::WaitStatus>) -> Option<
     })
 }
 
-/// Why the trial was told to stop, if it was; `None` when it ended first.
+/// What supervisor and stopper know of each other.
 #[derive(Debug, Default)]
-struct Stopped(Arc<Mutex<(bool, Option<Stop>)>>);
+struct StopState {
+    /// The trial has ended, and gets no signal any more.
+    has_ended: bool,
+    /// Why it was told to stop, if it was.
+    stop: Option<Stop>,
+}
 
-impl Stopped {
-    /// Takes the trial to have ended; it gets no signal from here on.
+/// Whether a trial was told to stop.
+#[derive(Debug, Default)]
+struct Stopper(Arc<Mutex<StopState>>);
+
+impl Stopper {
+    /// Takes the trial to have ended. Why it was told to stop; `None` when it ended first.
     fn end(&self) -> Option<Stop> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = true;
-        state.1
+        state.has_ended = true;
+        state.stop
     }
 }
 
 /// Stops the trial when the test process ends, or at the time limit.
-fn stop_in_time(trial: Pid, limit: Duration) -> Stopped {
-    let stopped = Stopped::default();
-    let state = Arc::clone(&stopped.0);
+fn stop_in_time(trial: Pid, limit: Duration) -> Stopper {
+    let stopper = Stopper::default();
+    let state = Arc::clone(&stopper.0);
     thread::spawn(move || {
         // The trial keeps its limit by itself, unless it hangs.
         let overdue = limit + GRACE;
@@ -288,16 +297,16 @@ fn stop_in_time(trial: Pid, limit: Duration) -> Stopped {
         };
         for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, Duration::ZERO)] {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.0 {
+            if state.has_ended {
                 return;
             }
-            state.1 = Some(stop);
+            state.stop = Some(stop);
             let _ = process::kill_process(trial, signal);
             drop(state);
             thread::sleep(patience);
         }
     });
-    stopped
+    stopper
 }
 
 /// The next child that ended; `None` when there is none left.
@@ -352,24 +361,8 @@ fn remove_disks(dir: &Path) {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use contract::image::Manifest;
-    use contract::run::RunOptions;
-
+    use super::super::made_up;
     use super::*;
-
-    /// A plan whose files go to a new directory.
-    fn plan(root: &Path) -> Plan {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a checkout");
-        let options = RunOptions { dir: root.join("run"), ..RunOptions::of(repository, PathBuf::new()) };
-        let request = options.trials().expect("scenarios").swap_remove(0);
-        let manifest = r#"{"schema": 3, "name": "one", "digest": "00", "distro": "d", "release": "r", "dir": ".",
-            "boot": "firmware", "disks": [], "memory_mib": 512,
-            "agent": {"unit": "u", "hook": "/h", "enabled_by": "/e"},
-            "server": {"database": "mariadb", "unit": "s", "datadir": "/d", "port": 1, "user": "u",
-                       "password_file": "p"}, "versions": {}}"#;
-        let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
-        options.plan(&request, manifest, Accel::Tcg)
-    }
 
     /// The verdict on a trial whose supervisor is this script of the shell.
     fn verdict_after(root: &Path, plan: &Plan, script: &str) -> Verdict {
@@ -391,7 +384,7 @@ mod tests {
     #[test]
     fn a_trial_that_could_not_write_its_verdict_says_why() {
         let root = tempfile::tempdir().expect("a directory");
-        let plan = plan(root.path());
+        let plan = made_up::plan(root.path());
         let why = "cannot write /runs/verdict.json: No space left on device (os error 28)";
         let verdict = verdict_after(root.path(), &plan, &format!("echo '{why}'"));
         assert_eq!(verdict.reason, format!("unknown: the trial ended without a verdict: {why}"));
@@ -401,7 +394,7 @@ mod tests {
     #[test]
     fn a_verdict_counts_although_it_cannot_be_written() {
         let root = tempfile::tempdir().expect("a directory");
-        let plan = plan(root.path());
+        let plan = made_up::plan(root.path());
         let verdict = verdict_after(root.path(), &plan, r#"rm -r "$2"; echo gone; : >"$2""#);
         assert!(verdict.reason.ends_with("without a verdict: gone"), "{}", verdict.reason);
         assert_eq!(verdict.outcome, Outcome::Unknown);
@@ -410,7 +403,7 @@ mod tests {
     #[test]
     fn one_that_is_killed_is_not_said_to_have_ended_well() {
         let root = tempfile::tempdir().expect("a directory");
-        let plan = plan(root.path());
+        let plan = made_up::plan(root.path());
         let verdict = verdict_after(root.path(), &plan, "kill -9 $$");
         assert!(verdict.reason.contains("nobody said why (its supervisor: signal: 9"), "{}", verdict.reason);
     }
