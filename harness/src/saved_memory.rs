@@ -37,7 +37,7 @@ use crate::restore;
 use crate::session::Session;
 
 /// Part of every key: raise it when a change here makes old states unusable.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The role in which a saved guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

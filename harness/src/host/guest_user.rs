@@ -77,7 +77,7 @@ pub(crate) fn let_run(image: &Manifest, accel: Accel, disks: &Path, root: &Path)
         Boot::Firmware => vec![],
     };
     image.disks.iter().map(|disk| &disk.file).chain(boot).try_for_each(|file| let_read(file))?;
-    if accel == Accel::Kvm { open_kvm(root) } else { Ok(()) }
+    settle_kvm(root, accel)
 }
 
 /// Lets QEMU reach these directories of the harness's, and enter them. Where that is not possible QEMU runs as
@@ -90,29 +90,26 @@ fn open_ways(dirs: &[&Path]) -> Result<()> {
         let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
         // What is created in the one above must be seen outside.
         dir.parent().into_iter().chain([&*dir]).try_for_each(let_enter)?;
-        if let Err(why) = reach(&dir)
-            && STAYS_ROOT.set(why).is_ok()
-        {
-            warn!("the guests' QEMU runs as root: {}", STAYS_ROOT.get().map_or("", |why| why));
-        }
+        reach(&dir).unwrap_or_else(stay_root);
     }
     Ok(())
 }
 
-/// Lets QEMU use KVM where the device is root's alone: in the trial's own mount namespace it gets one of its own,
-/// made in `dir`. Call it after [`open_ways`].
-fn open_kvm(dir: &Path) -> Result<()> {
+/// Decides for libvirt and QEMU whether there is KVM, where its device is root's alone: in the trial's own mount
+/// namespace they get one of their own, made in `dir`, or none. Otherwise libvirt, which looks for it with more rights
+/// than QEMU has, would find it, find it missing, and query QEMU again at each start.
+fn settle_kvm(dir: &Path, accel: Accel) -> Result<()> {
     let Some(id) = id() else { return Ok(()) };
-    let failed = Error::io("give QEMU its right to", Path::new(KVM));
-    let found = match fs::metadata(KVM) {
-        Ok(found) => found,
-        Err(source) => return Err(failed(source)),
-    };
+    let Ok(found) = fs::metadata(KVM) else { return Ok(()) };
     if found.mode() & 0o006 == 0o006 {
         return Ok(());
     }
     if !has_own_mounts() {
-        let _ = STAYS_ROOT.set(format!("only root may use {KVM}, and there is no mount namespace"));
+        if accel == Accel::Kvm {
+            stay_root(format!(
+                "only root may use {KVM}, and there is no mount namespace in which that could be changed"
+            ));
+        }
         return Ok(());
     }
     let devices = dir.join("dev");
@@ -120,12 +117,25 @@ fn open_kvm(dir: &Path) -> Result<()> {
     let make = || -> io::Result<()> {
         fs::create_dir(&devices)?;
         // The directory itself may be on a file system without devices.
-        mount("tmpfs", &devices, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0711")?;
-        mknodat(CWD, &own, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, found.rdev())?;
-        chown(&own, Some(id), Some(id))?;
+        mount("tmpfs", &devices, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, PASSAGE)?;
+        match accel {
+            Accel::Kvm => {
+                mknodat(CWD, &own, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, found.rdev())?;
+                chown(&own, Some(id), Some(id))?;
+            }
+            // No device, and nobody may open it.
+            Accel::Tcg => File::create(&own)?.set_permissions(Permissions::from_mode(0o000))?,
+        }
         Ok(mount_bind(&own, KVM)?)
     };
-    make().map_err(failed)
+    make().map_err(Error::io("give QEMU its own", Path::new(KVM)))
+}
+
+/// Remembers why QEMU runs as root.
+fn stay_root(why: String) {
+    if STAYS_ROOT.set(why).is_ok() {
+        warn!("the guests' QEMU runs as root: {}", STAYS_ROOT.get().map_or("", |why| why));
+    }
 }
 
 /// Lets QEMU enter a directory, which nobody else may.
