@@ -224,11 +224,8 @@ fn make_passage(closed: &Path) -> io::Result<()> {
             symlink(fs::read_link(&from)?, &to)?;
             continue;
         }
-        if kind.is_dir() {
-            fs::create_dir(&to)?
-        } else {
-            File::create(&to).map(drop)?
-        }
+        let made = if kind.is_dir() { fs::create_dir(&to) } else { File::create(&to).map(drop) };
+        made?;
         mount_bind_recursive(&from, &to)?;
     }
     Ok(())
