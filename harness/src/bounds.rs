@@ -9,6 +9,13 @@ pub(crate) const HEARTBEAT_LINE: u64 = 64;
 /// Base64; libvirt accepts 10 MiB, which take thirty times as much once they are parsed.
 pub(crate) const AGENT_ANSWER: usize = 1 << 20;
 
+/// The longest line that the proxy in an agent's channel passes on, bytes: the same as libvirt accepts.
+pub(crate) const AGENT_LINE: usize = 10 << 20;
+
+/// How much an agent may send through that proxy before it has answered anything, bytes. An honest one sends
+/// nothing but answers.
+pub(crate) const AGENT_NOISE: usize = 16 << 20;
+
 /// The longest transcript of what agents were told and answered, bytes. A trial's is below 1 MiB.
 pub(crate) const TRANSCRIPT: u64 = 64 << 20;
 

@@ -1,6 +1,7 @@
 //! Why a trial stopped before it could be judged.
 
 mod agent;
+mod daemon;
 mod directories;
 mod guest;
 mod libvirt;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use contract::files::foreign;
 
 pub use agent::AgentError;
+pub use daemon::DaemonError;
 pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
 pub use load::LoadError;
@@ -110,6 +112,9 @@ pub enum Error {
         /// The lines of it that matter.
         lines: String,
     },
+    /// The trial has no libvirt daemon of its own.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// The load cannot go on.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -24,6 +24,7 @@ use tracing::{Level, debug, trace, warn};
 use super::domain::Spec;
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::host;
 
 /// The target of the events.
 const TARGET: &str = "console";
@@ -60,10 +61,11 @@ impl ConsoleLog {
                 trace!(target: TARGET, guest, "{line}");
             }
         };
-        // An embedded libvirt keeps its logs where the sockets are.
+        // libvirt keeps its logs where the sockets are.
         let root = socket.parent().unwrap_or(Path::new("/"));
-        let logs = [root.join("log/qemu").join(format!("{}.log", spec.name)), root.join("libvirt.log")];
-        Self::follow(stream, kept, Box::new(emit), logs.into()).map_err(Error::io("keep", file))
+        let embedded = [root.join("log/qemu").join(format!("{}.log", spec.name)), root.join("libvirt.log")];
+        let logs = embedded.into_iter().chain(host::logs(root, &spec.name)).collect();
+        Self::follow(stream, kept, Box::new(emit), logs).map_err(Error::io("keep", file))
     }
 
     fn follow(stream: UnixStream, kept: Kept, emit: Emit, logs: Vec<PathBuf>) -> io::Result<Self> {

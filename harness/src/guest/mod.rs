@@ -1,6 +1,7 @@
 //! The guest: its domain definition, its life cycle, its agent and its console.
 
 mod agent;
+pub mod agent_proxy;
 pub(crate) mod console;
 mod console_log;
 mod domain;
