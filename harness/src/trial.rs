@@ -1,6 +1,7 @@
 //! A trial: one pass of one plan through the pipeline.
 
 mod foundation;
+mod instruments;
 mod isolate;
 mod last_words;
 #[cfg(test)]

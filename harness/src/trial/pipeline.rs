@@ -19,6 +19,7 @@ use contract::plan::{Plan, Start};
 use contract::scenario::{Point, Restore, Strike};
 use tracing::Span;
 
+use super::instruments::Instruments;
 use super::progress::{Progress, seconds};
 use crate::access;
 use crate::bounds;
@@ -31,7 +32,7 @@ use crate::interrupt;
 use crate::load::{Load, Order, heartbeat};
 use crate::observe::{self, ObservationLog};
 use crate::overlay;
-use crate::quiesce::{self, BackupModeWitness, FreezeWindow, OpenError, Probes};
+use crate::quiesce::{self, FreezeWindow, OpenError};
 use crate::restore::{self, Restored, Restorer, Verifier};
 use crate::roll_forward;
 use crate::saved_memory::{self, GuestRole, GuestsInUse, MemoryOrigin, SavedGuest};
@@ -437,13 +438,8 @@ impl<'a> Trial<'a> {
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Option<TakenSnapshot<'scope>>> {
         let Source { machine, target, .. } = source;
-        let (probes, mut witness) = progress.stage(Stage::Load, |_| {
-            let limit = self.session.plan.limits.statement;
-            let probes = Probes::connect(&self.session.runtime, target, cycle, limit)?;
-            let ready = self.make_ready(machine, load, cycle)?;
-            let witness =
-                BackupModeWitness::connect(&self.session.runtime, target, &self.session.history, limit)?;
-            Ok(((probes, witness), ready))
+        let instruments = progress.stage(Stage::Load, |_| {
+            Instruments::connect(&self.session, target, cycle, || self.make_ready(machine, load, cycle))
         })?;
         let window = progress.stage(Stage::Freeze, |_| {
             match FreezeWindow::open(machine.agent().clone(), self.session.plan.limits, &self.session.history)
@@ -458,32 +454,20 @@ impl<'a> Trial<'a> {
         })?;
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
-        self.count_writes(machine, drives)?;
-        witness.as_mut().map(|witness| witness.ask(&self.session.runtime)).transpose()?;
-        let mut sent = probes.send(&self.session.runtime);
-        sent.settle(&self.session.runtime);
+        let placed = instruments.place(machine, drives)?;
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
-        let probes = progress.stage(Stage::Hold, |_| {
+        let read = progress.stage(Stage::Hold, |_| {
             // Each step here has a time limit, and the window's guard has one for all of them.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-            self.count_writes(machine, &frozen_disks)?;
-            sent.send_again(&self.session.runtime);
-            let results = sent.results(&self.session.runtime);
-            // The last thing before the thaw: what ends backup mode between the two would go unseen.
-            witness.as_mut().map(|witness| witness.ask(&self.session.runtime)).transpose()?;
-            Ok((results, String::new()))
+            Ok((placed.read(machine, &frozen_disks)?, String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A reported failure is a fact for the judge; the window makes sure that the guest is
             // thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
-            probes.into_iter().try_for_each(|probe| self.session.history.write(&Entry::Probe(probe)))?;
-            if let Some(witness) = witness.take().filter(|_| !source.agent_lost.get()) {
-                let Plan { image, limits, .. } = self.session.plan;
-                witness.read(&self.session.runtime, machine.agent(), &image.server.unit, limits.agent)?;
-            }
+            read.record(machine, !source.agent_lost.get())?;
             Ok(((), detail))
         })?;
         Ok(Some(snapshot))
@@ -497,16 +481,6 @@ impl<'a> Trial<'a> {
         }
         load.wait_for_power(POWER_WITHIN)?;
         Ok(format!("{} transfers acknowledged", load.acknowledged()))
-    }
-
-    /// Records how much the guest has written so far, as QEMU counts it.
-    fn count_writes(&self, machine: &Machine, drives: &[Drive]) -> Result<()> {
-        for Drive { target: disk, .. } in drives {
-            let (writes, bytes) = machine.written(disk)?;
-            let t = clock::now();
-            self.session.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
-        }
-        Ok(())
     }
 
     /// Takes the snapshot, and starts to inspect its raw disks. `drives` become those that the
