@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tracing::debug;
 use virt::domain::Domain;
 
+use super::agent_proxy::AgentProxy;
 use super::serial::Serial;
 use crate::bounds::{AGENT_ANSWER, TRANSCRIPT};
 use crate::clock;
@@ -84,6 +85,8 @@ pub(crate) enum Transport {
     Libvirt(Domain),
     /// isa-serial, which libvirt does not support for agents.
     Serial(Arc<Serial>),
+    /// Past libvirt, which may be waiting for an answer of its own.
+    Proxy(Arc<AgentProxy>),
 }
 
 /// The agent of one guest.
@@ -120,7 +123,7 @@ impl Agent {
 
     /// Whether libvirt sends events when this agent connects and disconnects.
     pub(crate) fn is_announced(&self) -> bool {
-        matches!(self.transport, Transport::Libvirt(_))
+        !matches!(self.transport, Transport::Serial(_))
     }
 
     /// Fails when the agent does not answer.
@@ -133,7 +136,9 @@ impl Agent {
     pub fn freeze(&self, timeout: Duration) -> Result<u32> {
         match &self.transport {
             Transport::Libvirt(domain) => self.filesystems(domain, "freeze", timeout, host::fs_freeze),
-            Transport::Serial(_) => self.with_timeout(timeout).counted("guest-fsfreeze-freeze"),
+            Transport::Serial(_) | Transport::Proxy(_) => {
+                self.with_timeout(timeout).counted("guest-fsfreeze-freeze")
+            }
         }
     }
 
@@ -141,7 +146,9 @@ impl Agent {
     pub fn thaw(&self, timeout: Duration) -> Result<u32> {
         match &self.transport {
             Transport::Libvirt(domain) => self.filesystems(domain, "thaw", timeout, host::fs_thaw),
-            Transport::Serial(_) => self.with_timeout(timeout).counted("guest-fsfreeze-thaw"),
+            Transport::Serial(_) | Transport::Proxy(_) => {
+                self.with_timeout(timeout).counted("guest-fsfreeze-thaw")
+            }
         }
     }
 
@@ -255,6 +262,7 @@ impl Agent {
                 domain.qemu_agent_command(&text, seconds, 0).map_err(failed)
             }
             Transport::Serial(serial) => serial.send_command(&text, self.timeout),
+            Transport::Proxy(proxy) => proxy.send_command(&text, self.timeout),
         };
         // A command's input may be secret.
         if let Some(Value::String(input)) = command["arguments"].get_mut("input-data") {

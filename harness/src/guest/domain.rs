@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use contract::image::{AgentChannel, Boot, Manifest};
 use contract::plan::{Accel, Plan};
 
+use super::agent_proxy::AgentProxy;
 use super::console;
 
 /// A guest's hardware.
@@ -42,6 +44,17 @@ pub struct Spec {
     pub heartbeats: Vec<(String, PathBuf)>,
     /// The guest's port to which a loopback port of the host is forwarded.
     pub forward: u16,
+    /// How it is watched while somebody else's tool backs it up.
+    pub outside: Option<Outside>,
+}
+
+/// What sees a guest from outside while somebody else's tool works with it.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// The proxy in its agent's channel, which listens at [`Spec::agent`].
+    pub proxy: Arc<AgentProxy>,
+    /// QEMU's arguments for its second monitor and its trace of writes.
+    pub arguments: Vec<String>,
 }
 
 /// What the names of heartbeat channels begin with; the file system's name follows.
@@ -115,6 +128,7 @@ impl Spec {
             console,
             console_socket: root.join(format!("console-{role}")),
             forward: image.server.port,
+            outside: None,
         }
     }
 
@@ -181,13 +195,16 @@ impl Spec {
             drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
         let agent = escape_xml(&self.agent.to_string_lossy());
+        let mode = if self.outside.is_some() { "connect" } else { "bind" };
         let mut channels = match self.channel {
             AgentChannel::VirtioSerial => format!(
-                "<channel type='unix'><source mode='bind' path='{agent}'/>\
+                "<channel type='unix'><source mode='{mode}' path='{agent}'/>\
                    <target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
             ),
             AgentChannel::IsaSerial => {
-                format!("<serial type='unix'><source mode='bind' path='{agent}'/><target port='1'/></serial>")
+                format!(
+                    "<serial type='unix'><source mode='{mode}' path='{agent}'/><target port='1'/></serial>"
+                )
             }
         };
         for (file_system, socket) in &self.heartbeats {
@@ -198,6 +215,10 @@ impl Spec {
                 escape_xml(&socket.to_string_lossy()),
                 escape_xml(file_system)
             );
+        }
+        let mut arguments = String::new();
+        for argument in self.outside.iter().flat_map(|outside| &outside.arguments) {
+            let _ = write!(arguments, "<qemu:arg value='{}'/>", escape_xml(argument));
         }
         format!(
             "<domain type='{domain_type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
@@ -220,6 +241,7 @@ impl Spec {
                  <qemu:arg value='user,id=sql,restrict=on,hostfwd=tcp:127.0.0.1:0-:{forward}'/>\
                  <qemu:arg value='-device'/>\
                  <qemu:arg value='virtio-net-pci,netdev=sql,bus=pcie.0,addr=0x1e'/>\
+                 {arguments}\
                </qemu:commandline>\
              </domain>"
         )

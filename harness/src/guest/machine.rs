@@ -143,7 +143,11 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let started = libvirt.start(&spec.xml(), || ConsoleLog::start(role, spec))?;
+        let prepare = || ConsoleLog::start(role, spec);
+        let started = match spec.outside {
+            None => libvirt.start(&spec.xml(), prepare)?,
+            Some(_) => libvirt.start_defined(&spec.xml(), prepare)?,
+        };
         Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
@@ -154,9 +158,10 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Self {
-        let transport = match spec.channel {
-            AgentChannel::VirtioSerial => Transport::Libvirt(domain.clone()),
-            AgentChannel::IsaSerial => Transport::Serial(Arc::new(Serial::new(spec.agent.clone()))),
+        let transport = match (&spec.outside, spec.channel) {
+            (Some(outside), _) => Transport::Proxy(Arc::clone(&outside.proxy)),
+            (None, AgentChannel::VirtioSerial) => Transport::Libvirt(domain.clone()),
+            (None, AgentChannel::IsaSerial) => Transport::Serial(Arc::new(Serial::new(spec.agent.clone()))),
         };
         let fate = events.fate().clone();
         let agent = Agent::new(transport, role.to_owned(), transcript.clone(), agent_limit, fate.clone());

@@ -108,6 +108,20 @@ impl Libvirt {
         resume(domain, prepare)
     }
 
+    /// The same of a domain that stays defined, as one has to be for many backup tools. It ends with this
+    /// connection all the same.
+    pub(crate) fn start_defined<T>(
+        &self,
+        xml: &str,
+        prepare: impl FnOnce() -> Result<T>,
+    ) -> Result<(Domain, GuestEvents, T)> {
+        let failed = || Error::libvirt("start a guest");
+        let domain = self.connect.define_domain_xml(xml).map_err(failed())?;
+        let flags = sys::VIR_DOMAIN_START_AUTODESTROY | sys::VIR_DOMAIN_START_PAUSED;
+        domain.create_with_flags(flags).map_err(failed())?;
+        resume(domain, prepare)
+    }
+
     /// Starts a domain from its saved memory, with another definition of the
     /// same machine. `name` is its name in both; `prepare` as for a [start](Self::start).
     pub(crate) fn restore<T>(
