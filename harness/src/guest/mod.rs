@@ -8,6 +8,7 @@ mod domain;
 mod machine;
 mod monitor;
 mod serial;
+pub mod write_trace;
 
 #[cfg(test)]
 pub(crate) use agent::Transport;
