@@ -7,6 +7,7 @@ mod console_log;
 mod domain;
 mod machine;
 mod monitor;
+pub mod qmp;
 mod serial;
 pub mod write_trace;
 
