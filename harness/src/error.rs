@@ -7,6 +7,7 @@ mod guest;
 mod libvirt;
 mod load;
 mod memory;
+mod monitor;
 mod snapshot;
 mod sql;
 mod tool;
@@ -23,6 +24,7 @@ pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
 pub use load::LoadError;
 pub use memory::SavedMemoryError;
+pub use monitor::MonitorError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
 pub use tool::ToolError;
@@ -112,6 +114,9 @@ pub enum Error {
         /// The lines of it that matter.
         lines: String,
     },
+    /// QEMU's monitor did not tell what it was asked.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     /// The trial has no libvirt daemon of its own.
     #[error(transparent)]
     Daemon(#[from] DaemonError),

@@ -7,7 +7,9 @@ mod console_log;
 mod domain;
 mod machine;
 mod monitor;
+pub mod qmp;
 mod serial;
+pub mod write_trace;
 
 #[cfg(test)]
 pub(crate) use agent::Transport;
