@@ -245,8 +245,9 @@ pub enum Entry {
         /// The cycle, from 2 without gaps.
         n: u32,
     },
-    /// The load has stopped and the window is closed. Always the last line;
-    /// without it the run was interrupted and acknowledgements may be missing.
+    /// The load has stopped and the window is closed. Always the last line, but for what a
+    /// restore command did ([`ToolStep::is_after_load`]); without it the run was interrupted and
+    /// acknowledgements may be missing.
     End {
         /// When.
         t: Nanos,

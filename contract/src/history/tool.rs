@@ -154,6 +154,13 @@ pub enum ToolStep {
     },
 }
 
+impl ToolStep {
+    /// Whether it comes when the load has ended, after [`Entry::End`](super::Entry::End).
+    pub fn is_after_load(&self) -> bool {
+        matches!(self, Self::Restored { .. } | Self::HandedBack { .. } | Self::Image { .. })
+    }
+}
+
 /// What a backup command is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
