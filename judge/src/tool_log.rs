@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use contract::history::{CommandEnd, DiskProblem, Leftover, Level, Nanos, Setup, ToolStep};
+use contract::text::printable;
 
 use super::dishonest::Accepted;
-use super::evidence::quote;
 
 /// The most lines of a command's output, leftovers, problems of a disk, or changed files.
 const MAX_LINES: usize = 1000;
@@ -92,7 +92,7 @@ impl ToolLog {
                 if !setup.disks.contains(&disk) {
                     return Err(format!(
                         "a disk `{}` is handed back, which the setup does not name",
-                        quote(&disk)
+                        printable(&disk)
                     )
                     .into());
                 }

@@ -244,7 +244,7 @@ impl MarkTimes {
             }
         }
         if shape.tool {
-            entries.extend(tool::beside(self, shape.freeze, &DISKS));
+            entries.extend(tool::beside([f0, f1, s0, s1, t0, t1], shape.freeze, &DISKS));
         }
         entries
     }

@@ -4,11 +4,10 @@ use contract::history::{
     AgentCommand, CommandEnd, CopyInstant, DiskWrites, Entry, FREEZE, Level, Nanos, Sender, THAW, ToolStep,
 };
 
-use super::{MS, MarkTimes};
+const MS: Nanos = 1_000_000;
 
-/// What is seen while it runs.
-pub(super) fn beside(times: &MarkTimes, freeze: bool, disks: &[&str]) -> Vec<Entry> {
-    let MarkTimes { f0, f1, s0, s1, t0, t1 } = *times;
+/// What is seen while it runs; F0, F1, S0, S1, T0 and T1 are its marks.
+pub(super) fn beside([f0, f1, s0, s1, t0, t1]: [Nanos; 6], freeze: bool, disks: &[&str]) -> Vec<Entry> {
     let step = |step| Entry::Tool { step };
     let (begin, end) = if freeze { (f0 - 5 * MS, t1 + 5 * MS) } else { (s0, s1) };
     let mut entries = vec![

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Nanos;
+use super::clock::Nanos;
 
 /// A command that went through the harness's proxy in the agent's channel, with the times at the
 /// agent's side. Written when it is answered, or when no answer will be read any more.
