@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Stage, StageTimes};
+use crate::history::{CommandEnd, Level};
 use crate::property::Property;
 
 /// Milliseconds; absent where it did not take place.
@@ -48,6 +49,36 @@ pub struct Counts {
     pub unknown: u64,
     /// Transfers found in the restored database.
     pub restored: u64,
+}
+
+/// A backup tool, and what each run of its backup command did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolFigures {
+    /// The tool's name.
+    pub name: String,
+    /// What its version command printed, if it has one.
+    pub version: Option<String>,
+    /// What went wrong on purpose, in words.
+    pub faults: Vec<String>,
+    /// The runs, in order.
+    pub backups: Vec<BackupFigures>,
+}
+
+/// One run of a backup command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupFigures {
+    /// What it was asked for.
+    pub level: Level,
+    /// How it ended; absent if it did not.
+    pub ended: Option<CommandEnd>,
+    /// Whether the guest was frozen then; absent if nobody could look.
+    pub left_frozen: Option<bool>,
+    /// For how many seconds it was, until the harness thawed it, where that is known.
+    pub left_frozen_s: Option<f64>,
+    /// Milliseconds from the freeze's answer to the thaw's request.
+    pub window_ms: Option<f64>,
+    /// The longest time without an acknowledged write around it, milliseconds.
+    pub write_stall_ms: Option<f64>,
 }
 
 /// What a trial had the power to see. A grade claims no more than that.

@@ -5,10 +5,12 @@
 //! request is sent and immediately after its answer is read, so that an
 //! operation took effect somewhere between the two.
 
+mod clock;
 mod tool;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::clock::Nanos;
 pub use self::tool::{
     AgentCommand, CommandEnd, CopyInstant, DiskProblem, DiskProblemKind, DiskWrites, FREEZE, FREEZE_LIST,
     Leftover, LeftoverKind, Level, Sender, THAW, ToolStep,
@@ -24,9 +26,6 @@ pub const KIND: &str = "history";
 /// What the guest agent calls Windows in its answer to `guest-get-osinfo`:
 /// <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
 pub const WINDOWS: &str = "mswindows";
-
-/// Host `CLOCK_MONOTONIC`, nanoseconds.
-pub type Nanos = u64;
 
 /// A position in PostgreSQL's write-ahead log, bytes from its beginning; see
 /// <https://www.postgresql.org/docs/current/wal-internals.html>.
@@ -245,8 +244,9 @@ pub enum Entry {
         /// The cycle, from 2 without gaps.
         n: u32,
     },
-    /// The load has stopped and the window is closed. Always the last line;
-    /// without it the run was interrupted and acknowledgements may be missing.
+    /// The load has stopped and the window is closed. Always the last line, but for what a
+    /// restore command did ([`ToolStep::is_after_load`]); without it the run was interrupted and
+    /// acknowledgements may be missing.
     End {
         /// When.
         t: Nanos,

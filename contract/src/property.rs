@@ -14,7 +14,8 @@ use crate::image::Database;
 /// - `id`: the letter of the judge's design; `name`: what explains itself, and how it is serialized
 /// - `claim`: what holds when the property holds; `on_postgresql`: what it means there; `source`: why a
 ///   backup must satisfy it; `needs`: the evidence without which it is not examined
-/// - `ceiling`: the best grade of a backup that breaks it; a finding may be worse, never better
+/// - `ceiling`: the best grade of a backup that breaks it; a finding may be worse, never better. The top grade
+///   means that it is about the conduct of a backup tool, and lowers no grade
 /// - `rank`: its place among the findings with the same ceiling, 1 for the most telling
 /// - `needed_for`: the worst grade that is not given while it is unexamined; `None` for no grade
 /// - `owed`: the condition, a function of `judge::owed`, on which a trial owes its evidence
@@ -35,7 +36,7 @@ disks, such as a tmpfs, is in no backup, whatever the server starts from.",
                 needs: "the server's start, the check of every file system, and where the server \
 keeps its directories",
                 ceiling: Unusable,
-                rank: 2,
+                rank: 3,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: boot::starts,
@@ -50,7 +51,7 @@ sent.",
 sent and again after it is read back.",
                 needs: "at least one row",
                 ceiling: Unusable,
-                rank: 3,
+                rank: 4,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: rows::checksums,
@@ -67,7 +68,7 @@ transaction, but a lock waits for its end, so a freeze that succeeded \
 keeps it whole as well, unless it was killed.",
                 needs: "the ledger",
                 ceiling: Inconsistent,
-                rank: 5,
+                rank: 6,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: rows::atomicity,
@@ -83,7 +84,7 @@ balance plus its legs, its version is their number, and their versions run \
 from 1 without a gap.",
                 needs: "the ledger and the accounts",
                 ceiling: Inconsistent,
-                rank: 8,
+                rank: 9,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: rows::conservation,
@@ -99,7 +100,7 @@ once by the index.",
                 needs: "both readings of every index of the load, over the rows that were read, \
 with sums that could have differed",
                 ceiling: Unusable,
-                rank: 4,
+                rank: 5,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: rows::index_agreement,
@@ -116,7 +117,7 @@ restored data certify themselves.",
                 needs: "the ledger, the counters, the followers' transactional tables, and the \
 list of tables where the schema was changed",
                 ceiling: Inconsistent,
-                rank: 9,
+                rank: 10,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: rows::client_prefix,
@@ -132,7 +133,7 @@ there.",
                 needs: "the beginning of the snapshot, the ledger and the followers' transactional \
 tables",
                 ceiling: Inconsistent,
-                rank: 7,
+                rank: 8,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: cut::durability,
@@ -149,7 +150,7 @@ inside the window was committed before, and only its answer travelled \
 late.",
                 needs: "a window, the ledger and the followers' transactional tables",
                 ceiling: CrashConsistent,
-                rank: 24,
+                rank: 29,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: cut::quiesced_durability,
@@ -164,7 +165,7 @@ nobody sent.",
 went on being written, and an observation of another trial.",
                 needs: "the end of the snapshot and the rows",
                 ceiling: Inconsistent,
-                rank: 6,
+                rank: 7,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: cut::no_future,
@@ -180,7 +181,7 @@ was executed under the lock, whether it was acknowledged or not. The \
 quiescence probes are such writes.",
                 needs: "a freeze that returned, and the rows, those of the probes among them",
                 ceiling: CrashConsistent,
-                rank: 25,
+                rank: 30,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: cut::no_future_strict,
@@ -194,7 +195,7 @@ that is there was sent.",
                 source: "Linearizability (Herlihy and Wing, 1990), applied to a cut instead of a run.",
                 needs: "the ledger and the followers' transactional tables",
                 ceiling: Inconsistent,
-                rank: 10,
+                rank: 11,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: order::real_time_order,
@@ -210,7 +211,7 @@ had read first, so the restored rows certify this without a clock, also \
 where an outcome is unknown.",
                 needs: "the ledger and the followers' transactional tables",
                 ceiling: Inconsistent,
-                rank: 11,
+                rank: 12,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: order::causal_order,
@@ -224,7 +225,7 @@ without a gap.",
                 source: "The recoverable version order of Elle (Kingsbury and Alvaro, 2020).",
                 needs: "the ledger, and acknowledgements that name versions",
                 ceiling: Inconsistent,
-                rank: 12,
+                rank: 13,
                 needed_for: CrashConsistent,
                 owed: always,
                 check: order::version_order,
@@ -241,7 +242,7 @@ guest was said to be frozen, so this has no false alarm.",
                 needs: "a window; without a freeze, writes sent and acknowledged while the \
 snapshot was taken",
                 ceiling: CrashConsistent,
-                rank: 20,
+                rank: 25,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: quiet::window_silence,
@@ -260,7 +261,7 @@ system is frozen.",
                 needs: "through every door, a COMMIT that the server said was waiting from before \
 the snapshot until after it; or a server that was stopped cleanly",
                 ceiling: CrashConsistent,
-                rank: 19,
+                rank: 24,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: quiet::lock_probe,
@@ -275,7 +276,7 @@ return and the call of the thaw.",
 neither the guest nor its agent can touch.",
                 needs: "the counts of every disk before and after the snapshot, inside the window",
                 ceiling: CrashConsistent,
-                rank: 21,
+                rank: 26,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: quiet::disk_silence,
@@ -291,7 +292,7 @@ still holds it must fail the thaw. Its success counts for nothing without \
 a witness: COMMITs that were still waiting just before the thaw.",
                 needs: "the thaw's answer and count, and a lock that was observed",
                 ceiling: CrashConsistent,
-                rank: 17,
+                rank: 22,
                 needed_for: ApplicationConsistent,
                 owed: unless_stopped,
                 check: quiet::lock_identity,
@@ -307,7 +308,7 @@ crash.",
 the client sends the row only after its transfer was acknowledged.",
                 needs: "the rows, and an acknowledgement of each table before the snapshot",
                 ceiling: CrashConsistent,
-                rank: 16,
+                rank: 17,
                 needed_for: CrashConsistent,
                 owed: with_non_transactional_tables,
                 check: tables::durability,
@@ -324,7 +325,7 @@ a table is first changed, and clears when FLUSH TABLES closes it.",
                 needs: "the header of every such file below the data directory, read from the raw \
 image",
                 ceiling: CrashConsistent,
-                rank: 18,
+                rank: 23,
                 needed_for: ApplicationConsistent,
                 owed: with_tables_to_close,
                 check: tables::closed,
@@ -339,7 +340,7 @@ repairs silently and hides the damage; and what the server logged of \
 corruption when it started.",
                 needs: "the check of every table of the load, and the log of the server's start",
                 ceiling: CrashConsistent,
-                rank: 23,
+                rank: 28,
                 needed_for: CrashConsistent,
                 owed: with_tables_to_check,
                 check: tables::check,
@@ -354,7 +355,7 @@ the write-ahead log itself.",
 the log has and rolls back what it has not.",
                 needs: "the binary logs of the raw image, read to their end, and the ledger",
                 ceiling: Inconsistent,
-                rank: 14,
+                rank: 15,
                 needed_for: ApplicationConsistent,
                 owed: with_binlog,
                 check: binlog::agreement,
@@ -371,7 +372,7 @@ which covered the window.",
 follow it in the image.",
                 needs: "a freeze that succeeded and a recorded position, which a hook does not owe",
                 ceiling: CrashConsistent,
-                rank: 27,
+                rank: 32,
                 needed_for: None,
                 owed: always,
                 check: binlog::recorded_position,
@@ -387,7 +388,7 @@ the live data.",
                 needs: "a freeze that succeeded, the replay, and every table of the load on both \
 sides",
                 ceiling: Inconsistent,
-                rank: 15,
+                rank: 16,
                 needed_for: None,
                 owed: always,
                 check: binlog::roll_forward,
@@ -404,7 +405,7 @@ flushes the engine's log under its lock leaves no prepared transaction, so \
 one that is left was in flight.",
                 needs: "the server's recovery log",
                 ceiling: CrashConsistent,
-                rank: 26,
+                rank: 31,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: boot::no_prepared_transactions,
@@ -420,7 +421,7 @@ proves that the freeze skipped this file system, or that somebody thawed \
 it before.",
                 needs: "every file system of the raw image, read before anything mounts it",
                 ceiling: CrashConsistent,
-                rank: 22,
+                rank: 27,
                 needed_for: ApplicationConsistent,
                 owed: always,
                 check: boot::filesystem_clean,
@@ -436,7 +437,7 @@ or the snapshot skipped shows.",
                 needs: "heartbeats on every file system that were answered shortly before the \
 freeze, and the file of each",
                 ceiling: CrashConsistent,
-                rank: 28,
+                rank: 33,
                 needed_for: ApplicationConsistent,
                 owed: with_file_systems,
                 check: disks::outside_files,
@@ -451,7 +452,7 @@ the first that it lacks was acknowledged. Intervals that meet in pairs \
 meet in a point (Helly).",
                 needs: "heartbeats on two disks",
                 ceiling: Inconsistent,
-                rank: 13,
+                rank: 14,
                 needed_for: ApplicationConsistent,
                 owed: with_several_file_systems,
                 check: disks::agreement,
@@ -470,6 +471,146 @@ in one means that the live guest was observed, or a copy of its memory.",
                 needed_for: CrashConsistent,
                 owed: always,
                 check: boot::fresh_boot,
+            }
+            HeededFreeze {
+                id: "T1",
+                name: "heeded-freeze",
+                claim: "A backup tool that says that its backup is good had asked the agent to freeze the \
+guest, and the agent had done so.",
+                on_postgresql: "The same.",
+                source: "Exit code 0 is the tool's claim of a good backup, and guest-fsfreeze-freeze is the \
+only way from outside to quiesce a guest.",
+                needs: "the end of the backup command, and the commands in the agent's channel",
+                ceiling: CrashConsistent,
+                rank: 18,
+                needed_for: CrashConsistent,
+                owed: always,
+                check: conduct::heeded_freeze,
+            }
+            HeededThaw {
+                id: "T2",
+                name: "heeded-thaw",
+                claim: "A backup tool that says that its backup is good had an answer to its thaw, and that \
+was no error.",
+                on_postgresql: "The same.",
+                source: "A hook that cannot prove that its lock was held until the thaw fails the thaw, and \
+that is its only word about the backup.",
+                needs: "the end of the backup command, and a thaw in the agent's channel",
+                ceiling: CrashConsistent,
+                rank: 19,
+                needed_for: ApplicationConsistent,
+                owed: always,
+                check: conduct::heeded_thaw,
+            }
+            ThawedGuest {
+                id: "T3",
+                name: "thawed-guest",
+                claim: "The guest was not frozen when the backup command had ended, however it ended.",
+                on_postgresql: "The same.",
+                source: "A frozen guest serves nobody, and nothing but another command ever thaws it.",
+                needs: "a look at the guest after the end of the backup command, and the commands in the agent's \
+channel",
+                ceiling: ApplicationConsistent,
+                rank: 34,
+                needed_for: None,
+                owed: always,
+                check: conduct::thawed_guest,
+            }
+            CopyInstant {
+                id: "T4",
+                name: "copy-instant",
+                claim: "The copy of every disk is of a moment inside the freeze window.",
+                on_postgresql: "The same.",
+                source: "QEMU's own events: a backup job copies the disk of the moment at which it was created, a \
+mirror that of the moment at which it was completed.",
+                needs: "a window, and the event of every disk, which an external snapshot does not have",
+                ceiling: CrashConsistent,
+                rank: 20,
+                needed_for: None,
+                owed: always,
+                check: witness::copy_instant,
+            }
+            TracedSilence {
+                id: "T5",
+                name: "traced-silence",
+                claim: "QEMU traced no write of the guest between the freeze's answer and the thaw's request.",
+                on_postgresql: "The same.",
+                source: "QEMU's trace of the guest's requests, which shows each write and its time.",
+                needs: "a window, and the trace of it",
+                ceiling: CrashConsistent,
+                rank: 21,
+                needed_for: None,
+                owed: always,
+                check: witness::traced_silence,
+            }
+            NothingLeft {
+                id: "T6",
+                name: "nothing-left",
+                claim: "The backup command left no job, no other disk source and no scratch file behind.",
+                on_postgresql: "The same.",
+                source: "libvirt runs one job at a time on a domain, and a disk that stays on an overlay grows \
+beside the backup: what is left makes the next backup fail.",
+                needs: "a look at the domain after the end of the backup command",
+                ceiling: ApplicationConsistent,
+                rank: 36,
+                needed_for: None,
+                owed: always,
+                check: conduct::nothing_left,
+            }
+            NextBackup {
+                id: "T7",
+                name: "next-backup",
+                claim: "No backup failed after the one before it had left something behind.",
+                on_postgresql: "The same.",
+                source: "A backup is one of a series, which nobody watches.",
+                needs: "a backup before it, and a look at what that left",
+                ceiling: ApplicationConsistent,
+                rank: 35,
+                needed_for: None,
+                owed: always,
+                check: conduct::next_backup,
+            }
+            WholeRestore {
+                id: "T8",
+                name: "whole-restore",
+                claim: "The restore command succeeds and hands back every disk, of the size that it had, whole, \
+and without leaning on the source's files.",
+                on_postgresql: "The same.",
+                source: "A backup is for the day on which the source is gone. The source's files are out of reach \
+while the restore command runs.",
+                needs: "the end of the restore command, and a look at every disk",
+                ceiling: Inconsistent,
+                rank: 2,
+                needed_for: CrashConsistent,
+                owed: always,
+                check: handed_back::whole_restore,
+            }
+            UntouchedImage {
+                id: "T9",
+                name: "untouched-image",
+                claim: "The files from which the guest was made are what they were before the backup.",
+                on_postgresql: "The same.",
+                source: "A tool that merges layers may write into files that other guests lean on.",
+                needs: "a comparison of the image's files after the trial",
+                ceiling: ApplicationConsistent,
+                rank: 37,
+                needed_for: None,
+                owed: always,
+                check: conduct::untouched_image,
+            }
+            ShortStall {
+                id: "T10",
+                name: "short-stall",
+                claim: "The backup kept writers waiting for no more than a minute.",
+                on_postgresql: "The same.",
+                source: "The load's acknowledgements. libvirt sets no limit to a freeze, so nothing else bounds \
+how long writers wait for a tool.",
+                needs: "acknowledged transfers around the backup",
+                ceiling: ApplicationConsistent,
+                rank: 38,
+                needed_for: None,
+                owed: always,
+                check: conduct::short_stall,
             }
         }
     };
@@ -567,6 +708,29 @@ impl Property {
             matches!(self, Self::NonTransactionalDurability | Self::TablesClosed | Self::BinlogAgreement);
         database != Database::Postgresql || !elsewhere
     }
+
+    /// Whether it is about a backup tool: without one, it is not examined at all.
+    pub const fn is_of_tools(self) -> bool {
+        matches!(
+            self,
+            Self::HeededFreeze
+                | Self::HeededThaw
+                | Self::ThawedGuest
+                | Self::CopyInstant
+                | Self::TracedSilence
+                | Self::NothingLeft
+                | Self::NextBackup
+                | Self::WholeRestore
+                | Self::UntouchedImage
+                | Self::ShortStall
+        )
+    }
+
+    /// Whether it is about the conduct of a backup tool, which says nothing about the backup: no grade is
+    /// lower for it.
+    pub const fn is_conduct(self) -> bool {
+        matches!(self.ceiling(), Grade::ApplicationConsistent)
+    }
 }
 
 impl std::fmt::Display for Property {
@@ -598,6 +762,16 @@ mod tests {
             assert!(property.claim().ends_with('.') && property.source().ends_with('.'), "{property}");
             assert!(property.on_postgresql().ends_with('.'), "{property}");
             assert!(!property.needs().ends_with('.'), "{property}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_tools_is_known_by_its_letter_and_conduct_lowers_no_grade() {
+        let conduct = ["T3", "T6", "T7", "T9", "T10"];
+        for property in Property::ALL {
+            assert_eq!(property.is_of_tools(), property.id().starts_with('T'), "{property}");
+            assert_eq!(property.is_conduct(), conduct.contains(&property.id()), "{property}");
+            assert!(!property.is_conduct() || property.needed_for().is_none(), "{property}");
         }
     }
 

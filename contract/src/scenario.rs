@@ -282,19 +282,25 @@ pub struct Expectation {
 }
 
 impl Expectation {
+    /// Whether it is among the findings that are right.
+    pub fn names(&self, property: Property) -> bool {
+        self.findings.contains(&property) || self.one_of.contains(&property)
+    }
+
     /// Describes what a trial of this grade with these findings lacks. Where the freeze was refused, which
-    /// is right as well, there is no backup that could show any.
+    /// is right as well, there is no backup that could show any; only a tool's conduct shows then.
     pub fn lacks(&self, grade: Grade, findings: &[Property]) -> Vec<String> {
-        if grade == Grade::Refused && self.grade.contains(&grade) {
-            return Vec::new();
-        }
+        let refused = grade == Grade::Refused && self.grade.contains(&grade);
+        // What a tool did shows without a backup as well.
+        let owed = |it: &&Property| !refused || it.is_conduct();
         let lacked = |owed: &&Property| !findings.contains(owed);
         let describe = |owed: &Property| format!("`{owed}` ({})", owed.id());
-        let each = self.findings.iter().filter(lacked);
+        let each = self.findings.iter().filter(owed).filter(lacked);
         let mut lacks: Vec<_> =
             each.map(|owed| format!("expected the finding {}, which did not show", describe(owed))).collect();
-        if !self.one_of.is_empty() && self.one_of.iter().all(|owed| lacked(&owed)) {
-            let any: Vec<_> = self.one_of.iter().map(describe).collect();
+        let one_of: Vec<_> = self.one_of.iter().filter(owed).collect();
+        if !one_of.is_empty() && one_of.iter().all(lacked) {
+            let any: Vec<_> = one_of.into_iter().map(describe).collect();
             lacks.push(format!("expected the finding {}, and none showed", any.join(" or ")));
         }
         lacks

@@ -7,13 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use contract::history::{Entry, Lsn, Mark, Nanos, Op, Probe, Quiescence, Setup, WINDOWS};
+use contract::history::{
+    AgentCommand, CopyInstant, DiskWrites, Entry, Lsn, Mark, Nanos, Op, Probe, Quiescence, Setup, WINDOWS,
+};
 
 use super::case::{
     BackupMode, BackupModes, BlockStats, Bulk, Case, Cycle, Marks, NEVER, ReportedGuest, SentByClient,
     SentFollowerRow, SentLeg, SentTransfer, ServerDirectory, Span, WalEnd, slot,
 };
+use super::dishonest::Accepted;
 use super::evidence::quote;
+use super::tool_log::ToolLog;
 use super::view::BULK;
 
 /// The most writers a history may have.
@@ -34,6 +38,8 @@ const MAX_DIRECTORIES: usize = 64;
 const MAX_PROBES: usize = 256;
 /// The most positions of the write-ahead log in one cycle; there are three.
 const MAX_WAL_ENDS: usize = 256;
+/// The most commands to the agent, copies of disks, or counts of traced writes, in one cycle.
+const MAX_COMMANDS: usize = 10_000;
 /// The most cycles that a history may have.
 const MAX_CYCLES: usize = 1000;
 
@@ -56,6 +62,7 @@ pub(super) struct Assembler {
     heartbeats: BTreeMap<String, Vec<Span>>,
     schema_changes: Vec<Span>,
     bulk: Vec<Bulk>,
+    tool: ToolLog,
     ended: Option<Nanos>,
     unversioned: bool,
 }
@@ -84,29 +91,11 @@ enum Sent {
     Row,
 }
 
-/// What no honest writer could have written, with a hint.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct DishonestRecord(String);
-
-impl From<String> for DishonestRecord {
-    fn from(problem: String) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<&str> for DishonestRecord {
-    fn from(problem: &str) -> Self {
-        Self(problem.to_owned())
-    }
-}
-
-pub(super) type Accepted<T = ()> = Result<T, DishonestRecord>;
-
 impl Assembler {
     /// Takes the next record of the history.
     pub(super) fn entry(&mut self, entry: Entry) -> Accepted {
-        if self.ended.is_some() {
+        let after_load = matches!(&entry, Entry::Tool { step } if step.is_after_load());
+        if self.ended.is_some() && !after_load {
             return Err(
                 "a record after `end`; two histories were joined, or the lines are out of order".into()
             );
@@ -174,9 +163,10 @@ impl Assembler {
             }
             Entry::WalEnd { t, end, lsn } => self.wal_end(WalEnd { asked: t, answered: end, lsn }),
             Entry::BackupModes { t, from, to, ended } => self.backup_modes(t, [from, to], &ended),
-            Entry::AgentCommand(_) | Entry::CopyInstant(_) | Entry::DiskWrites(_) | Entry::Tool { .. } => {
-                Ok(())
-            }
+            Entry::AgentCommand(command) => self.command(command),
+            Entry::CopyInstant(copy) => self.copy(copy),
+            Entry::DiskWrites(writes) => self.traced(writes),
+            Entry::Tool { step } => self.tool.step(self.setup.as_ref(), self.earlier.len() + 1, step),
             Entry::Cycle { t, n } => self.next_cycle(t, n),
             Entry::End { t } => {
                 self.ended = Some(t);
@@ -289,6 +279,43 @@ impl Assembler {
             return Err(format!("more than {MAX_PROBES} probes of one cycle").into());
         }
         self.cycle.probes.push(probe);
+        Ok(())
+    }
+
+    fn command(&mut self, command: AgentCommand) -> Accepted {
+        if command.end.is_some_and(|end| end < command.t) {
+            return Err(
+                format!("a command of the agent's is answered before it is sent at {}", command.t).into()
+            );
+        }
+        if self.cycle.commands.len() == MAX_COMMANDS {
+            return Err(format!("more than {MAX_COMMANDS} commands to the agent in one cycle").into());
+        }
+        self.cycle.commands.push(command);
+        Ok(())
+    }
+
+    fn copy(&mut self, copy: CopyInstant) -> Accepted {
+        if self.cycle.copies.len() == MAX_COMMANDS {
+            return Err(format!("more than {MAX_COMMANDS} copies in one cycle").into());
+        }
+        self.cycle.copies.push(copy);
+        Ok(())
+    }
+
+    fn traced(&mut self, writes: DiskWrites) -> Accepted {
+        let DiskWrites { from, to, count, first, last } = writes;
+        let edges = [first, last].into_iter().flatten();
+        if from > to || edges.clone().any(|t| !(from..=to).contains(&t)) || first > last {
+            return Err(format!("traced writes that are not between {from} and {to}").into());
+        }
+        if edges.count() != if count == 0 { 0 } else { 2 } {
+            return Err(format!("{count} traced writes, but not the times of the first and the last").into());
+        }
+        if self.cycle.traced.len() == MAX_COMMANDS {
+            return Err(format!("more than {MAX_COMMANDS} counts of traced writes in one cycle").into());
+        }
+        self.cycle.traced.push(writes);
         Ok(())
     }
 
@@ -533,6 +560,8 @@ impl Assembler {
             schema_changes: self.schema_changes,
             bulk: self.bulk,
             observation: None,
+            tool: self.tool,
+            place: [1, 1],
             end: self.ended.unwrap_or(NEVER),
         };
         (case, cycles)

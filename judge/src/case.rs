@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use contract::history::{Holds, Lsn, Nanos, Probe, Setup};
+use contract::history::{AgentCommand, CopyInstant, DiskWrites, Holds, Lsn, Nanos, Probe, Setup};
 use contract::observation::ServerState;
+
+use super::tool_log::ToolLog;
 
 /// The acknowledgement time of an operation whose outcome is not known: it may
 /// or may not have taken effect, and nothing is ordered after it.
@@ -40,6 +42,10 @@ pub struct Case {
     /// Statement `n` is at `n - 1`.
     pub(super) bulk: Vec<Bulk>,
     pub(super) observation: Option<Observation>,
+    /// What a backup tool did.
+    pub(super) tool: ToolLog,
+    /// The number of the cycle that is judged, and of the last one.
+    pub(super) place: [u32; 2],
     /// When the load had stopped; [`NEVER`] if the history does not say.
     pub(super) end: Nanos,
 }
@@ -136,6 +142,10 @@ pub(super) struct Cycle {
     /// Where the server said its write-ahead log ended, in the order of the history.
     pub(super) wal_ends: Vec<WalEnd>,
     pub(super) backup_modes: Option<BackupModes>,
+    /// What went through the agent's channel, as it was answered.
+    pub(super) commands: Vec<AgentCommand>,
+    pub(super) copies: Vec<CopyInstant>,
+    pub(super) traced: Vec<DiskWrites>,
 }
 
 /// Where the source's write-ahead log ended.
@@ -494,6 +504,7 @@ impl Case {
         let so_far = cycles.iter().take(cycle as usize);
         self.probed = so_far.flat_map(|cycle| &cycle.probes).filter_map(|probe| probe.row).collect();
         self.observation = None;
+        self.place = [cycle, u32::try_from(cycles.len()).unwrap_or(u32::MAX)];
     }
 
     /// The client with this number, if it sent anything.

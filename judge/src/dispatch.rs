@@ -6,7 +6,7 @@ use contract::with_properties;
 
 use super::ruling::Ruling;
 use super::view::View;
-use super::{binlog, boot, cut, disks, order, owed, quiet, rows, tables};
+use super::{binlog, boot, conduct, cut, disks, handed_back, order, owed, quiet, rows, tables, witness};
 
 macro_rules! calls {
     ($($variant:ident {

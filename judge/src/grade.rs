@@ -2,10 +2,13 @@
 
 use contract::figures::Power;
 use contract::grade::Grade;
+use contract::history::CommandEnd;
 use contract::property::Property;
 
+use super::conduct::ended;
 use super::dispatch::owes;
 use super::evidence::{count, quote};
+use super::handed_back::without_end;
 use super::power::lacking;
 use super::probes::is_stopped;
 use super::ruling::{Defect, Ruling, Unexamined};
@@ -28,20 +31,27 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
     if !view.case.cycle.complete {
         return (Grade::Unknown, "the history breaks off before its last line".into());
     }
-    if marks.freeze_err.is_some() && marks.snap_begin.is_none() {
+    if view.case.setup.tool {
+        if let Some(decided) = without_backup(view) {
+            return decided;
+        }
+    } else if marks.freeze_err.is_some() && marks.snap_begin.is_none() {
         let detail = quote(&marks.freeze_detail);
         let detail = if detail.is_empty() { "it gave no reason".into() } else { detail };
         return (Grade::Refused, format!("the freeze failed and no backup was made: {detail}"));
     }
-    if let Err(Unexamined(why)) = view.observed() {
-        return (Grade::Unknown, why);
-    }
-
     let mut defects: Vec<(Property, &Defect)> = rulings
         .iter()
         .filter_map(|(property, ruling)| Some((*property, ruling.as_ref().ok()?.as_ref()?)))
         .collect();
     defects.sort_by_key(|(property, defect)| severity(*property, defect));
+    if let Err(Unexamined(why)) = view.observed() {
+        return match defects.first() {
+            // There was nothing to observe.
+            Some((Property::WholeRestore, defect)) => (defect.ceiling, because(&defects)),
+            _ => (Grade::Unknown, why),
+        };
+    }
     let proven = defects.first().map_or(Grade::ApplicationConsistent, |(_, defect)| defect.ceiling);
     if proven > Grade::CrashConsistent {
         return (proven, because(&defects));
@@ -81,12 +91,41 @@ fn decide(view: &View<'_>, rulings: &[(Property, Ruling)], power: &Power) -> (Gr
         return (Grade::Unknown, why);
     }
     let why = match (best, view.freeze()) {
-        (Grade::ApplicationConsistent, _) => proof(view, power),
+        (Grade::ApplicationConsistent, _) if defects.is_empty() => proof(view, power),
+        (Grade::ApplicationConsistent, _) => format!("{}; but {}", proof(view, power), because(&defects)),
         (_, Freeze::Done) => because(&defects),
         (_, Freeze::NotTried) => unfrozen("no freeze took place", &defects),
         (_, Freeze::Failed) => unfrozen("the snapshot was taken although the freeze failed", &defects),
     };
     (best, why)
+}
+
+/// What a backup tool's own end decides: there is no backup, or none that is restored.
+fn without_backup(view: &View<'_>) -> Option<(Grade, String)> {
+    let unknown = |why: String| Some((Grade::Unknown, why));
+    let result = match ended(view) {
+        Ok((_, _, result)) => result,
+        Err(Unexamined(why)) => return unknown(why),
+    };
+    let last = result.said.last().map(|line| format!(": {}", quote(line))).unwrap_or_default();
+    if let Some(why) = without_end(result.how) {
+        let by_fault = matches!(result.how, CommandEnd::Fault(_));
+        let grade = if by_fault { Grade::Refused } else { Grade::Unknown };
+        return Some((grade, format!("the backup command {why}{last}")));
+    }
+    if result.how != CommandEnd::Exit(0) {
+        let why = format!("the tool said with {} that there is no good backup{last}", result.how);
+        return Some((Grade::Refused, why));
+    }
+    if !view.is_last_cycle() {
+        return unknown("only the last backup is restored".into());
+    }
+    match &view.case.tool.restored {
+        None => unknown("the backup was not restored".into()),
+        Some(restored) => {
+            without_end(restored.how).and_then(|why| unknown(format!("the restore command {why}")))
+        }
+    }
 }
 
 /// The first finding, and how many others there are.

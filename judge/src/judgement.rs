@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use contract::figures::{Counts, Power, Timings};
+use contract::figures::{BackupFigures, Counts, Power, Timings};
 use contract::finding::{Finding, Status};
 use contract::grade::Grade;
 use contract::jsonl::Error;
@@ -37,6 +37,8 @@ pub struct Judgement {
     /// Whether a transfer that was sent after the window was acknowledged;
     /// `None` when the load did not go on for long enough to decide.
     pub resumed: Option<bool>,
+    /// What the backup command did in this cycle, where there is a backup tool.
+    pub backup: Option<BackupFigures>,
 }
 
 impl Judgement {
@@ -57,6 +59,7 @@ impl Judgement {
             counts: Counts::default(),
             timings: Timings::default(),
             resumed: None,
+            backup: None,
         }
     }
 

@@ -22,6 +22,9 @@
 //! | `tables` | N1, N2, N3 | are the non-transactional tables whole |
 //! | `binlog`, `wal` | B1, B2, B3 | do the log and the recorded position agree with the tables |
 //! | `disks` | X1, X2 | do the disks agree with each other |
+//! | `conduct` | T1 to T3, T6, T7, T9, T10 | what did a backup tool do, and was its word true |
+//! | `witness` | T4, T5 | did it copy a guest that stood still |
+//! | `handed_back` | T8 | does its backup stand on its own |
 //!
 //! Everything about each property is in one table, [`contract::property`]. The evidence
 //! that it must have is in the history's setup: one that lacks it says so and never passes. A grade needs the
@@ -33,11 +36,14 @@ mod backup_mode;
 mod binlog;
 mod boot;
 mod case;
+mod conduct;
 mod cut;
+mod dishonest;
 mod disks;
 mod dispatch;
 mod evidence;
 mod grade;
+mod handed_back;
 mod judgement;
 mod observed;
 mod order;
@@ -51,10 +57,12 @@ mod ruling;
 mod schema;
 mod stall;
 mod tables;
+mod tool_log;
 mod trial_files;
 pub mod verdict;
 mod view;
 mod wal;
+mod witness;
 
 use std::collections::BTreeMap;
 
@@ -64,8 +72,9 @@ use contract::history::Entry;
 use contract::observation::Record;
 use contract::property::Property;
 
-pub use assemble::{DishonestRecord, MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
+pub use assemble::{MAX_ACCOUNTS, MAX_FOLLOWERS, MAX_WRITERS};
 pub use case::Case;
+pub use dishonest::DishonestRecord;
 pub use judgement::Judgement;
 use ruling::{Defect, Ruling, Unexamined};
 pub use trial_files::{TrialFiles, cycle_dir, read};
@@ -102,8 +111,11 @@ impl Case {
 /// Judges a case.
 pub fn judge(case: &Case) -> Judgement {
     let view = View::new(case);
-    let rulings: Vec<(Property, Ruling)> =
-        Property::ALL.into_iter().map(|property| (property, dispatch::check(property, &view))).collect();
+    let rulings: Vec<(Property, Ruling)> = Property::ALL
+        .into_iter()
+        .filter(|it| view.has(*it))
+        .map(|it| (it, dispatch::check(it, &view)))
+        .collect();
     let power = power::power(&view, &rulings);
     let (grade, reason) = grade::grade(&view, &rulings, &power);
     let mut properties = BTreeMap::new();
@@ -135,6 +147,7 @@ pub fn judge(case: &Case) -> Judgement {
         properties,
         power,
         counts: counts(&view),
+        backup: conduct::figures(&view),
         timings: stall::timings(&view),
         resumed: stall::resumed(&view),
     }

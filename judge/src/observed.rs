@@ -4,12 +4,13 @@
 use contract::history::Quiescence;
 use contract::observation::Record;
 
-use super::assemble::{Accepted, follower};
+use super::assemble::follower;
 use super::case::{
     BulkRows, Case, Checkpoint, DiskCheckResult, Heartbeats, Index, LogPosition, Observation, RawFileSystem,
     RecoveredTo, RestoredAccount, RestoredLeg, RestoredRow, RestoredServer, RollForward, TableCheckResult,
     TableFile, UnreadablePart, WalPosition,
 };
+use super::dishonest::Accepted;
 
 impl Case {
     /// Begins the observation.

@@ -16,7 +16,7 @@ const AFTERMATH: Nanos = 1_000_000_000;
 
 /// What a frozen file system may still write. ext4 was observed to write one to
 /// three blocks of metadata, at 4 KiB, after it had been frozen.
-const RESIDUE: (u64, u64) = (8, 64 * 1024);
+pub(super) const RESIDUE: (u64, u64) = (8, 64 * 1024);
 
 /// Q1, [`Property::WindowSilence`]. It misses much once the file system is frozen, because a durable
 /// commit then waits anyway. Where a snapshot was taken with no freeze in force, writes sent after the

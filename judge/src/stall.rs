@@ -73,8 +73,10 @@ pub struct Stall {
 pub(super) fn write_stall(view: &View<'_>) -> Option<Stall> {
     let marks = view.marks();
     let answered = marks.thaw_ok.or(marks.thaw_err);
-    let from = marks.freeze_call.or(marks.snap_begin)?;
-    let to = answered.or(marks.thaw_call).or(marks.snap_end)?;
+    // A backup command that froze and copied nothing may still have kept writers waiting.
+    let command = view.backup().and_then(|backup| Some((backup.began, backup.ended.as_ref()?.0)));
+    let from = marks.freeze_call.or(marks.snap_begin).or(command.map(|(began, _)| began))?;
+    let to = answered.or(marks.thaw_call).or(marks.snap_end).or(command.map(|(_, ended)| ended))?;
     let (mut before, mut after) = (None::<Nanos>, None::<Nanos>);
     let mut within = Vec::new();
     for (_, _, transfer, _) in view.transfers().filter(|(_, _, transfer, _)| transfer.is_acked()) {

@@ -58,6 +58,11 @@ impl TrialFiles {
         &self.case.setup
     }
 
+    /// What the backup tool's version command printed.
+    pub fn tool_version(&self) -> Option<&str> {
+        self.case.tool.version.as_deref()
+    }
+
     /// Where a cycle has its observation: the only one beside the history.
     pub fn observation_dir(&self, cycle: u32) -> PathBuf {
         if self.cycles.len() == 1 { self.dir.clone() } else { cycle_dir(&self.dir, cycle) }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use contract::figures::{Counts, Power, Timings};
+use contract::figures::{BackupFigures, Counts, Power, Timings, ToolFigures};
 use contract::files::{self, FileError};
 use contract::finding::{Finding, Status};
 use contract::grade::{Grade, Outcome, Rank, badness, grades, rank};
@@ -13,6 +13,7 @@ use contract::jsonl;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::run::TrialRequest;
+use contract::scenario::{BackupTool, Snapshot};
 use contract::text::quote;
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +31,27 @@ fn other_than_planned(plan: &Plan, trial: &TrialFiles) -> Option<String> {
         return Some(format!("{planned} cycles were planned, but the history has {recorded}"));
     }
     let setup = trial.setup();
+    match (&plan.backup, setup.tool) {
+        (Some(_), false) => return Some("a backup tool was planned, but the history has none".to_owned()),
+        (None, true) => return Some("no backup tool was planned, but the history has one".to_owned()),
+        _ => {}
+    }
     let disk = plan.image.disks.iter().map(|disk| &disk.target).find(|it| !setup.disks.contains(it));
     let fs = plan.image.file_systems().map(|fs| &fs.name).find(|it| !setup.file_systems.contains(it));
     let (what, name) = disk.map(|it| ("disk", it)).or(fs.map(|it| ("file system", it)))?;
     Some(format!("the image has a {what} `{}` that is not in the history", quote(MAX_WHY, name)))
+}
+
+/// How snapshots are taken, as a verdict names it.
+fn method(tool: Option<&BackupTool>, snapshot: Snapshot) -> String {
+    tool.map_or_else(|| snapshot.to_string(), |tool| tool.name.clone())
+}
+
+/// The figures of a tool whose version is not known.
+fn figures(plan: &Plan, tool: &BackupTool, backups: Vec<BackupFigures>) -> ToolFigures {
+    let mut faults: Vec<_> = plan.faults.iter().map(ToString::to_string).collect();
+    faults.extend(tool.scratch_mib.map(|mib| format!("{mib} MiB for scratch files")));
+    ToolFigures { name: tool.name.clone(), version: None, faults, backups }
 }
 
 /// `verdict.json`, schema 1.
@@ -49,7 +67,7 @@ pub struct Verdict {
     pub image: String,
     /// The hook: `none`, `distro`, `sample`, `freezeframe`, `package`, or the user's path.
     pub hook: String,
-    /// The snapshot method.
+    /// The snapshot method, or the name of the backup tool.
     pub snapshot: String,
     /// `kvm` or `tcg`; `unknown` of a trial that was lost before that was known.
     pub accel: String,
@@ -66,6 +84,9 @@ pub struct Verdict {
     /// What the trial had the power to see.
     #[serde(default)]
     pub power: Power,
+    /// The backup tool, and what each run of its command did; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<ToolFigures>,
     /// Milliseconds spent.
     pub timings_ms: Timings,
     /// Operations counted.
@@ -96,8 +117,18 @@ impl Verdict {
     /// The verdict over a judged trial: its judgement held against what the
     /// plan expected.
     pub fn new(plan: &Plan, judgement: Judgement) -> Self {
-        let Judgement { grade, reason, findings, details: _, properties, power, counts, timings, resumed } =
-            judgement;
+        let Judgement {
+            grade,
+            reason,
+            findings,
+            details: _,
+            properties,
+            power,
+            counts,
+            timings,
+            resumed,
+            backup,
+        } = judgement;
         let mut unmet = Vec::new();
         let expect = &plan.expect;
         if !expect.grade.contains(&grade) {
@@ -105,6 +136,14 @@ impl Verdict {
         }
         let shown: Vec<_> = findings.iter().map(|finding| finding.property).collect();
         unmet.extend(expect.lacks(grade, &shown));
+        // What a grade says already need not be said twice.
+        let is_said = |property: Property| !property.is_conduct() && !expect.grade.contains(&grade);
+        let surprises = findings.iter().filter(|it| it.property.is_of_tools() && !is_said(it.property));
+        unmet.extend(
+            surprises
+                .filter(|it| !expect.names(it.property))
+                .map(|it| format!("not expected: {} ({})", it.summary, it.id)),
+        );
         if let Some(limit) = expect.within_s
             && let Some(freeze) = timings.freeze
             && freeze > limit * 1000.0 * plan.accel.slowness()
@@ -126,6 +165,7 @@ impl Verdict {
             findings,
             properties,
             power,
+            tool: plan.backup.as_ref().map(|tool| figures(plan, tool, backup.into_iter().collect())),
             counts,
             timings_ms: timings,
             outcome,
@@ -143,15 +183,20 @@ impl Verdict {
         let mut trial = TrialFiles::open(dir)?;
         let other = other_than_planned(plan, &trial);
         let mut verdicts = Vec::new();
+        let mut backups = Vec::new();
         for cycle in 1..=trial.cycles() {
             let place = trial.observation_dir(cycle);
             let mut judgement = crate::judge(trial.cycle(cycle)?);
             if keep {
                 judgement.keep_details(dir, &place)?;
             }
+            if plan.backup.is_some() {
+                backups.push(judgement.clone());
+            }
             let verdict = Self::new(plan, judgement);
             if trial.cycles() == 1 {
-                return Ok((verdict.unless(other), Vec::new()));
+                verdicts.push(verdict);
+                break;
             }
             if keep {
                 // A cycle whose freeze was refused has left nothing there.
@@ -160,7 +205,38 @@ impl Verdict {
             }
             verdicts.push(verdict);
         }
-        Ok((Self::worst_of(plan, &verdicts).unless(other), verdicts))
+        let whole = match (&plan.backup, &*verdicts) {
+            (Some(tool), _) => Self::of_backups(plan, tool, trial.tool_version(), backups),
+            (None, [only]) => only.clone(),
+            (None, _) => Self::worst_of(plan, &verdicts),
+        };
+        if trial.cycles() == 1 {
+            verdicts.clear();
+        }
+        Ok((whole.unless(other), verdicts))
+    }
+
+    /// The verdict over a trial with a backup tool: that of the last backup, the only one that is restored, with
+    /// what the tool did in the others.
+    fn of_backups(
+        plan: &Plan,
+        tool: &BackupTool,
+        version: Option<&str>,
+        mut backups: Vec<Judgement>,
+    ) -> Self {
+        let figures = figures(plan, tool, backups.iter().filter_map(|it| it.backup.clone()).collect());
+        let Some(mut last) = backups.pop() else {
+            return Self::unknown(plan, "the trial has no backup".to_owned());
+        };
+        for (n, earlier) in (1..).zip(backups) {
+            for finding in earlier.findings.into_iter().filter(|it| it.property.is_of_tools()) {
+                last.properties.insert(finding.property, Status::Broken);
+                let summary = format!("backup {n}: {}", finding.summary);
+                last.findings.push(Finding { summary, ..finding });
+            }
+        }
+        let tool = Some(ToolFigures { version: version.map(str::to_owned), ..figures });
+        Self { tool, ..Self::new(plan, last) }
     }
 
     /// A pass is none when the history is that of another trial than was planned.
@@ -221,7 +297,7 @@ impl Verdict {
             scenario: scenario.name.clone(),
             image: image.clone(),
             hook: hook.to_string(),
-            snapshot: scenario.snapshot.to_string(),
+            snapshot: method(scenario.backup.as_ref(), scenario.snapshot),
             accel: Grade::Unknown.to_string(),
             seed,
             expected,
@@ -237,7 +313,7 @@ impl Verdict {
             scenario: plan.scenario.clone(),
             image: plan.image.name.clone(),
             hook: plan.hook.to_string(),
-            snapshot: plan.snapshot.to_string(),
+            snapshot: method(plan.backup.as_ref(), plan.snapshot),
             accel: plan.accel.to_string(),
             seed: plan.seed,
             expected: plan.expect.to_string(),
@@ -260,6 +336,7 @@ impl Verdict {
             findings: Vec::new(),
             properties: BTreeMap::new(),
             power: Power::default(),
+            tool: None,
             timings_ms: Timings::default(),
             counts: Counts::default(),
             expected: String::new(),
@@ -314,7 +391,7 @@ mod tests {
         assert_eq!(verdict.unexamined().unwrap(), "not examined: roll-forward (no\\nposition)");
         verdict.power.not_examined = Property::ALL.map(|property| (property, why(&"x".repeat(9_000)))).into();
         let line = verdict.unexamined().unwrap();
-        assert!(line.ends_with("and 24 more") && line.chars().count() < 600, "{line}");
+        assert!(line.ends_with("and 34 more") && line.chars().count() < 600, "{line}");
         verdict.outcome = Outcome::Fail;
         assert_eq!(verdict.unexamined(), None);
     }

@@ -6,12 +6,14 @@
 use std::collections::BTreeSet;
 
 use contract::history::{Nanos, Quiescence};
+use contract::property::Property;
 
 use super::case::{
     Bulk, BulkRows, Case, Marks, Observation, RestoredLeg, RestoredRow, SentRow, SentTransfer, slot,
 };
 use super::evidence::{Anchor, count, quote};
 use super::ruling::Unexamined;
+use super::tool_log::Backup;
 
 /// The tables of the load that are transactional.
 pub(super) const LEDGER: &str = "ledger";
@@ -254,6 +256,29 @@ impl<'a> View<'a> {
     pub(super) fn transactional_tables(&self) -> Vec<&'a str> {
         let followers = self.case.setup.followers.iter().filter(|follower| follower.transactional);
         [LEDGER].into_iter().chain(followers.map(|follower| follower.table.as_str())).collect()
+    }
+
+    /// The run of the backup command in this cycle.
+    pub(super) fn backup(&self) -> Option<&'a Backup> {
+        self.case.tool.backups.get(slot(self.case.place[0])?)
+    }
+
+    /// That in the cycle before.
+    pub(super) fn backup_before(&self) -> Option<&'a Backup> {
+        self.case.tool.backups.get(slot(self.case.place[0].checked_sub(1)?)?)
+    }
+
+    /// Whether it is the last cycle: of a backup tool's backups, only that one is restored.
+    pub(super) fn is_last_cycle(&self) -> bool {
+        let [this, last] = self.case.place;
+        this == last
+    }
+
+    /// Whether a property is examined at all in this cycle.
+    pub(super) fn has(&self, property: Property) -> bool {
+        let with_tool =
+            self.case.setup.tool && (property != Property::NextBackup || self.backup_before().is_some());
+        with_tool || !property.is_of_tools()
     }
 
     pub(super) fn marks(&self) -> &'a Marks {

@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use contract::events::{self, Event, EventKind, Stage};
+use contract::figures::{BackupFigures, ToolFigures};
 use contract::grade::{Grade, Outcome};
 use contract::history::{
-    self, DiskProblem, DiskProblemKind, Entry, Follower, Holds, Leftover, LeftoverKind, Level, Mark, Op,
-    Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Sender, Setup, Table, ToolStep,
+    self, CommandEnd, DiskProblem, DiskProblemKind, Entry, Follower, Holds, Leftover, LeftoverKind, Level,
+    Mark, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Sender, Setup, Table, ToolStep,
 };
 use contract::jsonl::{self, Reader};
 use contract::observation::{self, Record};
@@ -168,6 +169,18 @@ fn the_verdict() {
     check_values::<Outcome>("verdict.json");
     let nested =
         [&verdict, &verdict["findings"][0], &verdict["timings_ms"], &verdict["counts"], &verdict["power"]];
+    // The example is of a trial without one.
+    let backup = BackupFigures {
+        level: Level::Full,
+        ended: Some(CommandEnd::Exit(0)),
+        left_frozen: None,
+        left_frozen_s: None,
+        window_ms: None,
+        write_stall_ms: None,
+    };
+    let tool = ToolFigures { name: String::new(), version: None, faults: vec![], backups: vec![backup] };
+    let tool = json!({ "tool": tool });
+    let nested = nested.into_iter().chain([&tool, &tool["tool"], &tool["tool"]["backups"][0]]);
     for (field, _) in nested.into_iter().flat_map(|object| object.as_object().unwrap()) {
         assert!(section("verdict.json").contains(&format!("`{field}`")), "{field}");
     }

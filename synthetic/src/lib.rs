@@ -4,6 +4,8 @@
 //! The judge's own tests plant defects in them, and benchmarks make them long;
 //! only the operations in flight and the accounts are kept in memory.
 
+mod tool;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -56,6 +58,8 @@ pub struct Shape {
     pub held: bool,
     /// Which of the two: a server like MySQL or like PostgreSQL.
     pub quiescence: Quiescence,
+    /// A backup tool froze the guest and copied its disks.
+    pub tool: bool,
 }
 
 impl Shape {
@@ -73,6 +77,7 @@ impl Shape {
             freeze: true,
             held: true,
             quiescence: Quiescence::Lock,
+            tool: false,
         }
     }
 
@@ -238,6 +243,9 @@ impl MarkTimes {
                 entries.extend(self.wal(shape));
             }
         }
+        if shape.tool {
+            entries.extend(tool::beside([f0, f1, s0, s1, t0, t1], shape.freeze, &DISKS));
+        }
         entries
     }
 
@@ -349,7 +357,7 @@ fn set_up(shape: &Shape) -> Setup {
         file_systems: DISKS.map(String::from).to_vec(),
         binlog: by_lock,
         quiescence: shape.quiescence,
-        tool: false,
+        tool: shape.tool,
     }
 }
 
@@ -493,6 +501,9 @@ pub fn make<L: Logs>(shape: &Shape, logs: &mut L) -> Result<MarkTimes, L::Error>
     }
     if locked {
         db.roll_forward(shape, logs)?;
+    }
+    if shape.tool {
+        tool::after(last, &DISKS).into_iter().try_for_each(|entry| logs.entry(entry))?;
     }
     logs.record(Record::End)?;
     logs.entry(Entry::End { t: last })?;

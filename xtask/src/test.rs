@@ -25,7 +25,8 @@ pub(crate) struct Args {
 }
 
 /// The tests that plant one defect at a time and print what caught each.
-const MUTATION_TABLES: [&str; 2] = ["mutants::the_mutation_table", "postgresql::the_mutation_table"];
+const MUTATION_TABLES: [&str; 3] =
+    ["mutants::the_mutation_table", "postgresql::the_mutation_table", "tools::the_mutation_table"];
 
 /// The test that prints what the rows of the failure catalogue have measured.
 const CATALOGUE: &str = "catalogue::the_table";

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Nanos;
+use super::clock::Nanos;
 
 /// A command that went through the harness's proxy in the agent's channel, with the times at the
 /// agent's side. Written when it is answered, or when no answer will be read any more.
@@ -152,6 +152,13 @@ pub enum ToolStep {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         changed: Vec<String>,
     },
+}
+
+impl ToolStep {
+    /// Whether it comes when the load has ended, after [`Entry::End`](super::Entry::End).
+    pub fn is_after_load(&self) -> bool {
+        matches!(self, Self::Restored { .. } | Self::HandedBack { .. } | Self::Image { .. })
+    }
 }
 
 /// What a backup command is asked for.

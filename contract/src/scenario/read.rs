@@ -147,7 +147,7 @@ impl RawScenario {
         let freeze = self.quiesce.is_none_or(|quiesce| quiesce.get_ref().freeze);
         let databases = self.image.database;
         self.load.suits(&databases)?;
-        let expect = check_expectations(self.expect, folder, freeze, &databases)?;
+        let expect = check_expectations(self.expect, folder, freeze, &databases, backup.is_some())?;
         Ok(Scenario {
             name: name.to_owned(),
             summary: self.summary.into_inner(),
@@ -260,6 +260,7 @@ fn check_expectations(
     folder: &Path,
     freeze: bool,
     databases: &[Database],
+    with_tool: bool,
 ) -> Result<Vec<(Hook, Expectation)>, Mistake> {
     let span = raw.span();
     let mut expect = Vec::new();
@@ -267,7 +268,7 @@ fn check_expectations(
         let span = expectation.span();
         let hook =
             Hook::in_scenario(&name, folder).map_err(|error| Mistake::new(&span, error.to_string()))?;
-        let expectation = expectation.into_inner().check(&span, &hook, freeze, databases)?;
+        let expectation = expectation.into_inner().check(&span, &hook, freeze, databases, with_tool)?;
         expect.push((hook, expectation));
     }
     if expect.is_empty() {
@@ -286,6 +287,7 @@ impl RawExpectation {
         hook: &Hook,
         frozen: bool,
         databases: &[Database],
+        with_tool: bool,
     ) -> Result<Expectation, Mistake> {
         let refuse = |message: &str| Err(Mistake::new(span, message));
         let Self { grade, findings, one_of, within_s, writable } = self;
@@ -310,7 +312,11 @@ impl RawExpectation {
                 "`{property}` cannot be found on any database of this scenario: it does not apply there. Take it out."
             ));
         }
-        if grade == [Grade::ApplicationConsistent] && !(findings.is_empty() && one_of.is_empty()) {
+        if let Some(property) = findings.iter().chain(&one_of).find(|it| it.is_of_tools() && !with_tool) {
+            return refuse(&format!("`{property}` is about backup tools. Add `[backup]`, or take it out."));
+        }
+        let lowers = |it: &&Property| !it.is_conduct();
+        if grade == [Grade::ApplicationConsistent] && findings.iter().chain(&one_of).any(|it| lowers(&it)) {
             return refuse("an `application-consistent` backup has no findings. Drop one or the other.");
         }
         Ok(Expectation { grade, findings, one_of, within_s: within_s.map(|seconds| seconds.0), writable })

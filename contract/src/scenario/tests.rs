@@ -295,3 +295,31 @@ fn what_a_backup_tool_decides_is_not_decided_beside_it() {
         assert!(problem.contains(hint) && line > 1, "{line}: {problem} lacks {hint}\n{text}");
     }
 }
+
+/// What a tool does shows without a backup, and beside the best one.
+#[test]
+fn a_tools_conduct_can_be_expected_of_every_grade() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |grade: &str, finding: &str, tool: &str| {
+        let expect = format!("freezeframe = {{ grade = [\"{grade}\"], findings = [\"{finding}\"] }}\n");
+        read_in(
+            folder.path(),
+            &format!("{GOOD}{expect}{tool}").replacen("freezeframe = { grade", "package = { grade", 1),
+        )
+    };
+    let expected = |grade: &str| {
+        let scenario = with(grade, "thawed-guest", TOOL).unwrap();
+        scenario.expectation(&Hook::Freezeframe, Database::Mariadb)
+    };
+    for grade in ["application-consistent", "refused"] {
+        let expected = expected(grade);
+        assert!(expected.names(Property::ThawedGuest) && !expected.names(Property::NothingLeft));
+        assert_eq!(expected.lacks(expected.grade[0], &[]).len(), 1);
+        assert_eq!(expected.lacks(expected.grade[0], &[Property::ThawedGuest]), [""; 0]);
+    }
+    let refused = |result: Result<Scenario, InputError>| result.unwrap_err().to_string();
+    let lowers = refused(with("application-consistent", "heeded-freeze", TOOL));
+    assert!(lowers.contains("an `application-consistent` backup has no findings"), "{lowers}");
+    let without = refused(with("refused", "thawed-guest", ""));
+    assert!(without.contains("`thawed-guest` is about backup tools. Add `[backup]`"), "{without}");
+}

@@ -3,7 +3,9 @@
 
 use contract::finding::Status;
 use contract::grade::Grade::{self, ApplicationConsistent, Unknown};
-use contract::history::{Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema};
+use contract::history::{
+    Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, ToolStep,
+};
 use contract::observation::{Record, ServerState};
 use contract::property::Property;
 
@@ -42,10 +44,21 @@ fn needed_by_entry(entry: &Entry) -> Needed {
         Entry::Bulk { .. } => ("bulk", &[Property::NoFuture]),
         Entry::WalEnd { .. } => ("wal_end", &[Property::LockProbe, Property::LockIdentity]),
         Entry::BackupModes { .. } => ("backup_modes", &[Property::LockProbe, Property::LockIdentity]),
-        Entry::AgentCommand(_) => ("agent_command", &[]),
-        Entry::CopyInstant(_) => ("copy_instant", &[]),
-        Entry::DiskWrites(_) => ("disk_writes", &[]),
-        Entry::Tool { .. } => ("tool", &[]),
+        Entry::AgentCommand(_) => {
+            ("agent_command", &[Property::HeededFreeze, Property::HeededThaw, Property::ThawedGuest])
+        }
+        Entry::CopyInstant(_) => ("copy_instant", &[Property::CopyInstant]),
+        Entry::DiskWrites(_) => ("disk_writes", &[Property::TracedSilence]),
+        Entry::Tool { step } => match step {
+            ToolStep::Version { .. } => ("version", &[]),
+            // Without these the rest is refused, or there is no backup.
+            ToolStep::Began { .. } => ("began", &[Property::HeededFreeze, Property::WholeRestore]),
+            ToolStep::Ended { .. } => ("ended", &[Property::HeededFreeze, Property::HeededThaw]),
+            ToolStep::Restored { .. } => ("restored", &[Property::WholeRestore]),
+            ToolStep::Left { .. } => ("left", &[Property::ThawedGuest, Property::NothingLeft]),
+            ToolStep::HandedBack { .. } => ("handed_back", &[Property::WholeRestore]),
+            ToolStep::Image { .. } => ("image", &[Property::UntouchedImage]),
+        },
         Entry::Cycle { .. } => ("cycle", &[]),
         Entry::End { .. } => ("end", &[]),
     }
@@ -94,9 +107,10 @@ fn needed_by_record(record: &Record) -> Needed {
     }
 }
 
-/// Properties that rest only on what no hook must provide: the top grade stands without it.
+/// Not of a property that rests only on what no hook must provide, or that is about a tool's conduct: the top
+/// grade stands without it.
 fn is_owed(property: Property) -> bool {
-    !matches!(property, Property::RecordedPosition | Property::RollForward)
+    property.needed_for().is_some()
 }
 
 /// What is wrong when evidence is missing: a property that holds all the same, or the top grade.

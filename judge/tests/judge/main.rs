@@ -9,5 +9,6 @@ mod files;
 mod mutants;
 mod postgresql;
 mod random;
+mod tools;
 mod windows;
 mod world;

@@ -225,6 +225,10 @@ proptest! {
         let (start, end) = (1_000 * MS, world.times.t1 + 20 * MS);
         let cut = world.times.s0 + random.below(world.times.s1 - world.times.s0);
         let [a, b] = paces.map(|pace| beats(random, start, end, pace * MS));
+        // A disk with no answer before the freeze shows nothing.
+        let s0 = world.times.s0;
+        let heard = |beats: &[Beat]| beats.iter().any(|(_, _, answered)| answered.is_some_and(|t| t < s0));
+        prop_assume!(heard(&a) && heard(&b));
         let held = [
             set_beats(&mut world, "vda", &a, cut),
             set_beats(&mut world, "vdb", &b, cut.saturating_sub(skew * MS)),

@@ -25,6 +25,10 @@ pub(super) fn print(name: &str) -> Result<(), Failure> {
     results::line("");
     results::line(format_args!("Why it can be required: {}", property.source()));
     results::line(format_args!("Evidence that it needs: {}.", property.needs()));
-    results::line(format_args!("A backup that breaks it is {} at best.", property.ceiling()));
+    if property.is_conduct() {
+        results::line("It is about what a backup tool does, and lowers no grade.");
+    } else {
+        results::line(format_args!("A backup that breaks it is {} at best.", property.ceiling()));
+    }
     Ok(())
 }

@@ -1,0 +1,4 @@
+//! The clock of histories.
+
+/// Host `CLOCK_MONOTONIC`, nanoseconds.
+pub type Nanos = u64;

@@ -1,0 +1,61 @@
+//! What QEMU itself saw of a backup tool's window: T4, T5.
+
+use contract::history::{CopyInstant, DiskWrites};
+use contract::property::Property;
+
+use super::conduct::SKEW;
+use super::evidence::{count, millis, quote};
+use super::quiet::RESIDUE;
+use super::ruling::{Defect, Ruling, Unexamined};
+use super::view::View;
+
+/// T4, [`Property::CopyInstant`].
+pub(super) fn copy_instant(view: &View<'_>) -> Ruling {
+    let window = view.window()?;
+    let copies = &view.case.cycle.copies;
+    let outside = |it: &&CopyInstant| {
+        it.t.saturating_add(SKEW) < window.frozen || it.t > window.thaw.saturating_add(SKEW)
+    };
+    let outside: Vec<_> = copies.iter().filter(outside).collect();
+    if let Some(first) = outside.first() {
+        let when = if first.t < window.frozen {
+            format!("{:.1} ms before the guest was frozen", millis(first.t, window.frozen))
+        } else {
+            format!("{:.1} ms after the thaw was requested", millis(window.thaw, first.t))
+        };
+        let summary =
+            format!("the copy of disk {} is of a moment outside the window: {when}", quote(&first.disk));
+        let line = |it: &CopyInstant| {
+            format!("disk {}: {}, {}", quote(&it.disk), quote(&it.event), view.anchor().when(it.t))
+        };
+        let lines: Vec<_> = outside.into_iter().map(line).collect();
+        return Ok(Some(Defect::new(Property::CopyInstant, summary, lines)));
+    }
+    let disks = &view.case.setup.disks;
+    match disks.iter().find(|disk| !copies.iter().any(|copy| copy.disk == **disk)) {
+        Some(disk) => Err(Unexamined(format!("QEMU reported no copy of disk {}", quote(disk)))),
+        None => Ok(None),
+    }
+}
+
+/// T5, [`Property::TracedSilence`].
+pub(super) fn traced_silence(view: &View<'_>) -> Ruling {
+    let window = view.window()?;
+    let inside = |it: &&DiskWrites| it.from >= window.frozen && it.to <= window.thaw;
+    let traced: Vec<_> = view.case.cycle.traced.iter().filter(inside).collect();
+    if let Some(loud) = traced.iter().find(|it| it.count > RESIDUE.0) {
+        let summary =
+            format!("QEMU traced {} of the guest while it was said to be frozen", count(loud.count, "write"));
+        let edges = [("the first", loud.first), ("the last", loud.last)];
+        let line = |(which, t): (&str, Option<_>)| Some(format!("{which} was {}", view.anchor().when(t?)));
+        let lines: Vec<_> = edges.into_iter().filter_map(line).collect();
+        return Ok(Some(Defect::new(Property::TracedSilence, summary, lines)));
+    }
+    let whole = |it: &&DiskWrites| {
+        it.from <= window.frozen.saturating_add(SKEW) && it.to.saturating_add(SKEW) >= window.thaw
+    };
+    if traced.iter().any(whole) {
+        return Ok(None);
+    }
+    Err(Unexamined("QEMU's trace does not cover the window".into()))
+}
