@@ -1,9 +1,10 @@
-//! The host: which accelerator works, and the connection to libvirt, embedded or a daemon's.
+//! The host: which accelerator works, who QEMU runs as, and the connection to libvirt, embedded or a daemon's.
 
 pub mod accel;
 pub mod daemon;
 mod event;
 mod ffi;
+pub(crate) mod guest_user;
 mod libvirt;
 
 pub(crate) use daemon::logs;
