@@ -5,8 +5,14 @@
 //! request is sent and immediately after its answer is read, so that an
 //! operation took effect somewhere between the two.
 
+mod tool;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::tool::{
+    AgentCommand, CommandEnd, CopyInstant, DiskProblem, DiskProblemKind, DiskWrites, FREEZE, FREEZE_LIST,
+    Leftover, LeftoverKind, Level, Sender, THAW, ToolStep,
+};
 use crate::jsonl::{self, Scan};
 
 /// The file's name in a trial directory.
@@ -219,6 +225,17 @@ pub enum Entry {
         /// Where each began and where the record of its end lies: XLOG_BACKUP_END.
         ended: Vec<[Lsn; 2]>,
     },
+    /// A command that went through the agent's channel, where the harness has a proxy in it.
+    AgentCommand(AgentCommand),
+    /// The copy of a disk began or was completed, as QEMU said.
+    CopyInstant(CopyInstant),
+    /// How much the guest wrote between two moments, where QEMU traced its writes.
+    DiskWrites(DiskWrites),
+    /// What a backup tool did, or what was found of that. Of a trial with [`Setup::tool`].
+    Tool {
+        /// Which step, or which fact.
+        step: ToolStep,
+    },
     /// Another cycle of freeze, snapshot and thaw begins under the same load.
     /// The marks, probes and block counts from here to the next `Cycle` are its
     /// own. The first cycle has no such line.
@@ -265,6 +282,9 @@ pub struct Setup {
     /// How the server stands still for a backup.
     #[serde(default, skip_serializing_if = "Quiescence::is_lock")]
     pub quiescence: Quiescence,
+    /// A backup tool makes the backups, one in each cycle; the last one is restored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tool: bool,
 }
 
 /// How a server stands still for a backup, which decides what proves it.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
 use crate::image::Manifest;
-use crate::scenario::{Expectation, Fault, Hook, Load, Restore, Snapshot};
+use crate::scenario::{BackupTool, Expectation, Fault, Hook, Load, Restore, Snapshot};
 
 /// `plan.json` of a trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Plan {
     pub restore: Restore,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// The backup tool that is graded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupTool>,
     /// What must come out.
     pub expect: Expectation,
     /// Seed of the load: the same seed gives the same operations.

@@ -1,6 +1,7 @@
 //! Runs: which trials a command line requests, and where their files are.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -143,11 +144,14 @@ impl RunOptions {
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
         for mut scenario in scenarios {
-            if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
-                scenario.snapshot.cycles = cycles;
-            }
-            if let Some(method) = self.snapshot {
-                scenario.snapshot.method = method;
+            // A backup tool copies the disks as it does, and its scenario says how often.
+            if scenario.backup.is_none() {
+                if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
+                    scenario.snapshot.cycles = cycles;
+                }
+                if let Some(method) = self.snapshot {
+                    scenario.snapshot.method = method;
+                }
             }
             let suitable = images.iter().filter(|image| scenario.suits(image));
             for image in suitable.take(if self.every_image { usize::MAX } else { 1 }) {
@@ -185,6 +189,9 @@ impl RunOptions {
     pub fn plan(&self, request: &TrialRequest, image: Manifest, accel: Accel) -> Plan {
         let TrialRequest { name, scenario, hook, .. } = request;
         let expect = scenario.expectation(hook, image.server.database);
+        // What was measured of an earlier trial says nothing about a command that hangs in this one.
+        let commands =
+            scenario.backup.as_ref().map_or(Duration::ZERO, |tool| tool.longest(scenario.snapshot.cycles));
         Plan {
             trial: name.clone(),
             scenario: scenario.name.clone(),
@@ -202,6 +209,7 @@ impl RunOptions {
             snapshot: scenario.snapshot,
             restore: scenario.restore,
             faults: scenario.faults.clone(),
+            backup: scenario.backup.clone(),
             expect,
             seed: self.seed,
             accel,
@@ -211,7 +219,7 @@ impl RunOptions {
             connect: self.connect.clone(),
             dir: self.trial_dir(name),
             limits: Limits {
-                trial: self.durations().limit(name, scenario.snapshot.cycles),
+                trial: self.durations().limit(name, scenario.snapshot.cycles) + commands,
                 ..Limits::for_accel(accel)
             },
             keep: self.keep,

@@ -4,6 +4,8 @@
 //! A file is checked as a whole before anything boots. Unknown keys, bad names and
 //! impossible combinations are errors with file, line and a hint.
 
+mod backup;
+mod fault;
 mod hook;
 mod read;
 #[cfg(test)]
@@ -11,6 +13,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::backup::{BackupTool, COMMAND_SECONDS, command_problem};
+pub use self::fault::{Fault, Point, Signal, Strike};
 pub use self::hook::{Hook, HookError};
 use crate::grade::{self, Grade};
 use crate::image::{Database, Definition};
@@ -37,10 +41,12 @@ pub struct Scenario {
     pub snapshot: Snapshot,
     /// How a snapshot becomes a running server again.
     pub restore: Restore,
-    /// Whether the guest is frozen around the snapshot.
+    /// Whether the guest is frozen around the snapshot. True with a backup tool, which decides by itself.
     pub freeze: bool,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
+    /// The backup tool that is graded; without one, Freezeframe freezes and takes the snapshots itself.
+    pub backup: Option<BackupTool>,
     /// What must come out, for each hook that the scenario runs with: the built-in ones first.
     pub expect: Vec<(Hook, Expectation)>,
 }
@@ -67,6 +73,7 @@ impl Scenario {
     /// only if nothing but the freeze has to happen at a particular moment.
     pub fn can_repeat(&self, image: &Definition) -> bool {
         self.freeze
+            && self.backup.is_none()
             && self.faults.is_empty()
             && self.snapshot.cycles == 1
             && self.restore == Restore::Boot
@@ -150,7 +157,7 @@ pub struct Snapshot {
     /// instant.
     #[serde(default)]
     pub apart_ms: u64,
-    /// How many times the guest is frozen, snapshotted and thawed under one load.
+    /// How many times the guest is frozen, snapshotted and thawed under one load, or backed up by a tool.
     #[serde(default = "once")]
     pub cycles: u32,
 }
@@ -251,30 +258,6 @@ pub enum Profile {
     /// Commits reach the disk up to ten seconds later
     /// (`innodb_flush_log_at_trx_commit=0`, `sync_binlog=0`).
     Relaxed,
-}
-
-/// Something that goes wrong at a named point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fault {
-    /// When.
-    pub at: Point,
-    /// A line for the guest's shell, run as root. The stage waits until it
-    /// ends; what must go on behind it goes to the background with its output
-    /// redirected.
-    pub guest: String,
-}
-
-/// The points of the pipeline at which a fault can strike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Point {
-    /// The first guest is up, the load has not started.
-    AfterBoot,
-    /// The load has run its time; the freeze comes next.
-    BeforeFreeze,
-    /// The thaw has returned.
-    AfterThaw,
 }
 
 /// What must come out of a trial.

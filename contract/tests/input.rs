@@ -35,6 +35,17 @@ freeze = true
 [[fault]]
 at = "after-boot"
 guest = "true"
+host = "true"
+tool = "SIGINT"
+[backup]
+name = "own"
+version = "own -V"
+backup = "own backup"
+restore = "own restore"
+backups = 2
+backup_seconds = 60
+restore_seconds = 60
+scratch_mib = 4
 [expect.none]
 grade = ["inconsistent"]
 findings = ["tables-closed"]

@@ -61,6 +61,7 @@ fn every_key_is_listed() {
         ("snapshot", SMALL.replace("[load]", "[snapshot]\nother = 1\n[load]")),
         ("quiesce", SMALL.replace("[load]", "[quiesce]\nother = 1\n[load]")),
         ("fault", SMALL.replace("[load]", "[[fault]]\nother = 1\n[load]")),
+        ("backup", SMALL.replace("[load]", "[backup]\nother = 1\n[load]")),
         ("expect", SMALL.replace(grade, "other = 1")),
     ] {
         assert_eq!(keys(heading), expected(&text), "{heading}");
@@ -75,6 +76,7 @@ fn every_value_is_listed() {
         ("image", SMALL.replace("[load]", "[image]\ndisks = 'other'\n[load]")),
         ("load", SMALL.replace("durable", "other")),
         ("fault", SMALL.replace("[load]", "[[fault]]\nguest = 'x'\nat = 'other'\n[load]")),
+        ("fault", SMALL.replace("[load]", "[[fault]]\nat = 'after-boot'\ntool = 'other'\n[load]")),
         ("expect", SMALL.replace("inconsistent", "other")),
     ] {
         for value in expected(&text).into_iter().filter(|value| value != "unknown") {

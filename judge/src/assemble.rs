@@ -136,11 +136,7 @@ impl Assembler {
                 }
             }
             Entry::Directory { t: _, holds, path, fs, on, reached } => {
-                if self.directories.len() == MAX_DIRECTORIES {
-                    return Err(format!("more than {MAX_DIRECTORIES} directories of the server").into());
-                }
-                self.directories.push(ServerDirectory { holds, path, fs, on, reached });
-                Ok(())
+                self.directory(ServerDirectory { holds, path, fs, on, reached })
             }
             Entry::Mark { t, mark, detail } => self.mark(t, mark, detail),
             Entry::Probe(probe) => self.probe(probe),
@@ -178,6 +174,9 @@ impl Assembler {
             }
             Entry::WalEnd { t, end, lsn } => self.wal_end(WalEnd { asked: t, answered: end, lsn }),
             Entry::BackupModes { t, from, to, ended } => self.backup_modes(t, [from, to], &ended),
+            Entry::AgentCommand(_) | Entry::CopyInstant(_) | Entry::DiskWrites(_) | Entry::Tool { .. } => {
+                Ok(())
+            }
             Entry::Cycle { t, n } => self.next_cycle(t, n),
             Entry::End { t } => {
                 self.ended = Some(t);
@@ -261,6 +260,14 @@ impl Assembler {
             return Err(format!("the table `{}` is named twice", quote(twice[0])).into());
         }
         self.setup = Some(setup);
+        Ok(())
+    }
+
+    fn directory(&mut self, directory: ServerDirectory) -> Accepted {
+        if self.directories.len() == MAX_DIRECTORIES {
+            return Err(format!("more than {MAX_DIRECTORIES} directories of the server").into());
+        }
+        self.directories.push(directory);
         Ok(())
     }
 

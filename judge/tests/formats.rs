@@ -9,8 +9,8 @@ use std::fmt::Debug;
 use contract::events::{self, Event, EventKind, Stage};
 use contract::grade::{Grade, Outcome};
 use contract::history::{
-    self, Entry, Follower, Holds, Mark, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Setup,
-    Table,
+    self, DiskProblem, DiskProblemKind, Entry, Follower, Holds, Leftover, LeftoverKind, Level, Mark, Op,
+    Probe, ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Sender, Setup, Table, ToolStep,
 };
 use contract::jsonl::{self, Reader};
 use contract::observation::{self, Record};
@@ -93,6 +93,13 @@ fn the_history() {
     records::<Entry>("history.jsonl", history::KIND);
     check_variants::<Entry>("history.jsonl", "e");
     check_variants::<Op>("history.jsonl", "k");
+    check_variants::<ToolStep>("history.jsonl", "what");
+    check_values::<Level>("history.jsonl");
+    check_values::<LeftoverKind>("history.jsonl");
+    check_values::<DiskProblemKind>("history.jsonl");
+    check_values::<Sender>("history.jsonl");
+    check_fields::<Leftover>("history.jsonl");
+    check_fields::<DiskProblem>("history.jsonl");
     check_values::<Mark>("history.jsonl");
     check_values::<ProbeKind>("history.jsonl");
     check_values::<ProbeAnswer>("history.jsonl");

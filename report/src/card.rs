@@ -87,7 +87,7 @@ fn facts(trial: &TrialPage) -> Markup {
     if let Ok(plan) = &trial.plan {
         facts.push(("load", load(plan)));
         for fault in plan.faults.iter().take(MAX_LINES) {
-            facts.push(("fault", format!("{}: {}", in_words(&fault.at), fault.guest)));
+            facts.push(("fault", fault.to_string()));
         }
         facts.push(("image", format!("{} {}", plan.image.name, plan.image.digest.get(..12).unwrap_or("?"))));
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use contract::grade::Grade;
 use contract::image::Manifest;
 use contract::plan::Accel;
-use contract::scenario::{Fault, Hook, Point};
+use contract::scenario::{Fault, Hook, Point, Strike};
 use harness::trial::supervise;
 use judge::verdict::Verdict;
 use procfs::process::all_processes;
@@ -34,7 +34,7 @@ fn hostile(name: &str, at: Point, guest: &str, hook: Option<&str>) -> (Verdict, 
     let requested = &options.trials().unwrap()[0];
     let image = Manifest::read(&options.built, &requested.image).unwrap();
     let mut plan = options.plan(requested, image, Accel::Tcg);
-    plan.faults.push(Fault { at, guest: guest.to_owned() });
+    plan.faults.push(Fault { at, what: Strike::Guest(guest.to_owned()) });
     let folder = tempfile::tempdir().unwrap();
     if let Some(hook) = hook {
         let file = folder.path().join("hook.sh");

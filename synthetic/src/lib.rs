@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use contract::history::{
-    self, Entry, Follower, Holds, Lsn, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Quiescence, Round,
-    Schema, Setup, Table, ddl_tables,
+    self, AgentCommand, CopyInstant, DiskWrites, Entry, Follower, Holds, Lsn, Mark, Nanos, Op, Probe,
+    ProbeAnswer, ProbeKind, Quiescence, Round, Schema, Setup, Table, ToolStep, ddl_tables,
 };
 use contract::jsonl::{self, Writer};
 use contract::observation::{self, Record, ServerState};
@@ -349,6 +349,7 @@ fn set_up(shape: &Shape) -> Setup {
         file_systems: DISKS.map(String::from).to_vec(),
         binlog: by_lock,
         quiescence: shape.quiescence,
+        tool: false,
     }
 }
 
@@ -862,6 +863,19 @@ fn time(entry: &Entry) -> Nanos {
         | Entry::Bulk { t, .. }
         | Entry::WalEnd { t, .. }
         | Entry::BackupModes { t, .. }
+        | Entry::AgentCommand(AgentCommand { t, .. })
+        | Entry::CopyInstant(CopyInstant { t, .. })
+        | Entry::DiskWrites(DiskWrites { to: t, .. })
+        | Entry::Tool {
+            step:
+                ToolStep::Version { t, .. }
+                | ToolStep::Began { t, .. }
+                | ToolStep::Ended { t, .. }
+                | ToolStep::Left { t, .. }
+                | ToolStep::Restored { end: t, .. }
+                | ToolStep::HandedBack { t, .. }
+                | ToolStep::Image { t, .. },
+        }
         | Entry::Cycle { t, .. }
         | Entry::End { t } => *t,
     }

@@ -7,7 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Disks, Expectation, Fault, Hook, Load, Profile, Restore, Scenario, Snapshot, SnapshotMethod};
+use super::backup::RawBackup;
+use super::fault::RawFault;
+use super::{Disks, Expectation, Hook, Load, Profile, Restore, Scenario, Snapshot, SnapshotMethod};
 use crate::grade::Grade;
 use crate::image::Database;
 use crate::input::{Decimal, InputError, Mistake, Source, Whole};
@@ -23,15 +25,13 @@ struct RawScenario {
     covers: Vec<Spanned<String>>,
     #[serde(default)]
     image: RawImage,
-    #[serde(default)]
-    restore: Restore,
+    restore: Option<Spanned<Restore>>,
     load: RawLoad,
+    snapshot: Option<Spanned<RawSnapshot>>,
+    quiesce: Option<Spanned<RawQuiesce>>,
     #[serde(default)]
-    snapshot: RawSnapshot,
-    #[serde(default)]
-    quiesce: RawQuiesce,
-    #[serde(default)]
-    fault: Vec<Spanned<Fault>>,
+    fault: Vec<Spanned<RawFault>>,
+    backup: Option<RawBackup>,
     /// By the hook's name, or that of a file beside this one.
     expect: Spanned<BTreeMap<String, Spanned<RawExpectation>>>,
 }
@@ -73,12 +73,6 @@ struct RawSnapshot {
 #[serde(deny_unknown_fields)]
 struct RawQuiesce {
     freeze: bool,
-}
-
-impl Default for RawQuiesce {
-    fn default() -> Self {
-        Self { freeze: true }
-    }
 }
 
 #[derive(Deserialize)]
@@ -138,10 +132,19 @@ impl RawScenario {
             return Err(Mistake::new(&self.summary.span(), message));
         }
         self.covers.iter().try_for_each(check_row)?;
-        if let Some(empty) = self.fault.iter().find(|fault| fault.get_ref().guest.trim().is_empty()) {
-            return Err(Mistake::new(&empty.span(), "`guest` is empty. Give a line for the guest's shell."));
-        }
-        let freeze = self.quiesce.freeze;
+        self.excludes_backup()?;
+        let mut snapshot =
+            self.snapshot.map(Spanned::into_inner).unwrap_or_default().check(self.image.disks)?;
+        let backup = match self.backup.map(RawBackup::check).transpose()? {
+            Some((tool, backups)) => {
+                snapshot.cycles = backups;
+                Some(tool)
+            }
+            None => None,
+        };
+        let faults = self.fault.into_iter().map(|fault| RawFault::check(fault, backup.is_some()));
+        let faults = faults.collect::<Result<_, _>>()?;
+        let freeze = self.quiesce.is_none_or(|quiesce| quiesce.get_ref().freeze);
         let databases = self.image.database;
         self.load.suits(&databases)?;
         let expect = check_expectations(self.expect, folder, freeze, &databases)?;
@@ -149,16 +152,40 @@ impl RawScenario {
             name: name.to_owned(),
             summary: self.summary.into_inner(),
             covers: self.covers.into_iter().map(Spanned::into_inner).collect(),
-            snapshot: self.snapshot.check(self.image.disks)?,
+            snapshot,
             databases,
             releases: self.image.release,
             disks: self.image.disks,
-            restore: self.restore,
+            restore: self.restore.map(Spanned::into_inner).unwrap_or_default(),
             load: self.load.check()?,
             freeze,
-            faults: self.fault.into_iter().map(Spanned::into_inner).collect(),
+            faults,
+            backup,
             expect,
         })
+    }
+}
+
+impl RawScenario {
+    /// Refuses what a backup tool decides by itself.
+    fn excludes_backup(&self) -> Result<(), Mistake> {
+        if self.backup.is_none() {
+            return Ok(());
+        }
+        if let Some(quiesce) = &self.quiesce {
+            let message = "with `[backup]`, the tool decides whether the guest is frozen. Drop `[quiesce]`.";
+            return Err(Mistake::new(&quiesce.span(), message));
+        }
+        if let Some(snapshot) = &self.snapshot {
+            let message = "with `[backup]`, the tool copies the disks. Drop `[snapshot]`; `backups` says how many are made.";
+            return Err(Mistake::new(&snapshot.span(), message));
+        }
+        if let Some(restore) = self.restore.as_ref().filter(|restore| *restore.get_ref() != Restore::Boot) {
+            let message =
+                "with `[backup]`, the tool restores, and a guest boots from that. Drop `restore` at the top.";
+            return Err(Mistake::new(&restore.span(), message));
+        }
+        Ok(())
     }
 }
 

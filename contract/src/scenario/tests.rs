@@ -122,7 +122,7 @@ fn bad_files_are_refused_with_line_and_hint() {
             "seconds = 3",
             "seconds = 3\n[[fault]]\nat = \"tea-time\"\nguest = \"true\"",
             9,
-            "`at` must be one of `after-boot`, `before-freeze`, `after-thaw`, not \"tea-time\".",
+            "`at` must be one of `after-boot`, `before-freeze`, `during-freeze`, `in-window`, `during-copy`, `after-thaw`, not \"tea-time\".",
         ),
         (
             "[expect]",
@@ -229,4 +229,69 @@ fn hooks_beside_scenarios_are_no_scenarios() {
     std::fs::write(folder.join("own.sh"), "#!/bin/sh\n").unwrap();
     let names: Vec<_> = Scenario::read_all(root.path()).unwrap().into_iter().map(|s| s.name).collect();
     assert_eq!(names, ["own/quiet"]);
+}
+
+const TOOL: &str = "[backup]\nname = 'own'\nbackup = 'own backup'\nrestore = 'own restore'\n";
+
+fn with_tool(more: &str) -> String {
+    format!("{GOOD}{TOOL}{more}")
+}
+
+#[test]
+fn a_backup_tool_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = read_in(folder.path(), &with_tool("")).unwrap();
+    let tool = scenario.backup.unwrap();
+    assert_eq!((tool.name.as_str(), tool.version, tool.scratch_mib), ("own", None, None));
+    assert_eq!([tool.backup_seconds, tool.restore_seconds], [COMMAND_SECONDS; 2]);
+    assert!(scenario.freeze && scenario.snapshot == Snapshot::default());
+
+    let more = "backups = 3\nbackup_seconds = 20\nrestore_seconds = 5\nversion = 'own -V'\n\
+                [[fault]]\nat = 'in-window'\ntool = 'SIGKILL'\n[[fault]]\nat = 'before-freeze'\nhost = 'true'\n";
+    let scenario = read_in(folder.path(), &with_tool(more)).unwrap();
+    assert_eq!(scenario.snapshot.cycles, 3);
+    assert_eq!(scenario.backup.unwrap().longest(3).as_secs(), 65);
+    let faults: Vec<_> = scenario.faults.iter().map(ToString::to_string).collect();
+    assert_eq!(faults, ["in the window: SIGKILL to the tool", "before the freeze, on the host: true"]);
+    // As plans have it, and plans from before there were others.
+    let json = serde_json::to_value(&scenario.faults[0]).unwrap();
+    assert_eq!(json, serde_json::json!({ "at": "in-window", "tool": "SIGKILL" }));
+    let old: Fault = serde_json::from_str(r#"{"at":"after-thaw","guest":"sync"}"#).unwrap();
+    assert_eq!(old, Fault { at: Point::AfterThaw, what: Strike::Guest("sync".to_owned()) });
+}
+
+#[test]
+fn what_a_backup_tool_decides_is_not_decided_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = |keys: &str| format!("[[fault]]\n{keys}\n");
+    let own = GOOD.to_owned();
+    let cases = [
+        (with_tool("").replace("'own'", "' '"), "`name` must be 1 to 40 visible characters"),
+        (with_tool("").replace("'own backup'", "''"), "`backup` is empty. Give a line for the host's shell."),
+        (with_tool("").replace("'own restore'", "\"a\\u0000\""), "`restore` holds a zero byte"),
+        (with_tool("version = ' '"), "`version` is empty"),
+        (with_tool("backups = 0"), "`backups` must be a whole number from 1 to 100, not 0."),
+        (with_tool("backup_seconds = 0"), "`backup_seconds` must be a whole number from 1 to 86400, not 0."),
+        (with_tool("").replace("restore = 'own restore'", ""), "the key `restore` is missing"),
+        (with_tool("[quiesce]\nfreeze = false\n"), "the tool decides whether the guest is frozen."),
+        (with_tool("[quiesce]\nfreeze = true\n"), "Drop `[quiesce]`"),
+        (with_tool("[snapshot]\ncycles = 2\n"), "Drop `[snapshot]`; `backups` says how many are made."),
+        (with_tool("").replace("covers", "restore = \"attach\"\ncovers"), "Drop `restore` at the top."),
+        (with_tool(&fault("at = 'after-thaw'\nguest = 'x'")), "`during-copy` is the point"),
+        (
+            with_tool(&fault("at = 'after-boot'\ntool = 'SIGINT'")),
+            "the backup tool does not run at this point",
+        ),
+        (with_tool(&fault("at = 'in-window'\ntool = 'SIGHUP'")), "`tool` must be one of `SIGINT`, "),
+        (with_tool(&fault("at = 'in-window'")), "one of the keys `guest`, `host` and `tool`"),
+        (with_tool(&fault("at = 'in-window'\nguest = 'x'\nhost = 'x'")), "one of the keys"),
+        (with_tool(&fault("at = 'in-window'\nhost = ' '")), "`host` is empty"),
+        (own.clone() + &fault("at = 'in-window'\nguest = 'x'"), "only a backup tool comes to this point"),
+        (own.clone() + &fault("at = 'after-boot'\nhost = 'x'"), "there is no backup tool"),
+        (own + &fault("at = 'after-thaw'\ntool = 'SIGINT'"), "there is no backup tool"),
+    ];
+    for (text, hint) in cases {
+        let (line, problem) = refused_in(folder.path(), &text);
+        assert!(problem.contains(hint) && line > 1, "{line}: {problem} lacks {hint}\n{text}");
+    }
 }

@@ -47,6 +47,8 @@ pub struct Order<'a> {
     pub disks: Vec<String>,
     /// The channels of the heartbeats.
     pub heartbeats: Vec<heartbeat::Channel>,
+    /// Whether a backup tool makes the backups.
+    pub tool: bool,
 }
 
 /// A running load. Dropping it abandons its writers; [`Load::stop`] ends them.
@@ -63,7 +65,7 @@ pub struct Load {
 impl Load {
     /// Creates the tables, and starts the clients and the heartbeats.
     pub fn start(runtime: &Runtime, target: &Target, history: &HistoryLog, order: Order<'_>) -> Result<Self> {
-        let Order { load, seed, statement_limit, disks, heartbeats } = order;
+        let Order { load, seed, statement_limit, disks, heartbeats, tool } = order;
         let mut setup = Setup {
             writers: load.writers,
             accounts: ACCOUNTS,
@@ -75,6 +77,7 @@ impl Load {
             file_systems: heartbeats.iter().map(|(name, _)| name.clone()).collect(),
             binlog: false,
             quiescence: target.dialect().quiescence(),
+            tool,
         };
         setup.binlog = runtime.block_on(schema::create(target, statement_limit, load, &setup.followers))?;
         history.write(&Entry::Setup(setup.clone()))?;

@@ -16,7 +16,7 @@ use contract::events::{self, BOOTED_INSTEAD, Stage};
 use contract::history::{Entry, Mark, Quiescence, Setup};
 use contract::observation::{self, Record, ServerState};
 use contract::plan::{Plan, Start};
-use contract::scenario::{Point, Restore};
+use contract::scenario::{Point, Restore, Strike};
 use tracing::Span;
 
 use super::progress::{Progress, seconds};
@@ -398,7 +398,7 @@ impl<'a> Trial<'a> {
 
     /// Starts the load.
     fn start_load(&self, source: &mut Source) -> Result<Load> {
-        let Plan { load, seed, limits, .. } = self.session.plan;
+        let Plan { load, seed, limits, backup, .. } = self.session.plan;
         let Source { machine, drives, target, facts, .. } = source;
         access::check_room(&self.session, machine)?;
         let order = Order {
@@ -407,6 +407,7 @@ impl<'a> Trial<'a> {
             statement_limit: limits.statement,
             disks: drives.iter().map(|drive| drive.target.clone()).collect(),
             heartbeats: std::mem::take(&mut source.heartbeats),
+            tool: backup.is_some(),
         };
         let running = Load::start(&self.session.runtime, target, &self.session.history, order)?;
         facts.write(&self.session.history)?;
@@ -763,7 +764,9 @@ impl<'a> Trial<'a> {
     /// Runs the faults of this point.
     fn inject_faults(&self, point: Point, machine: &Machine) -> Result<()> {
         for fault in self.session.plan.faults.iter().filter(|fault| fault.at == point) {
-            machine.agent().script(&fault.guest, b"", self.session.plan.limits.agent)?;
+            if let Strike::Guest(line) = &fault.what {
+                machine.agent().script(line, b"", self.session.plan.limits.agent)?;
+            }
         }
         Ok(())
     }

@@ -167,7 +167,7 @@ impl Run<'_> {
         let Client { runtime, .. } = self.client;
         let disks = vec!["vda".into()];
         let heartbeats = vec![heartbeats()];
-        let order = Order { load: &load, seed, statement_limit: limit, disks, heartbeats };
+        let order = Order { load: &load, seed, statement_limit: limit, disks, heartbeats, tool: false };
         let load = Load::start(runtime, &self.target, &self.history, order).unwrap();
         self.setup.set(load.setup().clone()).unwrap();
         load

@@ -92,6 +92,10 @@ impl Story {
                 | Entry::Bulk { .. }
                 | Entry::WalEnd { .. }
                 | Entry::BackupModes { .. }
+                | Entry::AgentCommand(_)
+                | Entry::CopyInstant(_)
+                | Entry::DiskWrites(_)
+                | Entry::Tool { .. }
                 | Entry::Cycle { .. }
                 | Entry::End { .. } => {
                     continue;

@@ -42,6 +42,10 @@ fn needed_by_entry(entry: &Entry) -> Needed {
         Entry::Bulk { .. } => ("bulk", &[Property::NoFuture]),
         Entry::WalEnd { .. } => ("wal_end", &[Property::LockProbe, Property::LockIdentity]),
         Entry::BackupModes { .. } => ("backup_modes", &[Property::LockProbe, Property::LockIdentity]),
+        Entry::AgentCommand(_) => ("agent_command", &[]),
+        Entry::CopyInstant(_) => ("copy_instant", &[]),
+        Entry::DiskWrites(_) => ("disk_writes", &[]),
+        Entry::Tool { .. } => ("tool", &[]),
         Entry::Cycle { .. } => ("cycle", &[]),
         Entry::End { .. } => ("end", &[]),
     }

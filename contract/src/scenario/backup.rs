@@ -1,0 +1,106 @@
+//! Backup tools: the commands of somebody's backup, which a trial runs and grades.
+//!
+//! Each backup is a cycle ([`Snapshot::cycles`](super::Snapshot::cycles)): the first is a full one, those after it are
+//! incremental. The last is restored and graded.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::input::{Mistake, Whole};
+use crate::text::is_hidden;
+
+/// A backup tool, `[backup]` of a scenario. Both commands are lines for the host's shell, run with
+/// the environment that `docs/backup-tools.md` lists, under load the one, without a guest the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupTool {
+    /// Its name in tables: `virtnbdbackup`.
+    pub name: String,
+    /// The command that prints its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The command that makes a backup. Its exit code 0 is the claim that is graded.
+    pub backup: String,
+    /// The command that gives the disks of the last backup back.
+    pub restore: String,
+    /// The most seconds that one run of the backup command may take.
+    pub backup_seconds: u32,
+    /// The most seconds that the restore command may take.
+    pub restore_seconds: u32,
+    /// MiB of the folder for what a tool keeps only while it runs; without it, as the host has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_mib: Option<u32>,
+}
+
+impl BackupTool {
+    /// How long all its commands together may take, with so many backups.
+    pub fn longest(&self, backups: u32) -> Duration {
+        Duration::from_secs(self.restore_seconds.into())
+            .saturating_add(Duration::from_secs(self.backup_seconds.into()).saturating_mul(backups))
+    }
+}
+
+/// How long a command may take if nothing else is said, seconds.
+pub const COMMAND_SECONDS: u32 = 600;
+
+/// The most characters of a tool's name, so that tables stay tables.
+const MAX_NAME: usize = 40;
+
+/// `[backup]` as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBackup {
+    name: Spanned<String>,
+    version: Option<Spanned<String>>,
+    backup: Spanned<String>,
+    restore: Spanned<String>,
+    backups: Option<Whole<1, 100>>,
+    backup_seconds: Option<Whole<1, 86_400>>,
+    restore_seconds: Option<Whole<1, 86_400>>,
+    scratch_mib: Option<Whole<1, 1_048_576>>,
+}
+
+impl RawBackup {
+    /// The tool, and how many backups it makes.
+    pub(super) fn check(self) -> Result<(BackupTool, u32), Mistake> {
+        let name = self.name.get_ref();
+        if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.contains(is_hidden) {
+            let message =
+                format!("`name` must be 1 to {MAX_NAME} visible characters: the tool's name in tables.");
+            return Err(Mistake::new(&self.name.span(), message));
+        }
+        for (key, line) in [
+            ("version", self.version.as_ref()),
+            ("backup", Some(&self.backup)),
+            ("restore", Some(&self.restore)),
+        ] {
+            let Some(line) = line else { continue };
+            if let Some(problem) = command_problem(line.get_ref()) {
+                let message = format!("`{key}` {problem}. Give a line for the host's shell.");
+                return Err(Mistake::new(&line.span(), message));
+            }
+        }
+        let tool = BackupTool {
+            name: self.name.into_inner(),
+            version: self.version.map(Spanned::into_inner),
+            backup: self.backup.into_inner(),
+            restore: self.restore.into_inner(),
+            backup_seconds: self.backup_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
+            restore_seconds: self.restore_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
+            scratch_mib: self.scratch_mib.map(|mib| mib.0),
+        };
+        Ok((tool, self.backups.map_or(1, |backups| backups.0)))
+    }
+}
+
+/// Why a text can be no line for a shell; continues a sentence that names it.
+pub fn command_problem(line: &str) -> Option<&'static str> {
+    if line.trim().is_empty() {
+        Some("is empty")
+    } else if line.contains('\0') {
+        Some("holds a zero byte, which no command can")
+    } else {
+        None
+    }
+}
