@@ -12,6 +12,12 @@ pub enum DaemonError {
          xtask setup` installs it"
     )]
     NotInstalled,
+    /// Root has no daemon of its own.
+    #[error(
+        "a trial with a backup tool needs a libvirt daemon of its own, which root cannot have here: there is no other user \
+         as whom QEMU could run. Run it as another user, or let `--connect` name a libvirt"
+    )]
+    NotAsRoot,
     /// It ended by itself.
     #[error(
         "the trial's own libvirt daemon ended when it was started ({ended}); the last that it said is: {said}. All of it \

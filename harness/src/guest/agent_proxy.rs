@@ -30,6 +30,7 @@ pub use self::serve::{Held, Holds, WindowEvent};
 use self::serve::{Order, Server};
 use crate::bounds::AGENT_ANSWER;
 use crate::error::{AgentError, Error, Result};
+use crate::host::guest_user;
 
 /// How long a proxy that is dropped waits for its thaw.
 const LAST_THAW: Duration = Duration::from_secs(20);
@@ -62,7 +63,9 @@ impl AgentProxy {
             let (orders, thread) = (Some(orders), Some(thread));
             Ok((Self { guest, socket: socket.to_owned(), orders, wake, thread }, told))
         };
-        start().map_err(Error::io("listen at", socket))
+        let proxy = start().map_err(Error::io("listen at", socket))?;
+        guest_user::give(socket)?;
+        Ok(proxy)
     }
 
     /// Where QEMU and libvirt connect.

@@ -25,6 +25,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::clock::WallClock;
 use crate::error::{Error, Result};
+use crate::host::guest_user;
 
 /// QEMU's event for a write to a virtio disk.
 const EVENT: &str = "virtio_blk_handle_write";
@@ -84,7 +85,9 @@ impl WriteTrace {
             let thread = thread::Builder::new().name("trace".to_owned()).spawn(follow)?;
             Ok(Self { path: fifo.to_owned(), trace, end: Some(end), thread: Some(thread) })
         };
-        start().map_err(Error::io("trace the writes of a guest through", fifo))
+        let trace = start().map_err(Error::io("trace the writes of a guest through", fifo))?;
+        guest_user::give(fifo)?;
+        Ok(trace)
     }
 
     /// The writes from `from` to `to`, both included. `None` when that is not known any more, because there were

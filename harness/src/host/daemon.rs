@@ -2,10 +2,11 @@
 //! guest and with nothing else.
 //!
 //! It is a user's daemon, which keeps its state where the XDG variables say, and listens at a Unix socket only. Root
-//! has none: with root's number, libvirt's client goes to the daemon of the system. So there the daemon and whoever
-//! speaks with it become a user with root's files, in a user namespace.
+//! has none: with root's number, libvirt's client goes to the daemon of the system. So there the daemon, its guests'
+//! QEMU and the tools are those of the user as whom QEMU runs anyway, see [`guest_user`](super::guest_user). libvirt
+//! wants users to have a name, so they see a table of users in which he has one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::guest_user;
 use super::libvirt::QEMU_CONF;
 use crate::error::{DaemonError, Error, Result};
 use crate::interrupt;
@@ -47,14 +49,21 @@ const SAID: usize = 300;
 /// Kills a program when the thread that started it ends. See setpriv(1).
 const WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig=KILL", "--"];
 
-/// What makes root a user with root's files. See unshare(1).
-const AS_USER: &[&str] = &["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"];
+/// The name of the user as whom root's tools run.
+const USER: &str = "freezeframe";
 
-/// What a daemon's files are below, in a trial's runtime directory; see [`contract::runtime_dir`] for how long
-/// it may be.
+/// Runs a program as another user, who sees other tables of users and groups. It is told the directory of these
+/// tables and the user's number, and then the program with its arguments. See mount(8) and setpriv(1).
+const AS_USER: &str = r#"dir=$1 id=$2
+shift 2
+mount --bind "$dir/passwd" /etc/passwd && mount --bind "$dir/group" /etc/group &&
+exec setpriv --reuid="$id" --regid="$id" --clear-groups -- "$@""#;
+
+/// The directory of a daemon in a trial's runtime directory; see [`contract::runtime_dir`] for how long its name
+/// may be.
 const DIR: &str = "d";
 
-/// The name of its log in a trial's runtime directory.
+/// The name of a daemon's log there.
 const LOG: &str = "daemon.log";
 
 /// A daemon. Dropping it ends it, but not its guests.
@@ -72,7 +81,8 @@ pub struct Daemon {
 pub struct Client {
     uri: String,
     variables: Vec<(&'static str, OsString)>,
-    launcher: &'static [&'static str],
+    /// What makes a program one of the user whose daemon it is.
+    launcher: Vec<OsString>,
 }
 
 impl Daemon {
@@ -81,21 +91,32 @@ impl Daemon {
     pub fn start(root: &Path, log: &Path) -> Result<Self> {
         let installed = DAEMONS.into_iter().find(|(program, _)| tool::is_installed(program));
         let (program, name) = installed.ok_or(DaemonError::NotInstalled)?;
+        if rustix::process::geteuid().is_root() && guest_user::id().is_none() {
+            return Err(DaemonError::NotAsRoot.into());
+        }
         let dir = root.join(DIR);
-        let sockets =
-            prepare(&dir, program).map_err(Error::io("make the libvirt daemon's directory", &dir))?;
+        guest_user::let_enter(root)?;
+        let sockets = prepare(&dir, program)?;
         let changes = watch(&sockets).map_err(Error::io("watch", &sockets))?;
         let config = config(&dir, program);
-        let mut command = command(launcher(), program);
-        command.arg("--config").arg(config).envs(variables(&dir));
+        // Innermost, because another user's number would undo it.
+        let mut command = command(&launcher(&dir), OsStr::new(WITH_PARENT[0]));
+        command.args(&WITH_PARENT[1..]).arg(program).arg("--config").arg(config);
+        command.env_clear().envs(std::env::var_os("HOME").map(|home| ("HOME", home)));
+        command.envs(variables(&dir)).env("PATH", tool::search_path()).env("LC_ALL", "C");
         let opened = File::options().create(true).append(true).mode(PRIVATE_FILE).open(log);
         let output = opened.map_err(Error::io("write", log))?;
         // By this name it is found where logs are kept short.
-        symlink(log, root.join(LOG)).map_err(Error::io("name", log))?;
+        symlink(log, dir.join(LOG)).map_err(Error::io("name", log))?;
         let (process, ended) = spawn(command, output).map_err(Error::io("start", Path::new(program)))?;
         let daemon = Self { process, ended, socket: sockets.join(format!("{name}-sock")), dir };
         daemon.wait(&changes, &sockets.join(format!("{name}-admin-sock")), log)?;
         Ok(daemon)
+    }
+
+    /// The directory in which sockets and FIFOs of its guests can be made: by it, and by QEMU.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the harness connects, whoever it runs as.
@@ -106,7 +127,7 @@ impl Daemon {
     /// How tools connect.
     pub fn client(&self) -> Client {
         let uri = "qemu:///session".to_owned();
-        Client { uri, variables: variables(&self.dir), launcher: launcher() }
+        Client { uri, variables: variables(&self.dir), launcher: launcher(&self.dir) }
     }
 
     /// Waits for its last socket: it makes the one for clients before that for administrators.
@@ -147,7 +168,7 @@ impl Drop for Daemon {
 impl Client {
     /// Of a libvirt that is there already.
     pub fn of(uri: &str) -> Self {
-        Self { uri: uri.to_owned(), variables: Vec::new(), launcher: &[] }
+        Self { uri: uri.to_owned(), variables: Vec::new(), launcher: Vec::new() }
     }
 
     /// Where it connects.
@@ -162,26 +183,32 @@ impl Client {
     }
 
     /// A program that is to run as one of its clients, still without its environment.
-    pub fn command(&self, program: &str) -> Command {
-        command(self.launcher, program)
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        command(&self.launcher, program.as_ref())
     }
 }
 
-/// The logs of a daemon and of its guest of this name, by the trial's runtime directory.
-pub(crate) fn logs(root: &Path, guest: &str) -> [PathBuf; 2] {
-    [root.join(LOG), root.join(DIR).join("cache/libvirt/qemu/log").join(format!("{guest}.log"))]
+/// The logs of a daemon and of its guest of this name, by [`Daemon::dir`].
+pub(crate) fn logs(dir: &Path, guest: &str) -> [PathBuf; 2] {
+    [dir.join(LOG), dir.join("cache/libvirt/qemu/log").join(format!("{guest}.log"))]
 }
 
 /// Makes what a daemon needs, and returns the directory of its sockets.
-fn prepare(dir: &Path, program: &str) -> io::Result<PathBuf> {
-    let (sockets, etc) = (dir.join("run/libvirt"), dir.join("etc/libvirt"));
-    for dir in [&sockets, &etc] {
-        DirBuilder::new().mode(PRIVATE_DIR).recursive(true).create(dir)?;
-    }
-    fs::write(etc.join("qemu.conf"), QEMU_CONF)?;
+fn prepare(dir: &Path, program: &str) -> Result<PathBuf> {
+    let make = |dir: &Path| {
+        DirBuilder::new().mode(PRIVATE_DIR).create(dir).map_err(Error::io("create", dir))?;
+        guest_user::give(dir)
+    };
+    let write = |file: &Path, text: &str| {
+        fs::write(file, text).map_err(Error::io("write", file))?;
+        guest_user::give(file)
+    };
+    ["", "run", "run/libvirt", "etc", "etc/libvirt"].iter().try_for_each(|sub| make(&dir.join(sub)))?;
+    write(&dir.join("etc/libvirt/qemu.conf"), QEMU_CONF)?;
+    guest_user::id().map_or(Ok(()), |id| name_user(dir, id))?;
     // Neither reads what the other knows; that nothing listens on the network is the default of both.
-    fs::write(config(dir, program), "log_outputs = \"2:stderr\"\nauth_unix_rw = \"none\"\n")?;
-    Ok(sockets)
+    write(&config(dir, program), "log_outputs = \"2:stderr\"\nauth_unix_rw = \"none\"\n")?;
+    Ok(dir.join("run/libvirt"))
 }
 
 fn config(dir: &Path, program: &str) -> PathBuf {
@@ -198,15 +225,41 @@ fn variables(dir: &Path) -> Vec<(&'static str, OsString)> {
         ("XDG_DATA_HOME", "data"),
     ];
     let dirs = dirs.map(|(name, sub)| (name, dir.join(sub).into_os_string()));
-    dirs.into_iter().chain([("LIBVIRT_AUTOSTART", "0".into())]).collect()
+    let mut variables: Vec<_> = dirs.into_iter().chain([("LIBVIRT_AUTOSTART", "0".into())]).collect();
+    if guest_user::id().is_some() {
+        variables.extend([("HOME", dir.into()), ("USER", USER.into()), ("LOGNAME", USER.into())]);
+    }
+    variables
 }
 
-fn launcher() -> &'static [&'static str] {
-    if rustix::process::geteuid().is_root() { AS_USER } else { &[] }
+/// What makes a program one of the user whose daemon it is. Whoever is not root is this user already.
+fn launcher(dir: &Path) -> Vec<OsString> {
+    let Some(id) = guest_user::id() else { return Vec::new() };
+    let words = ["unshare", "--mount", "--", "/bin/sh", "-c", AS_USER, "sh"].map(OsString::from);
+    words.into_iter().chain([dir.into(), id.to_string().into()]).collect()
 }
 
-fn command(launcher: &[&str], program: &str) -> Command {
-    let mut words = launcher.iter().copied().chain([program]);
+/// Copies the tables of users and groups, with one more user.
+fn name_user(dir: &Path, id: u32) -> Result<()> {
+    let home = dir.display();
+    for (table, line) in
+        [("passwd", format!("{USER}:x:{id}:{id}::{home}:/bin/sh\n")), ("group", format!("{USER}:x:{id}:\n"))]
+    {
+        let known = Path::new("/etc").join(table);
+        let mut text = fs::read(&known).map_err(Error::io("read", &known))?;
+        if !text.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+        text.extend(line.as_bytes());
+        let file = dir.join(table);
+        fs::write(&file, text).map_err(Error::io("write", &file))?;
+        guest_user::give(&file)?;
+    }
+    Ok(())
+}
+
+fn command(launcher: &[OsString], program: &OsStr) -> Command {
+    let mut words = launcher.iter().map(OsString::as_os_str).chain([program]);
     let mut command = Command::new(words.next().unwrap_or(program));
     command.args(words);
     command
@@ -219,20 +272,14 @@ fn watch(dir: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Starts a daemon, and a thread that waits for its end and with which it would end.
-fn spawn(command: Command, output: File) -> io::Result<(OwnedFd, Receiver<io::Result<ExitStatus>>)> {
-    let [program, options @ ..] = WITH_PARENT;
-    let mut supervised = Command::new(program);
-    supervised.args(options).arg(command.get_program()).args(command.get_args());
-    let own = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
-    supervised.env_clear().envs(own).env("PATH", tool::search_path()).env("LC_ALL", "C");
-    supervised.envs(std::env::var_os("HOME").map(|home| ("HOME", home)));
-    supervised.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+fn spawn(mut command: Command, output: File) -> io::Result<(OwnedFd, Receiver<io::Result<ExitStatus>>)> {
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // Ctrl-C at a terminal goes to the trial, which still needs it.
-    supervised.process_group(0);
+    command.process_group(0);
     let (started, start) = channel();
     let (sender, ended) = channel();
     thread::Builder::new().name("libvirt daemon".to_owned()).spawn(move || {
-        let spawned = supervised.spawn().and_then(|mut child| {
+        let spawned = command.spawn().and_then(|mut child| {
             let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|errno| {
                 let _ = child.kill();
                 io::Error::from(errno)
@@ -265,6 +312,7 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;
 
+    use rustix::net::sockopt::socket_peercred;
     use virt::connect::Connect;
 
     use super::*;
@@ -280,10 +328,12 @@ mod tests {
         (root, daemon)
     }
 
-    /// Whether a tool that is told nothing but its environment finds the domain.
-    fn tool_finds_domain(client: &Client) -> bool {
-        let program = std::env::current_exe().unwrap();
-        let mut tool = client.command(program.to_str().unwrap());
+    /// Whether a tool that is told nothing but its environment finds the domain. It is this program, in a
+    /// directory that its user can enter.
+    fn tool_finds_domain(daemon: &Daemon) -> bool {
+        let (client, program) = (daemon.client(), daemon.dir().join("tool"));
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut tool = client.command(program);
         tool.args(["--exact", "--ignored", "--nocapture", "host::daemon::tests::a_tool"]);
         let output = tool.envs(client.variables()).output().unwrap();
         let [said, problems] =
@@ -313,7 +363,7 @@ mod tests {
         );
         connect.define_domain_xml(&xml).unwrap();
         let (_other_root, other) = start();
-        assert_eq!([&daemon, &other].map(|it| tool_finds_domain(&it.client())), [true, false]);
+        assert_eq!([&daemon, &other].map(tool_finds_domain), [true, false]);
     }
 
     #[test]
@@ -321,7 +371,8 @@ mod tests {
         for hangs in [false, true] {
             let (_root, daemon) = start();
             let (socket, pid) = (daemon.socket.clone(), daemon.process.try_clone().unwrap());
-            assert!(UnixStream::connect(&socket).is_ok());
+            let user = socket_peercred(UnixStream::connect(&socket).unwrap()).unwrap().uid;
+            assert!(!user.is_root());
             if hangs {
                 pidfd_send_signal(&pid, Signal::STOP).unwrap();
             }
