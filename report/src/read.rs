@@ -79,6 +79,18 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     Ok(page)
 }
 
+/// The verdicts of these runs; a trial that left none is not among them.
+pub fn verdicts(runs: &[PathBuf]) -> Result<Vec<Verdict>, RunError> {
+    let mut verdicts = Vec::new();
+    for run in runs {
+        let read = |dir: &PathBuf| {
+            regular(&dir.join(Verdict::FILE), MAX_JSON).ok().and_then(|()| Verdict::read(dir).ok())
+        };
+        verdicts.extend(trial_dirs(run)?.iter().filter_map(read));
+    }
+    Ok(verdicts)
+}
+
 fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, RunError> {
     let entries = fs::read_dir(run).map_err(|source| RunError { run: run.to_owned(), source })?;
     let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use contract::events::{Stage, StageTimes};
+use contract::figures::ToolFigures;
 use contract::grade::Outcome;
 use contract::plan::Plan;
 use contract::run::RunOptions;
@@ -225,6 +226,9 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     verdict.unmet = vec![format!("not {text}")];
     verdict.findings[0].summary.clone_from(&text);
     verdict.findings[0].evidence = vec![text.clone()];
+    let faults = vec![text.clone()];
+    let tool = ToolFigures { name: text.clone(), version: Some(text.clone()), faults, backups: vec![] };
+    verdict.tool = Some(tool);
     verdict.write(&dir).unwrap();
     let json = fs::read_to_string(dir.join("verdict.json")).unwrap();
     assert!(!hides(&json) && json.contains("हिन्दी"), "{json}");
@@ -233,6 +237,9 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     let mut plan = plan(&dir);
     plan["trial"] = json!(text);
     plan["summary"] = json!(text);
+    plan["backup"] =
+        json!({ "name": text, "backup": text, "restore": text, "backup_seconds": 1, "restore_seconds": 1 });
+    plan["faults"] = json!([{ "at": "in-window", "host": text }]);
     fs::write(dir.join("plan.json"), plan.to_string()).unwrap();
     let failed = json!({ "t": 6_000_000_000u64, "stage": "freeze", "event": "failed", "detail": text });
     write_log(&dir, "events", &[EVENTS[0], &failed.to_string()].join("\n"));
@@ -374,4 +381,29 @@ fn flipped_bytes_do_not_panic() {
         }
         fs::write(&path, whole).unwrap();
     }
+}
+
+#[test]
+fn a_backup_tool_is_shown_with_its_commands_and_each_run() {
+    let (_root, run) = run();
+    let trial = run.join(DIR);
+    let mut plan: Plan = serde_json::from_value(plan(&trial)).unwrap();
+    let tool =
+        r#"{"name":"own","backup":"own <b> $D","restore":"own r","backup_seconds":1,"restore_seconds":1}"#;
+    plan.backup = serde_json::from_str(tool).unwrap();
+    plan.write().unwrap();
+    let mut verdict = Verdict::read(&trial).unwrap();
+    let tool = r#"{"name":"own","version":"1.2","faults":[],"backups":[{"level":"full","ended":{"exit":0},
+        "left_frozen":true,"left_frozen_s":12.34,"window_ms":40.0,"write_stall_ms":700.0}]}"#;
+    verdict.tool = serde_json::from_str(tool).unwrap();
+    verdict.write(&trial).unwrap();
+    let page = render(&read::page(std::slice::from_ref(&run), &run, Path::new("/checkout")).unwrap());
+    for shown in [
+        "<dt>backup tool</dt><dd>own (1.2)</dd>",
+        "1, full: exit code 0, left the guest frozen for 12.3 s, write stall 700 ms",
+        "own &lt;b&gt; $D",
+    ] {
+        assert!(page.contains(shown), "{shown} is not on the page");
+    }
+    assert!(!page.contains("<dt>snapshot</dt>"));
 }
