@@ -12,7 +12,7 @@ use contract::json;
 use contract::jsonl::{self, Error, Reader};
 use contract::plan::{Plan, trial_dir_name};
 use contract::run::RunOptions;
-use contract::scenario::Hook;
+use contract::scenario::{Hook, OwnCommands};
 use judge::judge;
 use judge::picture::{Picture, picture};
 use judge::verdict::Verdict;
@@ -108,13 +108,16 @@ struct Checkout<'a> {
     of_run: Option<PathBuf>,
     /// The folder of the run's scenarios, unless it is the checkout's.
     scenarios: Option<PathBuf>,
+    /// The user's own backup tool.
+    own_commands: Option<OwnCommands>,
 }
 
 impl<'a> Checkout<'a> {
     fn of(repository: &'a Path, options: Option<RunOptions>) -> Self {
         // The definitions are always those of the checkout.
         let of_run = options.as_ref().and_then(|options| Some(options.definitions.parent()?.to_owned()));
-        let this = Self { repository, of_run, scenarios: None };
+        let own_commands = options.as_ref().and_then(|options| options.own_commands.clone());
+        let this = Self { repository, of_run, scenarios: None, own_commands };
         let scenarios = options.map(|options| this.now(&options.scenarios));
         Self { scenarios: scenarios.filter(|folder| *folder != repository.join("scenarios")), ..this }
     }
@@ -178,9 +181,23 @@ fn again(plan: &Plan, checkout: &Checkout<'_>) -> String {
     if let Some(folder) = &checkout.scenarios {
         arguments.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
     }
+    match (&plan.backup, &checkout.own_commands) {
+        (None, _) => arguments.extend(["--snapshot".to_owned(), plan.snapshot.method.to_string()]),
+        (Some(_), None) => {}
+        (Some(tool), Some(_)) => arguments.extend([
+            "--backup-command".to_owned(),
+            tool.backup.clone(),
+            "--restore-command".to_owned(),
+            tool.restore.clone(),
+            "--backups".to_owned(),
+            plan.snapshot.cycles.to_string(),
+            "--backup-seconds".to_owned(),
+            tool.backup_seconds.to_string(),
+            "--restore-seconds".to_owned(),
+            tool.restore_seconds.to_string(),
+        ]),
+    }
     arguments.extend([
-        "--snapshot".to_owned(),
-        plan.snapshot.method.to_string(),
         "--accel".to_owned(),
         plan.accel.to_string(),
         "--seed".to_owned(),

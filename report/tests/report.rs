@@ -14,6 +14,7 @@ use contract::figures::ToolFigures;
 use contract::grade::Outcome;
 use contract::plan::Plan;
 use contract::run::RunOptions;
+use contract::scenario::OwnCommands;
 use judge::verdict::Verdict;
 use judge::{judge, read as judge_read};
 use report::{read, render};
@@ -192,6 +193,30 @@ fn a_checkout_that_was_moved_is_not_named_by_its_old_path() {
         let command = format!("--hook '/new home/us/hooks/mine' {then}--snapshot external");
         assert!(page.contains(&command) && !page.contains("/old home"), "{command}\n{page}");
     }
+}
+
+#[test]
+fn the_command_that_runs_a_trial_again_has_the_users_own_commands() {
+    let (_root, run) = run();
+    let path = run.join(DIR).join("plan.json");
+    let mut plan = plan(&run.join(DIR));
+    plan["backup"] = json!({ "name": "own", "backup": "own $D", "restore": "r", "backup_seconds": 7, "restore_seconds": 9 });
+    fs::write(&path, plan.to_string()).unwrap();
+    let mut options = RunOptions::of(Path::new("/checkout"), run.clone());
+    let say = |options: &RunOptions| {
+        fs::write(run.join(RunOptions::FILE), serde_json::to_string(options).unwrap()).unwrap();
+        page(&run)
+    };
+    let by_scenario = say(&options);
+    assert!(
+        !by_scenario.contains("--backup-command") && !by_scenario.contains("--snapshot"),
+        "{by_scenario}"
+    );
+    let (backup, restore) = ("own $D".to_owned(), "r".to_owned());
+    options.own_commands =
+        Some(OwnCommands { backup, restore, backups: None, backup_seconds: None, restore_seconds: None });
+    let again = "--backup-command 'own $D' --restore-command r --backups 1 --backup-seconds 7 --restore-seconds 9 --accel";
+    assert_shows(&say(&options), &[again]);
 }
 
 #[test]
