@@ -9,7 +9,7 @@ use crate::durations::TrialDurations;
 use crate::files::{self, FileError};
 use crate::image::{Definition, DefinitionError, Manifest};
 use crate::plan::{Accel, Keep, Limits, Plan, Start, trial_dir_name};
-use crate::scenario::{Hook, Restore, Scenario, SnapshotMethod};
+use crate::scenario::{Hook, OwnCommands, Restore, Scenario, SnapshotMethod};
 
 /// Names the run's directory to the test binary.
 pub const RUN_DIR_VAR: &str = "FREEZEFRAME_RUN";
@@ -40,6 +40,9 @@ pub struct RunOptions {
     /// One way to take snapshots for all trials, instead of the scenarios' own.
     #[serde(default)]
     pub snapshot: Option<SnapshotMethod>,
+    /// The user's own commands, instead of those of the scenarios with a backup tool, and for these scenarios only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_commands: Option<OwnCommands>,
     /// A libvirt connection instead of the embedded driver.
     pub connect: Option<String>,
     /// The accelerator; `None` leaves it to a probe.
@@ -107,6 +110,7 @@ impl RunOptions {
             every_image: false,
             hook: None,
             snapshot: None,
+            own_commands: None,
             connect: None,
             accel: None,
             cold: false,
@@ -144,6 +148,15 @@ impl RunOptions {
         let images: Vec<_> = self.images.iter().map(named).collect::<Result<_, _>>()?;
         let mut trials = Vec::new();
         for mut scenario in scenarios {
+            match (&self.own_commands, &mut scenario.backup) {
+                (Some(own), Some(tool)) => {
+                    *tool = own.instead_of(tool);
+                    scenario.snapshot.cycles = own.backups.unwrap_or(scenario.snapshot.cycles);
+                }
+                (Some(_), None) => continue,
+                (None, Some(tool)) if tool.needs_commands() => continue,
+                (None, _) => {}
+            }
             // A backup tool copies the disks as it does, and its scenario says how often.
             if scenario.backup.is_none() {
                 if let Some(cycles) = self.cycles.filter(|_| scenario.snapshot.cycles > 1) {
@@ -251,6 +264,7 @@ impl RunOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::BackupTool;
 
     fn two_disks(snapshot: Option<SnapshotMethod>) -> RunOptions {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -277,6 +291,37 @@ mod tests {
             trial.starts_with("database/two-disks-apart::") && why.contains("one job at a time"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn the_users_commands_take_the_place_of_those_in_scenarios_with_a_tool() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let by_default = RunOptions::of(repository, "/runs/one".into());
+        let is_own = |trial: &TrialRequest| trial.scenario.name == "tools/your-own";
+        assert!(!by_default.trials().unwrap().iter().any(is_own), "it has no commands");
+        let backup = "A=1 /opt/mine/bin/own-backup --to $FREEZEFRAME_BACKUP".to_owned();
+        let (restore, backups) = ("own-restore".to_owned(), Some(3));
+        let own = OwnCommands { backup, restore, backups, backup_seconds: Some(7), restore_seconds: None };
+        let options = RunOptions { own_commands: Some(own.clone()), ..by_default };
+        let trials = options.trials().unwrap();
+        assert!(trials.iter().any(is_own));
+        for trial in trials {
+            let tool = trial.scenario.backup.unwrap();
+            assert_eq!((&*tool.name, &tool.backup, &tool.restore), ("own-backup", &own.backup, &own.restore));
+            assert_eq!((tool.backup_seconds, trial.scenario.snapshot.cycles), (7, 3));
+        }
+        for odd in ["A=1", "/", "$(x)/\u{202e}", "", &"x".repeat(41)] {
+            let tool = OwnCommands { backup: odd.to_owned(), ..own.clone() };
+            let name = tool.instead_of(&tool_of(repository)).name;
+            assert_eq!(name, "your own", "{odd}");
+        }
+        let json = serde_json::to_value(&options).unwrap();
+        assert_eq!(serde_json::from_value::<RunOptions>(json).unwrap(), options);
+    }
+
+    fn tool_of(repository: &Path) -> BackupTool {
+        let scenario = Scenario::read(repository, &repository.join("scenarios/tools/your-own.toml")).unwrap();
+        scenario.backup.unwrap()
     }
 
     #[test]

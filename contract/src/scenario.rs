@@ -13,7 +13,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::backup::{BackupTool, COMMAND_SECONDS, command_problem};
+pub use self::backup::{BackupTool, COMMAND_SECONDS, OwnCommands, command_problem};
 pub use self::fault::{Fault, Point, Signal, Strike};
 pub use self::hook::{Hook, HookError};
 use crate::grade::{self, Grade};

@@ -13,7 +13,7 @@ use contract::jsonl;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::run::TrialRequest;
-use contract::scenario::{BackupTool, Snapshot};
+use contract::scenario::{BackupTool, Fault, Snapshot};
 use contract::text::quote;
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +48,8 @@ fn method(tool: Option<&BackupTool>, snapshot: Snapshot) -> String {
 }
 
 /// The figures of a tool whose version is not known.
-fn figures(plan: &Plan, tool: &BackupTool, backups: Vec<BackupFigures>) -> ToolFigures {
-    let mut faults: Vec<_> = plan.faults.iter().map(ToString::to_string).collect();
+fn figures(tool: &BackupTool, faults: &[Fault], backups: Vec<BackupFigures>) -> ToolFigures {
+    let mut faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
     faults.extend(tool.scratch_mib.map(|mib| format!("{mib} MiB for scratch files")));
     ToolFigures { name: tool.name.clone(), version: None, faults, backups }
 }
@@ -165,7 +165,7 @@ impl Verdict {
             findings,
             properties,
             power,
-            tool: plan.backup.as_ref().map(|tool| figures(plan, tool, backup.into_iter().collect())),
+            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.faults, backup.into_iter().collect())),
             counts,
             timings_ms: timings,
             outcome,
@@ -224,7 +224,8 @@ impl Verdict {
         version: Option<&str>,
         mut backups: Vec<Judgement>,
     ) -> Self {
-        let figures = figures(plan, tool, backups.iter().filter_map(|it| it.backup.clone()).collect());
+        let figures =
+            figures(tool, &plan.faults, backups.iter().filter_map(|it| it.backup.clone()).collect());
         let Some(mut last) = backups.pop() else {
             return Self::unknown(plan, "the trial has no backup".to_owned());
         };
@@ -298,6 +299,7 @@ impl Verdict {
             image: image.clone(),
             hook: hook.to_string(),
             snapshot: method(scenario.backup.as_ref(), scenario.snapshot),
+            tool: scenario.backup.as_ref().map(|tool| figures(tool, &scenario.faults, Vec::new())),
             accel: Grade::Unknown.to_string(),
             seed,
             expected,
@@ -314,6 +316,7 @@ impl Verdict {
             image: plan.image.name.clone(),
             hook: plan.hook.to_string(),
             snapshot: method(plan.backup.as_ref(), plan.snapshot),
+            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.faults, Vec::new())),
             accel: plan.accel.to_string(),
             seed: plan.seed,
             expected: plan.expect.to_string(),

@@ -1,6 +1,7 @@
 //! One trial on the page.
 
 use contract::events::EventKind;
+use contract::figures::ToolFigures;
 use contract::finding::{Finding, Status};
 use contract::grade::Outcome;
 use contract::history::Quiescence;
@@ -80,12 +81,19 @@ fn facts(trial: &TrialPage) -> Markup {
             ),
         ));
         facts.push(("hook", verdict.hook.clone()));
-        facts.push(("snapshot", verdict.snapshot.clone()));
+        match &verdict.tool {
+            None => facts.push(("snapshot", verdict.snapshot.clone())),
+            Some(tool) => facts.extend(backups(tool)),
+        }
         facts.push(("accelerator", verdict.accel.clone()));
         facts.push(("seed", verdict.seed.to_string()));
     }
     if let Ok(plan) = &trial.plan {
         facts.push(("load", load(plan)));
+        if let Some(tool) = &plan.backup {
+            facts.push(("backup command", tool.backup.clone()));
+            facts.push(("restore command", tool.restore.clone()));
+        }
         for fault in plan.faults.iter().take(MAX_LINES) {
             facts.push(("fault", fault.to_string()));
         }
@@ -98,6 +106,23 @@ fn facts(trial: &TrialPage) -> Markup {
             }
         }
     }
+}
+
+/// The backup tool, and how each run of its command ended.
+fn backups(tool: &ToolFigures) -> Vec<(&'static str, String)> {
+    let version = tool.version.iter().map(|version| format!(" ({version})"));
+    let mut facts = vec![("backup tool", format!("{}{}", tool.name, version.collect::<String>()))];
+    for (n, backup) in (1..).zip(&tool.backups).take(MAX_LINES) {
+        let ended = backup.ended.map_or("not ended".to_owned(), |end| end.to_string());
+        let frozen = match (backup.left_frozen, backup.left_frozen_s) {
+            (Some(true), Some(seconds)) => format!(", left the guest frozen for {seconds:.1} s"),
+            (Some(true), None) => ", left the guest frozen".to_owned(),
+            _ => String::new(),
+        };
+        let stall = badges::time(backup.write_stall_ms);
+        facts.push(("backup", format!("{n}, {}: {ended}{frozen}, write stall {stall}", backup.level)));
+    }
+    facts
 }
 
 fn load(plan: &Plan) -> String {

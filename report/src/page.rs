@@ -193,7 +193,7 @@ fn key() -> Markup {
         (Grade::CrashConsistent, "one instant, after recovery"),
         (Grade::Inconsistent, "opens, but an acknowledged operation is lost, or parts disagree"),
         (Grade::Unusable, "does not boot, mount, start or pass its checks"),
-        (Grade::Refused, "the freeze failed and said so: no backup was made"),
+        (Grade::Refused, "the freeze failed and said so, or the backup tool did: no backup was made"),
         (Grade::Unknown, "could not be determined; never counts as a pass"),
     ];
     html! {

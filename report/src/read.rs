@@ -12,7 +12,7 @@ use contract::json;
 use contract::jsonl::{self, Error, Reader};
 use contract::plan::{Plan, trial_dir_name};
 use contract::run::RunOptions;
-use contract::scenario::Hook;
+use contract::scenario::{Hook, OwnCommands};
 use judge::judge;
 use judge::picture::{Picture, picture};
 use judge::verdict::Verdict;
@@ -79,6 +79,18 @@ pub fn page(runs: &[PathBuf], beside: &Path, repository: &Path) -> Result<Page, 
     Ok(page)
 }
 
+/// The verdicts of these runs; a trial that left none is not among them.
+pub fn verdicts(runs: &[PathBuf]) -> Result<Vec<Verdict>, RunError> {
+    let mut verdicts = Vec::new();
+    for run in runs {
+        let read = |dir: &PathBuf| {
+            regular(&dir.join(Verdict::FILE), MAX_JSON).ok().and_then(|()| Verdict::read(dir).ok())
+        };
+        verdicts.extend(trial_dirs(run)?.iter().filter_map(read));
+    }
+    Ok(verdicts)
+}
+
 fn trial_dirs(run: &Path) -> Result<Vec<PathBuf>, RunError> {
     let entries = fs::read_dir(run).map_err(|source| RunError { run: run.to_owned(), source })?;
     let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
@@ -96,13 +108,16 @@ struct Checkout<'a> {
     of_run: Option<PathBuf>,
     /// The folder of the run's scenarios, unless it is the checkout's.
     scenarios: Option<PathBuf>,
+    /// The user's own backup tool.
+    own_commands: Option<OwnCommands>,
 }
 
 impl<'a> Checkout<'a> {
     fn of(repository: &'a Path, options: Option<RunOptions>) -> Self {
         // The definitions are always those of the checkout.
         let of_run = options.as_ref().and_then(|options| Some(options.definitions.parent()?.to_owned()));
-        let this = Self { repository, of_run, scenarios: None };
+        let own_commands = options.as_ref().and_then(|options| options.own_commands.clone());
+        let this = Self { repository, of_run, scenarios: None, own_commands };
         let scenarios = options.map(|options| this.now(&options.scenarios));
         Self { scenarios: scenarios.filter(|folder| *folder != repository.join("scenarios")), ..this }
     }
@@ -166,9 +181,23 @@ fn again(plan: &Plan, checkout: &Checkout<'_>) -> String {
     if let Some(folder) = &checkout.scenarios {
         arguments.extend(["--scenarios".to_owned(), folder.to_string_lossy().into_owned()]);
     }
+    match (&plan.backup, &checkout.own_commands) {
+        (None, _) => arguments.extend(["--snapshot".to_owned(), plan.snapshot.method.to_string()]),
+        (Some(_), None) => {}
+        (Some(tool), Some(_)) => arguments.extend([
+            "--backup-command".to_owned(),
+            tool.backup.clone(),
+            "--restore-command".to_owned(),
+            tool.restore.clone(),
+            "--backups".to_owned(),
+            plan.snapshot.cycles.to_string(),
+            "--backup-seconds".to_owned(),
+            tool.backup_seconds.to_string(),
+            "--restore-seconds".to_owned(),
+            tool.restore_seconds.to_string(),
+        ]),
+    }
     arguments.extend([
-        "--snapshot".to_owned(),
-        plan.snapshot.method.to_string(),
         "--accel".to_owned(),
         plan.accel.to_string(),
         "--seed".to_owned(),

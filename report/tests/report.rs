@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use contract::events::{Stage, StageTimes};
+use contract::figures::ToolFigures;
 use contract::grade::Outcome;
 use contract::plan::Plan;
 use contract::run::RunOptions;
+use contract::scenario::OwnCommands;
 use judge::verdict::Verdict;
 use judge::{judge, read as judge_read};
 use report::{read, render};
@@ -194,6 +196,30 @@ fn a_checkout_that_was_moved_is_not_named_by_its_old_path() {
 }
 
 #[test]
+fn the_command_that_runs_a_trial_again_has_the_users_own_commands() {
+    let (_root, run) = run();
+    let path = run.join(DIR).join("plan.json");
+    let mut plan = plan(&run.join(DIR));
+    plan["backup"] = json!({ "name": "own", "backup": "own $D", "restore": "r", "backup_seconds": 7, "restore_seconds": 9 });
+    fs::write(&path, plan.to_string()).unwrap();
+    let mut options = RunOptions::of(Path::new("/checkout"), run.clone());
+    let say = |options: &RunOptions| {
+        fs::write(run.join(RunOptions::FILE), serde_json::to_string(options).unwrap()).unwrap();
+        page(&run)
+    };
+    let by_scenario = say(&options);
+    assert!(
+        !by_scenario.contains("--backup-command") && !by_scenario.contains("--snapshot"),
+        "{by_scenario}"
+    );
+    let (backup, restore) = ("own $D".to_owned(), "r".to_owned());
+    options.own_commands =
+        Some(OwnCommands { backup, restore, backups: None, backup_seconds: None, restore_seconds: None });
+    let again = "--backup-command 'own $D' --restore-command r --backups 1 --backup-seconds 7 --restore-seconds 9 --accel";
+    assert_shows(&say(&options), &[again]);
+}
+
+#[test]
 fn what_a_guest_wrote_stays_text() {
     let (_root, run) = run();
     let path = run.join(DIR).join("verdict.json");
@@ -225,6 +251,9 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     verdict.unmet = vec![format!("not {text}")];
     verdict.findings[0].summary.clone_from(&text);
     verdict.findings[0].evidence = vec![text.clone()];
+    let faults = vec![text.clone()];
+    let tool = ToolFigures { name: text.clone(), version: Some(text.clone()), faults, backups: vec![] };
+    verdict.tool = Some(tool);
     verdict.write(&dir).unwrap();
     let json = fs::read_to_string(dir.join("verdict.json")).unwrap();
     assert!(!hides(&json) && json.contains("हिन्दी"), "{json}");
@@ -233,6 +262,9 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     let mut plan = plan(&dir);
     plan["trial"] = json!(text);
     plan["summary"] = json!(text);
+    plan["backup"] =
+        json!({ "name": text, "backup": text, "restore": text, "backup_seconds": 1, "restore_seconds": 1 });
+    plan["faults"] = json!([{ "at": "in-window", "host": text }]);
     fs::write(dir.join("plan.json"), plan.to_string()).unwrap();
     let failed = json!({ "t": 6_000_000_000u64, "stage": "freeze", "event": "failed", "detail": text });
     write_log(&dir, "events", &[EVENTS[0], &failed.to_string()].join("\n"));
@@ -374,4 +406,29 @@ fn flipped_bytes_do_not_panic() {
         }
         fs::write(&path, whole).unwrap();
     }
+}
+
+#[test]
+fn a_backup_tool_is_shown_with_its_commands_and_each_run() {
+    let (_root, run) = run();
+    let trial = run.join(DIR);
+    let mut plan: Plan = serde_json::from_value(plan(&trial)).unwrap();
+    let tool =
+        r#"{"name":"own","backup":"own <b> $D","restore":"own r","backup_seconds":1,"restore_seconds":1}"#;
+    plan.backup = serde_json::from_str(tool).unwrap();
+    plan.write().unwrap();
+    let mut verdict = Verdict::read(&trial).unwrap();
+    let tool = r#"{"name":"own","version":"1.2","faults":[],"backups":[{"level":"full","ended":{"exit":0},
+        "left_frozen":true,"left_frozen_s":12.34,"window_ms":40.0,"write_stall_ms":700.0}]}"#;
+    verdict.tool = serde_json::from_str(tool).unwrap();
+    verdict.write(&trial).unwrap();
+    let page = render(&read::page(std::slice::from_ref(&run), &run, Path::new("/checkout")).unwrap());
+    for shown in [
+        "<dt>backup tool</dt><dd>own (1.2)</dd>",
+        "1, full: exit code 0, left the guest frozen for 12.3 s, write stall 700 ms",
+        "own &lt;b&gt; $D",
+    ] {
+        assert!(page.contains(shown), "{shown} is not on the page");
+    }
+    assert!(!page.contains("<dt>snapshot</dt>"));
 }

@@ -5,6 +5,7 @@ mod explain;
 mod hook;
 mod list;
 mod lost;
+mod own_commands;
 pub(crate) mod processes;
 mod question;
 mod room;
@@ -53,7 +54,8 @@ const CORE: &str = "core/";
 /// grades a backup for each scenario, image and hook.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only trials whose name contains one of these, such as `no-hook` [default: `core/`].
+    /// Only trials whose name contains one of these, such as `no-hook` [default: `core/`, or with a backup command
+    /// of your own `tools/your-own`].
     filters: Vec<String>,
     /// The images to run on; several are separated by commas, or each has its own `--image` [default: for each
     /// scenario one that suits it].
@@ -76,6 +78,8 @@ pub(crate) struct Args {
     /// btrfs or another that can, under `target/e2e`).
     #[arg(long, value_name = "METHOD", value_parser = snapshot_methods())]
     snapshot: Option<SnapshotMethod>,
+    #[command(flatten)]
+    own: own_commands::Args,
     /// A running libvirt to use, such as qemu:///session, instead of the one
     /// embedded in each trial. It must run guests as you: their files are for you only.
     #[arg(long, value_name = "URI", value_parser = question::connection)]
@@ -276,15 +280,20 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
         (None, true) => default.images.clone(),
         (None, false) => args.image.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
     };
+    let own_commands = args.own.commands();
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
-            ([], None) if args.matrix != Some(Matrix::Full) => default.filters,
+            ([], None) if args.matrix != Some(Matrix::Full) => match &own_commands {
+                Some(_) => vec![own_commands::SCENARIO.to_owned()],
+                None => default.filters,
+            },
             _ => args.filters,
         },
         every_image: args.matrix.is_some() || !args.image.is_empty(),
         images,
         hook,
         snapshot: args.snapshot,
+        own_commands,
         connect: args.connect,
         accel: match args.accel {
             AccelChoice::Auto => None,

@@ -18,6 +18,13 @@ pub(crate) struct Args {
     /// Where the page goes [default: index.html in the first run's directory].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Prints instead, as Markdown, what the backup tools of these runs did: tool, version, what went wrong, exit code,
+    /// grade, whether the guest was left frozen, and how long writers waited.
+    #[arg(long, conflicts_with = "output")]
+    tools: bool,
+    /// Writes that into a file instead, such as docs/tools.md.
+    #[arg(long, value_name = "FILE", requires = "tools")]
+    write: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -25,9 +32,44 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if runs.is_empty() {
         runs.push(host::repository().join("target/e2e/latest"));
     }
+    if args.tools {
+        return tools(&runs, args.write.as_deref());
+    }
     let page = write(&runs, args.output.as_deref())?;
     results::line(page.display());
     Ok(())
+}
+
+/// The table of what backup tools did in these runs.
+fn tools(runs: &[PathBuf], file: Option<&Path>) -> Result<(), Failure> {
+    let verdicts = report::read::verdicts(runs).map_err(Failure::usage)?;
+    if verdicts.iter().all(|verdict| verdict.tool.is_none()) {
+        return Err(Failure::Usage(
+            "there is no trial with a backup tool in these runs. Run some first: `cargo xtask e2e tools/`."
+                .to_owned(),
+        ));
+    }
+    let page = report::tools(&verdicts, &rewrites(file));
+    let Some(file) = file else {
+        results::line(page.trim_end());
+        return Ok(());
+    };
+    let file = std::path::absolute(file).map_err(|e| Failure::io("find", file, e))?;
+    files::publish(&file, page.as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
+    results::line(file.display());
+    Ok(())
+}
+
+/// The command that writes the page, without the paths of this machine.
+fn rewrites(file: Option<&Path>) -> String {
+    let inside = |file: &Path| {
+        let file = std::path::absolute(file).ok()?;
+        file.strip_prefix(host::repository()).ok().map(Path::to_owned)
+    };
+    let file =
+        file.map(|file| inside(file).unwrap_or_else(|| PathBuf::from(file.file_name().unwrap_or_default())));
+    let write = file.map(|file| format!(" --write {}", file.display())).unwrap_or_default();
+    format!("cargo xtask report --tools RUN..{write}")
 }
 
 /// Notes which trials a run asks for, before the first of them starts.
@@ -67,4 +109,31 @@ fn write(runs: &[PathBuf], output: Option<&Path>) -> Result<PathBuf, Failure> {
     let write = if output.is_some() { files::publish } else { files::replace };
     write(&file, page.as_bytes()).map_err(|e| Failure::io("write", &file, e))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_names_no_path_of_this_machine() {
+        assert_eq!(rewrites(None), "cargo xtask report --tools RUN..");
+        let inside = host::repository().join("docs/tools.md");
+        assert_eq!(rewrites(Some(&inside)), "cargo xtask report --tools RUN.. --write docs/tools.md");
+        assert_eq!(
+            rewrites(Some(Path::new("/srv/x/tools.md"))),
+            "cargo xtask report --tools RUN.. --write tools.md"
+        );
+    }
+
+    #[test]
+    fn runs_without_a_tool_make_no_page() {
+        let run = tempfile::tempdir().unwrap();
+        let file = run.path().join("tools.md");
+        match tools(&[run.path().to_owned()], Some(&file)) {
+            Err(Failure::Usage(said)) => assert!(said.contains("no trial with a backup tool"), "{said}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(!file.exists());
+    }
 }

@@ -3,6 +3,7 @@
 //! Each backup is a cycle ([`Snapshot::cycles`](super::Snapshot::cycles)): the first is a full one, those after it are
 //! incremental. The last is restored and graded.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,9 +21,10 @@ pub struct BackupTool {
     /// The command that prints its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The command that makes a backup. Its exit code 0 is the claim that is graded.
+    /// The command that makes a backup. Its exit code 0 is the claim that is graded. Empty in a scenario that runs
+    /// what the user names: see [`OwnCommands`].
     pub backup: String,
-    /// The command that gives the disks of the last backup back.
+    /// The command that gives the disks of the last backup back; empty as well then.
     pub restore: String,
     /// The most seconds that one run of the backup command may take.
     pub backup_seconds: u32,
@@ -34,10 +36,54 @@ pub struct BackupTool {
 }
 
 impl BackupTool {
+    /// Whether it is none before the user names its commands.
+    pub fn needs_commands(&self) -> bool {
+        self.backup.is_empty()
+    }
+
     /// How long all its commands together may take, with so many backups.
     pub fn longest(&self, backups: u32) -> Duration {
         Duration::from_secs(self.restore_seconds.into())
             .saturating_add(Duration::from_secs(self.backup_seconds.into()).saturating_mul(backups))
+    }
+}
+
+/// A backup tool that the user names: it takes the place of those in scenarios.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnCommands {
+    /// The command that makes a backup.
+    pub backup: String,
+    /// The command that gives the disks back.
+    pub restore: String,
+    /// How many backups are made; as many as the scenario says when absent.
+    pub backups: Option<u32>,
+    /// The most seconds of the one, and of the other; the scenario's own when absent.
+    pub backup_seconds: Option<u32>,
+    /// See `backup_seconds`.
+    pub restore_seconds: Option<u32>,
+}
+
+impl OwnCommands {
+    /// The tool that runs these commands in a scenario with this one.
+    pub fn instead_of(&self, tool: &BackupTool) -> BackupTool {
+        BackupTool {
+            name: self.name(),
+            version: None,
+            backup: self.backup.clone(),
+            restore: self.restore.clone(),
+            backup_seconds: self.backup_seconds.unwrap_or(tool.backup_seconds),
+            restore_seconds: self.restore_seconds.unwrap_or(tool.restore_seconds),
+            scratch_mib: tool.scratch_mib,
+        }
+    }
+
+    /// The program that the backup command begins with.
+    fn name(&self) -> String {
+        let program = self.backup.split_whitespace().find(|word| !word.contains('='));
+        let name = program.and_then(|program| Path::new(program).file_name()?.to_str());
+        let plain = |name: &&str| name.len() <= MAX_NAME && !name.contains(is_hidden);
+        name.filter(plain).unwrap_or("your own").to_owned()
     }
 }
 
@@ -53,8 +99,8 @@ const MAX_NAME: usize = 40;
 pub(super) struct RawBackup {
     name: Spanned<String>,
     version: Option<Spanned<String>>,
-    backup: Spanned<String>,
-    restore: Spanned<String>,
+    backup: Option<Spanned<String>>,
+    restore: Option<Spanned<String>>,
     backups: Option<Whole<1, 100>>,
     backup_seconds: Option<Whole<1, 86_400>>,
     restore_seconds: Option<Whole<1, 86_400>>,
@@ -70,22 +116,23 @@ impl RawBackup {
                 format!("`name` must be 1 to {MAX_NAME} visible characters: the tool's name in tables.");
             return Err(Mistake::new(&self.name.span(), message));
         }
-        for (key, line) in [
-            ("version", self.version.as_ref()),
-            ("backup", Some(&self.backup)),
-            ("restore", Some(&self.restore)),
-        ] {
+        for (key, line) in [("version", &self.version), ("backup", &self.backup), ("restore", &self.restore)]
+        {
             let Some(line) = line else { continue };
             if let Some(problem) = command_problem(line.get_ref()) {
                 let message = format!("`{key}` {problem}. Give a line for the host's shell.");
                 return Err(Mistake::new(&line.span(), message));
             }
         }
+        if let (Some(only), None) | (None, Some(only)) = (&self.backup, &self.restore) {
+            let message = "`backup` and `restore` belong together. Give both, or neither, for the commands that the user names.";
+            return Err(Mistake::new(&only.span(), message));
+        }
         let tool = BackupTool {
             name: self.name.into_inner(),
             version: self.version.map(Spanned::into_inner),
-            backup: self.backup.into_inner(),
-            restore: self.restore.into_inner(),
+            backup: self.backup.map(Spanned::into_inner).unwrap_or_default(),
+            restore: self.restore.map(Spanned::into_inner).unwrap_or_default(),
             backup_seconds: self.backup_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
             restore_seconds: self.restore_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
             scratch_mib: self.scratch_mib.map(|mib| mib.0),

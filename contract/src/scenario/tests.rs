@@ -272,7 +272,7 @@ fn what_a_backup_tool_decides_is_not_decided_beside_it() {
         (with_tool("version = ' '"), "`version` is empty"),
         (with_tool("backups = 0"), "`backups` must be a whole number from 1 to 100, not 0."),
         (with_tool("backup_seconds = 0"), "`backup_seconds` must be a whole number from 1 to 86400, not 0."),
-        (with_tool("").replace("restore = 'own restore'", ""), "the key `restore` is missing"),
+        (with_tool("").replace("restore = 'own restore'", ""), "`backup` and `restore` belong together"),
         (with_tool("[quiesce]\nfreeze = false\n"), "the tool decides whether the guest is frozen."),
         (with_tool("[quiesce]\nfreeze = true\n"), "Drop `[quiesce]`"),
         (with_tool("[snapshot]\ncycles = 2\n"), "Drop `[snapshot]`; `backups` says how many are made."),

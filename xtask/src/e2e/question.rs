@@ -5,6 +5,7 @@ use std::fs::File;
 
 use contract::plan::Accel;
 use contract::run::{RunOptions, TrialRequest};
+use contract::scenario::{BackupTool, Scenario};
 use contract::text::quote;
 use tooling::cargo;
 use tooling::command::{self, shell};
@@ -29,7 +30,8 @@ pub(super) fn check(options: &RunOptions, requests: &[TrialRequest]) -> Result<(
     for image in options.images.iter().filter(|image| options.every_image && !used.contains(image)) {
         warn!("no trial runs on the image {image}: none of the scenarios that were asked for suits it.");
     }
-    if options.cycles.is_some() && requests.iter().all(|request| request.scenario.snapshot.cycles == 1) {
+    let once = |it: &TrialRequest| it.scenario.snapshot.cycles == 1 || it.scenario.backup.is_some();
+    if options.cycles.is_some() && requests.iter().all(once) {
         return Err(Failure::Usage(
             "`--cycles` changes nothing: none of these trials goes through several cycles. With `--image`, or a file \
              as `--hook`, those do that can be repeated."
@@ -71,11 +73,32 @@ fn nothing_matches(options: &RunOptions) -> Failure {
     }
     let filters: Vec<_> =
         options.filters.iter().map(|filter| format!("`{}`", quote(MAX_FILTER, filter))).collect();
-    Failure::Usage(format!("no trial matches {}. There are:\n{}", filters.join(", "), names.join("\n")))
+    let filters = filters.join(", ");
+    if let Some(scenario) = without_commands(options) {
+        return Failure::Usage(format!(
+            "no trial matches {filters}: the scenario {scenario} runs a backup tool of your own. Name its commands with \
+             `--backup-command` and `--restore-command`; see docs/backup-tools.md."
+        ));
+    }
+    Failure::Usage(format!("no trial matches {filters}. There are:\n{}", names.join("\n")))
+}
+
+/// The first scenario that is asked for and has no commands.
+fn without_commands(options: &RunOptions) -> Option<String> {
+    let scenarios = Scenario::read_all(&options.scenarios).ok()?;
+    let asked = |name: &str| options.filters.iter().any(|filter| name.contains(scenario_part(filter)));
+    let needs = |it: &Scenario| it.backup.as_ref().is_some_and(BackupTool::needs_commands) && asked(&it.name);
+    let found = scenarios.into_iter().find(needs).filter(|_| options.own_commands.is_none())?;
+    Some(found.name)
+}
+
+/// What a filter says of the scenario's name.
+fn scenario_part(filter: &str) -> &str {
+    filter.split_once("::").map_or(filter, |(scenario, _)| scenario)
 }
 
 fn has_scenarios(options: &RunOptions) -> bool {
-    contract::scenario::Scenario::read_all(&options.scenarios).is_ok_and(|all| !all.is_empty())
+    Scenario::read_all(&options.scenarios).is_ok_and(|all| !all.is_empty())
 }
 
 /// The URI of a libvirt that can run these guests, as far as its text shows. See
@@ -137,6 +160,14 @@ mod tests {
         assert!(check(&good, &good.trials().unwrap()).is_ok());
         let wrong = said(&options(&["core/no-hook", "core/no-hok"]));
         assert!(wrong.starts_with("no trial matches `core/no-hok`. There are:\n  core/"), "{wrong}");
+    }
+
+    #[test]
+    fn a_tool_of_ones_own_needs_commands() {
+        for filter in ["tools/your-own", "tools/your-own::bookworm-mariadb::none"] {
+            let said = said(&options(&[filter]));
+            assert!(said.contains("Name its commands with `--backup-command`"), "{said}");
+        }
     }
 
     #[test]
