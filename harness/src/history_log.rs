@@ -45,6 +45,11 @@ impl HistoryLog {
         Ok(t)
     }
 
+    /// Hands everything so far to the operating system.
+    pub fn flush(&self) -> Result<()> {
+        Ok(self.log.lock().unwrap_or_else(PoisonError::into_inner).flush()?)
+    }
+
     /// Appends the last line and hands everything to the operating system.
     pub fn finish(&self) -> Result<()> {
         let mut writer = self.log.lock().unwrap_or_else(PoisonError::into_inner);

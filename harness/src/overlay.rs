@@ -1,11 +1,11 @@
 //! Overlays: creates the qcow2 files of a disk's backing chain, and reads a chain as one disk.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use contract::image::{FileSystem, Manifest};
+use contract::image::{Disk, FileSystem, Manifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -58,6 +58,19 @@ pub(crate) fn create(drive: &Drive, bytes: u64, below: Option<&Path>) -> Result<
 /// The overlay of one disk, whether it exists or not.
 pub(crate) fn overlay(dir: &Path, target: &str, suffix: &str) -> Drive {
     Drive { target: target.to_owned(), file: dir.join(format!("{target}.{suffix}.qcow2")) }
+}
+
+/// Copies each disk of an image to one qcow2 file in `dir`, named `TARGET.qcow2`, which leans on no other.
+pub(crate) fn flat(dir: &Path, image: &Manifest) -> Result<Vec<Drive>> {
+    let copy = |disk: &Disk| {
+        let file = dir.join(format!("{}.qcow2", disk.target));
+        let bytes = fs::metadata(&disk.file).map_err(Error::io("read", &disk.file))?.len();
+        let options = ["convert", "-q", "-f", "raw", "-O", "qcow2"];
+        qemu_img(&options, &[&disk.file, &file], bytes.saturating_add(MOST_METADATA))?;
+        guest_user::give(&file)?;
+        Ok(Drive { target: disk.target.clone(), file })
+    };
+    image.disks.iter().map(copy).collect()
 }
 
 /// Writes one file system of an overlay and its backing chain to a sparse raw file.

@@ -9,6 +9,9 @@ mod made_up;
 mod pipeline;
 mod progress;
 mod reserve;
+mod tool_host;
+mod tool_window;
+mod with_tool;
 pub mod supervise;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,7 +90,10 @@ fn judged(plan: &Plan, root: &Path) -> Verdict {
     };
     let saved = GuestsInUse::default();
     let mut run = || -> Result<Verdict> {
-        pipeline::run(plan, root, &mut progress, &saved)?;
+        match &plan.backup {
+            None => pipeline::run(plan, root, &mut progress, &saved)?,
+            Some(tool) => with_tool::run(plan, tool, root, &mut progress, &saved)?,
+        }
         if plan.start_only {
             return Ok(Verdict::unknown(plan, "only the start of its guest was requested".to_owned()));
         }

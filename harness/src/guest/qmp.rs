@@ -83,6 +83,14 @@ impl QmpEvent {
         let named = self.subject.as_deref()?.strip_prefix(kind)?;
         named.split_once('-').map(|(disk, _)| disk)
     }
+
+    /// Whether a job has begun to copy a disk.
+    pub fn begins_copy(&self) -> bool {
+        let is_of_copy = |subject: &str| ["backup-", "copy-"].iter().any(|kind| subject.starts_with(kind));
+        self.name == "JOB_STATUS_CHANGE"
+            && self.status.as_deref() == Some("created")
+            && self.subject.as_deref().is_some_and(is_of_copy)
+    }
 }
 
 /// A job of QEMU's on its disks, ended or not.

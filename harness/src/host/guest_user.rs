@@ -205,6 +205,22 @@ fn has_own_mounts() -> bool {
     own.is_some() && parents.is_some() && own != parents
 }
 
+/// Bounds how much a directory holds, MiB: what is created in it is in memory, and gone with this process. Not everybody
+/// may do that.
+pub(crate) fn bound(dir: &Path, mib: u32) -> Result<()> {
+    let mount_small = || {
+        if !has_own_mounts() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let options = std::ffi::CString::new(format!("size={mib}m,mode=0700"))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("tmpfs", dir, "tmpfs", flags, options.as_c_str())?;
+        Ok(())
+    };
+    mount_small().map_err(Error::io("bound the size of (only root can)", dir))?;
+    give(dir)
+}
+
 /// Puts another directory in the place of one that others may not enter: it holds the same, and can be
 /// entered. What is created in it itself, and not below, is lost.
 fn make_passage(closed: &Path) -> io::Result<()> {

@@ -41,23 +41,23 @@ use crate::snapshot;
 
 /// The least time for which the guest is held: time for a lock that does not last to be lost, and
 /// for writes that should be blocked to come through.
-const HOLD: Duration = Duration::from_secs(1);
+pub(super) const HOLD: Duration = Duration::from_secs(1);
 
 /// How long the load continues after the thaw, so that a disk which was still written to would hold
 /// something from after the snapshot.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+pub(super) const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// How long it may take after the thaw until writes succeed through every door again.
-const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a freeze waits until writes succeed through every door.
 const POWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running trial: what its stages share.
-struct Trial<'a> {
-    session: Session<'a>,
+pub(super) struct Trial<'a> {
+    pub(super) session: Session<'a>,
     /// The trial's span, for threads that outlive the stage that starts them.
-    span: Span,
+    pub(super) span: Span,
     /// Known once the load has started.
     written: OnceLock<Written>,
     /// Where raw disks are copied to.
@@ -106,13 +106,13 @@ pub(super) fn run(plan: &Plan, root: &Path, progress: &mut Progress, saved: &Gue
 }
 
 /// A guest that has started.
-struct Started {
-    machine: Machine,
-    drives: Vec<Drive>,
+pub(super) struct Started {
+    pub(super) machine: Machine,
+    pub(super) drives: Vec<Drive>,
     /// The saved guest that it comes from, of which it still has the time and the identity.
-    saved: Option<Arc<SavedGuest>>,
+    pub(super) saved: Option<Arc<SavedGuest>>,
     /// How it came up.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// What the load writes, and where the server keeps it.
@@ -122,22 +122,22 @@ struct Written {
 }
 
 /// The first guest, whose backup is made.
-struct Source {
-    machine: Machine,
-    drives: Vec<Drive>,
-    target: Target,
+pub(super) struct Source {
+    pub(super) machine: Machine,
+    pub(super) drives: Vec<Drive>,
+    pub(super) target: Target,
     facts: quiesce::GuestFacts,
     heartbeats: Vec<heartbeat::Channel>,
     /// Whether the agent no longer answers after a thaw, as after a hook that hangs. The backup
     /// exists all the same; what else the guest could report is lost.
-    agent_lost: Cell<bool>,
+    pub(super) agent_lost: Cell<bool>,
 }
 
 /// The disks as they were at one moment.
-struct TakenSnapshot<'scope> {
-    drives: Vec<Drive>,
-    completion: snapshot::Completion,
-    inspection: Inspection<'scope>,
+pub(super) struct TakenSnapshot<'scope> {
+    pub(super) drives: Vec<Drive>,
+    pub(super) completion: snapshot::Completion,
+    pub(super) inspection: Inspection<'scope>,
 }
 
 /// The inspection of a snapshot's raw disks, in a thread beside the other stages: its observation,
@@ -163,7 +163,7 @@ struct Backup<'scope> {
 }
 
 impl<'a> Trial<'a> {
-    fn prepare(plan: &'a Plan, root: &Path, span: Span, saved: &'a GuestsInUse) -> Result<Self> {
+    pub(super) fn prepare(plan: &'a Plan, root: &Path, span: Span, saved: &'a GuestsInUse) -> Result<Self> {
         let session = Session::create(plan, root)?;
         snapshot::probe(plan.snapshot.method, &session.libvirt, plan.accel, &session.disks)?;
         roll_forward::create_exchange(&session.exchange, &plan.image)?;
@@ -181,7 +181,7 @@ impl<'a> Trial<'a> {
         Ok((started, String::new()))
     }
 
-    fn wait_for_server(&self, started: &mut Started) -> Result<()> {
+    pub(super) fn wait_for_server(&self, started: &mut Started) -> Result<()> {
         let answered = self.session.wait_for_server(&mut started.machine);
         if answered.is_err() {
             // The guest's journal says why it does not serve.
@@ -199,7 +199,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Prepares the first guest with everything that a trial needs besides its server.
-    fn prepare_guest(&self, mut started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+    pub(super) fn prepare_guest(&self, mut started: Started, progress: &mut Progress) -> Result<(Source, String)> {
         if let Err(error) = self.wake(&started) {
             started = self.boot_source_instead(started, error, progress)?;
         }
@@ -381,7 +381,7 @@ impl<'a> Trial<'a> {
     /// Ends the load, keeps the first guest's logs if it still `answers`, and cuts its power.
     /// Returns the state that a roll-forward must reach; nothing when none is possible, as without
     /// a snapshot.
-    fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
+    pub(super) fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.session.runtime, self.session.plan.limits.agent).and_then(|()| {
             self.session.history.finish()?;
             let compared =
@@ -398,7 +398,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Starts the load.
-    fn start_load(&self, source: &mut Source) -> Result<Load> {
+    pub(super) fn start_load(&self, source: &mut Source) -> Result<Load> {
         let Plan { load, seed, limits, backup, .. } = self.session.plan;
         let Source { machine, drives, target, facts, .. } = source;
         access::check_room(&self.session, machine)?;
@@ -475,7 +475,7 @@ impl<'a> Trial<'a> {
 
     /// Injects the faults before the first snapshot, then waits until the load is at work: both
     /// must still hold when the freeze is called.
-    fn make_ready(&self, machine: &Machine, load: &Load, cycle: u32) -> Result<String> {
+    pub(super) fn make_ready(&self, machine: &Machine, load: &Load, cycle: u32) -> Result<String> {
         if cycle == 1 {
             self.inject_faults(Point::BeforeFreeze, machine)?;
         }
@@ -506,7 +506,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Inspects the raw disks of a snapshot, which nobody writes to any more.
-    fn inspect(
+    pub(super) fn inspect(
         &self,
         drives: &[Drive],
         mut out: ObservationLog,
@@ -555,7 +555,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Boots the snapshot, observes it, rolls it forward to the `live` state, and ends the guest.
-    fn boot_and_observe(
+    pub(super) fn boot_and_observe(
         &self,
         progress: &mut Progress,
         snapshot: TakenSnapshot<'_>,
@@ -726,7 +726,7 @@ impl<'a> Trial<'a> {
     }
 
     /// The directory of a cycle's observation: a trial of one cycle has it beside its history.
-    fn cycle_dir(&self, cycle: u32) -> Result<PathBuf> {
+    pub(super) fn cycle_dir(&self, cycle: u32) -> Result<PathBuf> {
         if self.session.plan.snapshot.cycles == 1 {
             return Ok(self.session.plan.dir.clone());
         }

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use contract::history::Nanos;
+use contract::history::{FREEZE, FREEZE_LIST, Nanos, THAW};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use tracing::{debug, warn};
@@ -51,6 +51,8 @@ pub enum Held {
 /// Something that a client of the proxy does about the freeze window, told when it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WindowEvent {
+    /// A freeze is on its way to the agent.
+    FreezeAsked(Nanos),
     /// A freeze was answered. Where [`Holds`] say so, the client does not know it yet.
     FreezeAnswered(Exchange),
     /// A thaw is wanted. Where [`Holds`] say so, the agent does not know it yet.
@@ -450,7 +452,8 @@ impl Server {
                 }
             };
             let asked = clock::now();
-            if Command::of(&line).name == "guest-fsfreeze-thaw" {
+            let name = Command::of(&line).name;
+            if name == THAW {
                 let _ = self.events.send(WindowEvent::ThawAsked(asked));
                 if !self.holds.thaw.is_zero() && self.ledger.state() != FreezeState::Thawed {
                     client.thaw = Some((line, asked, Instant::now() + self.holds.thaw));
@@ -458,6 +461,9 @@ impl Server {
                 }
             }
             self.hand_over(&line, By::Outside, &Owner::Client(id), asked);
+            if [FREEZE, FREEZE_LIST].contains(&&*name) {
+                let _ = self.events.send(WindowEvent::FreezeAsked(asked));
+            }
         }
     }
 

@@ -1,0 +1,321 @@
+//! One backup of a tool, watched: what it asks the agent for, when QEMU begins its copies, and how it ends. In the
+//! window that it opens, the same instruments look as in one of ours.
+
+use std::time::{Duration, Instant};
+
+use contract::history::{AgentCommand, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
+use contract::scenario::{Fault, Point, Signal, Strike};
+
+use super::instruments::{Instruments, Placed, Read};
+use super::pipeline::HOLD;
+use super::tool_host::{Command, Happening, InThread, ToolHost};
+use crate::backup_tool::{Ended, Running};
+use crate::error::Result;
+use crate::guest::agent_proxy::{By, Exchange, Held, Holds, WindowEvent};
+use crate::guest::qmp::QmpEvent;
+use crate::guest::write_trace::Writes;
+use crate::guest::{Drive, Machine};
+use crate::interrupt;
+use crate::session::Session;
+
+/// How long a freeze's answer, and a thaw, may be held back: more than the instruments take to be placed and read.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
+
+/// How far beside the window QEMU's timestamp of a copy in it may be; of 32 windows it was 3 ms late.
+const SKEW: Nanos = 5_000_000;
+
+/// What the instruments do.
+#[derive(Debug)]
+enum Looking<'a> {
+    Ready(Instruments<'a>),
+    InWindow(Placed<'a>, Instant),
+    Closing(Read<'a>),
+    Over,
+}
+
+/// The backup command of one cycle, watched.
+#[derive(Debug)]
+pub(super) struct Watch<'a> {
+    session: &'a Session<'a>,
+    host: &'a ToolHost,
+    machine: &'a Machine,
+    drives: &'a [Drive],
+    looking: Looking<'a>,
+    /// The command itself, and with what a command beside it is run.
+    running: InThread,
+    command: Command<'a>,
+    ended: Option<Ended>,
+    /// What the scenario runs beside it.
+    beside: Vec<Running>,
+    /// Those that have not struck yet.
+    faults: Vec<&'a Fault>,
+    /// The signal that a fault sent.
+    killed_by: Option<Signal>,
+    /// The freeze that counts, and its thaw: the first that succeeded, or else the first.
+    freeze: Option<Exchange>,
+    thaw: Option<Exchange>,
+    copies: Vec<Nanos>,
+    /// Whether QEMU copies, and whether the guest is frozen.
+    is_copying: bool,
+    is_frozen: bool,
+}
+
+impl<'a> Watch<'a> {
+    /// Starts a command, and watches it.
+    pub(super) fn start(
+        session: &'a Session<'a>,
+        host: &'a ToolHost,
+        (machine, drives): (&'a Machine, &'a [Drive]),
+        instruments: Instruments<'a>,
+        command: Command<'a>,
+    ) -> Result<Self> {
+        host.proxy.hold(Holds { freeze_answer: LONGEST_HOLD, thaw: LONGEST_HOLD });
+        Ok(Self {
+            session,
+            host,
+            machine,
+            drives,
+            looking: Looking::Ready(instruments),
+            running: host.start(&command)?,
+            command,
+            ended: None,
+            beside: Vec::new(),
+            faults: session.plan.faults.iter().collect(),
+            killed_by: None,
+            freeze: None,
+            thaw: None,
+            copies: Vec::new(),
+            is_copying: false,
+            is_frozen: false,
+        })
+    }
+
+    /// Follows the command to its end. The second is the signal by which a fault ended it, if one did.
+    pub(super) fn follow(&mut self) -> Result<(Ended, Option<Signal>)> {
+        let ended = loop {
+            // The command keeps its own limit, and its end is one of the events.
+            if let Some(happening) = interrupt::receive(&self.host.happenings, Instant::now() + LONGEST_HOLD)? {
+                self.see(happening)?;
+            }
+            if let Some(ended) = self.ended.take() {
+                break ended;
+            }
+        };
+        self.see_the_rest()?;
+        for command in std::mem::take(&mut self.beside) {
+            command.finish()?;
+        }
+        Ok((ended, self.killed_by))
+    }
+
+    /// Writes down what was seen of the window of a command that ran from `begun` to `ended`: the guest is thawed.
+    pub(super) fn conclude(mut self, begun: Nanos, ended: Nanos) -> Result<()> {
+        self.see_the_rest()?;
+        let history = &self.session.history;
+        let own = |it: &&Exchange| it.by == By::Harness && it.is_thaw() && it.asked >= begun;
+        let exchanges = self.host.proxy.exchanges();
+        let seen = exchanges.iter().filter(|it| it.asked >= begun && (it.by == By::Outside || own(it)));
+        for exchange in seen {
+            history.write(&Entry::AgentCommand(command(exchange)))?;
+        }
+        if let Looking::InWindow(..) | Looking::Closing(_) = self.looking {
+            // The harness itself has thawed the guest.
+            self.thaw = exchanges.iter().rfind(own).cloned();
+        }
+        let window = self.write_marks(begun, ended)?;
+        if let Some((from, to)) = window
+            && let Some(Writes { count, between }) = self.host.trace.between(from, to)
+            && self.host.trace.count() > 0
+        {
+            let (first, last) = between.unzip();
+            history.write(&Entry::DiskWrites(DiskWrites { from, to, count, first, last }))?;
+        }
+        let looking = std::mem::replace(&mut self.looking, Looking::Over);
+        let read = match looking {
+            // Nobody asked for a thaw: what was seen is seen after it, and shows that.
+            Looking::InWindow(placed, _) => Some(placed.read(self.machine, self.drives)?),
+            Looking::Closing(read) => Some(read),
+            Looking::Ready(_) | Looking::Over => None,
+        };
+        read.map_or(Ok(()), |read| read.record(self.machine, true))
+    }
+
+    /// The marks of the window, of the instants of the copies, and the window itself if there was one.
+    fn write_marks(&self, begun: Nanos, ended: Nanos) -> Result<Option<(Nanos, Nanos)>> {
+        let mark = |t, mark, detail: &str| {
+            self.session.history.write(&Entry::Mark { t, mark, detail: detail.to_owned() })
+        };
+        let copied = self.copies.iter().copied().min().zip(self.copies.iter().copied().max());
+        let Some(freeze) = &self.freeze else {
+            let (from, to) = copied.unwrap_or((begun, ended));
+            mark(from, Mark::SnapBegin, "")?;
+            mark(to, Mark::SnapEnd, "")?;
+            return Ok(None);
+        };
+        let answer = |exchange: &Exchange| match &exchange.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(exchange.count.map_or_else(String::new, |count| count.to_string())),
+        };
+        let frozen = freeze.answered.unwrap_or(ended);
+        mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
+        match answer(freeze) {
+            Ok(count) => mark(frozen, Mark::FreezeOk, &count)?,
+            Err(error) => {
+                mark(frozen, Mark::FreezeErr, &error)?;
+                let (from, to) = copied.unwrap_or((begun, ended));
+                mark(from, Mark::SnapBegin, "")?;
+                mark(to, Mark::SnapEnd, "")?;
+                return Ok(None);
+            }
+        }
+        let thaw = self.thaw.as_ref();
+        let asked = thaw.map_or(ended, |thaw| thaw.sent.unwrap_or(thaw.asked));
+        let near = |t: Nanos| t.saturating_add(SKEW) >= frozen && t <= asked.saturating_add(SKEW);
+        let (from, to) = match copied {
+            // QEMU's timestamps are beside the proxy's by less than that.
+            Some((from, to)) if near(from) && near(to) => (from.clamp(frozen, asked), to.clamp(frozen, asked)),
+            Some(copied) => copied,
+            None => (frozen, asked),
+        };
+        mark(from, Mark::SnapBegin, "")?;
+        mark(to, Mark::SnapEnd, "")?;
+        let Some(thaw) = thaw else { return Ok(None) };
+        mark(asked, Mark::ThawCall, "")?;
+        match (answer(thaw), thaw.answered) {
+            (Ok(count), Some(t)) => mark(t, Mark::ThawOk, &count)?,
+            (Err(error), t) => mark(t.unwrap_or(ended), Mark::ThawErr, &error)?,
+            (Ok(_), None) => mark(ended, Mark::ThawErr, "the agent did not answer")?,
+        }
+        Ok(Some((frozen, asked)))
+    }
+
+    /// Sees what has happened meanwhile.
+    fn see_the_rest(&mut self) -> Result<()> {
+        while let Ok(happening) = self.host.happenings.try_recv() {
+            self.see(happening)?;
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, happening: Happening) -> Result<()> {
+        match happening {
+            Happening::Window(WindowEvent::FreezeAsked(_)) => self.strike(Point::DuringFreeze),
+            Happening::Window(WindowEvent::FreezeAnswered(freeze)) => self.freeze_answered(freeze),
+            Happening::Window(WindowEvent::ThawAsked(_)) => self.thaw_asked(),
+            Happening::Window(WindowEvent::ThawAnswered(thaw)) => self.thaw_answered(thaw),
+            Happening::Qmp(event) => self.qmp(&event),
+            Happening::Ended(ended) => {
+                self.ended = Some(ended?);
+                Ok(())
+            }
+        }
+    }
+
+    fn freeze_answered(&mut self, freeze: Exchange) -> Result<()> {
+        let succeeded = freeze.error.is_none();
+        if self.freeze.as_ref().is_none_or(|before| succeeded && before.error.is_some()) {
+            self.freeze = Some(freeze);
+        }
+        if !succeeded {
+            return Ok(());
+        }
+        self.is_frozen = true;
+        if let Looking::Ready(_) = self.looking
+            && let Looking::Ready(instruments) = std::mem::replace(&mut self.looking, Looking::Over)
+        {
+            let frozen = Instant::now();
+            self.looking = Looking::InWindow(instruments.place(self.machine, self.drives)?, frozen);
+        }
+        self.strike(Point::InWindow)?;
+        self.host.proxy.release(Held::FreezeAnswer);
+        Ok(())
+    }
+
+    fn thaw_asked(&mut self) -> Result<()> {
+        if let Looking::InWindow(..) = self.looking
+            && let Looking::InWindow(placed, frozen) = std::mem::replace(&mut self.looking, Looking::Over)
+        {
+            interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
+            self.looking = Looking::Closing(placed.read(self.machine, self.drives)?);
+        }
+        self.host.proxy.release(Held::Thaw);
+        Ok(())
+    }
+
+    fn thaw_answered(&mut self, thaw: Exchange) -> Result<()> {
+        let is_of_window = self.freeze.as_ref().is_some_and(|freeze| freeze.error.is_none());
+        if is_of_window && self.thaw.is_none() {
+            self.thaw = Some(thaw);
+        }
+        if let Looking::Closing(_) = self.looking
+            && let Looking::Closing(read) = std::mem::replace(&mut self.looking, Looking::Over)
+        {
+            read.record(self.machine, true)?;
+        }
+        // A hook that fails at thaw fails when the file systems are thawed already.
+        self.is_frozen = false;
+        if self.is_copying { self.strike(Point::DuringCopy) } else { Ok(()) }
+    }
+
+    fn qmp(&mut self, event: &QmpEvent) -> Result<()> {
+        if let Some(disk) = event.copied_disk() {
+            self.copies.push(event.t);
+            let (disk, event) = (disk.to_owned(), describe(event));
+            let t = self.copies.last().copied().unwrap_or_default();
+            self.session.history.write(&Entry::CopyInstant(CopyInstant { t, disk, event }))?;
+        }
+        if event.begins_copy() {
+            self.is_copying = true;
+            if !self.is_frozen {
+                return self.strike(Point::DuringCopy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the faults of this point strike, each once.
+    fn strike(&mut self, point: Point) -> Result<()> {
+        let (now, later) = std::mem::take(&mut self.faults).into_iter().partition(|fault| fault.at == point);
+        self.faults = later;
+        let now: Vec<&Fault> = now;
+        for fault in now {
+            match &fault.what {
+                Strike::Guest(line) => {
+                    self.machine.agent().script(line, b"", self.session.plan.limits.agent).map(drop)?;
+                }
+                Strike::Host(line) => {
+                    let log = self.command.log.with_extension("beside.log");
+                    let command = Command { line, log: &log, ..self.command };
+                    self.beside.push(self.host.running(&command)?);
+                }
+                Strike::Tool(signal) => {
+                    self.killed_by = Some(*signal);
+                    self.running.signaller.send(*signal);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `JOB_STATUS_CHANGE created of backup-vda-libvirt-1-format`.
+fn describe(event: &QmpEvent) -> String {
+    let status = event.status.as_deref().unwrap_or_default();
+    let subject = event.subject.as_deref().unwrap_or_default();
+    format!("{} {status} of {subject}", event.name).replace("  ", " ")
+}
+
+/// An exchange as an entry of the history.
+fn command(exchange: &Exchange) -> AgentCommand {
+    AgentCommand {
+        t: exchange.sent.unwrap_or(exchange.asked),
+        end: exchange.answered,
+        command: exchange.name.clone(),
+        by: match exchange.by {
+            By::Outside => Sender::Tool,
+            By::Harness => Sender::Harness,
+        },
+        error: exchange.error.clone(),
+        count: exchange.count,
+    }
+}
