@@ -9,10 +9,11 @@ mod made_up;
 mod pipeline;
 mod progress;
 mod reserve;
+pub mod supervise;
 mod tool_host;
+mod tool_left;
 mod tool_window;
 mod with_tool;
-pub mod supervise;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

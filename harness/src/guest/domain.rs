@@ -291,6 +291,7 @@ mod tests {
             console: "/c".into(),
             console_socket: "/s".into(),
             forward: 3306,
+            outside: None,
         }
     }
 

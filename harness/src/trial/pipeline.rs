@@ -62,6 +62,8 @@ pub(super) struct Trial<'a> {
     written: OnceLock<Written>,
     /// Where raw disks are copied to.
     scratch: Mutex<PathBuf>,
+    /// Where the first guest's sockets are.
+    pub(super) sockets: PathBuf,
     /// What its guests stand on that did not boot.
     saved: &'a GuestsInUse,
 }
@@ -168,7 +170,8 @@ impl<'a> Trial<'a> {
         snapshot::probe(plan.snapshot.method, &session.libvirt, plan.accel, &session.disks)?;
         roll_forward::create_exchange(&session.exchange, &plan.image)?;
         let scratch = Mutex::new(session.disks.clone());
-        Ok(Self { session, span, written: OnceLock::new(), scratch, saved })
+        let sockets = root.to_owned();
+        Ok(Self { session, span, written: OnceLock::new(), scratch, sockets, saved })
     }
 
     /// Starts the first guest and waits only until its server answers.
@@ -199,7 +202,11 @@ impl<'a> Trial<'a> {
     }
 
     /// Prepares the first guest with everything that a trial needs besides its server.
-    pub(super) fn prepare_guest(&self, mut started: Started, progress: &mut Progress) -> Result<(Source, String)> {
+    pub(super) fn prepare_guest(
+        &self,
+        mut started: Started,
+        progress: &mut Progress,
+    ) -> Result<(Source, String)> {
         if let Err(error) = self.wake(&started) {
             started = self.boot_source_instead(started, error, progress)?;
         }
@@ -232,7 +239,7 @@ impl<'a> Trial<'a> {
         quiesce::install_hook(machine, self.session.plan)?;
         let target = access::grant(&self.session, machine)?;
         self.session.runtime.block_on(target.log_in_once(limits.statement))?;
-        let sockets = heartbeat::sockets(image, &self.session.root);
+        let sockets = heartbeat::sockets(image, &self.sockets);
         let heartbeats = heartbeat::prepare(machine, image, &sockets, limits.agent)?;
         self.inject_faults(Point::AfterBoot, machine)?;
         let agent = machine.agent();

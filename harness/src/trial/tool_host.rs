@@ -56,7 +56,8 @@ pub(super) struct ToolHost {
     pub(super) folders: Folders,
     sender: Sender<Happening>,
     client: Client,
-    sockets: PathBuf,
+    /// Where the guest's sockets are, whose paths must be short.
+    pub(super) sockets: PathBuf,
     _daemon: Option<Daemon>,
 }
 
@@ -125,7 +126,19 @@ impl ToolHost {
         let libvirt = Libvirt::connect(&uri)?;
         let proxy = Arc::new(proxy);
         let (qmp, guest) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { proxy, happenings, trace, qmp, guest, libvirt, folders, sender, client, sockets, _daemon: daemon })
+        Ok(Self {
+            proxy,
+            happenings,
+            trace,
+            qmp,
+            guest,
+            libvirt,
+            folders,
+            sender,
+            client,
+            sockets,
+            _daemon: daemon,
+        })
     }
 
     /// The guest that is backed up, on flat copies of its image's disks, so that a tool that copies only the file it
@@ -136,10 +149,8 @@ impl ToolHost {
         let spec = GuestRole::Source.spec(session.plan, drives.clone(), &session.exchange, &self.sockets);
         let monitor = qmp::arguments(&self.monitor());
         let trace = write_trace::arguments(&self.sockets.join("writes"));
-        let outside = Outside {
-            proxy: Arc::clone(&self.proxy),
-            arguments: monitor.into_iter().chain(trace).collect(),
-        };
+        let outside =
+            Outside { proxy: Arc::clone(&self.proxy), arguments: monitor.into_iter().chain(trace).collect() };
         Ok((Spec { agent: self.proxy.socket().to_owned(), outside: Some(outside), ..spec }, drives))
     }
 
@@ -156,9 +167,10 @@ impl ToolHost {
     /// Starts a command.
     pub(super) fn running(&self, command: &Command<'_>) -> Result<Running> {
         let Command { request, line, log, limit } = command;
-        let (domain, uuid, disks) = self.guest.get().map_or(("", "", &[][..]), |guest| {
-            (&*guest.domain, &*guest.uuid, &guest.disks[..])
-        });
+        let (domain, uuid, disks) = self
+            .guest
+            .get()
+            .map_or(("", "", &[][..]), |guest| (&*guest.domain, &*guest.uuid, &guest.disks[..]));
         let Folders { chain, scratch, .. } = &self.folders;
         let surroundings = Surroundings { client: &self.client, domain, uuid, disks, chain, scratch };
         surroundings.start(request, line, log, *limit)
@@ -199,14 +211,16 @@ fn forward<T: Send + 'static>(
     name: fn(T) -> Happening,
 ) -> Result<()> {
     let to = to.clone();
-    let pass_on = move || from.into_iter().map(name).map(|it| to.send(it)).take_while(Result::is_ok).for_each(drop);
+    let pass_on =
+        move || from.into_iter().map(name).map(|it| to.send(it)).take_while(Result::is_ok).for_each(drop);
     thread::Builder::new().name("watch".to_owned()).spawn(pass_on).map(drop).map_err(Error::Runtime)
 }
 
 impl Folders {
     /// Creates them below `disks`; the sockets of a tool have short paths below `short`.
     fn create(disks: &Path, short: &Path, scratch_mib: Option<u32>) -> Result<Self> {
-        let [source, chain, roomy, target] = ["source", "chain", "scratch", "target"].map(|it| disks.join(it));
+        let [source, chain, roomy, target] =
+            ["source", "chain", "scratch", "target"].map(|it| disks.join(it));
         for dir in [&source, &chain, &roomy, &target] {
             fs::create_dir(dir).map_err(Error::io("create", dir))?;
             guest_user::give(dir)?;

@@ -94,7 +94,8 @@ impl<'a> Watch<'a> {
     pub(super) fn follow(&mut self) -> Result<(Ended, Option<Signal>)> {
         let ended = loop {
             // The command keeps its own limit, and its end is one of the events.
-            if let Some(happening) = interrupt::receive(&self.host.happenings, Instant::now() + LONGEST_HOLD)? {
+            if let Some(happening) = interrupt::receive(&self.host.happenings, Instant::now() + LONGEST_HOLD)?
+            {
                 self.see(happening)?;
             }
             if let Some(ended) = self.ended.take() {
@@ -173,7 +174,9 @@ impl<'a> Watch<'a> {
         let near = |t: Nanos| t.saturating_add(SKEW) >= frozen && t <= asked.saturating_add(SKEW);
         let (from, to) = match copied {
             // QEMU's timestamps are beside the proxy's by less than that.
-            Some((from, to)) if near(from) && near(to) => (from.clamp(frozen, asked), to.clamp(frozen, asked)),
+            Some((from, to)) if near(from) && near(to) => {
+                (from.clamp(frozen, asked), to.clamp(frozen, asked))
+            }
             Some(copied) => copied,
             None => (frozen, asked),
         };

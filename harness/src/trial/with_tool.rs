@@ -10,24 +10,30 @@ use std::thread;
 use std::time::Duration;
 
 use contract::events::Stage;
-use contract::history::{CommandEnd, Entry, Level, Nanos, ToolStep};
+use contract::history::{CommandEnd, Entry, Level, ToolStep};
+use contract::observation;
 use contract::plan::Plan;
 use contract::scenario::{BackupTool, Signal};
+use contract::seal::Depth;
 use tracing::Span;
 
 use super::instruments::Instruments;
 use super::pipeline::{AFTERWARDS, Source, Started, TakenSnapshot, Trial, WRITABLE_WITHIN};
 use super::progress::Progress;
 use super::tool_host::{Command, ToolHost};
+use super::tool_left;
 use super::tool_window::Watch;
-use crate::backup_tool::{self, Ended, Request};
+use crate::backup_tool::{Ended, Request};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::guest::Machine;
+use crate::guest::{Drive, Machine};
 use crate::host::guest_user;
 use crate::interrupt;
 use crate::load::Load;
+use crate::observe;
+use crate::overlay;
 use crate::saved_memory::GuestsInUse;
+use crate::snapshot::Completion;
 
 /// How long a version command may take.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
@@ -42,8 +48,9 @@ pub(super) fn run(
 ) -> Result<()> {
     let span = Span::current();
     let (trial, host) = progress.stage(Stage::Prepare, |_| {
-        let trial = Trial::prepare(plan, root, span, saved)?;
+        let mut trial = Trial::prepare(plan, root, span, saved)?;
         let host = ToolHost::prepare(&trial.session, tool)?;
+        host.sockets.clone_into(&mut trial.sockets);
         Ok(((trial, host), String::new()))
     })?;
     let backups = Backups { trial: &trial, host: &host, tool };
@@ -140,23 +147,116 @@ impl Backups<'_> {
             Instruments::connect(session, target, n, || self.trial.make_ready(machine, load, n))
         })?;
         progress.stage(Stage::Snapshot, |_| {
-            let (own, previous) = (self.folder(n), n.checked_sub(1).filter(|n| *n > 0).map(|n| self.folder(n)));
+            let (own, previous) =
+                (self.folder(n), n.checked_sub(1).filter(|n| *n > 0).map(|n| self.folder(n)));
             std::fs::create_dir(&own).map_err(Error::io("create", &own))?;
             guest_user::give(&own)?;
             let request = Request { previous: previous.as_deref(), ..self.request(n, &own) };
             let log = session.plan.dir.join(format!("backup-{n}.log"));
             let limit = Duration::from_secs(self.tool.backup_seconds.into());
             let command = Command { request, line: &self.tool.backup, log: &log, limit };
-            let before = backup_tool::State::of(machine, self.host)?;
+            let before = tool_left::disk_files(self.host)?;
             let begun = clock::now();
             self.step(ToolStep::Began { t: begun, n, level: request.level })?;
             let mut watch = Watch::start(session, self.host, (machine, drives), instruments, command)?;
             let (ended, killed_by) = watch.follow()?;
             let how = end(&ended, killed_by);
             self.step(ToolStep::Ended { t: ended.end, n, how, said: ended.said })?;
-            self.look_for_left(machine, n)?;
+            // Before anything else: a guest that is frozen is an outage.
+            let frozen = tool_left::thaw(self.host, begun, &session.plan.limits);
+            let mut things = tool_left::find(self.host, machine, &before)?;
+            things.extend(frozen);
+            self.step(ToolStep::Left { t: clock::now(), n, things })?;
             watch.conclude(begun, ended.end)?;
             Ok((how, format!("{} backup: {how}", request.level)))
         })
+    }
+
+    /// The folder of a backup's own.
+    fn folder(&self, n: u32) -> PathBuf {
+        self.host.folders.chain.join(n.to_string())
+    }
+
+    /// What a command is asked for that makes backup `n`, counted from 1, in its `own` folder.
+    fn request<'b>(&self, n: u32, own: &'b Path) -> Request<'b> {
+        let level = if n == 1 { Level::Full } else { Level::Incremental };
+        Request { number: n - 1, level, previous: None, backup: own, target: None }
+    }
+
+    /// Writes down the tool's version, where there is a command for that.
+    fn ask_version(&self) -> Result<()> {
+        let Some(line) = &self.tool.version else { return Ok(()) };
+        let log = self.plan().dir.join("tool-version.log");
+        let request = self.request(1, &self.host.folders.chain);
+        let command = Command { request, line, log: &log, limit: VERSION_LIMIT };
+        let ended = self.host.running(&command)?.finish()?;
+        match ended.said.into_iter().next() {
+            Some(said) => self.step(ToolStep::Version { t: ended.end, said }),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares the image's files with what they were when it was built.
+    fn compare_image(&self) -> Result<()> {
+        let image = &self.plan().image;
+        let changed = image.check(Depth::Stamps, &interrupt::is_over).err().map(|damage| damage.to_string());
+        let files = u32::try_from(image.disks.len()).unwrap_or(u32::MAX);
+        self.step(ToolStep::Image { t: clock::now(), files, changed: changed.into_iter().collect() })
+    }
+
+    /// Lets the tool hand the disks of its last backup back, and observes what comes up from them.
+    fn restore(&self, progress: &mut Progress) -> Result<()> {
+        let session = &self.trial.session;
+        let n = session.plan.snapshot.cycles;
+        let drives = progress.stage(Stage::Restore, |_| {
+            let (own, target) = (self.folder(n), &self.host.folders.target);
+            let previous = (n > 1).then(|| self.folder(n - 1));
+            let request =
+                Request { previous: previous.as_deref(), target: Some(target), ..self.request(n, &own) };
+            let log = session.plan.dir.join("restore.log");
+            let limit = Duration::from_secs(self.tool.restore_seconds.into());
+            let command = Command { request, line: &self.tool.restore, log: &log, limit };
+            let ended = self.host.running(&command)?.finish()?;
+            let (how, t) = (ended.how, ended.begin);
+            self.step(ToolStep::Restored { t, end: ended.end, how, said: ended.said })?;
+            let drives = if how == CommandEnd::Exit(0) { self.take_back()? } else { None };
+            Ok((drives, format!("{how}")))
+        })?;
+        session.history.flush()?;
+        let Some(drives) = drives else { return Ok(()) };
+        thread::scope(|scope| {
+            let out = observe::create(&self.trial.cycle_dir(n)?.join(observation::FILE))?;
+            let (read, trial) = (drives.clone(), self.trial);
+            let inspection = scope.spawn(move || trial.span.in_scope(|| trial.inspect(&read, out)));
+            let snapshot = TakenSnapshot { drives, completion: Completion::default(), inspection };
+            self.trial.boot_and_observe(progress, snapshot, &[])
+        })
+    }
+}
+
+impl Backups<'_> {
+    /// The disks that were handed back, or `None` when they are no whole backup.
+    fn take_back(&self) -> Result<Option<Vec<Drive>>> {
+        let session = &self.trial.session;
+        let target = &self.host.folders.target;
+        let disks = session.plan.image.disks.iter().map(|disk| Drive {
+            target: disk.target.clone(),
+            file: target.join(format!("{}.qcow2", disk.target)),
+        });
+        let disks: Vec<_> = disks.collect();
+        for disk in &disks {
+            self.step(ToolStep::HandedBack { t: clock::now(), disk: disk.target.clone(), problems: vec![] })?;
+        }
+        Ok(Some(overlay::over(&session.disks, "handed-back", &disks)?))
+    }
+}
+
+/// How a command ended, for whom the scenario's fault is none of its own doing.
+fn end(ended: &Ended, killed_by: Option<Signal>) -> CommandEnd {
+    match (ended.how, killed_by) {
+        (CommandEnd::Exit(0), _) | (_, None) => ended.how,
+        (_, Some(Signal::Int)) => CommandEnd::Fault(2),
+        (_, Some(Signal::Kill)) => CommandEnd::Fault(9),
+        (_, Some(Signal::Term)) => CommandEnd::Fault(15),
     }
 }
