@@ -19,9 +19,9 @@ pub(crate) const AGENT_NOISE: usize = 16 << 20;
 /// The longest transcript of what agents were told and answered, bytes. A trial's is below 1 MiB.
 pub(crate) const TRANSCRIPT: u64 = 64 << 20;
 
-/// How much is kept of the beginning and of the end of a guest's console, bytes. A boot prints some
-/// 50 KiB.
-pub(crate) const CONSOLE: u64 = 4 << 20;
+/// How much is kept of the beginning and of the end of a guest's console, or of what a backup tool prints, bytes.
+/// A boot prints some 50 KiB.
+pub(crate) const KEPT: u64 = 4 << 20;
 
 /// How much of a console is traced line by line, as it is shown, bytes.
 pub(crate) const CONSOLE_TRACE: usize = 4 << 20;
