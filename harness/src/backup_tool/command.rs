@@ -570,17 +570,27 @@ mod tests {
     }
 
     #[test]
-    fn a_command_out_of_time_is_ended_with_all_that_it_started() {
+    fn a_command_out_of_time_is_ended() {
         let scene = Scene::new();
-        let marks = [1, 2, 3].map(mark);
+        let (sleeper, limit, begin) = (mark(1), Duration::from_millis(300), Instant::now());
+        let ended = scene.start(&format!("sleep {sleeper}; true"), limit).finish().unwrap();
+        assert_eq!((ended.how, ended.left_running.len()), (CommandEnd::OutOfTime, 0));
+        assert!(begin.elapsed() >= limit && !lives(&sleeper));
+    }
+
+    #[test]
+    fn all_that_a_command_has_started_ends_with_it() {
+        let scene = Scene::new();
+        let marks = [2, 3, 7].map(mark);
         let [own, other_group, orphan] = &marks;
         // timeout(1) leads a group of its own, and the last has lost its parent.
-        let line = format!("timeout 100000 sleep {other_group} & (sleep {orphan} &); sleep {own}; true");
-        let begin = Instant::now();
-        let limit = Duration::from_millis(500);
-        let ended = scene.start(&line, limit).finish().unwrap();
-        assert_eq!((ended.how, ended.left_running.len()), (CommandEnd::OutOfTime, 0));
-        assert!(begin.elapsed() >= limit);
+        let line = format!(
+            "timeout 100000 sleep {other_group} & (sleep {orphan} &); touch ready; sleep {own}; true"
+        );
+        let mut running = scene.start(&line, LONG);
+        scene.wait_for("ready");
+        // What a shell puts into the background ignores SIGINT.
+        running.stop(&STOP[1..]);
         for mark in &marks {
             assert!(!lives(mark), "{mark}");
         }
@@ -591,7 +601,8 @@ mod tests {
         let scene = Scene::new();
         let sleeper = mark(4);
         // The shell ends only when it has cleaned up, which takes longer than its child's end.
-        let line = format!("trap 'sleep 0.2; touch cleaned; exit' INT; touch ready; sleep {sleeper}");
+        let child = format!("touch ready; exec sleep {sleeper}");
+        let line = format!("trap 'sleep 0.2; touch cleaned; exit' INT; sh -c '{child}'");
         let running = scene.start(&line, LONG);
         scene.wait_for("ready");
         drop(running);
