@@ -1,6 +1,6 @@
 //! What QEMU itself saw of a backup tool's window: T4, T5.
 
-use contract::history::{CopyInstant, DiskWrites};
+use contract::history::{AgentCommand, CopyInstant, DiskWrites, FREEZE, Nanos, THAW};
 use contract::property::Property;
 
 use super::conduct::SKEW;
@@ -9,19 +9,29 @@ use super::quiet::RESIDUE;
 use super::ruling::{Defect, Ruling, Unexamined};
 use super::view::View;
 
+/// The freeze window, or where none is of use to the judge, because the copy is not in it: what the agent saw of one.
+fn window(view: &View<'_>) -> Result<(Nanos, Nanos), Unexamined> {
+    let commands = &view.case.cycle.commands;
+    let done = |it: &&AgentCommand| it.command.starts_with(FREEZE) && it.error.is_none() && it.end.is_some();
+    view.window().map(|window| (window.frozen, window.thaw)).or_else(|why| {
+        let frozen = commands.iter().find(done).and_then(|it| it.end).ok_or(why)?;
+        let thaw = commands.iter().find(|it| it.command == THAW && it.t >= frozen);
+        let thaw = thaw.ok_or_else(|| Unexamined("nobody asked the agent for a thaw".into()))?;
+        Ok((frozen, thaw.t))
+    })
+}
+
 /// T4, [`Property::CopyInstant`].
 pub(super) fn copy_instant(view: &View<'_>) -> Ruling {
-    let window = view.window()?;
+    let (frozen, thaw) = window(view)?;
     let copies = &view.case.cycle.copies;
-    let outside = |it: &&CopyInstant| {
-        it.t.saturating_add(SKEW) < window.frozen || it.t > window.thaw.saturating_add(SKEW)
-    };
+    let outside = |it: &&CopyInstant| it.t.saturating_add(SKEW) < frozen || it.t > thaw.saturating_add(SKEW);
     let outside: Vec<_> = copies.iter().filter(outside).collect();
     if let Some(first) = outside.first() {
-        let when = if first.t < window.frozen {
-            format!("{:.1} ms before the guest was frozen", millis(first.t, window.frozen))
+        let when = if first.t < frozen {
+            format!("{:.1} ms before the guest was frozen", millis(first.t, frozen))
         } else {
-            format!("{:.1} ms after the thaw was requested", millis(window.thaw, first.t))
+            format!("{:.1} ms after the thaw was requested", millis(thaw, first.t))
         };
         let summary =
             format!("the copy of disk {} is of a moment outside the window: {when}", quote(&first.disk));

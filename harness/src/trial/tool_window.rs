@@ -119,77 +119,75 @@ impl<'a> Watch<'a> {
         for exchange in seen {
             history.write(&Entry::AgentCommand(command(exchange)))?;
         }
-        if let Looking::InWindow(..) | Looking::Closing(_) = self.looking {
+        if self.thaw.is_none() {
             // The harness itself has thawed the guest.
             self.thaw = exchanges.iter().rfind(own).cloned();
         }
         let window = self.write_marks(begun, ended)?;
-        if let Some((from, to)) = window
+        if let Some((from, to)) = self.window(ended)
             && let Some(Writes { count, between }) = self.host.trace.between(from, to)
             && self.host.trace.count() > 0
         {
             let (first, last) = between.unzip();
             history.write(&Entry::DiskWrites(DiskWrites { from, to, count, first, last }))?;
         }
-        let looking = std::mem::replace(&mut self.looking, Looking::Over);
-        let read = match looking {
-            // Nobody asked for a thaw: what was seen is seen after it, and shows that.
+        let read = match std::mem::replace(&mut self.looking, Looking::Over) {
+            // Nobody asked for a thaw: what is seen now is seen after it, and shows that.
             Looking::InWindow(placed, _) => Some(placed.read(self.machine, self.drives)?),
             Looking::Closing(read) => Some(read),
             Looking::Ready(_) | Looking::Over => None,
         };
-        read.map_or(Ok(()), |read| read.record(self.machine, true))
+        match read.filter(|_| window) {
+            Some(read) => read.record(self.machine, true),
+            None => Ok(()),
+        }
     }
 
-    /// The marks of the window, of the instants of the copies, and the window itself if there was one.
-    fn write_marks(&self, begun: Nanos, ended: Nanos) -> Result<Option<(Nanos, Nanos)>> {
+    /// When the freeze that succeeded was answered, and when its thaw was handed over.
+    fn window(&self, ended: Nanos) -> Option<(Nanos, Nanos)> {
+        let frozen = self.freeze.as_ref().filter(|freeze| freeze.error.is_none())?.answered?;
+        Some((frozen, self.thaw.as_ref().map_or(ended, |thaw| thaw.sent.unwrap_or(thaw.asked))))
+    }
+
+    /// The marks of the window and of the instants of the copies. False when the copies are of moments outside the
+    /// window, and the window is left out: nothing in it says anything about the backup.
+    fn write_marks(&self, begun: Nanos, ended: Nanos) -> Result<bool> {
         let mark = |t, mark, detail: &str| {
             self.session.history.write(&Entry::Mark { t, mark, detail: detail.to_owned() })
         };
         let copied = self.copies.iter().copied().min().zip(self.copies.iter().copied().max());
-        let Some(freeze) = &self.freeze else {
-            let (from, to) = copied.unwrap_or((begun, ended));
+        let snapshot = |(from, to)| {
             mark(from, Mark::SnapBegin, "")?;
-            mark(to, Mark::SnapEnd, "")?;
-            return Ok(None);
+            mark(to, Mark::SnapEnd, "")
         };
-        let answer = |exchange: &Exchange| match &exchange.error {
-            Some(error) => Err(error.clone()),
-            None => Ok(exchange.count.map_or_else(String::new, |count| count.to_string())),
-        };
-        let frozen = freeze.answered.unwrap_or(ended);
-        mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
-        match answer(freeze) {
-            Ok(count) => mark(frozen, Mark::FreezeOk, &count)?,
-            Err(error) => {
-                mark(frozen, Mark::FreezeErr, &error)?;
-                let (from, to) = copied.unwrap_or((begun, ended));
-                mark(from, Mark::SnapBegin, "")?;
-                mark(to, Mark::SnapEnd, "")?;
-                return Ok(None);
+        let Some((frozen, asked)) = self.window(ended) else {
+            if let Some(Exchange { sent, asked, answered, error: Some(error), .. }) = &self.freeze {
+                mark(sent.unwrap_or(*asked), Mark::FreezeCall, "")?;
+                mark(answered.unwrap_or(ended), Mark::FreezeErr, error)?;
             }
-        }
-        let thaw = self.thaw.as_ref();
-        let asked = thaw.map_or(ended, |thaw| thaw.sent.unwrap_or(thaw.asked));
+            return snapshot(copied.unwrap_or((begun, ended))).map(|()| true);
+        };
         let near = |t: Nanos| t.saturating_add(SKEW) >= frozen && t <= asked.saturating_add(SKEW);
-        let (from, to) = match copied {
-            // QEMU's timestamps are beside the proxy's by less than that.
-            Some((from, to)) if near(from) && near(to) => {
-                (from.clamp(frozen, asked), to.clamp(frozen, asked))
-            }
-            Some(copied) => copied,
-            None => (frozen, asked),
-        };
-        mark(from, Mark::SnapBegin, "")?;
-        mark(to, Mark::SnapEnd, "")?;
-        let Some(thaw) = thaw else { return Ok(None) };
-        mark(asked, Mark::ThawCall, "")?;
-        match (answer(thaw), thaw.answered) {
-            (Ok(count), Some(t)) => mark(t, Mark::ThawOk, &count)?,
-            (Err(error), t) => mark(t.unwrap_or(ended), Mark::ThawErr, &error)?,
-            (Ok(_), None) => mark(ended, Mark::ThawErr, "the agent did not answer")?,
+        if let Some((from, to)) = copied.filter(|(from, to)| !near(*from) || !near(*to)) {
+            return snapshot((from, to)).map(|()| false);
         }
-        Ok(Some((frozen, asked)))
+        let count = |exchange: &Exchange| exchange.count.map_or_else(String::new, |count| count.to_string());
+        if let Some(freeze) = &self.freeze {
+            mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
+            mark(frozen, Mark::FreezeOk, &count(freeze))?;
+        }
+        // QEMU's timestamps are beside the proxy's by less than that.
+        snapshot(
+            copied.map_or((frozen, asked), |(from, to)| (from.clamp(frozen, asked), to.clamp(frozen, asked))),
+        )?;
+        let Some(thaw) = &self.thaw else { return Ok(true) };
+        mark(asked, Mark::ThawCall, "")?;
+        match (&thaw.error, thaw.answered) {
+            (None, Some(t)) => mark(t, Mark::ThawOk, &count(thaw))?,
+            (Some(error), t) => mark(t.unwrap_or(ended).max(asked), Mark::ThawErr, error)?,
+            (None, None) => mark(ended.max(asked), Mark::ThawErr, "the agent did not answer")?,
+        }
+        Ok(true)
     }
 
     /// Sees what has happened meanwhile.
@@ -249,11 +247,6 @@ impl<'a> Watch<'a> {
         let is_of_window = self.freeze.as_ref().is_some_and(|freeze| freeze.error.is_none());
         if is_of_window && self.thaw.is_none() {
             self.thaw = Some(thaw);
-        }
-        if let Looking::Closing(_) = self.looking
-            && let Looking::Closing(read) = std::mem::replace(&mut self.looking, Looking::Over)
-        {
-            read.record(self.machine, true)?;
         }
         // A hook that fails at thaw fails when the file systems are thawed already.
         self.is_frozen = false;
