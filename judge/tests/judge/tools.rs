@@ -261,6 +261,7 @@ fn the_mutation_table() {
     OWN.iter().for_each(|mutant| table.plant(mutant, right));
     OWN_LIVE.iter().for_each(|mutant| table.plant(mutant, right_live));
     [NOTHING].iter().chain(OWN_LEGAL).for_each(|legal| table.allow(legal, right));
+    table.allow(&NOTHING, |seed| with_tool(Shape::postgresql(seed)));
     table.end();
 }
 
@@ -586,6 +587,23 @@ fn what_the_restore_command_did_may_come_when_the_load_has_ended() {
     world.history.append(&mut after);
     let judgement = world.judge();
     assert_eq!((judgement.grade, ids(&judgement)), (ApplicationConsistent, vec![]));
+}
+
+#[test]
+fn a_history_that_is_cut_never_passes() {
+    let mut world = World::new(&right(1));
+    let is_after = |it: &Entry| matches!(it, Entry::Tool { step } if step.is_after_load());
+    let (mut after, before): (Vec<_>, Vec<_>) = world.history.drain(..).partition(is_after);
+    world.history = before;
+    world.history.append(&mut after);
+    assert_eq!(world.judge().grade, ApplicationConsistent);
+    for _ in 0..8 {
+        world.history.pop();
+        if world.case().is_ok() {
+            let judgement = world.judge();
+            assert_eq!(judgement.grade, Unknown, "{}", judgement.reason);
+        }
+    }
 }
 
 // Directories, and their verdicts.
