@@ -456,8 +456,7 @@ fn the_grade_begins_with_the_tools_own_word() {
     }
     let unfrozen = World::new(&right_live(1)).judge().reason;
     assert!(
-        unfrozen
-            .contains("the tool said that the backup is good, but it had asked the agent for no freeze (T1)"),
+        unfrozen.contains("the tool said that the backup is good, but no freeze had reached the agent (T1)"),
         "{unfrozen}"
     );
 }
