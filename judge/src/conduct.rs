@@ -81,7 +81,7 @@ pub(super) fn heeded_freeze(view: &View<'_>) -> Ruling {
         return Ok(None);
     }
     let why = match freezes.first() {
-        None => "it had asked the agent for no freeze",
+        None => "no freeze had reached the agent",
         Some(_) if freezes.iter().any(|it| is_done(it)) => "the agent had frozen the guest too late for it",
         Some(_) if freezes.iter().any(|it| it.error.is_some()) => "the agent had refused the freeze",
         Some(_) => "the agent had not answered the freeze",
@@ -105,7 +105,7 @@ pub(super) fn heeded_thaw(view: &View<'_>) -> Ruling {
     }
     let thaws: Vec<_> = asked(view, &[THAW]).filter(|it| it.t <= end).collect();
     let why = match thaws.first() {
-        None => "it had asked for no thaw",
+        None => "no thaw had reached the agent",
         Some(_) if thaws.iter().any(|it| it.error.is_some()) => {
             "the thaw had failed, which is how a hook says that it is not"
         }

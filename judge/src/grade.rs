@@ -120,8 +120,11 @@ fn without_backup(view: &View<'_>) -> Option<(Grade, String)> {
     if !view.is_last_cycle() {
         return unknown("only the last backup is restored".into());
     }
-    match &view.case.tool.restored {
+    let tool = &view.case.tool;
+    match &tool.restored {
         None => unknown("the backup was not restored".into()),
+        // What comes last shows that nothing is missing.
+        Some(_) if tool.image.is_none() => unknown("the history breaks off before its last line".into()),
         Some(restored) => {
             without_end(restored.how).and_then(|why| unknown(format!("the restore command {why}")))
         }

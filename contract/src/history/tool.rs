@@ -142,7 +142,8 @@ pub enum ToolStep {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         problems: Vec<DiskProblem>,
     },
-    /// The image's files were compared with what they had been before the trial. Written once.
+    /// The image's files were compared with what they had been before the trial. Always the last line of a
+    /// trial whose backup was restored.
     Image {
         /// When.
         t: Nanos,

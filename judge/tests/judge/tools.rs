@@ -261,6 +261,7 @@ fn the_mutation_table() {
     OWN.iter().for_each(|mutant| table.plant(mutant, right));
     OWN_LIVE.iter().for_each(|mutant| table.plant(mutant, right_live));
     [NOTHING].iter().chain(OWN_LEGAL).for_each(|legal| table.allow(legal, right));
+    table.allow(&NOTHING, |seed| with_tool(Shape::postgresql(seed)));
     table.end();
 }
 
@@ -455,8 +456,7 @@ fn the_grade_begins_with_the_tools_own_word() {
     }
     let unfrozen = World::new(&right_live(1)).judge().reason;
     assert!(
-        unfrozen
-            .contains("the tool said that the backup is good, but it had asked the agent for no freeze (T1)"),
+        unfrozen.contains("the tool said that the backup is good, but no freeze had reached the agent (T1)"),
         "{unfrozen}"
     );
 }
@@ -586,6 +586,23 @@ fn what_the_restore_command_did_may_come_when_the_load_has_ended() {
     world.history.append(&mut after);
     let judgement = world.judge();
     assert_eq!((judgement.grade, ids(&judgement)), (ApplicationConsistent, vec![]));
+}
+
+#[test]
+fn a_history_that_is_cut_never_passes() {
+    let mut world = World::new(&right(1));
+    let is_after = |it: &Entry| matches!(it, Entry::Tool { step } if step.is_after_load());
+    let (mut after, before): (Vec<_>, Vec<_>) = world.history.drain(..).partition(is_after);
+    world.history = before;
+    world.history.append(&mut after);
+    assert_eq!(world.judge().grade, ApplicationConsistent);
+    for _ in 0..8 {
+        world.history.pop();
+        if world.case().is_ok() {
+            let judgement = world.judge();
+            assert_eq!(judgement.grade, Unknown, "{}", judgement.reason);
+        }
+    }
 }
 
 // Directories, and their verdicts.
