@@ -743,7 +743,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Runs the faults of this point.
-    fn inject_faults(&self, point: Point, machine: &Machine) -> Result<()> {
+    pub(super) fn inject_faults(&self, point: Point, machine: &Machine) -> Result<()> {
         for fault in self.session.plan.faults.iter().filter(|fault| fault.at == point) {
             if let Strike::Guest(line) = &fault.what {
                 machine.agent().script(line, b"", self.session.plan.limits.agent)?;

@@ -13,7 +13,7 @@ use contract::events::Stage;
 use contract::history::{CommandEnd, Entry, Level, ToolStep};
 use contract::observation;
 use contract::plan::Plan;
-use contract::scenario::{BackupTool, Signal};
+use contract::scenario::{BackupTool, Point, Signal, Strike};
 use contract::seal::Depth;
 use tracing::Span;
 
@@ -35,6 +35,9 @@ use crate::overlay;
 use crate::saved_memory::GuestsInUse;
 use crate::snapshot::Completion;
 
+/// How long a fault on the host may take that strikes before a backup.
+const FAULT_LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a version command may take.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,17 +58,25 @@ pub(super) fn run(
     })?;
     let backups = Backups { trial: &trial, host: &host, tool };
     let started = progress.stage(Stage::Boot, |_| Ok((backups.boot()?, String::new())))?;
-    let source = progress.stage(Stage::Install, |p| trial.prepare_guest(started, p))?;
+    let source = progress.stage(Stage::Install, |p| {
+        let prepared = trial.prepare_guest(started, p)?;
+        backups.strike_outside(Point::AfterBoot, 1)?;
+        Ok(prepared)
+    })?;
     let (stopped, last) = backups.make(progress, source)?;
     progress.stage(Stage::Stop, |_| {
         let Stopped { source, load } = stopped;
         let answers = source.machine.agent().is_frozen().is_ok();
         trial.stop(source, load, answers)?;
         host.remove_source()?;
-        backups.compare_image()?;
         Ok(((), String::new()))
     })?;
-    if last == CommandEnd::Exit(0) { backups.restore(progress) } else { trial.session.history.flush() }
+    if last == CommandEnd::Exit(0) {
+        backups.restore(progress)?;
+    }
+    // Last, so that it covers the restore.
+    backups.compare_image()?;
+    trial.session.history.flush()
 }
 
 /// What ends when the last backup is made.
@@ -156,6 +167,10 @@ impl Backups<'_> {
             let limit = Duration::from_secs(self.tool.backup_seconds.into());
             let command = Command { request, line: &self.tool.backup, log: &log, limit };
             let before = tool_left::disk_files(self.host)?;
+            if n > 1 {
+                self.trial.inject_faults(Point::BeforeFreeze, machine)?;
+            }
+            self.strike_outside(Point::BeforeFreeze, n)?;
             let begun = clock::now();
             self.step(ToolStep::Began { t: begun, n, level: request.level })?;
             let mut watch = Watch::start(session, self.host, (machine, drives), instruments, command)?;
@@ -181,6 +196,18 @@ impl Backups<'_> {
     fn request<'b>(&self, n: u32, own: &'b Path) -> Request<'b> {
         let level = if n == 1 { Level::Full } else { Level::Incremental };
         Request { number: n - 1, level, previous: None, backup: own, target: None }
+    }
+
+    /// Runs the host's faults of a point at which no backup command runs, to their ends.
+    fn strike_outside(&self, point: Point, n: u32) -> Result<()> {
+        let own = self.folder(n);
+        for fault in self.plan().faults.iter().filter(|fault| fault.at == point) {
+            let Strike::Host(line) = &fault.what else { continue };
+            let log = self.plan().dir.join(format!("backup-{n}.before.log"));
+            let command = Command { request: self.request(n, &own), line, log: &log, limit: FAULT_LIMIT };
+            self.host.running(&command)?.finish()?;
+        }
+        Ok(())
     }
 
     /// Writes down the tool's version, where there is a command for that.
