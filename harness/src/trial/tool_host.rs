@@ -67,6 +67,8 @@ struct Guest {
     domain: String,
     uuid: String,
     disks: Vec<String>,
+    /// How large these are, bytes.
+    bytes: Vec<u64>,
 }
 
 /// A command of the tool, as it is to be run.
@@ -184,6 +186,7 @@ impl ToolHost {
             domain: domain.name().map_err(failed())?,
             uuid: domain.uuid_string().map_err(failed())?,
             disks: drives.iter().map(|drive| drive.target.clone()).collect(),
+            bytes: drives.iter().map(|it| machine.disk_bytes(&it.target)).collect::<Result<_>>()?,
         };
         let _ = self.guest.set(guest);
         let (qmp, events) = Qmp::connect(SOURCE, &self.monitor())?;
@@ -191,6 +194,12 @@ impl ToolHost {
         // The guest starts once.
         let _ = self.qmp.set(qmp);
         Ok(())
+    }
+
+    /// The guest's disks, and how large they are, bytes.
+    pub(super) fn sizes(&self) -> Vec<(String, u64)> {
+        let guest = self.guest.get();
+        guest.map_or_else(Vec::new, |it| it.disks.iter().cloned().zip(it.bytes.iter().copied()).collect())
     }
 
     fn monitor(&self) -> PathBuf {

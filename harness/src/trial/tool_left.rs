@@ -13,7 +13,7 @@ use super::tool_host::ToolHost;
 use crate::error::{Error, Result};
 use crate::guest::Machine;
 use crate::guest::agent_proxy::{By, FreezeState};
-use crate::guest::qmp::{DiskFile, Qmp};
+use crate::guest::qmp::{DiskSource, Qmp};
 use crate::interrupt;
 
 /// How long jobs that are ending may take to be gone: libvirt ends them after it has answered.
@@ -54,7 +54,7 @@ pub(super) fn thaw(host: &ToolHost, begun: Nanos, limits: &Limits) -> Option<Lef
 }
 
 /// What else it has left, `before` being the guest's disk files before it.
-pub(super) fn find(host: &ToolHost, machine: &Machine, before: &[DiskFile]) -> Result<Vec<Leftover>> {
+pub(super) fn find(host: &ToolHost, machine: &Machine, before: &[DiskSource]) -> Result<Vec<Leftover>> {
     let deadline = Instant::now() + GRACE;
     let mut found = loop {
         let found = jobs(host, machine)?;
@@ -65,7 +65,7 @@ pub(super) fn find(host: &ToolHost, machine: &Machine, before: &[DiskFile]) -> R
     };
     let now = disk_files(host)?;
     let moved = now.iter().filter(|disk| !before.contains(disk));
-    found.extend(moved.map(|DiskFile { disk, file }| {
+    found.extend(moved.map(|DiskSource { disk, file }| {
         thing(LeftoverKind::DiskSource, &format!("{disk} is {} now", file.display()))
     }));
     found.extend(scratch_files(&host.folders.scratch)?);
@@ -73,7 +73,7 @@ pub(super) fn find(host: &ToolHost, machine: &Machine, before: &[DiskFile]) -> R
 }
 
 /// The files of the guest's disks.
-pub(super) fn disk_files(host: &ToolHost) -> Result<Vec<DiskFile>> {
+pub(super) fn disk_files(host: &ToolHost) -> Result<Vec<DiskSource>> {
     host.qmp.get().map_or(Ok(vec![]), |qmp| qmp.disk_files(ANSWER))
 }
 

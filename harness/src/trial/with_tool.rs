@@ -23,7 +23,7 @@ use super::progress::Progress;
 use super::tool_host::{Command, ToolHost};
 use super::tool_left;
 use super::tool_window::Watch;
-use crate::backup_tool::{Ended, Request};
+use crate::backup_tool::{Ended, HandedBack, Request, handed_back};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
@@ -231,6 +231,22 @@ impl Backups<'_> {
         self.step(ToolStep::Image { t: clock::now(), files, changed: changed.into_iter().collect() })
     }
 
+    /// The disks that were handed back, below overlays; `None` when some cannot be booted from.
+    fn take_back(&self) -> Result<Option<Vec<Drive>>> {
+        let session = &self.trial.session;
+        let folders = &self.host.folders;
+        let sizes = self.host.sizes();
+        let sizes: Vec<_> = sizes.iter().map(|(disk, bytes)| (&**disk, *bytes)).collect();
+        let found = handed_back(&folders.target, &folders.chain, &sizes)?;
+        let mut files = Vec::new();
+        for HandedBack { disk, file, problems, .. } in found {
+            self.step(ToolStep::HandedBack { t: clock::now(), disk, problems })?;
+            files.push(file);
+        }
+        let Some(files) = files.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+        Ok(Some(overlay::over_files(&session.disks, "handed-back", &files)?))
+    }
+
     /// Lets the tool hand the disks of its last backup back, and observes what comes up from them.
     fn restore(&self, progress: &mut Progress) -> Result<()> {
         let session = &self.trial.session;
@@ -258,23 +274,6 @@ impl Backups<'_> {
             let snapshot = TakenSnapshot { drives, completion: Completion::default(), inspection };
             self.trial.boot_and_observe(progress, snapshot, &[])
         })
-    }
-}
-
-impl Backups<'_> {
-    /// The disks that were handed back, or `None` when they are no whole backup.
-    fn take_back(&self) -> Result<Option<Vec<Drive>>> {
-        let session = &self.trial.session;
-        let target = &self.host.folders.target;
-        let disks = session.plan.image.disks.iter().map(|disk| Drive {
-            target: disk.target.clone(),
-            file: target.join(format!("{}.qcow2", disk.target)),
-        });
-        let disks: Vec<_> = disks.collect();
-        for disk in &disks {
-            self.step(ToolStep::HandedBack { t: clock::now(), disk: disk.target.clone(), problems: vec![] })?;
-        }
-        Ok(Some(overlay::over(&session.disks, "handed-back", &disks)?))
     }
 }
 
