@@ -32,8 +32,9 @@ const UNDER_WAY: &str = ".t-";
 const OWNER: &str = "owner";
 
 /// The longest path of a user's directory, bytes. The path of a socket has at most 107; the longest
-/// below it is libvirt's `t-XXXXXX/lib/qemu/domain-NN-` with 20 characters and `/monitor.sock`.
-const MAX_PATH: usize = 107 - 62;
+/// below it is `t-XXXXXX/d/etc/libvirt/qemu/lib/domain-NN-` with 20 characters and `/monitor.sock`, of a
+/// libvirt daemon's own.
+const MAX_PATH: usize = 107 - 76;
 
 /// Why a user's directory cannot be used.
 #[derive(Debug, thiserror::Error)]

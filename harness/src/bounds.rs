@@ -9,12 +9,19 @@ pub(crate) const HEARTBEAT_LINE: u64 = 64;
 /// Base64; libvirt accepts 10 MiB, which take thirty times as much once they are parsed.
 pub(crate) const AGENT_ANSWER: usize = 1 << 20;
 
+/// The longest line that the proxy in an agent's channel passes on, bytes: the same as libvirt accepts.
+pub(crate) const AGENT_LINE: usize = 10 << 20;
+
+/// How much an agent may send through that proxy before it has answered anything, bytes. An honest one sends
+/// nothing but answers.
+pub(crate) const AGENT_NOISE: usize = 16 << 20;
+
 /// The longest transcript of what agents were told and answered, bytes. A trial's is below 1 MiB.
 pub(crate) const TRANSCRIPT: u64 = 64 << 20;
 
-/// How much is kept of the beginning and of the end of a guest's console, bytes. A boot prints some
-/// 50 KiB.
-pub(crate) const CONSOLE: u64 = 4 << 20;
+/// How much is kept of the beginning and of the end of a guest's console, or of what a backup tool prints, bytes.
+/// A boot prints some 50 KiB.
+pub(crate) const KEPT: u64 = 4 << 20;
 
 /// How much of a console is traced line by line, as it is shown, bytes.
 pub(crate) const CONSOLE_TRACE: usize = 4 << 20;

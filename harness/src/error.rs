@@ -1,11 +1,13 @@
 //! Why a trial stopped before it could be judged.
 
 mod agent;
+mod daemon;
 mod directories;
 mod guest;
 mod libvirt;
 mod load;
 mod memory;
+mod monitor;
 mod snapshot;
 mod sql;
 mod tool;
@@ -17,10 +19,12 @@ use std::time::Duration;
 use contract::files::foreign;
 
 pub use agent::AgentError;
+pub use daemon::DaemonError;
 pub use directories::DirectoriesError;
 pub use guest::{Action, GuestError, GuestFailure};
 pub use load::LoadError;
 pub use memory::SavedMemoryError;
+pub use monitor::MonitorError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
 pub use tool::ToolError;
@@ -110,6 +114,12 @@ pub enum Error {
         /// The lines of it that matter.
         lines: String,
     },
+    /// QEMU's monitor did not tell what it was asked.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// The trial has no libvirt daemon of its own.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// The load cannot go on.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -15,11 +15,14 @@ pub mod error;
 pub mod guest_end;
 pub mod history_log;
 pub mod interrupt;
+mod kept;
 
 pub mod guest;
 pub mod host;
 pub mod overlay;
 mod tool;
+
+pub mod backup_tool;
 
 pub mod access;
 pub mod database;

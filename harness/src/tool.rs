@@ -413,7 +413,8 @@ fn find(program: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(&search_path()).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-fn search_path() -> OsString {
+/// PATH, with the directories of system programs.
+pub(crate) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.map(PathBuf::from));
     std::env::join_paths(dirs).unwrap_or(path)

@@ -11,6 +11,9 @@ pub enum AgentError {
     /// The command was sent, and may still be carried out.
     #[error("the guest agent gave no answer within {:.1} s", .0.as_secs_f64())]
     Late(Duration),
+    /// The command will not be answered any more, and may have been carried out.
+    #[error("the agent of the {0} guest is gone: it was restarted, or the guest has ended")]
+    Lost(String),
     /// The answer is longer than any that is asked for.
     #[error("the guest agent gave an answer that does not end within {0} bytes")]
     Endless(usize),

@@ -4,10 +4,9 @@
 //! QEMU writes it to a socket, because a guest that never stops would fill the disk with a file. When
 //! nobody reads, the guest waits.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +18,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use tracing::{Level, debug, trace, warn};
+use tracing::{Level, debug, trace};
 
 use super::domain::Spec;
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::host;
+use crate::kept::Kept;
 
 /// The target of the events.
 const TARGET: &str = "console";
@@ -60,10 +61,11 @@ impl ConsoleLog {
                 trace!(target: TARGET, guest, "{line}");
             }
         };
-        // An embedded libvirt keeps its logs where the sockets are.
+        // libvirt keeps its logs where the sockets are.
         let root = socket.parent().unwrap_or(Path::new("/"));
-        let logs = [root.join("log/qemu").join(format!("{}.log", spec.name)), root.join("libvirt.log")];
-        Self::follow(stream, kept, Box::new(emit), logs.into()).map_err(Error::io("keep", file))
+        let embedded = [root.join("log/qemu").join(format!("{}.log", spec.name)), root.join("libvirt.log")];
+        let logs = embedded.into_iter().chain(host::logs(root, &spec.name)).collect();
+        Self::follow(stream, kept, Box::new(emit), logs).map_err(Error::io("keep", file))
     }
 
     fn follow(stream: UnixStream, kept: Kept, emit: Emit, logs: Vec<PathBuf>) -> io::Result<Self> {
@@ -178,56 +180,6 @@ impl Console {
             }
         }
         false
-    }
-}
-
-/// A file with the beginning and the end of what is written to it.
-#[derive(Debug)]
-struct Kept {
-    path: PathBuf,
-    /// `None` once writing has failed.
-    file: Option<File>,
-    length: u64,
-    /// How many bytes are left out.
-    left_out: u64,
-}
-
-impl Kept {
-    fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(Self { path: path.to_owned(), file: Some(file), length: 0, left_out: 0 })
-    }
-
-    /// A failure is reported once. The guest must not wait for a disk of the host.
-    fn write(&mut self, bytes: &[u8]) {
-        let Some(file) = &self.file else { return };
-        let (written, left_out) = (self.length, self.left_out);
-        let write = || -> io::Result<(u64, u64)> {
-            file.write_all_at(bytes, written)?;
-            let length = written + bytes.len() as u64;
-            if length <= 3 * bounds::CONSOLE {
-                return Ok((length, left_out));
-            }
-            let mut end = vec![0; usize::try_from(bounds::CONSOLE).map_err(io::Error::other)?];
-            file.read_exact_at(&mut end, length - bounds::CONSOLE)?;
-            let note = |left_out: u64| {
-                format!("\n[here {left_out:>20} bytes of the console are left out]\n").into_bytes()
-            };
-            let noted = if left_out == 0 { 0 } else { note(left_out).len() as u64 };
-            let left_out = left_out + length - 2 * bounds::CONSOLE - noted;
-            let end = [note(left_out), end].concat();
-            file.write_all_at(&end, bounds::CONSOLE)?;
-            let length = bounds::CONSOLE + end.len() as u64;
-            file.set_len(length)?;
-            Ok((length, left_out))
-        };
-        match write() {
-            Ok((length, left_out)) => (self.length, self.left_out) = (length, left_out),
-            Err(error) => {
-                warn!("cannot write {}: {error}", self.path.display());
-                self.file = None;
-            }
-        }
     }
 }
 
@@ -386,10 +338,10 @@ mod tests {
         }
         scene.log.settle();
         let kept = String::from_utf8(scene.kept()).unwrap();
-        assert!(kept.len() as u64 <= 3 * bounds::CONSOLE, "{}", kept.len());
+        assert!(kept.len() as u64 <= 3 * bounds::KEPT, "{}", kept.len());
         assert!(kept.starts_with("0000000\n0000001\n") && kept.ends_with(&format!("{last:07}\n")));
         let (beginning, rest) = kept.split_once("\n[here ").unwrap();
-        let (left_out, end) = rest.split_once(" bytes of the console are left out]\n").unwrap();
+        let (left_out, end) = rest.split_once(" bytes are left out]\n").unwrap();
         let left_out: usize = left_out.trim().parse().unwrap();
         assert_eq!(beginning.len() + left_out + end.len(), 8 * (last + 1));
         let numbers: Vec<u32> = end.lines().skip(1).map(|line| line.parse().unwrap()).collect();

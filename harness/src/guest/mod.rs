@@ -1,12 +1,15 @@
 //! The guest: its domain definition, its life cycle, its agent and its console.
 
 mod agent;
+pub mod agent_proxy;
 pub(crate) mod console;
 mod console_log;
 mod domain;
 mod machine;
 mod monitor;
+pub mod qmp;
 mod serial;
+pub mod write_trace;
 
 #[cfg(test)]
 pub(crate) use agent::Transport;

@@ -48,9 +48,9 @@ pub struct Libvirt {
     embedded: bool,
 }
 
-/// What the embedded driver needs to run without virtlogd, security drivers,
+/// What QEMU's driver needs to run without virtlogd, security drivers,
 /// namespaces or control groups; see libvirt's comments in qemu.conf.
-const EMBEDDED_CONF: &str = r#"stdio_handler = "file"
+pub(super) const QEMU_CONF: &str = r#"stdio_handler = "file"
 security_driver = "none"
 dynamic_ownership = 0
 remember_owner = 0
@@ -66,7 +66,7 @@ impl Libvirt {
     pub fn embedded(root: &Path) -> Result<Self> {
         let etc = root.join("etc");
         let conf = etc.join("qemu.conf");
-        let mut text = EMBEDDED_CONF.to_owned();
+        let mut text = QEMU_CONF.to_owned();
         if rustix::process::geteuid().is_root() {
             // A number, because nobody has a name for it.
             let id = guest_user::id().unwrap_or(0);

@@ -1,11 +1,13 @@
-//! The host: which accelerator works, who QEMU runs as, and the connection to libvirt.
+//! The host: which accelerator works, who QEMU runs as, and the connection to libvirt, embedded or a daemon's.
 
 pub mod accel;
+pub mod daemon;
 mod event;
 mod ffi;
 pub(crate) mod guest_user;
 mod libvirt;
 
+pub(crate) use daemon::logs;
 pub use event::GuestEvent;
 pub(crate) use ffi::{
     Subscription as JobSubscription, abort_job, backup_begin, block_commit, fs_freeze, fs_thaw, save,

@@ -1,0 +1,7 @@
+//! Somebody's backup tool: its commands, the disks that it hands back, and what it leaves behind.
+//!
+//! These are facts. What they mean is for the judge.
+
+mod command;
+
+pub use command::{Ended, Request, Running, Signaller, Surroundings};
