@@ -541,7 +541,7 @@ impl Check {
     pub(crate) fn description(&self) -> String {
         match self {
             Self::Program(name) => format!("program `{name}`"),
-            Self::Python(name) => format!("program `{name}`, or `{TOOLS}/bin/{name}`"),
+            Self::Python(name) => format!("program `{name}`, or `{TOOLS}/{name}`"),
             Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),
             Self::ProgramOfVersions { name, dir } => {
                 format!("program `{name}`, or `{dir}/VERSION/bin/{name}`")
