@@ -86,6 +86,9 @@ pub struct TrialRequest {
     pub hook: Hook,
 }
 
+/// Where in a checkout the backup tools are that its host has no package of. Their commands find it last on their PATH.
+pub const TOOLS: &str = "target/tools/bin";
+
 /// The checkout that this program belongs to, found while it runs: a checkout may have been moved
 /// since it was built. Cargo names the package whose program or test it runs; without it, the
 /// program lies below the checkout, or is called inside it.

@@ -46,6 +46,7 @@ backups = 2
 backup_seconds = 60
 restore_seconds = 60
 scratch_mib = 4
+needs = ["sh"]
 [expect.none]
 grade = ["inconsistent"]
 findings = ["tables-closed"]

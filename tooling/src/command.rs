@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+use contract::run::TOOLS;
 use rustix::fs::Access;
 use terminal::command::Timer;
 use xshell::{Cmd, Shell};
@@ -79,8 +80,17 @@ impl<'a> NamespaceRoot<'a> {
 
 /// The file that running `name` would start.
 pub fn find_program(name: impl AsRef<Path>) -> Option<PathBuf> {
-    std::env::split_paths(&search_path())
-        .map(|dir| dir.join(&name))
+    find_in(std::env::split_paths(&search_path()), name.as_ref())
+}
+
+/// The same in the command of a backup tool, which may also be one that setup has installed below the checkout.
+pub fn find_tool(name: &str) -> Option<PathBuf> {
+    find_program(name).or_else(|| find_in([host::repository().join(TOOLS)], name.as_ref()))
+}
+
+fn find_in(dirs: impl IntoIterator<Item = PathBuf>, name: &Path) -> Option<PathBuf> {
+    dirs.into_iter()
+        .map(|dir| dir.join(name))
         .find(|file| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok())
 }
 

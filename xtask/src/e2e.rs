@@ -220,6 +220,7 @@ pub(crate) struct Ready {
 /// Prepares what these trials need.
 pub(crate) fn prepare(options: &RunOptions, requests: &[TrialRequest]) -> Result<Ready, Failure> {
     host::check_repository().map_err(Failure::usage)?;
+    question::tools_are_there(requests)?;
     // Where trials keep their sockets, and where their files will be: what guests hold is for this user only.
     Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
     files::create_dir(&host::repository().join("target/e2e"))?;

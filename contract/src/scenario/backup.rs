@@ -3,7 +3,7 @@
 //! Each backup is a cycle ([`Snapshot::cycles`](super::Snapshot::cycles)): the first is a full one, those after it are
 //! incremental. The last is restored and graded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,11 @@ pub struct BackupTool {
     /// MiB of the folder for what a tool keeps only while it runs; without it, as the host has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch_mib: Option<u32>,
+    /// The programs that the scenario's own commands run, without which it is not started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// The folder of the scenario's file, in which its scripts lie; absolute.
+    pub folder: PathBuf,
 }
 
 impl BackupTool {
@@ -75,6 +80,8 @@ impl OwnCommands {
             backup_seconds: self.backup_seconds.unwrap_or(tool.backup_seconds),
             restore_seconds: self.restore_seconds.unwrap_or(tool.restore_seconds),
             scratch_mib: tool.scratch_mib,
+            needs: vec![],
+            folder: tool.folder.clone(),
         }
     }
 
@@ -105,11 +112,13 @@ pub(super) struct RawBackup {
     backup_seconds: Option<Whole<1, 86_400>>,
     restore_seconds: Option<Whole<1, 86_400>>,
     scratch_mib: Option<Whole<1, 1_048_576>>,
+    #[serde(default)]
+    needs: Vec<Spanned<String>>,
 }
 
 impl RawBackup {
-    /// The tool, and how many backups it makes.
-    pub(super) fn check(self) -> Result<(BackupTool, u32), Mistake> {
+    /// The tool, and how many backups it makes. The scenario's file lies in `folder`.
+    pub(super) fn check(self, folder: &Path) -> Result<(BackupTool, u32), Mistake> {
         let name = self.name.get_ref();
         if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.contains(is_hidden) {
             let message =
@@ -128,6 +137,15 @@ impl RawBackup {
             let message = "`backup` and `restore` belong together. Give both, or neither, for the commands that the user names.";
             return Err(Mistake::new(&only.span(), message));
         }
+        let no_program = |it: &&Spanned<String>| {
+            it.get_ref().is_empty()
+                || it.get_ref().contains(|c: char| c == '/' || c.is_whitespace() || is_hidden(c))
+        };
+        if let Some(name) = self.needs.iter().find(no_program) {
+            let message =
+                "`needs` lists names of programs that are looked for on the PATH. Take out what is none.";
+            return Err(Mistake::new(&name.span(), message));
+        }
         let tool = BackupTool {
             name: self.name.into_inner(),
             version: self.version.map(Spanned::into_inner),
@@ -136,6 +154,8 @@ impl RawBackup {
             backup_seconds: self.backup_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
             restore_seconds: self.restore_seconds.map_or(COMMAND_SECONDS, |seconds| seconds.0),
             scratch_mib: self.scratch_mib.map(|mib| mib.0),
+            needs: self.needs.into_iter().map(Spanned::into_inner).collect(),
+            folder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
         };
         Ok((tool, self.backups.map_or(1, |backups| backups.0)))
     }

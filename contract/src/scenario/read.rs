@@ -135,7 +135,7 @@ impl RawScenario {
         self.excludes_backup()?;
         let mut snapshot =
             self.snapshot.map(Spanned::into_inner).unwrap_or_default().check(self.image.disks)?;
-        let backup = match self.backup.map(RawBackup::check).transpose()? {
+        let backup = match self.backup.map(|raw| raw.check(folder)).transpose()? {
             Some((tool, backups)) => {
                 snapshot.cycles = backups;
                 Some(tool)

@@ -270,6 +270,7 @@ fn what_a_backup_tool_decides_is_not_decided_beside_it() {
         (with_tool("").replace("'own backup'", "''"), "`backup` is empty. Give a line for the host's shell."),
         (with_tool("").replace("'own restore'", "\"a\\u0000\""), "`restore` holds a zero byte"),
         (with_tool("version = ' '"), "`version` is empty"),
+        (with_tool("needs = ['a/b']"), "`needs` lists names of programs"),
         (with_tool("backups = 0"), "`backups` must be a whole number from 1 to 100, not 0."),
         (with_tool("backup_seconds = 0"), "`backup_seconds` must be a whole number from 1 to 86400, not 0."),
         (with_tool("").replace("restore = 'own restore'", ""), "`backup` and `restore` belong together"),

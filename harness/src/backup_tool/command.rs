@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use contract::history::{CommandEnd, Level, Nanos};
+use contract::run::{TOOLS, checkout};
 use contract::text::{printable, quote};
 use procfs::process::{Process, all_processes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -66,6 +67,8 @@ pub struct Surroundings<'a> {
     pub chain: &'a Path,
     /// The folder for what is kept only while a command runs, whose path must be short.
     pub scratch: &'a Path,
+    /// The folder of the scenario's file, with its scripts.
+    pub scenario: &'a Path,
 }
 
 /// What a command is asked for.
@@ -86,10 +89,10 @@ pub struct Request<'a> {
 impl Surroundings<'_> {
     /// The environment of a command.
     fn environment(&self, request: &Request<'_>) -> Vec<(&'static str, OsString)> {
-        let Self { client, domain, uuid, disks, chain, scratch } = self;
+        let Self { client, domain, uuid, disks, chain, scratch, scenario } = self;
         let passed_on = PASSED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let fixed = [
-            ("PATH", search_path()),
+            ("PATH", tools_path()),
             ("LC_ALL", "C.UTF-8".into()),
             ("TERM", "dumb".into()),
             ("NO_COLOR", "1".into()),
@@ -100,6 +103,7 @@ impl Surroundings<'_> {
             ("FREEZEFRAME_DISKS", disks.join(" ").into()),
             ("FREEZEFRAME_CHAIN", chain.into()),
             ("FREEZEFRAME_SCRATCH", scratch.into()),
+            ("FREEZEFRAME_SCENARIO", scenario.into()),
             ("FREEZEFRAME_NUMBER", request.number.to_string().into()),
             ("FREEZEFRAME_LEVEL", request.level.to_string().into()),
             ("FREEZEFRAME_PREVIOUS", request.previous.map(Into::into).unwrap_or_default()),
@@ -135,6 +139,14 @@ impl Surroundings<'_> {
         };
         spawn().map_err(Error::io("start a command in", self.scratch))
     }
+}
+
+/// Where tools are looked for: last where setup has installed those that the host has no package of.
+fn tools_path() -> OsString {
+    let mut path = search_path();
+    path.push(":");
+    path.push(checkout().join(TOOLS));
+    path
 }
 
 /// A command that runs. Dropping it ends it, and all that it has started.
@@ -438,6 +450,7 @@ mod tests {
                 disks: &disks,
                 chain: &chain,
                 scratch: &scratch,
+                scenario: self.dir.path(),
             };
             let backup = chain.join("1");
             let request = Request {
@@ -488,8 +501,8 @@ mod tests {
         let mut names: Vec<_> = known.copied().collect();
         names.extend(["PATH", "LC_ALL", "TERM", "NO_COLOR", "TMPDIR", "LIBVIRT_DEFAULT_URI", "PWD"]);
         let own = [
-            "URI", "DOMAIN", "UUID", "DISKS", "CHAIN", "SCRATCH", "NUMBER", "LEVEL", "PREVIOUS", "BACKUP",
-            "PHASE",
+            "URI", "DOMAIN", "UUID", "DISKS", "CHAIN", "SCRATCH", "SCENARIO", "NUMBER", "LEVEL", "PREVIOUS",
+            "BACKUP", "PHASE",
         ];
         let own: Vec<_> = own.iter().map(|name| format!("FREEZEFRAME_{name}")).collect();
         names.extend(own.iter().map(String::as_str));

@@ -8,7 +8,7 @@ use contract::run::{RunOptions, TrialRequest};
 use contract::scenario::{BackupTool, Scenario};
 use contract::text::quote;
 use tooling::cargo;
-use tooling::command::{self, shell};
+use tooling::command::{self, find_tool, shell};
 use tooling::error::Failure;
 use tracing::warn;
 use xshell::cmd;
@@ -46,6 +46,29 @@ pub(super) fn check(options: &RunOptions, requests: &[TrialRequest]) -> Result<(
         )));
     }
     Ok(())
+}
+
+/// Fails where a backup tool that one of these trials runs is not installed.
+pub(super) fn tools_are_there(requests: &[TrialRequest]) -> Result<(), Failure> {
+    let needs = |request: &TrialRequest| {
+        let missing = request.scenario.backup.iter().flat_map(|tool| &tool.needs);
+        let missing: BTreeSet<_> = missing.filter(|name| find_tool(name).is_none()).cloned().collect();
+        (!missing.is_empty()).then(|| (request.name.clone(), missing))
+    };
+    let lacking: Vec<_> = requests.iter().filter_map(needs).collect();
+    let Some((trial, _)) = lacking.first() else { return Ok(()) };
+    let programs: BTreeSet<_> =
+        lacking.iter().flat_map(|(_, names)| names).map(|name| format!("`{name}`")).collect();
+    let programs: Vec<_> = programs.into_iter().collect();
+    let more = match lacking.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    Err(Failure::Infrastructure(format!(
+        "this host lacks {}, which {trial}{more} would run as a backup tool. `cargo xtask setup --tools` installs those of \
+         the scenarios in this checkout.",
+        programs.join(", ")
+    )))
 }
 
 fn nothing_matches(options: &RunOptions) -> Failure {
@@ -168,6 +191,23 @@ mod tests {
             let said = said(&options(&[filter]));
             assert!(said.contains("Name its commands with `--backup-command`"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_tool_that_is_missing_is_named_with_its_remedy() {
+        let all = RunOptions { filters: vec!["tools/".to_owned()], ..options(&[]) };
+        let mut requests = all.trials().unwrap();
+        let with = |requests: &mut [TrialRequest], names: &[&str]| {
+            for tool in requests.iter_mut().filter_map(|it| it.scenario.backup.as_mut()) {
+                tool.needs = names.iter().map(|name| (*name).to_owned()).collect();
+            }
+        };
+        with(&mut requests, &["sh"]);
+        assert!(tools_are_there(&requests).is_ok());
+        with(&mut requests, &["sh", "no-such-tool-here"]);
+        let Err(Failure::Infrastructure(said)) = tools_are_there(&requests) else { panic!("it is there") };
+        assert!(said.starts_with("this host lacks `no-such-tool-here`, which tools/"), "{said}");
+        assert!(said.contains("`cargo xtask setup --tools`"), "{said}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tooling::command::{self, find_program, shell};
+use tooling::command::{self, find_program, find_tool, shell};
 use tooling::host;
 
 use super::needs::{Check, NEEDS, Need, NeededBy};
@@ -22,7 +22,9 @@ pub(super) fn findings(also: &[NeededBy]) -> Vec<CheckResult> {
         NeededBy::NotRoot => !host::is_root(),
         NeededBy::Root => host::is_root(),
         NeededBy::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
-        who @ (NeededBy::Ubuntu | NeededBy::Rpm | NeededBy::Baseline) => also.contains(&who),
+        who @ (NeededBy::Ubuntu | NeededBy::Rpm | NeededBy::Baseline | NeededBy::Tools) => {
+            also.contains(&who)
+        }
     });
     needed.map(|need| CheckResult { need, found: find(&need.check) }).collect()
 }
@@ -30,6 +32,7 @@ pub(super) fn findings(also: &[NeededBy]) -> Vec<CheckResult> {
 fn find(check: &Check) -> Option<PathBuf> {
     match check {
         Check::Program(name) => find_program(name),
+        Check::Python(name) => find_tool(name),
         Check::AnyProgram(names) => names.iter().find_map(find_program),
         Check::ProgramOfVersions { name, dir } => find_program(name).or_else(|| {
             let versions = std::fs::read_dir(dir).ok()?;

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use contract::json;
 use serde::Serialize;
 use terminal::results;
-use tooling::command::{self, shell};
+use tooling::command::{self, shell_in};
 use tooling::error::Failure;
+use tooling::host;
 use tracing::info;
 
 use check::CheckResult;
@@ -19,29 +20,36 @@ use plan::{Host, Manager, SetupAction, SetupPlan, plan};
 
 /// Installs the host packages that the other commands need, or checks that they are there.
 /// What only images of Ubuntu or of the RPM family need is installed when one is built,
-/// and what only `bench trial` needs when that runs.
+/// what only `bench trial` needs when that runs, and backup tools only with `--tools`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only reports what is there and what is missing; changes nothing.
     #[arg(long)]
     check: bool,
+    /// Includes the backup tools that scenarios grade, and what those need.
+    #[arg(long)]
+    tools: bool,
     /// Reports as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let also: &[NeededBy] = if args.tools { &[NeededBy::Baseline, NeededBy::Tools] } else { &[] };
     if args.check {
-        let findings = check::findings(&[]);
+        let findings = check::findings(also);
         let host = check::host(missing(&findings));
         report(&findings, &host, args.json)?;
         return match &plan(&host) {
             SetupPlan::Nothing => Ok(()),
+            SetupPlan::Act(_) if args.tools => {
+                Err(lacking(&findings, "`cargo xtask setup --tools` installs that"))
+            }
             SetupPlan::Act(_) => Err(lacking(&findings, "`cargo xtask setup` installs that")),
             SetupPlan::ByHand { why, commands } => Err(lacking(&findings, &by_hand(why, commands))),
         };
     }
-    let Installed { findings, host, complete } = install(&[])?;
+    let Installed { findings, host, complete } = install(also)?;
     report(&findings, &host, args.json)?;
     complete
 }
@@ -161,7 +169,7 @@ fn act(action: &SetupAction, root: bool) -> Result<(), Failure> {
 /// Runs a command whose output is progress, not a result.
 fn succeed(argv: &[String], input: &str) -> Result<(), Failure> {
     let [program, args @ ..] = argv else { return Ok(()) };
-    let sh = shell()?;
+    let sh = shell_in(host::repository())?;
     command::run_with_input(sh.cmd(program).args(args), input).map_err(|error| {
         Failure::Infrastructure(format!(
             "`{}` did not succeed: {error} Its output above says why; once that is repaired, run `cargo xtask setup` \

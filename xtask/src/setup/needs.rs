@@ -1,6 +1,7 @@
 //! What the host must have, and why.
 
 use builder::UBUNTU_KEYS;
+use contract::run::TOOLS;
 
 /// One thing that the host must have.
 #[derive(Debug)]
@@ -26,8 +27,10 @@ pub(crate) enum NeededBy {
     Ubuntu,
     /// Whoever builds images of the RPM family, or runs the tests of that.
     Rpm,
-    /// Whoever measures trials against the script of `bench/`.
+    /// Whoever measures trials against the script of `bench/`, or runs the scenarios with backup tools.
     Baseline,
+    /// Whoever runs the scenarios with backup tools.
+    Tools,
 }
 
 /// How a need is found: by the thing itself, never by what a package manager believes.
@@ -35,7 +38,9 @@ pub(crate) enum NeededBy {
 pub(crate) enum Check {
     /// A program on PATH, or where system programs are.
     Program(&'static str),
-    /// The same under one of several names.
+    /// A program of a Python package, which is installed below the checkout when it is missing.
+    Python(&'static str),
+    /// A program under one of several names.
     AnyProgram(&'static [&'static str]),
     /// The same, or below a directory for each version, as Debian has it.
     ProgramOfVersions { name: &'static str, dir: &'static str },
@@ -417,7 +422,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "virsh",
-        why: "is what the script runs that trials are measured against",
+        why: "backs up in some scenarios, and in the script that trials are measured against",
         check: Check::Program("virsh"),
         packages: Packages {
             apt: &["libvirt-clients"],
@@ -429,7 +434,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "libvirtd",
-        why: "is the daemon that this script talks to",
+        why: "is the daemon that it talks to",
         check: Check::Program("libvirtd"),
         packages: Packages {
             apt: &["libvirt-daemon"],
@@ -438,6 +443,86 @@ pub(crate) const NEEDS: &[Need] = &[
             pacman: &["libvirt"],
         },
         needed_by: NeededBy::Baseline,
+    },
+    Need {
+        what: "virtnbdbackup",
+        why: "is one of the backup tools that scenarios grade",
+        check: Check::Program("virtnbdbackup"),
+        packages: Packages { apt: &["virtnbdbackup"], dnf: &[], zypper: &[], pacman: &[] },
+        needed_by: NeededBy::Tools,
+    },
+    Need {
+        what: "nbdcopy",
+        why: "reads a guest's disks while libvirt exports them",
+        check: Check::Program("nbdcopy"),
+        packages: Packages {
+            apt: &["libnbd-bin"],
+            dnf: &["libnbd"],
+            zypper: &["libnbd"],
+            pacman: &["libnbd"],
+        },
+        needed_by: NeededBy::Tools,
+    },
+    Need {
+        what: "restic",
+        why: "is one of the backup tools that scenarios grade",
+        check: Check::Program("restic"),
+        packages: Packages { apt: &["restic"], dnf: &["restic"], zypper: &["restic"], pacman: &["restic"] },
+        needed_by: NeededBy::Tools,
+    },
+    Need {
+        what: "borg",
+        why: "is one of the backup tools that scenarios grade",
+        check: Check::Program("borg"),
+        packages: Packages {
+            apt: &["borgbackup"],
+            dnf: &["borgbackup"],
+            zypper: &["borgbackup"],
+            pacman: &["borg"],
+        },
+        needed_by: NeededBy::Tools,
+    },
+    Need {
+        what: "virt-backup",
+        why: "is one of the backup tools that scenarios grade",
+        check: Check::Python("virt-backup"),
+        // What it imports: only it is on no package source.
+        packages: Packages {
+            apt: &[
+                "python3-venv",
+                "python3-appdirs",
+                "python3-arrow",
+                "python3-libvirt",
+                "python3-lxml",
+                "python3-packaging",
+                "python3-yaml",
+            ],
+            dnf: &[
+                "python3-appdirs",
+                "python3-arrow",
+                "python3-libvirt",
+                "python3-lxml",
+                "python3-packaging",
+                "python3-pyyaml",
+            ],
+            zypper: &[
+                "python3-appdirs",
+                "python3-arrow",
+                "python3-libvirt-python",
+                "python3-lxml",
+                "python3-packaging",
+                "python3-PyYAML",
+            ],
+            pacman: &[
+                "python-appdirs",
+                "python-arrow",
+                "libvirt-python",
+                "python-lxml",
+                "python-packaging",
+                "python-yaml",
+            ],
+        },
+        needed_by: NeededBy::Tools,
     },
 ];
 
@@ -456,6 +541,7 @@ impl Check {
     pub(crate) fn description(&self) -> String {
         match self {
             Self::Program(name) => format!("program `{name}`"),
+            Self::Python(name) => format!("program `{name}`, or `{TOOLS}/{name}`"),
             Self::AnyProgram(names) => format!("program `{}`", names.join("` or `")),
             Self::ProgramOfVersions { name, dir } => {
                 format!("program `{name}`, or `{dir}/VERSION/bin/{name}`")

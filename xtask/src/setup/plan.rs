@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use contract::run::TOOLS;
+
 use super::needs::{Check, Need, Packages};
 
 /// Where a source for backports is written.
@@ -116,6 +118,12 @@ pub(crate) enum SetupAction {
     Run { argv: Vec<String>, why: String },
 }
 
+/// Where in the checkout Python's packages are installed, beside [`TOOLS`].
+const PYTHON_DIR: &str = "target/tools";
+
+/// Where the versions of Python's packages are fixed, and their digests.
+const REQUIREMENTS: &str = "scenarios/tools/python";
+
 /// As libvirt's own package makes its account; see useradd(8).
 const USERADD: &[&str] = &[
     "useradd",
@@ -178,12 +186,12 @@ fn by_hand(manager: Manager, host: &Host) -> SetupPlan {
             write!(why, ". Not packaged there, so to be installed by other means: {}", unpackaged.join(", "));
     }
     let packages = package_names(manager, &host.missing);
-    let commands = if packages.is_empty() {
-        Vec::new()
-    } else {
+    let mut commands = Vec::new();
+    if !packages.is_empty() {
         let words = manager.install().iter().copied().chain(packages);
-        vec![format!("sudo {}", words.collect::<Vec<_>>().join(" "))]
-    };
+        commands.push(format!("sudo {}", words.collect::<Vec<_>>().join(" ")));
+    }
+    commands.extend(python_actions(&host.missing).iter().map(SetupAction::command));
     SetupPlan::ByHand { why, commands }
 }
 
@@ -242,7 +250,44 @@ fn apt_actions(host: &Host) -> Result<Vec<SetupAction>, BackportsError> {
             actions.push(run(USERADD, &[name], format!("makes the {}: {}", need.what, need.why)));
         }
     }
+    actions.extend(python_actions(&host.missing));
     Ok(actions)
+}
+
+/// Installs what is missing of Python's own package index, for this user and below the checkout. What it imports is
+/// the host's, so that nothing has to be built but itself, by tools of the versions in the first file.
+fn python_actions(missing: &[&Need]) -> Vec<SetupAction> {
+    let names = missing.iter().filter_map(|need| match need.check {
+        Check::Python(name) => Some(name),
+        _ => None,
+    });
+    let actions = names.flat_map(|name| {
+        let dir = format!("{PYTHON_DIR}/{name}");
+        let run = |line: String, why: &str| SetupAction::Run {
+            argv: line.split(' ').map(str::to_owned).collect(),
+            why: why.to_owned(),
+        };
+        let install =
+            format!("{dir}/bin/pip install --quiet --no-deps --require-hashes --requirement {REQUIREMENTS}");
+        [
+            // Not the first `python3` on PATH, which need not be the one whose modules the host's packages bring.
+            run(
+                format!("/usr/bin/python3 -m venv --clear --system-site-packages {dir}"),
+                "makes a directory for Python's packages below the checkout",
+            ),
+            run(format!("{install}/build.txt"), "installs what the next package is built with"),
+            run(
+                format!("{install}/{name}.txt --no-build-isolation"),
+                "installs it in the version with which its scenarios were tried",
+            ),
+            run(
+                format!("mkdir -p {TOOLS}"),
+                "makes the directory in which the commands of backup tools look",
+            ),
+            run(format!("ln -sf ../{name}/bin/{name} {TOOLS}/"), "lets them find it"),
+        ]
+    });
+    actions.collect()
 }
 
 /// A source for backports, made from the one that the host has for its release.
@@ -464,6 +509,31 @@ env DEBIAN_FRONTEND=noninteractive useradd --system --user-group --no-create-hom
 /usr/sbin/nologin libvirt-qemu
 "
         );
+    }
+
+    #[test]
+    fn a_python_package_is_installed_below_the_checkout_without_root() {
+        let host = Host { root: false, sudo: true, missing: missing(&["virt-backup"]), ..bookworm() };
+        let SetupPlan::Act(actions) = plan(&host) else { panic!("no actions") };
+        let (with_root, without): (Vec<_>, Vec<_>) =
+            actions.iter().map(SetupAction::command).partition(|command| command.starts_with("sudo "));
+        assert!(with_root.iter().any(|command| command.contains("python3-venv")), "{with_root:?}");
+        let dir = "target/tools/virt-backup";
+        let install = format!(
+            "{dir}/bin/pip install --quiet --no-deps --require-hashes --requirement scenarios/tools/python"
+        );
+        assert_eq!(
+            without,
+            [
+                format!("/usr/bin/python3 -m venv --clear --system-site-packages {dir}"),
+                format!("{install}/build.txt"),
+                format!("{install}/virt-backup.txt --no-build-isolation"),
+                "mkdir -p target/tools/bin".to_owned(),
+                "ln -sf ../virt-backup/bin/virt-backup target/tools/bin/".to_owned(),
+            ]
+        );
+        let other = plan(&Host { manager: Some(Manager::Dnf), ..host });
+        assert!(matches!(other, SetupPlan::ByHand { commands, .. } if commands[1..] == without));
     }
 
     #[test]
