@@ -56,6 +56,8 @@ pub(super) struct ToolHost {
     pub(super) folders: Folders,
     sender: Sender<Happening>,
     client: Client,
+    /// The folder of the scenario's file.
+    scenario: PathBuf,
     /// Where the guest's sockets are, whose paths must be short.
     pub(super) sockets: PathBuf,
     _daemon: Option<Daemon>,
@@ -174,7 +176,7 @@ impl ToolHost {
             .get()
             .map_or(("", "", &[][..]), |guest| (&*guest.domain, &*guest.uuid, &guest.disks[..]));
         let Folders { chain, scratch, .. } = &self.folders;
-        let surroundings = Surroundings { client: &self.client, domain, uuid, disks, chain, scratch };
+        let surroundings = Surroundings { client: &self.client, domain, uuid, disks, chain, scratch, scenario: &self.scenario };
         surroundings.start(request, line, log, *limit)
     }
 
