@@ -37,4 +37,6 @@ pub mod snapshot;
 pub mod observe;
 
 pub mod inspect;
+pub mod verify;
+
 pub mod trial;

@@ -53,6 +53,7 @@ mod stall;
 mod tables;
 mod trial_files;
 pub mod verdict;
+pub mod verification;
 mod view;
 mod wal;
 

@@ -33,6 +33,7 @@ use contract::image::Claims;
 use contract::plan::{Accel, Keep, Plan};
 use contract::runtime_dir::Home;
 use contract::text::printable;
+use contract::verification::Request;
 use judge::verdict::Verdict;
 use procfs::process::Stat;
 use rustix::io::Errno;
@@ -41,6 +42,7 @@ use tracing::{debug, error, warn};
 
 use super::isolate;
 use super::last_words;
+use crate::verify;
 use super::reserve::{guest_mib, hold, lifeline_closed, needed_mib, reserve};
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
@@ -135,6 +137,8 @@ pub enum Task {
     Trial,
     /// The inspection of a disk by its `claims.json`.
     Inspection,
+    /// The verification of a backup by its `request.json`.
+    Verification,
 }
 
 impl Task {
@@ -143,6 +147,7 @@ impl Task {
         match self {
             Self::Trial => "run",
             Self::Inspection => "inspect",
+            Self::Verification => "verify",
         }
     }
 
@@ -151,6 +156,7 @@ impl Task {
         match self {
             Self::Trial => Plan::FILE,
             Self::Inspection => Claims::FILE,
+            Self::Verification => Request::FILE,
         }
     }
 
@@ -166,6 +172,11 @@ impl Task {
                 let image = Claims::read(dir).map_err(io::Error::other)?.image;
                 // Which accelerator works is not known yet.
                 Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib), INSPECTION_LIMIT))
+            }
+            Self::Verification => {
+                let memory_mib = Request::read(dir).map_err(io::Error::other)?.memory_mib;
+                let needed = guest_mib(Accel::Tcg, memory_mib);
+                Ok(("the verification".to_owned(), needed, verify::LIMIT))
             }
         }
     }
