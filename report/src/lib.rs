@@ -8,6 +8,7 @@
 //! | `draw`, `stages` | the pictures |
 //! | `badges` | outcomes, grades, names and times, wherever they stand |
 //! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
+//! | `verification` | the page about a backup without a history |
 //! | `plot` | the picture of a measurement, which no page shows |
 //!
 //! The judge decides who wrote when and what was restored: a page draws
@@ -30,6 +31,8 @@ pub mod read;
 mod scale;
 mod stages;
 mod text;
+mod verification;
 
 pub use page::render;
+pub use verification::render_verification;
 pub use page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
