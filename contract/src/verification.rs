@@ -173,6 +173,8 @@ pub enum GuestStart {
     Firmware,
     /// The disk has nothing for a BIOS, and its own kernel was started from outside.
     OwnKernel,
+    /// The kernel of the image that the user claims was started, which is on none of its disks.
+    ImageKernel,
 }
 
 /// What became of a guest that was started.

@@ -299,6 +299,7 @@ fn examined(facts: &Facts, seen: &Seen) -> Vec<String> {
     }
     if let Some(GuestFate::Up { system, .. }) = &facts.guest {
         let by = match facts.start {
+            Some(GuestStart::ImageKernel) => "started with the kernel of its image",
             Some(GuestStart::OwnKernel) => "started with its own kernel from outside",
             Some(GuestStart::Firmware) | None => "started by its boot loader",
         };

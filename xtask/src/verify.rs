@@ -4,16 +4,17 @@ mod files;
 mod question;
 mod show;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
 use contract::files as private;
-use contract::image::Definition;
+use contract::image::{Claims, Definition, Manifest, Origin};
 use contract::jsonl::Reader;
 use contract::observation::{self, Record};
 use contract::runtime_dir::Home;
-use contract::verification::{Facts, GivenDisk, Recovery, Request};
+use contract::verification::{Facts, Recovery, Request};
 use jiff::Zoned;
 use judge::verification::Verification;
 use signal_hook::consts::SIGINT;
@@ -60,8 +61,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let named = question::named(&args.disks)?;
-    let definition = args.claims.as_deref().map(Definition::read).transpose()?;
-    let claims = definition.map(|it| builder::claims(&host::definitions(), it)).transpose()?;
+    let (claims, _image) = args.claims.as_deref().map(claims).transpose()?.unzip();
     host::check_repository().map_err(Failure::usage)?;
     Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?;
     setup::ensure()?;
@@ -97,6 +97,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Interrupted);
     }
     outcome(&verdict)
+}
+
+/// What a definition claims. The guest of an image that is made of packages has its kernel on none of its disks, so
+/// that image must be built, and stays for as long as the file is open.
+fn claims(file: &Path) -> Result<(Claims, Option<File>), Failure> {
+    let definition = Definition::read(file)?;
+    let (name, is_built) = (definition.name.clone(), definition.origin == Origin::Packages);
+    let mut claims = builder::claims(&host::definitions(), definition)?;
+    if !is_built {
+        return Ok((claims, None));
+    }
+    let image = Manifest::read(&host::built_images(), &name).map_err(Failure::usage)?;
+    let held = image.hold().map_err(Failure::infrastructure)?;
+    claims.image.boot = image.boot;
+    Ok((claims, Some(held)))
 }
 
 /// Where verifications keep what they found.
@@ -212,12 +227,12 @@ fn outcome(verdict: &Verification) -> Result<(), Failure> {
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
-    use contract::verification::DiskFormat;
+    use contract::verification::{DiskFormat, GivenDisk, Layer};
 
     use super::*;
 
     fn request() -> Request {
-        let layers = vec![contract::verification::Layer { file: "/b/vda.raw".into(), format: DiskFormat::Raw }];
+        let layers = vec![Layer { file: "/b/vda.raw".into(), format: DiskFormat::Raw }];
         let disks = vec![GivenDisk { target: "vda".to_owned(), bytes: 1, layers }];
         Request { disks, memory_mib: 1, cpu: None, channel: Default::default(), claims: None }
     }

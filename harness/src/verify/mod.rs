@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use contract::image::{AgentFacts, Boot, Database, Manifest, Server};
+use contract::image::{AgentFacts, Boot, Database, Disk, Manifest, Server};
 use contract::observation;
 use contract::plan::Limits;
 use contract::text::quote_lines;
@@ -83,20 +83,16 @@ fn verify(request: &Request, dir: &Path, root: &Path, facts: &mut Facts) -> Resu
     let base = overlay::over_given(&scratch, "base", &request.disks)?;
     let found = disks::find(&request.disks, &base, &scratch, facts)?;
     let mut image = image(request, found.disks);
-    let kernel = match found.has_boot_code {
-        true => None,
-        false => disks::kernel(&base, &image.disks, &scratch)?,
-    };
-    facts.start = Some(if kernel.is_some() { GuestStart::OwnKernel } else { GuestStart::Firmware });
-    image.boot = kernel.unwrap_or(Boot::Firmware);
+    let start = start(request, found.has_boot_code, &base, &image.disks, &scratch)?;
     let mut out = observe::create(&dir.join(observation::FILE))?;
     let mut directories = Directories::default();
-    match found.has_boot_code || image.boot != Boot::Firmware {
-        true => {
+    match start {
+        Some((start, boot)) => {
+            (facts.start, image.boot) = (Some(start), boot);
             let mut guest = Guest { request, dir, root, facts, out: &mut out };
             directories = guest.examine(&mut image, &base, &scratch)?;
         }
-        false => facts.unexamined.push(
+        None => facts.unexamined.push(
             "no guest was started: the first disk has no boot code for a BIOS, and no kernel was found on the file \
              systems that can be read from outside"
                 .to_owned(),
@@ -114,8 +110,24 @@ fn verify(request: &Request, dir: &Path, root: &Path, facts: &mut Facts) -> Resu
     observe::complete(out)
 }
 
+/// How a guest starts from these disks; `None` when there is no way.
+fn start(
+    request: &Request,
+    has_boot_code: bool,
+    base: &[Drive],
+    disks: &[Disk],
+    scratch: &Path,
+) -> Result<Option<(GuestStart, Boot)>> {
+    match request.claims.as_ref().map(|claims| &claims.image.boot) {
+        Some(given @ Boot::Direct { .. }) => return Ok(Some((GuestStart::ImageKernel, given.clone()))),
+        Some(Boot::Firmware) | None if has_boot_code => return Ok(Some((GuestStart::Firmware, Boot::Firmware))),
+        Some(Boot::Firmware) | None => {}
+    }
+    Ok(disks::kernel(base, disks, scratch)?.map(|kernel| (GuestStart::OwnKernel, kernel)))
+}
+
 /// The disks as an image of which nothing else is known yet.
-fn image(request: &Request, disks: Vec<contract::image::Disk>) -> Manifest {
+fn image(request: &Request, disks: Vec<Disk>) -> Manifest {
     let claimed = request.claims.as_ref().map(|claims| &claims.image);
     Manifest {
         schema: 3,
@@ -176,6 +188,12 @@ impl Guest<'_> {
             Ok((machine, _)) => machine,
             Err(Error::Guest(GuestError::Failed { failure, console, lines, .. })) => {
                 self.facts.guest = Some(self.fate(&failure, &console, &lines));
+                return Ok(Directories::default());
+            }
+            Err(Error::Stalled(..)) if self.facts.start == Some(GuestStart::OwnKernel) => {
+                let why = "the kernel of the disks, started from outside, finds none of them: its initial file system \
+                           lacks the drivers of virtio disks, or expects the disks to have other names";
+                self.facts.guest = Some(GuestFate::Silent { why: why.to_owned() });
                 return Ok(Directories::default());
             }
             Err(error) => return Err(error),
