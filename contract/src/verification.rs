@@ -250,11 +250,10 @@ mod tests {
     fn a_format_is_that_of_the_name() {
         let of = |name: &str| DiskFormat::of_file(Path::new(name));
         assert_eq!(of("/backup/vda.qcow2"), Some(DiskFormat::Qcow2));
-        assert_eq!([of("a.IMG"), of("a.raw"), of("a.b.vmdk")], [
-            Some(DiskFormat::Raw),
-            Some(DiskFormat::Raw),
-            Some(DiskFormat::Vmdk)
-        ]);
+        assert_eq!(
+            [of("a.IMG"), of("a.raw"), of("a.b.vmdk")],
+            [Some(DiskFormat::Raw), Some(DiskFormat::Raw), Some(DiskFormat::Vmdk)]
+        );
         for name in ["vda", "vda.qcow2.gz", "vda.txt", "qcow2"] {
             assert_eq!(of(name), None, "{name}");
         }

@@ -50,11 +50,7 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<InspectionReport>
     let (mut machine, _) =
         Machine::boot(&libvirt, &spec, "inspected", &transcript, limits.boot, limits.agent)?;
     let System { differences, agent_version, running } = system(claims, &machine, limits)?;
-    let mut found = InspectionReport {
-        differences,
-        datadir: PathBuf::new(),
-        versions: BTreeMap::new(),
-    };
+    let mut found = InspectionReport { differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
     found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
     if running {
         runtime.block_on(server(claims, &mut machine, limits, &mut found))?;

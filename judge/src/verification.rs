@@ -133,7 +133,8 @@ impl Seen {
             }
             Record::FileSystem { disk, dirty: true, .. } => self.dirty_disks.push(quote(&disk)),
             Record::CheckTable { table, engine, clean, usable, messages } => {
-                let line = format!("`{}` ({}): {}", quote(&table), quote(&engine), quote(&messages.join("; ")));
+                let line =
+                    format!("`{}` ({}): {}", quote(&table), quote(&engine), quote(&messages.join("; ")));
                 match (usable, clean) {
                     (false, _) => self.broken.push((is_transactional(&engine), line)),
                     (true, false) => self.warned.push(line),
@@ -223,9 +224,11 @@ fn defects(facts: &Facts, seen: &Seen) -> Vec<Defect> {
         let unit = quote(&server.unit);
         let lines: Vec<_> = server.failed.iter().flat_map(|why| why.lines()).map(quote).collect();
         add(Recovery::Unusable, format!("the database server ({unit}) does not start"), lines);
-        let (grave, slight): (Vec<_>, Vec<_>) = server.corruption.iter().map(|line| quote(line)).partition(|line| {
-            server.database == Database::Postgresql || line.contains("InnoDB")
-        });
+        let (grave, slight): (Vec<_>, Vec<_>) = server
+            .corruption
+            .iter()
+            .map(|line| quote(line))
+            .partition(|line| server.database == Database::Postgresql || line.contains("InnoDB"));
         let summary = format!("the log of the database server ({unit}) reports corruption");
         add(Recovery::Unusable, summary.clone(), grave);
         add(Recovery::Inconsistent, summary, slight);
@@ -247,8 +250,7 @@ fn defects(facts: &Facts, seen: &Seen) -> Vec<Defect> {
             quote(&end.0),
             end.1
         )];
-        let summary =
-            "the binary logs end before the position that a hook recorded: what was committed by then is missing";
+        let summary = "the binary logs end before the position that a hook recorded: what was committed by then is missing";
         add(Recovery::Inconsistent, summary.to_owned(), evidence);
     }
     defects
@@ -269,7 +271,9 @@ fn undetermined(facts: &Facts) -> Option<String> {
             );
         }
         Some(GuestFate::Silent { why }) => return Some(quote(why)),
-        Some(GuestFate::Failed { .. }) | None => return Some("no guest was started from the disks".to_owned()),
+        Some(GuestFate::Failed { .. }) | None => {
+            return Some("no guest was started from the disks".to_owned());
+        }
     }
     if facts.servers.is_empty() {
         return Some(
@@ -333,4 +337,3 @@ fn server_words(server: &ServerFacts) -> Option<String> {
         count(server.tables.into(), "table")
     ))
 }
-

@@ -34,5 +34,5 @@ mod text;
 mod verification;
 
 pub use page::render;
-pub use verification::render_verification;
 pub use page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
+pub use verification::render_verification;

@@ -82,7 +82,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let states = FileStates::of(&request.disks)?;
     // Each file system is copied, one at a time, because its journal is replayed before it is checked.
     space::require("the verification needs", &runs, OVERLAYS_MIB + states.largest_mib(&request.disks))?;
-    let program = cargo::build("the trials", &["build", "--package", "scenarios", "--bin", "trial"], "trial")?;
+    let program =
+        cargo::build("the trials", &["build", "--package", "scenarios", "--bin", "trial"], "trial")?;
     let dir = runs.join(format!("{}-{}", Zoned::now().strftime("%Y%m%d-%H%M%S"), std::process::id()));
     request.write(&dir)?;
     let ended = examine(&program, &dir)?;
@@ -165,7 +166,8 @@ fn verdict(request: &Request, dir: &Path, ended: &Ended, states: &FileStates) ->
         Ok(facts) => facts,
         Err(_) if ended.interrupted => return Verification::unknown(request, "interrupted"),
         Err(_) => {
-            let why = format!("the examination ended without a result ({}); the reason stands above", ended.status);
+            let why =
+                format!("the examination ended without a result ({}); the reason stands above", ended.status);
             return Verification::unknown(request, &why);
         }
     };
@@ -206,7 +208,10 @@ fn left_nothing(dir: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-    Err(Failure::Infrastructure(format!("the verification left behind, and its end removed: {}.", names.join(", "))))
+    Err(Failure::Infrastructure(format!(
+        "the verification left behind, and its end removed: {}.",
+        names.join(", ")
+    )))
 }
 
 fn outcome(verdict: &Verification) -> Result<(), Failure> {
@@ -219,7 +224,9 @@ fn outcome(verdict: &Verification) -> Result<(), Failure> {
             Err(Failure::Expectation(format!("{count} of the claims about the disks are wrong.")))
         }
         Recovery::Recovers => Ok(()),
-        Recovery::Unknown => Err(Failure::Infrastructure("it could not be told how good the backup is.".to_owned())),
+        Recovery::Unknown => {
+            Err(Failure::Infrastructure("it could not be told how good the backup is.".to_owned()))
+        }
     }
 }
 
@@ -255,7 +262,9 @@ mod tests {
     #[test]
     fn what_was_seen_before_the_end_counts() {
         let dir = tempfile::tempdir().unwrap();
-        Facts { stopped: Some("the host has no room".to_owned()), ..Facts::default() }.write(dir.path()).unwrap();
+        Facts { stopped: Some("the host has no room".to_owned()), ..Facts::default() }
+            .write(dir.path())
+            .unwrap();
         let log = dir.path().join(observation::FILE);
         let line = r#"{"o":"fsck","disk":"vda","clean":false,"detail":"lost inode"}"#;
         let head = r#"{"schema":1,"kind":"observation"}"#;

@@ -358,8 +358,8 @@ async fn check_table(
     engine: &str,
 ) -> Record {
     let answer = conn.query(&dialect.check(real)).await;
-    let answer = answer
-        .and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>());
+    let answer =
+        answer.and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>());
     read_messages(table, engine, answer.unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())]))
 }
 

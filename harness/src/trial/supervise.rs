@@ -18,6 +18,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -36,20 +37,24 @@ use contract::text::printable;
 use contract::verification::Request;
 use judge::verdict::Verdict;
 use procfs::process::Stat;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{self, Pid, Signal, WaitOptions};
+use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 use tracing::{debug, error, warn};
 
 use super::isolate;
 use super::last_words;
-use crate::verify;
 use super::reserve::{guest_mib, hold, lifeline_closed, needed_mib, reserve};
+use crate::verify;
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The pause between two looks whether a supervisor hangs.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How long those that a trial leaves behind may take to end: the sandbox of a program ends just after it.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// How long the inspection of a disk may take: two boots, on a busy host.
 const INSPECTION_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -334,8 +339,12 @@ fn wait_for_any() -> io::Result<Option<(Pid, process::WaitStatus)>> {
 
 /// Kills and reaps every child, and then the children that it leaves behind.
 fn kill_children() -> io::Result<()> {
+    let patience = Instant::now() + ENDING;
     loop {
         for Stat { pid, comm, .. } in living_children()? {
+            if ends_by_itself(pid, patience) {
+                continue;
+            }
             warn!("the trial left a process behind; killed {} (pid {pid})", printable(&comm));
             let _ = Pid::from_raw(pid).map(|pid| process::kill_process(pid, Signal::KILL));
         }
@@ -343,6 +352,15 @@ fn kill_children() -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Whether a process ends by then without being told to.
+fn ends_by_itself(pid: i32, by: Instant) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return true };
+    let left = Timespec::try_from(by.saturating_duration_since(Instant::now())).unwrap_or_default();
+    let ended = |end: OwnedFd| poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&left));
+    // One that cannot be waited for like this is told.
+    pidfd_open(pid, PidfdFlags::empty()).and_then(ended).is_ok_and(|ended| ended > 0)
 }
 
 /// The children of this process that still run.

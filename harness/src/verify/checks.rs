@@ -62,7 +62,8 @@ pub(super) fn check_all(
     let stopped = loop {
         let Some(first) = rest.first() else { break None };
         let left = deadline.saturating_duration_since(Instant::now());
-        let late = || format!("the {} min for checks were over at the table `{}`", limit.as_secs() / 60, first.name);
+        let late =
+            || format!("the {} min for checks were over at the table `{}`", limit.as_secs() / 60, first.name);
         if left.is_zero() {
             break Some(late());
         }
@@ -70,7 +71,9 @@ pub(super) fn check_all(
         let (answers, said) = match ask(batch, left)? {
             Asked::Answered(answers, said) => (answers, said),
             Asked::Late => break Some(late()),
-            Asked::Gone(why) => break Some(format!("the server could not be asked about `{}`: {why}", first.name)),
+            Asked::Gone(why) => {
+                break Some(format!("the server could not be asked about `{}`: {why}", first.name));
+            }
         };
         let answered = answers.len().min(batch.len());
         for (table, messages) in batch.iter().zip(answers) {
@@ -116,7 +119,10 @@ mod tests {
         let (mut broken, mut seen) = (Vec::new(), 0);
         let ask = |batch: &[Table], _| {
             let alive = batch.iter().take_while(|table| !deadly.contains(&&*table.name));
-            Ok(Asked::Answered(alive.map(|_| fine()).collect(), "ERROR 2013 (HY000): Lost connection".to_owned()))
+            Ok(Asked::Answered(
+                alive.map(|_| fine()).collect(),
+                "ERROR 2013 (HY000): Lost connection".to_owned(),
+            ))
         };
         let done = check_all(tables, LIMIT, ask, |record| {
             seen += 1;
@@ -160,14 +166,17 @@ mod tests {
     #[test]
     fn what_was_not_checked_is_said() {
         let says = |asked: Asked| {
-            let done = check_all(&tables(3), LIMIT, |_, _| Ok(asked.clone()), |_| panic!("nothing was checked")).unwrap();
+            let done =
+                check_all(&tables(3), LIMIT, |_, _| Ok(asked.clone()), |_| panic!("nothing was checked"))
+                    .unwrap();
             assert_eq!(done.checked, 0);
             done.stopped.unwrap()
         };
         assert_eq!(says(Asked::Late), "the 15 min for checks were over at the table `t0`");
         let gone = says(Asked::Gone("it is out of memory".to_owned()));
         assert_eq!(gone, "the server could not be asked about `t0`: it is out of memory");
-        let done = check_all(&tables(1), Duration::ZERO, |_, _| panic!("there is no time"), |_| Ok(())).unwrap();
+        let done =
+            check_all(&tables(1), Duration::ZERO, |_, _| panic!("there is no time"), |_| Ok(())).unwrap();
         assert_eq!((done.checked, done.stopped.is_some()), (0, true));
     }
 }

@@ -115,7 +115,9 @@ pub(super) fn find(given: &[GivenDisk], base: &[Drive], scratch: &Path, facts: &
         for part in parts {
             file_systems.extend(examine(&part, given.bytes, drive, scratch, facts)?);
         }
-        facts.file_systems.extend(file_systems.iter().map(|fs: &FileSystem| format!("{} ({})", fs.name, fs.fs)));
+        facts
+            .file_systems
+            .extend(file_systems.iter().map(|fs: &FileSystem| format!("{} ({})", fs.name, fs.fs)));
         disks.push(Disk { target: given.target.clone(), file: drive.file.clone(), file_systems });
     }
     Ok(Found { disks, has_boot_code })
@@ -356,8 +358,11 @@ fn copy_kernel(
 fn newest(names: &[String]) -> Option<(String, String)> {
     let whole = |name: &String| {
         let version = name.strip_prefix("vmlinuz-").filter(|version| !version.contains("rescue"))?;
-        let called =
-            [format!("initrd.img-{version}"), format!("initramfs-{version}.img"), format!("initrd-{version}")];
+        let called = [
+            format!("initrd.img-{version}"),
+            format!("initramfs-{version}.img"),
+            format!("initrd-{version}"),
+        ];
         let initrd = called.into_iter().find(|initrd| names.contains(initrd))?;
         Some((version.to_owned(), (name.clone(), initrd)))
     };
@@ -375,7 +380,8 @@ fn by_numbers(one: &str, other: &str) -> Ordering {
 }
 
 /// Lists the mounts of the guest's own disks.
-const MOUNTS: &str = "findmnt --noheadings --raw --nofsroot --output SOURCE,TARGET --types ext4,xfs,btrfs || true";
+const MOUNTS: &str =
+    "findmnt --noheadings --raw --nofsroot --output SOURCE,TARGET --types ext4,xfs,btrfs || true";
 
 /// Completes where the guest mounts these file systems; one that it does not mount keeps a place of its own.
 pub(super) fn mounts(agent: &Agent, disks: &mut [Disk], limit: Duration) -> Result<()> {
@@ -448,7 +454,9 @@ mod tests {
         let (_, facts) = found(raw.path(), SIZE / 2);
         assert_eq!(
             facts.damage,
-            ["vda is cut off: its file system (ext4) describes 335544320 bytes, and only 167772160 are there"]
+            [
+                "vda is cut off: its file system (ext4) describes 335544320 bytes, and only 167772160 are there"
+            ]
         );
     }
 
@@ -465,7 +473,9 @@ mod tests {
     #[test]
     fn partitions_are_found_in_every_kind_of_table() {
         let logical = "label: dos\n,64M,L\n,64M,E\n,32M,L\n";
-        for (table, names) in [("label: gpt\n,64M,L\n,64M,L\n", ["vda1", "vda2"]), (logical, ["vda1", "vda5"])] {
+        for (table, names) in
+            [("label: gpt\n,64M,L\n,64M,L\n", ["vda1", "vda2"]), (logical, ["vda1", "vda5"])]
+        {
             let raw = partitioned(table);
             let listed = sfdisk("vda", raw.path()).unwrap();
             for (part, _) in listed.iter().filter(|(part, _)| names.contains(&&*part.name)) {

@@ -83,10 +83,15 @@ fn verify(request: &Request, dir: &Path, root: &Path, facts: &mut Facts) -> Resu
     let base = overlay::over_given(&scratch, "base", &request.disks)?;
     let found = disks::find(&request.disks, &base, &scratch, facts)?;
     let mut image = image(request, found.disks);
+    // What it is missing, a guest could only stumble over.
+    let is_damaged = !facts.damage.is_empty();
     let start = start(request, found.has_boot_code, &base, &image.disks, &scratch)?;
     let mut out = observe::create(&dir.join(observation::FILE))?;
     let mut directories = Directories::default();
     match start {
+        Some(_) if is_damaged => {
+            facts.unexamined.push("no guest was started, because the files of the disks are damaged".to_owned());
+        }
         Some((start, boot)) => {
             (facts.start, image.boot) = (Some(start), boot);
             let mut guest = Guest { request, dir, root, facts, out: &mut out };
@@ -120,7 +125,9 @@ fn start(
 ) -> Result<Option<(GuestStart, Boot)>> {
     match request.claims.as_ref().map(|claims| &claims.image.boot) {
         Some(given @ Boot::Direct { .. }) => return Ok(Some((GuestStart::ImageKernel, given.clone()))),
-        Some(Boot::Firmware) | None if has_boot_code => return Ok(Some((GuestStart::Firmware, Boot::Firmware))),
+        Some(Boot::Firmware) | None if has_boot_code => {
+            return Ok(Some((GuestStart::Firmware, Boot::Firmware)));
+        }
         Some(Boot::Firmware) | None => {}
     }
     Ok(disks::kernel(base, disks, scratch)?.map(|kernel| (GuestStart::OwnKernel, kernel)))
@@ -233,7 +240,9 @@ impl Guest<'_> {
         // Some distributions forbid their agents to run programs.
         if let Err(error) = agent.shell("true", b"", limits.agent) {
             machine.check_host()?;
-            let why = format!("the guest came up, but its agent runs no programs, so nothing in it was checked: {error}");
+            let why = format!(
+                "the guest came up, but its agent runs no programs, so nothing in it was checked: {error}"
+            );
             self.facts.guest = Some(GuestFate::Silent { why });
             return Ok(Directories::default());
         }

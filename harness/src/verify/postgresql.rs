@@ -10,7 +10,8 @@ pub(super) const IDENTITY: &str = "SELECT 'PostgreSQL ' || current_setting('serv
      current_setting('server_version_num'), current_setting('data_checksums'), pg_is_in_recovery();\n";
 
 /// Lists the databases.
-pub(super) const DATABASES: &str = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY pg_database_size(oid);\n";
+pub(super) const DATABASES: &str =
+    "SELECT datname FROM pg_database WHERE datallowconn ORDER BY pg_database_size(oid);\n";
 
 /// The most tables of a database that are listed.
 pub(super) const MOST_TABLES: usize = 5_000;
@@ -81,7 +82,9 @@ pub(super) fn read_check(tables: &[Table], answer: &str) -> Vec<Messages> {
         } else if line == END {
             match now.take() {
                 // psql goes on after it has lost its server.
-                Some(messages) if !messages.iter().any(|(_, message)| is_loss(message)) => read.push(messages),
+                Some(messages) if !messages.iter().any(|(_, message)| is_loss(message)) => {
+                    read.push(messages)
+                }
                 Some(_) | None => break,
             }
         } else if let Some(messages) = &mut now {
@@ -99,9 +102,14 @@ pub(super) fn read_check(tables: &[Table], answer: &str) -> Vec<Messages> {
 
 /// Whether psql says that its server is gone.
 fn is_loss(line: &str) -> bool {
-    ["server closed the connection", "connection to server was lost", "You are currently not connected", "FATAL:"]
-        .iter()
-        .any(|words| line.contains(words))
+    [
+        "server closed the connection",
+        "connection to server was lost",
+        "You are currently not connected",
+        "FATAL:",
+    ]
+    .iter()
+    .any(|words| line.contains(words))
 }
 
 #[cfg(test)]
@@ -120,7 +128,11 @@ mod tests {
         let script = check(&tables, 150_000, true);
         assert!(script.contains("verify_heapam(16384::regclass") && script.contains("indrelid = 16390"));
         let old = check(&tables, 130_000, true);
-        assert!(!old.contains("verify_heapam") && old.contains("bt_index_parent_check") && old.contains("\\gexec"));
+        assert!(
+            !old.contains("verify_heapam")
+                && old.contains("bt_index_parent_check")
+                && old.contains("\\gexec")
+        );
         assert!(!check(&tables, 150_000, false).contains("bt_index_parent_check"));
     }
 

@@ -58,7 +58,8 @@ fn read_units(listed: &str) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for unit in listed.lines().map(str::trim).filter(|unit| unit.ends_with(".service")) {
         // A template, and what checks or prepares a server, is none.
-        let helper = ["@.service", "-setup.service", "-check-db-dir.service"].iter().any(|end| unit.ends_with(end));
+        let helper =
+            ["@.service", "-setup.service", "-check-db-dir.service"].iter().any(|end| unit.ends_with(end));
         if !helper && !found.iter().any(|other| other.unit == unit) && found.len() < MOST_UNITS {
             found.push(Found { unit: printable(unit), is_postgresql: unit.starts_with("postgresql") });
         }
@@ -169,9 +170,8 @@ impl Examination<'_> {
     }
 
     fn mysql(&mut self) -> Result<Answers> {
-        let plain = |settings: &str| {
-            format!("unit=UNIT\nsettings={}\n{}", quote_shell(settings), mysql::PLAIN)
-        };
+        let plain =
+            |settings: &str| format!("unit=UNIT\nsettings={}\n{}", quote_shell(settings), mysql::PLAIN);
         if !self.start(&plain(mysql::SMALL))? {
             return Ok(None);
         }
@@ -233,12 +233,15 @@ impl Examination<'_> {
             self.facts.notes.push("the server's pages have no checksums, which would show more".to_owned());
         }
         if follows == "t" {
-            self.facts.notes.push("the server follows another one, and waits for its write-ahead log".to_owned());
+            self.facts
+                .notes
+                .push("the server follows another one, and waits for its write-ahead log".to_owned());
         }
         self.recovery(None)?;
         for database in self.ask(&on("postgres"), postgresql::DATABASES)?.lines() {
             let connect = on(database);
-            let amcheck = self.agent().shell(&connect, postgresql::AMCHECK.as_bytes(), self.limits.statement)?;
+            let amcheck =
+                self.agent().shell(&connect, postgresql::AMCHECK.as_bytes(), self.limits.statement)?;
             let amcheck = amcheck.code == Some(0);
             if !amcheck {
                 let name = printable(database);
@@ -294,9 +297,10 @@ impl Examination<'_> {
         let total = u32::try_from(listed.len()).unwrap_or(u32::MAX);
         self.server.tables += total;
         self.server.checked += checked;
-        self.facts.unexamined.extend(stopped.map(|why| {
-            format!("{} of {total} tables of {}: {why}", total - checked, self.server.unit)
-        }));
+        self.facts.unexamined.extend(
+            stopped
+                .map(|why| format!("{} of {total} tables of {}: {why}", total - checked, self.server.unit)),
+        );
         // A table that could not be checked says nothing when its guest is gone.
         self.machine.check_host()
     }
@@ -424,7 +428,9 @@ mod tests {
     #[test]
     fn what_only_its_own_machine_has_is_no_defect() {
         assert!(lacks_host("InnoDB: Cannot allocate memory for the buffer pool"));
-        assert!(lacks_host("[ERROR] Can't start server: Bind on TCP/IP port. Got error: 99: Cannot assign requested address"));
+        assert!(lacks_host(
+            "[ERROR] Can't start server: Bind on TCP/IP port. Got error: 99: Cannot assign requested address"
+        ));
         assert!(lacks_host("FATAL:  could not create any TCP/IP sockets"));
         for damage in [
             "[ERROR] InnoDB: Database page corruption on disk or a failed read of file",

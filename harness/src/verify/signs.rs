@@ -29,7 +29,8 @@ const GIVES_UP: [&str; 9] = [
 ];
 
 /// A shell of the initial file system, which has not found the root; it speaks of emergencies, too.
-const NO_ROOT: [&str; 4] = ["(initramfs)", "dracut:/#", "Entering emergency mode. Exit the shell", "Warning: dracut"];
+const NO_ROOT: [&str; 4] =
+    ["(initramfs)", "dracut:/#", "Entering emergency mode. Exit the shell", "Warning: dracut"];
 
 /// Lines around the sign that are shown.
 const BEFORE: usize = 6;
@@ -59,7 +60,9 @@ mod tests {
     #[test]
     fn what_gives_up_on_its_disks_is_told_from_what_only_does_not_say() {
         let fails = |console: &str| matches!(read(console), Some(Sign::CannotBoot(_)));
-        assert!(fails("SeaBIOS (version 1.16)\nBooting from Hard Disk...\nBoot failed\nNo bootable device.\n"));
+        assert!(fails(
+            "SeaBIOS (version 1.16)\nBooting from Hard Disk...\nBoot failed\nNo bootable device.\n"
+        ));
         assert!(fails("GRUB loading.\nerror: unknown filesystem.\nEntering rescue mode...\ngrub rescue> "));
         assert!(fails("[DEPEND] Dependency failed for /srv.\nYou are in emergency mode. After logging in\n"));
         assert!(fails("[ 3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n"));

@@ -76,7 +76,12 @@ mod tests {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
             let states = FileStates::of(&disks).unwrap();
             // A clock of the file system's may tick slowly.
-            std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_modified(std::time::UNIX_EPOCH)
+                .unwrap();
             let before = FileStates::of(&disks).unwrap();
             assert!(states.changed().is_some());
             harm(&file);

@@ -19,7 +19,10 @@ const MOST_LAYERS: usize = 200;
 /// The disks' uppermost files, with their formats.
 pub(super) fn named(disks: &[PathBuf]) -> Result<Vec<Layer>, Failure> {
     if disks.len() > MOST_DISKS {
-        return Err(Failure::Usage(format!("a guest can have {MOST_DISKS} disks, and {} are named.", disks.len())));
+        return Err(Failure::Usage(format!(
+            "a guest can have {MOST_DISKS} disks, and {} are named.",
+            disks.len()
+        )));
     }
     let mut layers: Vec<Layer> = Vec::new();
     for disk in disks {
@@ -39,7 +42,9 @@ fn layer(disk: &Path) -> Result<Layer, Failure> {
     };
     let problem = match file.metadata() {
         Ok(found) if found.is_file() => None,
-        Ok(found) if found.is_dir() => Some("it is a directory: name the files of the disks in it".to_owned()),
+        Ok(found) if found.is_dir() => {
+            Some("it is a directory: name the files of the disks in it".to_owned())
+        }
         Ok(_) => Some("it is no regular file".to_owned()),
         Err(error) => Some(error.to_string()),
     };
@@ -140,7 +145,9 @@ fn below(layers: &[Layer], info: &Info) -> Result<Option<Layer>, Failure> {
     }
     let Some(named) = &info.backing_filename else { return Ok(None) };
     let named = printable(named);
-    let path = PathBuf::from(info.full_backing_filename.as_ref().or(info.backing_filename.as_ref()).map_or("", |it| it));
+    let path = PathBuf::from(
+        info.full_backing_filename.as_ref().or(info.backing_filename.as_ref()).map_or("", |it| it),
+    );
     if !path.is_file() {
         return problem(format!(
             "{file} is based on {named}, which is no file that is there. A chain of backups needs all of its files, where \
@@ -233,7 +240,10 @@ mod tests {
         for (disks, words) in [
             (vec![&*temp.path().join("no.raw")], "No such file"),
             (vec![temp.path()], "name the files of the disks in it"),
-            (vec![&*raw, &*temp.path().join("../").join(temp.path().file_name().unwrap()).join("a.raw")], "named twice"),
+            (
+                vec![&*raw, &*temp.path().join("../").join(temp.path().file_name().unwrap()).join("a.raw")],
+                "named twice",
+            ),
         ] {
             let said = ask(&disks).unwrap_err();
             assert!(said.contains(words), "{said}");

@@ -45,6 +45,10 @@ pub(super) fn show(verdict: &Verification, dir: &Path, as_json: bool) -> Result<
             lines.iter().for_each(|line| results::line(format_args!("  {line}")));
         }
     }
-    results::line(format_args!("\nEvidence: {}\nReport: {}", dir.display(), dir.join("index.html").display()));
+    results::line(format_args!(
+        "\nEvidence: {}\nReport: {}",
+        dir.display(),
+        dir.join("index.html").display()
+    ));
     Ok(())
 }
