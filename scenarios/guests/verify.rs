@@ -1,6 +1,7 @@
 //! Backups that somebody has already: a good one, and one of each kind that is bad.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,6 +55,18 @@ impl Backup {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Overwrites some blocks of a file, of those that it has.
+    fn damage(&self, file: &str, blocks: Range<usize>) {
+        let listed = self.debugfs(&format!("blocks {file}"));
+        let mut all: Vec<u64> = listed.split_whitespace().map(|block| block.parse().unwrap()).collect();
+        // A hole is listed as block 0.
+        all.retain(|block| *block > 0);
+        let disk = File::options().write(true).open(&self.disk.file).unwrap();
+        for block in &all[blocks] {
+            disk.write_all_at(&[0xa5; 4096], block * 4096).unwrap();
+        }
+    }
+
     /// Verifies it, and shows that nothing of it was written and nothing is left.
     fn verify(&self) -> (Verification, Facts) {
         let state = |file: &Path| {
@@ -101,11 +114,7 @@ fn a_good_backup_recovers() {
 #[test]
 fn a_table_whose_data_are_damaged_is_found_by_its_name() {
     let backup = Backup::make("table", DiskFormat::Raw);
-    let blocks = backup.debugfs(&format!("blocks {TABLE_FILE}"));
-    let block: u64 = blocks.split_whitespace().nth(20).unwrap().parse().unwrap();
-    let disk = File::options().write(true).open(&backup.disk.file).unwrap();
-    disk.write_all_at(&[0xa5; 4096], block * 4096).unwrap();
-    drop(disk);
+    backup.damage(TABLE_FILE, 20..21);
     let (verdict, facts) = backup.verify();
     assert_eq!(verdict.grade, Recovery::Inconsistent, "{verdict:#?}");
     let broken = verdict.findings.iter().find(|it| it.summary == "1 table cannot be used");
@@ -135,6 +144,8 @@ fn a_disk_without_a_database_is_unknown() {
     for name in ["mariadb.service", "mariadb@.service", "mysql.service", "mysqld.service"] {
         backup.debugfs(&format!("rm /usr/lib/systemd/system/{name}"));
     }
+    // systemd makes a unit of it otherwise.
+    backup.debugfs("rm /etc/init.d/mariadb");
     for name in ["mysql.service", "mysqld.service", "multi-user.target.wants/mariadb.service"] {
         backup.debugfs(&format!("rm /etc/systemd/system/{name}"));
     }
@@ -150,15 +161,10 @@ fn a_disk_without_a_database_is_unknown() {
 #[test]
 fn a_server_that_does_not_start_makes_a_backup_unusable() {
     let backup = Backup::make("start", DiskFormat::Raw);
-    let blocks = backup.debugfs("blocks /var/lib/mysql/ibdata1");
-    let disk = File::options().write(true).open(&backup.disk.file).unwrap();
-    for block in blocks.split_whitespace().take(8) {
-        disk.write_all_at(&[0xa5; 4096], block.parse::<u64>().unwrap() * 4096).unwrap();
-    }
-    drop(disk);
+    backup.damage("/var/lib/mysql/ibdata1", 0..8);
     let (verdict, facts) = backup.verify();
     assert_eq!(verdict.grade, Recovery::Unusable, "{verdict:#?}");
-    assert!(verdict.reason.contains("(mariadb.service) does not start"), "{}", verdict.reason);
+    assert!(verdict.reason.contains("(mariadb.service) does not start"), "{verdict:#?}");
     let words = facts.servers[0].failed.as_ref().unwrap();
     assert!(words.contains("InnoDB"), "{words}");
 }

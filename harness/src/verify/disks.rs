@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn partitions_are_found_in_every_kind_of_table() {
-        let logical = "label: dos\n,64M,L\n,64M,E\n,32M,L\n";
+        let logical = "label: dos\na1 : size=64M, type=L\na2 : size=64M, type=E\na5 : size=32M, type=L\n";
         for (table, names) in
             [("label: gpt\n,64M,L\n,64M,L\n", ["vda1", "vda2"]), (logical, ["vda1", "vda5"])]
         {
