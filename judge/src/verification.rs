@@ -112,6 +112,8 @@ fn bounded(mut lines: Vec<String>) -> Vec<String> {
 struct Seen {
     clean_disks: u64,
     damaged_disks: Vec<String>,
+    /// What the checks of these printed.
+    damage: Vec<String>,
     dirty_disks: Vec<String>,
     /// Tables that cannot be used: whether a transaction protects them, and the evidence.
     broken: Vec<(bool, String)>,
@@ -129,7 +131,9 @@ impl Seen {
         match record {
             Record::Fsck { clean: true, .. } => self.clean_disks += 1,
             Record::Fsck { disk, detail, .. } => {
-                self.damaged_disks.push(format!("{}: {}", quote(&disk), quote(&detail)));
+                let disk = quote(&disk);
+                self.damage.extend(detail.lines().map(|line| format!("{disk}: {}", quote(line))));
+                self.damaged_disks.push(disk);
             }
             Record::FileSystem { disk, dirty: true, .. } => self.dirty_disks.push(quote(&disk)),
             Record::CheckTable { table, engine, clean, usable, messages } => {
@@ -213,9 +217,12 @@ fn defects(facts: &Facts, seen: &Seen) -> Vec<Defect> {
     };
     let damage: Vec<_> = facts.damage.iter().map(|line| quote(line)).collect();
     add(Recovery::Unusable, damage.first().cloned().unwrap_or_default(), damage);
-    let disks = count(seen.damaged_disks.len() as u64, "file system");
-    let summary = format!("the file system check found damage on {disks}");
-    add(Recovery::Unusable, summary, seen.damaged_disks.clone());
+    let summary = format!("the file system check found damage on {}", seen.damaged_disks.join(", "));
+    let mut printed = seen.damage.clone();
+    if printed.is_empty() {
+        printed = seen.damaged_disks.clone();
+    }
+    add(Recovery::Unusable, summary, printed);
     if let Some(GuestFate::Failed { why }) = &facts.guest {
         let lines = why.lines().map(quote).collect();
         add(Recovery::Unusable, "the guest does not come up from these disks".to_owned(), lines);

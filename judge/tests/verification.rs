@@ -98,7 +98,7 @@ fn each_defect_is_found_and_decides_the_grade() {
                 records.push(Record::Fsck { disk: "vdb".to_owned(), clean: false, detail: "bad".to_owned() });
             },
             Recovery::Unusable,
-            "the file system check found damage on 1 file system",
+            "the file system check found damage on vdb",
         ),
         (
             |facts, _| facts.guest = Some(GuestFate::Failed { why: "No bootable device".to_owned() }),
