@@ -6,6 +6,7 @@
 
 use contract::image::Database;
 use contract::observation::Record;
+use contract::text;
 use contract::verification::{Facts, GuestFate, GuestStart, Recovery, Request, ServerFacts};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,9 @@ use super::evidence::{count, quote};
 
 /// The most lines of evidence under a finding, and of notes and of what was not examined.
 const MAX_LINES: usize = 12;
+
+/// The most characters of a sentence of the harness's, which may name paths and quote a guest.
+const MAX_SENTENCE: usize = 800;
 
 /// `verdict.json` of a verification, schema 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,10 +74,11 @@ impl Verification {
                 ),
             ),
         };
-        let mut notes: Vec<_> = facts.notes.iter().map(|note| quote(note)).collect();
+        let mut notes: Vec<_> = facts.notes.iter().map(|note| sentence(note)).collect();
         notes.extend(seen.notes());
-        let mut unexamined: Vec<_> = facts.unexamined.iter().map(|what| quote(what)).collect();
-        unexamined.extend(facts.stopped.iter().filter(|_| grade != Recovery::Unknown).map(|why| quote(why)));
+        let mut unexamined: Vec<_> = facts.unexamined.iter().map(|what| sentence(what)).collect();
+        unexamined
+            .extend(facts.stopped.iter().filter(|_| grade != Recovery::Unknown).map(|why| sentence(why)));
         unexamined.append(&mut seen.unread);
         Self {
             schema: 1,
@@ -81,7 +86,7 @@ impl Verification {
             grade,
             reason: format!("{grade}: {why}"),
             findings,
-            unmet: bounded(facts.unmet.iter().map(|claim| quote(claim)).collect()),
+            unmet: bounded(facts.unmet.iter().map(|claim| sentence(claim)).collect()),
             examined,
             unexamined: bounded(unexamined),
             notes: bounded(notes),
@@ -96,6 +101,10 @@ impl Verification {
 
 fn shown(layer: &contract::verification::Layer) -> String {
     quote(&layer.file.to_string_lossy())
+}
+
+fn sentence(text: &str) -> String {
+    text::quote(MAX_SENTENCE, text.trim())
 }
 
 fn bounded(mut lines: Vec<String>) -> Vec<String> {
@@ -215,7 +224,7 @@ fn defects(facts: &Facts, seen: &Seen) -> Vec<Defect> {
             defects.push(Defect { grade, summary, evidence: bounded(evidence) });
         }
     };
-    let damage: Vec<_> = facts.damage.iter().map(|line| quote(line)).collect();
+    let damage: Vec<_> = facts.damage.iter().map(|line| sentence(line)).collect();
     add(Recovery::Unusable, damage.first().cloned().unwrap_or_default(), damage);
     let summary = format!("the file system check found damage on {}", seen.damaged_disks.join(", "));
     let mut printed = seen.damage.clone();
@@ -266,7 +275,7 @@ fn defects(facts: &Facts, seen: &Seen) -> Vec<Defect> {
 /// Why it cannot be told how good a backup is in which nothing wrong was found.
 fn undetermined(facts: &Facts) -> Option<String> {
     if let Some(why) = &facts.stopped {
-        return Some(quote(why));
+        return Some(sentence(why));
     }
     match &facts.guest {
         Some(GuestFate::Up { .. }) => {}
@@ -277,7 +286,7 @@ fn undetermined(facts: &Facts) -> Option<String> {
                     .to_owned(),
             );
         }
-        Some(GuestFate::Silent { why }) => return Some(quote(why)),
+        Some(GuestFate::Silent { why }) => return Some(sentence(why)),
         Some(GuestFate::Failed { .. }) | None => {
             return Some("no guest was started from the disks".to_owned());
         }

@@ -83,7 +83,7 @@ pub(super) fn read_check(tables: &[Table], answer: &str) -> Vec<Messages> {
             match now.take() {
                 // psql goes on after it has lost its server.
                 Some(messages) if !messages.iter().any(|(_, message)| is_loss(message)) => {
-                    read.push(messages)
+                    read.push(messages);
                 }
                 Some(_) | None => break,
             }
