@@ -117,7 +117,7 @@ fn each_defect_is_found_and_decides_the_grade() {
         ),
         (
             |facts, _| {
-                facts.servers[0].corruption.push("[ERROR] Table './a/b' is marked as crashed".to_owned())
+                facts.servers[0].corruption.push("[ERROR] Table './a/b' is marked as crashed".to_owned());
             },
             Recovery::Inconsistent,
             "reports corruption",

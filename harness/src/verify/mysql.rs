@@ -124,6 +124,6 @@ mod tests {
         assert_eq!(read.len(), 2, "nothing was said of the third");
         assert_eq!(read[0], [("status".to_owned(), "OK".to_owned())]);
         assert_eq!(read[1].len(), 3);
-        assert_eq!(read_check(&tables, "s.c\tcheck\tstatus\tOK\n"), [const { Messages::new() }; 0]);
+        assert!(read_check(&tables, "s.c\tcheck\tstatus\tOK\n").is_empty());
     }
 }
