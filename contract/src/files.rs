@@ -16,6 +16,10 @@ pub const PRIVATE_DIR: u32 = 0o700;
 /// The same of a file.
 pub const PRIVATE_FILE: u32 = 0o600;
 
+/// The number of the user and of the group as whom QEMU runs guests where the harness is root: one of those that no
+/// distribution and no service manager gives anybody. See <https://systemd.io/UIDS-GIDS/>.
+pub const GUEST_USER: u32 = 65_522;
+
 /// The longest JSON file that is read, bytes.
 const MAX_JSON: u64 = 4 << 20;
 
@@ -135,7 +139,9 @@ pub fn create_dir(dir: &Path) -> Result<(), FileError> {
     let created = DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(dir).and_then(|()| {
         let found = fs::metadata(dir)?;
         let own = found.uid() == rustix::process::geteuid().as_raw();
-        if !own || found.mode() & 0o077 == 0 {
+        // What QEMU may enter, nobody else may.
+        let others = found.mode() & 0o077;
+        if !own || others == 0 || (others == 0o010 && found.gid() == GUEST_USER) {
             return Ok(());
         }
         fs::set_permissions(dir, Permissions::from_mode(PRIVATE_DIR))

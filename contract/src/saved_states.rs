@@ -40,6 +40,11 @@ impl SavedStates {
         Self { dir: image.join("warm") }
     }
 
+    /// Their directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Creates their directory.
     pub fn create(&self) -> Result<(), FileError> {
         files::create_dir(&self.dir)

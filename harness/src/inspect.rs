@@ -14,7 +14,7 @@ use tracing::error;
 use crate::database::{Access, dialect};
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript, quote_shell};
-use crate::host::{Libvirt, accel};
+use crate::host::{Libvirt, accel, guest_user};
 use crate::interrupt;
 use crate::overlay;
 
@@ -41,6 +41,7 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<InspectionReport>
     let limits = Limits::for_accel(accel);
     let disks = dir.join("disks");
     std::fs::create_dir_all(&disks).map_err(Error::io("create", &disks))?;
+    guest_user::let_run(image, accel, &disks, root)?;
     let drives = overlay::over_image(&disks, "inspected", image)?;
     let name = format!("freezeframe-inspect-{}", image.name);
     let spec = Spec::of_image(image, accel, name, "inspected", drives, dir.join("console.log"), root);

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result, ToolError};
 use crate::guest::Drive;
+use crate::host::guest_user;
 use crate::tool::{self, Access};
 
 /// Creates an empty overlay over each disk of an image, in `dir`, named
@@ -41,9 +42,24 @@ fn overlays<'a>(
             let drive = overlay(dir, target, suffix);
             let options = ["create", "-q", "-f", "qcow2", "-F", format, "-b"];
             qemu_img(&options, &[base, &drive.file], MOST_METADATA)?;
+            guest_user::give(&drive.file)?;
             Ok(drive)
         })
         .collect()
+}
+
+/// Creates the file of a disk that QEMU is about to write to, so that it has the right to: empty, of this size in
+/// bytes, and over the file `below` if there is one, which QEMU may be using.
+pub(crate) fn create(drive: &Drive, bytes: u64, below: Option<&Path>) -> Result<()> {
+    let size = bytes.to_string();
+    let options: &[&str] = if below.is_some() {
+        &["create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b"]
+    } else {
+        &["create", "-q", "-f", "qcow2"]
+    };
+    let files: Vec<_> = below.into_iter().chain([&*drive.file, Path::new(&size)]).collect();
+    qemu_img(options, &files, MOST_METADATA)?;
+    guest_user::give(&drive.file)
 }
 
 /// The overlay of one disk, whether it exists or not.

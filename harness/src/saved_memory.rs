@@ -29,7 +29,7 @@ use tracing::warn;
 
 use crate::error::{Error, Result, SavedMemoryError};
 use crate::guest::{Drive, EMULATOR, Machine, Spec, escape_xml};
-use crate::host::capabilities;
+use crate::host::{capabilities, guest_user};
 use crate::interrupt;
 use crate::load::heartbeat;
 use crate::overlay;
@@ -37,7 +37,7 @@ use crate::restore;
 use crate::session::Session;
 
 /// Part of every key: raise it when a change here makes old states unusable.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The role in which a saved guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +128,7 @@ impl SavedGuest {
         let plan = session.plan;
         let states = SavedStates::of(&plan.image.dir);
         states.create().map_err(SavedMemoryError::File)?;
+        guest_user::let_enter(states.dir())?;
         let key = key(plan, role)?;
         if let Some(found) = Self::find(role, &states, &key, notes)? {
             return Ok((found, MemoryOrigin::Found));
@@ -147,6 +148,7 @@ impl SavedGuest {
             fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
         }
         fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
+        guest_user::let_enter(&scratch)?;
         make(session, role, &scratch)?;
         let made = states.publish(&key, &scratch).map_err(SavedMemoryError::File)?;
         Ok((Self::open(role, made)?, MemoryOrigin::Made(begin.elapsed())))

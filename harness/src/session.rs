@@ -10,7 +10,7 @@ use crate::database::{Access, Dialect, dialect};
 use crate::error::{Error, Result};
 use crate::guest::{Machine, Spec, Transcript};
 use crate::history_log::HistoryLog;
-use crate::host::Libvirt;
+use crate::host::{Libvirt, guest_user};
 use crate::names::Names;
 
 /// One trial's plan, and the means to carry it out.
@@ -45,7 +45,10 @@ impl<'a> Session<'a> {
             fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         }
         let libvirt = match &plan.connect {
-            None => Libvirt::embedded(root)?,
+            None => {
+                guest_user::let_run(&plan.image, plan.accel, &disks, root)?;
+                Libvirt::embedded(root)?
+            }
             Some(uri) => Libvirt::connect(uri)?,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

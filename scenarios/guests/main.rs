@@ -9,12 +9,13 @@ mod verify;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use contract::events;
+use contract::files::GUEST_USER;
 use contract::grade::Grade;
 use contract::history::{self, Entry, Mark};
 use contract::image::{Boot, Manifest};
@@ -26,8 +27,8 @@ use contract::saved_states::SavedStates;
 use contract::scenario::SnapshotMethod;
 use harness::trial::supervise;
 use judge::verdict::Verdict;
-use procfs::process::all_processes;
-use rustix::process::{Pid, Signal, kill_process};
+use procfs::process::{Process, all_processes};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 const TRIAL: &str = "core/quiesced-snapshot::bookworm-mariadb::freezeframe";
 
@@ -160,11 +161,32 @@ fn assert_private(dir: &Path) {
     let mut next = vec![dir.to_owned()];
     while let Some(path) = next.pop() {
         let found = fs::symlink_metadata(&path).unwrap();
-        let mode = found.permissions().mode();
-        assert!(found.is_symlink() || mode & 0o077 == 0, "others may use {}: {mode:o}", path.display());
+        assert!(found.is_symlink() || is_private(&found), "others may use {}: {found:?}", path.display());
         if found.is_dir() {
             next.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
+    }
+}
+
+/// What QEMU may enter where it has a user of its own, nobody else may.
+fn is_private(found: &fs::Metadata) -> bool {
+    match found.permissions().mode() & 0o077 {
+        0 => true,
+        0o010 => found.is_dir() && found.gid() == GUEST_USER,
+        _ => false,
+    }
+}
+
+/// Whoever breaks out of his guest finds himself with no right that matters.
+fn assert_unprivileged(qemu: Pid) {
+    let status = Process::new(qemu.as_raw_nonzero().get()).and_then(|qemu| qemu.status()).unwrap();
+    let own = geteuid();
+    let expected = if own.is_root() { GUEST_USER } else { own.as_raw() };
+    assert_eq!([status.ruid, status.euid, status.suid, status.fuid], [expected; 4]);
+    if own.is_root() {
+        assert_eq!([status.rgid, status.egid, status.sgid, status.fgid], [expected; 4]);
+        assert!(status.groups.iter().all(|group| *group == expected), "{:?}", status.groups);
+        assert_eq!((status.capeff, status.capprm), (0, 0), "QEMU has privileges");
     }
 }
 
@@ -205,8 +227,9 @@ fn ctrl_c_thaws_the_guest_before_it_ends() {
     // While everything is there. Sockets are as open as libvirt makes them, and cannot be reached.
     assert_private(&run.dir);
     for dir in run.runtime_dirs() {
-        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
+        assert!(is_private(&fs::metadata(&dir).unwrap()), "{}", dir.display());
     }
+    assert_unprivileged(run.qemu("source"));
     run.signal(Signal::INT);
     run.wait_for_clean_end();
     assert!(run.marks().contains(&Mark::ThawOk), "{:?}", run.marks());

@@ -451,6 +451,13 @@ impl Machine {
             .map_err(Error::libvirt(format!("run `{command}` in QEMU's monitor")))
     }
 
+    /// The size of a disk as the guest sees it, bytes.
+    pub fn disk_bytes(&self, disk: &str) -> Result<u64> {
+        let info =
+            self.domain.block_info(disk, 0).map_err(Error::libvirt(format!("report the size of {disk}")))?;
+        Ok(info.capacity)
+    }
+
     /// Write requests and bytes that reached a disk since power-on.
     pub fn written(&self, disk: &str) -> Result<(u64, u64)> {
         let stats =

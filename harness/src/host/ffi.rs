@@ -76,9 +76,10 @@ pub(crate) fn block_commit(domain: &Domain, disk: &str, overlay: &Path) -> Resul
 /// See <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin>.
 pub(crate) fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
     let xml = CString::new(xml)?;
+    let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
     // SAFETY: `domain` holds a live virDomainPtr, `xml` a string that outlives the call; without a
     // second document there is no checkpoint.
-    counted(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), 0) }).map(drop)
+    counted(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), flags) }).map(drop)
 }
 
 /// Bounds how fast a disk's job copies, MiB a second; 0 is no bound.

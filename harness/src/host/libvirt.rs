@@ -1,5 +1,6 @@
 //! The connection to libvirt: embedded in this process, or any other by its URI.
 
+use std::fmt::Write as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -13,6 +14,7 @@ use virt::sys;
 
 use super::event::GuestEvent;
 use super::ffi;
+use super::guest_user;
 use crate::error::{Error, Result};
 use crate::guest_end::Fate;
 
@@ -66,7 +68,9 @@ impl Libvirt {
         let conf = etc.join("qemu.conf");
         let mut text = EMBEDDED_CONF.to_owned();
         if rustix::process::geteuid().is_root() {
-            text.push_str("user = \"root\"\ngroup = \"root\"\n");
+            // A number, because nobody has a name for it.
+            let id = guest_user::id().unwrap_or(0);
+            let _ = write!(text, "user = \"+{id}\"\ngroup = \"+{id}\"\n");
         }
         std::fs::create_dir_all(&etc).map_err(Error::io("create", &etc))?;
         std::fs::write(&conf, text).map_err(Error::io("write", &conf))?;

@@ -1,8 +1,9 @@
-//! The host: which accelerator works, and the connection to libvirt.
+//! The host: which accelerator works, who QEMU runs as, and the connection to libvirt.
 
 pub mod accel;
 mod event;
 mod ffi;
+pub(crate) mod guest_user;
 mod libvirt;
 
 pub use event::GuestEvent;

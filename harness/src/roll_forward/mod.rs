@@ -12,6 +12,7 @@ use contract::image::Manifest;
 
 use crate::error::{Error, Result};
 use crate::guest::Machine;
+use crate::host::guest_user;
 use crate::session::Session;
 
 /// Which part of the disks' size the exchange disk has. The logs that a guest copies to it are on these disks,
@@ -25,7 +26,8 @@ const EXCHANGE_UNIT: u64 = 1 << 20;
 pub fn create_exchange(file: &Path, image: &Manifest) -> Result<()> {
     let disks: u64 = image.file_systems().map(|fs| fs.bytes).sum();
     let bytes = (disks / EXCHANGE_PART).next_multiple_of(EXCHANGE_UNIT);
-    File::create(file).and_then(|file| file.set_len(bytes)).map_err(Error::io("create", file))
+    File::create(file).and_then(|file| file.set_len(bytes)).map_err(Error::io("create", file))?;
+    guest_user::give(file)
 }
 
 /// Copies the source's logs to the exchange disk. False when its hook recorded no position to roll

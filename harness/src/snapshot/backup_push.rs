@@ -19,7 +19,7 @@ use crate::error::{Error, Result, SnapshotError};
 use crate::guest::{Drive, escape_xml};
 use crate::host::{self, GuestEvent, JobSubscription, Libvirt};
 use crate::interrupt;
-use crate::overlay::overlay;
+use crate::overlay::{self, overlay};
 
 /// The least that libvirt can ask for, MiB a second.
 const SLOW: u8 = 1;
@@ -39,12 +39,15 @@ impl Method for BackupPush {
         let &Request { machine, chosen, dir, cycle, limit, .. } = request;
         let suffix = format!("backup-{cycle}");
         let snapshot: Vec<_> = chosen.iter().map(|drive| overlay(dir, &drive.target, &suffix)).collect();
+        for (copy, drive) in snapshot.iter().zip(chosen) {
+            overlay::create(copy, machine.disk_bytes(&drive.target)?, None)?;
+        }
         let job = Job::begin(machine.domain(), &snapshot, limit)?;
         Ok(Taken { snapshot, live: chosen.to_vec(), completion: Completion::of(job) })
     }
 }
 
-/// A job that libvirt runs. Dropping it aborts it; libvirt then removes its files.
+/// A job that libvirt runs. Dropping it aborts it.
 #[derive(Debug)]
 struct Job {
     domain: Domain,

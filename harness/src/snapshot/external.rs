@@ -11,7 +11,7 @@ use super::method::{Completion, Method, Request, Taken, remove};
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine, escape_xml};
 use crate::host::Libvirt;
-use crate::overlay::overlay;
+use crate::overlay::{self, overlay};
 
 /// Atomic, disk-only, external snapshots. See <https://libvirt.org/formatsnapshot.html>.
 pub(super) struct External;
@@ -26,6 +26,9 @@ impl Method for External {
         let &Request { machine, drives, chosen, dir, cycle, .. } = request;
         let suffix = format!("live-{cycle}");
         let live: Vec<_> = chosen.iter().map(|drive| overlay(dir, &drive.target, &suffix)).collect();
+        for (above, below) in live.iter().zip(chosen) {
+            overlay::create(above, machine.disk_bytes(&below.target)?, Some(&below.file))?;
+        }
         let disks: String = drives
             .iter()
             .map(|drive| {
@@ -42,6 +45,7 @@ impl Method for External {
         let xml = format!("<domainsnapshot><disks>{disks}</disks></domainsnapshot>");
         let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
             | sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
             | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA;
         machine.domain().create_snapshot_xml(&xml, flags).map_err(Error::libvirt("take the snapshot"))?;
         Ok(Taken { snapshot: chosen.to_vec(), live, completion: Completion::default() })

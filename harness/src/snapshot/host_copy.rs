@@ -13,7 +13,7 @@ use rustix::fs::ioctl_ficlone;
 
 use super::method::{Completion, Method, Request, Taken};
 use crate::error::{Error, Result, SnapshotError};
-use crate::host::Libvirt;
+use crate::host::{Libvirt, guest_user};
 use crate::overlay::overlay;
 
 /// Copies of the files that the guest writes to. What lies below these never changes.
@@ -35,6 +35,7 @@ impl Method for HostCopy {
             File::open(&drive.file)
                 .and_then(|from| clone(&from, &File::create(&copy.file)?))
                 .map_err(Error::io("copy", &drive.file))?;
+            guest_user::give(&copy.file)?;
             Ok(copy)
         });
         let snapshot = copied.collect::<Result<_>>()?;

@@ -38,3 +38,15 @@ pub(super) fn exec<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a O
         Ok(_) => unshare().arg(program).args(arguments).exec(),
     }
 }
+
+/// A command that runs `program` with mounts of its own, so that what it mounts no other process sees. The
+/// supervisor that calls it is `isolated`, or it is not permitted; whoever is not root has no use for it.
+pub(super) fn with_own_mounts(program: &Path, isolated: bool) -> Command {
+    if !isolated || !rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut unshare = Command::new(UNSHARE);
+    // Replaces itself by the program.
+    unshare.args(["--mount", "--"]).arg(program);
+    unshare
+}

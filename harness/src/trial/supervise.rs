@@ -213,7 +213,7 @@ pub fn supervise<'a>(
         let refused = isolate::exec(program, arguments);
         debug!("the trial in {} has no PID namespace: {refused}", dir.display());
     }
-    match supervised(program, task, dir) {
+    match supervised(program, task, dir, isolated) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let problem = format!("cannot supervise what runs in {}: {e}", dir.display());
@@ -224,7 +224,7 @@ pub fn supervise<'a>(
     }
 }
 
-fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
+fn supervised(program: &Path, task: Task, dir: &Path, isolated: bool) -> io::Result<()> {
     process::set_child_subreaper(Some(process::getpid()))?;
     let (name, memory_mib, limit) = task.needs(dir)?;
     let home = Home::of_user().map_err(io::Error::other)?;
@@ -234,7 +234,7 @@ fn supervised(program: &Path, task: Task, dir: &Path) -> io::Result<()> {
     // Its path must not have a space for libvirt, and the trial's directory may.
     let log = root.path().join("libvirt.log");
     symlink(dir.join("libvirt.log"), &log)?;
-    let trial = Command::new(program)
+    let trial = isolate::with_own_mounts(program, isolated)
         .arg(task.role())
         .arg(dir)
         .arg(root.path())
