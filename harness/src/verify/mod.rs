@@ -32,7 +32,7 @@ use tracing::{error, info};
 use crate::directories::Directories;
 use crate::error::{Error, GuestError, GuestFailure, Result};
 use crate::guest::{Drive, Machine, Spec, Transcript};
-use crate::host::{Libvirt, accel};
+use crate::host::{Libvirt, accel, guest_user};
 use crate::names::Names;
 use crate::observe::{self, SnapshotLayout};
 use crate::{inspect, interrupt, overlay};
@@ -179,6 +179,9 @@ impl Guest<'_> {
     fn examine(&mut self, image: &mut Manifest, base: &[Drive], scratch: &Path) -> Result<Directories> {
         let accel = accel::probe(&self.dir.join("accel.json")).accel;
         let limits = Limits::for_accel(accel);
+        let layers = self.request.disks.iter().flat_map(|disk| &disk.layers);
+        let files: Vec<_> = layers.map(|layer| &*layer.file).collect();
+        guest_user::let_run_given(&files, &image.boot, accel, scratch, self.root)?;
         let drives = overlay::over(scratch, ROLE, base)?;
         // With the process number, because two libvirts may share a host.
         let name = format!("freezeframe-verify-{}", std::process::id());
