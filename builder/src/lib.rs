@@ -24,9 +24,9 @@ mod rpm;
 mod store;
 mod verified;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use contract::image::Definition;
+use contract::image::{Boot, Claims, Definition, Origin};
 use tooling::error::Failure;
 
 pub use apt_index::UBUNTU_KEYS;
@@ -55,6 +55,19 @@ pub fn build(
         report(&name, &build::bring_up_to_date(&locked, &recipe)?);
     }
     Ok(())
+}
+
+/// What a definition claims about a disk, with the layers in the directory `images`; its own disk, if it names one, is
+/// left out.
+pub fn claims(images: &Path, definition: Definition) -> Result<Claims, Failure> {
+    let versions = match &definition.origin {
+        Origin::Existing(disk) => (disk.agent_version.clone(), disk.server_version.clone()),
+        Origin::Packages | Origin::CloudImage(_) => (None, None),
+    };
+    let recipe = Recipe::load(images, definition)?;
+    let image = manifest::manifest(&recipe, "", Boot::Firmware, Vec::new(), PathBuf::new());
+    let (agent_version, server_version) = versions;
+    Ok(Claims { image, agent_version, server_version })
 }
 
 /// Reads the builds of these images in the directory `store`, or of all if none is named, with the guests saved

@@ -3,7 +3,8 @@
 //! First the vocabulary: how good a backup is ([`grade`]), what that rests on ([`property`], one
 //! table) and the result ([`finding`], [`figures`]). Then the files: what is requested
 //! ([`scenario`], [`image`], [`run`], [`plan`]) and what was observed ([`events`], [`history`],
-//! [`observation`]). Nothing here touches a guest, and everything else stands on it.
+//! [`observation`]), and the same of a backup without a history ([`verification`]). Nothing here
+//! touches a guest, and everything else stands on it.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -33,3 +34,4 @@ pub mod runtime_dir;
 pub mod saved_states;
 pub mod seal;
 pub mod text;
+pub mod verification;

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
+use crate::verification::Request;
 use crate::{files, json, lock};
 
 /// What the names of runtime directories begin with.
@@ -228,10 +229,16 @@ pub struct Owner {
     pub trial: PathBuf,
 }
 
-/// Whether the supervisor of the trial in this directory lives: it holds the lock of the plan as well,
+/// Whether the supervisor of the trial or verification in this directory lives: it holds the lock of its plan or
+/// request as well,
 /// because the user's directory may be another one where this is asked, as for root.
 pub fn is_supervised(trial: &Path) -> io::Result<bool> {
-    lock::is_held(&File::open(trial.join(Plan::FILE))?)
+    let plan = File::open(trial.join(Plan::FILE));
+    let plan = match plan {
+        Err(error) if error.kind() == ErrorKind::NotFound => File::open(trial.join(Request::FILE)),
+        plan => plan,
+    };
+    lock::is_held(&plan?)
 }
 
 #[cfg(test)]

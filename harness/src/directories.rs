@@ -49,9 +49,19 @@ pub struct Directory {
 /// Asks a guest whose server runs for the server's directories, and counts the devices that a
 /// freeze must reach.
 pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, u32)> {
+    find_by(dialect(image.server.database).root_client(), agent, image, limit)
+}
+
+/// The same by another client of the server's root; see [`crate::database::Dialect::root_client`].
+pub(crate) fn find_by(
+    client: &str,
+    agent: &Agent,
+    image: &Manifest,
+    limit: Duration,
+) -> Result<(Directories, u32)> {
     let dialect = dialect(image.server.database);
     let unit = quote_shell(&image.server.unit);
-    let line = FIND.replace("UNIT", &unit).replace("CLIENT", dialect.root_client());
+    let line = FIND.replace("UNIT", &unit).replace("CLIENT", client);
     let report = agent.script(&line, dialect.directories().as_bytes(), limit)?;
     Ok(parse(&String::from_utf8_lossy(&report), image)?)
 }
@@ -68,6 +78,11 @@ impl Directories {
             .filter_map(|directory| directory.on.as_ref())
             .filter(|(on, _)| *on == fs.name)
             .map(|(_, dir)| &**dir)
+    }
+
+    /// Takes out those that are on none of the image's file systems.
+    pub(crate) fn take_foreign(&mut self) -> Vec<Directory> {
+        self.0.extract_if(.., |directory| directory.on.is_none()).collect()
     }
 
     /// The directories as entries of the history.

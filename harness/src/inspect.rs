@@ -50,20 +50,31 @@ fn inspect(claims: &Claims, dir: &Path, root: &Path) -> Result<InspectionReport>
     let transcript = Transcript::create(&dir.join("agent.jsonl"))?;
     let (mut machine, _) =
         Machine::boot(&libvirt, &spec, "inspected", &transcript, limits.boot, limits.agent)?;
-    let mut inspector = Inspector { claims, machine: &machine, limits, differences: Vec::new() };
-    let agent_version = inspector.system()?;
-    let running = inspector.unit(&image.server.unit, "server.unit")?;
-    let mut found = InspectionReport {
-        differences: inspector.differences,
-        datadir: PathBuf::new(),
-        versions: BTreeMap::new(),
-    };
+    let System { differences, agent_version, running } = system(claims, &machine, limits)?;
+    let mut found = InspectionReport { differences, datadir: PathBuf::new(), versions: BTreeMap::new() };
     found.versions.insert("qemu-guest-agent".to_owned(), agent_version);
     if running {
         runtime.block_on(server(claims, &mut machine, limits, &mut found))?;
     }
     machine.power_off()?;
     Ok(found)
+}
+
+/// What an agent shows of a guest.
+pub(crate) struct System {
+    /// A sentence for each claim that is wrong.
+    pub(crate) differences: Vec<String>,
+    agent_version: String,
+    /// Whether the unit of the server that is claimed is active.
+    running: bool,
+}
+
+/// Compares a guest with the claims, as far as its agent shows it.
+pub(crate) fn system(claims: &Claims, machine: &Machine, limits: Limits) -> Result<System> {
+    let mut inspector = Inspector { claims, machine, limits, differences: Vec::new() };
+    let agent_version = inspector.system()?;
+    let running = inspector.unit(&claims.image.server.unit, "server.unit")?;
+    Ok(System { differences: inspector.differences, agent_version, running })
 }
 
 /// Inspects the guest through its agent.

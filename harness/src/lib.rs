@@ -40,4 +40,6 @@ pub mod snapshot;
 pub mod observe;
 
 pub mod inspect;
+pub mod verify;
+
 pub mod trial;

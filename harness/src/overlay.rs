@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use contract::image::{Disk, FileSystem, Manifest};
+use contract::verification::GivenDisk;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -18,6 +19,12 @@ use crate::tool::{self, Access};
 /// `TARGET.SUFFIX.qcow2`. The image is never written.
 pub fn over_image(dir: &Path, suffix: &str, image: &Manifest) -> Result<Vec<Drive>> {
     overlays(dir, suffix, image.disks.iter().map(|disk| (&*disk.target, &*disk.file, "raw")))
+}
+
+/// The same over the uppermost file of each disk that somebody gave.
+pub(crate) fn over_given(dir: &Path, suffix: &str, disks: &[GivenDisk]) -> Result<Vec<Drive>> {
+    let layers = disks.iter().filter_map(|disk| Some((&*disk.target, disk.layers.first()?)));
+    overlays(dir, suffix, layers.map(|(target, layer)| (target, &*layer.file, layer.format.name())))
 }
 
 /// The same over each of these overlays.

@@ -60,6 +60,7 @@ mod tables;
 mod tool_log;
 mod trial_files;
 pub mod verdict;
+pub mod verification;
 mod view;
 mod wal;
 mod witness;

@@ -9,6 +9,7 @@
 //! | `badges` | outcomes, grades, names and times, wherever they stand |
 //! | `page`, `card`, `cycles`, `power` | the table of trials; one trial; its cycles; what it could see |
 //! | `tools` | the table of what backup tools do, a page of Markdown |
+//! | `verification` | the page about a backup without a history |
 //! | `plot` | the picture of a measurement, which no page shows |
 //!
 //! The judge decides who wrote when and what was restored: a page draws
@@ -32,7 +33,9 @@ mod scale;
 mod stages;
 mod text;
 mod tools;
+mod verification;
 
 pub use page::render;
 pub use page_data::{CyclePage, Drawing, Link, Page, ReadPart, TrialPage, Unreadable};
 pub use tools::tools;
+pub use verification::render_verification;

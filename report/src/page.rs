@@ -12,7 +12,8 @@ use super::card::card;
 use super::page_data::{Page, TrialPage};
 use super::text::count;
 
-const STYLE: &str = include_str!("style.css");
+/// The style of every page.
+pub(super) const STYLE: &str = include_str!("style.css");
 
 /// Renders a page.
 pub fn render(page: &Page) -> String {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of the test's own helpers fails the test")]
 
 mod hostile;
+mod verify;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -10,7 +10,7 @@ use clap::Parser;
 use contract::files;
 use harness::host::Libvirt;
 use harness::trial::supervise::{self, Task};
-use harness::{inspect, trial};
+use harness::{inspect, trial, verify};
 use terminal::log::{self, Verbosity};
 use tracing::{error, warn};
 
@@ -22,6 +22,9 @@ enum Command {
         /// Inspects the disk of the claims in DIR instead.
         #[arg(long)]
         inspect: bool,
+        /// Verifies the backup of the request in DIR instead.
+        #[arg(long, conflicts_with = "inspect")]
+        verify: bool,
         /// This process is the first one of a PID namespace.
         #[arg(long, hide = true)]
         isolated: bool,
@@ -42,6 +45,13 @@ enum Command {
         /// A short-lived directory with a short path, for libvirt.
         root: PathBuf,
     },
+    /// Verifies the backup of the request in DIR.
+    Verify {
+        /// A directory with `request.json`.
+        dir: PathBuf,
+        /// A short-lived directory with a short path, for libvirt.
+        root: PathBuf,
+    },
     /// Connects to a libvirt, to see whether it is there.
     Connect {
         /// Its URI.
@@ -54,10 +64,13 @@ fn main() -> ExitCode {
     let command = Command::parse();
     init_log(&command);
     match command {
-        Command::Supervise { inspect, isolated, dir } => match std::env::current_exe() {
+        Command::Supervise { inspect, verify, isolated, dir } => match std::env::current_exe() {
             Ok(program) => {
-                let task = if inspect { Task::Inspection } else { Task::Trial };
-                let again: &[&str] = if inspect { &["supervise", "--inspect"] } else { &["supervise"] };
+                let (task, again): (_, &[&str]) = match (inspect, verify) {
+                    (true, _) => (Task::Inspection, &["supervise", "--inspect"]),
+                    (_, true) => (Task::Verification, &["supervise", "--verify"]),
+                    (false, false) => (Task::Trial, &["supervise"]),
+                };
                 let again = again.iter().map(OsStr::new).chain([OsStr::new("--isolated"), dir.as_os_str()]);
                 supervise::supervise(&program, task, &dir, isolated, again)
             }
@@ -68,6 +81,7 @@ fn main() -> ExitCode {
         },
         Command::Run { dir, root } => trial::main(&dir, &root),
         Command::Inspect { dir, root } => inspect::main(&dir, &root),
+        Command::Verify { dir, root } => verify::main(&dir, &root),
         Command::Connect { uri } => match Libvirt::connect(&uri) {
             Ok(_) => ExitCode::SUCCESS,
             Err(e) => {
@@ -86,7 +100,10 @@ fn init_log(command: &Command) {
                 warn!("there is no trace of {}: {e}", dir.display());
             }
         }
-        Command::Supervise { .. } | Command::Inspect { .. } | Command::Connect { .. } => {
+        Command::Supervise { .. }
+        | Command::Inspect { .. }
+        | Command::Verify { .. }
+        | Command::Connect { .. } => {
             log::init(Verbosity::Normal);
         }
     }

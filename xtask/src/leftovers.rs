@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use contract::plan::{Keep, Plan};
 use contract::runtime_dir::{self, Home};
+use contract::verification::Request;
 use rustix::process::{Pid, Signal};
 use tooling::error::Failure;
 use tooling::host;
@@ -105,13 +106,18 @@ fn trials_under(runs: &Path) -> Result<Vec<PathBuf>, Failure> {
         if !found.is_ok_and(|found| found.is_dir() && own(found.uid())) {
             continue;
         }
-        if dir.join("plan.json").exists() {
+        if is_trial(&dir) {
             trials.push(dir);
         } else {
-            trials.extend(entries(&dir)?.into_iter().filter(|trial| trial.join("plan.json").exists()));
+            trials.extend(entries(&dir)?.into_iter().filter(|dir| is_trial(dir)));
         }
     }
     Ok(trials)
+}
+
+/// Whether this is the directory of a trial or of a verification.
+fn is_trial(dir: &Path) -> bool {
+    [Plan::FILE, Request::FILE].iter().any(|file| dir.join(file).exists())
 }
 
 /// Processes with a trial's directory on their command line: its guests name

@@ -15,6 +15,7 @@ mod report;
 mod setup;
 mod test;
 mod tidy;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ enum Task {
     Test(test::Args),
     Judge(judge::Args),
     Report(report::Args),
+    Verify(verify::Args),
     Bench(bench::Args),
     Chaos(chaos::Args),
     Hooks(hooks::Args),
@@ -76,6 +78,7 @@ impl Task {
             Self::Test(args) => test::run(&args),
             Self::Judge(args) => judge::run(&args),
             Self::Report(args) => report::run(args),
+            Self::Verify(args) => verify::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Chaos(args) => chaos::run(&args),
             Self::Hooks(args) => hooks::run(&args),

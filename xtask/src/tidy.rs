@@ -4,7 +4,7 @@ use terminal::results;
 use tooling::error::Failure;
 use tooling::host;
 
-use crate::leftovers;
+use crate::{leftovers, verify};
 
 /// Removes what dead runs left behind: guests, processes, overlays,
 /// directories. Runs that are alive are not touched; logs and verdicts stay.
@@ -12,7 +12,10 @@ use crate::leftovers;
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args) -> Result<(), Failure> {
-    let left = leftovers::find(&host::repository().join("target/e2e"))?;
+    let mut left = leftovers::find(&host::repository().join("target/e2e"))?;
+    left.extend(leftovers::find(&verify::runs())?);
+    // A runtime directory without an owner is found each time.
+    left.dedup();
     for leftover in &left {
         leftover.remove()?;
         results::line(format_args!("removed {leftover}"));

@@ -42,8 +42,8 @@ pub struct Spec {
     /// Heartbeat channels: the file system that each is for, and its socket,
     /// whose path must be short.
     pub heartbeats: Vec<(String, PathBuf)>,
-    /// The guest's port to which a loopback port of the host is forwarded.
-    pub forward: u16,
+    /// The guest's port to which a loopback port of the host is forwarded, if to any.
+    pub forward: Option<u16>,
     /// How it is watched while somebody else's tool backs it up.
     pub outside: Option<Outside>,
 }
@@ -127,7 +127,7 @@ impl Spec {
             heartbeats: Vec::new(),
             console,
             console_socket: root.join(format!("console-{role}")),
-            forward: image.server.port,
+            forward: Some(image.server.port),
             outside: None,
         }
     }
@@ -137,11 +137,13 @@ impl Spec {
     /// A kernel panic reboots at once (`panic=-1`), and a reboot destroys the domain, so that
     /// libvirt's lifecycle event ends every wait. The network is QEMU's user network with
     /// `restrict=on`, given on the command line because libvirt's XML has no such option: the guest
-    /// reaches nothing, and the host reaches one port. See <https://libvirt.org/formatdomain.html>
+    /// reaches nothing, and the host reaches at most one port. See <https://libvirt.org/formatdomain.html>
     /// and qemu(1), `-netdev user`.
     #[expect(clippy::too_many_lines, reason = "it is one document")]
     pub(crate) fn xml(&self) -> String {
-        let Self { accel, memory_mib, forward, .. } = self;
+        let Self { accel, memory_mib, .. } = self;
+        let forward =
+            self.forward.map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}")).unwrap_or_default();
         let domain_type = match accel {
             Accel::Kvm => "kvm",
             Accel::Tcg => "qemu",
@@ -238,7 +240,7 @@ impl Spec {
                </devices>\
                <qemu:commandline>\
                  <qemu:arg value='-netdev'/>\
-                 <qemu:arg value='user,id=sql,restrict=on,hostfwd=tcp:127.0.0.1:0-:{forward}'/>\
+                 <qemu:arg value='user,id=sql,restrict=on{forward}'/>\
                  <qemu:arg value='-device'/>\
                  <qemu:arg value='virtio-net-pci,netdev=sql,bus=pcie.0,addr=0x1e'/>\
                  {arguments}\
@@ -290,7 +292,7 @@ mod tests {
             heartbeats: Vec::new(),
             console: "/c".into(),
             console_socket: "/s".into(),
-            forward: 3306,
+            forward: Some(3306),
             outside: None,
         }
     }

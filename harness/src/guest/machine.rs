@@ -62,7 +62,7 @@ pub struct Machine {
     console: PathBuf,
     agent: Agent,
     /// The guest's port that is forwarded from the start.
-    forward: u16,
+    forward: Option<u16>,
     /// The unit whose state was last queried, and when.
     last_check: Option<(String, Instant)>,
     stopped: bool,
@@ -431,7 +431,7 @@ impl Machine {
     /// The loopback address that leads to the guest's database port. QEMU chose a free port when it
     /// started.
     pub fn sql_address(&self) -> Result<SocketAddr> {
-        self.address(self.forward)
+        self.address(self.forward.unwrap_or_default())
     }
 
     /// Forwards another loopback port of the host to this port of the guest, and returns its

@@ -72,12 +72,49 @@ pub(crate) fn let_run(image: &Manifest, accel: Accel, disks: &Path, root: &Path)
     let state = root.join("lib");
     fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
     open_ways(&[&state, &image.dir, disks])?;
-    let boot = match &image.boot {
-        Boot::Direct { kernel, initrd, .. } => vec![kernel, initrd],
-        Boot::Firmware => vec![],
-    };
-    image.disks.iter().map(|disk| &disk.file).chain(boot).try_for_each(|file| let_read(file))?;
+    image
+        .disks
+        .iter()
+        .map(|disk| &disk.file)
+        .chain(kernel(&image.boot))
+        .try_for_each(|file| let_read(file))?;
     settle_kvm(root, accel)
+}
+
+/// The same of a guest from disks that are somebody's own: their `files` stay as they are. Where the user of
+/// QEMU may not read one, QEMU runs as root.
+pub(crate) fn let_run_given(
+    files: &[&Path],
+    boot: &Boot,
+    accel: Accel,
+    disks: &Path,
+    root: &Path,
+) -> Result<()> {
+    if other().is_none() {
+        return Ok(());
+    }
+    let state = root.join("lib");
+    fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
+    let folders = kernel(boot).filter_map(|file| file.parent());
+    open_ways(&[&*state, disks].into_iter().chain(folders).collect::<Vec<_>>())?;
+    kernel(boot).try_for_each(|file| let_read(file))?;
+    for file in files {
+        let found = fs::metadata(file).map_err(Error::io("inspect", file))?;
+        if !has_right(&found, 0o4) {
+            stay_root(format!("only root may read {}, whose mode stays as it is", file.display()));
+        }
+        reach(file).unwrap_or_else(stay_root);
+    }
+    settle_kvm(root, accel)
+}
+
+/// The files that a guest is started with by QEMU itself.
+fn kernel(boot: &Boot) -> impl Iterator<Item = &PathBuf> {
+    let files = match boot {
+        Boot::Direct { kernel, initrd, .. } => [Some(kernel), Some(initrd)],
+        Boot::Firmware => [None, None],
+    };
+    files.into_iter().flatten()
 }
 
 /// Lets QEMU reach these directories of the harness's, and enter them. Where that is not possible QEMU runs as
@@ -213,12 +250,17 @@ fn reach(dir: &Path) -> std::result::Result<(), String> {
 
 /// Whether QEMU's user may enter a directory.
 fn can_enter(dir: &fs::Metadata) -> bool {
-    let execute = match (dir.uid() == GUEST_USER, dir.gid() == GUEST_USER) {
-        (true, _) => 0o100,
-        (false, true) => 0o010,
-        (false, false) => 0o001,
+    has_right(dir, 0o1)
+}
+
+/// Whether QEMU's user has this right, as it is written for others.
+fn has_right(found: &fs::Metadata, right: u32) -> bool {
+    let shift = match (found.uid() == GUEST_USER, found.gid() == GUEST_USER) {
+        (true, _) => 6,
+        (false, true) => 3,
+        (false, false) => 0,
     };
-    dir.mode() & execute != 0
+    found.mode() & (right << shift) != 0
 }
 
 /// Whether this process's mounts are not those of its parent, the supervisor.
@@ -289,6 +331,15 @@ mod tests {
             ("0 0\n", false),
         ] {
             assert_eq!(has(map, 65_522), expected, "{map}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebodys_is_read_by_the_right_of_others() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, expected) in [(0o644, true), (0o600, false), (0o640, false), (0o604, true)] {
+            file.as_file().set_permissions(Permissions::from_mode(mode)).unwrap();
+            assert_eq!(has_right(&file.as_file().metadata().unwrap(), 0o4), expected, "{mode:o}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::error::ToolError;
 /// Why something on a raw disk could not be read. That is a fact about the snapshot or the host's
 /// programs, and is recorded as such.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]

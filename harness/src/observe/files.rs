@@ -19,14 +19,14 @@ use crate::tool::{self, Access};
 const MOST_NAMES: usize = 100_000;
 
 /// The file system of a raw image.
-pub(super) enum ImageFiles {
+pub(crate) enum ImageFiles {
     Ext4(Ext4),
     /// The image, for grub-fstest(1).
     Grub(PathBuf),
 }
 
 impl ImageFiles {
-    pub(super) fn open(kind: FsKind, raw: &Path) -> Result<Self, ReadError> {
+    pub(crate) fn open(kind: FsKind, raw: &Path) -> Result<Self, ReadError> {
         match kind {
             FsKind::Ext4 => Ok(Self::Ext4(Ext4::load_from_path(raw)?)),
             FsKind::Xfs | FsKind::Btrfs => {
@@ -37,7 +37,7 @@ impl ImageFiles {
     }
 
     /// The names in a directory that are UTF-8.
-    pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
+    pub(crate) fn names(&self, dir: &Path) -> Result<Vec<String>, ReadError> {
         let dir = utf8(dir)?;
         match self {
             Self::Ext4(fs) => {
@@ -127,7 +127,7 @@ impl ImageFiles {
     }
 
     /// Reads a file that must be there from its beginning. It is not copied, because its length is a guest's word.
-    pub(super) fn read(&self, path: &Path) -> Result<Box<dyn Read>, ReadError> {
+    pub(crate) fn read(&self, path: &Path) -> Result<Box<dyn Read>, ReadError> {
         let name = utf8(path)?;
         match self {
             Self::Ext4(fs) if fs.exists(name)? => Ok(Box::new(fs.open(name)?)),

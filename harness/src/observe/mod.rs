@@ -13,5 +13,9 @@ mod tables;
 mod wal;
 
 pub use disk::{SnapshotLayout, disks};
+pub(crate) use error::ReadError;
+pub(crate) use files::ImageFiles;
 pub use observation_log::{ObservationLog, complete, create, withdraw};
+pub(crate) use server_log::recovery as read_recovery;
 pub use tables::{Expected, memory, server, server_failed, state, tables};
+pub(crate) use tables::{read_messages, recovery};

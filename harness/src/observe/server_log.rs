@@ -9,20 +9,20 @@ const LINES: usize = 20;
 
 /// What a server's log of one boot says about recovery.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Recovery {
+pub(crate) struct Recovery {
     /// Transactions that recovery found prepared; `None` as for `recovered`.
-    pub(super) prepared: Option<u64>,
+    pub(crate) prepared: Option<u64>,
     /// The lines about recovery.
-    pub(super) lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// Whether the engine recovered from a crash; `None` when it writes no notes to this log, and
     /// so would not report it.
-    pub(super) recovered: Option<bool>,
+    pub(crate) recovered: Option<bool>,
     /// The errors about corruption.
-    pub(super) corruption: Vec<String>,
+    pub(crate) corruption: Vec<String>,
 }
 
 /// Reads the log.
-pub(super) fn recovery(dialect: &dyn Dialect, log: &str) -> Recovery {
+pub(crate) fn recovery(dialect: &dyn Dialect, log: &str) -> Recovery {
     let mut found = Recovery::default();
     for line in log.lines() {
         let says = dialect.read_log(line);

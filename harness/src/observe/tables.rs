@@ -8,7 +8,7 @@ use contract::observation::{Record, ServerState};
 use contract::text::printable;
 
 use super::observation_log::ObservationLog;
-use super::server_log;
+use super::server_log::{self, Recovery};
 use crate::database::{By, Connection, Dialect, FromText, Row, SqlResult, dialect};
 use crate::error::{Error, Result, SqlError};
 use crate::guest::{Agent, quote_shell};
@@ -56,12 +56,7 @@ pub async fn server(
         // NULL when it is the journal.
         Some(query) => value::<Option<String>>(conn, query, "report where its log is").await?.flatten(),
     };
-    let recovery = match place.as_deref() {
-        None | Some("" | "stderr") => server_log::recovery(dialect, &journal(agent, server, limit)?),
-        Some(file) => server_log::last_start(&log_file(agent, server, file, limit)?)
-            .map(|log| server_log::recovery(dialect, log))
-            .unwrap_or_default(),
-    };
+    let recovery = recovery(dialect, agent, &server.unit, place.as_deref(), limit)?;
     let prepared = match dialect.prepared() {
         None => recovery.prepared,
         Some(query) => value(conn, query, "count its prepared transactions").await?,
@@ -81,6 +76,22 @@ pub async fn server(
         out.write(&record)?;
     }
     tables(conn, expected, out).await
+}
+
+/// What a server of this unit says about recovery, in its unit's journal or in the file that it logs to.
+pub(crate) fn recovery(
+    dialect: &dyn Dialect,
+    agent: &Agent,
+    unit: &str,
+    file: Option<&str>,
+    limit: Duration,
+) -> Result<Recovery> {
+    Ok(match file {
+        None | Some("" | "stderr") => server_log::recovery(dialect, &journal(agent, unit, limit)?),
+        Some(file) => server_log::last_start(&log_file(agent, unit, file, limit)?)
+            .map(|log| server_log::recovery(dialect, log))
+            .unwrap_or_default(),
+    })
 }
 
 /// Where the write-ahead log ended that the server recovered from.
@@ -264,8 +275,8 @@ pub fn server_failed(detail: &str, out: &mut ObservationLog) -> Result<()> {
 
 /// The server's log of this boot. The images keep the journal in memory, so it has nothing of
 /// earlier boots.
-fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
-    let unit = quote_shell(&server.unit);
+fn journal(agent: &Agent, unit: &str, limit: Duration) -> Result<String> {
+    let unit = quote_shell(unit);
     let line = format!("journalctl -b -o cat --no-pager -u {unit} | head -c {LOG_LIMIT}");
     Ok(String::from_utf8_lossy(&agent.script(&line, b"", limit)?).into_owned())
 }
@@ -273,11 +284,11 @@ fn journal(agent: &Agent, server: &Server, limit: Duration) -> Result<String> {
 /// The end of the file that the server logs to, as the server itself sees it: its root may be a
 /// snapshot, and a relative path starts in its working directory, the data directory. Empty when
 /// there is none.
-fn log_file(agent: &Agent, server: &Server, file: &str, limit: Duration) -> Result<String> {
+fn log_file(agent: &Agent, unit: &str, file: &str, limit: Duration) -> Result<String> {
     let line = format!(
         "read -r file; case $file in /*) from=root ;; *) from=cwd ;; esac
         tail -c {LOG_LIMIT} \"/proc/$(systemctl show --property=MainPID --value {})/$from/$file\" || true",
-        quote_shell(&server.unit)
+        quote_shell(unit)
     );
     let log = agent.script(&line, format!("{file}\n").as_bytes(), limit)?;
     Ok(String::from_utf8_lossy(&log).into_owned())
@@ -346,28 +357,25 @@ async fn check_table(
     real: &str,
     engine: &str,
 ) -> Record {
-    let (mut clean, mut usable, mut messages) = (true, true, Vec::new());
     let answer = conn.query(&dialect.check(real)).await;
-    match answer
-        .and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>())
-    {
-        Ok(answer) => {
-            for (kind, message) in answer {
-                let kind = kind.to_lowercase();
-                match kind.as_str() {
-                    "status" if message == "OK" || message.contains("already up to date") => continue,
-                    "note" | "info" => continue,
-                    "warning" => clean = false,
-                    _ => (clean, usable) = (false, false),
-                }
-                if messages.len() < MESSAGES {
-                    messages.push(printable(&format!("{kind}: {message}")));
-                }
-            }
+    let answer =
+        answer.and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>());
+    read_messages(table, engine, answer.unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())]))
+}
+
+/// How a check of a table ended that had these messages, each with its kind.
+pub(crate) fn read_messages(table: &str, engine: &str, answer: Vec<(String, String)>) -> Record {
+    let (mut clean, mut usable, mut messages) = (true, true, Vec::new());
+    for (kind, message) in answer {
+        let kind = kind.to_lowercase();
+        match kind.as_str() {
+            "status" if message == "OK" || message.contains("already up to date") => continue,
+            "note" | "info" => continue,
+            "warning" => clean = false,
+            _ => (clean, usable) = (false, false),
         }
-        Err(error) => {
-            (clean, usable) = (false, false);
-            messages.push(printable(&error.to_string()));
+        if messages.len() < MESSAGES {
+            messages.push(printable(&format!("{kind}: {message}")));
         }
     }
     Record::CheckTable { table: table.to_owned(), engine: engine.to_owned(), clean, usable, messages }

@@ -18,6 +18,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -33,21 +34,27 @@ use contract::image::Claims;
 use contract::plan::{Accel, Keep, Plan};
 use contract::runtime_dir::Home;
 use contract::text::printable;
+use contract::verification::Request;
 use judge::verdict::Verdict;
 use procfs::process::Stat;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{self, Pid, Signal, WaitOptions};
+use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 use tracing::{debug, error, warn};
 
 use super::isolate;
 use super::last_words;
 use super::reserve::{guest_mib, hold, lifeline_closed, needed_mib, reserve};
+use crate::verify;
 
 /// How long a trial may take to stop when requested: it thaws its guest first.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The pause between two looks whether a supervisor hangs.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How long those that a trial leaves behind may take to end: the sandbox of a program ends just after it.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// How long the inspection of a disk may take: two boots, on a busy host.
 const INSPECTION_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -135,6 +142,8 @@ pub enum Task {
     Trial,
     /// The inspection of a disk by its `claims.json`.
     Inspection,
+    /// The verification of a backup by its `request.json`.
+    Verification,
 }
 
 impl Task {
@@ -143,6 +152,7 @@ impl Task {
         match self {
             Self::Trial => "run",
             Self::Inspection => "inspect",
+            Self::Verification => "verify",
         }
     }
 
@@ -151,6 +161,7 @@ impl Task {
         match self {
             Self::Trial => Plan::FILE,
             Self::Inspection => Claims::FILE,
+            Self::Verification => Request::FILE,
         }
     }
 
@@ -166,6 +177,11 @@ impl Task {
                 let image = Claims::read(dir).map_err(io::Error::other)?.image;
                 // Which accelerator works is not known yet.
                 Ok((image.name, guest_mib(Accel::Tcg, image.memory_mib), INSPECTION_LIMIT))
+            }
+            Self::Verification => {
+                let memory_mib = Request::read(dir).map_err(io::Error::other)?.memory_mib;
+                let needed = guest_mib(Accel::Tcg, memory_mib);
+                Ok(("the verification".to_owned(), needed, verify::LIMIT))
             }
         }
     }
@@ -323,8 +339,12 @@ fn wait_for_any() -> io::Result<Option<(Pid, process::WaitStatus)>> {
 
 /// Kills and reaps every child, and then the children that it leaves behind.
 fn kill_children() -> io::Result<()> {
+    let patience = Instant::now() + ENDING;
     loop {
         for Stat { pid, comm, .. } in living_children()? {
+            if ends_by_itself(pid, patience) {
+                continue;
+            }
             warn!("the trial left a process behind; killed {} (pid {pid})", printable(&comm));
             let _ = Pid::from_raw(pid).map(|pid| process::kill_process(pid, Signal::KILL));
         }
@@ -332,6 +352,15 @@ fn kill_children() -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Whether a process ends by then without being told to.
+fn ends_by_itself(pid: i32, by: Instant) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return true };
+    let left = Timespec::try_from(by.saturating_duration_since(Instant::now())).unwrap_or_default();
+    let ended = |end: OwnedFd| poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&left));
+    // One that cannot be waited for like this is told.
+    pidfd_open(pid, PidfdFlags::empty()).and_then(ended).is_ok_and(|ended| ended > 0)
 }
 
 /// The children of this process that still run.

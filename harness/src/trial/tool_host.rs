@@ -140,6 +140,7 @@ impl ToolHost {
             folders,
             sender,
             client,
+            scenario: tool.folder.clone(),
             sockets,
             _daemon: daemon,
         })
@@ -176,7 +177,15 @@ impl ToolHost {
             .get()
             .map_or(("", "", &[][..]), |guest| (&*guest.domain, &*guest.uuid, &guest.disks[..]));
         let Folders { chain, scratch, .. } = &self.folders;
-        let surroundings = Surroundings { client: &self.client, domain, uuid, disks, chain, scratch, scenario: &self.scenario };
+        let surroundings = Surroundings {
+            client: &self.client,
+            domain,
+            uuid,
+            disks,
+            chain,
+            scratch,
+            scenario: &self.scenario,
+        };
         surroundings.start(request, line, log, *limit)
     }
 
