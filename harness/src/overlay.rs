@@ -25,6 +25,22 @@ pub fn over(dir: &Path, suffix: &str, drives: &[Drive]) -> Result<Vec<Drive>> {
     overlays(dir, suffix, drives.iter().map(|drive| (&*drive.target, &*drive.file, "qcow2")))
 }
 
+/// The same over each of these files, which somebody else made.
+pub fn over_files(dir: &Path, suffix: &str, files: &[DiskFile]) -> Result<Vec<Drive>> {
+    overlays(dir, suffix, files.iter().map(|it| (&*it.target, &*it.file, it.format)))
+}
+
+/// The file that a disk is to be read from, in whichever format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFile {
+    /// The disk: `vda`.
+    pub target: String,
+    /// The file. Others that it leans on are named in it.
+    pub file: PathBuf,
+    /// Its format, as QEMU names it.
+    pub format: &'static str,
+}
+
 fn overlays<'a>(
     dir: &Path,
     suffix: &str,

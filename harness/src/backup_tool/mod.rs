@@ -3,5 +3,7 @@
 //! These are facts. What they mean is for the judge.
 
 mod command;
+mod disks;
 
 pub use command::{Ended, Request, Running, Signaller, Surroundings};
+pub use disks::{HandedBack, handed_back};

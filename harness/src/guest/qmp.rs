@@ -99,7 +99,7 @@ pub struct Job {
 
 /// The file that a disk is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskFile {
+pub struct DiskSource {
     /// The disk, as `vda`, or QEMU's path of another device.
     pub disk: String,
     /// What the guest writes to.
@@ -170,7 +170,7 @@ impl Qmp {
     }
 
     /// The files that the guest's disks are in.
-    pub fn disk_files(&self, limit: Duration) -> Result<Vec<DiskFile>> {
+    pub fn disk_files(&self, limit: Duration) -> Result<Vec<DiskSource>> {
         #[derive(Deserialize)]
         struct Device {
             #[serde(default)]
@@ -185,7 +185,7 @@ impl Qmp {
         let devices: Vec<Device> = self.ask("query-block", limit)?;
         let disk = |Device { device, qdev, inserted }| {
             let disk = disk_name(qdev.as_deref().unwrap_or(&device));
-            inserted.map(|Inserted { file }| DiskFile { disk, file })
+            inserted.map(|Inserted { file }| DiskSource { disk, file })
         };
         Ok(devices.into_iter().filter_map(disk).collect())
     }

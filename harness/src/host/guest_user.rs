@@ -167,6 +167,30 @@ pub(crate) fn give(file: &Path) -> Result<()> {
     chown(file, Some(id), Some(id)).map_err(Error::io("hand over to QEMU", file))
 }
 
+/// Takes a directory and all that is below it over from QEMU, and from tools that were the same user. QEMU may read it
+/// afterwards. What a link leads to stays as it is.
+pub(crate) fn take_back(dir: &Path) -> Result<()> {
+    let Some(id) = other() else { return Ok(()) };
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        let take = || -> io::Result<Vec<PathBuf>> {
+            let found = fs::symlink_metadata(&path)?;
+            if found.is_symlink() {
+                return Ok(Vec::new());
+            }
+            let (own, right) = if found.is_dir() { (0o700, READ | ENTER) } else { (0o400, READ) };
+            chown(&path, Some(0), Some(id))?;
+            fs::set_permissions(&path, Permissions::from_mode(found.mode() & 0o700 | own | right))?;
+            if !found.is_dir() {
+                return Ok(Vec::new());
+            }
+            fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect()
+        };
+        left.extend(take().map_err(Error::io("take over from a backup tool", &path))?);
+    }
+    Ok(())
+}
+
 /// Makes every directory above this one a passage. An error is the reason why that cannot be.
 fn reach(dir: &Path) -> std::result::Result<(), String> {
     let mut above: Vec<_> = dir.ancestors().skip(1).collect();
