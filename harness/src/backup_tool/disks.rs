@@ -3,7 +3,7 @@
 //!
 //! The format of a file is what its name or that line says, and never what is in it: a guest can write whatever it
 //! wants into a raw disk, such as the header of another format that leans on a file of the host's. For the same
-//! reason every file says itself in which format it leans on another. All of them must be in the folder of the restore or that of the
+//! reason a file must say in which format it leans on another. All of them must be in the folder of the restore or in that of the
 //! backups: a backup that leans on the source's disks is none.
 
 use std::fs;

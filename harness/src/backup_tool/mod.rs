@@ -4,6 +4,8 @@
 
 mod command;
 mod disks;
+mod left;
 
 pub use command::{Ended, Request, Running, Signaller, Surroundings};
 pub use disks::{HandedBack, handed_back};
+pub use left::{Before, frozen};

@@ -32,6 +32,9 @@ pub enum DaemonError {
         /// Its log.
         log: PathBuf,
     },
+    /// It gives no answer any more.
+    #[error("the libvirt of the trial's guest gave no answer within {} s when it was asked for jobs: it hangs", .0.as_secs())]
+    Hung(Duration),
     /// It does not open its sockets.
     #[error(
         "the trial's own libvirt daemon could not be connected to within {} s; the host may be overloaded. What it said \

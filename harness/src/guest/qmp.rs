@@ -314,7 +314,7 @@ fn event(name: &'static str, message: &Value) -> QmpEvent {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::net::UnixListener;
     use std::process::{Child, Command, Stdio};
     use std::thread::spawn;
@@ -325,7 +325,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     /// A monitor that sends this, and then answers each command by `answer`.
-    fn fake(
+    pub(crate) fn fake(
         greeting: &'static [u8],
         mut answer: impl FnMut(&Value, &mut UnixStream) + Send + 'static,
     ) -> (tempfile::TempDir, PathBuf) {
@@ -344,7 +344,7 @@ mod tests {
         (dir, socket)
     }
 
-    fn say(stream: &mut UnixStream, message: &Value) {
+    pub(crate) fn say(stream: &mut UnixStream, message: &Value) {
         let _ = stream.write_all(format!("{message}\r\n").as_bytes());
     }
 

@@ -2,6 +2,7 @@
 //! and the witnesses beside the guest, whose news come out of one channel.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub(super) struct ToolHost {
     /// QEMU's trace of the guest's writes.
     pub(super) trace: WriteTrace,
     /// QEMU's second monitor, once the guest has started.
-    pub(super) qmp: OnceLock<Qmp>,
+    qmp: OnceLock<Qmp>,
     guest: OnceLock<Guest>,
     /// The connection to the libvirt with which the tool works.
     pub(super) libvirt: Libvirt,
@@ -152,7 +153,7 @@ impl ToolHost {
         let Plan { image, .. } = session.plan;
         let drives = overlay::flat(&self.folders.source, image)?;
         let spec = GuestRole::Source.spec(session.plan, drives.clone(), &session.exchange, &self.sockets);
-        let monitor = qmp::arguments(&self.monitor());
+        let monitor = qmp::arguments(&self.monitor_socket());
         let trace = write_trace::arguments(&self.sockets.join("writes"));
         let outside =
             Outside { proxy: Arc::clone(&self.proxy), arguments: monitor.into_iter().chain(trace).collect() };
@@ -200,7 +201,7 @@ impl ToolHost {
             bytes: drives.iter().map(|it| machine.disk_bytes(&it.target)).collect::<Result<_>>()?,
         };
         let _ = self.guest.set(guest);
-        let (qmp, events) = Qmp::connect(SOURCE, &self.monitor())?;
+        let (qmp, events) = Qmp::connect(SOURCE, &self.monitor_socket())?;
         forward(events, &self.sender, Happening::Qmp)?;
         // The guest starts once.
         let _ = self.qmp.set(qmp);
@@ -213,7 +214,14 @@ impl ToolHost {
         guest.map_or_else(Vec::new, |it| it.disks.iter().cloned().zip(it.bytes.iter().copied()).collect())
     }
 
-    fn monitor(&self) -> PathBuf {
+    /// QEMU's second monitor.
+    pub(super) fn monitor(&self) -> Result<&Qmp> {
+        self.qmp.get().ok_or_else(|| {
+            Error::io("connect to", &self.monitor_socket())(io::ErrorKind::NotConnected.into())
+        })
+    }
+
+    fn monitor_socket(&self) -> PathBuf {
         self.sockets.join("qmp")
     }
 

@@ -23,7 +23,7 @@ use super::progress::Progress;
 use super::tool_host::{Command, ToolHost};
 use super::tool_left;
 use super::tool_window::Watch;
-use crate::backup_tool::{Ended, HandedBack, Request, handed_back};
+use crate::backup_tool::{Before, Ended, HandedBack, Request, handed_back};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
@@ -37,6 +37,9 @@ use crate::snapshot::Completion;
 
 /// How long a fault on the host may take that strikes before a backup.
 const FAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long QEMU may take to answer: up to 110 ms on a busy host were observed.
+const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a version command may take.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
@@ -166,7 +169,8 @@ impl Backups<'_> {
             let log = session.plan.dir.join(format!("backup-{n}.log"));
             let limit = Duration::from_secs(self.tool.backup_seconds.into());
             let command = Command { request, line: &self.tool.backup, log: &log, limit };
-            let before = tool_left::disk_files(self.host)?;
+            let (monitor, scratch) = (self.host.monitor()?, &self.host.folders.scratch);
+            let before = Before::look(monitor, scratch, MONITOR_LIMIT)?;
             if n > 1 {
                 self.trial.inject_faults(Point::BeforeFreeze, machine)?;
             }
@@ -179,7 +183,7 @@ impl Backups<'_> {
             self.step(ToolStep::Ended { t: ended.end, n, how, said: ended.said })?;
             // Before anything else: a guest that is frozen is an outage.
             let frozen = tool_left::thaw(self.host, begun, &session.plan.limits);
-            let mut things = tool_left::find(self.host, machine, &before)?;
+            let mut things = before.left(machine.domain(), monitor, scratch, MONITOR_LIMIT)?;
             things.extend(frozen);
             self.step(ToolStep::Left { t: clock::now(), n, things })?;
             watch.conclude(begun, ended.end)?;
