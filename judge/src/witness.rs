@@ -14,7 +14,10 @@ fn window(view: &View<'_>) -> Result<(Nanos, Nanos), Unexamined> {
     let commands = &view.case.cycle.commands;
     let done = |it: &&AgentCommand| it.command.starts_with(FREEZE) && it.error.is_none() && it.end.is_some();
     view.window().map(|window| (window.frozen, window.thaw)).or_else(|why| {
-        let frozen = commands.iter().find(done).and_then(|it| it.end).ok_or(why)?;
+        let frozen = commands.iter().find(done).and_then(|it| it.end);
+        // A freeze that came after the copy is another finding, T1.
+        let copied = view.case.cycle.copies.iter().map(|copy| copy.t.saturating_add(SKEW)).min();
+        let frozen = frozen.filter(|frozen| copied.is_none_or(|copied| *frozen <= copied)).ok_or(why)?;
         let thaw = commands.iter().find(|it| it.command == THAW && it.t >= frozen);
         let thaw = thaw.ok_or_else(|| Unexamined("nobody asked the agent for a thaw".into()))?;
         Ok((frozen, thaw.t))

@@ -239,8 +239,10 @@ fn forward<T: Send + 'static>(
     name: fn(T) -> Happening,
 ) -> Result<()> {
     let to = to.clone();
-    let pass_on =
-        move || from.into_iter().map(name).map(|it| to.send(it)).take_while(Result::is_ok).for_each(drop);
+    let pass_on = move || {
+        // An error says that nobody listens.
+        let _ = from.into_iter().map(name).all(|it| to.send(it).is_ok());
+    };
     thread::Builder::new().name("watch".to_owned()).spawn(pass_on).map(drop).map_err(Error::Runtime)
 }
 
