@@ -13,6 +13,7 @@ groups:
     quiesce: True
     hosts:
       - host: "$FREEZEFRAME_DOMAIN"
+        disks: [$(echo "$FREEZEFRAME_DISKS" | tr ' ' ,)]
 END
 trap 'rm -f "$config"' EXIT
 case $FREEZEFRAME_PHASE in
