@@ -36,7 +36,8 @@ fn passes(checker: &str, args: &[&str]) {
 
 #[test]
 fn shellcheck_passes() {
-    passes("shellcheck", &["-s", "sh"]);
+    // With what they source.
+    passes("shellcheck", &["-s", "sh", "-x"]);
 }
 
 #[test]
