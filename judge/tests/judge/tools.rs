@@ -615,8 +615,9 @@ fn plan(grades: &[Grade], backups: u32) -> Plan {
     plan.expect.grade = grades.to_vec();
     plan.snapshot.cycles = backups;
     plan.faults = vec![Fault { at: Point::DuringCopy, what: Strike::Tool(Signal::Kill) }];
-    let tool = r#"{"name":"own","backup":"b","restore":"r","backup_seconds":1,"restore_seconds":1}"#;
-    plan.backup = serde_json::from_str::<BackupTool>(tool).ok();
+    let tool =
+        r#"{"name":"own","backup":"b","restore":"r","backup_seconds":1,"restore_seconds":1,"folder":"/s"}"#;
+    plan.backup = Some(serde_json::from_str::<BackupTool>(tool).unwrap());
     plan
 }
 
