@@ -209,6 +209,17 @@ impl Error {
         matches!(self, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. })
     }
 
+    /// Whether time ran out for a guest or its database: it may be slow, or stand still.
+    pub(crate) fn is_late_guest(&self) -> bool {
+        match self {
+            Self::Guest(GuestError::Failed { failure, .. }) => {
+                matches!(failure, GuestFailure::TimedOut { .. })
+            }
+            Self::Sql { source, .. } => matches!(source, SqlError::TimedOut),
+            _ => false,
+        }
+    }
+
     /// Whether no guest can be asked anything any more.
     pub(crate) fn ends_trial_at_once(&self) -> bool {
         matches!(self, Self::Interrupted | Self::GuestEnded { .. })
@@ -252,5 +263,27 @@ impl Error {
     pub(crate) fn sql(action: impl Into<String>) -> impl FnOnce(SqlError) -> Self {
         let action = action.into();
         move |source| Self::Sql { action, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lack_of_time_lets_a_guest_try_again() {
+        let failed = |failure| {
+            let (console, lines) = (PathBuf::from("/console.log"), String::new());
+            Error::from(GuestError::Failed { role: "restored", failure, console, lines })
+        };
+        let limit = Duration::from_secs(240);
+        assert!(failed(GuestFailure::TimedOut { action: Action::StartAgent, limit }).is_late_guest());
+        assert!(Error::sql("answer")(SqlError::TimedOut).is_late_guest());
+        let unit = || GuestError::UnitFailed { role: "restored", unit: "mariadb".to_owned() };
+        for error in
+            [failed(GuestFailure::StoppedInBoot), unit().into(), Error::Interrupted, Error::Overdue(limit)]
+        {
+            assert!(!error.is_late_guest(), "{error}");
+        }
     }
 }

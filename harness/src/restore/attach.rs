@@ -150,7 +150,7 @@ impl Restorer for Verifier<'_> {
         }
         self.wait_for_server(&unit)?;
         let conn = access::connect_observer(self.session, &self.machine)?;
-        Ok(Restored { conn, server: Server { unit, ..image.server.clone() }, stalled: 0 })
+        Ok(Restored { conn, server: Server { unit, ..image.server.clone() }, stalled: 0, again: None })
     }
 
     fn machine(&self) -> Option<&Machine> {

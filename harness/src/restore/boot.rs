@@ -25,8 +25,8 @@ impl<'a> Boot<'a> {
     }
 }
 
-impl Restorer for Boot<'_> {
-    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+impl Boot<'_> {
+    fn boot(&mut self, snapshot: &[Drive]) -> Result<Restored> {
         let Session { plan, disks, exchange, root, .. } = self.session;
         let drives = overlay::over(disks, ROLE, snapshot)?;
         let spec = Spec { exchange: Some(exchange.clone()), ..Spec::of(plan, ROLE, drives, root) };
@@ -34,7 +34,23 @@ impl Restorer for Boot<'_> {
         let machine = self.machine.insert(machine);
         self.session.wait_for_server(machine)?;
         let conn = access::connect_observer(self.session, machine)?;
-        Ok(Restored { conn, server: plan.image.server.clone(), stalled })
+        Ok(Restored { conn, server: plan.image.server.clone(), stalled, again: None })
+    }
+}
+
+impl Restorer for Boot<'_> {
+    /// A guest that does not come up in time is started once more from the same snapshot. What is wrong with the
+    /// snapshot shows again; what was wrong with the guest does not: an emulated kernel was observed to stand still
+    /// for four minutes of a busy host, after it had found its disks.
+    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+        match self.boot(snapshot) {
+            Err(late) if late.is_late_guest() => {
+                self.release()?;
+                let again = late.to_string().lines().next().map(str::to_owned);
+                Ok(Restored { again, ..self.boot(snapshot)? })
+            }
+            restored => restored,
+        }
     }
 
     fn machine(&self) -> Option<&Machine> {

@@ -30,4 +30,6 @@ pub struct Restored {
     pub server: Server,
     /// How many times its kernel stalled before it found its disks.
     pub stalled: u32,
+    /// Why its guest was started a second time, if it was.
+    pub again: Option<String>,
 }

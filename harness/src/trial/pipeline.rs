@@ -572,8 +572,12 @@ impl<'a> Trial<'a> {
         let mut restorer = restore::Boot::new(&self.session);
         let mut observed = progress.stage(Stage::Restore, |progress| {
             let (observed, detail) = self.restore(&mut restorer, snapshot)?;
-            if let Some(note) = observed.server.as_ref().and_then(|restored| stalls(restored.stalled)) {
+            let restored = observed.server.as_ref();
+            if let Some(note) = restored.and_then(|restored| stalls(restored.stalled)) {
                 progress.note(&note)?;
+            }
+            if let Some(why) = restored.and_then(|restored| restored.again.as_ref()) {
+                progress.note(&format!("started once more from the same snapshot: {why}"))?;
             }
             Ok((observed, detail))
         })?;
