@@ -177,6 +177,31 @@ impl Qmp {
         Ok(jobs.map(|it| Job { id: shown(it.id), kind: shown(it.kind), status: shown(it.status) }).collect())
     }
 
+    /// Write requests of the guest to a disk, and their bytes, since it was powered on. libvirt would have to wait
+    /// for whatever it does for a backup tool.
+    pub fn written(&self, disk: &str, limit: Duration) -> Result<(u64, u64)> {
+        #[derive(Deserialize)]
+        struct Device {
+            qdev: Option<String>,
+            stats: Stats,
+        }
+        #[derive(Deserialize)]
+        struct Stats {
+            wr_operations: u64,
+            wr_bytes: u64,
+        }
+        let devices: Vec<Device> = self.ask("query-blockstats", limit)?;
+        let of_disk = |device: &Device| device.qdev.as_deref().is_some_and(|qdev| disk_name(qdev) == disk);
+        match devices.into_iter().find(of_disk) {
+            Some(Device { stats, .. }) => Ok((stats.wr_operations, stats.wr_bytes)),
+            None => {
+                let (guest, command) = (self.guest, "query-blockstats");
+                let reason = format!("it names no disk {disk}");
+                Err(MonitorError::Refused { guest, command, reason }.into())
+            }
+        }
+    }
+
     /// The files that the guest's disks are in.
     pub fn disk_files(&self, limit: Duration) -> Result<Vec<DiskSource>> {
         #[derive(Deserialize)]

@@ -53,10 +53,14 @@ impl<'a> Instruments<'a> {
         Ok((Self { session, probes, witness }, ready))
     }
 
-    /// Begins to look: the guest is frozen.
-    pub(super) fn place(mut self, machine: &Machine, drives: &[Drive]) -> Result<Placed<'a>> {
+    /// Begins to look: the guest is frozen. `written` is how much it has written to a disk.
+    pub(super) fn place(
+        mut self,
+        drives: &[Drive],
+        written: impl Fn(&str) -> Result<(u64, u64)>,
+    ) -> Result<Placed<'a>> {
         let session = self.session;
-        count_writes(session, machine, drives)?;
+        count_writes(session, drives, written)?;
         self.witness.as_mut().map(|witness| witness.ask(&session.runtime)).transpose()?;
         let probes = self.probes.send(&session.runtime);
         probes.settle(&session.runtime);
@@ -66,9 +70,13 @@ impl<'a> Instruments<'a> {
 
 impl<'a> Placed<'a> {
     /// Looks for the last time: the thaw comes next.
-    pub(super) fn read(mut self, machine: &Machine, drives: &[Drive]) -> Result<Read<'a>> {
+    pub(super) fn read(
+        mut self,
+        drives: &[Drive],
+        written: impl Fn(&str) -> Result<(u64, u64)>,
+    ) -> Result<Read<'a>> {
         let session = self.session;
-        count_writes(session, machine, drives)?;
+        count_writes(session, drives, written)?;
         self.probes.send_again(&session.runtime);
         let probes = self.probes.results(&session.runtime);
         // The last thing before the thaw: what ends backup mode between the two would go unseen.
@@ -93,9 +101,13 @@ impl Read<'_> {
 }
 
 /// Records how much the guest has written so far, as QEMU counts it.
-fn count_writes(session: &Session<'_>, machine: &Machine, drives: &[Drive]) -> Result<()> {
+fn count_writes(
+    session: &Session<'_>,
+    drives: &[Drive],
+    written: impl Fn(&str) -> Result<(u64, u64)>,
+) -> Result<()> {
     for Drive { target: disk, .. } in drives {
-        let (writes, bytes) = machine.written(disk)?;
+        let (writes, bytes) = written(disk)?;
         let t = clock::now();
         session.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
     }

@@ -461,13 +461,13 @@ impl<'a> Trial<'a> {
         })?;
         let Some(window) = window else { return Ok(None) };
         let frozen = Instant::now();
-        let placed = instruments.place(machine, drives)?;
+        let placed = instruments.place(drives, |disk| machine.written(disk))?;
         let frozen_disks = drives.clone();
         let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
         let read = progress.stage(Stage::Hold, |_| {
             // Each step here has a time limit, and the window's guard has one for all of them.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-            Ok((placed.read(machine, &frozen_disks)?, String::new()))
+            Ok((placed.read(&frozen_disks, |disk| machine.written(disk))?, String::new()))
         })?;
         progress.stage(Stage::Thaw, |_| {
             // A reported failure is a fact for the judge; the window makes sure that the guest is

@@ -37,6 +37,9 @@ pub(super) enum Happening {
     Ended(Result<Ended>),
 }
 
+/// How long QEMU may take to answer: up to 110 ms on a busy host were observed.
+pub(super) const MONITOR_LIMIT: Duration = Duration::from_secs(10);
+
 /// The role of the guest that is backed up.
 const SOURCE: &str = "source";
 
@@ -212,6 +215,11 @@ impl ToolHost {
     pub(super) fn sizes(&self) -> Vec<(String, u64)> {
         let guest = self.guest.get();
         guest.map_or_else(Vec::new, |it| it.disks.iter().cloned().zip(it.bytes.iter().copied()).collect())
+    }
+
+    /// How much the guest has written to a disk: requests, and bytes.
+    pub(super) fn written(&self, disk: &str) -> Result<(u64, u64)> {
+        self.monitor()?.written(disk, MONITOR_LIMIT)
     }
 
     /// QEMU's second monitor.

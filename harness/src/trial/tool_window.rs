@@ -133,7 +133,7 @@ impl<'a> Watch<'a> {
         }
         let read = match std::mem::replace(&mut self.looking, Looking::Over) {
             // Nobody asked for a thaw: what is seen now is seen after it, and shows that.
-            Looking::InWindow(placed, _) => Some(placed.read(self.machine, self.drives)?),
+            Looking::InWindow(placed, _) => Some(placed.read(self.drives, |disk| self.host.written(disk))?),
             Looking::Closing(read) => Some(read),
             Looking::Ready(_) | Looking::Over => None,
         };
@@ -225,7 +225,8 @@ impl<'a> Watch<'a> {
             && let Looking::Ready(instruments) = std::mem::replace(&mut self.looking, Looking::Over)
         {
             let frozen = Instant::now();
-            self.looking = Looking::InWindow(instruments.place(self.machine, self.drives)?, frozen);
+            self.looking =
+                Looking::InWindow(instruments.place(self.drives, |disk| self.host.written(disk))?, frozen);
         }
         self.strike(Point::InWindow)?;
         self.host.proxy.release(Held::FreezeAnswer);
@@ -237,7 +238,7 @@ impl<'a> Watch<'a> {
             && let Looking::InWindow(placed, frozen) = std::mem::replace(&mut self.looking, Looking::Over)
         {
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
-            self.looking = Looking::Closing(placed.read(self.machine, self.drives)?);
+            self.looking = Looking::Closing(placed.read(self.drives, |disk| self.host.written(disk))?);
         }
         self.host.proxy.release(Held::Thaw);
         Ok(())

@@ -20,7 +20,7 @@ use tracing::Span;
 use super::instruments::Instruments;
 use super::pipeline::{AFTERWARDS, Source, Started, TakenSnapshot, Trial, WRITABLE_WITHIN};
 use super::progress::Progress;
-use super::tool_host::{Command, ToolHost};
+use super::tool_host::{Command, MONITOR_LIMIT, ToolHost};
 use super::tool_left;
 use super::tool_window::Watch;
 use crate::backup_tool::{Before, Ended, HandedBack, Request, handed_back};
@@ -37,9 +37,6 @@ use crate::snapshot::Completion;
 
 /// How long a fault on the host may take that strikes before a backup.
 const FAULT_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long QEMU may take to answer: up to 110 ms on a busy host were observed.
-const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a version command may take.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
