@@ -10,6 +10,7 @@ use super::instruments::{Instruments, Placed, Read};
 use super::pipeline::HOLD;
 use super::tool_host::{Command, Happening, InThread, ToolHost};
 use crate::backup_tool::{Ended, Running};
+use crate::clock;
 use crate::error::Result;
 use crate::guest::agent_proxy::{By, Exchange, Held, Holds, WindowEvent};
 use crate::guest::qmp::QmpEvent;
@@ -54,6 +55,8 @@ pub(super) struct Watch<'a> {
     /// The freeze that counts, and its thaw: the first that succeeded, or else the first.
     freeze: Option<Exchange>,
     thaw: Option<Exchange>,
+    /// When the tool was told of the freeze.
+    told: Option<Nanos>,
     copies: Vec<Nanos>,
     /// Whether QEMU copies, and whether the guest is frozen.
     is_copying: bool,
@@ -84,6 +87,7 @@ impl<'a> Watch<'a> {
             killed_by: None,
             freeze: None,
             thaw: None,
+            told: None,
             copies: Vec::new(),
             is_copying: false,
             is_frozen: false,
@@ -176,10 +180,12 @@ impl<'a> Watch<'a> {
             mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
             mark(frozen, Mark::FreezeOk, &count(freeze))?;
         }
-        // QEMU's timestamps are beside the proxy's by less than that.
-        snapshot(
-            copied.map_or((frozen, asked), |(from, to)| (from.clamp(frozen, asked), to.clamp(frozen, asked))),
-        )?;
+        // Without an event of QEMU's: the tool knew of the freeze only then, and was done when it asked for the thaw.
+        let told = self.told.unwrap_or(frozen).clamp(frozen, asked);
+        let done = self.thaw.as_ref().map_or(asked, |thaw| thaw.asked.clamp(told, asked));
+        // QEMU's timestamps are beside the proxy's by less than a `SKEW`.
+        let within = |(from, to): (Nanos, Nanos)| (from.clamp(frozen, asked), to.clamp(frozen, asked));
+        snapshot(copied.map_or((told, done), within))?;
         let Some(thaw) = &self.thaw else { return Ok(true) };
         mark(asked, Mark::ThawCall, "")?;
         match (&thaw.error, thaw.answered) {
@@ -229,6 +235,7 @@ impl<'a> Watch<'a> {
                 Looking::InWindow(instruments.place(self.drives, |disk| self.host.written(disk))?, frozen);
         }
         self.strike(Point::InWindow)?;
+        self.told.get_or_insert_with(clock::now);
         self.host.proxy.release(Held::FreezeAnswer);
         Ok(())
     }
