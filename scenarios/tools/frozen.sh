@@ -10,10 +10,15 @@ freeze() {
 }
 
 thaw() {
-    if [ -n "$may_be_frozen" ]; then
-        may_be_frozen=
-        virsh -q domfsthaw "$FREEZEFRAME_DOMAIN"
-    fi
+    [ -n "$may_be_frozen" ] || return 0
+    may_be_frozen=
+    virsh -q domfsthaw "$FREEZEFRAME_DOMAIN" && return
+    # An agent that libvirt has given up on may still be in its freeze, and answers only afterwards.
+    for _ in $(seq 20); do
+        sleep 1
+        if virsh -q domfsthaw "$FREEZEFRAME_DOMAIN"; then break; fi
+    done
+    return 1
 }
 
 # What else is to be done at the end; a script may replace it.
