@@ -391,8 +391,8 @@ impl<'a> Trial<'a> {
     pub(super) fn stop(&self, source: Source, load: Load, answers: bool) -> Result<(Vec<Record>, String)> {
         let ended = load.stop(&self.session.runtime, self.session.plan.limits.agent).and_then(|()| {
             self.session.history.finish()?;
-            let compared =
-                answers && self.session.plan.freeze && self.session.plan.restore != Restore::Attach;
+            let Plan { freeze, restore, backup, .. } = self.session.plan;
+            let compared = answers && *freeze && *restore != Restore::Attach && backup.is_none();
             if compared { self.live_state(&source) } else { Ok(vec![]) }
         });
         let kept = self.keep_logs(&source.machine, "source");

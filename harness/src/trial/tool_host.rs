@@ -160,7 +160,9 @@ impl ToolHost {
         let trace = write_trace::arguments(&self.sockets.join("writes"));
         let outside =
             Outside { proxy: Arc::clone(&self.proxy), arguments: monitor.into_iter().chain(trace).collect() };
-        Ok((Spec { agent: self.proxy.socket().to_owned(), outside: Some(outside), ..spec }, drives))
+        let agent = self.proxy.socket().to_owned();
+        // No disk that is not to be backed up: many tools take every one they see.
+        Ok((Spec { agent, outside: Some(outside), exchange: None, ..spec }, drives))
     }
 
     /// Starts a command of the tool in a thread; its end comes out of the channel of happenings.
