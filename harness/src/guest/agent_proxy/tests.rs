@@ -124,6 +124,8 @@ impl Scene {
     fn freeze(&mut self, client: &mut End) {
         client.ask(FREEZE);
         assert_eq!(self.guest.next(), FREEZE);
+        // Told while it has no answer.
+        assert!(matches!(self.event(), WindowEvent::FreezeAsked(_)));
         self.guest.put("1");
         assert_eq!(client.answer(), "{\"return\": 1}");
         assert!(matches!(self.event(), WindowEvent::FreezeAnswered(_)));
@@ -248,6 +250,7 @@ fn the_answer_of_a_freeze_is_held_until_it_is_released() {
     scene.proxy.hold(Holds { freeze_answer: LONG, thaw: Duration::ZERO });
     client.ask(FREEZE);
     assert_eq!(scene.guest.next(), FREEZE);
+    assert!(matches!(scene.event(), WindowEvent::FreezeAsked(_)));
     scene.guest.put("1");
     let WindowEvent::FreezeAnswered(freeze) = scene.event() else { panic!("another event") };
     // Two questions later it would have been written.
