@@ -200,7 +200,7 @@ fn the_command_that_runs_a_trial_again_has_the_users_own_commands() {
     let (_root, run) = run();
     let path = run.join(DIR).join("plan.json");
     let mut plan = plan(&run.join(DIR));
-    plan["backup"] = json!({ "name": "own", "backup": "own $D", "restore": "r", "backup_seconds": 7, "restore_seconds": 9 });
+    plan["backup"] = json!({ "name": "own", "backup": "own $D", "restore": "r", "backup_seconds": 7, "restore_seconds": 9, "folder": "/s" });
     fs::write(&path, plan.to_string()).unwrap();
     let mut options = RunOptions::of(Path::new("/checkout"), run.clone());
     let say = |options: &RunOptions| {
@@ -262,8 +262,7 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     let mut plan = plan(&dir);
     plan["trial"] = json!(text);
     plan["summary"] = json!(text);
-    plan["backup"] =
-        json!({ "name": text, "backup": text, "restore": text, "backup_seconds": 1, "restore_seconds": 1 });
+    plan["backup"] = json!({ "name": text, "backup": text, "restore": text, "backup_seconds": 1, "restore_seconds": 1, "folder": "/s" });
     plan["faults"] = json!([{ "at": "in-window", "host": text }]);
     fs::write(dir.join("plan.json"), plan.to_string()).unwrap();
     let failed = json!({ "t": 6_000_000_000u64, "stage": "freeze", "event": "failed", "detail": text });
@@ -413,8 +412,7 @@ fn a_backup_tool_is_shown_with_its_commands_and_each_run() {
     let (_root, run) = run();
     let trial = run.join(DIR);
     let mut plan: Plan = serde_json::from_value(plan(&trial)).unwrap();
-    let tool =
-        r#"{"name":"own","backup":"own <b> $D","restore":"own r","backup_seconds":1,"restore_seconds":1}"#;
+    let tool = r#"{"name":"own","backup":"own <b> $D","restore":"own r","backup_seconds":1,"restore_seconds":1,"folder":"/s"}"#;
     plan.backup = serde_json::from_str(tool).unwrap();
     plan.write().unwrap();
     let mut verdict = Verdict::read(&trial).unwrap();
