@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::clock::Nanos;
 pub use self::tool::{
-    AgentCommand, CommandEnd, CopyInstant, DiskProblem, DiskProblemKind, DiskWrites, FREEZE, FREEZE_LIST,
-    Leftover, LeftoverKind, Level, Sender, THAW, ToolStep,
+    AgentCommand, COPY_SKEW, CommandEnd, CopyInstant, DiskProblem, DiskProblemKind, DiskWrites, FREEZE,
+    FREEZE_LIST, Leftover, LeftoverKind, Level, Sender, THAW, ToolStep,
 };
 use crate::jsonl::{self, Scan};
 

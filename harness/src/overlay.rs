@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use contract::image::{Disk, FileSystem, Manifest};
-use contract::verification::GivenDisk;
+use contract::verification::{DiskFormat, GivenDisk};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -34,7 +34,7 @@ pub fn over(dir: &Path, suffix: &str, drives: &[Drive]) -> Result<Vec<Drive>> {
 
 /// The same over each of these files, which somebody else made.
 pub fn over_files(dir: &Path, suffix: &str, files: &[DiskFile]) -> Result<Vec<Drive>> {
-    overlays(dir, suffix, files.iter().map(|it| (&*it.target, &*it.file, it.format)))
+    overlays(dir, suffix, files.iter().map(|it| (&*it.target, &*it.file, it.format.name())))
 }
 
 /// The file that a disk is to be read from, in whichever format.
@@ -44,8 +44,8 @@ pub struct DiskFile {
     pub target: String,
     /// The file. Others that it leans on are named in it.
     pub file: PathBuf,
-    /// Its format, as QEMU names it.
-    pub format: &'static str,
+    /// Its format.
+    pub format: DiskFormat,
 }
 
 fn overlays<'a>(

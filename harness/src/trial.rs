@@ -11,7 +11,6 @@ mod progress;
 mod reserve;
 pub mod supervise;
 mod tool_host;
-mod tool_left;
 mod tool_window;
 mod with_tool;
 

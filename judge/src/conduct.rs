@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use contract::figures::BackupFigures;
 use contract::history::{
-    AgentCommand, CommandEnd, FREEZE, FREEZE_LIST, Leftover, LeftoverKind, Nanos, Sender, THAW,
+    AgentCommand, COPY_SKEW, CommandEnd, FREEZE, FREEZE_LIST, Leftover, LeftoverKind, Nanos, Sender, THAW,
 };
 use contract::property::Property;
 
@@ -16,9 +16,6 @@ use super::view::{Freeze, View};
 
 /// The longest that writers may wait for a backup: the limit of a freeze in plans, which libvirt does not set.
 const LONGEST: Nanos = 60_000_000_000;
-
-/// How far QEMU's timestamps of a copy may be beside the agent's side of the proxy. Of 32 windows they were 3 ms late.
-pub(super) const SKEW: Nanos = 5_000_000;
 
 /// The backup command of this cycle, when it had ended and how.
 pub(super) fn ended<'a>(view: &View<'a>) -> Result<(&'a Backup, Nanos, &'a CommandResult), Unexamined> {
@@ -67,7 +64,7 @@ fn is_done(command: &AgentCommand) -> bool {
 
 /// One of the freezes was answered before the first copy began, and before the tool had ended.
 fn is_frozen_in_time(view: &View<'_>, freezes: &[&AgentCommand], ended: Nanos) -> bool {
-    let copied = view.case.cycle.copies.iter().map(|copy| copy.t.saturating_add(SKEW)).min();
+    let copied = view.case.cycle.copies.iter().map(|copy| copy.t.saturating_add(COPY_SKEW)).min();
     let until = copied.unwrap_or(ended).min(ended);
     freezes.iter().any(|it| is_done(it) && it.end.is_some_and(|t| t <= until))
 }

@@ -1,9 +1,8 @@
 //! What QEMU itself saw of a backup tool's window: T4, T5.
 
-use contract::history::{AgentCommand, CopyInstant, DiskWrites, FREEZE, Nanos, THAW};
+use contract::history::{AgentCommand, COPY_SKEW, CopyInstant, DiskWrites, FREEZE, Nanos, THAW};
 use contract::property::Property;
 
-use super::conduct::SKEW;
 use super::evidence::{count, millis, quote};
 use super::quiet::RESIDUE;
 use super::ruling::{Defect, Ruling, Unexamined};
@@ -16,7 +15,7 @@ fn window(view: &View<'_>) -> Result<(Nanos, Nanos), Unexamined> {
     view.window().map(|window| (window.frozen, window.thaw)).or_else(|why| {
         let frozen = commands.iter().find(done).and_then(|it| it.end);
         // A freeze that came after the copy is another finding, T1.
-        let copied = view.case.cycle.copies.iter().map(|copy| copy.t.saturating_add(SKEW)).min();
+        let copied = view.case.cycle.copies.iter().map(|copy| copy.t.saturating_add(COPY_SKEW)).min();
         let frozen = frozen.filter(|frozen| copied.is_none_or(|copied| *frozen <= copied)).ok_or(why)?;
         let thaw = commands.iter().find(|it| it.command == THAW && it.t >= frozen);
         let thaw = thaw.ok_or_else(|| Unexamined("nobody asked the agent for a thaw".into()))?;
@@ -28,7 +27,8 @@ fn window(view: &View<'_>) -> Result<(Nanos, Nanos), Unexamined> {
 pub(super) fn copy_instant(view: &View<'_>) -> Ruling {
     let (frozen, thaw) = window(view)?;
     let copies = &view.case.cycle.copies;
-    let outside = |it: &&CopyInstant| it.t.saturating_add(SKEW) < frozen || it.t > thaw.saturating_add(SKEW);
+    let outside =
+        |it: &&CopyInstant| it.t.saturating_add(COPY_SKEW) < frozen || it.t > thaw.saturating_add(COPY_SKEW);
     let outside: Vec<_> = copies.iter().filter(outside).collect();
     if let Some(first) = outside.first() {
         let when = if first.t < frozen {
@@ -65,7 +65,7 @@ pub(super) fn traced_silence(view: &View<'_>) -> Ruling {
         return Ok(Some(Defect::new(Property::TracedSilence, summary, lines)));
     }
     let whole = |it: &&DiskWrites| {
-        it.from <= window.frozen.saturating_add(SKEW) && it.to.saturating_add(SKEW) >= window.thaw
+        it.from <= window.frozen.saturating_add(COPY_SKEW) && it.to.saturating_add(COPY_SKEW) >= window.thaw
     };
     if traced.iter().any(whole) {
         return Ok(None);

@@ -13,11 +13,23 @@ use super::page_data::{Page, TrialPage};
 use super::text::count;
 
 /// The style of every page.
-pub(super) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");
 
 /// Renders a page.
 pub fn render(page: &Page) -> String {
     let title = quote_lines(200, &page.runs.join(", "));
+    let main = html! {
+        (headline(page, &title))
+        (matrix(&page.trials))
+        (table(&page.trials))
+        @for (trial, n) in worst_first(&page.trials) { (card(trial, &id(n))) }
+        (key())
+    };
+    document(&title, &main)
+}
+
+/// A whole page with this content.
+pub(super) fn document(title: &str, main: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,15 +42,7 @@ pub fn render(page: &Page) -> String {
                 title { "Freezeframe: " (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                main {
-                    (headline(page, &title))
-                    (matrix(&page.trials))
-                    (table(&page.trials))
-                    @for (trial, n) in worst_first(&page.trials) { (card(trial, &id(n))) }
-                    (key())
-                }
-            }
+            body { main { (main) } }
         }
     };
     markup.into_string()

@@ -5,9 +5,9 @@ use std::path::Path;
 use contract::text::quote_lines;
 use contract::verification::Recovery;
 use judge::verification::{Defect, Verification};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::page::STYLE;
+use super::page::document;
 use super::text::link;
 
 /// The most characters of one text.
@@ -33,38 +33,22 @@ pub fn render_verification(verification: &Verification, dir: &Path) -> String {
         Recovery::Unusable => "The backup cannot be used as it is",
         Recovery::Unknown => "It could not be told how good the backup is",
     };
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                // Nothing on the page needs more, and guests wrote some of it.
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
-                title { "Freezeframe: " (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                main {
-                    header class="top" {
-                        p class="brand" { b { "Freezeframe" } " " (title) }
-                        h1 { (says) }
-                        p { (badge(*grade)) }
-                        p class="reason" { (quote_lines(MAX_TEXT, &verification.reason)) "." }
-                    }
-                    @for finding in &verification.findings { (card(finding)) }
-                    (list("Claims that are wrong", &verification.unmet))
-                    (list("Examined", &verification.examined))
-                    (list("Not examined", &verification.unexamined))
-                    (list("Worth knowing", &verification.notes))
-                    (files(dir))
-                    (key())
-                }
-            }
+    let main = html! {
+        header class="top" {
+            p class="brand" { b { "Freezeframe" } " " (title) }
+            h1 { (says) }
+            p { (badge(*grade)) }
+            p class="reason" { (quote_lines(MAX_TEXT, &verification.reason)) "." }
         }
+        @for finding in &verification.findings { (card(finding)) }
+        (list("Claims that are wrong", &verification.unmet))
+        (list("Examined", &verification.examined))
+        (list("Not examined", &verification.unexamined))
+        (list("Worth knowing", &verification.notes))
+        (files(dir))
+        (key())
     };
-    markup.into_string()
+    document(&title, &main)
 }
 
 fn badge(grade: Recovery) -> Markup {

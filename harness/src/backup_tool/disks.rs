@@ -14,6 +14,7 @@ use std::process::Command;
 use contract::files::open_regular;
 use contract::history::{DiskProblem, DiskProblemKind};
 use contract::text::quote;
+use contract::verification::DiskFormat;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,11 +24,17 @@ use crate::overlay::DiskFile;
 use crate::tool::{self, Access};
 
 /// The ends of names, and the formats that they stand for.
-const FORMATS: [(&str, &str); 6] =
-    [("qcow2", "qcow2"), ("raw", "raw"), ("img", "raw"), ("vmdk", "vmdk"), ("vdi", "vdi"), ("vhdx", "vhdx")];
+const FORMATS: [(&str, DiskFormat); 6] = [
+    ("qcow2", DiskFormat::Qcow2),
+    ("raw", DiskFormat::Raw),
+    ("img", DiskFormat::Raw),
+    ("vmdk", DiskFormat::Vmdk),
+    ("vdi", DiskFormat::Vdi),
+    ("vhdx", DiskFormat::Vhdx),
+];
 
 /// The formats whose files can lean on others.
-const LEANING: [&str; 2] = ["qcow2", "vmdk"];
+const LEANING: [DiskFormat; 2] = [DiskFormat::Qcow2, DiskFormat::Vmdk];
 
 /// The file that names disks.
 const LIST: &str = "disks";
@@ -68,11 +75,11 @@ pub fn handed_back(target: &Path, chain: &Path, disks: &[(&str, u64)]) -> Result
     let look = |(disk, bytes): &(&str, u64)| {
         let (disk, mut chain) = ((*disk).to_owned(), Vec::new());
         let (problems, format) = match list.file_of(&disk, target) {
-            Ok((file, format)) => (folders.examine(&file, format, *bytes, &mut chain)?, format),
-            Err(detail) => (vec![problem(DiskProblemKind::Missing, &detail)], ""),
+            Ok((file, format)) => (folders.examine(&file, format, *bytes, &mut chain)?, Some(format)),
+            Err(detail) => (vec![problem(DiskProblemKind::Missing, &detail)], None),
         };
-        let file = chain.first().filter(|_| problems.is_empty()).cloned();
-        let file = file.map(|file| DiskFile { target: disk.clone(), file, format });
+        let file = chain.first().filter(|_| problems.is_empty()).cloned().zip(format);
+        let file = file.map(|(file, format)| DiskFile { target: disk.clone(), file, format });
         Ok(HandedBack { disk, file, chain, problems })
     };
     disks.iter().map(look).collect()
@@ -87,7 +94,7 @@ enum List {
     /// Those of their names.
     ByName,
     /// Those that a file lists, or what is wrong with it.
-    Listed(Result<Vec<(String, PathBuf, &'static str)>, String>),
+    Listed(Result<Vec<(String, PathBuf, DiskFormat)>, String>),
 }
 
 impl List {
@@ -113,11 +120,10 @@ impl List {
     }
 
     /// The file of a disk and its format, or why it cannot be told.
-    fn file_of(&self, disk: &str, target: &Path) -> Result<(PathBuf, &'static str), String> {
+    fn file_of(&self, disk: &str, target: &Path) -> Result<(PathBuf, DiskFormat), String> {
         let mut found: Vec<_> = match self {
             Self::ByName => {
-                let file =
-                    |(end, format): (&str, &'static str)| (target.join(format!("{disk}.{end}")), format);
+                let file = |(end, format): (&str, DiskFormat)| (target.join(format!("{disk}.{end}")), format);
                 FORMATS.into_iter().map(file).filter(|(file, _)| fs::symlink_metadata(file).is_ok()).collect()
             }
             Self::Listed(Err(problem)) => return Err(problem.clone()),
@@ -143,7 +149,7 @@ impl List {
 }
 
 /// What a line of the list says, by its number from 0.
-fn line((at, line): (usize, &str)) -> Result<(String, PathBuf, &'static str), String> {
+fn line((at, line): (usize, &str)) -> Result<(String, PathBuf, DiskFormat), String> {
     let wrong = |what: &str| format!("TARGET/{LIST}:{}: {what}", at + 1);
     let fields: Vec<_> = line.split('\t').collect();
     let &[disk, file, format] = fields.as_slice() else {
@@ -151,7 +157,7 @@ fn line((at, line): (usize, &str)) -> Result<(String, PathBuf, &'static str), St
             "a line must have a disk, its file and its format, with a tab after the first and the second",
         ));
     };
-    let known = FORMATS.into_iter().find(|(_, known)| *known == format.trim_end());
+    let known = FORMATS.into_iter().find(|(_, known)| known.name() == format.trim_end());
     let (_, format) = known.ok_or_else(|| wrong("the format must be qcow2, raw, vmdk, vdi or vhdx"))?;
     Ok((disk.to_owned(), file.into(), format))
 }
@@ -195,7 +201,7 @@ impl Folders {
     fn examine(
         &self,
         file: &Path,
-        format: &'static str,
+        format: DiskFormat,
         bytes: u64,
         chain: &mut Vec<PathBuf>,
     ) -> Result<Vec<DiskProblem>> {
@@ -215,11 +221,11 @@ impl Folders {
     fn step(
         &self,
         file: &Path,
-        format: &'static str,
+        format: DiskFormat,
         bytes: u64,
         chain: &mut Vec<PathBuf>,
         problems: &mut Vec<DiskProblem>,
-    ) -> Result<Option<(PathBuf, &'static str)>, Stop> {
+    ) -> Result<Option<(PathBuf, DiskFormat)>, Stop> {
         let file = self.inside(file)?;
         if chain.contains(&file) || chain.len() == LONGEST_CHAIN {
             let detail =
@@ -271,7 +277,7 @@ fn without_file(file: &Path) -> PathBuf {
 }
 
 /// The file that this one leans on, and its format.
-fn next(file: &Path, info: &Info) -> Result<Option<(PathBuf, &'static str)>, DiskProblem> {
+fn next(file: &Path, info: &Info) -> Result<Option<(PathBuf, DiskFormat)>, DiskProblem> {
     let Some(below) = &info.backing_filename else { return Ok(None) };
     // To QEMU this is a protocol, as in `json:` or `nbd:`.
     if below.split('/').next().is_some_and(|begin| begin.contains(':')) {
@@ -279,7 +285,7 @@ fn next(file: &Path, info: &Info) -> Result<Option<(PathBuf, &'static str)>, Dis
         return Err(problem(DiskProblemKind::Outside, &detail));
     }
     let format = info.backing_filename_format.as_deref();
-    let known = FORMATS.into_iter().find(|(_, known)| Some(*known) == format);
+    let known = FORMATS.into_iter().find(|(_, known)| Some(known.name()) == format);
     let (_, format) = known.ok_or_else(|| {
         let detail = format!(
             "{} leans on {below} and says no format of it that can be used ({}): QEMU would guess it from what a guest wrote",
@@ -304,9 +310,9 @@ fn other_file(file: &Path, info: &Info) -> Option<DiskProblem> {
 }
 
 /// The file as QEMU opens it: in this format, and alone.
-fn alone(file: &Path, format: &str) -> String {
+fn alone(file: &Path, format: DiskFormat) -> String {
     let mut options =
-        json!({ "driver": format, "file": { "driver": "file", "filename": file.to_string_lossy() } });
+        json!({ "driver": format.name(), "file": { "driver": "file", "filename": file.to_string_lossy() } });
     if LEANING.contains(&format) {
         options["backing"] = Value::Null;
     }
@@ -314,13 +320,14 @@ fn alone(file: &Path, format: &str) -> String {
 }
 
 /// What a file says of itself.
-fn info(file: &Path, format: &str) -> Result<Info, Stop> {
+fn info(file: &Path, format: DiskFormat) -> Result<Info, Stop> {
     let program = "qemu-img";
     let mut command = Command::new(program);
     command.args(["info", "--output=json"]).arg(alone(file, format));
     let printed = tool::run(&mut command, Access::Read(file)).map_err(Error::from)?;
     if !printed.status.success() {
-        let detail = format!("{} cannot be read as {format}: {}", file.display(), tool::said(&printed));
+        let detail =
+            format!("{} cannot be read as {}: {}", file.display(), format.name(), tool::said(&printed));
         return Err(problem(DiskProblemKind::Damaged, &detail).into());
     }
     let json = printed.whole(program).map_err(Error::from)?;
@@ -329,7 +336,7 @@ fn info(file: &Path, format: &str) -> Result<Info, Stop> {
 }
 
 /// What is wrong with a file's own tables.
-fn check(file: &Path, format: &str) -> Result<Option<DiskProblem>> {
+fn check(file: &Path, format: DiskFormat) -> Result<Option<DiskProblem>> {
     let mut command = Command::new("qemu-img");
     command.args(["check", "-q"]).arg(alone(file, format));
     let printed = tool::run(&mut command, Access::Read(file))?;
@@ -412,7 +419,7 @@ mod tests {
     fn a_disk_is_found_by_its_name_in_each_format() {
         for (end, format) in FORMATS {
             let scene = Scene::new();
-            let file = scene.make(&format!("target/vda.{end}"), format, None);
+            let file = scene.make(&format!("target/vda.{end}"), format.name(), None);
             let found = scene.vda();
             assert_eq!((found.problems, &found.chain[..]), (vec![], &[file.clone()][..]));
             let base = found.file.unwrap();
@@ -433,7 +440,7 @@ mod tests {
         let found = scene.look(&[("vda", SIZE), ("vdb", SIZE)]);
         let files: Vec<_> =
             found.iter().map(|it| it.file.clone().unwrap()).map(|it| (it.file, it.format)).collect();
-        assert_eq!(files, [(vda, "qcow2"), (vdb, "raw")]);
+        assert_eq!(files, [(vda, DiskFormat::Qcow2), (vdb, DiskFormat::Raw)]);
     }
 
     #[test]
@@ -569,7 +576,7 @@ mod tests {
         let found = scene.vda();
         assert_eq!((found.problems, found.chain), (vec![], vec![raw.clone()]));
         let base = found.file.unwrap();
-        assert_eq!(base.format, "raw");
+        assert_eq!(base.format, DiskFormat::Raw);
         let drives = overlay::over_files(&scene.path("source"), "boot", &[base]).unwrap();
         let info =
             Command::new("qemu-img").args(["info", "--backing-chain"]).arg(&drives[0].file).output().unwrap();

@@ -8,13 +8,14 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use contract::history::{Leftover, LeftoverKind};
+use contract::history::{Leftover, LeftoverKind, Nanos};
+use contract::plan::Limits;
 use contract::text::quote;
 use virt::domain::Domain;
 use virt::sys;
 
 use crate::error::{DaemonError, Error, Result};
-use crate::guest::agent_proxy::{AgentProxy, FreezeState};
+use crate::guest::agent_proxy::{AgentProxy, By, FreezeState};
 use crate::guest::qmp::{DiskSource, Qmp};
 use crate::interrupt;
 
@@ -109,9 +110,31 @@ impl Before {
     }
 }
 
+/// Thaws the guest if a command that began at `begun` has left it frozen, or a freeze on its way; says so. Where the
+/// agent does not say whether it is, it is thawed as well.
+pub fn thaw(proxy: &AgentProxy, begun: Nanos, limits: &Limits) -> Option<Leftover> {
+    let found = match frozen(proxy, limits.freeze + limits.agent) {
+        Ok(found) => found?,
+        Err(error) => {
+            leftover(LeftoverKind::FrozenGuest, &format!("the agent does not say whether it is: {error}"))
+        }
+    };
+    let thawed = proxy.thaw(limits.thaw * 2);
+    let exchanges = proxy.exchanges();
+    let since = exchanges.iter().rfind(|it| it.is_freeze() && it.error.is_none() && it.asked >= begun);
+    let until = exchanges.iter().rfind(|it| it.is_thaw() && it.by == By::Harness && it.asked >= begun);
+    let (detail, until) = match thawed {
+        Ok(_) => (found.detail, until.and_then(|it| it.answered)),
+        Err(error) => {
+            (quote(DETAIL, &format!("{}; the harness could not thaw it: {error}", found.detail)), None)
+        }
+    };
+    Some(Leftover { detail, since: found.since.or(since.and_then(|it| it.answered)), until, ..found })
+}
+
 /// Whether a command has left the guest frozen, or a freeze on its way, for which an agent is waited for up to
 /// `limit`. It is left as it is.
-pub fn frozen(proxy: &AgentProxy, limit: Duration) -> Result<Option<Leftover>> {
+fn frozen(proxy: &AgentProxy, limit: Duration) -> Result<Option<Leftover>> {
     let detail = match proxy.state() {
         FreezeState::Thawed => return Ok(None),
         FreezeState::Frozen(_) => "the freeze was answered, and no thaw after it",
@@ -323,6 +346,18 @@ mod tests {
         assert_eq!((found.kind, found.since), (LeftoverKind::FrozenGuest, freeze.answered));
         proxy.thaw(LONG).unwrap();
         assert_eq!(frozen(&proxy, LONG).unwrap(), None);
+    }
+
+    #[test]
+    fn a_guest_that_is_left_frozen_is_thawed_and_one_that_is_not_is_left_alone() {
+        let limits = Limits::for_accel(contract::plan::Accel::Tcg);
+        let (_dir, proxy, mut client) = agent(&["{\"return\": 1}", "{\"return\": 1}"]);
+        assert_eq!(thaw(&proxy, 0, &limits), None);
+        freeze(&mut client, true);
+        let found = thaw(&proxy, 0, &limits).unwrap();
+        assert_eq!(proxy.state(), FreezeState::Thawed);
+        let times: Vec<_> = proxy.exchanges().iter().map(|it| it.answered).collect();
+        assert_eq!((found.kind, vec![found.since, found.until]), (LeftoverKind::FrozenGuest, times));
     }
 
     #[test]

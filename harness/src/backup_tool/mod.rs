@@ -8,4 +8,4 @@ mod left;
 
 pub use command::{Ended, Request, Running, Signaller, Surroundings};
 pub use disks::{HandedBack, handed_back};
-pub use left::{Before, frozen};
+pub use left::{Before, thaw};

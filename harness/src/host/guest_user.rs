@@ -37,11 +37,11 @@ static STAYS_ROOT: OnceLock<String> = OnceLock::new();
 
 /// The number of the user and group as whom QEMU runs; `None` when that is this process's own user.
 pub(super) fn id() -> Option<u32> {
-    if STAYS_ROOT.get().is_some() { None } else { other() }
+    if STAYS_ROOT.get().is_some() { None } else { unprivileged() }
 }
 
-/// The same, before it is known whether he can be used.
-fn other() -> Option<u32> {
+/// The same, whether or not that user can reach what he must.
+fn unprivileged() -> Option<u32> {
     static OTHER: OnceLock<Option<u32>> = OnceLock::new();
     *OTHER.get_or_init(|| {
         let maps = ["/proc/self/uid_map", "/proc/self/gid_map"];
@@ -65,13 +65,10 @@ fn has(map: &str, id: u32) -> bool {
 /// Lets QEMU run guests of an image with these files, which lie in `disks` and `root`
 /// when they are its own: `root` is the directory of its libvirt.
 pub(crate) fn let_run(image: &Manifest, accel: Accel, disks: &Path, root: &Path) -> Result<()> {
-    if other().is_none() {
+    if unprivileged().is_none() {
         return Ok(());
     }
-    // libvirt keeps a directory of each guest's in it.
-    let state = root.join("lib");
-    fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
-    open_ways(&[&state, &image.dir, disks])?;
+    open_ways(&[&state_of(root)?, &image.dir, disks])?;
     image
         .disks
         .iter()
@@ -90,11 +87,10 @@ pub(crate) fn let_run_given(
     disks: &Path,
     root: &Path,
 ) -> Result<()> {
-    if other().is_none() {
+    if unprivileged().is_none() {
         return Ok(());
     }
-    let state = root.join("lib");
-    fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
+    let state = state_of(root)?;
     let folders = kernel(boot).filter_map(|file| file.parent());
     open_ways(&[&*state, disks].into_iter().chain(folders).collect::<Vec<_>>())?;
     kernel(boot).try_for_each(|file| let_read(file))?;
@@ -106,6 +102,13 @@ pub(crate) fn let_run_given(
         reach(file).unwrap_or_else(stay_root);
     }
     settle_kvm(root, accel)
+}
+
+/// The directory in which libvirt keeps one for each guest.
+fn state_of(root: &Path) -> Result<PathBuf> {
+    let state = root.join("lib");
+    fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
+    Ok(state)
 }
 
 /// The files that a guest is started with by QEMU itself.
@@ -120,9 +123,6 @@ fn kernel(boot: &Boot) -> impl Iterator<Item = &PathBuf> {
 /// Lets QEMU reach these directories of the harness's, and enter them. Where that is not possible QEMU runs as
 /// root, and a warning says so.
 fn open_ways(dirs: &[&Path]) -> Result<()> {
-    if other().is_none() {
-        return Ok(());
-    }
     for dir in dirs {
         let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
         // What is created in the one above must be seen outside.
@@ -186,7 +186,7 @@ fn let_read(file: &Path) -> Result<()> {
 }
 
 fn let_group(path: &Path, right: u32) -> Result<()> {
-    let Some(id) = other() else { return Ok(()) };
+    let Some(id) = unprivileged() else { return Ok(()) };
     let allow = || {
         let found = fs::metadata(path)?;
         if found.gid() == id && found.mode() & right != 0 {
@@ -200,14 +200,14 @@ fn let_group(path: &Path, right: u32) -> Result<()> {
 
 /// Hands a file over to QEMU, to write to it.
 pub(crate) fn give(file: &Path) -> Result<()> {
-    let Some(id) = other() else { return Ok(()) };
+    let Some(id) = unprivileged() else { return Ok(()) };
     chown(file, Some(id), Some(id)).map_err(Error::io("hand over to QEMU", file))
 }
 
 /// Takes a directory and all that is below it over from QEMU, and from tools that were the same user. QEMU may read it
 /// afterwards. What a link leads to stays as it is.
 pub(crate) fn take_back(dir: &Path) -> Result<()> {
-    let Some(id) = other() else { return Ok(()) };
+    let Some(id) = unprivileged() else { return Ok(()) };
     let mut left = vec![dir.to_owned()];
     while let Some(path) = left.pop() {
         let take = || -> io::Result<Vec<PathBuf>> {
@@ -283,7 +283,7 @@ pub(crate) fn bound(dir: &Path, mib: u32) -> Result<()> {
         mount("tmpfs", dir, "tmpfs", flags, options.as_c_str())?;
         Ok(())
     };
-    mount_small().map_err(Error::io("bound the size of (only root can)", dir))?;
+    mount_small().map_err(Error::io("give a size (`scratch_mib`), which only root can, to", dir))?;
     give(dir)
 }
 

@@ -122,6 +122,13 @@ impl Libvirt {
         resume(domain, prepare)
     }
 
+    /// Forgets a domain that has ended, with what backup tools have noted of it.
+    pub(crate) fn undefine(&self, name: &str) -> Result<(), virt::error::Error> {
+        let flags =
+            sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+        self.connect.lookup_domain_by_name(name)?.undefine_flags(flags)
+    }
+
     /// Starts a domain from its saved memory, with another definition of the
     /// same machine. `name` is its name in both; `prepare` as for a [start](Self::start).
     pub(crate) fn restore<T>(

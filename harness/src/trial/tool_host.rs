@@ -12,7 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use contract::plan::Plan;
-use contract::scenario::BackupTool;
+use contract::scenario::{BackupTool, Signal};
+use tracing::warn;
 
 use crate::backup_tool::{Ended, Request, Running, Signaller, Surroundings};
 use crate::error::{Error, Result};
@@ -86,7 +87,7 @@ pub(super) struct Command<'a> {
     pub(super) limit: Duration,
 }
 
-/// A command that runs in a thread of its own. Dropping it waits for its end, which a request to stop brings about.
+/// A command that runs in a thread of its own. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct InThread {
     pub(super) signaller: Signaller,
@@ -95,6 +96,8 @@ pub(super) struct InThread {
 
 impl Drop for InThread {
     fn drop(&mut self) {
+        // One that has ended gets none: an error of another kind ended the trial, and nobody asks for its work any more.
+        self.signaller.send(Signal::Kill);
         // A panic was reported when it happened.
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -117,14 +120,12 @@ impl ToolHost {
     /// Prepares everything but the guest.
     pub(super) fn prepare(session: &Session<'_>, tool: &BackupTool) -> Result<Self> {
         let Session { plan, root, disks, .. } = session;
-        let daemon = match &plan.connect {
-            None => Some(Daemon::start(root, &plan.dir.join("libvirt-daemon.log"))?),
-            Some(_) => None,
-        };
-        let (uri, client, sockets) = match (&daemon, &plan.connect) {
-            (Some(daemon), _) => (daemon.uri(), daemon.client(), daemon.dir().to_owned()),
-            (None, Some(uri)) => (uri.clone(), Client::of(uri), root.clone()),
-            (None, None) => (String::new(), Client::of(""), root.clone()),
+        let (uri, client, sockets, daemon) = match &plan.connect {
+            None => {
+                let daemon = Daemon::start(root, &plan.dir.join("libvirt-daemon.log"))?;
+                (daemon.uri(), daemon.client(), daemon.dir().to_owned(), Some(daemon))
+            }
+            Some(uri) => (uri.clone(), Client::of(uri), root.clone(), None),
         };
         let folders = Folders::create(disks, &sockets, tool.scratch_mib)?;
         let (sender, happenings) = channel();
@@ -235,10 +236,24 @@ impl ToolHost {
         self.sockets.join("qmp")
     }
 
+    /// Lets libvirt forget the guest, which has ended.
+    fn undefine(&self) -> Result<(), virt::error::Error> {
+        let Some(guest) = self.guest.get() else { return Ok(()) };
+        self.libvirt.undefine(&guest.domain)
+    }
+
     /// Takes the source's disks away, so that nothing that is restored can lean on them.
     pub(super) fn remove_source(&self) -> Result<()> {
         let gone = self.folders.source.with_file_name("source-that-was");
         fs::rename(&self.folders.source, &gone).map_err(Error::io("rename", &self.folders.source))
+    }
+}
+
+impl Drop for ToolHost {
+    fn drop(&mut self) {
+        if let Err(error) = self.undefine() {
+            warn!("the guest that a backup tool worked with is still defined in libvirt: {error}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use contract::history::{AgentCommand, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
+use contract::history::{AgentCommand, COPY_SKEW, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
 use contract::scenario::{Fault, Point, Signal, Strike};
 
 use super::instruments::{Instruments, Placed, Read};
@@ -21,9 +21,6 @@ use crate::session::Session;
 
 /// How long a freeze's answer, and a thaw, may be held back: more than the instruments take to be placed and read.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
-
-/// How far beside the window QEMU's timestamp of a copy in it may be; of 32 windows it was 3 ms late.
-const SKEW: Nanos = 5_000_000;
 
 /// What the instruments do.
 #[derive(Debug)]
@@ -171,7 +168,7 @@ impl<'a> Watch<'a> {
             }
             return snapshot(copied.unwrap_or((begun, ended))).map(|()| true);
         };
-        let near = |t: Nanos| t.saturating_add(SKEW) >= frozen && t <= asked.saturating_add(SKEW);
+        let near = |t: Nanos| t.saturating_add(COPY_SKEW) >= frozen && t <= asked.saturating_add(COPY_SKEW);
         if let Some((from, to)) = copied.filter(|(from, to)| !near(*from) || !near(*to)) {
             return snapshot((from, to)).map(|()| false);
         }
@@ -183,7 +180,7 @@ impl<'a> Watch<'a> {
         // Without an event of QEMU's: the tool knew of the freeze only then, and was done when it asked for the thaw.
         let told = self.told.unwrap_or(frozen).clamp(frozen, asked);
         let done = self.thaw.as_ref().map_or(asked, |thaw| thaw.asked.clamp(told, asked));
-        // QEMU's timestamps are beside the proxy's by less than a `SKEW`.
+        // QEMU's timestamps are beside the proxy's by less than a `COPY_SKEW`.
         let within = |(from, to): (Nanos, Nanos)| (from.clamp(frozen, asked), to.clamp(frozen, asked));
         snapshot(copied.map_or((told, done), within))?;
         let Some(thaw) = &self.thaw else { return Ok(true) };
@@ -264,9 +261,8 @@ impl<'a> Watch<'a> {
     fn qmp(&mut self, event: &QmpEvent) -> Result<()> {
         if let Some(disk) = event.copied_disk() {
             self.copies.push(event.t);
-            let (disk, event) = (disk.to_owned(), describe(event));
-            let t = self.copies.last().copied().unwrap_or_default();
-            self.session.history.write(&Entry::CopyInstant(CopyInstant { t, disk, event }))?;
+            let copy = CopyInstant { t: event.t, disk: disk.to_owned(), event: describe(event) };
+            self.session.history.write(&Entry::CopyInstant(copy))?;
         }
         if event.begins_copy() {
             self.is_copying = true;
@@ -279,9 +275,9 @@ impl<'a> Watch<'a> {
 
     /// Lets the faults of this point strike, each once.
     fn strike(&mut self, point: Point) -> Result<()> {
-        let (now, later) = std::mem::take(&mut self.faults).into_iter().partition(|fault| fault.at == point);
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.faults).into_iter().partition(|fault| fault.at == point);
         self.faults = later;
-        let now: Vec<&Fault> = now;
         for fault in now {
             match &fault.what {
                 Strike::Guest(line) => {
@@ -302,11 +298,10 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// `JOB_STATUS_CHANGE created of backup-vda-libvirt-1-format`.
+/// `JOB_STATUS_CHANGE created of backup-vda-libvirt-1-format`, `BLOCK_JOB_COMPLETED of copy-vda-libvirt-2-format`.
 fn describe(event: &QmpEvent) -> String {
-    let status = event.status.as_deref().unwrap_or_default();
-    let subject = event.subject.as_deref().unwrap_or_default();
-    format!("{} {status} of {subject}", event.name).replace("  ", " ")
+    let status = event.status.as_ref().map_or_else(String::new, |status| format!(" {status}"));
+    format!("{}{status} of {}", event.name, event.subject.as_deref().unwrap_or("an unnamed job"))
 }
 
 /// An exchange as an entry of the history.

@@ -21,9 +21,8 @@ use super::instruments::Instruments;
 use super::pipeline::{AFTERWARDS, Source, Started, TakenSnapshot, Trial, WRITABLE_WITHIN};
 use super::progress::Progress;
 use super::tool_host::{Command, MONITOR_LIMIT, ToolHost};
-use super::tool_left;
 use super::tool_window::Watch;
-use crate::backup_tool::{Before, Ended, HandedBack, Request, handed_back};
+use crate::backup_tool::{self, Before, Ended, HandedBack, Request, handed_back};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::{Drive, Machine};
@@ -158,8 +157,7 @@ impl Backups<'_> {
             Instruments::connect(session, target, n, || self.trial.make_ready(machine, load, n))
         })?;
         progress.stage(Stage::Snapshot, |_| {
-            let (own, previous) =
-                (self.folder(n), n.checked_sub(1).filter(|n| *n > 0).map(|n| self.folder(n)));
+            let (own, previous) = (self.folder(n), self.previous(n));
             std::fs::create_dir(&own).map_err(Error::io("create", &own))?;
             guest_user::give(&own)?;
             let request = Request { previous: previous.as_deref(), ..self.request(n, &own) };
@@ -179,7 +177,7 @@ impl Backups<'_> {
             let how = end(&ended, killed_by);
             self.step(ToolStep::Ended { t: ended.end, n, how, said: ended.said })?;
             // Before anything else: a guest that is frozen is an outage.
-            let frozen = tool_left::thaw(self.host, begun, &session.plan.limits);
+            let frozen = backup_tool::thaw(&self.host.proxy, begun, &session.plan.limits);
             let mut things = before.left(machine.domain(), monitor, scratch, MONITOR_LIMIT)?;
             things.extend(frozen);
             self.step(ToolStep::Left { t: clock::now(), n, things })?;
@@ -191,6 +189,11 @@ impl Backups<'_> {
     /// The folder of a backup's own.
     fn folder(&self, n: u32) -> PathBuf {
         self.host.folders.chain.join(n.to_string())
+    }
+
+    /// That of the backup before it.
+    fn previous(&self, n: u32) -> Option<PathBuf> {
+        (n > 1).then(|| self.folder(n - 1))
     }
 
     /// What a command is asked for that makes backup `n`, counted from 1, in its `own` folder.
@@ -253,8 +256,7 @@ impl Backups<'_> {
         let session = &self.trial.session;
         let n = session.plan.snapshot.cycles;
         let drives = progress.stage(Stage::Restore, |_| {
-            let (own, target) = (self.folder(n), &self.host.folders.target);
-            let previous = (n > 1).then(|| self.folder(n - 1));
+            let (own, previous, target) = (self.folder(n), self.previous(n), &self.host.folders.target);
             let request =
                 Request { previous: previous.as_deref(), target: Some(target), ..self.request(n, &own) };
             let log = session.plan.dir.join("restore.log");
