@@ -33,9 +33,6 @@ use processes::PAUSE;
 const TRIALS: [&str; 2] =
     ["core/quiesced-snapshot::bookworm-mariadb::freezeframe", "core/no-hook::bookworm-mariadb::none"];
 
-/// Their image.
-const IMAGE: &str = "bookworm-mariadb";
-
 /// How long a trial is taken to last that was never measured.
 const UNMEASURED: Duration = Duration::from_secs(40);
 
@@ -54,13 +51,33 @@ pub(crate) struct Args {
     /// seed makes the same choices, but not the same moments to the microsecond.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u64>(0..=u64::MAX))]
     seed: Option<u64>,
+    /// The trial to run, by its whole name, such as `tools/virsh-push::bookworm-mariadb::freezeframe` [default: one
+    /// of two core trials at random].
+    #[arg(long, value_name = "NAME", value_parser = trial_name)]
+    trial: Option<String>,
+}
+
+/// A trial's whole name.
+fn trial_name(name: &str) -> Result<String, String> {
+    match image(name) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err("a trial's name is `FOLDER/SCENARIO::IMAGE::HOOK`, as `e2e` prints it".to_owned()),
+    }
+}
+
+/// The image in a trial's whole name.
+fn image(trial: &str) -> Option<&str> {
+    match trial.split("::").collect::<Vec<_>>()[..] {
+        [_, image, _] => Some(image),
+        _ => None,
+    }
 }
 
 /// One round: what was done to which trial, and what came of it.
 #[derive(Debug)]
 struct Round {
     seed: u64,
-    trial: &'static str,
+    trial: String,
     /// What was done, to whom, and in which stage of the trial; nothing when the run had ended.
     done: Option<Moment>,
     ended: Ended,
@@ -73,12 +90,16 @@ struct Round {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     setup::ensure()?;
-    images::ensure(&[IMAGE.to_owned()])?;
+    let trials =
+        args.trial.as_ref().map_or_else(|| TRIALS.map(str::to_owned).to_vec(), |it| vec![it.clone()]);
+    let mut images: Vec<_> = trials.iter().filter_map(|it| image(it)).map(str::to_owned).collect();
+    images.dedup();
+    images::ensure(&images)?;
     let first = args.seed.unwrap_or_else(|| Zoned::now().timestamp().as_millisecond().unsigned_abs());
     info!("{} rounds from seed {first}", args.rounds);
     let mut wrong = 0;
     for n in 0..args.rounds {
-        let round = round(first.wrapping_add(n.into()))?;
+        let round = round(first.wrapping_add(n.into()), &trials)?;
         results::line(line(n + 1, &round));
         for problem in &round.wrong {
             results::line(format_args!("     WRONG: {problem}"));
@@ -109,13 +130,13 @@ fn line(n: u32, round: &Round) -> String {
     )
 }
 
-fn round(seed: u64) -> Result<Round, Failure> {
+fn round(seed: u64, trials: &[String]) -> Result<Round, Failure> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let trial = TRIALS.choose(&mut random).copied().unwrap_or(TRIALS[0]);
+    let trial = trials.choose(&mut random).map_or("", |it| it);
     let (mut run, output) = start(trial)?;
     let begin = Instant::now();
     let runs = host::repository().join("target/e2e");
-    let dir = runs.join(find_run(&runs, &mut run)?);
+    let dir = runs.join(find_run(&runs, &mut run, output.path())?);
     let options = RunOptions::read(&dir).map_err(Failure::infrastructure)?;
     let (trial_dir, durations) = (options.trial_dir(trial), options.durations());
     let usually = durations.of(trial, 1).unwrap_or(UNMEASURED);
@@ -144,7 +165,7 @@ fn round(seed: u64) -> Result<Round, Failure> {
         let kept = dir.join("output.log");
         fs::copy(output.path(), &kept).map_err(|e| Failure::io("write", &kept, e))?;
     }
-    Ok(Round { seed, trial, done, ended, took, wrong, dir })
+    Ok(Round { seed, trial: trial.to_owned(), done, ended, took, wrong, dir })
 }
 
 /// Starts a run of one trial. Returns it with the file of what it prints.
@@ -153,13 +174,13 @@ fn start(trial: &str) -> Result<(Child, tempfile::NamedTempFile), Failure> {
     let output = tempfile::NamedTempFile::new().map_err(failed)?;
     let file = || output.reopen().map_err(failed);
     let mut run = Command::new(std::env::current_exe().map_err(failed)?);
-    run.args(["e2e", trial, "--image", IMAGE, "--jobs", "1"]);
+    run.args(["e2e", trial, "--image", image(trial).unwrap_or_default(), "--jobs", "1"]);
     run.stdin(Stdio::null()).stdout(file()?).stderr(file()?);
     Ok((run.spawn().map_err(failed)?, output))
 }
 
 /// The name of a run's directory, which ends with the number of its process.
-fn find_run(runs: &Path, run: &mut Child) -> Result<String, Failure> {
+fn find_run(runs: &Path, run: &mut Child, output: &Path) -> Result<String, Failure> {
     let suffix = format!("-{}", run.id());
     loop {
         let entries = fs::read_dir(runs).into_iter().flatten().flatten();
@@ -170,7 +191,11 @@ fn find_run(runs: &Path, run: &mut Child) -> Result<String, Failure> {
             return Ok(name);
         }
         if run.try_wait().is_ok_and(|ended| ended.is_some()) {
-            return Err(Failure::Infrastructure("a run ended before it had a directory.".to_owned()));
+            let said = fs::read_to_string(output).unwrap_or_default();
+            let said = said.lines().next_back().unwrap_or("nothing");
+            return Err(Failure::Infrastructure(format!(
+                "a run ended before it had a directory; the last that it said: {said}"
+            )));
         }
         thread::sleep(PAUSE);
     }

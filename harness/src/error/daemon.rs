@@ -32,6 +32,16 @@ pub enum DaemonError {
         /// Its log.
         log: PathBuf,
     },
+    /// It ended while it was needed.
+    #[error(
+        "the trial's own libvirt daemon ended while a backup tool worked with it; it was killed or it crashed, and nothing \
+         is known about the backup. What it said is in {}",
+        log.display()
+    )]
+    Gone {
+        /// Its log.
+        log: PathBuf,
+    },
     /// It gives no answer any more.
     #[error("the libvirt of the trial's guest gave no answer within {} s when it was asked for jobs: it hangs", .0.as_secs())]
     Hung(Duration),

@@ -74,6 +74,7 @@ pub struct Daemon {
     ended: Receiver<io::Result<ExitStatus>>,
     dir: PathBuf,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 /// How programs of the host reach a libvirt.
@@ -109,7 +110,8 @@ impl Daemon {
         // By this name it is found where logs are kept short.
         symlink(log, dir.join(LOG)).map_err(Error::io("name", log))?;
         let (process, ended) = spawn(command, output).map_err(Error::io("start", Path::new(program)))?;
-        let daemon = Self { process, ended, socket: sockets.join(format!("{name}-sock")), dir };
+        let socket = sockets.join(format!("{name}-sock"));
+        let daemon = Self { process, ended, dir, socket, log: log.to_owned() };
         daemon.wait(&changes, &sockets.join(format!("{name}-admin-sock")), log)?;
         Ok(daemon)
     }
@@ -122,6 +124,13 @@ impl Daemon {
     /// Where the harness connects, whoever it runs as.
     pub fn uri(&self) -> String {
         format!("qemu+unix:///session?socket={}", self.socket.display())
+    }
+
+    /// Fails when it has ended: whatever a tool does or says then, it says nothing about its backup.
+    pub fn check(&self) -> Result<()> {
+        let mut watched = [PollFd::new(&self.process, PollFlags::IN)];
+        let ended = poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        if ended { Err(DaemonError::Gone { log: self.log.clone() }.into()) } else { Ok(()) }
     }
 
     /// How tools connect.

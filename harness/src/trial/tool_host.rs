@@ -65,7 +65,7 @@ pub(super) struct ToolHost {
     scenario: PathBuf,
     /// Where the guest's sockets are, whose paths must be short.
     pub(super) sockets: PathBuf,
-    _daemon: Option<Daemon>,
+    daemon: Option<Daemon>,
 }
 
 /// What tools call the guest.
@@ -147,7 +147,7 @@ impl ToolHost {
             client,
             scenario: tool.folder.clone(),
             sockets,
-            _daemon: daemon,
+            daemon,
         })
     }
 
@@ -164,6 +164,11 @@ impl ToolHost {
         let agent = self.proxy.socket().to_owned();
         // No disk that is not to be backed up: many tools take every one they see.
         Ok((Spec { agent, outside: Some(outside), exchange: None, ..spec }, drives))
+    }
+
+    /// Fails when the libvirt with which the tool works has ended, if it is the trial's own.
+    pub(super) fn check(&self) -> Result<()> {
+        self.daemon.as_ref().map_or(Ok(()), Daemon::check)
     }
 
     /// Starts a command of the tool in a thread; its end comes out of the channel of happenings.

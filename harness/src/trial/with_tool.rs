@@ -174,6 +174,7 @@ impl Backups<'_> {
             self.step(ToolStep::Began { t: begun, n, level: request.level })?;
             let mut watch = Watch::start(session, self.host, (machine, drives), instruments, command)?;
             let (ended, killed_by) = watch.follow()?;
+            self.host.check()?;
             let how = end(&ended, killed_by);
             self.step(ToolStep::Ended { t: ended.end, n, how, said: ended.said })?;
             // Before anything else: a guest that is frozen is an outage.
@@ -263,6 +264,7 @@ impl Backups<'_> {
             let limit = Duration::from_secs(self.tool.restore_seconds.into());
             let command = Command { request, line: &self.tool.restore, log: &log, limit };
             let ended = self.host.running(&command)?.finish()?;
+            self.host.check()?;
             let (how, t) = (ended.how, ended.begin);
             self.step(ToolStep::Restored { t, end: ended.end, how, said: ended.said })?;
             let drives = if how == CommandEnd::Exit(0) { self.take_back()? } else { None };

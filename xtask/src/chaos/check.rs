@@ -79,10 +79,19 @@ impl Ended {
 /// where nobody could, files may stay until the next run, but no process.
 pub(super) fn left(run: Pid, dir: &Path, done: Option<&Moment>) -> Result<Vec<String>, Failure> {
     let deadline = Instant::now() + PATIENCE;
-    let mut alive = of_run(run, dir)?;
+    // Those that have lost their parents, and name nothing of the run, are known from before.
+    let known = done.map_or(&[][..], |moment| &moment.running);
+    let look = || -> Result<Vec<Process>, Failure> {
+        let mut alive = of_run(run, dir)?;
+        let lost = known.iter().filter(|process| process.is_alive());
+        let lost: Vec<_> = lost.filter(|it| alive.iter().all(|found| found.pid != it.pid)).copied().collect();
+        alive.extend(lost);
+        Ok(alive)
+    };
+    let mut alive = look()?;
     while !alive.is_empty() && Instant::now() < deadline {
         thread::sleep(PAUSE);
-        alive = of_run(run, dir)?;
+        alive = look()?;
     }
     let named = |process: &Process| format!("{} still ran after {} s", process.role, PATIENCE.as_secs());
     let mut problems: Vec<_> = alive.iter().map(named).collect();

@@ -53,10 +53,14 @@ impl Kind {
     fn strikes(self, role: Role) -> bool {
         match self {
             Self::Kill | Self::KillAll => role != Role::Tool,
-            Self::Terminate => matches!(role, Role::Run | Role::Tests | Role::Trial | Role::Guest),
+            Self::Terminate => {
+                matches!(role, Role::Run | Role::Tests | Role::Trial | Role::Guest | Role::Daemon)
+            }
             Self::Interrupt | Self::InterruptTwice => role == Role::Run,
             Self::Hang => role == Role::Guest,
-            Self::Starve => matches!(role, Role::Supervisor | Role::Trial | Role::Guest),
+            Self::Starve => {
+                matches!(role, Role::Supervisor | Role::Trial | Role::Guest | Role::Daemon)
+            }
         }
     }
 }
@@ -88,6 +92,8 @@ pub(super) struct Moment {
     pub(super) kind: Kind,
     pub(super) victim: Role,
     stage: String,
+    /// What ran then.
+    pub(super) running: Vec<Process>,
 }
 
 impl fmt::Display for Moment {
@@ -123,10 +129,10 @@ impl Fault {
             let processes = of_run(root, dir)?;
             let possible: Vec<_> =
                 processes.iter().filter(|process| self.kind.strikes(process.role)).collect();
-            if let Some(victim) = possible.choose(random) {
-                let moment = Moment { kind: self.kind, victim: victim.role, stage: stage() };
+            if let Some(&victim) = possible.choose(random) {
+                let (kind, stage) = (self.kind, stage());
                 self.hit(random, victim, &possible);
-                return Ok(Some(moment));
+                return Ok(Some(Moment { kind, victim: victim.role, stage, running: processes }));
             }
         }
     }

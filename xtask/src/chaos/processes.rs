@@ -28,6 +28,8 @@ pub(super) enum Role {
     Trial,
     /// A guest's QEMU.
     Guest,
+    /// The libvirt daemon of a trial with a backup tool.
+    Daemon,
     /// A short-lived tool.
     Tool,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Role {
             Self::Supervisor => "the supervisor",
             Self::Trial => "the trial",
             Self::Guest => "a guest",
+            Self::Daemon => "the libvirt daemon",
             Self::Tool => "a tool",
         })
     }
@@ -51,6 +54,17 @@ impl fmt::Display for Role {
 pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) role: Role,
+    /// When it started, as the kernel counts it, which tells it from a later one of the same number.
+    started: u64,
+}
+
+impl Process {
+    /// Whether it still runs. One that nobody has waited for yet does not.
+    pub(super) fn is_alive(&self) -> bool {
+        let process = procfs::process::Process::new(self.pid.as_raw_nonzero().get());
+        let stat = process.and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.starttime == self.started && stat.state != 'Z')
+    }
 }
 
 /// The living processes of the run `root`, which descend from it or name its directory.
@@ -63,17 +77,17 @@ pub(super) fn of_run(root: Pid, dir: &Path) -> Result<Vec<Process>, Failure> {
         let (Ok(stat), Ok(line)) = (process.stat(), process.cmdline()) else { continue };
         if stat.state != 'Z' {
             parents.insert(stat.pid, stat.ppid);
-            lines.insert(stat.pid, line);
+            lines.insert(stat.pid, (line, stat.starttime));
         }
     }
     let root = root.as_raw_nonzero().get();
     let below = descendants(root, &parents);
     let needle = dir.to_string_lossy();
-    let ours = lines.into_iter().filter_map(|(pid, line)| {
+    let ours = lines.into_iter().filter_map(|(pid, (line, started))| {
         let named = || line.iter().any(|word| word.contains(&*needle));
         let role = if pid == root { Role::Run } else { role(&line) };
         let ours = pid == root || below.contains(&pid) || named() && role != Role::Tool;
-        ours.then(|| Some(Process { pid: Pid::from_raw(pid)?, role })).flatten()
+        ours.then(|| Some(Process { pid: Pid::from_raw(pid)?, role, started })).flatten()
     });
     Ok(ours.collect())
 }
@@ -87,6 +101,7 @@ fn role(line: &[String]) -> Role {
         "trial" => Role::Trial,
         name if name.starts_with("qemu-system") => Role::Guest,
         name if name.starts_with("e2e-") => Role::Tests,
+        "libvirtd" | "virtqemud" => Role::Daemon,
         _ => Role::Tool,
     }
 }
@@ -103,6 +118,15 @@ mod tests {
         assert_eq!(role("/b/trial run /r/t /tmp/x"), Role::Trial);
         assert_eq!(role("/usr/bin/qemu-system-x86_64 -name x"), Role::Guest);
         assert_eq!(role("/b/deps/e2e-0123 --test-threads 1"), Role::Tests);
+        assert_eq!(role("/usr/sbin/libvirtd --config /tmp/x/d/etc/libvirt/libvirtd.conf"), Role::Daemon);
         assert_eq!(role("e2fsck -p"), Role::Tool);
+    }
+
+    #[test]
+    fn a_process_is_known_again_by_its_start() {
+        let own = procfs::process::Process::myself().unwrap().stat().unwrap();
+        let process = |started| Process { pid: Pid::from_raw(own.pid).unwrap(), role: Role::Run, started };
+        assert!(process(own.starttime).is_alive());
+        assert!(!process(own.starttime + 1).is_alive());
     }
 }
