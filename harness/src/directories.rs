@@ -46,9 +46,21 @@ pub struct Directory {
     pub reached: bool,
 }
 
-/// Asks a guest whose server runs for the server's directories, and counts the devices that a
-/// freeze must reach.
-pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, u32)> {
+/// What an agent has to do with at a freeze.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Mounts {
+    /// How many devices it must reach.
+    pub(crate) volumes: u32,
+    /// What it opens, one after the other, with the kind of each, fit to be shown. One that does not answer keeps it
+    /// for ever.
+    pub(crate) opened: Vec<String>,
+}
+
+/// The most mounts that are named.
+const MOST_NAMED: usize = 20;
+
+/// Asks a guest whose server runs for the server's directories, and for what a freeze has to do with.
+pub(crate) fn find(agent: &Agent, image: &Manifest, limit: Duration) -> Result<(Directories, Mounts)> {
     find_by(dialect(image.server.database).root_client(), agent, image, limit)
 }
 
@@ -58,7 +70,7 @@ pub(crate) fn find_by(
     agent: &Agent,
     image: &Manifest,
     limit: Duration,
-) -> Result<(Directories, u32)> {
+) -> Result<(Directories, Mounts)> {
     let dialect = dialect(image.server.database);
     let unit = quote_shell(&image.server.unit);
     let line = FIND.replace("UNIT", &unit).replace("CLIENT", client);
@@ -153,7 +165,7 @@ struct Device<'a> {
     name: &'a str,
 }
 
-fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), DirectoriesError> {
+fn parse(text: &str, image: &Manifest) -> Result<(Directories, Mounts), DirectoriesError> {
     let mut parts = text.splitn(4, "\n\n");
     let mut part = |what| parts.next().ok_or(DirectoriesError::Missing(what));
     let (dirs, server) = (part("the directories")?, part("the server's mounts")?);
@@ -199,13 +211,20 @@ fn parse(text: &str, image: &Manifest) -> Result<(Directories, u32), Directories
         return Err(DirectoriesError::Missing("the data directory"));
     }
     let volumes = u32::try_from(frozen.len()).unwrap_or(u32::MAX);
-    Ok((Directories(directories), volumes))
+    let name = |it: &Mount| printable(&format!("{} ({})", it.at.display(), it.fs));
+    let opened = agent.iter().filter(|mount| is_opened(mount)).map(name).take(MOST_NAMED).collect();
+    Ok((Directories(directories), Mounts { volumes, opened }))
 }
 
-/// Whether an agent freezes this mount. Agents skip mounts without a block device of their own,
-/// except btrfs; see `build_fs_mount_list` in QEMU's `qga/commands-linux.c`.
+/// Whether an agent freezes this mount.
 fn is_freezable(mount: &Mount) -> bool {
-    FREEZABLE.contains(&mount.fs.as_str()) && (mount.fs == "btrfs" || !mount.device.starts_with("0:"))
+    FREEZABLE.contains(&mount.fs.as_str()) && is_opened(mount)
+}
+
+/// Whether an agent tries to. Agents skip mounts without a block device of their own, except btrfs; see
+/// `build_fs_mount_list` in QEMU's `qga/commands-linux.c`.
+fn is_opened(mount: &Mount) -> bool {
+    mount.fs == "btrfs" || !mount.device.starts_with("0:")
 }
 
 /// The file system of the image that is mounted here.
@@ -350,7 +369,7 @@ binlogs\t/var/lib/mysql-binlog/now
 
     #[test]
     fn directories_are_found_where_the_server_sees_them() {
-        let (directories, volumes) = parse(REPORT, &image()).unwrap();
+        let (directories, mounts) = parse(REPORT, &image()).unwrap();
         let found: Vec<_> = directories
             .0
             .iter()
@@ -371,7 +390,9 @@ binlogs\t/var/lib/mysql-binlog/now
                 (Holds::Binlogs, "/var/lib/mysql-binlog/now".to_owned(), on("loop0:/sub/now"), false),
             ]
         );
-        assert_eq!(volumes, 2);
+        assert_eq!(mounts.volumes, 2);
+        let opened = ["/ (ext4)", "/var/lib/mysql (ext4)", "/mnt/a bind (ext4)", "/over (ext4)"];
+        assert_eq!(mounts.opened, opened);
     }
 
     #[test]
@@ -380,11 +401,11 @@ binlogs\t/var/lib/mysql-binlog/now
                     60 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     20 1 0:30 /top /data rw - btrfs /dev/vda1 rw\n\n\
                     252:1\t../../devices/pci0000:00/virtio1/block/vda/vda1\t2048\t\n";
-        let (directories, volumes) = parse(report, &image()).unwrap();
+        let (directories, mounts) = parse(report, &image()).unwrap();
         let directory = &directories.0[0];
         assert_eq!(directory.on, Some(("vda".to_owned(), "/top/mysql".into())));
         assert!(directory.reached);
-        assert_eq!(volumes, 1);
+        assert_eq!(mounts, Mounts { volumes: 1, opened: vec!["/data (btrfs)".to_owned()] });
     }
 
     #[test]

@@ -142,10 +142,12 @@ pub enum Error {
     #[error("plan.json has no `install`, the file of its hook `{0}`: plan the trial again")]
     NoHookFile(String),
     /// The agent did not answer a freeze in time.
-    #[error("the agent gave no answer within {} s ({source})", waited.as_secs())]
+    #[error("the agent gave no answer within {} s ({source}){}", waited.as_secs(), suspects(opened))]
     FreezeUnanswered {
         /// How long it was waited for.
         waited: Duration,
+        /// The mounts that it opens to freeze them, as they were before.
+        opened: Vec<String>,
         /// What libvirt or the serial port reported.
         source: Box<Error>,
     },
@@ -200,6 +202,17 @@ pub enum Error {
         .0.as_secs()
     )]
     Overdue(Duration),
+}
+
+/// What may keep an agent that does not answer: it cannot be asked any more.
+fn suspects(opened: &[String]) -> String {
+    if opened.is_empty() {
+        return String::new();
+    }
+    format!(
+        ". Either its hook has not ended, or it still waits for one of the mounts that it opens, which it does in turn: {}",
+        opened.join(", ")
+    )
 }
 
 impl Error {

@@ -218,6 +218,9 @@ impl SavedGuest {
             }
             xml = xml.replace(&old, &new);
         }
+        if spec.proxy.is_some() {
+            xml = with_proxy(&xml, &spec.agent)?;
+        }
         let limit = plan.limits.agent;
         let spec = Spec { name: self.role.saved_name(), ..spec.clone() };
         Machine::restore(
@@ -320,6 +323,16 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 /// The overlays of a saved guest in `dir`.
 fn overlays(plan: &Plan, dir: &Path) -> Vec<Drive> {
     plan.image.disks.iter().map(|disk| overlay::overlay(dir, &disk.target, "warm")).collect()
+}
+
+/// A definition in which the agent's channel leads to a proxy, which listens where QEMU would.
+fn with_proxy(xml: &str, agent: &Path) -> Result<String, SavedMemoryError> {
+    let path = escape_xml(&agent.to_string_lossy());
+    let [qemu, proxy] = ["bind", "connect"].map(|mode| format!("<source mode='{mode}' path='{path}'/>"));
+    if !xml.contains(&qemu) {
+        return Err(SavedMemoryError::NotNamed(agent.to_owned()));
+    }
+    Ok(xml.replace(&qemu, &proxy))
 }
 
 /// The files of a spec that differ from trial to trial.

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::history::{
-    AgentCommand, CopyInstant, DiskWrites, Entry, Lsn, Mark, Nanos, Op, Probe, Quiescence, Setup, WINDOWS,
+    AgentCommand, CopyInstant, DiskWrites, Entry, FREEZE, Lsn, Mark, Nanos, Op, Probe, Quiescence, Setup,
+    THAW, WINDOWS,
 };
 
 use super::case::{
@@ -169,6 +170,7 @@ impl Assembler {
             Entry::Tool { step } => self.tool.step(self.setup.as_ref(), self.earlier.len() + 1, step),
             Entry::Cycle { t, n } => self.next_cycle(t, n),
             Entry::End { t } => {
+                self.check_channel()?;
                 self.ended = Some(t);
                 Ok(())
             }
@@ -188,6 +190,7 @@ impl Assembler {
         if t < self.since {
             return Err(format!("cycle {n} begins before the one before it ends").into());
         }
+        self.check_channel()?;
         let next = Cycle { begin: t, ..Cycle::default() };
         let ended = std::mem::replace(&mut self.cycle, next);
         self.earlier.push(Cycle { complete: true, until: Some(t), ..ended });
@@ -292,6 +295,41 @@ impl Assembler {
             return Err(format!("more than {MAX_COMMANDS} commands to the agent in one cycle").into());
         }
         self.cycle.commands.push(command);
+        Ok(())
+    }
+
+    /// Where the agent's channel was watched while the harness itself froze and thawed, it must have carried what
+    /// the marks of this cycle say, and no other thaw before theirs.
+    fn check_channel(&self) -> Accepted {
+        let Cycle { commands, marks, .. } = &self.cycle;
+        if commands.is_empty() || self.setup.as_ref().is_none_or(|setup| setup.tool) {
+            return Ok(());
+        }
+        let done = |name: &str, from: Nanos, to: Nanos| {
+            commands.iter().any(|it| {
+                let in_time = it.t >= from && it.end.is_some_and(|end| end <= to);
+                in_time && it.command == name && it.error.is_none()
+            })
+        };
+        let told = [(FREEZE, marks.freeze_call, marks.freeze_ok), (THAW, marks.thaw_call, marks.thaw_ok)];
+        for (name, call, ok) in told {
+            if let Some((call, ok)) = call.zip(ok)
+                && !done(name, call, ok)
+            {
+                return Err(format!(
+                    "the marks say that the agent carried out {name} between {call} and {ok}, but its channel did not carry that"
+                )
+                .into());
+            }
+        }
+        if let Some((frozen, thaw)) = marks.freeze_ok.zip(marks.thaw_call)
+            && done(THAW, frozen, thaw)
+        {
+            return Err(format!(
+                "somebody else told the agent to thaw between {frozen} and {thaw}, in the freeze window"
+            )
+            .into());
+        }
         Ok(())
     }
 

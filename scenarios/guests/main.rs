@@ -137,14 +137,26 @@ impl Run {
         assert!(!self.trial().join("disks").exists(), "overlays are left");
     }
 
-    fn marks(&self) -> Vec<Mark> {
+    fn history(&self) -> impl Iterator<Item = Entry> {
         let history = self.trial().join("history.jsonl");
-        let entries = jsonl::Reader::<Entry>::open(&history, history::KIND).unwrap();
-        let marks = entries.filter_map(|entry| match entry.unwrap() {
+        jsonl::Reader::<Entry>::open(&history, history::KIND).unwrap().map(Result::unwrap)
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        let marks = self.history().filter_map(|entry| match entry {
             Entry::Mark { mark, .. } => Some(mark),
             _ => None,
         });
         marks.collect()
+    }
+
+    /// What the proxy in the first guest's agent's channel saw of the window.
+    fn agent_commands(&self) -> Vec<String> {
+        let commands = self.history().filter_map(|entry| match entry {
+            Entry::AgentCommand(command) if command.error.is_none() => Some(command.command),
+            _ => None,
+        });
+        commands.collect()
     }
 }
 
@@ -282,6 +294,7 @@ fn end_restored_guest(signal: Signal) {
     assert_eq!(verdict.grade, Grade::Unknown, "{}", verdict.reason);
     let words = "restore failed: the restored guest lost its QEMU, which crashed or was killed";
     assert!(verdict.reason.contains(words), "{}", verdict.reason);
+    assert_eq!(run.agent_commands(), [history::FREEZE, history::THAW]);
 }
 
 #[test]

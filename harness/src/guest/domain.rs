@@ -44,17 +44,10 @@ pub struct Spec {
     pub heartbeats: Vec<(String, PathBuf)>,
     /// The guest's port to which a loopback port of the host is forwarded, if to any.
     pub forward: Option<u16>,
-    /// How it is watched while somebody else's tool backs it up.
-    pub outside: Option<Outside>,
-}
-
-/// What sees a guest from outside while somebody else's tool works with it.
-#[derive(Debug, Clone)]
-pub struct Outside {
-    /// The proxy in its agent's channel, which listens at [`Spec::agent`].
-    pub proxy: Arc<AgentProxy>,
-    /// QEMU's arguments for its second monitor and its trace of writes.
-    pub arguments: Vec<String>,
+    /// The proxy in its agent's channel, if there is one. It listens at [`Spec::agent`].
+    pub proxy: Option<Arc<AgentProxy>>,
+    /// Where somebody else's tool backs it up: QEMU's arguments for its second monitor and its trace of writes.
+    pub watched: Option<Vec<String>>,
 }
 
 /// What the names of heartbeat channels begin with; the file system's name follows.
@@ -128,7 +121,8 @@ impl Spec {
             console,
             console_socket: root.join(format!("console-{role}")),
             forward: Some(image.server.port),
-            outside: None,
+            proxy: None,
+            watched: None,
         }
     }
 
@@ -197,7 +191,7 @@ impl Spec {
             drives.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>");
         }
         let agent = escape_xml(&self.agent.to_string_lossy());
-        let mode = if self.outside.is_some() { "connect" } else { "bind" };
+        let mode = if self.proxy.is_some() { "connect" } else { "bind" };
         let mut channels = match self.channel {
             AgentChannel::VirtioSerial => format!(
                 "<channel type='unix'><source mode='{mode}' path='{agent}'/>\
@@ -219,7 +213,7 @@ impl Spec {
             );
         }
         let mut arguments = String::new();
-        for argument in self.outside.iter().flat_map(|outside| &outside.arguments) {
+        for argument in self.watched.iter().flatten() {
             let _ = write!(arguments, "<qemu:arg value='{}'/>", escape_xml(argument));
         }
         format!(
@@ -293,7 +287,8 @@ mod tests {
             console: "/c".into(),
             console_socket: "/s".into(),
             forward: Some(3306),
-            outside: None,
+            proxy: None,
+            watched: None,
         }
     }
 

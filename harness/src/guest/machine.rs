@@ -144,7 +144,7 @@ impl Machine {
         agent_limit: Duration,
     ) -> Result<Self> {
         let prepare = || ConsoleLog::start(role, spec);
-        let started = match spec.outside {
+        let started = match spec.watched {
             None => libvirt.start(&spec.xml(), prepare)?,
             Some(_) => libvirt.start_defined(&spec.xml(), prepare)?,
         };
@@ -158,8 +158,10 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Self {
-        let transport = match (&spec.outside, spec.channel) {
-            (Some(outside), _) => Transport::Proxy(Arc::clone(&outside.proxy)),
+        // libvirt is the tool's there, and may hang with it.
+        let proxy = spec.proxy.as_ref().filter(|_| spec.watched.is_some());
+        let transport = match (proxy, spec.channel) {
+            (Some(proxy), _) => Transport::Proxy(Arc::clone(proxy)),
             (None, AgentChannel::VirtioSerial) => Transport::Libvirt(domain.clone()),
             (None, AgentChannel::IsaSerial) => Transport::Serial(Arc::new(Serial::new(spec.agent.clone()))),
         };

@@ -14,7 +14,7 @@ pub mod write_trace;
 #[cfg(test)]
 pub(crate) use agent::Transport;
 pub use agent::{Agent, Exec, Transcript};
-pub use domain::{Drive, Outside, Spec};
+pub use domain::{Drive, Spec};
 pub(crate) use domain::{EMULATOR, EXCHANGE, HEARTBEAT, ON_ERROR, escape_xml, quote_shell};
 pub use machine::Machine;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use contract::history::{Entry, Nanos, WINDOWS};
 
 use crate::clock;
-use crate::directories::Directories;
+use crate::directories::{Directories, Mounts};
 use crate::error::Result;
 use crate::guest::Agent;
 use crate::history_log::HistoryLog;
@@ -23,22 +23,24 @@ pub(crate) struct GuestFacts {
     volumes: Option<u32>,
     /// Where its server keeps its files.
     pub(crate) directories: Directories,
+    /// What its agent opens at a freeze.
+    pub(crate) opened: Vec<String>,
 }
 
 /// Queries the agent about its guest, and by `find_directories` a guest that has a shell. Best done
 /// before the load, which slows every answer.
 pub(crate) fn inspect(
     agent: &Agent,
-    find_directories: impl FnOnce() -> Result<(Directories, u32)>,
+    find_directories: impl FnOnce() -> Result<(Directories, Mounts)>,
 ) -> Result<GuestFacts> {
     let t = clock::now();
     let os = agent.os().ok();
     if os.as_deref() == Some(WINDOWS) {
         let volumes = agent.file_system_kinds().ok().map(|kinds| owed(&kinds));
-        return Ok(GuestFacts { t, os, volumes, directories: Directories::default() });
+        return Ok(GuestFacts { t, os, volumes, directories: Directories::default(), opened: Vec::new() });
     }
-    let (directories, volumes) = find_directories()?;
-    Ok(GuestFacts { t, os, volumes: Some(volumes), directories })
+    let (directories, Mounts { volumes, opened }) = find_directories()?;
+    Ok(GuestFacts { t, os, volumes: Some(volumes), directories, opened })
 }
 
 impl GuestFacts {

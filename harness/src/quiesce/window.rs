@@ -90,8 +90,13 @@ enum WindowState {
 }
 
 impl FreezeWindow {
-    /// Freezes the guest. On any error the guest is thawed before this returns.
-    pub fn open(guest: impl Quiesce, limits: Limits, history: &HistoryLog) -> Result<Self, OpenError> {
+    /// Freezes the guest, whose agent opens these mounts for it. On any error the guest is thawed before this returns.
+    pub fn open(
+        guest: impl Quiesce,
+        limits: Limits,
+        opened: &[String],
+        history: &HistoryLog,
+    ) -> Result<Self, OpenError> {
         let guard = Arc::new(Guard {
             guest: Box::new(guest),
             history: history.clone(),
@@ -104,7 +109,7 @@ impl FreezeWindow {
         history.mark(Mark::FreezeCall, "")?;
         let (sender, answer) = mpsc::channel();
         // In a thread of its own, so that Ctrl-C need not wait for a hook that hangs.
-        let freezer = Arc::clone(&guard);
+        let (freezer, opened) = (Arc::clone(&guard), opened.to_vec());
         thread::spawn(move || {
             let begin = Instant::now();
             let frozen = freezer.guest.freeze(freezer.limits.freeze).map_err(|error| {
@@ -113,7 +118,7 @@ impl FreezeWindow {
                 if waited < freezer.limits.freeze {
                     return error;
                 }
-                Error::FreezeUnanswered { waited, source: Box::new(error) }
+                Error::FreezeUnanswered { waited, opened, source: Box::new(error) }
             });
             let marked = match &frozen {
                 Ok(count) => freezer.history.mark(Mark::FreezeOk, count.to_string()),
@@ -327,7 +332,7 @@ mod tests {
             Self { guest: Guest(Arc::new(stub)), history, dir, limits: Limits::for_accel(Accel::Kvm) }
         }
         fn open(&self) -> Result<FreezeWindow, OpenError> {
-            FreezeWindow::open(self.guest.clone(), self.limits, &self.history)
+            FreezeWindow::open(self.guest.clone(), self.limits, &["/net (fuseblk)".to_owned()], &self.history)
         }
         fn frozen(&self) -> bool {
             self.guest.is_frozen().unwrap()
@@ -399,6 +404,15 @@ mod tests {
         assert!(matches!(scene.open(), Err(OpenError::Refused(_))));
         assert!(!scene.frozen());
         assert!(scene.marks().contains(&Mark::FreezeErr));
+    }
+
+    #[test]
+    fn a_freeze_without_an_answer_names_the_mounts_that_may_keep_the_agent() {
+        let mut scene = Scene::new(Stub { freeze_fails: true, ..Stub::default() });
+        scene.limits.freeze = Duration::ZERO;
+        let error = scene.open().unwrap_err().to_string();
+        assert!(error.contains("no answer within 0 s"), "{error}");
+        assert!(error.ends_with("which it does in turn: /net (fuseblk)"), "{error}");
     }
 
     #[test]

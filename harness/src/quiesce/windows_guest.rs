@@ -140,7 +140,7 @@ impl Scene {
         let facts = inspect(&self.agent, || unreachable!("it has no shell")).unwrap();
         facts.write(&self.history).unwrap();
         let limits = Limits { hold: 3 * VSS_HOLDS, ..Limits::for_accel(Accel::Kvm) };
-        FreezeWindow::open(self.agent.clone(), limits, &self.history).unwrap()
+        FreezeWindow::open(self.agent.clone(), limits, &[], &self.history).unwrap()
     }
 
     fn judge(&self) -> (Vec<Entry>, Judgement) {

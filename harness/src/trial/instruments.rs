@@ -1,12 +1,13 @@
 //! What looks into a freeze window, whoever opens it: the quiescence probes, QEMU's counts of writes, and, where the
 //! server has backup mode, the positions of its log.
 
-use contract::history::{Entry, Probe};
+use contract::history::{AgentCommand, Entry, Probe, Sender};
 use contract::plan::Plan;
 
 use crate::clock;
 use crate::database::Target;
 use crate::error::Result;
+use crate::guest::agent_proxy::{By, Exchange};
 use crate::guest::{Drive, Machine};
 use crate::quiesce::{BackupModeWitness, Probes, SentProbes};
 use crate::session::Session;
@@ -112,4 +113,19 @@ fn count_writes(
         session.history.write(&Entry::BlockStats { t, disk: disk.clone(), writes, bytes })?;
     }
     Ok(())
+}
+
+/// An exchange with the agent as an entry of the history, where `outside` is who speaks by way of libvirt.
+pub(super) fn agent_command(exchange: &Exchange, outside: Sender) -> AgentCommand {
+    AgentCommand {
+        t: exchange.sent.unwrap_or(exchange.asked),
+        end: exchange.answered,
+        command: exchange.name.clone(),
+        by: match exchange.by {
+            By::Outside => outside,
+            By::Harness => Sender::Harness,
+        },
+        error: exchange.error.clone(),
+        count: exchange.count,
+    }
 }

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use contract::binlog::Position;
 use contract::events::{self, BOOTED_INSTEAD, Stage};
-use contract::history::{Entry, Mark, Quiescence, Setup};
+use contract::history::{Entry, Mark, Nanos, Quiescence, Sender, Setup};
+use contract::image::AgentChannel;
 use contract::observation::{self, Record, ServerState};
 use contract::plan::{Plan, Start};
 use contract::scenario::{Point, Restore, Strike};
 use tracing::Span;
 
-use super::instruments::Instruments;
+use super::instruments::{Instruments, agent_command};
 use super::progress::{Progress, seconds};
 use crate::access;
 use crate::bounds;
@@ -27,7 +28,8 @@ use crate::clock;
 use crate::database::{Connection, TCP_ADMIN, Target};
 use crate::directories::{self, Directories};
 use crate::error::{Error, LoadError, Result};
-use crate::guest::{Drive, Machine};
+use crate::guest::agent_proxy::{AgentProxy, Exchange};
+use crate::guest::{Drive, Machine, Spec};
 use crate::interrupt;
 use crate::load::{Load, Order, heartbeat};
 use crate::observe::{self, ObservationLog};
@@ -66,6 +68,9 @@ pub(super) struct Trial<'a> {
     pub(super) sockets: PathBuf,
     /// What its guests stand on that did not boot.
     saved: &'a GuestsInUse,
+    /// A witness of what libvirt tells the first guest's agent. Where a backup tool works, it has one of its own;
+    /// and libvirt does not speak to an agent on a serial port.
+    proxy: Option<Arc<AgentProxy>>,
 }
 
 /// Runs a plan to its end. `root` is a short-lived directory for libvirt, whose
@@ -115,6 +120,13 @@ pub(super) struct Started {
     pub(super) saved: Option<Arc<SavedGuest>>,
     /// How it came up.
     pub(super) notes: Vec<String>,
+}
+
+/// A proxy for the first guest's agent. Nobody is told of what passes: it is read when a window is over.
+fn listen(plan: &Plan, root: &Path) -> Result<Arc<AgentProxy>> {
+    let (role, none) = (GuestRole::Source, Path::new(""));
+    let (proxy, _) = AgentProxy::listen(role.name(), &role.spec(plan, vec![], none, root).agent)?;
+    Ok(Arc::new(proxy))
 }
 
 /// What the load writes, and where the server keeps it.
@@ -171,7 +183,9 @@ impl<'a> Trial<'a> {
         roll_forward::create_exchange(&session.exchange, &plan.image)?;
         let scratch = Mutex::new(session.disks.clone());
         let sockets = root.to_owned();
-        Ok(Self { session, span, written: OnceLock::new(), scratch, sockets, saved })
+        let is_ours = plan.backup.is_none() && plan.image.channel == AgentChannel::VirtioSerial;
+        let proxy = is_ours.then(|| listen(plan, root)).transpose()?;
+        Ok(Self { session, span, written: OnceLock::new(), scratch, sockets, saved, proxy })
     }
 
     /// Starts the first guest and waits only until its server answers.
@@ -265,10 +279,16 @@ impl<'a> Trial<'a> {
         self.start_by_boot(role, notes)
     }
 
+    fn spec(&self, role: GuestRole, drives: &[Drive]) -> Spec {
+        let Session { plan, exchange, root, .. } = &self.session;
+        let proxy = self.proxy.clone().filter(|_| role == GuestRole::Source);
+        Spec { proxy, ..role.spec(plan, drives.to_vec(), exchange, root) }
+    }
+
     fn start_by_boot(&self, role: GuestRole, mut notes: Vec<String>) -> Result<Started> {
-        let Session { plan, disks, exchange, root, .. } = &self.session;
+        let Session { plan, disks, .. } = &self.session;
         let drives = overlay::over_image(disks, role.name(), &plan.image)?;
-        let spec = role.spec(plan, drives.clone(), exchange, root);
+        let spec = self.spec(role, &drives);
         let (machine, stalled) = self.session.boot(&spec, role.name())?;
         notes.extend(stalls(stalled));
         Ok(Started { machine, drives, saved: None, notes })
@@ -279,11 +299,11 @@ impl<'a> Trial<'a> {
         if self.session.plan.start == Start::Cold {
             return Ok(None);
         }
-        let Session { plan, disks, exchange, root, .. } = &self.session;
+        let Session { plan, disks, .. } = &self.session;
         let (saved, origin) = SavedGuest::of(&self.session, role, notes)?;
         let start = || {
             let drives = overlay::over(disks, role.name(), &saved.disks(plan))?;
-            let spec = role.spec(plan, drives.clone(), exchange, root);
+            let spec = self.spec(role, &drives);
             Ok((saved.start(&self.session, &spec)?, drives))
         };
         let (machine, drives) =
@@ -448,12 +468,14 @@ impl<'a> Trial<'a> {
         let instruments = progress.stage(Stage::Load, |_| {
             Instruments::connect(&self.session, target, cycle, || self.make_ready(machine, load, cycle))
         })?;
+        let begin = clock::now();
         let window = progress.stage(Stage::Freeze, |_| {
-            match FreezeWindow::open(machine.agent().clone(), self.session.plan.limits, &self.session.history)
-            {
+            let (agent, opened) = (machine.agent().clone(), &source.facts.opened);
+            match FreezeWindow::open(agent, self.session.plan.limits, opened, &self.session.history) {
                 Ok(window) => Ok((Some(window), String::new())),
                 Err(OpenError::Refused(error)) => {
                     machine.check_host()?;
+                    self.record_commands(begin)?;
                     Ok((None, format!("refused: {error}")))
                 }
                 Err(OpenError::Stopped(error)) => Err(error),
@@ -474,10 +496,20 @@ impl<'a> Trial<'a> {
             // thawed.
             let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
+            self.record_commands(begin)?;
             read.record(machine, !source.agent_lost.get())?;
             Ok(((), detail))
         })?;
         Ok(Some(snapshot))
+    }
+
+    /// Writes down what libvirt told the agent of a window since its `begin`, and what it answered.
+    fn record_commands(&self, begin: Nanos) -> Result<()> {
+        let all = self.proxy.as_ref().map(|proxy| proxy.exchanges()).unwrap_or_default();
+        let of_window = |it: &&Exchange| it.asked >= begin && (it.is_freeze() || it.is_thaw());
+        all.iter().filter(of_window).try_for_each(|it| {
+            self.session.history.write(&Entry::AgentCommand(agent_command(it, Sender::Harness)))
+        })
     }
 
     /// Injects the faults before the first snapshot, then waits until the load is at work: both

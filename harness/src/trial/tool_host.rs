@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::guest::agent_proxy::{AgentProxy, WindowEvent};
 use crate::guest::qmp::{self, Qmp, QmpEvent};
 use crate::guest::write_trace::{self, WriteTrace};
-use crate::guest::{Drive, Machine, Outside, Spec};
+use crate::guest::{Drive, Machine, Spec};
 use crate::host::daemon::{Client, Daemon};
 use crate::host::{Libvirt, guest_user};
 use crate::overlay;
@@ -159,11 +159,11 @@ impl ToolHost {
         let spec = GuestRole::Source.spec(session.plan, drives.clone(), &session.exchange, &self.sockets);
         let monitor = qmp::arguments(&self.monitor_socket());
         let trace = write_trace::arguments(&self.sockets.join("writes"));
-        let outside =
-            Outside { proxy: Arc::clone(&self.proxy), arguments: monitor.into_iter().chain(trace).collect() };
+        let watched = Some(monitor.into_iter().chain(trace).collect());
         let agent = self.proxy.socket().to_owned();
         // No disk that is not to be backed up: many tools take every one they see.
-        Ok((Spec { agent, outside: Some(outside), exchange: None, ..spec }, drives))
+        let proxy = Some(Arc::clone(&self.proxy));
+        Ok((Spec { agent, proxy, watched, exchange: None, ..spec }, drives))
     }
 
     /// Fails when the libvirt with which the tool works has ended, if it is the trial's own.

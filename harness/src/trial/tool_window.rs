@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use contract::history::{AgentCommand, COPY_SKEW, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
+use contract::history::{COPY_SKEW, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
 use contract::scenario::{Fault, Point, Signal, Strike};
 
-use super::instruments::{Instruments, Placed, Read};
+use super::instruments::{Instruments, Placed, Read, agent_command};
 use super::pipeline::HOLD;
 use super::tool_host::{Command, Happening, InThread, ToolHost};
 use crate::backup_tool::{Ended, Running};
@@ -118,7 +118,7 @@ impl<'a> Watch<'a> {
         let exchanges = self.host.proxy.exchanges();
         let seen = exchanges.iter().filter(|it| it.asked >= begun && (it.by == By::Outside || own(it)));
         for exchange in seen {
-            history.write(&Entry::AgentCommand(command(exchange)))?;
+            history.write(&Entry::AgentCommand(agent_command(exchange, Sender::Tool)))?;
         }
         if self.thaw.is_none() {
             // The harness itself has thawed the guest.
@@ -302,19 +302,4 @@ impl<'a> Watch<'a> {
 fn describe(event: &QmpEvent) -> String {
     let status = event.status.as_ref().map_or_else(String::new, |status| format!(" {status}"));
     format!("{}{status} of {}", event.name, event.subject.as_deref().unwrap_or("an unnamed job"))
-}
-
-/// An exchange as an entry of the history.
-fn command(exchange: &Exchange) -> AgentCommand {
-    AgentCommand {
-        t: exchange.sent.unwrap_or(exchange.asked),
-        end: exchange.answered,
-        command: exchange.name.clone(),
-        by: match exchange.by {
-            By::Outside => Sender::Tool,
-            By::Harness => Sender::Harness,
-        },
-        error: exchange.error.clone(),
-        count: exchange.count,
-    }
 }

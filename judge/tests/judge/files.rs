@@ -65,6 +65,49 @@ fn invoke_of(c: u32) -> String {
     )
 }
 
+/// What the agent's channel carried of a window, beside the marks of the harness that opened it.
+#[test]
+fn the_agents_channel_must_have_carried_the_window() {
+    let setup = r#"{"e":"setup","writers":2,"accounts":4,"opening_balance":10,"doors":["tcp"],"followers":[],"tables":[],"disks":["vda"],"file_systems":["vda"],"binlog":true}"#;
+    let of_tool = setup.replace("\"binlog\"", "\"tool\":true,\"binlog\"");
+    let marks: String = [("freeze_call", 20), ("freeze_ok", 30), ("thaw_call", 40), ("thaw_ok", 50)]
+        .iter()
+        .map(|(mark, t)| format!("{{\"e\":\"mark\",\"t\":{t},\"mark\":\"{mark}\"}}\n"))
+        .collect();
+    let command = |name: &str, t: u64, end: u64| {
+        format!(
+            r#"{{"e":"agent_command","t":{t},"end":{end},"command":"guest-fsfreeze-{name}","by":"harness"}}"#
+        )
+    };
+    let (freeze, thaw) = (command("freeze", 21, 29), command("thaw", 41, 49));
+    let refused = freeze.replace("\"by\"", "\"error\":\"no\",\"by\"");
+    let (late, early) = (command("freeze", 21, 31), command("freeze", 19, 29));
+    let foreign = command("thaw", 32, 38);
+    let read_these = |setup: &str, commands: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let commands = commands.join("\n");
+        let end = "{\"e\":\"end\",\"t\":99}";
+        let text = format!("{{\"schema\":1,\"kind\":\"history\"}}\n{setup}\n{marks}{commands}\n{end}\n");
+        fs::write(dir.path().join(history::FILE), text).unwrap();
+        read(dir.path()).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(read_these(setup, &[&freeze, &thaw]), Ok(()));
+    for (commands, reason) in [
+        (&[&thaw][..], "carried out guest-fsfreeze-freeze between 20 and 30"),
+        (&[&refused, &thaw], "carried out guest-fsfreeze-freeze"),
+        (&[&late, &thaw], "carried out guest-fsfreeze-freeze"),
+        (&[&early, &thaw], "carried out guest-fsfreeze-freeze"),
+        (&[&freeze], "carried out guest-fsfreeze-thaw between 40 and 50"),
+        (&[&freeze, &foreign, &thaw], "somebody else told the agent to thaw between 30 and 40"),
+    ] {
+        let commands: Vec<_> = commands.iter().map(|it| it.as_str()).collect();
+        let error = read_these(setup, &commands).unwrap_err();
+        assert!(error.contains(reason), "{error} should say {reason}");
+        // What a tool does in its own window is for the properties to say.
+        assert_eq!(read_these(&of_tool, &commands), Ok(()));
+    }
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn the_reader_names_file_line_and_reason() {
