@@ -415,7 +415,11 @@ pub(super) fn answers(view: &View<'_>) -> Evidence {
 
 /// The same, line by line.
 pub(super) fn lines(view: &View<'_>) -> Vec<String> {
-    let probes = view.case.cycle.probes.iter();
+    let window = view.window();
+    // A tool may have opened other windows before.
+    let is_of_window =
+        |probe: &&Probe| window.as_ref().map_or(true, |it| (it.frozen..=it.thaw).contains(&probe.t));
+    let probes = view.case.cycle.probes.iter().filter(is_of_window);
     probes.map(|probe| format!("{}, {}", name(view, probe), answer(view, probe))).collect()
 }
 

@@ -87,10 +87,16 @@ impl<'a> Placed<'a> {
 }
 
 impl Read<'_> {
+    /// Writes down what became of the probes.
+    pub(super) fn record_probes(&self) -> Result<()> {
+        let history = &self.session.history;
+        self.probes.iter().try_for_each(|probe| history.write(&Entry::Probe(probe.clone())))
+    }
+
     /// Writes down what was seen. Only where the agent `answers` can the server's log be read.
     pub(super) fn record(self, machine: &Machine, answers: bool) -> Result<()> {
         let session = self.session;
-        self.probes.into_iter().try_for_each(|probe| session.history.write(&Entry::Probe(probe)))?;
+        self.record_probes()?;
         let Plan { image, limits, .. } = session.plan;
         match self.witness.filter(|_| answers) {
             Some(witness) => {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use contract::history::{COPY_SKEW, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
 use contract::scenario::{Fault, Point, Signal, Strike};
+use tracing::debug;
 
 use super::instruments::{Instruments, Placed, Read, agent_command};
-use super::pipeline::HOLD;
+use super::pipeline::{HOLD, Source};
 use super::tool_host::{Command, Happening, InThread, ToolHost};
 use crate::backup_tool::{Ended, Running};
 use crate::clock;
+use crate::database::Target;
 use crate::error::Result;
 use crate::guest::agent_proxy::{By, Exchange, Held, Holds, WindowEvent};
 use crate::guest::qmp::QmpEvent;
@@ -21,6 +23,39 @@ use crate::session::Session;
 
 /// How long a freeze's answer, and a thaw, may be held back: more than the instruments take to be placed and read.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
+
+/// The most windows of one command into which instruments look: one in which the copy begins, and some before it in
+/// which a tool tries whether the guest can be frozen.
+const MOST_WINDOWS: u32 = 4;
+
+/// A freeze window that the command opened.
+#[derive(Debug)]
+struct Opened<'a> {
+    freeze: Exchange,
+    /// When it was frozen.
+    frozen: Nanos,
+    /// When the tool was told so.
+    told: Nanos,
+    /// The first thaw that was answered.
+    thaw: Option<Exchange>,
+    /// What the instruments saw in it.
+    read: Option<Read<'a>>,
+}
+
+impl Opened<'_> {
+    /// When its thaw was handed over; for one that nobody ended, when the command `ended`.
+    fn thaw_asked(&self, ended: Nanos) -> Nanos {
+        self.thaw.as_ref().map_or(ended, |thaw| thaw.sent.unwrap_or(thaw.asked))
+    }
+
+    /// Whether the copies, of which these are the first and the last, began in it.
+    fn holds(&self, (from, to): (Nanos, Nanos), ended: Nanos) -> bool {
+        let asked = self.thaw_asked(ended);
+        let near =
+            |t: Nanos| t.saturating_add(COPY_SKEW) >= self.frozen && t <= asked.saturating_add(COPY_SKEW);
+        near(from) && near(to)
+    }
+}
 
 /// What the instruments do.
 #[derive(Debug)]
@@ -38,6 +73,7 @@ pub(super) struct Watch<'a> {
     host: &'a ToolHost,
     machine: &'a Machine,
     drives: &'a [Drive],
+    target: &'a Target,
     looking: Looking<'a>,
     /// The command itself, and with what a command beside it is run.
     running: InThread,
@@ -49,11 +85,11 @@ pub(super) struct Watch<'a> {
     faults: Vec<&'a Fault>,
     /// The signal that a fault sent.
     killed_by: Option<Signal>,
-    /// The freeze that counts, and its thaw: the first that succeeded, or else the first.
-    freeze: Option<Exchange>,
-    thaw: Option<Exchange>,
-    /// When the tool was told of the freeze.
-    told: Option<Nanos>,
+    windows: Vec<Opened<'a>>,
+    /// How many there were.
+    opened: u32,
+    /// The first freeze that failed.
+    refused: Option<Exchange>,
     copies: Vec<Nanos>,
     /// Whether QEMU copies, and whether the guest is frozen.
     is_copying: bool,
@@ -65,7 +101,7 @@ impl<'a> Watch<'a> {
     pub(super) fn start(
         session: &'a Session<'a>,
         host: &'a ToolHost,
-        (machine, drives): (&'a Machine, &'a [Drive]),
+        source: &'a Source,
         instruments: Instruments<'a>,
         command: Command<'a>,
     ) -> Result<Self> {
@@ -73,8 +109,9 @@ impl<'a> Watch<'a> {
         Ok(Self {
             session,
             host,
-            machine,
-            drives,
+            machine: &source.machine,
+            drives: &source.drives,
+            target: &source.target,
             looking: Looking::Ready(instruments),
             running: host.start(&command)?,
             command,
@@ -82,9 +119,9 @@ impl<'a> Watch<'a> {
             beside: Vec::new(),
             faults: session.plan.faults.iter().collect(),
             killed_by: None,
-            freeze: None,
-            thaw: None,
-            told: None,
+            windows: Vec::new(),
+            opened: 0,
+            refused: None,
             copies: Vec::new(),
             is_copying: false,
             is_frozen: false,
@@ -120,77 +157,89 @@ impl<'a> Watch<'a> {
         for exchange in seen {
             history.write(&Entry::AgentCommand(agent_command(exchange, Sender::Tool)))?;
         }
-        if self.thaw.is_none() {
-            // The harness itself has thawed the guest.
-            self.thaw = exchanges.iter().rfind(own).cloned();
+        let mut windows = std::mem::take(&mut self.windows);
+        if let Some(last) = windows.last_mut() {
+            // The harness itself has thawed a guest that nobody thawed.
+            last.thaw = last.thaw.take().or_else(|| exchanges.iter().rfind(own).cloned());
+            match std::mem::replace(&mut self.looking, Looking::Over) {
+                // Nobody asked for a thaw: what is seen now is seen after it, and shows that.
+                Looking::InWindow(placed, _) => {
+                    last.read = Some(placed.read(self.drives, |disk| self.host.written(disk))?);
+                }
+                Looking::Closing(read) => last.read = Some(read),
+                Looking::Ready(_) | Looking::Over => {}
+            }
         }
-        let window = self.write_marks(begun, ended)?;
-        if let Some((from, to)) = self.window(ended)
-            && let Some(Writes { count, between }) = self.host.trace.between(from, to)
-            && self.host.trace.count() > 0
-        {
-            let (first, last) = between.unzip();
-            history.write(&Entry::DiskWrites(DiskWrites { from, to, count, first, last }))?;
-        }
-        let read = match std::mem::replace(&mut self.looking, Looking::Over) {
-            // Nobody asked for a thaw: what is seen now is seen after it, and shows that.
-            Looking::InWindow(placed, _) => Some(placed.read(self.drives, |disk| self.host.written(disk))?),
-            Looking::Closing(read) => Some(read),
-            Looking::Ready(_) | Looking::Over => None,
+        let copied = self.copies.iter().copied().min().zip(self.copies.iter().copied().max());
+        // Of a tool that tries before, the last window that can be the one is it.
+        let of_copy = match copied {
+            Some(copied) => windows.iter().rposition(|window| window.holds(copied, ended)),
+            None => windows.len().checked_sub(1),
         };
-        match read.filter(|_| window) {
-            Some(read) => read.record(self.machine, true),
-            None => Ok(()),
+        self.write_marks(of_copy.and_then(|at| windows.get(at)), copied, begun, ended)?;
+        for (at, window) in windows.into_iter().enumerate() {
+            let Opened { frozen, read: Some(read), .. } = &window else { continue };
+            if Some(at) != of_copy {
+                // Its rows are in the backup all the same.
+                read.record_probes()?;
+                continue;
+            }
+            let asked = window.thaw_asked(ended);
+            if let Some(Writes { count, between }) = self.host.trace.between(*frozen, asked)
+                && self.host.trace.count() > 0
+            {
+                let (first, last) = between.unzip();
+                let writes = DiskWrites { from: *frozen, to: asked, count, first, last };
+                history.write(&Entry::DiskWrites(writes))?;
+            }
+            window.read.map_or(Ok(()), |read| read.record(self.machine, true))?;
         }
+        Ok(())
     }
 
-    /// When the freeze that succeeded was answered, and when its thaw was handed over.
-    fn window(&self, ended: Nanos) -> Option<(Nanos, Nanos)> {
-        let frozen = self.freeze.as_ref().filter(|freeze| freeze.error.is_none())?.answered?;
-        Some((frozen, self.thaw.as_ref().map_or(ended, |thaw| thaw.sent.unwrap_or(thaw.asked))))
-    }
-
-    /// The marks of the window and of the instants of the copies. False when the copies are of moments outside the
-    /// window, and the window is left out: nothing in it says anything about the backup.
-    fn write_marks(&self, begun: Nanos, ended: Nanos) -> Result<bool> {
+    /// The marks of the window in which the copies began, between these times, and of the instants of these. Copies that
+    /// began in no window are those of a running guest: nothing in a window says anything about the backup.
+    fn write_marks(
+        &self,
+        window: Option<&Opened<'_>>,
+        copied: Option<(Nanos, Nanos)>,
+        begun: Nanos,
+        ended: Nanos,
+    ) -> Result<()> {
         let mark = |t, mark, detail: &str| {
             self.session.history.write(&Entry::Mark { t, mark, detail: detail.to_owned() })
         };
-        let copied = self.copies.iter().copied().min().zip(self.copies.iter().copied().max());
         let snapshot = |(from, to)| {
             mark(from, Mark::SnapBegin, "")?;
             mark(to, Mark::SnapEnd, "")
         };
-        let Some((frozen, asked)) = self.window(ended) else {
-            if let Some(Exchange { sent, asked, answered, error: Some(error), .. }) = &self.freeze {
+        let Some(window) = window else {
+            if self.opened == 0
+                && let Some(Exchange { sent, asked, answered, error: Some(error), .. }) = &self.refused
+            {
                 mark(sent.unwrap_or(*asked), Mark::FreezeCall, "")?;
                 mark(answered.unwrap_or(ended), Mark::FreezeErr, error)?;
             }
-            return snapshot(copied.unwrap_or((begun, ended))).map(|()| true);
+            return snapshot(copied.unwrap_or((begun, ended)));
         };
-        let near = |t: Nanos| t.saturating_add(COPY_SKEW) >= frozen && t <= asked.saturating_add(COPY_SKEW);
-        if let Some((from, to)) = copied.filter(|(from, to)| !near(*from) || !near(*to)) {
-            return snapshot((from, to)).map(|()| false);
-        }
+        let Opened { freeze, frozen, told, thaw, .. } = window;
+        let (frozen, asked) = (*frozen, window.thaw_asked(ended));
         let count = |exchange: &Exchange| exchange.count.map_or_else(String::new, |count| count.to_string());
-        if let Some(freeze) = &self.freeze {
-            mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
-            mark(frozen, Mark::FreezeOk, &count(freeze))?;
-        }
+        mark(freeze.sent.unwrap_or(freeze.asked), Mark::FreezeCall, "")?;
+        mark(frozen, Mark::FreezeOk, &count(freeze))?;
         // Without an event of QEMU's: the tool knew of the freeze only then, and was done when it asked for the thaw.
-        let told = self.told.unwrap_or(frozen).clamp(frozen, asked);
-        let done = self.thaw.as_ref().map_or(asked, |thaw| thaw.asked.clamp(told, asked));
+        let told = (*told).clamp(frozen, asked);
+        let done = thaw.as_ref().map_or(asked, |thaw| thaw.asked.clamp(told, asked));
         // QEMU's timestamps are beside the proxy's by less than a `COPY_SKEW`.
         let within = |(from, to): (Nanos, Nanos)| (from.clamp(frozen, asked), to.clamp(frozen, asked));
         snapshot(copied.map_or((told, done), within))?;
-        let Some(thaw) = &self.thaw else { return Ok(true) };
+        let Some(thaw) = thaw else { return Ok(()) };
         mark(asked, Mark::ThawCall, "")?;
         match (&thaw.error, thaw.answered) {
-            (None, Some(t)) => mark(t, Mark::ThawOk, &count(thaw))?,
-            (Some(error), t) => mark(t.unwrap_or(ended).max(asked), Mark::ThawErr, error)?,
-            (None, None) => mark(ended.max(asked), Mark::ThawErr, "the agent did not answer")?,
+            (None, Some(t)) => mark(t, Mark::ThawOk, &count(thaw)),
+            (Some(error), t) => mark(t.unwrap_or(ended).max(asked), Mark::ThawErr, error),
+            (None, None) => mark(ended.max(asked), Mark::ThawErr, "the agent did not answer"),
         }
-        Ok(true)
     }
 
     /// Sees what has happened meanwhile.
@@ -216,23 +265,21 @@ impl<'a> Watch<'a> {
     }
 
     fn freeze_answered(&mut self, freeze: Exchange) -> Result<()> {
-        let succeeded = freeze.error.is_none();
-        if self.freeze.as_ref().is_none_or(|before| succeeded && before.error.is_some()) {
-            self.freeze = Some(freeze);
-        }
-        if !succeeded {
+        let Some(frozen) = freeze.answered.filter(|_| freeze.error.is_none()) else {
+            self.refused.get_or_insert(freeze);
             return Ok(());
-        }
+        };
         self.is_frozen = true;
         if let Looking::Ready(_) = self.looking
             && let Looking::Ready(instruments) = std::mem::replace(&mut self.looking, Looking::Over)
         {
-            let frozen = Instant::now();
+            let since = Instant::now();
             self.looking =
-                Looking::InWindow(instruments.place(self.drives, |disk| self.host.written(disk))?, frozen);
+                Looking::InWindow(instruments.place(self.drives, |disk| self.host.written(disk))?, since);
         }
         self.strike(Point::InWindow)?;
-        self.told.get_or_insert_with(clock::now);
+        self.opened += 1;
+        self.windows.push(Opened { freeze, frozen, told: clock::now(), thaw: None, read: None });
         self.host.proxy.release(Held::FreezeAnswer);
         Ok(())
     }
@@ -249,13 +296,33 @@ impl<'a> Watch<'a> {
     }
 
     fn thaw_answered(&mut self, thaw: Exchange) -> Result<()> {
-        let is_of_window = self.freeze.as_ref().is_some_and(|freeze| freeze.error.is_none());
-        if is_of_window && self.thaw.is_none() {
-            self.thaw = Some(thaw);
+        if let Some(window) = self.windows.last_mut().filter(|window| window.thaw.is_none()) {
+            window.thaw = Some(thaw);
+            if let Looking::Closing(read) = std::mem::replace(&mut self.looking, Looking::Over) {
+                window.read = Some(read);
+            }
+            self.look_again();
         }
         // A hook that fails at thaw fails when the file systems are thawed already.
         self.is_frozen = false;
         if self.is_copying { self.strike(Point::DuringCopy) } else { Ok(()) }
+    }
+
+    /// Makes instruments ready for one more window, unless the copy has begun. A tool may have tried only whether the
+    /// guest can be frozen.
+    fn look_again(&mut self) {
+        let may_come = self.copies.is_empty() && self.opened < MOST_WINDOWS;
+        if !may_come || self.ended.is_some() {
+            return;
+        }
+        // Their rows have numbers of their own.
+        let cycles = self.session.plan.snapshot.cycles;
+        let number = cycles + self.command.request.number * MOST_WINDOWS + self.opened;
+        match Instruments::connect(self.session, self.target, number, || Ok(String::new())) {
+            Ok((instruments, _)) => self.looking = Looking::Ready(instruments),
+            // The tool may have frozen the guest again meanwhile.
+            Err(error) => debug!("nothing looks into the next window: {error}"),
+        }
     }
 
     fn qmp(&mut self, event: &QmpEvent) -> Result<()> {

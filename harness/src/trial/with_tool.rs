@@ -152,7 +152,7 @@ impl Backups<'_> {
     /// Runs the backup command of a cycle.
     fn backup(&self, progress: &mut Progress, source: &Source, load: &Load, n: u32) -> Result<CommandEnd> {
         let session = &self.trial.session;
-        let Source { machine, drives, target, .. } = source;
+        let Source { machine, target, .. } = source;
         let instruments = progress.stage(Stage::Load, |_| {
             Instruments::connect(session, target, n, || self.trial.make_ready(machine, load, n))
         })?;
@@ -172,7 +172,7 @@ impl Backups<'_> {
             self.strike_outside(Point::BeforeFreeze, n)?;
             let begun = clock::now();
             self.step(ToolStep::Began { t: begun, n, level: request.level })?;
-            let mut watch = Watch::start(session, self.host, (machine, drives), instruments, command)?;
+            let mut watch = Watch::start(session, self.host, source, instruments, command)?;
             let (ended, killed_by) = watch.follow()?;
             self.host.check()?;
             let how = end(&ended, killed_by);
