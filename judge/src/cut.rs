@@ -134,8 +134,10 @@ pub(super) fn no_future(view: &View<'_>) -> Ruling {
 /// F*, [`Property::NoFutureStrict`].
 pub(super) fn no_future_strict(view: &View<'_>) -> Ruling {
     let observation = view.read(&[LEDGER])?;
-    let mut late = sent_after(view, view.frozen()?)?;
-    let writes = |probe: &&Probe| probe.kind != ProbeKind::Memory;
+    let frozen = view.frozen()?;
+    let mut late = sent_after(view, frozen)?;
+    // Those of a window before, in which a tool only tried to freeze, may be there.
+    let writes = |probe: &&Probe| probe.kind != ProbeKind::Memory && probe.t >= frozen;
     let probes: Vec<_> = view.case.cycle.probes.iter().filter(writes).collect();
     if !probes.is_empty() {
         if probes.iter().any(|probe| probe.row.is_none()) {

@@ -9,7 +9,7 @@ use contract::finding::Status;
 use contract::grade::{Grade, Outcome};
 use contract::history::{
     self, AgentCommand, CommandEnd, CopyInstant, DiskProblem, DiskProblemKind, DiskWrites, Entry,
-    FREEZE_LIST, Leftover, LeftoverKind, Level, Mark, Nanos, Sender, THAW, ToolStep,
+    FREEZE_LIST, Leftover, LeftoverKind, Level, Mark, Nanos, Probe, Sender, THAW, ToolStep,
 };
 use contract::jsonl::Writer;
 use contract::observation::{self, Record};
@@ -210,6 +210,7 @@ const OWN_LEGAL: &[(&str, Mutation)] = &[
             Entry::AgentCommand(AgentCommand { t: first.t - 2, end: Some(first.t - 1), error, ..first }),
         );
     }),
+    ("a window before, in which it only tried", tried_before),
     ("a copy as QEMU's clock runs a little late", |world| {
         let t = world.times.t0 + 4 * MS;
         copies(world).for_each(|copy| copy.t = t);
@@ -776,6 +777,39 @@ fn commands(world: &mut World) -> impl Iterator<Item = &mut AgentCommand> {
         Entry::AgentCommand(command) => Some(command),
         _ => None,
     })
+}
+
+/// The tool froze and thawed once before. What the probes wrote then is in the backup.
+fn tried_before(world: &mut World) {
+    let earlier = world.times.t1 - world.times.f0 + 20 * MS;
+    let mut row = 1000;
+    let mut before = Vec::new();
+    for entry in &world.history {
+        match entry.clone() {
+            Entry::AgentCommand(it) => before.push(Entry::AgentCommand(AgentCommand {
+                t: it.t - earlier,
+                end: it.end.map(|end| end - earlier),
+                ..it
+            })),
+            Entry::Probe(it) => {
+                row += 1;
+                before.push(Entry::Probe(Probe {
+                    t: it.t - earlier,
+                    end: it.end - earlier,
+                    since: it.since.map(|since| since - earlier),
+                    row: it.row.map(|_| row),
+                    ..it
+                }));
+            }
+            _ => {}
+        }
+    }
+    before.into_iter().for_each(|entry| insert(world, entry));
+    for record in &mut world.image {
+        if let Record::ProbeRows { rows } = record {
+            rows.push(row);
+        }
+    }
 }
 
 fn drop_commands(world: &mut World) {
