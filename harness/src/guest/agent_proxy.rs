@@ -88,7 +88,7 @@ impl AgentProxy {
         self.ask(Order::State).unwrap_or(FreezeState::Unsure)
     }
 
-    /// All commands so far, in the order of their answers, and then those without.
+    /// The latest commands, some thousands, in the order of their answers, and then those without.
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.ask(Order::Exchanges).unwrap_or_default()
     }

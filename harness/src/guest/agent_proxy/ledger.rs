@@ -11,7 +11,7 @@ use contract::history::Nanos;
 
 use super::line::{Answer, Command};
 
-/// The most commands that are kept. A trial has some hundreds.
+/// The most commands that are kept, the latest. A freeze window has some dozens, a long trial has many windows.
 const MOST_EXCHANGES: usize = 20_000;
 
 /// The most commands that may be unanswered at once.
@@ -107,13 +107,13 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct Ledger<O> {
     pending: VecDeque<Pending<O>>,
-    answered: Vec<Exchange>,
+    answered: VecDeque<Exchange>,
     state: FreezeState,
 }
 
 impl<O: Clone> Ledger<O> {
     pub(super) fn new() -> Self {
-        Self { pending: VecDeque::new(), answered: Vec::new(), state: FreezeState::Thawed }
+        Self { pending: VecDeque::new(), answered: VecDeque::new(), state: FreezeState::Thawed }
     }
 
     /// Enters a command that was put on its way. QEMU will have got `end` bytes when it has got all of it.
@@ -232,17 +232,18 @@ impl<O: Clone> Ledger<O> {
         if freezes { FreezeState::Unsure } else { self.state }
     }
 
-    /// All commands so far, in the order of their answers, and then those without.
+    /// The latest commands, in the order of their answers, and then those without.
     pub(super) fn exchanges(&self) -> Vec<Exchange> {
         let open = self.pending.iter().filter(|it| it.kind != Kind::Sentinel && it.is_kept);
         self.answered.iter().chain(open.map(|it| &it.exchange)).cloned().collect()
     }
 }
 
-fn keep(exchanges: &mut Vec<Exchange>, exchange: Exchange) {
-    if exchanges.len() < MOST_EXCHANGES {
-        exchanges.push(exchange);
+fn keep(exchanges: &mut VecDeque<Exchange>, exchange: Exchange) {
+    if exchanges.len() == MOST_EXCHANGES {
+        exchanges.pop_front();
     }
+    exchanges.push_back(exchange);
 }
 
 /// Whether the guest is frozen after this answer. A freeze that fails leaves it as it was.
@@ -442,12 +443,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_latest_commands_are_kept() {
         let mut book = Book::new();
-        for _ in 0..MOST_EXCHANGES + 10 {
-            book.enter('a', "guest-ping", None);
-            assert_eq!(book.says("{}"), Some('a'));
+        for n in 0..=MOST_EXCHANGES {
+            book.enter('a', if n == 0 { "guest-info" } else { "guest-ping" }, None);
+            book.says("{}");
         }
-        assert_eq!(book.ledger.exchanges().len(), MOST_EXCHANGES);
+        let told = book.told();
+        assert_eq!(told.len(), MOST_EXCHANGES);
+        assert!(told.iter().all(|(name, _)| name == "guest-ping"));
     }
 }
