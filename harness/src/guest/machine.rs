@@ -16,6 +16,7 @@ use super::console_log::ConsoleLog;
 use super::domain::{Drive, Spec, quote_shell};
 use super::monitor::MonitorWatch;
 use super::serial::Serial;
+use super::start_watch::{self, StartWatch};
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
 use crate::guest_end::GuestEnd;
 use crate::host::{self, GuestEvent, GuestEvents, Libvirt};
@@ -111,7 +112,9 @@ impl Machine {
         transcript: &Transcript,
         agent_limit: Duration,
     ) -> Result<Self> {
-        let started = libvirt.restore(memory, xml, &spec.name, || ConsoleLog::start(role, spec))?;
+        let started = Self::start(spec, role, || {
+            libvirt.restore(memory, xml, &spec.name, || ConsoleLog::start(role, spec))
+        })?;
         Ok(Self::new(started, spec, role, transcript, agent_limit))
     }
 
@@ -144,11 +147,24 @@ impl Machine {
         agent_limit: Duration,
     ) -> Result<Self> {
         let prepare = || ConsoleLog::start(role, spec);
-        let started = match spec.watched {
-            None => libvirt.start(&spec.xml(), prepare)?,
-            Some(_) => libvirt.start_defined(&spec.xml(), prepare)?,
-        };
+        let started = Self::start(spec, role, || match spec.watched {
+            None => libvirt.start(&spec.xml(), prepare),
+            Some(_) => libvirt.start_defined(&spec.xml(), prepare),
+        })?;
         Ok(Self::new(started, spec, role, transcript, agent_limit))
+    }
+
+    /// Starts a guest by this call of libvirt's, and ends its QEMU when that does not come up.
+    fn start<T>(spec: &Spec, role: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let limit = start_watch::LIMIT.mul_f64(spec.accel.slowness());
+        let root = spec.console_socket.parent().unwrap_or(&spec.console_socket);
+        let watch = StartWatch::begin(&spec.name, root, limit);
+        let started = call();
+        // What libvirt says of it then is that its monitor is gone.
+        if watch.end() && started.is_err() {
+            return Err(Error::guest_ended(role, GuestEnd::Hung(limit), &spec.console));
+        }
+        started
     }
 
     fn new(

@@ -9,6 +9,7 @@ mod machine;
 mod monitor;
 pub mod qmp;
 mod serial;
+mod start_watch;
 pub mod write_trace;
 
 #[cfg(test)]

@@ -1,0 +1,88 @@
+//! Whether a guest's QEMU comes up.
+//!
+//! Until libvirt has started a guest it waits for its QEMU without a limit, and nobody else can ask it anything. One
+//! that is stopped meanwhile, or waits for the host's storage, would hold the trial until its own limit.
+
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a start may take, before the accelerator's slowness: most take a second.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Kills a guest's QEMU that does not come up, for as long as this lives. libvirt's call fails then.
+#[derive(Debug)]
+pub(super) struct StartWatch {
+    ends: Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+impl StartWatch {
+    /// Watches the start of the guest of this name in the libvirt that has its files below `root`. In others a guest may
+    /// have the same name.
+    pub(super) fn begin(name: &str, root: &Path, limit: Duration) -> Self {
+        let (ends, over) = channel::<()>();
+        let (named, root) = (format!("guest={name},"), root.to_string_lossy().into_owned());
+        let watch = move || {
+            let late = over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            late && kill(&named, &root)
+        };
+        Self { ends, thread: thread::spawn(watch) }
+    }
+
+    /// The start is over. True when its QEMU was killed.
+    pub(super) fn end(self) -> bool {
+        drop(self.ends);
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+/// Kills the processes with an argument that begins like this, and one that names this directory; whether there was one.
+fn kill(named: &str, root: &str) -> bool {
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    let is_it = |process: &procfs::process::Process| {
+        let line = process.cmdline().unwrap_or_default();
+        let any = |is_it: &dyn Fn(&String) -> bool| line.iter().any(is_it);
+        any(&|it| it.starts_with(named)) && any(&|it| it.contains(root))
+    };
+    let killed = all.filter(is_it).filter_map(|process| Pid::from_raw(process.pid));
+    killed.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// Something that looks like a guest's QEMU, and ends with code 7 when its input does.
+    fn guest(name: &str, root: &str) -> Child {
+        let (name, file) = (format!("guest={name},debug-threads=on"), format!("file:{root}/key"));
+        let mut command = Command::new("sh");
+        command.args(["-c", "read -r line; exit 7", "qemu", &name, &file]).stdin(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn only_the_guest_that_does_not_come_up_is_killed() {
+        let name = format!("freezeframe-start-{}", std::process::id());
+        let (here, there) = (Path::new("/run/a"), "/run/b");
+        let mut late = guest(&name, "/run/a");
+        // Waiting for it would end its input.
+        let _input = late.stdin.take();
+        let others = [guest(&format!("{name}-other"), "/run/a"), guest(&name, there)];
+        let watch = StartWatch::begin(&name, here, Duration::from_millis(50));
+        assert_eq!(late.wait().unwrap().signal(), Some(9));
+        assert!(watch.end());
+        assert!(!StartWatch::begin(&name, Path::new(there), LIMIT).end(), "it came up");
+        for mut other in others {
+            assert_eq!(other.wait().unwrap().code(), Some(7));
+        }
+        let nobody = StartWatch::begin(&name, here, Duration::ZERO);
+        assert!(!nobody.end());
+    }
+}
