@@ -214,13 +214,15 @@ impl<'a> Watch<'a> {
             mark(to, Mark::SnapEnd, "")
         };
         let Some(window) = window else {
-            if self.opened == 0
-                && let Some(Exchange { sent, asked, answered, error: Some(error), .. }) = &self.refused
-            {
+            let refused = self.refused.as_ref().filter(|_| self.opened == 0);
+            let failed = refused.map_or(begun, |it| it.answered.unwrap_or(ended));
+            // A freeze that failed when the copy had begun was none of that copy's.
+            let is_of_copy = copied.is_none_or(|(from, _)| failed <= from);
+            if let Some(Exchange { sent, asked, error: Some(error), .. }) = refused.filter(|_| is_of_copy) {
                 mark(sent.unwrap_or(*asked), Mark::FreezeCall, "")?;
-                mark(answered.unwrap_or(ended), Mark::FreezeErr, error)?;
+                mark(failed, Mark::FreezeErr, error)?;
             }
-            return snapshot(copied.unwrap_or((begun, ended)));
+            return snapshot(copied.unwrap_or((failed.max(begun), failed.max(ended))));
         };
         let Opened { freeze, frozen, told, thaw, .. } = window;
         let (frozen, asked) = (*frozen, window.thaw_asked(ended));
