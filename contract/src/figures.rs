@@ -58,8 +58,8 @@ pub struct ToolFigures {
     pub name: String,
     /// What its version command printed, if it has one.
     pub version: Option<String>,
-    /// What went wrong on purpose, in words.
-    pub faults: Vec<String>,
+    /// What it does there, and what goes wrong on purpose: the scenario's summary.
+    pub summary: String,
     /// The runs, in order.
     pub backups: Vec<BackupFigures>,
 }

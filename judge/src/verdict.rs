@@ -13,7 +13,7 @@ use contract::jsonl;
 use contract::plan::Plan;
 use contract::property::Property;
 use contract::run::TrialRequest;
-use contract::scenario::{BackupTool, Fault, Snapshot};
+use contract::scenario::{BackupTool, Snapshot};
 use contract::text::quote;
 use serde::{Deserialize, Serialize};
 
@@ -48,10 +48,8 @@ fn method(tool: Option<&BackupTool>, snapshot: Snapshot) -> String {
 }
 
 /// The figures of a tool whose version is not known.
-fn figures(tool: &BackupTool, faults: &[Fault], backups: Vec<BackupFigures>) -> ToolFigures {
-    let mut faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-    faults.extend(tool.scratch_mib.map(|mib| format!("{mib} MiB for scratch files")));
-    ToolFigures { name: tool.name.clone(), version: None, faults, backups }
+fn figures(tool: &BackupTool, summary: &str, backups: Vec<BackupFigures>) -> ToolFigures {
+    ToolFigures { name: tool.name.clone(), version: None, summary: summary.to_owned(), backups }
 }
 
 /// `verdict.json`, schema 1.
@@ -165,7 +163,7 @@ impl Verdict {
             findings,
             properties,
             power,
-            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.faults, backup.into_iter().collect())),
+            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.summary, backup.into_iter().collect())),
             counts,
             timings_ms: timings,
             outcome,
@@ -225,7 +223,7 @@ impl Verdict {
         mut backups: Vec<Judgement>,
     ) -> Self {
         let figures =
-            figures(tool, &plan.faults, backups.iter().filter_map(|it| it.backup.clone()).collect());
+            figures(tool, &plan.summary, backups.iter().filter_map(|it| it.backup.clone()).collect());
         let Some(mut last) = backups.pop() else {
             return Self::unknown(plan, "the trial has no backup".to_owned());
         };
@@ -299,7 +297,7 @@ impl Verdict {
             image: image.clone(),
             hook: hook.to_string(),
             snapshot: method(scenario.backup.as_ref(), scenario.snapshot),
-            tool: scenario.backup.as_ref().map(|tool| figures(tool, &scenario.faults, Vec::new())),
+            tool: scenario.backup.as_ref().map(|tool| figures(tool, &scenario.summary, Vec::new())),
             accel: Grade::Unknown.to_string(),
             seed,
             expected,
@@ -316,7 +314,7 @@ impl Verdict {
             image: plan.image.name.clone(),
             hook: plan.hook.to_string(),
             snapshot: method(plan.backup.as_ref(), plan.snapshot),
-            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.faults, Vec::new())),
+            tool: plan.backup.as_ref().map(|tool| figures(tool, &plan.summary, Vec::new())),
             accel: plan.accel.to_string(),
             seed: plan.seed,
             expected: plan.expect.to_string(),

@@ -178,7 +178,8 @@ fn the_verdict() {
         window_ms: None,
         write_stall_ms: None,
     };
-    let tool = ToolFigures { name: String::new(), version: None, faults: vec![], backups: vec![backup] };
+    let tool =
+        ToolFigures { name: String::new(), version: None, summary: String::new(), backups: vec![backup] };
     let tool = json!({ "tool": tool });
     let nested = nested.into_iter().chain([&tool, &tool["tool"], &tool["tool"]["backups"][0]]);
     for (field, _) in nested.into_iter().flat_map(|object| object.as_object().unwrap()) {

@@ -1,4 +1,4 @@
-//! What backup tools do, as a page of Markdown: one row for each tool, what went wrong and with which hook.
+//! What backup tools do, as a page of Markdown: one row for each tool, what happens to it and with which hook.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use contract::text::quote;
 use judge::verdict::Verdict;
 
 /// Characters of a cell that are shown.
-const MAX_CELL: usize = 120;
+const MAX_CELL: usize = 160;
 
 /// How the page begins.
 const HEAD: &str = "\
@@ -22,7 +22,7 @@ command hands back is booted and graded. Where the table names several values, t
 
 | column | says |
 |---|---|
-| what goes wrong | what the trial makes go wrong on purpose, and when |
+| what happens | what the tool does, and what goes wrong on purpose |
 | hook | what the guest's agent runs at freeze and thaw |
 | exit code | how the backup command ended, one after the other where there are several backups. 0 is the tool's word that its backup is good |
 | grade | what the last backup is worth: see the grades in the [README](../README.md) |
@@ -35,7 +35,7 @@ command hands back is booted and graded. Where the table names several values, t
 const COLUMNS: [&str; 10] = [
     "tool",
     "version",
-    "what goes wrong",
+    "what happens",
     "hook",
     "exit code",
     "grade",
@@ -87,7 +87,7 @@ struct Key {
     version: Option<String>,
     scenario: String,
     hook: String,
-    faults: Vec<String>,
+    summary: String,
 }
 
 impl Key {
@@ -101,7 +101,7 @@ impl Key {
             version: tool.version.clone(),
             scenario: verdict.scenario.clone(),
             hook,
-            faults: tool.faults.clone(),
+            summary: tool.summary.clone(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Key {
         [
             self.tool.clone(),
             self.version.clone().unwrap_or_else(|| "?".to_owned()),
-            if self.faults.is_empty() { "nothing".to_owned() } else { self.faults.join("; ") },
+            self.summary.clone(),
             self.hook.clone(),
             counted(trials.iter().map(|(_, tool)| ends(tool))),
             counted(trials.iter().map(|(verdict, _)| verdict.grade.to_string())),

@@ -251,8 +251,12 @@ fn nothing_hides_in_a_verdict_or_on_a_page() {
     verdict.unmet = vec![format!("not {text}")];
     verdict.findings[0].summary.clone_from(&text);
     verdict.findings[0].evidence = vec![text.clone()];
-    let faults = vec![text.clone()];
-    let tool = ToolFigures { name: text.clone(), version: Some(text.clone()), faults, backups: vec![] };
+    let tool = ToolFigures {
+        name: text.clone(),
+        version: Some(text.clone()),
+        summary: text.clone(),
+        backups: vec![],
+    };
     verdict.tool = Some(tool);
     verdict.write(&dir).unwrap();
     let json = fs::read_to_string(dir.join("verdict.json")).unwrap();
@@ -416,7 +420,7 @@ fn a_backup_tool_is_shown_with_its_commands_and_each_run() {
     plan.backup = serde_json::from_str(tool).unwrap();
     plan.write().unwrap();
     let mut verdict = Verdict::read(&trial).unwrap();
-    let tool = r#"{"name":"own","version":"1.2","faults":[],"backups":[{"level":"full","ended":{"exit":0},
+    let tool = r#"{"name":"own","version":"1.2","summary":"a trial","backups":[{"level":"full","ended":{"exit":0},
         "left_frozen":true,"left_frozen_s":12.34,"window_ms":40.0,"write_stall_ms":700.0}]}"#;
     verdict.tool = serde_json::from_str(tool).unwrap();
     verdict.write(&trial).unwrap();

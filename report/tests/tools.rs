@@ -27,9 +27,13 @@ fn backup(ended: CommandEnd, left_frozen_s: Option<f64>, stall_s: f64) -> Backup
     }
 }
 
-fn tool(faults: &[&str], backups: Vec<BackupFigures>) -> Option<ToolFigures> {
-    let faults = faults.iter().map(|&fault| fault.to_owned()).collect();
-    Some(ToolFigures { name: "own".into(), version: Some("1.2|3".into()), faults, backups })
+fn tool(summary: &str, backups: Vec<BackupFigures>) -> Option<ToolFigures> {
+    Some(ToolFigures {
+        name: "own".into(),
+        version: Some("1.2|3".into()),
+        summary: summary.to_owned(),
+        backups,
+    })
 }
 
 /// The cells of the table's rows.
@@ -45,11 +49,12 @@ const GOOD: CommandEnd = CommandEnd::Exit(0);
 
 #[test]
 fn a_row_says_what_the_tool_did() {
-    let page = tools(&[verdict(None), verdict(tool(&[], vec![backup(GOOD, None, 0.52)]))], "a command");
+    let page =
+        tools(&[verdict(None), verdict(tool("A backup", vec![backup(GOOD, None, 0.52)]))], "a command");
     let expected = [
         "own",
         "1.2\\|3",
-        "nothing",
+        "A backup",
         "none",
         "0",
         "crash-consistent",
@@ -67,9 +72,7 @@ fn a_row_says_what_the_tool_did() {
 
 #[test]
 fn trials_that_differ_are_counted() {
-    let killed = |left, stall| {
-        tool(&["in the window: SIGKILL to the tool"], vec![backup(CommandEnd::Fault(9), left, stall)])
-    };
+    let killed = |left, stall| tool("SIGKILL in the window", vec![backup(CommandEnd::Fault(9), left, stall)]);
     let refused = |tool| Verdict { grade: Grade::Refused, reason: String::new(), ..verdict(tool) };
     let trials = [
         refused(killed(Some(12.34), 13.0)),
@@ -81,7 +84,7 @@ fn trials_that_differ_are_counted() {
     assert_eq!(
         row[2..],
         [
-            "in the window: SIGKILL to the tool",
+            "SIGKILL in the window",
             "none",
             "signal 9 of the scenario's fault",
             "crash-consistent (1×) or refused (2×)",
@@ -95,27 +98,28 @@ fn trials_that_differ_are_counted() {
 
 #[test]
 fn a_row_is_about_one_tool_fault_and_hook() {
-    let other_hook = Verdict { hook: "/srv/scenarios/tools/refuses.sh".into(), ..verdict(tool(&[], vec![])) };
+    let other_hook =
+        Verdict { hook: "/srv/scenarios/tools/refuses.sh".into(), ..verdict(tool("A backup", vec![])) };
     let other_fault = verdict(tool(
-        &["4 MiB for scratch files"],
+        "4 MiB for scratch files",
         vec![backup(GOOD, None, 1.0), backup(CommandEnd::Exit(1), None, 1.0)],
     ));
-    let page = tools(&[verdict(tool(&[], vec![])), other_hook, other_fault], "");
+    let page = tools(&[verdict(tool("A backup", vec![])), other_hook, other_fault], "");
     let rows = rows(&page);
     let cells: Vec<_> = rows.iter().map(|row| [row[2], row[3], row[4], row[6], row[7]]).collect();
     assert_eq!(
         cells,
         [
-            ["nothing", "none", "?", "?", "?"],
+            ["A backup", "none", "?", "?", "?"],
             ["4 MiB for scratch files", "none", "0, 1", "no", "1.0 s"],
-            ["nothing", "refuses.sh", "?", "?", "?"],
+            ["A backup", "refuses.sh", "?", "?", "?"],
         ]
     );
 }
 
 #[test]
 fn what_a_tool_says_stays_in_its_cell() {
-    let mut hostile = tool(&["a|b\n| c"], vec![]).unwrap();
+    let mut hostile = tool("a|b\n| c", vec![]).unwrap();
     hostile.version = Some(format!("<script>\u{202e}{}", "x".repeat(9_000)));
     let page = tools(&[verdict(Some(hostile))], "");
     let row = page.lines().find(|line| line.starts_with("| own")).unwrap();
@@ -129,7 +133,7 @@ fn the_verdicts_of_runs_are_read_and_what_is_none_is_passed_over() {
     for name in ["one", "two", "three"] {
         fs::create_dir(run.path().join(name)).unwrap();
     }
-    let kept = verdict(tool(&[], vec![backup(GOOD, None, 0.5)]));
+    let kept = verdict(tool("A backup", vec![backup(GOOD, None, 0.5)]));
     kept.write(&run.path().join("one")).unwrap();
     fs::write(run.path().join("two/verdict.json"), "{").unwrap();
     assert_eq!(read::verdicts(&[run.path().to_owned()]).unwrap(), [kept]);

@@ -650,7 +650,7 @@ fn a_verdict_names_the_tool_and_what_each_run_did() {
     assert_eq!((one.outcome, &*one.snapshot), (Outcome::Pass, "own"), "{:?}", one.unmet);
     let tool = one.tool.clone().unwrap();
     assert_eq!((&*tool.name, tool.version.as_deref()), ("own", Some("own 1.2")));
-    assert_eq!(tool.faults, ["during the copy: SIGKILL to the tool"]);
+    assert_eq!(tool.summary, self::plan(&[], 1).summary);
     let [backup] = &*tool.backups else { panic!("{tool:?}") };
     assert_eq!(
         (backup.level, backup.ended, backup.left_frozen),
