@@ -39,14 +39,16 @@ impl<'a> BackupModeWitness<'a> {
         if target.dialect().quiescence() == Quiescence::Lock {
             return Ok(None);
         }
-        let connected = async {
+        let connect = async {
             let mut conn = target.door(TCP_ADMIN).connect_with_retries(limit).await?;
             let asked = clock::now();
             let from = end_of_log(&mut conn).await?;
             Ok((conn, asked, from))
         };
-        let (conn, t, from) =
-            runtime.block_on(connected).map_err(Error::sql("report where its write-ahead log ends"))?;
+        let connected = runtime.block_on(async { timeout(limit, connect).await });
+        let (conn, t, from) = connected
+            .unwrap_or(Err(SqlError::TimedOut))
+            .map_err(Error::sql("report where its write-ahead log ends"))?;
         history.write(&Entry::WalEnd { t, end: clock::now(), lsn: from })?;
         Ok(Some(Self { target, history, conn, from }))
     }

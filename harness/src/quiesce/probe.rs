@@ -78,13 +78,13 @@ struct Ready {
 }
 
 impl Probes {
-    /// Opens the connections and the transactions for the window of this cycle. Must be done before
-    /// the freeze: a frozen guest may not accept any.
-    pub fn connect(runtime: &Runtime, target: &Target, cycle: u32, limit: Duration) -> Result<Self> {
-        let first = (cycle - 1) * ROWS + 1;
+    /// Opens the connections and the transactions for the window of this number, in `limit` at most. Must be done
+    /// before the freeze: a frozen guest may not accept any.
+    pub fn connect(runtime: &Runtime, target: &Target, number: u32, limit: Duration) -> Result<Self> {
+        let first = (number - 1) * ROWS + 1;
         let plan: Vec<_> = plan(target.dialect(), &target.names, first);
         let [a, b, c, d] = [0, 1, 2, 3].map(|door| prepare(target, &plan, door, limit));
-        let connected = runtime.block_on(async {
+        let connect = async {
             // One door after the other would take long; everything at once is more than QEMU's user
             // network can handle.
             let (a, b, c, d) = tokio::try_join!(a, b, c, d)?;
@@ -95,8 +95,9 @@ impl Probes {
             }
             let ready = [a, b, c, d].into_iter().flatten().collect();
             Ok(Self { dialect: target.dialect(), ready, observers })
-        });
-        connected.map_err(Error::sql("prepare the quiescence probes"))
+        };
+        let connected = runtime.block_on(async { timeout(limit, connect).await });
+        connected.unwrap_or(Err(SqlError::TimedOut)).map_err(Error::sql("prepare the quiescence probes"))
     }
 
     /// Sends the first round.

@@ -1,6 +1,8 @@
 //! What looks into a freeze window, whoever opens it: the quiescence probes, QEMU's counts of writes, and, where the
 //! server has backup mode, the positions of its log.
 
+use std::time::Duration;
+
 use contract::history::{AgentCommand, Entry, Probe, Sender};
 use contract::plan::Plan;
 
@@ -39,16 +41,16 @@ pub(super) struct Read<'a> {
 }
 
 impl<'a> Instruments<'a> {
-    /// Opens the connections for the window of this cycle. Must be done before the freeze; `ready` waits until the
-    /// load is at work.
+    /// Opens the connections for the window of this number, each within `limit`. Must be done before the freeze; `ready`
+    /// waits until the load is at work.
     pub(super) fn connect(
         session: &'a Session<'a>,
         target: &'a Target,
-        cycle: u32,
+        number: u32,
+        limit: Duration,
         ready: impl FnOnce() -> Result<String>,
     ) -> Result<(Self, String)> {
-        let limit = session.plan.limits.statement;
-        let probes = Probes::connect(&session.runtime, target, cycle, limit)?;
+        let probes = Probes::connect(&session.runtime, target, number, limit)?;
         let ready = ready()?;
         let witness = BackupModeWitness::connect(&session.runtime, target, &session.history, limit)?;
         Ok((Self { session, probes, witness }, ready))

@@ -466,7 +466,9 @@ impl<'a> Trial<'a> {
     ) -> Result<Option<TakenSnapshot<'scope>>> {
         let Source { machine, target, .. } = source;
         let instruments = progress.stage(Stage::Load, |_| {
-            Instruments::connect(&self.session, target, cycle, || self.make_ready(machine, load, cycle))
+            Instruments::connect(&self.session, target, cycle, self.session.plan.limits.statement, || {
+                self.make_ready(machine, load, cycle)
+            })
         })?;
         let begin = clock::now();
         let window = progress.stage(Stage::Freeze, |_| {

@@ -28,6 +28,9 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// which a tool tries whether the guest can be frozen.
 const MOST_WINDOWS: u32 = 4;
 
+/// How long it may take to make instruments ready for one more window. Whatever the tool does meanwhile is seen later.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
 /// A freeze window that the command opened.
 #[derive(Debug)]
 struct Opened<'a> {
@@ -86,8 +89,6 @@ pub(super) struct Watch<'a> {
     /// The signal that a fault sent.
     killed_by: Option<Signal>,
     windows: Vec<Opened<'a>>,
-    /// How many there were.
-    opened: u32,
     /// The first freeze that failed.
     refused: Option<Exchange>,
     copies: Vec<Nanos>,
@@ -120,7 +121,6 @@ impl<'a> Watch<'a> {
             faults: session.plan.faults.iter().collect(),
             killed_by: None,
             windows: Vec::new(),
-            opened: 0,
             refused: None,
             copies: Vec::new(),
             is_copying: false,
@@ -183,23 +183,23 @@ impl<'a> Watch<'a> {
             history.write(&Entry::Mark { t, mark, detail })?;
         }
         for (at, window) in windows.into_iter().enumerate() {
-            let Opened { frozen, read: Some(read), .. } = &window else { continue };
-            if Some(at) != of_copy {
+            if Some(at) == of_copy {
+                self.record_writes(window.frozen, window.thaw_asked(ended))?;
+                window.read.map_or(Ok(()), |read| read.record(self.machine, true))?;
+            } else if let Some(read) = window.read {
                 // Its rows are in the backup all the same.
                 read.record_probes()?;
-                continue;
             }
-            let asked = window.thaw_asked(ended);
-            if let Some(Writes { count, between }) = self.host.trace.between(*frozen, asked)
-                && self.host.trace.count() > 0
-            {
-                let (first, last) = between.unzip();
-                let writes = DiskWrites { from: *frozen, to: asked, count, first, last };
-                history.write(&Entry::DiskWrites(writes))?;
-            }
-            window.read.map_or(Ok(()), |read| read.record(self.machine, true))?;
         }
         Ok(())
+    }
+
+    /// What QEMU traced of the guest's writes between two moments.
+    fn record_writes(&self, from: Nanos, to: Nanos) -> Result<()> {
+        let traced = self.host.trace.between(from, to).filter(|_| self.host.trace.count() > 0);
+        let Some(Writes { count, between }) = traced else { return Ok(()) };
+        let (first, last) = between.unzip();
+        self.session.history.write(&Entry::DiskWrites(DiskWrites { from, to, count, first, last }))
     }
 
     /// Sees what has happened meanwhile.
@@ -238,7 +238,6 @@ impl<'a> Watch<'a> {
                 Looking::InWindow(instruments.place(self.drives, |disk| self.host.written(disk))?, since);
         }
         self.strike(Point::InWindow)?;
-        self.opened += 1;
         self.windows.push(Opened { freeze, frozen, told: clock::now(), thaw: None, read: None });
         self.host.proxy.release(Held::FreezeAnswer);
         Ok(())
@@ -271,14 +270,15 @@ impl<'a> Watch<'a> {
     /// Makes instruments ready for one more window, unless the copy has begun. A tool may have tried only whether the
     /// guest can be frozen.
     fn look_again(&mut self) {
-        let may_come = self.copies.is_empty() && self.opened < MOST_WINDOWS;
-        if !may_come || self.ended.is_some() {
+        let opened = u32::try_from(self.windows.len()).unwrap_or(MOST_WINDOWS);
+        if !self.copies.is_empty() || opened >= MOST_WINDOWS || self.ended.is_some() {
             return;
         }
         // Their rows have numbers of their own.
-        let cycles = self.session.plan.snapshot.cycles;
-        let number = cycles + self.command.request.number * MOST_WINDOWS + self.opened;
-        match Instruments::connect(self.session, self.target, number, || Ok(String::new())) {
+        let plan = self.session.plan;
+        let number = plan.snapshot.cycles + self.command.request.number * MOST_WINDOWS + opened;
+        let limit = READY_LIMIT.min(plan.limits.statement);
+        match Instruments::connect(self.session, self.target, number, limit, || Ok(String::new())) {
             Ok((instruments, _)) => self.looking = Looking::Ready(instruments),
             // The tool may have frozen the guest again meanwhile.
             Err(error) => debug!("nothing looks into the next window: {error}"),

@@ -154,7 +154,9 @@ impl Backups<'_> {
         let session = &self.trial.session;
         let Source { machine, target, .. } = source;
         let instruments = progress.stage(Stage::Load, |_| {
-            Instruments::connect(session, target, n, || self.trial.make_ready(machine, load, n))
+            Instruments::connect(session, target, n, session.plan.limits.statement, || {
+                self.trial.make_ready(machine, load, n)
+            })
         })?;
         progress.stage(Stage::Snapshot, |_| {
             let (own, previous) = (self.folder(n), self.previous(n));
