@@ -51,7 +51,9 @@ impl<'a> Proof<'a> {
     pub(super) fn of(view: &'a View<'a>) -> Result<Self, Unexamined> {
         let (window, snapshot) = (view.window()?, view.snapshot()?);
         // One that reaches beyond the window may have been answered by the thaw.
-        let inside = |probe: &&Probe| probe.t >= window.frozen && probe.end <= window.thaw;
+        let inside = |probe: &&Probe| {
+            probe.t >= window.frozen && probe.end <= window.thaw && probe.answer != ProbeAnswer::Unseen
+        };
         let probes: Vec<_> = view.case.cycle.probes.iter().filter(inside).collect();
         if probes.is_empty() {
             return Err(Unexamined("no probe was answered inside the window".into()));
@@ -462,6 +464,7 @@ pub(super) fn answer(view: &View<'_>, probe: &Probe) -> String {
         ProbeAnswer::Cut => "lost its connection, but the server accepted another".to_owned(),
         ProbeAnswer::Gone => "lost its connection, and the server was gone".to_owned(),
         ProbeAnswer::Error => "lost its connection, and a new one got no answer".to_owned(),
+        ProbeAnswer::Unseen => "was not heard of in time".to_owned(),
     };
     format!("{what}{code}")
 }

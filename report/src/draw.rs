@@ -294,7 +294,7 @@ fn probe_of(probe: &ShownProbe, quiescence: Quiescence, scale: &Scale, y: f64) -
         ProbeAnswer::Done if probe.kind == ProbeKind::Memory => "error",
         ProbeAnswer::Done | ProbeAnswer::Released => "done",
         ProbeAnswer::Hung | ProbeAnswer::Gone => "hung",
-        ProbeAnswer::Refused | ProbeAnswer::Cut | ProbeAnswer::Error => "error",
+        ProbeAnswer::Refused | ProbeAnswer::Cut | ProbeAnswer::Error | ProbeAnswer::Unseen => "error",
     };
     let label = format!("{} {}", probe.asks, probe.says);
     // Above its bar, where nothing else is.

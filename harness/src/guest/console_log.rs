@@ -1,11 +1,11 @@
 //! A guest's console as it comes: the beginning and the end of it go to a file, and each line to the trial's
-//! trace.
+//! trace. When the guest ends, what its QEMU had to say follows.
 //!
 //! QEMU writes it to a socket, because a guest that never stops would fill the disk with a file. When
 //! nobody reads, the guest waits.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,9 @@ const LONGEST_LINE: usize = 1024;
 
 /// The most lines of one guest in the trace. A boot prints some hundreds.
 const MOST_LINES: u32 = 20_000;
+
+/// How much of QEMU's log is looked through for its last words, bytes.
+const WORDS: u64 = 4096;
 
 /// How long more is waited for once a first byte is there: QEMU writes a serial port byte by
 /// byte, and one wake-up serves all of them.
@@ -126,8 +129,20 @@ impl Follower {
                 let _ = shorten(log);
             }
             if !lock(&self.console).take_in() {
+                self.add_words();
                 break;
             }
+        }
+    }
+
+    /// The guest has ended. A QEMU that crashed has said why in its log, which goes with the trial.
+    fn add_words(&self) {
+        let mut console = lock(&self.console);
+        let words = self.logs.iter().flat_map(|log| words(log).unwrap_or_default());
+        for line in words.collect::<Vec<_>>() {
+            let line = format!("\n[QEMU] {line}\n");
+            console.kept.write(line.as_bytes());
+            console.lines.write(line.as_bytes());
         }
     }
 
@@ -152,6 +167,24 @@ fn shorten(log: &Path) -> io::Result<()> {
         OpenOptions::new().write(true).open(log)?.set_len(bounds::HOST_LOG / 2)?;
     }
     Ok(())
+}
+
+/// What QEMU said last in the log that libvirt keeps of it, without libvirt's own lines, the command line and that it
+/// was told to end.
+fn words(log: &Path) -> io::Result<Vec<String>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(WORDS)))?;
+    let mut said = Vec::new();
+    file.take(WORDS).read_to_end(&mut said)?;
+    let said = String::from_utf8_lossy(&said);
+    let is_own = |line: &&str| {
+        let is_libvirts =
+            line.as_bytes().get(10) == Some(&b' ') && line.starts_with(|c: char| c.is_ascii_digit());
+        let is_argument = line.starts_with('-') || line.ends_with('\\');
+        !line.is_empty() && !is_libvirts && !is_argument && !line.contains("terminating on signal")
+    };
+    Ok(said.lines().filter(is_own).map(|line| quote(LONGEST_LINE, line)).collect())
 }
 
 /// A console and what is made of it.
@@ -277,6 +310,25 @@ mod tests {
         let spewed = lines(&[0; 2 * bounds::CONSOLE_TRACE]);
         assert!(spewed.iter().map(String::len).sum::<usize>() < bounds::CONSOLE_TRACE + 200);
         assert!(spewed.last().unwrap().contains("the rest is in its log only"), "{:?}", spewed.last());
+    }
+
+    #[test]
+    fn qemus_own_words_are_told_from_libvirts() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            log.path(),
+            "2026-11-30 12:28:14.162+0000: starting up libvirt version: 9.0.0\nLC_ALL=C \\\n/usr/bin/qemu \\\n\
+             -name guest=x \\\n-msg timestamp=on\n2026-11-30T12:28:16Z qemu-system-x86_64: it broke\x1b[0m\n**\n\
+             ERROR:x.c:1: assertion failed\n2026-11-30T12:28:17Z qemu: terminating on signal 15 from pid 1\n\
+             2026-11-30 12:28:16.714+0000: shutting down, reason=crashed\n",
+        )
+        .unwrap();
+        let expected = [
+            "2026-11-30T12:28:16Z qemu-system-x86_64: it broke\\u{1b}[0m",
+            "**",
+            "ERROR:x.c:1: assertion failed",
+        ];
+        assert_eq!(words(log.path()).unwrap(), expected);
     }
 
     struct Scene {

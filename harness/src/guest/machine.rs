@@ -93,7 +93,10 @@ impl Machine {
             match machine.wait_for_agent(boot_limit) {
                 Ok(()) => return Ok((machine, stalled)),
                 Err(Error::Stalled(..)) => machine.power_off()?,
-                Err(_) if machine.stopped && !spec.may_have_read_disks() => {
+                Err(error) if error.is_request_to_stop() || spec.may_have_read_disks() => return Err(error),
+                // The host may be to blame as well: QEMU's emulation was observed to crash there.
+                Err(_) if machine.has_ended() => {
+                    interrupt::forget(machine.events.fate());
                     machine.wait_until_gone(agent_limit)?;
                 }
                 Err(error) => return Err(error),
@@ -198,6 +201,13 @@ impl Machine {
             domain,
             console_log,
         }
+    }
+
+    /// Whether it is gone, of whatever.
+    fn has_ended(&mut self) -> bool {
+        let end = self.events.fate().end();
+        self.stopped |= end.is_some_and(|end| end != GuestEnd::DiskFailed);
+        self.stopped
     }
 
     /// Waits until libvirt has released a guest that stopped by itself: the event of its end comes

@@ -249,11 +249,7 @@ impl SentProbes {
         self.wait(runtime, LAST_POLL_LIMIT, looked);
         let now = clock::now();
         let states = self.states.borrow();
-        let given_up = |Sent { probe, .. }: &Sent| match probe.answer {
-            ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
-            _ => probe.clone(),
-        };
-        states.sent.iter().filter(|sent| sent.says_something()).map(given_up).collect()
+        states.sent.iter().map(|sent| sent.result(now)).collect()
     }
 
     fn wait(&self, runtime: &Runtime, limit: Duration, until: impl FnMut(&ProbeStates) -> bool) {
@@ -300,12 +296,19 @@ impl Sent {
         self.hangs |= self.writing.is_some_and(|since| requested_at.saturating_sub(since) >= HANGS_AFTER);
     }
 
-    /// One whose task never got to run was not sent. And a probe just before the thaw, of which a
-    /// busy server has told nothing yet, does not show that the lock is gone.
-    fn says_something(&self) -> bool {
+    /// What has become of it by now. One whose task got to run too late for that, or a probe just before the thaw of
+    /// which a busy server has told nothing yet, does not show that the lock is gone; but its row may come.
+    fn result(&self, now: Nanos) -> Probe {
         let Self { probe, seen, .. } = self;
         let silent = probe.round == Round::Thaw && probe.answer == ProbeAnswer::Hung && !seen;
-        probe.t > 0 && !silent
+        if probe.t == 0 || silent {
+            let t = if probe.t == 0 { now } else { probe.t };
+            return Probe { t, end: now, since: None, answer: ProbeAnswer::Unseen, ..probe.clone() };
+        }
+        match probe.answer {
+            ProbeAnswer::Hung | ProbeAnswer::Cut => Probe { end: now, ..probe.clone() },
+            _ => probe.clone(),
+        }
     }
 
     /// Its connection was lost, and this one replaces it.
@@ -558,14 +561,23 @@ mod tests {
     #[test]
     fn what_nobody_could_look_at_says_nothing_of_the_thaw() {
         let mut sent = commit();
-        assert!(sent.says_something(), "before the snapshot a server that says nothing is a finding");
+        let result = |sent: &Sent| {
+            let Probe { t, end, row, answer, .. } = sent.result(70);
+            assert_eq!(row, sent.probe.row, "whatever is known of it, its row may come");
+            (t, end, answer)
+        };
+        let t = sent.probe.t;
+        assert_eq!(result(&sent), (t, 70, ProbeAnswer::Hung), "before the snapshot silence is a finding");
         sent.probe.round = Round::Thaw;
-        assert!(!sent.says_something());
+        assert_eq!(result(&sent), (t, 70, ProbeAnswer::Unseen));
         sent.seen = true;
-        assert!(sent.says_something(), "the server named no lock");
+        assert_eq!(result(&sent), (t, 70, ProbeAnswer::Hung), "the server named no lock");
         sent.seen = false;
         sent.answered(60, ProbeAnswer::Done, None);
-        assert!(sent.says_something());
+        assert_eq!(result(&sent), (t, 60, ProbeAnswer::Done));
+        let mut late = commit();
+        late.probe.t = 0;
+        assert_eq!(result(&late), (70, 70, ProbeAnswer::Unseen), "it may be sent at any moment");
     }
 
     #[test]

@@ -342,6 +342,19 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             insert(world, Record::TableError { table: table.into(), error, gone: true });
         }
     }),
+    (
+        "the row of a probe that nobody heard of is there",
+        Property::NoFutureStrict,
+        CrashConsistent,
+        |world| {
+            unseen_probe(world);
+            for record in &mut world.image {
+                if let Record::ProbeRows { rows } = record {
+                    rows.push(UNSEEN_ROW);
+                }
+            }
+        },
+    ),
     ("a probe's row is there", Property::NoFutureStrict, CrashConsistent, |world| {
         let row = probes(world).find_map(|probe| probe.row).expect("a row");
         for record in &mut world.image {
@@ -692,6 +705,7 @@ fn every_measured_property_has_a_mutant() {
 
 /// What stands at the very edge of a rule, or may be there or not, is no defect.
 pub(crate) const LEGAL: &[(&str, Mutation)] = &[
+    ("a probe that nobody heard of", unseen_probe),
     ("sent as the freeze returned, there", |world| {
         one_more(world, world.times.f1, Some(world.times.f1), true);
     }),
@@ -1761,6 +1775,19 @@ fn unsent_row(world: &mut World) {
 
 fn unknown_counter(world: &mut World) {
     insert(world, Record::Counter { c: 99, n: 1 });
+}
+
+/// The row of a probe that is there once more.
+const UNSEEN_ROW: u32 = 900;
+
+/// One more probe was sent before the thaw, and the host stood still.
+fn unseen_probe(world: &mut World) {
+    let sent = probes(world).find(|probe| probe.row.is_some()).expect("a probe with a row").clone();
+    let t = world.times.t0 - 1;
+    let answer = ProbeAnswer::Unseen;
+    let unseen = Probe { t, end: t, since: None, round: Round::Thaw, row: Some(UNSEEN_ROW), answer, ..sent };
+    let end = world.history.len() - 1;
+    world.history.insert(end, Entry::Probe(unseen));
 }
 
 /// The probes of the window.
