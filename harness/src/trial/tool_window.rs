@@ -140,6 +140,9 @@ impl<'a> Watch<'a> {
                 break ended;
             }
         };
+        // Nobody looks any more: what libvirt still does for a tool that is gone need not wait.
+        self.host.proxy.hold(Holds::default());
+        [Held::FreezeAnswer, Held::Thaw].map(|held| self.host.proxy.release(held));
         self.see_the_rest()?;
         for command in std::mem::take(&mut self.beside) {
             command.finish()?;
