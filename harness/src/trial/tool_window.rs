@@ -14,7 +14,7 @@ use crate::backup_tool::{Ended, Running};
 use crate::clock;
 use crate::database::Target;
 use crate::error::Result;
-use crate::guest::agent_proxy::{By, Exchange, Held, Holds, WindowEvent};
+use crate::guest::agent_proxy::{By, Exchange, FreezeState, Held, Holds, WindowEvent};
 use crate::guest::qmp::QmpEvent;
 use crate::guest::write_trace::Writes;
 use crate::guest::{Drive, Machine};
@@ -27,6 +27,10 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// The most windows of one command into which instruments look: one in which the copy begins, and some before it in
 /// which a tool tries whether the guest can be frozen.
 const MOST_WINDOWS: u32 = 4;
+
+/// How long libvirt may take to thaw a guest after a freeze that it was asked for by a tool that is gone: it makes a
+/// snapshot in between.
+const LIBVIRTS_THAW: Duration = Duration::from_secs(5);
 
 /// How long it may take to make instruments ready for one more window. Whatever the tool does meanwhile is seen later.
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -130,24 +134,45 @@ impl<'a> Watch<'a> {
 
     /// Follows the command to its end. The second is the signal by which a fault ended it, if one did.
     pub(super) fn follow(&mut self) -> Result<(Ended, Option<Signal>)> {
-        let ended = loop {
+        loop {
             // The command keeps its own limit, and its end is one of the events.
             if let Some(happening) = interrupt::receive(&self.host.happenings, Instant::now() + LONGEST_HOLD)?
             {
                 self.see(happening)?;
             }
-            if let Some(ended) = self.ended.take() {
-                break ended;
+            let Some(ended) = self.ended.clone() else { continue };
+            self.see_the_rest()?;
+            self.let_libvirt_finish()?;
+            for command in std::mem::take(&mut self.beside) {
+                command.finish()?;
             }
-        };
-        // Nobody looks any more: what libvirt still does for a tool that is gone need not wait.
-        self.host.proxy.hold(Holds::default());
-        [Held::FreezeAnswer, Held::Thaw].map(|held| self.host.proxy.release(held));
-        self.see_the_rest()?;
-        for command in std::mem::take(&mut self.beside) {
-            command.finish()?;
+            return Ok((ended, self.killed_by));
         }
-        Ok((ended, self.killed_by))
+    }
+
+    /// Waits for what libvirt still does for a tool that is gone: a freeze that is on its way to the agent, and the
+    /// thaw after it. Who would have been thawed anyway was not left frozen.
+    fn let_libvirt_finish(&mut self) -> Result<()> {
+        let (host, limits) = (self.host, self.session.plan.limits);
+        // Nobody looks any more, and so nothing need be held back.
+        host.proxy.hold(Holds::default());
+        [Held::FreezeAnswer, Held::Thaw].into_iter().for_each(|held| host.proxy.release(held));
+        let mut until = Instant::now() + limits.freeze + limits.agent;
+        let mut is_frozen = false;
+        loop {
+            match host.proxy.state() {
+                FreezeState::Thawed => return Ok(()),
+                FreezeState::Frozen(_) if !is_frozen => {
+                    (is_frozen, until) = (true, Instant::now() + LIBVIRTS_THAW);
+                }
+                FreezeState::Unsure if !is_awaited(&host.proxy.exchanges()) => return Ok(()),
+                FreezeState::Frozen(_) | FreezeState::Unsure => {}
+            }
+            match interrupt::receive(&host.happenings, until)? {
+                Some(happening) => self.see(happening)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Writes down what was seen of the window of a command that ran from `begun` to `ended`: the guest is thawed.
@@ -234,6 +259,7 @@ impl<'a> Watch<'a> {
         };
         self.is_frozen = true;
         if let Looking::Ready(_) = self.looking
+            && self.ended.is_none()
             && let Looking::Ready(instruments) = std::mem::replace(&mut self.looking, Looking::Over)
         {
             let since = Instant::now();
@@ -332,6 +358,12 @@ impl<'a> Watch<'a> {
 fn describe(event: &QmpEvent) -> String {
     let status = event.status.as_ref().map_or_else(String::new, |status| format!(" {status}"));
     format!("{}{status} of {}", event.name, event.subject.as_deref().unwrap_or("an unnamed job"))
+}
+
+/// Whether a freeze or a thaw has no answer yet.
+fn is_awaited(exchanges: &[Exchange]) -> bool {
+    let is_open = |it: &Exchange| it.answered.is_none() && it.error.is_none();
+    exchanges.iter().any(|it| is_open(it) && (it.is_freeze() || it.is_thaw()))
 }
 
 /// The marks of the window in which the copies began, between these times, and of the instants of these. Copies that
