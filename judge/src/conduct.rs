@@ -130,7 +130,14 @@ impl LeftFrozen {
         let (backup, end, _) = ended(view)?;
         let left = left(backup)?;
         let frozen = freezes(view)?.into_iter().rfind(|it| it.error.is_none() && it.t <= end);
-        let thawed = |frozen: &AgentCommand| asked(view, &[THAW]).any(|it| (frozen.t..=end).contains(&it.t));
+        let thawed = |frozen: &AgentCommand| {
+            // libvirt finishes for a tool that is gone what it had been asked for, and thaws.
+            let (from, until) = match frozen.end.filter(|frozen| *frozen > end) {
+                Some(late) => (late, Nanos::MAX),
+                None => (frozen.t, end),
+            };
+            asked(view, &[THAW]).any(|it| (from..=until).contains(&it.t))
+        };
         let open = frozen.filter(|it| !thawed(it));
         let found = left.iter().find(|it| it.kind == LeftoverKind::FrozenGuest);
         if open.is_none() && found.is_none() {

@@ -498,6 +498,27 @@ fn a_guest_that_was_left_frozen_has_its_seconds() {
     );
 }
 
+/// A tool is killed while its guest freezes. libvirt goes on with what it was asked for, or nobody does.
+#[test]
+fn who_is_thawed_for_a_tool_that_is_gone_was_not_left_frozen() {
+    let left_frozen = |thawed_by: Option<Sender>| {
+        let mut world = World::new(&right(1));
+        end(&mut world, CommandEnd::Fault(15));
+        refuse_freeze(&mut world);
+        let late = ended_at(&mut world) + 2_000 * MS;
+        commands(&mut world).for_each(|it| (it.error, it.end) = (None, Some(late)));
+        if let Some(by) = thawed_by {
+            let (t, command) = (late + 50 * MS, THAW.to_owned());
+            let thaw = AgentCommand { t, end: Some(t + MS), command, by, error: None, count: Some(1) };
+            insert(&mut world, Entry::AgentCommand(thaw));
+        }
+        ids(&world.judge()).contains(&"T3")
+    };
+    assert!(!left_frozen(Some(Sender::Tool)));
+    assert!(left_frozen(Some(Sender::Harness)));
+    assert!(left_frozen(None));
+}
+
 /// What no honest writer could have written, and a word of the refusal.
 const DISHONEST: &[(&str, Mutation)] = &[
     ("a step of a backup tool, which the setup does not have", |world| setup(world).tool = false),
