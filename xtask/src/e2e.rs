@@ -24,11 +24,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use contract::events;
 use contract::files;
 use contract::grade::Outcome;
-use contract::image::{Definition, Manifest};
+use contract::image::{Definition, DefinitionError, Manifest};
 use contract::plan::{Accel, Keep, Plan};
 use contract::run::{RUN_DIR_VAR, RunOptions, TrialRequest};
 use contract::runtime_dir::Home;
-use contract::scenario::{Hook, SnapshotMethod};
+use contract::scenario::{Hook, Scenario, SnapshotMethod};
 use jiff::Zoned;
 use judge::verdict::Verdict;
 use rustix::io::FdFlags;
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     image: Vec<String>,
     /// A set of images and scenarios: `core` runs the core scenarios on every
-    /// distribution with all on one ext4 disk, `full` every scenario on every image.
+    /// distribution with all on one ext4 disk, `full` every scenario without a backup tool on every image.
     /// Images that are marked `unverified` take part only when `--image` names them.
     #[arg(long, value_enum, conflicts_with = "image")]
     matrix: Option<Matrix>,
@@ -125,7 +125,7 @@ pub(crate) struct Args {
 enum Matrix {
     /// The core scenarios on every distribution.
     Core,
-    /// Every scenario on every image that suits it.
+    /// Every scenario without a backup tool on every image that suits it.
     Full,
 }
 
@@ -284,9 +284,10 @@ fn options(args: Args) -> Result<RunOptions, Failure> {
     let own_commands = args.own.commands();
     Ok(RunOptions {
         filters: match (args.filters.as_slice(), &args.scenarios) {
-            ([], None) if args.matrix != Some(Matrix::Full) => match &own_commands {
-                Some(_) => vec![own_commands::SCENARIO.to_owned()],
-                None => default.filters,
+            ([], None) => match (&own_commands, args.matrix) {
+                (Some(_), _) => vec![own_commands::SCENARIO.to_owned()],
+                (None, Some(Matrix::Full)) => folders_without_tools(&scenarios)?,
+                (None, _) => default.filters,
             },
             _ => args.filters,
         },
@@ -328,6 +329,14 @@ fn leave_out_impossible(options: &RunOptions) -> Result<(), Failure> {
         warn!("left out {trial}: {why}.");
     }
     Ok(())
+}
+
+/// The folders of scenarios that need no backup tool, as filters. What a tool does depends little on the image.
+fn folders_without_tools(scenarios: &Path) -> Result<Vec<String>, Failure> {
+    let all = Scenario::read_all(scenarios).map_err(DefinitionError::from)?;
+    let of_us = all.iter().filter(|scenario| scenario.backup.is_none());
+    let folders = of_us.filter_map(|scenario| Some(format!("{}/", scenario.name.split_once('/')?.0)));
+    Ok(folders.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// The names of a matrix's images.
@@ -480,6 +489,16 @@ fn outcome(verdicts: &[Row]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_full_matrix_leaves_out_backup_tools() {
+        let folders = folders_without_tools(&host::repository().join("scenarios")).unwrap();
+        assert!(
+            folders.contains(&"core/".to_owned()) && folders.contains(&"database/".to_owned()),
+            "{folders:?}"
+        );
+        assert!(!folders.contains(&"tools/".to_owned()), "{folders:?}");
+    }
 
     #[test]
     fn a_matrix_leaves_out_what_was_never_verified() {
