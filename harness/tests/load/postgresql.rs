@@ -64,7 +64,7 @@ fn probes_tell_what_holds_writes_back() {
     let answers = ready.send_both();
     drop(paused);
     assert_eq!(answers.commits(Round::Snapshot), [ProbeAnswer::Hung; 4]);
-    assert_eq!(answers.commits(Round::Thaw), []);
+    assert_eq!(answers.commits(Round::Thaw), [ProbeAnswer::Unseen; 4], "nobody could look at them");
 }
 
 /// A row that an index lacks, and one that only the index has, show.
