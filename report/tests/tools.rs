@@ -97,21 +97,21 @@ fn trials_that_differ_are_counted() {
 }
 
 #[test]
-fn a_row_is_about_one_tool_fault_and_hook() {
+fn a_row_is_about_one_tool_story_and_hook() {
     let other_hook =
         Verdict { hook: "/srv/scenarios/tools/refuses.sh".into(), ..verdict(tool("A backup", vec![])) };
-    let other_fault = verdict(tool(
+    let other_story = verdict(tool(
         "4 MiB for scratch files",
         vec![backup(GOOD, None, 1.0), backup(CommandEnd::Exit(1), None, 1.0)],
     ));
-    let page = tools(&[verdict(tool("A backup", vec![])), other_hook, other_fault], "");
+    let page = tools(&[verdict(tool("A backup", vec![])), other_hook, other_story], "");
     let rows = rows(&page);
     let cells: Vec<_> = rows.iter().map(|row| [row[2], row[3], row[4], row[6], row[7]]).collect();
     assert_eq!(
         cells,
         [
-            ["A backup", "none", "?", "?", "?"],
             ["4 MiB for scratch files", "none", "0, 1", "no", "1.0 s"],
+            ["A backup", "none", "?", "?", "?"],
             ["A backup", "refuses.sh", "?", "?", "?"],
         ]
     );
