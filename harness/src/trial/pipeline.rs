@@ -122,13 +122,6 @@ pub(super) struct Started {
     pub(super) notes: Vec<String>,
 }
 
-/// A proxy for the first guest's agent. Nobody is told of what passes: it is read when a window is over.
-fn listen(plan: &Plan, root: &Path) -> Result<Arc<AgentProxy>> {
-    let (role, none) = (GuestRole::Source, Path::new(""));
-    let (proxy, _) = AgentProxy::listen(role.name(), &role.spec(plan, vec![], none, root).agent)?;
-    Ok(Arc::new(proxy))
-}
-
 /// What the load writes, and where the server keeps it.
 struct Written {
     setup: Setup,
@@ -184,7 +177,10 @@ impl<'a> Trial<'a> {
         let scratch = Mutex::new(session.disks.clone());
         let sockets = root.to_owned();
         let is_ours = plan.backup.is_none() && plan.image.channel == AgentChannel::VirtioSerial;
-        let proxy = is_ours.then(|| listen(plan, root)).transpose()?;
+        // A guest whose memory is saved first has a socket of its own where the agent's usually is.
+        let listen = || AgentProxy::listen(GuestRole::Source.name(), &root.join("agent-proxy"));
+        // Nobody is told of what passes: it is read when a window is over.
+        let proxy = is_ours.then(listen).transpose()?.map(|(proxy, _)| Arc::new(proxy));
         Ok(Self { session, span, written: OnceLock::new(), scratch, sockets, saved, proxy })
     }
 
@@ -281,8 +277,11 @@ impl<'a> Trial<'a> {
 
     fn spec(&self, role: GuestRole, drives: &[Drive]) -> Spec {
         let Session { plan, exchange, root, .. } = &self.session;
-        let proxy = self.proxy.clone().filter(|_| role == GuestRole::Source);
-        Spec { proxy, ..role.spec(plan, drives.to_vec(), exchange, root) }
+        let spec = role.spec(plan, drives.to_vec(), exchange, root);
+        match self.proxy.clone().filter(|_| role == GuestRole::Source) {
+            Some(proxy) => Spec { agent: proxy.socket().to_owned(), proxy: Some(proxy), ..spec },
+            None => spec,
+        }
     }
 
     fn start_by_boot(&self, role: GuestRole, mut notes: Vec<String>) -> Result<Started> {
