@@ -571,7 +571,7 @@ pub enum ProbeAnswer {
     Gone,
     /// The connection was lost, and whether there still was a server did not show in time.
     Error,
-    /// It was sent, and nothing was heard of it in time: the server told nothing of any statement. That says nothing of
-    /// the lock, but what it wrote may be in later backups.
+    /// It was sent, or was about to be, and nothing was heard of it in time, as on a host that stands still. That says
+    /// nothing of the lock, but its row may be in later backups.
     Unseen,
 }

@@ -328,7 +328,7 @@ impl Assembler {
             && done(THAW, frozen, thaw)
         {
             return Err(format!(
-                "somebody else told the agent to thaw between {frozen} and {thaw}, in the freeze window"
+                "somebody else told the agent to thaw between {frozen} and {thaw}, in the freeze window; nothing else may work with a trial's guest"
             )
             .into());
         }

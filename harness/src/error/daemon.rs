@@ -35,7 +35,7 @@ pub enum DaemonError {
     /// It ended while it was needed.
     #[error(
         "the trial's own libvirt daemon ended while a backup tool worked with it; it was killed or it crashed, and nothing \
-         is known about the backup. What it said is in {}",
+         is known about the backup. Run the trial again; what the daemon said is in {}",
         log.display()
     )]
     Gone {

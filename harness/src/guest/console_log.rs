@@ -178,13 +178,15 @@ fn words(log: &Path) -> io::Result<Vec<String>> {
     let mut said = Vec::new();
     file.take(WORDS).read_to_end(&mut said)?;
     let said = String::from_utf8_lossy(&said);
+    // The first line may have lost its beginning, by which it is known.
+    let cut = usize::from(length > WORDS);
     let is_own = |line: &&str| {
         let is_libvirts =
             line.as_bytes().get(10) == Some(&b' ') && line.starts_with(|c: char| c.is_ascii_digit());
         let is_argument = line.starts_with('-') || line.ends_with('\\');
         !line.is_empty() && !is_libvirts && !is_argument && !line.contains("terminating on signal")
     };
-    Ok(said.lines().filter(is_own).map(|line| quote(LONGEST_LINE, line)).collect())
+    Ok(said.lines().skip(cut).filter(is_own).map(|line| quote(LONGEST_LINE, line)).collect())
 }
 
 /// A console and what is made of it.
