@@ -137,10 +137,13 @@ pub(super) fn version_order(view: &View<'_>) -> Ruling {
         }
     }
     if evidence.is_empty() {
-        return if any && !view.case.unversioned {
-            Ok(None)
-        } else {
-            Err(Unexamined("not every acknowledgement named the versions of its accounts".into()))
+        return match (any, view.case.unversioned) {
+            (true, false) => Ok(None),
+            (_, true) => {
+                Err(Unexamined("not every acknowledgement named the versions of its accounts".into()))
+            }
+            // Those that a client reads back after it lost the answer name none.
+            (false, false) => Err(Unexamined("no acknowledgement named the versions of its accounts".into())),
         };
     }
     let n = evidence.total();

@@ -759,6 +759,19 @@ fn without_power_the_grade_is_unknown_and_says_why() {
 
 /// Of all that is written to one table alone may stay locked after the thaw.
 #[test]
+fn transfers_that_are_only_read_back_prove_nothing() {
+    let mut unnamed = 0;
+    for seed in 1..200 {
+        let shape = Shape { writers: 1, followers: Vec::new(), losing: 100, ..Shape::new(seed) };
+        let judgement = World::new(&shape).judge();
+        assert_eq!(judgement.grade, Unknown, "seed {seed}: {}", judgement.reason);
+        assert!(judgement.findings.is_empty(), "seed {seed}: {:#?}", judgement.findings);
+        unnamed += u32::from(judgement.reason.contains("no acknowledgement named the versions"));
+    }
+    assert!(unnamed > 0, "in none of these trials was a transfer read back");
+}
+
+#[test]
 fn one_way_that_stays_blocked_is_not_resumed() {
     for (patience, resumed) in [(9, true), (12, false)] {
         let mut world = World::new(&Shape { losing: 0, ..Shape::new(1) });
