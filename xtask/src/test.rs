@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::process::Stdio;
+use std::thread;
 
 use builder::foreign_programs;
 use tooling::command::{self, shell};
@@ -42,7 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // nextest bounds each test's time; without it the same tests run all the same.
     let sh = shell()?;
     let tests = if command::find_program("cargo-nextest").is_some() {
-        workspace(&sh, &["nextest", "run", "--no-fail-fast"])
+        // Most of their time the hooks' tests wait for a limit, or for a server.
+        let threads = thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
+        workspace(&sh, &["nextest", "run", "--no-fail-fast"]).arg(format!("--test-threads={threads}"))
     } else {
         workspace(&sh, &["test", "--no-fail-fast"]).arg("--")
     };
