@@ -32,6 +32,10 @@ const TIME: Duration = Duration::from_secs(600);
 /// `xfs_repair`, which uses little of it.
 const MEMORY: u64 = 512 << 20;
 
+/// The stack of each thread of `qemu-img`, bytes. It has up to 64 of them (QEMU's `thread-pool-max`), as many as
+/// requests wait for the disk: on a busy host their stacks of 8 MiB alone would be all its address space.
+const STACK: u64 = 1 << 20;
+
 /// How much is kept of each of its outputs, bytes; the rest is thrown away.
 const KEPT: usize = 4 << 20;
 
@@ -318,6 +322,7 @@ fn confined(tool: &Command, access: Access<'_>) -> Result<Command, ToolError> {
     command
         .arg(format!("--as={MEMORY}"))
         .arg(format!("--cpu={}", TIME.as_secs()))
+        .args((name == "qemu-img").then(|| format!("--stack={STACK}")))
         .args(longest.map(|longest| format!("--fsize={longest}")))
         .args(["--core=0", "--"]);
     if let Some(disk) = disk {
@@ -462,6 +467,19 @@ mod tests {
             let (error, took) = slow(endless);
             assert!(matches!(error, ToolError::Slow { .. }), "{endless}: {error}");
             assert!(took < SHORT + FAREWELL, "{endless}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn all_the_threads_of_qemu_img_have_room() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(64 << 20).unwrap();
+        // As many requests at once as QEMU has threads for.
+        let mut bench = Command::new("qemu-img");
+        bench.args(["bench", "-q", "-f", "raw", "-c", "4096", "-d", "256", "-s", "65536"]).arg(disk.path());
+        for access in [Access::Host { longest: 64 << 20 }, Access::Read(disk.path())] {
+            let printed = run(&mut bench, access).unwrap();
+            assert!(printed.status.success(), "{access:?}: {}", said(&printed));
         }
     }
 
