@@ -68,8 +68,21 @@ impl Sample {
     }
 
     pub(crate) fn call(&self, verb: &str) -> Outcome {
+        self.wait_for(self.start(verb))
+    }
+
+    /// Calls it by the words of another command, such as `nice`.
+    pub(crate) fn call_under(&self, launcher: &[&str], verb: &str) -> Outcome {
+        let sample = self.command(verb);
+        let mut command = Command::new(program(launcher[0]));
+        command.args(&launcher[1..]).arg(sample.get_program()).args(sample.get_args());
+        command.env_clear().envs(sample.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.wait_for(command.spawn().expect("start the sample"))
+    }
+
+    fn wait_for(&self, mut child: Child) -> Outcome {
         let started = Instant::now();
-        let mut child = self.start(verb);
         let mut status = None;
         wait_until("the sample ends", || {
             status = child.try_wait().expect("check the sample");

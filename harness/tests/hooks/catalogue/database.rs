@@ -5,6 +5,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use super::Shown;
 use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, quoted, send_signal, soon, wait_until};
 use crate::mysql::Hook;
@@ -194,14 +196,16 @@ pub(super) fn d05(database: Database) -> Shown {
 }
 
 pub(super) fn d06(database: Database) -> Shown {
-    /// 13 of 30 thaws were observed to die.
+    /// On two processors 13 of 30 thaws were observed to die, on busy ones none.
     const CYCLES: usize = 30;
     let server = Server::with_tables(database, &[]);
     let hook = ours(&server);
     let sample = Sample::new(&server);
+    // On one processor, and less urgent than the reader that it wakes, a thaw writes when that has gone.
+    on_one_processor();
     let died = (1..=CYCLES).find(|_| {
         locks(&server, &sample);
-        let thaw = sample.call("thaw");
+        let thaw = sample.call_under(&["nice", "-n", "19"], "thaw");
         wait_until("the server takes writes", || server.takes_writes());
         wait_until("the fifo is gone", || !sample.fifo().exists());
         // By a signal; or a shell reports it as 128 + 13.
@@ -216,6 +220,14 @@ pub(super) fn d06(database: Database) -> Shown {
         theirs: format!("sample: thaw {died} of {died} killed by SIGPIPE"),
         ours: format!("{died} of {died} thaws exit 0"),
     }
+}
+
+/// From now on, this thread and what it starts.
+fn on_one_processor() {
+    let all = sched_getaffinity(None).expect("our processors");
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("a processor"));
+    sched_setaffinity(None, &one).expect("stay on one processor");
 }
 
 pub(super) fn d07(database: Database) -> Shown {
