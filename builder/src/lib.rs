@@ -12,6 +12,7 @@ mod deb;
 mod disks;
 mod existing;
 pub mod foreign_programs;
+pub mod hook_program;
 pub mod list;
 mod manifest;
 mod overlay;

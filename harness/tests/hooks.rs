@@ -25,6 +25,8 @@ mod dispatcher;
 mod mysql;
 #[path = "hooks/postgresql.rs"]
 mod postgresql;
+#[path = "hooks/program.rs"]
+mod program;
 #[path = "hooks/sample.rs"]
 mod sample;
 #[path = "hooks/scripts.rs"]

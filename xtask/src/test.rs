@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::process::Stdio;
 use std::thread;
 
-use builder::foreign_programs;
+use builder::{foreign_programs, hook_program};
 use tooling::command::{self, shell};
 use tooling::error::Failure;
 use tooling::{cargo, host};
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Err(failure) if !args.filters.is_empty() => warn!("{failure}"),
         outcome => outcome?,
     }
+    hook_program::build()?;
     clear_measured()?;
     // nextest bounds each test's time; without it the same tests run all the same.
     let sh = shell()?;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The crates of the workspace, which are named as their folders.
-const CRATES: [&str; 10] = [
+/// The folders of the workspace's crates, most of which are named so.
+const CRATES: [&str; 11] = [
     "contract",
     "judge",
     "report",
@@ -19,6 +19,7 @@ const CRATES: [&str; 10] = [
     "tooling",
     "builder",
     "harness",
+    "images/hooks/fsfreeze-db",
     "scenarios",
     "xtask",
 ];

@@ -27,6 +27,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(database: Database, options: &[&str]) -> Self {
+        Self::launch(database, options, None, |command, _| command)
+    }
+
+    /// Starts a server that sees its own directory under this path, if one is given. `launch` may start the
+    /// program in another way; it is given the directory.
+    fn launch(
+        database: Database,
+        options: &[&str],
+        seen: Option<&Path>,
+        launch: impl FnOnce(Command, &Path) -> Command,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         // Most of a new data directory is zeros.
         let mut copy = Command::new("cp");
@@ -34,7 +45,7 @@ impl Server {
         let copied = copy.arg(empty_datadir(database)).arg(dir.path().join("data")).status();
         assert!(copied.expect("run cp").success());
         fs::create_dir(dir.path().join("tmp")).expect("make a directory");
-        let root = dir.path().to_owned();
+        let root = seen.unwrap_or(dir.path()).to_owned();
         let at = |name: &str| root.join(name).display().to_string();
         let mut command = server_program(database);
         command
@@ -47,13 +58,53 @@ impl Server {
             .arg(format!("--socket={}", at("socket")))
             .arg(format!("--pid-file={}", at("pid")))
             .arg(format!("--log-error={}", at("server.log")))
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .args(options);
+        let mut command = launch(command, dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().expect("start the server");
         let mut this = Self { database, dir, command, process };
         this.wait_until_it_answers();
+        this
+    }
+
+    /// With tables; its process is called so.
+    pub(crate) fn called(database: Database, name: &str) -> Self {
+        let this = Self::launch(database, &[], None, |command, dir| {
+            let link = dir.join(name);
+            let mut renamed = Command::new(&link);
+            let program = match database {
+                Database::Mariadb => program("mariadbd"),
+                // As its launcher does.
+                Database::Mysql => {
+                    let root = root("sid");
+                    let at = |path: &str| root.join(path).display().to_string();
+                    let libraries =
+                        format!("{}:{}", at("lib/x86_64-linux-gnu"), at("usr/lib/x86_64-linux-gnu"));
+                    renamed.args(["--library-path", &libraries]).arg(at("usr/sbin/mysqld"));
+                    root.join("run/loader/mysqld")
+                }
+            };
+            std::os::unix::fs::symlink(program, link).expect("make a link");
+            renamed.args(command.get_args());
+            renamed
+        });
+        this.make_tables();
+        this
+    }
+
+    /// With tables, in a mount namespace of its own, in which its directory is found under this path.
+    pub(crate) fn mounted_at(database: Database, path: &Path) -> Self {
+        let this = Self::launch(database, &[], Some(path), |command, dir| {
+            let mut apart = Command::new("unshare");
+            apart
+                .args(["--mount", "--propagation", "private", "sh", "-c"])
+                .arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"")
+                .args([dir, path])
+                .arg(command.get_program())
+                .args(command.get_args());
+            apart
+        });
+        this.make_tables();
         this
     }
 
@@ -83,6 +134,11 @@ impl Server {
     /// With tables to write to: `inno`, `isam` and `memory`, each with the rows 1 to 8.
     pub(crate) fn with_tables(database: Database, options: &[&str]) -> Self {
         let this = Self::start(database, options);
+        this.make_tables();
+        this
+    }
+
+    fn make_tables(&self) {
         let mut statements = "CREATE DATABASE t;".to_owned();
         for (table, engine) in [("inno", "InnoDB"), ("isam", "MyISAM"), ("memory", "MEMORY")] {
             statements.push_str(&format!(
@@ -90,8 +146,7 @@ impl Server {
                  INSERT INTO t.{table} VALUES (1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0),(8,0);"
             ));
         }
-        this.sql(&statements);
-        this
+        self.sql(&statements);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -119,6 +174,11 @@ impl Server {
 
     fn query(&self, statements: &str) -> Output {
         self.client().args(["-e", statements]).stdin(Stdio::null()).output().expect("run the client")
+    }
+
+    /// Whether the statements succeed.
+    pub(crate) fn try_sql(&self, statements: &str) -> bool {
+        self.query(statements).status.success()
     }
 
     /// What the statements return, which must succeed.

@@ -1,0 +1,921 @@
+//! `fsfreeze-db`, the static program, against real servers.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::call::{
+    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, install, is_running, send_signal, soon, wait_until,
+};
+use crate::server::{Database, Server, Stopped};
+
+/// Makes one test for each server from one function.
+macro_rules! on_both_servers {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::Database;
+            #[test]
+            fn mariadb() {
+                super::$name(Database::Mariadb);
+            }
+            #[test]
+            fn mysql() {
+                super::$name(Database::Mysql);
+            }
+        }
+    )*};
+}
+
+on_both_servers!(
+    locks_until_the_thaw_and_leaves_nothing,
+    locks_every_engine_by_ftwrl,
+    the_position_is_that_of_the_lock,
+    a_lost_lock_is_reported,
+    no_login_is_refused,
+    passwords_and_plugins,
+    a_missing_privilege_is_refused,
+    full_connections_are_named,
+    a_hung_server_is_refused,
+    what_is_required_must_be_there,
+    two_servers_are_locked_together,
+    one_of_two_servers_is_not_enough,
+    a_server_of_any_name_is_found,
+    the_same_path_in_two_mount_namespaces,
+    a_socket_of_another_server_is_refused,
+    an_unwritable_position_is_refused,
+    an_unsafe_settings_file_is_refused,
+    relaxed_durability_is_made_up_for,
+    a_setting_left_raised_is_set_back,
+    a_second_freeze_leaves_the_first_alone,
+    a_thaw_that_comes_too_late_fails,
+    a_removed_directory_is_no_obstacle,
+    a_rollback_takes_back_only_its_own_freeze,
+    a_freeze_may_follow_a_thaw_at_once,
+    hostile_settings_of_the_server_do_not_matter,
+    what_only_waits_blocks_nobody,
+    a_long_event_is_waited_for,
+    long_statements_end_only_where_that_is_set,
+    a_killed_freeze_leaves_no_lock,
+    stale_state_is_no_obstacle,
+    the_server_releases_the_lock_when_no_thaw_comes,
+    a_check_takes_the_lock_and_releases_it,
+    killed_at_any_moment,
+    cycles_under_load,
+);
+
+/// The program, set up for some servers of this machine, which has others.
+struct Program {
+    dir: TempDir,
+    settings: String,
+}
+
+/// The settings of a server: those of the program, and of this server.
+fn of(server: &Server, lines: &str) -> String {
+    format!("[[server]]\ndata_directory = '{}'\n{lines}\n", server.datadir().display())
+}
+
+impl Program {
+    /// With all the defaults.
+    fn new(servers: &[&Server]) -> Self {
+        let this = Self { dir: tempfile::tempdir().expect("make a directory"), settings: String::new() };
+        let own: Vec<String> = servers.iter().map(|server| of(server, "")).collect();
+        this.with("", &own.concat())
+    }
+
+    /// With these settings, and of the servers; all others are left out.
+    fn with(mut self, own: &str, servers: &str) -> Self {
+        self.set(own, servers);
+        self
+    }
+
+    fn set(&mut self, own: &str, servers: &str) {
+        let at = self.dir.path().display();
+        self.settings = format!(
+            "run_directory = '{at}/run'\nposition_directory = '{at}/lib'\n{own}\n{servers}\n[[server]]\nignore = true\n"
+        );
+        install(&self.path("settings"), "600", &self.settings);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("hook");
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let program = target.join(triple).join("hook/fsfreeze-db");
+        assert!(program.is_file(), "{} is not there: run `cargo xtask test`", program.display());
+        let mut command = Command::new(program);
+        // What a shell of an administrator may have set.
+        command.args(words).env_clear().env("MYSQL_HOST", "192.0.2.1").env("MYSQL_PWD", "wrong");
+        command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
+        command
+    }
+
+    fn call(&self, verb: &str) -> Outcome {
+        call_as_agent(self.command(&[verb]))
+    }
+
+    fn freeze(&self) -> Outcome {
+        self.call("freeze")
+    }
+
+    fn thaw(&self) -> Outcome {
+        self.call("thaw")
+    }
+
+    /// The process that holds the locks.
+    fn holder(&self) -> u32 {
+        self.find_holder().expect("a process holds the locks")
+    }
+
+    fn find_holder(&self) -> Option<u32> {
+        let run = self.path("run").display().to_string();
+        let is_ours = |process: &procfs::process::Process| {
+            process.cmdline().is_ok_and(|words| words.get(1..) == Some(&["hold".to_owned(), run.clone()]))
+        };
+        let mut processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
+        Some(processes.find(is_ours)?.pid().unsigned_abs()).filter(|pid| is_running(*pid))
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let outcome = call_as_agent(self.command(&["status", "--json"]));
+        serde_json::from_str(&outcome.output).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+    }
+
+    fn position(&self, server: &Server, name: &str) -> String {
+        let file = server.datadir().display().to_string();
+        let file: String =
+            file.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let text = fs::read_to_string(self.path("lib").join(file + ".position")).expect("a position");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+    }
+
+    /// A freeze that fails with this status and reason, in one line, and has locked nothing.
+    #[track_caller]
+    fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
+        let outcome = self.freeze();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.output.contains(reason), "expected {reason:?} in {outcome:?}");
+        assert_eq!(outcome.output.lines().count(), 1, "{outcome:?}");
+        soon("the server takes writes", || server.takes_writes());
+        assert_eq!(self.find_holder(), None);
+        outcome
+    }
+
+    /// A thaw that fails with this status, in these words.
+    #[track_caller]
+    fn thaw_fails(&self, code: i32, reason: &str) {
+        let outcome = self.thaw().within(SOON);
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.output.contains(reason), "expected {reason:?} in {outcome:?}");
+    }
+}
+
+impl Drop for Program {
+    /// After a failed test.
+    fn drop(&mut self) {
+        if let Some(holder) = self.find_holder() {
+            send_signal("KILL", holder);
+        }
+    }
+}
+
+const REFUSED: i32 = 1;
+const NO_LOGIN: i32 = 3;
+const LOCK_LOST: i32 = 4;
+const HELD_TOO_LONG: i32 = 5;
+const RELEASED_BEFORE: i32 = 6;
+
+fn locks_until_the_thaw_and_leaves_nothing(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let freeze = program.freeze().succeeded().within(SOON);
+    assert!(!server.takes_writes());
+    assert_eq!(program.status()["locked"], true);
+    let holder = program.holder();
+    let thaw = program.thaw().succeeded().within(SOON);
+    assert!(server.takes_writes());
+    ends_soon(holder);
+    let status = program.status();
+    assert_eq!(status["locked"], false);
+    assert_eq!(status["latest_freeze"]["servers"][0]["attempts"], 1, "{status:#}");
+    program.call("status").failed_with("not locked");
+    assert_eq!(server.busy(), "");
+    let log = fs::read_to_string(server.datadir().with_file_name("server.log")).unwrap();
+    assert!(!log.contains("Aborted connection"), "{log}");
+    eprintln!("freeze {:?}, thaw {:?}", freeze.took, thaw.took);
+}
+
+fn locks_every_engine_by_ftwrl(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[]).with("", &of(&server, "method = 'ftwrl'"));
+    program.freeze().succeeded();
+    let mut writers: Vec<_> = ["inno", "isam", "memory"]
+        .map(|table| server.session(&format!("UPDATE t.{table} SET v=v+1 WHERE id=1; SELECT 'written';")))
+        .into();
+    wait_until("all writers wait", || {
+        server.busy().lines().filter(|line| line.starts_with("UPDATE")).count() == 3
+    });
+    program.thaw().succeeded();
+    for writer in &mut writers {
+        assert_eq!(writer.answer().as_deref(), Some("written"));
+    }
+}
+
+fn the_position_is_that_of_the_lock(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let recorded = || ["binlog_file", "binlog_pos", "gtid"].map(|name| program.position(&server, name));
+    server.sql("UPDATE t.inno SET v=2");
+    program.freeze().succeeded();
+    let nonce = program.position(&server, "nonce");
+    let before = server.binlog();
+    assert_eq!(recorded(), before);
+    assert!(program.position(&server, "lsn").parse::<u64>().unwrap() <= server.redo_on_disk());
+    program.thaw().succeeded();
+    server.sql("UPDATE t.inno SET v=1");
+    program.freeze().succeeded();
+    assert_ne!(program.position(&server, "nonce"), nonce);
+    assert_eq!(recorded(), server.binlog());
+    assert_ne!(recorded(), before);
+    program.thaw().succeeded();
+
+    let server = Server::with_tables(database, &["--skip-log-bin"]);
+    let program = Program::new(&[&server]);
+    program.freeze().succeeded();
+    let lib = fs::read_dir(program.path("lib")).unwrap().next().unwrap().unwrap();
+    assert!(!fs::read_to_string(lib.path()).unwrap().contains("binlog_"));
+    program.thaw().succeeded();
+}
+
+fn a_lost_lock_is_reported(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let connections = || {
+        let query = "SELECT id FROM information_schema.processlist WHERE command='Sleep'";
+        server.sql(query).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lose: [&dyn Fn(); 2] = [&|| send_signal("KILL", program.holder()), &|| {
+        for connection in connections() {
+            server.sql(&format!("KILL {connection}"));
+        }
+    }];
+    for lose in lose {
+        program.freeze().succeeded();
+        lose();
+        soon("the lock is gone", || server.takes_writes());
+        soon("the connections are gone", || connections().is_empty());
+        assert_ne!(program.call("status").code, Some(0));
+        program.thaw_fails(LOCK_LOST, "the lock was NOT held until thaw");
+        soon("the holder has ended", || program.find_holder().is_none());
+    }
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+}
+
+fn no_login_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    server.sql("CREATE USER backup@localhost IDENTIFIED BY 'right'");
+    let mut program = Program::new(&[]);
+    install(&program.path("wrong"), "600", "wrong\n");
+    let wrong = format!("user = 'backup'\npassword_file = '{}'", program.path("wrong").display());
+    for lines in ["user = 'nobody'", "user = 'backup'", &wrong] {
+        program.set("", &of(&server, lines));
+        program.refuses(&server, NO_LOGIN, "does not let us in");
+    }
+    program.set("", &of(&server, "password_file = '/no/such/file'"));
+    program.refuses(&server, NO_LOGIN, "cannot read /no/such/file");
+    install(&program.path("wrong"), "640", "wrong\n");
+    program.set("", &of(&server, &wrong));
+    program.refuses(&server, REFUSED, "others than its owner");
+}
+
+fn passwords_and_plugins(database: Database) {
+    let plugins: &[(&str, &str)] = match database {
+        Database::Mariadb => &[
+            ("native", "IDENTIFIED VIA mysql_native_password USING PASSWORD('do-not-show')"),
+            ("socket", "IDENTIFIED VIA unix_socket"),
+            ("either", "IDENTIFIED VIA mysql_native_password USING 'invalid' OR unix_socket"),
+            ("curve", "IDENTIFIED VIA ed25519 USING PASSWORD('do-not-show')"),
+        ],
+        Database::Mysql => &[
+            ("sha2", "IDENTIFIED WITH caching_sha2_password BY 'do-not-show'"),
+            ("socket", "IDENTIFIED WITH auth_socket"),
+        ],
+    };
+    let server = Server::with_tables(database, &[]);
+    for plugin in match database {
+        Database::Mariadb => &["auth_ed25519", "auth_socket"][..],
+        Database::Mysql => &["auth_socket"],
+    } {
+        // Some are built in.
+        server.try_sql(&format!("INSTALL SONAME '{plugin}'"));
+        server.try_sql(&format!("INSTALL PLUGIN {plugin} SONAME '{plugin}.so'"));
+    }
+    let mut program = Program::new(&[]);
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    for (name, identified) in plugins {
+        // Peers log in as themselves.
+        let account = if identified.contains("socket") { user.trim() } else { name };
+        let create = format!("CREATE OR REPLACE USER '{account}'@localhost {identified}");
+        let create = match database {
+            Database::Mariadb => create,
+            Database::Mysql => format!(
+                "DROP USER IF EXISTS '{account}'@localhost; {}",
+                create.replace("CREATE OR REPLACE", "CREATE")
+            ),
+        };
+        if account == "root" {
+            // Our own way in must stay.
+            server.sql("CREATE USER IF NOT EXISTS other@localhost; GRANT ALL ON *.* TO other@localhost");
+            continue;
+        }
+        if !server.try_sql(&create) {
+            eprintln!("skipped: {identified}: this server has no such plugin");
+            continue;
+        }
+        server.sql(&format!("GRANT ALL ON *.* TO '{account}'@localhost"));
+        let options = format!("[client]\nuser = {account}\npassword = 'do-not-show'\n");
+        install(&program.path("login.cnf"), "600", &options);
+        program.set("", &of(&server, &format!("option_file = '{}'", program.path("login.cnf").display())));
+        // The first login of caching_sha2 needs the password itself, later ones do not.
+        for _ in 0..2 {
+            program.freeze().succeeded();
+            assert!(!server.takes_writes());
+            for file in ["cmdline", "environ"] {
+                let text = fs::read(format!("/proc/{}/{file}", program.holder())).unwrap();
+                assert!(!String::from_utf8_lossy(&text).contains("do-not-show"));
+            }
+            program.thaw().succeeded();
+        }
+    }
+}
+
+fn a_missing_privilege_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
+    let program = Program::new(&[]).with("", &of(&server, "user = 'backup'"));
+    program.refuses(&server, REFUSED, "Access denied; you need");
+    // What the settings file names is enough.
+    server.sql("REVOKE ALL, GRANT OPTION FROM backup@localhost");
+    server.sql(match database {
+        Database::Mariadb => {
+            "GRANT RELOAD, PROCESS, BINLOG MONITOR, CONNECTION ADMIN ON *.* TO backup@localhost"
+        }
+        Database::Mysql => {
+            "GRANT RELOAD, PROCESS, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO backup@localhost;
+             GRANT SELECT ON performance_schema.* TO backup@localhost"
+        }
+    });
+    program.freeze().succeeded();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+}
+
+fn full_connections_are_named(database: Database) {
+    let server = Server::with_tables(database, &["--max-connections=10"]);
+    let program = Program::new(&[&server]);
+    // One more than the limit: the last connection is reserved for an administrator.
+    let crowd = server.crowd(11);
+    let outcome = program.freeze();
+    assert_eq!(outcome.code, Some(NO_LOGIN), "{outcome:?}");
+    assert!(outcome.output.contains("all connections of the server in"), "{outcome:?}");
+    drop(crowd);
+    wait_until("the crowd has left", || program.freeze().code == Some(0));
+    program.thaw().succeeded();
+    // With exactly one left, it does not begin what it cannot prove.
+    let crowd = server.crowd(10);
+    match (database, program.freeze()) {
+        (Database::Mysql, outcome) => drop(outcome.succeeded()),
+        (Database::Mariadb, outcome) => assert_eq!(outcome.code, Some(NO_LOGIN), "{outcome:?}"),
+    }
+    drop(crowd);
+    program.thaw().succeeded();
+    soon("nothing is locked", || server.takes_writes());
+}
+
+fn a_hung_server_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let stopped = Stopped::new(&server);
+    let outcome = program.freeze().failed_with("no answer within 5 s").within(SOON);
+    drop(stopped);
+    wait_until("the server takes writes", || server.takes_writes());
+    eprintln!("given up after {:?}", outcome.took);
+
+    // A server that hangs in the window: the thaw must end, and report that.
+    program.freeze().succeeded();
+    let stopped = Stopped::new(&server);
+    program.thaw_fails(LOCK_LOST, "NOT held until thaw");
+    drop(stopped);
+    wait_until("the server takes writes", || server.takes_writes());
+}
+
+fn what_is_required_must_be_there(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut program = Program::new(&[]);
+    let outcome = program.freeze().succeeded();
+    assert!(outcome.output.contains("no database server runs"), "{outcome:?}");
+    assert!(server.takes_writes());
+    program.thaw().succeeded();
+    // A typing error must not look like a stopped server.
+    let typo = "[[server]]\ndata_directory = '/var/lib/mysq'\nrequired = true\n";
+    program.set("", typo);
+    program.refuses(&server, REFUSED, "no server runs that matches data_directory = \"/var/lib/mysq\"");
+    program.set("", &of(&server, "required = true"));
+    program.freeze().succeeded();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+    program.set("hold_secs = 3", "");
+    program.refuses(&server, REFUSED, "unknown field `hold_secs`");
+}
+
+fn two_servers_are_locked_together(database: Database) {
+    let servers = [Server::with_tables(database, &[]), Server::with_tables(Database::Mariadb, &[])];
+    let program = Program::new(&[&servers[0], &servers[1]]);
+    program.freeze().succeeded();
+    for server in &servers {
+        assert!(!server.takes_writes());
+        program.position(server, "nonce");
+    }
+    program.thaw().succeeded();
+    for server in &servers {
+        assert!(server.takes_writes());
+    }
+}
+
+fn one_of_two_servers_is_not_enough(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut other = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server, &other]);
+    let stopped = Stopped::new(&other);
+    program.refuses(&server, REFUSED, "no answer within 5 s");
+    drop(stopped);
+    // One of them ends in the window.
+    program.freeze().succeeded();
+    other.kill();
+    program.thaw_fails(LOCK_LOST, &other.datadir().display().to_string());
+    assert!(server.takes_writes());
+}
+
+/// `mysqld.bin` is Bitnami's and XAMPP's.
+fn a_server_of_any_name_is_found(database: Database) {
+    for name in ["mysqld.bin", "mariadbd-11.8", "somethingelse"] {
+        let server = Server::called(database, name);
+        let program = Program::new(&[]).with("", &of(&server, "required = true"));
+        program.freeze().succeeded();
+        assert!(!server.takes_writes(), "{name}");
+        program.thaw().succeeded();
+    }
+}
+
+/// A host's server and a container's, or two containers'.
+fn the_same_path_in_two_mount_namespaces(database: Database) {
+    if !crate::server::is_root() {
+        eprintln!("skipped: only root makes mount namespaces here");
+        return;
+    }
+    let shared = tempfile::tempdir().unwrap();
+    let servers = [0, 1].map(|_| Server::mounted_at(database, shared.path()));
+    let seen = shared.path().join("data");
+    let program = Program::new(&[]).with("", &format!("[[server]]\ndata_directory = '{}'\n", seen.display()));
+    program.freeze().succeeded();
+    for server in &servers {
+        assert!(!server.takes_writes());
+    }
+    let positions: HashSet<_> =
+        fs::read_dir(program.path("lib")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(positions.len(), 2, "{positions:?}");
+    program.thaw().succeeded();
+    for server in &servers {
+        assert!(server.takes_writes());
+    }
+}
+
+fn a_socket_of_another_server_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let other = Server::with_tables(database, &[]);
+    let line = format!("socket = '{}'", other.socket().display());
+    let program = Program::new(&[]).with("", &of(&server, &line));
+    program.refuses(&server, REFUSED, &format!("process {} listens there", other.pid()));
+    assert!(other.takes_writes());
+}
+
+fn an_unwritable_position_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let at = |program: &Program, place: &str| {
+        let run = program.path("run").display().to_string();
+        let text = format!(
+            "run_directory = '{run}'\nposition_directory = '{place}'\n{}[[server]]\nignore = true\n",
+            of(&server, "")
+        );
+        install(&program.path("settings"), "600", &text);
+    };
+    let program = Program::new(&[]);
+    at(&program, "/proc/no/such/place");
+    program.refuses(&server, REFUSED, "cannot write to /proc/no/such/place");
+    at(&program, "");
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+}
+
+fn an_unsafe_settings_file_is_refused(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    install(&program.path("settings"), "620", &program.settings);
+    program.refuses(&server, REFUSED, "may write to");
+}
+
+fn relaxed_durability_is_made_up_for(database: Database) {
+    for setting in ["0", "2", "3"] {
+        if (database, setting) == (Database::Mysql, "3") {
+            continue;
+        }
+        let option = format!("--innodb-flush-log-at-trx-commit={setting}");
+        let server = Server::with_tables(database, &[&option, "--innodb-flush-log-at-timeout=2700"]);
+        let program = Program::new(&[&server]);
+        let (_, committed) = if setting == "3" { (0, 0) } else { server.commit_unflushed() };
+        let locked = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Until the lock is held there is always something to flush.
+            scope.spawn(|| {
+                let mut writer = server.session("");
+                while !locked.load(Ordering::Relaxed) {
+                    writer.send("UPDATE t.inno SET v=v+1 WHERE id=7; SELECT 'written';");
+                    assert_eq!(writer.answer().as_deref(), Some("written"));
+                }
+            });
+            let freeze = program.freeze();
+            locked.store(true, Ordering::Relaxed);
+            let on_disk = server.redo_on_disk();
+            let restored = server.sql("SELECT @@innodb_flush_log_at_trx_commit");
+            let left = fs::read_dir(program.path("run")).unwrap().filter_map(Result::ok);
+            let left =
+                left.filter(|entry| entry.file_name().to_string_lossy().starts_with("restore")).count();
+            program.thaw().succeeded();
+            freeze.succeeded();
+            let recorded = program.position(&server, "lsn").parse().unwrap();
+            assert!(on_disk >= committed, "committed up to {committed}, on disk up to {on_disk}");
+            assert!(on_disk >= recorded, "recorded {recorded}, on disk up to {on_disk}");
+            assert_eq!((restored.as_str(), left), (setting, 0));
+        });
+    }
+}
+
+fn a_setting_left_raised_is_set_back(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    // As if the holder had died between raising and restoring.
+    let stat = procfs::process::Process::new(server.pid().cast_signed()).unwrap().stat().unwrap();
+    let note = program.path("run").join(format!("restore-{}", server.pid()));
+    fs::create_dir_all(program.path("run")).unwrap();
+    let text = format!(r#"{{"process":{{"pid":{},"started":{}}},"value":0}}"#, stat.pid, stat.starttime);
+    fs::write(&note, text).unwrap();
+    let stopped = Stopped::new(&server);
+    let outcome = program.thaw().succeeded();
+    assert!(outcome.output.contains("left for the next call"), "{outcome:?}");
+    drop(stopped);
+    program.thaw().succeeded();
+    assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), "0");
+    assert!(!note.exists());
+}
+
+fn a_second_freeze_leaves_the_first_alone(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    program.thaw().succeeded();
+    program.freeze().succeeded();
+    let holder = program.holder();
+    program.freeze().failed_with("the locks of another freeze are held since");
+    program.call("check").failed_with("a freeze holds the locks now");
+    assert_eq!(program.holder(), holder);
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+    assert!(server.takes_writes());
+}
+
+fn a_thaw_that_comes_too_late_fails(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut program = Program::new(&[]).with("hold_seconds = 4", &of(&server, ""));
+    program.freeze().succeeded();
+    // A second tool's.
+    program.thaw().succeeded();
+    program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw (called by");
+    program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw (called by");
+    // No window is as long as this.
+    wait_until("the limit has passed", || program.thaw().code == Some(0));
+
+    // Nobody thaws in time.
+    program.set("hold_seconds = 1", &of(&server, ""));
+    program.freeze().succeeded();
+    soon("the lock is released", || server.takes_writes());
+    soon("the holder has ended", || program.find_holder().is_none());
+    program.thaw_fails(HELD_TOO_LONG, "after 1 s without a thaw");
+    program.thaw().succeeded();
+}
+
+/// A package's removal may do that.
+fn a_removed_directory_is_no_obstacle(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    program.freeze().succeeded();
+    fs::remove_dir_all(program.path("run")).unwrap();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+    assert!(server.takes_writes());
+    // And with a holder that is gone as well, there is nothing to know, and nothing is locked.
+    program.freeze().succeeded();
+    send_signal("KILL", program.holder());
+    fs::remove_dir_all(program.path("run")).unwrap();
+    soon("nothing is locked", || server.takes_writes());
+}
+
+fn a_rollback_takes_back_only_its_own_freeze(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let call = |verb: &str, name: &str, value: &str| {
+        let mut command = program.command(&[verb]);
+        command.env(name, value);
+        call_as_agent(command)
+    };
+    call("freeze", "FSFREEZE_HOOK_CALL", "one").succeeded();
+    call("freeze", "FSFREEZE_HOOK_CALL", "two").failed_with("another freeze");
+    let outcome = call("thaw", "FSFREEZE_HOOK_ROLLS_BACK", "two").succeeded();
+    assert!(outcome.output.contains("left alone"), "{outcome:?}");
+    assert!(!server.takes_writes());
+    call("thaw", "FSFREEZE_HOOK_ROLLS_BACK", "one").succeeded();
+    assert!(server.takes_writes());
+    call("thaw", "FSFREEZE_HOOK_ROLLS_BACK", "one").succeeded();
+}
+
+fn a_freeze_may_follow_a_thaw_at_once(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    for _ in 0..20 {
+        let freeze = program.freeze().succeeded();
+        assert!(freeze.output.contains("locked by"), "{freeze:?}");
+        let thaw = program.thaw().succeeded();
+        assert!(thaw.output.contains("held until now"), "{thaw:?}");
+        program.call("check").succeeded();
+    }
+}
+
+fn hostile_settings_of_the_server_do_not_matter(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    server.sql(
+        "SET GLOBAL sql_select_limit=0; SET GLOBAL max_join_size=1; SET GLOBAL sql_mode='ANSI,PIPES_AS_CONCAT';
+         SET GLOBAL lock_wait_timeout=1; SET GLOBAL completion_type=2; SET GLOBAL autocommit=0;",
+    );
+    server.sql(match database {
+        Database::Mariadb => "SET GLOBAL max_statement_time=0.1; SET GLOBAL sql_safe_updates=1",
+        Database::Mysql => "SET GLOBAL max_execution_time=1; SET GLOBAL sql_safe_updates=1",
+    });
+    let program = Program::new(&[&server]);
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+}
+
+fn what_only_waits_blocks_nobody(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut owner = server.session("SELECT GET_LOCK('a', 1);");
+    assert_eq!(owner.answer().as_deref(), Some("1"));
+    let _waits = server.session("SELECT GET_LOCK('a', 300);");
+    let sleeper = server.running("DO SLEEP(300)");
+    let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", sleeper.connection);
+    wait_until("it has slept for long", || server.sql(&age).parse::<u32>().unwrap() >= 2);
+    let program = Program::new(&[]).with("", &of(&server, "method = 'ftwrl'\nlong_statement_seconds = 1"));
+    program.freeze().succeeded().within(SOON);
+    assert!(!server.takes_writes());
+    assert_eq!(program.status()["latest_freeze"]["servers"][0]["attempts"], 1);
+    program.thaw().succeeded();
+}
+
+fn a_long_event_is_waited_for(database: Database) {
+    let server = Server::with_tables(database, &["--event-scheduler=ON"]);
+    server.sql("CREATE EVENT t.e ON SCHEDULE EVERY 1 DAY DO UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
+    let running = "SELECT COUNT(*) FROM information_schema.processlist \
+                   WHERE state LIKE '%sleep%' AND time >= 2 AND id <> CONNECTION_ID()";
+    wait_until("the event has run for long", || server.sql(running) == "1");
+    let program = Program::new(&[])
+        .with("lock_seconds = 2", &of(&server, "method = 'ftwrl'\nlong_statement_seconds = 1"));
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| program.freeze());
+        while !freeze.is_finished() {
+            assert!(server.takes_writes(), "writers never wait");
+        }
+        freeze.join().unwrap()
+    });
+    outcome.failed_with("did not ask for the lock: a statement would keep it").within(AS_TOLD);
+}
+
+fn long_statements_end_only_where_that_is_set(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
+    let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
+    wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 1);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 1";
+    let mut program = Program::new(&[]).with("lock_seconds = 2", &of(&server, lines));
+    program.refuses(&server, REFUSED, "did not ask for the lock: a statement would keep it").within(AS_TOLD);
+    assert!(server.busy().contains("SLEEP"));
+    program.set("lock_seconds = 10", &of(&server, &format!("{lines}\nkill_long_statements = true")));
+    program.freeze().succeeded().within(SOON);
+    assert!(!server.takes_writes());
+    assert!(!server.busy().contains("SLEEP"));
+    program.thaw().succeeded();
+}
+
+fn a_killed_freeze_leaves_no_lock(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 600\nflush_wait_seconds = 100";
+    let program = Program::new(&[]).with("lock_seconds = 100", &of(&server, lines));
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    for signal in ["KILL", "TERM"] {
+        let mut command = program.command(&["freeze"]);
+        let mut freeze = command.process_group(0).spawn().unwrap();
+        wait_until("the program waits", || server.busy().contains("FLUSH TABLES WITH READ LOCK"));
+        send_signal(signal, freeze.id());
+        freeze.wait().unwrap();
+        soon("nothing holds", || program.find_holder().is_none());
+        program.thaw().succeeded();
+        soon("nothing waits", || !server.busy().contains("FLUSH"));
+    }
+    drop(blocker);
+    wait_until("the server takes writes", || server.takes_writes());
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+}
+
+fn stale_state_is_no_obstacle(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    // As after a crash: the recorded pid is now another process.
+    fs::create_dir_all(program.path("run")).unwrap();
+    let state = format!(
+        r#"{{"holder":{{"pid":{},"started":1}},"stage":"held","since":"","uptime_seconds":0,"servers":[]}}"#,
+        std::process::id()
+    );
+    fs::write(program.path("run/state"), state).unwrap();
+    fs::write(program.path("run/socket"), "").unwrap();
+    program.freeze().succeeded();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+    assert!(server.takes_writes());
+}
+
+fn the_server_releases_the_lock_when_no_thaw_comes(database: Database) {
+    // Long enough to observe the lock, and different from the default, which `soon` does not wait for.
+    const HELD: Duration = Duration::from_secs(8);
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[]).with(&format!("hold_seconds = {}", HELD.as_secs()), &of(&server, ""));
+    let called = Instant::now();
+    program.freeze().succeeded();
+    send_signal("STOP", program.holder());
+    assert!(!server.takes_writes());
+    soon("the server releases the lock", || server.takes_writes());
+    assert!(called.elapsed() >= HELD, "released after {:?}", called.elapsed());
+    program.thaw_fails(LOCK_LOST, "NOT held until thaw");
+    soon("the holder has ended", || program.find_holder().is_none());
+}
+
+fn a_check_takes_the_lock_and_releases_it(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut program = Program::new(&[&server]);
+    let outcome = program.call("check").succeeded();
+    assert!(outcome.output.contains("lock and position are fine"), "{outcome:?}");
+    assert!(server.takes_writes());
+    assert_eq!(fs::read_dir(program.path("lib")).unwrap().count(), 0, "no backup was made at this position");
+    // Whatever would fail a freeze fails the check, with the same message.
+    server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
+    program.set("", &of(&server, "user = 'backup'"));
+    program.call("check").failed_with("Access denied; you need");
+}
+
+/// 20 kills, or as many as `FREEZEFRAME_CYCLES` says: of the call, of the process that holds, or of both.
+fn killed_at_any_moment(database: Database) {
+    let kills = std::env::var("FREEZEFRAME_CYCLES").map_or(20, |kills| kills.parse().expect("a number"));
+    // One after the other through the time that a freeze takes, in an order that looks like none.
+    const STEPS: u64 = 20;
+    let server = Server::with_tables(database, &["--innodb-flush-log-at-trx-commit=0"]);
+    let program = Program::new(&[]).with("hold_seconds = 20", &of(&server, ""));
+    let begun = Instant::now();
+    program.freeze().succeeded();
+    let usual = begun.elapsed();
+    program.thaw().succeeded();
+    let mut reported = 0;
+    for n in 0..kills {
+        let after = usual * u32::try_from(n * 7 % STEPS).unwrap() / u32::try_from(STEPS).unwrap();
+        let mut freeze = program.command(&["freeze"]).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(after);
+        if n % 3 != 1 {
+            freeze.kill().unwrap();
+        }
+        if n % 3 != 0
+            && let Some(holder) = program.find_holder()
+        {
+            let _ =
+                Command::new("kill").args(["-s", "KILL", &holder.to_string()]).stderr(Stdio::null()).status();
+            soon("it ends", || !is_running(holder));
+        }
+        let froze = freeze.wait().unwrap().success();
+        reported += u32::from(froze);
+        let is_held = program.find_holder().is_some();
+        let thaw = program.thaw();
+        if froze && !is_held {
+            assert_eq!(thaw.code, Some(LOCK_LOST), "kill {n} after {after:?}: {thaw:?}");
+        }
+        soon("the server takes writes", || server.takes_writes());
+        soon("nobody holds a lock", || program.find_holder().is_none());
+        // What it had raised is set back by the thaw, or by the next freeze.
+        program.thaw();
+        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), "0", "kill {n} after {after:?}");
+    }
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+    eprintln!("{kills} kills within {usual:?}; {reported} freezes had succeeded");
+}
+
+/// 30 freezes and thaws, or as many as `FREEZEFRAME_CYCLES` says.
+fn cycles_under_load(database: Database) {
+    const HOLD: Duration = Duration::from_millis(100);
+    let cycles = std::env::var("FREEZEFRAME_CYCLES").map_or(30, |cycles| cycles.parse().expect("a number"));
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    let acknowledged = Mutex::new(vec![]);
+    let stop = AtomicBool::new(false);
+    let mut windows = vec![];
+    let recorded = || ["binlog_file", "binlog_pos", "gtid"].map(|name| program.position(&server, name));
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let (server, stop, acknowledged) = (&server, &stop, &acknowledged);
+            scope.spawn(move || {
+                let mut session = server.session("");
+                for n in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let (first, second) = ((n + writer) % 8 + 1, (n * 3 + writer) % 8 + 1);
+                    session.send(&format!(
+                        "BEGIN; UPDATE t.inno SET v=v+1 WHERE id={first};
+                         UPDATE t.inno SET v=v+1 WHERE id={second}; COMMIT;
+                         UPDATE t.isam SET v=v+1 WHERE id={second}; SELECT 1;"
+                    ));
+                    if session.answer().is_none() {
+                        session = server.session(""); // a deadlock ended the client
+                        continue;
+                    }
+                    acknowledged.lock().unwrap().push(Instant::now());
+                }
+            });
+        }
+        // The writers must end even when an assertion fails.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..cycles {
+                let seen = acknowledged.lock().unwrap().len();
+                wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
+                let called = Instant::now();
+                program.freeze().succeeded();
+                let frozen = Instant::now();
+                thread::sleep(HOLD);
+                // The time at which an answer is read says little about the time of the write; the
+                // log has that.
+                assert_eq!(server.binlog(), recorded(), "written while frozen");
+                let thawing = Instant::now();
+                program.thaw().succeeded();
+                windows.push((called, frozen, thawing, Instant::now()));
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let mut acknowledged = acknowledged.into_inner().unwrap();
+    acknowledged.sort();
+    let longest = |from: Instant, to: Instant| {
+        let around = acknowledged.windows(2).filter(|pair| pair[1] > from && pair[0] < to);
+        around.map(|pair| pair[1] - pair[0]).max().unwrap()
+    };
+    let beyond = windows
+        .iter()
+        .map(|(called, frozen, thawing, _)| longest(*called, *thawing).saturating_sub(*thawing - *frozen));
+    eprintln!(
+        "{cycles} cycles, {} writes; freeze {}, thaw {}, stall beyond the hold {}",
+        acknowledged.len(),
+        spread(windows.iter().map(|(called, frozen, ..)| *frozen - *called).collect()),
+        spread(windows.iter().map(|(_, _, thawing, thawed)| *thawed - *thawing).collect()),
+        spread(beyond.collect()),
+    );
+}
+
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
+    format!("median {} ms, p95 {} ms, max {} ms", at(50), at(95), at(100))
+}

@@ -1,0 +1,301 @@
+//! What the agent, or an administrator, calls: each verb asks the process that holds the locks, or starts it.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use procfs::process::Process;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::exit::{Exit, Failure};
+use crate::hold::{ACCEPT, runtime};
+use crate::message::{self, Answer, Request};
+use crate::mysql;
+use crate::servers::{self, ProcessId};
+use crate::settings::Settings;
+use crate::state::{self, Stage};
+
+/// The name of a dispatcher's call; a hook that is thawed because another one failed is told of it.
+pub(crate) const CALL: &str = "FSFREEZE_HOOK_CALL";
+
+/// The call whose freezes a dispatcher takes back.
+pub(crate) const ROLLS_BACK: &str = "FSFREEZE_HOOK_ROLLS_BACK";
+
+/// Beyond the limit of the locks, for giving up.
+const GIVING_UP: Duration = Duration::from_secs(5);
+
+/// For the holder's answer to a thaw.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// For a holder to end, or to open its socket again.
+const SOON: Duration = Duration::from_secs(3);
+
+/// How often it is looked at meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Takes the locks, and leaves a process behind that holds them.
+pub(crate) fn freeze(settings: &Settings) -> Answer {
+    let directory = settings.run_directory.as_path();
+    if let Err(error) = state::make_directory(directory) {
+        return Failure::refused(format!("cannot write to {}: {error}", directory.display())).into();
+    }
+    if let Some(holder) = holding(directory) {
+        let since =
+            state::read(directory).map_or_else(|| "now".to_owned(), |it| format!("since {}", it.since));
+        return Failure::refused(format!(
+            "the locks of another freeze are held {since}, by process {}: thaw that one first",
+            holder.pid
+        ))
+        .into();
+    }
+    // What is left of an earlier one that nobody holds any more is no obstacle.
+    state::forget(directory);
+    start_holder(settings, false)
+}
+
+/// Takes the locks, and releases them at once.
+pub(crate) fn check(settings: &Settings) -> Answer {
+    let directory = settings.run_directory.as_path();
+    if let Some(holder) = holding(directory) {
+        let says =
+            format!("a freeze holds the locks now, process {}: check again after its thaw", holder.pid);
+        return Failure::refused(says).into();
+    }
+    if let Err(error) = state::make_directory(directory) {
+        return Failure::refused(format!("cannot write to {}: {error}", directory.display())).into();
+    }
+    start_holder(settings, true)
+}
+
+/// Proves that the locks lasted until now, and releases them.
+pub(crate) fn thaw(settings: &Settings, rolls_back: Option<String>) -> Answer {
+    let directory = settings.run_directory.as_path();
+    let is_rolled_back = rolls_back.is_some();
+    if let Some(holder) = holder(directory) {
+        let request = Request::Thaw { by: callers(), rolls_back };
+        match ask_holder(directory, holder, &request) {
+            Ok(answer) => return answer,
+            // It may have ended in this moment: its state says how.
+            Err(_) if ends_soon(holder) => {}
+            Err(error) => {
+                // Whatever it does, it must not keep the writers waiting.
+                signal(holder, Signal::KILL);
+                let says = format!("the process that held the locks did not answer, and was ended: {error}");
+                return lost(directory, &says);
+            }
+        }
+    }
+    set_back(settings);
+    let Some(state) = state::read(directory) else { return Answer::done("nothing was locked") };
+    if is_rolled_back {
+        return Answer::done("nothing of this call was locked");
+    }
+    let not = "this backup is not application-consistent";
+    match &state.stage {
+        Stage::Held => lost(directory, "the process that held the locks has ended"),
+        Stage::Lost { why } => {
+            let says = format!("the lock was NOT held until thaw: {not}: {why}");
+            state::forget(directory);
+            Answer { exit: Exit::LockLost, says }
+        }
+        Stage::Expired => {
+            let says = format!(
+                "the lock was NOT held until thaw: {not}: it was released at {}, after {} s without a thaw",
+                state.since,
+                settings.hold_limit().as_secs()
+            );
+            state::forget(directory);
+            Answer { exit: Exit::HeldTooLong, says }
+        }
+        // No window is longer than the limit: a thaw that comes later belongs to none.
+        Stage::Thawed { by } if state.age_seconds() < settings.hold_limit().as_secs() => Answer {
+            exit: Exit::ReleasedBefore,
+            says: format!(
+                "the lock was released {} s ago, at {}, by an earlier thaw ({by}): if a backup was still being \
+                 taken then, {not}",
+                state.age_seconds(),
+                state.since
+            ),
+        },
+        Stage::Thawed { .. } => Answer::done("nothing was locked"),
+    }
+}
+
+/// Whether the locks are held, and how the latest freeze went.
+pub(crate) fn status(settings: &Settings, as_json: bool) -> Answer {
+    let directory = settings.run_directory.as_path();
+    let state = state::read(directory);
+    let answer = match holder(directory) {
+        Some(holder) => ask_holder(directory, holder, &Request::Status)
+            .unwrap_or_else(|error| Failure::refused(format!("the holder does not answer: {error}")).into()),
+        None => Failure::refused("not locked").into(),
+    };
+    let says = if as_json {
+        let is_locked = answer.exit == Exit::Done;
+        let text = serde_json::json!({ "locked": is_locked, "says": answer.says, "latest_freeze": state });
+        format!("{text:#}")
+    } else {
+        let latest = state.map(|state| state.to_string());
+        [Some(answer.says), latest].into_iter().flatten().collect::<Vec<_>>().join("\n")
+    };
+    Answer { says, ..answer }
+}
+
+/// Starts the process that takes the locks, and waits for its report.
+fn start_holder(settings: &Settings, only_check: bool) -> Answer {
+    let limit = settings.lock_limit() + GIVING_UP;
+    let verb = if only_check { "hold-nothing" } else { "hold" };
+    let spawned = Command::new("/proc/self/exe")
+        .arg0("fsfreeze-db")
+        .arg(verb)
+        .arg(&settings.run_directory)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => return Failure::refused(format!("cannot start a process: {error}")).into(),
+    };
+    match heard(&mut child, limit) {
+        Ok(answer) => {
+            if answer.exit == Exit::Done && !only_check {
+                // A holder that has nothing to hold has gone.
+                let _ = child.stdin.take().map(|mut stdin| stdin.write_all(ACCEPT));
+            } else {
+                let _ = child.wait();
+            }
+            answer
+        }
+        Err(why) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Failure::refused(why).into()
+        }
+    }
+}
+
+/// The first line of its output.
+fn heard(child: &mut Child, limit: Duration) -> Result<Answer, String> {
+    let stdout = child.stdout.take().ok_or("it has no output")?;
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = Vec::new();
+        let _ = BufReader::new(stdout.take(message::MOST as u64)).read_until(b'\n', &mut line);
+        let _ = send.send(line);
+    });
+    let line = receive.recv_timeout(limit).map_err(|_| format!("no lock within {} s", limit.as_secs()))?;
+    message::parse(&line).map_err(|_| "the process that takes the locks ended without a word".to_owned())
+}
+
+/// The process that holds the locks; found by what it is, for its directory may be gone.
+fn holder(directory: &Path) -> Option<ProcessId> {
+    let own = std::process::id().cast_signed();
+    let is_holder = |process: &Process| {
+        process.pid() != own
+            && process.uid().is_ok_and(|uid| uid == rustix::process::geteuid().as_raw())
+            && process.cmdline().is_ok_and(|words| {
+                words.len() == 3
+                    && words[0] == "fsfreeze-db"
+                    && words[1] == "hold"
+                    && Path::new(&words[2]) == directory
+            })
+    };
+    let mut processes = procfs::process::all_processes().ok()?.flatten();
+    processes.find(is_holder).and_then(|process| ProcessId::of(&process))
+}
+
+/// The same, unless it is about to end: it has answered a thaw, or whoever froze was killed before it knew.
+fn holding(directory: &Path) -> Option<ProcessId> {
+    let holder = holder(directory)?;
+    let is_held = state::read(directory).is_some_and(|it| it.holder == holder && it.stage == Stage::Held);
+    (is_held || !ends_soon(holder)).then_some(holder)
+}
+
+fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Result<Answer> {
+    let socket = state::socket(directory);
+    let mut stream = match UnixStream::connect(&socket) {
+        Ok(stream) => stream,
+        Err(_) => {
+            // Somebody has removed it: the holder makes a new one.
+            signal(holder, Signal::HUP);
+            let limit = Instant::now() + SOON;
+            loop {
+                match UnixStream::connect(&socket) {
+                    Ok(stream) => break stream,
+                    Err(error) if Instant::now() > limit || !holder.is_alive() => return Err(error),
+                    Err(_) => thread::sleep(POLL),
+                }
+            }
+        }
+    };
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(&message::line(request))?;
+    let mut line = Vec::new();
+    BufReader::new(stream.take(message::MOST as u64)).read_until(b'\n', &mut line)?;
+    message::parse(&line)
+}
+
+fn ends_soon(holder: ProcessId) -> bool {
+    let limit = Instant::now() + SOON;
+    while holder.is_alive() {
+        if Instant::now() > limit {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+fn signal(holder: ProcessId, signal: Signal) {
+    if holder.is_alive()
+        && let Some(pid) = Pid::from_raw(holder.pid)
+    {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn lost(directory: &Path, why: &str) -> Answer {
+    state::forget(directory);
+    let says = format!("the lock was NOT held until thaw: this backup is not application-consistent: {why}");
+    Answer { exit: Exit::LockLost, says }
+}
+
+/// Whatever a freeze that was killed has left changed in a server.
+fn set_back(settings: &Settings) {
+    let Ok(found) = servers::find() else { return };
+    let Ok(runtime) = runtime() else { return };
+    for server in &found.servers {
+        let own = settings.of(&server.data_directory, &server.control_group);
+        let outcome = runtime.block_on(mysql::set_back(server, &own, &settings.run_directory));
+        if let Err(failure) = outcome {
+            eprintln!("fsfreeze-db: left for the next call: {failure}");
+        }
+    }
+}
+
+/// The processes above this one, the nearest first: who thaws.
+fn callers() -> String {
+    let mut names = Vec::new();
+    let mut process = Process::myself().ok();
+    while let Some(stat) = process.and_then(|process| process.stat().ok())
+        && stat.ppid > 1
+        && names.len() < 6
+    {
+        process = Process::new(stat.ppid).ok();
+        if let Some(parent) = process.as_ref().and_then(|process| process.stat().ok()) {
+            names.push(format!("{} {}", parent.comm.escape_debug(), parent.pid));
+        }
+    }
+    if names.is_empty() {
+        "by nobody that is known".to_owned()
+    } else {
+        format!("called by {}", names.join(", of "))
+    }
+}

@@ -1,0 +1,179 @@
+//! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, Queryable as _};
+use mysql_async::{Conn, DriverError, OptsBuilder};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::exit::{Exit, Failure};
+use crate::servers::{Server, Socket};
+use crate::settings::Login;
+
+/// For a statement that waits for nothing.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// The server's numbers of errors that mean something here.
+mod code {
+    pub(super) const ACCESS_DENIED: [u16; 4] = [1044, 1045, 1698, 3118];
+    pub(super) const TOO_MANY_CONNECTIONS: [u16; 2] = [1040, 1203];
+    pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
+}
+
+/// What a server's client reports.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    /// An answer of the server: its number and its words.
+    #[error("error {0}: {1}")]
+    Server(u16, String),
+    /// It asks for a way of logging in that is not known here; MySQL does so at random where there is no
+    /// such account.
+    #[error("no such account, or one that logs in by {0}")]
+    Plugin(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ServerError {
+    /// The same in a sentence about this server, which `what` it does.
+    pub(crate) fn of(self, server: &Server, what: &str) -> Failure {
+        let name = server.name();
+        match &self {
+            Self::Server(number, words) if code::ACCESS_DENIED.contains(number) => {
+                Failure { exit: Exit::NoLogin, why: format!("{name} does not let us in: {words}") }
+            }
+            Self::Server(number, words) if code::TOO_MANY_CONNECTIONS.contains(number) => {
+                Failure { exit: Exit::NoLogin, why: format!("all connections of {name} are in use: {words}") }
+            }
+            Self::Plugin(_) => {
+                Failure { exit: Exit::NoLogin, why: format!("{name} does not let us in: {self}") }
+            }
+            error => Failure::refused(format!("{name} {what}: {error}")),
+        }
+    }
+
+    /// Somebody else held a lock for longer than it was waited for.
+    pub(crate) fn is_lock_wait(&self) -> bool {
+        matches!(self, Self::Server(code::LOCK_WAIT_TIMEOUT, _))
+    }
+}
+
+/// A connection to this very server, whose settings are safe for what is asked here.
+pub(crate) async fn log_in(server: &Server, login: &Login, hold: Duration) -> Result<Conn, Failure> {
+    let sockets = match &login.socket {
+        Some(path) => vec![Socket { path: path.clone(), is_only_one: false }],
+        // Not the X protocol's.
+        None => {
+            let classic = |socket: &&Socket| !socket.path.to_string_lossy().contains("mysqlx");
+            server.sockets.iter().filter(classic).cloned().collect()
+        }
+    };
+    let mut why = Failure::refused(format!(
+        "{} listens on no socket that we can see: name one as `socket` of this server",
+        server.name()
+    ));
+    for socket in &sockets {
+        match connect(server, socket, login, hold).await {
+            Ok(conn) => return Ok(conn),
+            Err(failure) => why = failure,
+        }
+    }
+    Err(why)
+}
+
+async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration) -> Result<Conn, Failure> {
+    let path = server.path(&socket.path);
+    let cannot = |why: String| {
+        Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
+    };
+    // A socket's path has at most 107 bytes; through its open directory it is short.
+    let parent = path.parent().ok_or_else(|| cannot("it has no directory".into()))?;
+    let file = path.file_name().ok_or_else(|| cannot("it has no name".into()))?;
+    let directory = File::open(parent).map_err(|error| cannot(error.to_string()))?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
+    if !socket.is_only_one {
+        let peer = listener(&short).await.map_err(&cannot)?;
+        // The first process listens for a server that systemd starts by its socket.
+        if ![Some(server.process.pid), Some(1)].contains(&peer) {
+            let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
+            return Err(cannot(format!("process {other} listens there")));
+        }
+    }
+    let hold = hold.as_secs().max(1);
+    let opts = OptsBuilder::default()
+        .socket(Some(short.display().to_string()))
+        .user(Some(login.user.clone()))
+        .pass(login.password.clone())
+        .max_allowed_packet(Some(4 << 20))
+        .wait_timeout(Some(28800))
+        .stmt_cache_size(0);
+    let mut conn = bounded(ANSWER, Conn::new(opts))
+        .await
+        .map_err(|error| error.of(server, &format!("does not let {} in", login.user)))?;
+    // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting
+    // of two servers, and would end a wait for the lock.
+    let safe = format!(
+        "SET SESSION wait_timeout = {hold}, interactive_timeout = {hold}, autocommit = 1, sql_mode = '', \
+         sql_select_limit = {most}, max_join_size = {most}, sql_big_selects = 1, sql_safe_updates = 0, \
+         completion_type = 0, lock_wait_timeout = 1",
+        most = u64::MAX
+    );
+    bounded(ANSWER, conn.query_drop(safe)).await.map_err(|error| error.of(server, "refuses our settings"))?;
+    for optional in [
+        "SET SESSION max_statement_time = 0",
+        "SET SESSION max_execution_time = 0",
+        // The least that a witness can wait; MySQL's is 1 s.
+        "SET SESSION lock_wait_timeout = 0",
+    ] {
+        let _ = ask::<(u64,)>(&mut conn, optional).await;
+    }
+    Ok(conn)
+}
+
+/// The process that listens on a socket. To a server this is a client that leaves before it has logged in,
+/// which many note in their logs.
+async fn listener(socket: &Path) -> Result<Option<i32>, String> {
+    match timeout(ANSWER, UnixStream::connect(socket)).await {
+        Ok(Ok(stream)) => Ok(stream.peer_cred().map_err(|error| error.to_string())?.pid()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("nobody answers within {} s", ANSWER.as_secs())),
+    }
+}
+
+/// All rows of an answer.
+pub(crate) async fn ask<T: FromRow + Send + 'static>(
+    conn: &mut Conn,
+    statement: &str,
+) -> Result<Vec<T>, ServerError> {
+    bounded(ANSWER, conn.query(statement)).await
+}
+
+/// The first row of an answer, which must be there.
+pub(crate) async fn first<T: FromRow + Send + 'static>(
+    conn: &mut Conn,
+    statement: &str,
+) -> Result<T, ServerError> {
+    bounded(ANSWER, conn.query_first(statement))
+        .await?
+        .ok_or_else(|| ServerError::Other("it answers with no row".to_owned()))
+}
+
+pub(crate) async fn bounded<T>(
+    limit: Duration,
+    answer: impl Future<Output = mysql_async::Result<T>>,
+) -> Result<T, ServerError> {
+    match timeout_at(Instant::now() + limit, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(mysql_async::Error::Server(error))) => Err(ServerError::Server(error.code, error.message)),
+        Ok(Err(mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }))) => {
+            Err(ServerError::Plugin(name))
+        }
+        Ok(Err(error)) => Err(ServerError::Other(error.to_string())),
+        Err(_) => Err(ServerError::Other(format!("no answer within {} s", limit.as_secs()))),
+    }
+}

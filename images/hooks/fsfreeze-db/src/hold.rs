@@ -1,0 +1,286 @@
+//! The process that holds the locks, from the freeze to the thaw.
+//!
+//! It outlives the call that starts it, and touches no disk meanwhile.
+
+use std::cell::RefCell;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedWriteHalf, pipe};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout};
+
+use crate::exit::{Exit, Failure};
+use crate::lock::{all, lock_all, release};
+use crate::message::{self, Answer, Request};
+use crate::mysql::{Ending, Session};
+use crate::servers::ProcessId;
+use crate::settings::Settings;
+use crate::state::{self, Held, Stage, State};
+
+/// For the caller of a freeze to hear that the locks are held.
+const ACCEPTED: Duration = Duration::from_secs(10);
+
+/// For a line on the socket.
+const LINE: Duration = Duration::from_secs(5);
+
+/// What the caller says when it has heard of the locks. Without it they are released.
+pub(crate) const ACCEPT: &[u8] = b"held\n";
+
+/// What runs everything here that waits.
+///
+/// # Errors
+///
+/// If the kernel has no room for it.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    let cannot = |error: io::Error| Failure::refused(format!("cannot start: {error}"));
+    Builder::new_current_thread().enable_all().build().map_err(cannot)
+}
+
+/// Takes the locks, and reports to standard output; holds them until a thaw, or until the limit.
+///
+/// With `only_check` it releases them at once. `call` is the dispatcher's name for the call that freezes.
+pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<String>) {
+    let _ = rustix::process::setsid();
+    let deadline = Instant::now() + settings.lock_limit();
+    let Ok(caller) = caller() else { return };
+    let leaving = tokio::task::spawn_blocking(leave_the_agent);
+    let endings = RefCell::default();
+    let locked = tokio::select! {
+        locked = lock_all(settings, deadline, only_check, &endings) => locked,
+        // Killed, as the dispatcher does at its limit.
+        _ = caller.readable() => {
+            join_all(endings.take().iter().map(Ending::end)).await;
+            return;
+        }
+    };
+    let _ = leaving.await;
+    let (sessions, servers) = match locked {
+        Ok(Some(locked)) => locked,
+        Ok(None) => return report(&Answer::done("no database server runs: nothing to lock")),
+        Err(failure) => return report(&failure.into()),
+    };
+    if only_check {
+        let names: Vec<String> = servers.iter().map(|server| server.says.clone()).collect();
+        let answer = match release(sessions).await {
+            Ok(()) => {
+                Answer::done(format!("login, privileges, lock and position are fine: {}", names.join("; ")))
+            }
+            Err(failure) => failure.into(),
+        };
+        return report(&answer);
+    }
+    if let Err(failure) = hold(settings, caller, sessions, servers, call).await {
+        report(&failure.into());
+    }
+}
+
+/// Says that the locks are held, and holds them.
+async fn hold(
+    settings: &Settings,
+    mut caller: pipe::Receiver,
+    sessions: Vec<Session>,
+    servers: Vec<Held>,
+    call: Option<String>,
+) -> Result<(), Failure> {
+    let directory = settings.run_directory.as_path();
+    let cannot =
+        |error: io::Error| Failure::refused(format!("cannot write to {}: {error}", directory.display()));
+    let mut says = servers.iter().map(|server| server.says.as_str()).collect::<Vec<_>>().join("; ");
+    let own = ProcessId::own().ok_or_else(|| Failure::refused("cannot read /proc"))?;
+    let ready = listen(directory).and_then(|listener| {
+        let state = State::new(own, Stage::Held, servers);
+        state::write(directory, &state)?;
+        Ok((listener, state))
+    });
+    let (listener, state) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            let _ = release(sessions).await;
+            return Err(cannot(error));
+        }
+    };
+    let expires = Instant::now() + settings.hold_limit();
+    says.push_str(&format!("; held for at most {} s", settings.hold_limit().as_secs()));
+    report(&Answer::done(says));
+    if !is_accepted(&mut caller).await {
+        // Whoever froze has been killed, and its caller does not know of the locks.
+        let _ = release(sessions).await;
+        let _ = std::fs::remove_dir_all(directory);
+        return Ok(());
+    }
+    drop(caller);
+    let_go_of_the_caller();
+    let Ended { stage, answer } = wait(listener, directory, expires, sessions, call.as_deref()).await;
+    let _ = state::make_directory(directory);
+    let _ = state::write(directory, &state.turned(stage));
+    let _ = std::fs::remove_file(state::socket(directory));
+    // Last, so that a freeze that comes at once finds that nothing is held.
+    if let Some((to, answer)) = answer {
+        send(to, &answer).await;
+    }
+    Ok(())
+}
+
+/// Serves the socket until the locks are released, and says how they were.
+async fn wait(
+    mut listener: UnixListener,
+    directory: &Path,
+    expires: Instant,
+    mut sessions: Vec<Session>,
+    call: Option<&str>,
+) -> Ended {
+    let (Ok(mut end), Ok(mut look)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+        let _ = release(sessions).await;
+        return Ended::unasked(Stage::Lost { why: "no signals can be received".to_owned() });
+    };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                match serve(stream, sessions, call).await {
+                    Served::On(kept) => sessions = kept,
+                    Served::Ended(ended) => return ended,
+                }
+            }
+            () = tokio::time::sleep_until(expires) => {
+                let _ = release(sessions).await;
+                return Ended::unasked(Stage::Expired);
+            }
+            _ = end.recv() => {
+                let _ = release(sessions).await;
+                let why = "the process that held the locks was told to end".to_owned();
+                return Ended::unasked(Stage::Lost { why });
+            }
+            // A call that finds no socket asks for a new one: its directory may have been removed.
+            _ = look.recv() => {
+                if let Ok(new) = listen(directory) {
+                    listener = new;
+                }
+            }
+        }
+    }
+}
+
+/// How the locks were released, and what whoever asked for that is yet to be told.
+struct Ended {
+    stage: Stage,
+    answer: Option<(OwnedWriteHalf, Answer)>,
+}
+
+impl Ended {
+    fn unasked(stage: Stage) -> Self {
+        Self { stage, answer: None }
+    }
+}
+
+/// What a request leaves.
+enum Served {
+    On(Vec<Session>),
+    Ended(Ended),
+}
+
+async fn serve(stream: UnixStream, mut sessions: Vec<Session>, call: Option<&str>) -> Served {
+    // The directory keeps others out; this holds wherever it is.
+    let ours = rustix::process::geteuid().as_raw();
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
+        return Served::On(sessions);
+    }
+    let (read, write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(message::MOST as u64));
+    if !matches!(timeout(LINE, read.read_until(b'\n', &mut line)).await, Ok(Ok(_))) {
+        return Served::On(sessions);
+    }
+    let answer = match message::parse(&line) {
+        Err(error) => Failure::refused(format!("an unknown request: {error}")).into(),
+        Ok(Request::Status) => {
+            let alive = all(join_all(sessions.iter_mut().map(Session::is_alive)).await);
+            alive.map_or_else(Answer::from, |_| Answer::done("locked"))
+        }
+        Ok(Request::Thaw { rolls_back: Some(other), .. }) if call != Some(other.as_str()) => {
+            Answer::done("what is held was not frozen by the call that is rolled back: left alone")
+        }
+        Ok(Request::Thaw { by, .. }) => {
+            let (stage, answer) = thawed(release(sessions).await, by);
+            return Served::Ended(Ended { stage, answer: Some((write, answer)) });
+        }
+    };
+    send(write, &answer).await;
+    Served::On(sessions)
+}
+
+fn thawed(released: Result<(), Failure>, by: String) -> (Stage, Answer) {
+    match released {
+        Ok(()) => (Stage::Thawed { by }, Answer::done("the locks were held until now")),
+        Err(Failure { why, .. }) => {
+            let says =
+                format!("the lock was NOT held until thaw: this backup is not application-consistent: {why}");
+            (Stage::Lost { why }, Answer { exit: Exit::LockLost, says })
+        }
+    }
+}
+
+async fn send(mut to: OwnedWriteHalf, answer: &Answer) {
+    let _ = timeout(LINE, to.write_all(&message::line(answer))).await;
+}
+
+fn listen(directory: &Path) -> io::Result<UnixListener> {
+    state::make_directory(directory)?;
+    let socket = state::socket(directory);
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(socket)
+}
+
+/// Tells the caller, by a line on standard output.
+pub(crate) fn report(answer: &Answer) {
+    let mut out = io::stdout();
+    let _ = out.write_all(&message::line(answer)).and_then(|()| out.flush());
+}
+
+/// The pipe on standard input, which says something, or ends, when the caller does.
+fn caller() -> io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)
+}
+
+async fn is_accepted(caller: &mut pipe::Receiver) -> bool {
+    let mut said = vec![0; ACCEPT.len()];
+    matches!(timeout(ACCEPTED, caller.read_exact(&mut said)).await, Ok(Ok(_))) && said == ACCEPT
+}
+
+/// Nobody may wait for us to close what the caller has given us.
+fn let_go_of_the_caller() {
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+/// Leaves the agent's control group, which systemd ends as a whole when the agent is restarted. Without
+/// systemd, or if it refuses, the locks do end with the agent, and the thaw reports that.
+fn leave_the_agent() {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return;
+    }
+    let pid = std::process::id().to_string();
+    let unit = format!("fsfreeze-db-{pid}.scope");
+    let _ = Command::new("busctl")
+        .args(["--timeout=3", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
+        .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", &unit, "fail"])
+        .args(["3", "Description", "s", "Holds the locks of a freeze"])
+        .args(["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", &pid, "0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}

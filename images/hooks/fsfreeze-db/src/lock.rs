@@ -1,0 +1,168 @@
+//! All the locks, or none.
+
+use std::cell::RefCell;
+use std::io;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::exit::Failure;
+use crate::mysql::{Ending, Position, Refusal, Session};
+use crate::position;
+use crate::servers::{self, Server};
+use crate::settings::Settings;
+use crate::state::Held;
+
+/// Between two attempts, so that a deadlock with row locks can resolve.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one attempt may last that keeps the writers of other servers waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Finds the servers, locks them and writes their positions. `None`: there is none. `endings` gets the
+/// connections by which it waits, for whoever gives it up.
+///
+/// # Errors
+///
+/// If one of them cannot be locked before the deadline; none is locked then.
+pub(crate) async fn lock_all(
+    settings: &Settings,
+    deadline: Instant,
+    only_check: bool,
+    endings: &RefCell<Vec<Ending>>,
+) -> Result<Option<(Vec<Session>, Vec<Held>)>, Failure> {
+    let servers = servers_to_lock(settings)?;
+    if servers.is_empty() {
+        return Ok(None);
+    }
+    let directory = settings.position_directory.as_path();
+    let to_nowhere = directory.as_os_str().is_empty();
+    let unwritable = |error: io::Error| {
+        Failure::refused(format!("cannot write to {}, where positions go: {error}", directory.display()))
+    };
+    if !to_nowhere {
+        position::prepare(directory).map_err(unwritable)?;
+    }
+    // Every connection first: nobody waits for that.
+    let opening = servers.iter().map(|server| async {
+        let own = settings.of(&server.data_directory, &server.control_group);
+        Session::open(server, &own, settings.hold_limit(), &settings.run_directory).await
+    });
+    let mut sessions = all(join_all(opening).await)?;
+    *endings.borrow_mut() = sessions.iter().map(Session::ending).collect();
+    let outcome = take_all(&mut sessions, deadline).await.and_then(|(taken, attempts)| {
+        let names = servers::file_names(&servers.iter().collect::<Vec<_>>());
+        if !to_nowhere && !only_check {
+            for ((session, (position, _)), name) in sessions.iter().zip(&taken).zip(names) {
+                position::write(directory, &name, session, position).map_err(unwritable)?;
+            }
+        }
+        let held = |(session, (position, took))| held(session, position, attempts, took);
+        Ok(sessions.iter().zip(taken).map(held).collect())
+    });
+    match outcome {
+        Ok(held) => Ok(Some((sessions, held))),
+        Err(failure) => {
+            join_all(sessions.into_iter().map(Session::end)).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Takes all the locks in the same attempt: while one server is waited for, the writers of no other wait.
+/// Gives each one's position, how long it took, and the number of attempts.
+async fn take_all(
+    sessions: &mut [Session],
+    deadline: Instant,
+) -> Result<(Vec<(Position, Duration)>, u32), Failure> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut outcome =
+            together(join_all(sessions.iter_mut().map(Session::look)).await).map(|_| Vec::new());
+        if outcome.is_ok() {
+            let until = if sessions.len() == 1 { deadline } else { deadline.min(Instant::now() + PATIENCE) };
+            let taking = sessions.iter_mut().map(|session| async {
+                let begun = Instant::now();
+                session.take(until).await.map(|position| (position, begun.elapsed()))
+            });
+            outcome = together(join_all(taking).await);
+        }
+        let refusal = match outcome {
+            Ok(taken) => return Ok((taken, attempts)),
+            Err(refusal) => refusal,
+        };
+        join_all(sessions.iter_mut().map(Session::unlock)).await;
+        if !refusal.may_succeed || Instant::now() + PAUSE >= deadline {
+            return Err(refusal.why);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn held(session: &Session, position: Position, attempts: u32, took: Duration) -> Held {
+    Held {
+        data_directory: session.server().data_directory.clone(),
+        process: session.server().process,
+        version: session.version().to_owned(),
+        method: session.method().name().to_owned(),
+        attempts,
+        lock_milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        position: position.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        says: session.describe(),
+    }
+}
+
+/// Proves that the locks lasted until now, and releases them.
+pub(crate) async fn release(sessions: Vec<Session>) -> Result<(), Failure> {
+    all(join_all(sessions.into_iter().map(Session::release)).await).map(drop)
+}
+
+/// The servers that the settings do not leave out; refuses what cannot be seen, or is missing.
+fn servers_to_lock(settings: &Settings) -> Result<Vec<Server>, Failure> {
+    let found =
+        servers::find().map_err(|error| Failure::refused(format!("cannot list processes: {error}")))?;
+    if !found.unseen.is_empty() {
+        return Err(Failure::refused(format!(
+            "cannot look for database servers: {}",
+            found.unseen.join("; ")
+        )));
+    }
+    let seen: Vec<_> = found
+        .servers
+        .iter()
+        .map(|server| (server.data_directory.clone(), server.control_group.clone()))
+        .collect();
+    if let Some(why) = settings.missing(&seen) {
+        return Err(Failure::refused(why));
+    }
+    let wanted = |server: &Server| !settings.of(&server.data_directory, &server.control_group).ignore;
+    Ok(found.servers.into_iter().filter(wanted).collect())
+}
+
+/// All values, or all failures in one; the next attempt may succeed if it may for each.
+fn together<T>(outcomes: Vec<Result<T, Refusal>>) -> Result<Vec<T>, Refusal> {
+    let may_succeed = outcomes.iter().all(|outcome| outcome.as_ref().err().is_none_or(|it| it.may_succeed));
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.map_err(|refusal| refusal.why)).collect();
+    all(outcomes).map_err(|why| Refusal { why, may_succeed })
+}
+
+/// All values, or all failures in one; the first decides how the call ends.
+pub(crate) fn all<T>(outcomes: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+    let mut values = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(value) => values.push(value),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match failures.first() {
+        None => Ok(values),
+        Some(first) => Err(Failure {
+            exit: first.exit,
+            why: failures.iter().map(|failure| failure.why.as_str()).collect::<Vec<_>>().join("; "),
+        }),
+    }
+}

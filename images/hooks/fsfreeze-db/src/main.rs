@@ -1,0 +1,75 @@
+//! `fsfreeze-db`: holds database servers still while the guest's file systems are frozen.
+//!
+//! ```text
+//! fsfreeze-db freeze    locks every server, flushes its redo log, records its position, and returns while
+//!                       a process of its own holds the locks
+//! fsfreeze-db thaw      proves that the same sessions held them the whole time, and releases them
+//! fsfreeze-db status    says whether they are held, and how the latest freeze went; --json
+//! fsfreeze-db check     takes the locks and releases them at once: says whether a freeze would work
+//! ```
+
+mod call;
+mod client;
+mod exit;
+mod hold;
+mod lock;
+mod message;
+mod mysql;
+mod position;
+mod relaxed;
+mod servers;
+mod settings;
+mod state;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::fs::Mode;
+
+use crate::exit::Exit;
+use crate::message::Answer;
+use crate::settings::Settings;
+
+const USAGE: &str = "usage: fsfreeze-db freeze|thaw|status [--json]|check";
+
+fn main() -> ExitCode {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let arguments: Vec<String> = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let file = env::var_os("FSFREEZE_DB_SETTINGS").map_or_else(|| settings::FILE.into(), PathBuf::from);
+    let answer = match Settings::read(&file) {
+        Err(failure) => failure.into(),
+        Ok(settings) => match words.as_slice() {
+            ["freeze"] => call::freeze(&settings),
+            ["thaw"] => call::thaw(&settings, env::var(call::ROLLS_BACK).ok()),
+            ["check"] => call::check(&settings),
+            ["status"] => return show(&call::status(&settings, false)),
+            ["status", "--json"] => return show(&call::status(&settings, true)),
+            // Started by ourselves, and answers in its own way.
+            [verb @ ("hold" | "hold-nothing"), _] => return hold(&settings, *verb == "hold-nothing"),
+            _ => Answer { exit: Exit::Usage, says: USAGE.to_owned() },
+        },
+    };
+    let verb = words.first().copied().unwrap_or_default();
+    let prefix = if answer.exit == Exit::Usage { String::new() } else { format!("fsfreeze-db: {verb}: ") };
+    eprintln!("{prefix}{}", answer.says);
+    ExitCode::from(answer.exit as u8)
+}
+
+fn show(answer: &Answer) -> ExitCode {
+    println!("{}", answer.says);
+    ExitCode::from(answer.exit as u8)
+}
+
+fn hold(settings: &Settings, only_check: bool) -> ExitCode {
+    match hold::runtime() {
+        Ok(runtime) => {
+            runtime.block_on(hold::run(settings, only_check, env::var(call::CALL).ok()));
+            // A helper that hangs holds up nobody.
+            runtime.shutdown_background();
+        }
+        Err(failure) => hold::report(&failure.into()),
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,605 @@
+//! A session with a MariaDB or MySQL server that holds its backup lock.
+//!
+//! All statements go through one connection: the lock ends with it, and that it still answers at the
+//! thaw proves that the lock lasted.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::{FromRow, Queryable as _};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{ANSWER, ServerError, ask, bounded, first, log_in};
+use crate::exit::{Exit, Failure};
+use crate::relaxed::{self, Relaxed};
+use crate::servers::Server;
+use crate::settings::{Method, ServerSettings};
+
+/// How often a server is asked whether its redo log is on disk.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a server is, as far as its locks are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    /// MariaDB from 10.4.1 on: `BACKUP STAGE`.
+    Mariadb,
+    /// MySQL from 8.0 on: `LOCK INSTANCE FOR BACKUP`, and a log status.
+    Mysql,
+    /// Older ones of either, which have only FLUSH TABLES WITH READ LOCK.
+    OldMariadb,
+    OldMysql,
+}
+
+impl Family {
+    fn of(version: &str) -> Self {
+        let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0_u32);
+        let number = (next(), next(), next());
+        match (version.contains("MariaDB"), number) {
+            (true, (10, 4, 1..) | (10, 5.., _) | (11.., _, _)) => Self::Mariadb,
+            (true, _) => Self::OldMariadb,
+            (false, (8.., _, _)) => Self::Mysql,
+            (false, _) => Self::OldMysql,
+        }
+    }
+
+    fn is_mariadb(self) -> bool {
+        matches!(self, Self::Mariadb | Self::OldMariadb)
+    }
+}
+
+/// What locks a server, and what unlocks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Statements run on, commits wait: no deadlock with row locks, no waiting for long statements.
+    BackupStage,
+    /// All writers wait. With `true` DDL does as well, which is more than FTWRL alone keeps out.
+    Ftwrl(bool),
+}
+
+impl Lock {
+    fn statements(self) -> &'static [&'static str] {
+        match self {
+            Self::BackupStage => &["BACKUP STAGE START", "BACKUP STAGE BLOCK_COMMIT"],
+            Self::Ftwrl(true) => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
+            Self::Ftwrl(false) => &["FLUSH TABLES WITH READ LOCK"],
+        }
+    }
+
+    fn unlock(self) -> &'static [&'static str] {
+        match self {
+            Self::BackupStage => &["BACKUP STAGE END"],
+            Self::Ftwrl(true) => &["UNLOCK TABLES", "UNLOCK INSTANCE"],
+            Self::Ftwrl(false) => &["UNLOCK TABLES"],
+        }
+    }
+
+    /// Its name in the position file and in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BackupStage => "backup-stage",
+            Self::Ftwrl(_) => "ftwrl",
+        }
+    }
+}
+
+/// Positions in the redo log, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RedoLog {
+    current: u64,
+    flushed: u64,
+}
+
+/// Logged in, and ready to lock.
+pub(crate) struct Session {
+    server: Server,
+    settings: ServerSettings,
+    conn: Conn,
+    /// Finds out that the lock keeps others out. It logs in before there is a lock, because a server that
+    /// has no connection left would not let it in.
+    witness: Option<Conn>,
+    connection: u64,
+    version: String,
+    family: Family,
+    lock: Lock,
+    relaxed: Option<Relaxed>,
+    has_innodb: bool,
+}
+
+impl Session {
+    /// Logs in, and finds out how to lock.
+    ///
+    /// # Errors
+    ///
+    /// If no socket leads to this very server, or it does not let us in, or it cannot be locked as told.
+    pub(crate) async fn open(
+        server: &Server,
+        settings: &ServerSettings,
+        hold: Duration,
+        run_directory: &Path,
+    ) -> Result<Self, Failure> {
+        let login = settings.login()?;
+        let mut conn = log_in(server, &login, hold).await?;
+        let silent = |error: ServerError| error.of(server, "does not answer");
+        let (connection, version, has_innodb): (u64, String, bool) = first(
+            &mut conn,
+            "SELECT CONNECTION_ID(), VERSION(), EXISTS (SELECT 1 FROM information_schema.engines \
+             WHERE engine = 'InnoDB' AND support IN ('YES', 'DEFAULT'))",
+        )
+        .await
+        .map_err(silent)?;
+        if let Some(mut left) = relaxed::left(run_directory, server) {
+            left.restore(&mut conn).await.map_err(silent)?;
+        }
+        let redo_setting: u8 = if has_innodb {
+            first(&mut conn, "SELECT @@global.innodb_flush_log_at_trx_commit").await.map_err(silent)?
+        } else {
+            1
+        };
+        let family = Family::of(&version);
+        let lock = match (settings.method, family) {
+            (Method::Auto | Method::BackupStage, Family::Mariadb) => Lock::BackupStage,
+            (Method::BackupStage, _) => {
+                return Err(Failure::refused(format!(
+                    "method = \"backup-stage\" needs MariaDB 10.4.1 or later: {} is {version}",
+                    server.name()
+                )));
+            }
+            (_, Family::Mysql) => Lock::Ftwrl(true),
+            _ => Lock::Ftwrl(false),
+        };
+        let witness = if family.is_mariadb() { Some(log_in(server, &login, hold).await?) } else { None };
+        // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
+        let relaxed = (family.is_mariadb() && redo_setting != 1)
+            .then(|| Relaxed::new(run_directory, server, redo_setting));
+        Ok(Self {
+            server: server.clone(),
+            settings: settings.clone(),
+            conn,
+            witness,
+            connection,
+            version,
+            family,
+            lock,
+            relaxed,
+            has_innodb,
+        })
+    }
+
+    /// Locks the server, flushes the redo log of everything committed, and proves that the lock keeps others
+    /// out. An attempt that fails may leave some of it locked.
+    ///
+    /// # Errors
+    ///
+    /// If the lock is not granted before the deadline, or does not do what it should.
+    pub(crate) async fn take(&mut self, deadline: Instant) -> Result<Position, Refusal> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // BACKUP STAGE may wait a long time, because it stops few; a waiting FTWRL stops every writer.
+        let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
+        let seconds = wait.as_secs().max(1);
+        let what = "did not grant the lock";
+        self.run(&format!("SET SESSION lock_wait_timeout = {seconds}"), ANSWER, what).await?;
+        for statement in self.lock.statements() {
+            self.run(statement, Duration::from_secs(seconds + 2), what).await?;
+        }
+        let position = self.flush().await?;
+        self.prove().await?;
+        Ok(position)
+    }
+
+    /// A waiting FLUSH TABLES WITH READ LOCK stops all writers; on MySQL, the tables of the statement that
+    /// it waits for stay closed even after it has given up. So look before asking.
+    ///
+    /// # Errors
+    ///
+    /// If there are such statements, and they are not to be ended.
+    pub(crate) async fn look(&mut self) -> Result<(), Refusal> {
+        if self.lock == Lock::BackupStage {
+            return Ok(());
+        }
+        let mut blockers = self.blockers().await?;
+        if self.settings.kill_long_statements && !blockers.is_empty() {
+            for blocker in &blockers {
+                // It may have ended meanwhile.
+                let _ = ask::<(u64,)>(&mut self.conn, &format!("KILL QUERY {}", blocker.connection)).await;
+            }
+            sleep(POLL * 10).await;
+            blockers = self.blockers().await?;
+        }
+        let Some(oldest) = blockers.first() else { return Ok(()) };
+        let what = format!(
+            "did not ask for the lock: {} would keep it, the oldest for {} s on connection {}: {}",
+            match blockers.len() {
+                1 => "a statement".to_owned(),
+                n => format!("{n} statements"),
+            },
+            oldest.seconds,
+            oldest.connection,
+            oldest.statement,
+        );
+        Err(Refusal { why: Failure::refused(format!("{}: {what}", self.server.name())), may_succeed: true })
+    }
+
+    /// Those that hold a table, or have locked tables for writing: what only sleeps, or waits for a lock
+    /// of its own making, blocks nobody.
+    async fn blockers(&mut self) -> Result<Vec<Blocker>, Refusal> {
+        let age = self.settings.long_statement_seconds();
+        let server = self.server.clone();
+        if self.family == Family::Mysql && self.records_locks().await.unwrap_or(false) {
+            let asked = ask(
+                &mut self.conn,
+                &format!(
+                    "SELECT t.processlist_id, t.processlist_time, \
+                     LEFT(COALESCE(t.processlist_info, t.processlist_command), 80) \
+                     FROM performance_schema.threads t WHERE t.processlist_time >= {age} \
+                     AND t.processlist_id <> CONNECTION_ID() AND EXISTS (SELECT 1 \
+                     FROM performance_schema.metadata_locks l WHERE l.owner_thread_id = t.thread_id \
+                     AND l.lock_status = 'GRANTED' AND (t.processlist_command <> 'Sleep' \
+                     AND l.object_type = 'TABLE' AND l.object_schema <> 'performance_schema' \
+                     OR l.object_type = 'GLOBAL' AND l.lock_type = 'INTENTION_EXCLUSIVE')) \
+                     ORDER BY t.processlist_time DESC"
+                ),
+            )
+            .await;
+            if let Ok(blockers) = asked {
+                return Ok(blockers);
+            }
+        }
+        // Events run as `Connect`, as replication does, which is the system user's.
+        let blockers = ask(
+            &mut self.conn,
+            &format!(
+                "SELECT id, time, LEFT(COALESCE(info, command), 80) FROM information_schema.processlist \
+                 WHERE time >= {age} AND id <> CONNECTION_ID() AND command IN ('Query', 'Execute', 'Connect') \
+                 AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user') \
+                 AND NOT (COALESCE(state, '') IN ('User sleep', 'User lock') \
+                 AND info REGEXP '^[[:space:]]*(select|do)[[:space:]]' AND info NOT LIKE '%from%') \
+                 ORDER BY time DESC"
+            ),
+        )
+        .await;
+        blockers.map_err(|error| refusal(error, &server, "cannot be asked for long statements"))
+    }
+
+    /// The server keeps records of metadata locks.
+    async fn records_locks(&mut self) -> Result<bool, ServerError> {
+        let enabled: u64 = first(
+            &mut self.conn,
+            "SELECT COUNT(*) FROM performance_schema.setup_instruments \
+             WHERE name = 'wait/lock/metadata/sql/mdl' AND enabled = 'YES'",
+        )
+        .await?;
+        Ok(enabled > 0)
+    }
+
+    /// The redo log of everything committed, on disk; and the position.
+    async fn flush(&mut self) -> Result<Position, Refusal> {
+        let what = "did not flush its redo log";
+        let server = self.server.clone();
+        let before = self.redo_log().await?;
+        if let Some(relaxed) = &mut self.relaxed {
+            // While nobody can commit.
+            relaxed.raise(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
+        }
+        let flushed = self.flush_up_to(before).await;
+        if let Some(relaxed) = &mut self.relaxed {
+            relaxed.restore(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
+        }
+        flushed?;
+        let mut position = self.binary_log().await?;
+        if let Some(before) = before {
+            position.push(("lsn", before.current.to_string()));
+        }
+        Ok(position)
+    }
+
+    async fn flush_up_to(&mut self, before: Option<RedoLog>) -> Result<(), Refusal> {
+        let what = "did not flush its redo log";
+        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", ANSWER, what).await?;
+        let Some(needed) = before else { return Ok(()) };
+        let limit = Instant::now() + ANSWER;
+        loop {
+            match self.redo_log().await? {
+                Some(now) if now.flushed >= needed.current => return Ok(()),
+                Some(_) if Instant::now() < limit => sleep(POLL).await,
+                now => {
+                    let reached =
+                        now.map_or_else(|| "an unknown place".into(), |now| now.flushed.to_string());
+                    return Err(Refusal {
+                        why: Failure::refused(format!(
+                            "{} {what} up to the lock: {reached} of {}",
+                            self.server.name(),
+                            needed.current
+                        )),
+                        may_succeed: false,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Where the redo log is. A server without InnoDB has none.
+    async fn redo_log(&mut self) -> Result<Option<RedoLog>, Refusal> {
+        if !self.has_innodb {
+            return Ok(None);
+        }
+        let what = "does not say how far its redo log is flushed";
+        let server = self.server.clone();
+        let refusal = |error: ServerError| refusal(error, &server, what);
+        let values: Vec<(String, String)> = ask(
+            &mut self.conn,
+            "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed', \
+             'Innodb_redo_log_current_lsn', 'Innodb_redo_log_flushed_to_disk_lsn')",
+        )
+        .await
+        .map_err(refusal)?;
+        let value = |names: [&str; 2]| {
+            let is = |name: &String| names.iter().any(|it| name.eq_ignore_ascii_case(it));
+            values.iter().find(|(name, _)| is(name)).and_then(|(_, value)| value.parse().ok())
+        };
+        let current = value(["Innodb_lsn_current", "Innodb_redo_log_current_lsn"]);
+        let flushed = value(["Innodb_lsn_flushed", "Innodb_redo_log_flushed_to_disk_lsn"]);
+        if let (Some(current), Some(flushed)) = (current, flushed) {
+            return Ok(Some(RedoLog { current, flushed }));
+        }
+        // Older servers say it only in prose.
+        let (_, _, prose): (String, String, String) =
+            first(&mut self.conn, "SHOW ENGINE INNODB STATUS").await.map_err(refusal)?;
+        match redo_log_in(&prose) {
+            Some(log) => Ok(Some(log)),
+            None => Err(Refusal {
+                why: Failure::refused(format!("{} {what}", server.name())),
+                may_succeed: false,
+            }),
+        }
+    }
+
+    /// The position in the binary log, if there is one.
+    async fn binary_log(&mut self) -> Result<Position, Refusal> {
+        let what = "does not say its binary log position";
+        let server = self.server.clone();
+        let refusal = |error: ServerError| refusal(error, &server, what);
+        let (file, place, gtid) = if self.family == Family::Mysql {
+            // Without any race.
+            first::<(Option<String>, Option<String>, Option<String>)>(
+                &mut self.conn,
+                "SELECT local->>'$.binary_log_file', local->>'$.binary_log_position', \
+                 REPLACE(local->>'$.gtid_executed', CHAR(10), '') FROM performance_schema.log_status",
+            )
+            .await
+            .map_err(refusal)?
+        } else {
+            let gtid = if self.family.is_mariadb() { "gtid_binlog_pos" } else { "gtid_executed" };
+            let gtid = first(&mut self.conn, &format!("SELECT REPLACE(@@global.{gtid}, CHAR(10), '')")).await;
+            let rows: Vec<mysql_async::Row> =
+                ask(&mut self.conn, "SHOW MASTER STATUS").await.map_err(refusal)?;
+            let of = |column: usize| rows.first()?.get_opt::<String, usize>(column)?.ok();
+            (of(0), of(1), gtid.map_err(refusal)?)
+        };
+        let facts = [("binlog_file", file), ("binlog_pos", place), ("gtid", gtid)];
+        let said = |value: &String| !value.is_empty();
+        Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(said)?))).collect())
+    }
+
+    /// That the lock keeps others out, independently of our own session's word.
+    async fn prove(&mut self) -> Result<(), Refusal> {
+        let server = self.server.clone();
+        let not_held = || Refusal {
+            why: Failure::refused(format!(
+                "{} granted the lock, but it does not keep others out",
+                server.name()
+            )),
+            may_succeed: false,
+        };
+        if let Some(witness) = &mut self.witness {
+            let refused = match self.lock {
+                Lock::BackupStage => "BACKUP STAGE START",
+                Lock::Ftwrl(_) => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
+            };
+            return match ask::<(u64,)>(witness, refused).await {
+                Err(error) if error.is_lock_wait() => Ok(()),
+                Err(error) => Err(refusal(error, &server, "does not say whether its lock keeps others out")),
+                Ok(_) => Err(not_held()),
+            };
+        }
+        if self.family != Family::Mysql || !self.records_locks().await.unwrap_or(false) {
+            return Ok(());
+        }
+        let held: u64 = first(
+            &mut self.conn,
+            "SELECT COUNT(*) FROM performance_schema.metadata_locks l \
+             JOIN performance_schema.threads t ON t.thread_id = l.owner_thread_id \
+             WHERE t.processlist_id = CONNECTION_ID() AND l.lock_type = 'SHARED' \
+             AND l.object_type IN ('GLOBAL', 'COMMIT') AND l.lock_status = 'GRANTED'",
+        )
+        .await
+        .map_err(|error| refusal(error, &server, "does not say whether its lock is held"))?;
+        if held == 2 { Ok(()) } else { Err(not_held()) }
+    }
+
+    /// Proves that the lock lasted until now, and releases it.
+    ///
+    /// # Errors
+    ///
+    /// If the session does not answer, or is not the one that took the lock.
+    pub(crate) async fn release(mut self) -> Result<(), Failure> {
+        self.is_alive().await?;
+        // The session might have unlocked what it still has to hold.
+        if let Err(refusal) = self.prove().await {
+            return Err(Failure { exit: Exit::LockLost, why: refusal.why.why });
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Releases whatever is locked, and says goodbye.
+    pub(crate) async fn end(mut self) {
+        self.unlock().await;
+        let _ = timeout(ANSWER, self.conn.disconnect()).await;
+        if let Some(witness) = self.witness {
+            let _ = timeout(ANSWER, witness.disconnect()).await;
+        }
+    }
+
+    /// Releases whatever is locked; a session that does not answer ends with our process.
+    pub(crate) async fn unlock(&mut self) {
+        for statement in self.lock.unlock() {
+            let _ = ask::<(u64,)>(&mut self.conn, statement).await;
+        }
+    }
+
+    /// The session answers still.
+    pub(crate) async fn is_alive(&mut self) -> Result<(), Failure> {
+        let lost = |why: String| Failure { exit: Exit::LockLost, why };
+        let name = self.server.name();
+        match first::<u64>(&mut self.conn, "SELECT CONNECTION_ID()").await {
+            Ok(connection) if connection == self.connection => Ok(()),
+            Ok(connection) => {
+                Err(lost(format!("{name}: connection {connection} answers, not {}", self.connection)))
+            }
+            Err(error) => Err(lost(format!("{name}: {error}"))),
+        }
+    }
+
+    /// What its messages call it.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{} locked by {}, connection {}, version {}",
+            self.server.name(),
+            self.lock.name(),
+            self.connection,
+            self.version
+        )
+    }
+
+    /// How another connection ends this one.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending { server: self.server.clone(), settings: self.settings.clone(), connection: self.connection }
+    }
+
+    /// Which server it is.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The version that the server says it is.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How it is locked.
+    pub(crate) fn method(&self) -> Lock {
+        self.lock
+    }
+
+    async fn run(&mut self, statement: &str, limit: Duration, what: &str) -> Result<(), Refusal> {
+        let outcome = bounded(limit, self.conn.query_drop(statement)).await;
+        outcome.map_err(|error| refusal(error, &self.server, what))
+    }
+}
+
+/// A connection that may have to be ended from outside: a server keeps a statement that waits for a lock,
+/// and everybody behind it, when its client has gone.
+pub(crate) struct Ending {
+    server: Server,
+    settings: ServerSettings,
+    connection: u64,
+}
+
+impl Ending {
+    /// Ends it, if it is still there.
+    pub(crate) async fn end(&self) {
+        let Ok(login) = self.settings.login() else { return };
+        if let Ok(mut conn) = log_in(&self.server, &login, ANSWER).await {
+            let _ = ask::<(u64,)>(&mut conn, &format!("KILL {}", self.connection)).await;
+            let _ = timeout(ANSWER, conn.disconnect()).await;
+        }
+    }
+}
+
+/// A statement that would keep FLUSH TABLES WITH READ LOCK waiting.
+struct Blocker {
+    connection: u64,
+    seconds: u64,
+    statement: String,
+}
+
+impl FromRow for Blocker {
+    fn from_row_opt(row: mysql_async::Row) -> Result<Self, mysql_async::FromRowError> {
+        let (connection, seconds, statement) = FromRow::from_row_opt(row)?;
+        Ok(Self { connection, seconds, statement })
+    }
+}
+
+/// Where a server's logs are: a name and a value each.
+pub(crate) type Position = Vec<(&'static str, String)>;
+
+/// Of an error at a statement of this server, which `what` it does.
+fn refusal(error: ServerError, server: &Server, what: &str) -> Refusal {
+    let may_succeed = error.is_lock_wait();
+    Refusal { why: error.of(server, what), may_succeed }
+}
+
+/// An attempt that failed.
+pub(crate) struct Refusal {
+    /// The reason.
+    pub(crate) why: Failure,
+    /// The next one may not: somebody else only had to finish.
+    pub(crate) may_succeed: bool,
+}
+
+/// Sets back what a freeze that was killed has left raised.
+///
+/// # Errors
+///
+/// If the server does not let us in, or refuses.
+pub(crate) async fn set_back(
+    server: &Server,
+    settings: &ServerSettings,
+    run_directory: &Path,
+) -> Result<(), Failure> {
+    let Some(mut left) = relaxed::left(run_directory, server) else { return Ok(()) };
+    let mut conn = log_in(server, &settings.login()?, ANSWER).await?;
+    left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
+}
+
+/// What SHOW ENGINE INNODB STATUS says of the redo log.
+fn redo_log_in(prose: &str) -> Option<RedoLog> {
+    let number = |name: &str| {
+        let line = prose.lines().find_map(|line| line.trim_start().strip_prefix(name))?;
+        line.trim().parse().ok()
+    };
+    Some(RedoLog { current: number("Log sequence number")?, flushed: number("Log flushed up to")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_says_which_locks_there_are() {
+        for (version, family) in [
+            ("10.4.0-MariaDB", Family::OldMariadb),
+            ("10.4.1-MariaDB-log", Family::Mariadb),
+            ("10.11.14-MariaDB-0+deb12u2", Family::Mariadb),
+            ("11.8.3-MariaDB-0+deb13u1 from Debian", Family::Mariadb),
+            ("12.0.2-MariaDB", Family::Mariadb),
+            ("10.3.39-MariaDB", Family::OldMariadb),
+            ("5.7.44-log", Family::OldMysql),
+            ("8.0.43-0ubuntu0.24.04.1", Family::Mysql),
+            ("9.7.0", Family::Mysql),
+        ] {
+            assert_eq!(Family::of(version), family, "{version}");
+        }
+    }
+
+    #[test]
+    fn positions_in_the_redo_log_are_numbers() {
+        let prose = "---\nLOG\n---\nLog sequence number          99\nLog buffer assigned up to    99\n\
+                     Log flushed up to   100\n";
+        let log = redo_log_in(prose).unwrap();
+        assert!(log.flushed >= log.current);
+        assert_eq!(redo_log_in("Log sequence number 99\n"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! MariaDB's `innodb_flush_log_at_trx_commit`, raised for the moment in which nobody can commit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mysql_async::Conn;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{ServerError, ask};
+use crate::servers::{ProcessId, Server};
+
+/// A setting that commits do not flush by.
+pub(crate) struct Relaxed {
+    note: PathBuf,
+    of: Setting,
+}
+
+/// What it was before, and of which server; kept in a file while it is raised.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Setting {
+    process: ProcessId,
+    value: u8,
+}
+
+impl Relaxed {
+    pub(crate) fn new(run_directory: &Path, server: &Server, value: u8) -> Self {
+        Self { note: note(run_directory, server), of: Setting { process: server.process, value } }
+    }
+
+    /// Notes the value, and raises it.
+    pub(crate) async fn raise(&mut self, conn: &mut Conn) -> Result<(), ServerError> {
+        let text = serde_json::to_vec(&self.of).unwrap_or_default();
+        fs::write(&self.note, text)
+            .map_err(|error| ServerError::Other(format!("cannot write {}: {error}", self.note.display())))?;
+        set(conn, 1).await
+    }
+
+    /// Sets it back.
+    pub(crate) async fn restore(&mut self, conn: &mut Conn) -> Result<(), ServerError> {
+        set(conn, self.of.value).await?;
+        let _ = fs::remove_file(&self.note);
+        Ok(())
+    }
+}
+
+/// The value to set back that a freeze which was killed has left for this server.
+pub(crate) fn left(run_directory: &Path, server: &Server) -> Option<Relaxed> {
+    let note = note(run_directory, server);
+    let of: Setting = serde_json::from_slice(&fs::read(&note).ok()?).ok()?;
+    if of.process == server.process {
+        return Some(Relaxed { note, of });
+    }
+    // That server has ended, and its setting with it.
+    let _ = fs::remove_file(&note);
+    None
+}
+
+fn note(run_directory: &Path, server: &Server) -> PathBuf {
+    run_directory.join(format!("restore-{}", server.process.pid))
+}
+
+async fn set(conn: &mut Conn, value: u8) -> Result<(), ServerError> {
+    ask::<(u64,)>(conn, &format!("SET GLOBAL innodb_flush_log_at_trx_commit = {value}")).await.map(drop)
+}

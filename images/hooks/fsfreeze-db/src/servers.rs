@@ -1,0 +1,237 @@
+//! Which database servers run on this machine, in containers too.
+//!
+//! A server is a process, never a path: two of them may have data directories of the same path in two
+//! mount namespaces, and each has a lock of its own.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use procfs::process::{FDTarget, Process};
+use serde::{Deserialize, Serialize};
+
+/// A process, and what distinguishes it from a later one with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessId {
+    /// Its number, as we see it.
+    pub(crate) pid: i32,
+    /// When it started, clock ticks since the boot.
+    pub(crate) started: u64,
+}
+
+impl ProcessId {
+    /// Our own.
+    pub(crate) fn own() -> Option<Self> {
+        Self::of(&Process::myself().ok()?)
+    }
+
+    /// That of a process that has not ended.
+    pub(crate) fn of(process: &Process) -> Option<Self> {
+        let stat = process.stat().ok()?;
+        let runs = !matches!(stat.state, 'Z' | 'X');
+        runs.then_some(Self { pid: stat.pid, started: stat.starttime })
+    }
+
+    /// It runs still.
+    pub(crate) fn is_alive(self) -> bool {
+        Process::new(self.pid).ok().and_then(|process| Self::of(&process)) == Some(self)
+    }
+}
+
+/// A MariaDB or MySQL server that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Its process.
+    pub(crate) process: ProcessId,
+    /// Its data directory, as the server itself sees it.
+    pub(crate) data_directory: PathBuf,
+    /// Its control group: of a unit, or of a container.
+    pub(crate) control_group: String,
+    /// Its view of the file systems is another one than ours.
+    in_container: bool,
+    /// The sockets on which it listens.
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// A socket of a server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Socket {
+    /// Where it is, as the server itself sees it.
+    pub(crate) path: PathBuf,
+    /// Nobody else listens under this path: what answers there is this server.
+    pub(crate) is_only_one: bool,
+}
+
+impl Server {
+    /// Where we find a file that the server sees under this path.
+    pub(crate) fn path(&self, seen: &Path) -> PathBuf {
+        let process = Path::new("/proc").join(self.process.pid.to_string());
+        match seen.strip_prefix("/") {
+            Ok(below) => process.join("root").join(below),
+            Err(_) => process.join("cwd").join(seen),
+        }
+    }
+
+    /// Its name in messages.
+    pub(crate) fn name(&self) -> String {
+        let place = if self.in_container { " of its own file systems" } else { "" };
+        format!("the server in {}{place}, process {}", self.data_directory.display(), self.process.pid)
+    }
+
+    /// A name for files: its data directory, below its control group where it has its own file systems.
+    fn file_name(&self) -> String {
+        let directory = plain(&self.data_directory.to_string_lossy());
+        if self.in_container { format!("{}-{directory}", plain(&self.control_group)) } else { directory }
+    }
+}
+
+/// Names for the servers' files, no two of them the same.
+pub(crate) fn file_names(servers: &[&Server]) -> Vec<String> {
+    let names: Vec<String> = servers.iter().map(|server| server.file_name()).collect();
+    let is_shared = |name: &String| names.iter().filter(|other| *other == name).count() > 1;
+    let name = |(name, server): (&String, &&Server)| {
+        if is_shared(name) { format!("{name}-{}", server.process.pid) } else { name.clone() }
+    };
+    names.iter().zip(servers).map(name).collect()
+}
+
+/// Letters and digits stay, and the last 100 of them: what sets two of them apart comes last.
+fn plain(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain = plain.trim_matches('-');
+    plain[plain.len().saturating_sub(100)..].to_owned()
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The servers.
+    pub(crate) servers: Vec<Server>,
+    /// Why there may be more: a sentence each.
+    pub(crate) unseen: Vec<String>,
+}
+
+/// Finds the servers.
+///
+/// # Errors
+///
+/// If the processes cannot be listed.
+pub(crate) fn find() -> io::Result<Found> {
+    let mut found = Found::default();
+    // With `hidepid` the processes of others are not there at all, the first one included.
+    if !Path::new("/proc/1").exists() {
+        found.unseen.push("/proc hides the processes of others (hidepid)".to_owned());
+    }
+    let own_root = fs::metadata("/").map(|root| (root.dev(), root.ino())).ok();
+    for process in procfs::process::all_processes().map_err(io::Error::other)?.flatten() {
+        match look_at(&process, own_root) {
+            Ok(server) => found.servers.extend(server),
+            Err(why) => found.unseen.push(why),
+        }
+    }
+    Ok(found)
+}
+
+/// The server that this process is, if it is one, or why that cannot be found out.
+fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Server>, String> {
+    let (Ok(stat), Some(id)) = (process.stat(), ProcessId::of(process)) else { return Ok(None) };
+    let named = has_server_name(&stat.comm);
+    let place = Path::new("/proc").join(id.pid.to_string());
+    let blind = |error: &dyn std::fmt::Display| {
+        // It may just have ended.
+        if named && id.is_alive() {
+            Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
+        } else {
+            Ok(None)
+        }
+    };
+    if !named && !holds_data(&place.join("cwd")) {
+        return Ok(None);
+    }
+    let data_directory = match fs::read_link(place.join("cwd")) {
+        Ok(directory) => directory,
+        Err(error) => return blind(&error),
+    };
+    let sockets = match listening(process) {
+        Ok(sockets) => sockets,
+        Err(error) => return blind(&error),
+    };
+    // A shell may stand in the directory, and a program that only copies the files as well.
+    if !named && sockets.is_empty() {
+        return Ok(None);
+    }
+    let root = fs::metadata(place.join("root")).map(|root| (root.dev(), root.ino())).ok();
+    let control_group = fs::read_to_string(place.join("cgroup")).unwrap_or_default();
+    Ok(Some(Server {
+        process: id,
+        data_directory,
+        control_group: control_group.lines().last().unwrap_or_default().to_owned(),
+        in_container: root != own_root,
+        sockets,
+    }))
+}
+
+/// `mysqld` and `mariadbd`, also as vendors call them: `mysqld.bin`, `mysqld-debug`, `mariadbd-11.8`.
+/// Not what only begins so: `mysqld_safe` (a script), `mysqld_exporter`.
+fn has_server_name(comm: &str) -> bool {
+    ["mysqld", "mariadbd"].iter().filter_map(|name| comm.strip_prefix(name)).any(|rest| {
+        rest.is_empty() || rest.starts_with(['.', '-']) || rest.starts_with(|c: char| c.is_ascii_digit())
+    })
+}
+
+/// A data directory: a server changes to its own as it starts.
+fn holds_data(directory: &Path) -> bool {
+    let has = |name: &str| directory.join(name).exists();
+    has("ibdata1") && (has("mysql") || has("mysql.ibd"))
+}
+
+/// The named stream sockets that the process itself has open.
+fn listening(process: &Process) -> procfs::ProcResult<Vec<Socket>> {
+    let own: HashSet<u64> = process
+        .fd()?
+        .flatten()
+        .filter_map(|fd| if let FDTarget::Socket(inode) = fd.target { Some(inode) } else { None })
+        .collect();
+    // Others are shown with a path that begins so.
+    let is_a_file = |path: &PathBuf| !path.to_string_lossy().starts_with('@');
+    let named: Vec<(PathBuf, u64)> = process
+        .unix()?
+        .into_iter()
+        .filter(|socket| socket.state == procfs::net::UnixState::UNCONNECTED)
+        .filter_map(|socket| Some((socket.path.filter(is_a_file)?, socket.inode)))
+        .collect();
+    let others = |path: &PathBuf| named.iter().any(|(other, inode)| other == path && !own.contains(inode));
+    let is_own = |(_, inode): &&(PathBuf, u64)| own.contains(inode);
+    let mut sockets: Vec<Socket> = named
+        .iter()
+        .filter(is_own)
+        .map(|(path, _)| Socket { path: path.clone(), is_only_one: !others(path) })
+        .collect();
+    sockets.sort();
+    sockets.dedup();
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_known_by_the_names_that_vendors_give_them() {
+        for name in ["mysqld", "mariadbd", "mysqld.bin", "mysqld-debug", "mariadbd-11.8", "mysqld8.4"] {
+            assert!(has_server_name(name), "{name}");
+        }
+        for name in ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "mysql_upgrade"] {
+            assert!(!has_server_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_not_taken_for_another_one_with_its_number() {
+        let own = ProcessId::own().unwrap();
+        assert!(own.is_alive());
+        assert!(!ProcessId { started: own.started + 1, ..own }.is_alive());
+    }
+}
