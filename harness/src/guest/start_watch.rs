@@ -40,13 +40,15 @@ impl StartWatch {
     }
 }
 
-/// Kills the processes with an argument that begins like this, and one that names this directory; whether there was one.
+/// Kills the processes that name this directory, and have an argument that begins like this or are asked what QEMU can
+/// do: libvirt starts such a one, without a guest, before the first guest of all. Whether there was one.
 fn kill(named: &str, root: &str) -> bool {
     let all = procfs::process::all_processes().into_iter().flatten().flatten();
     let is_it = |process: &procfs::process::Process| {
         let line = process.cmdline().unwrap_or_default();
         let any = |is_it: &dyn Fn(&String) -> bool| line.iter().any(is_it);
-        any(&|it| it.starts_with(named)) && any(&|it| it.contains(root))
+        let is_asked = || line.windows(2).any(|words| words[0] == "-machine" && words[1].starts_with("none"));
+        any(&|it| it.contains(root)) && (any(&|it| it.starts_with(named)) || is_asked())
     };
     let killed = all.filter(is_it).filter_map(|process| Pid::from_raw(process.pid));
     killed.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count() > 0
@@ -61,10 +63,26 @@ mod tests {
 
     /// Something that looks like a guest's QEMU, and ends with code 7 when its input does.
     fn guest(name: &str, root: &str) -> Child {
-        let (name, file) = (format!("guest={name},debug-threads=on"), format!("file:{root}/key"));
+        qemu(&[&format!("guest={name},debug-threads=on"), &format!("file:{root}/key")])
+    }
+
+    fn qemu(args: &[&str]) -> Child {
         let mut command = Command::new("sh");
-        command.args(["-c", "read -r line; exit 7", "qemu", &name, &file]).stdin(Stdio::piped());
+        command.args(["-c", "read -r line; exit 7", "qemu"]).args(args).stdin(Stdio::piped());
         command.spawn().unwrap()
+    }
+
+    #[test]
+    fn one_that_is_asked_what_it_can_do_is_killed_too() {
+        let root = format!("/run/asked-{}", std::process::id());
+        let monitor = format!("unix:{root}/lib/qemu/qmp-1/qmp.monitor,server=on,wait=off");
+        let mut asked = qemu(&["-S", "-machine", "none,accel=kvm:tcg:hvf:hax", "-qmp", &monitor]);
+        let _input = asked.stdin.take();
+        let mut elsewhere = qemu(&["-S", "-machine", "none,accel=tcg", "-qmp", "unix:/run/b/qmp.monitor"]);
+        let watch = StartWatch::begin("any", Path::new(&root), Duration::from_millis(50));
+        assert_eq!(asked.wait().unwrap().signal(), Some(9));
+        assert!(watch.end());
+        assert_eq!(elsewhere.wait().unwrap().code(), Some(7));
     }
 
     #[test]
