@@ -1,7 +1,7 @@
 //! The serial console: which lines to show when a guest does not come up.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use contract::text::printable;
@@ -26,6 +26,7 @@ fn relevant(log: &Path, lines: usize) -> String {
     let tail = match tail(log) {
         Ok(bytes) if !bytes.is_empty() => bytes,
         Ok(_) => return "    (the console is empty)".to_owned(),
+        Err(e) if e.kind() == ErrorKind::NotFound => return "    (the guest never ran)".to_owned(),
         Err(e) => return format!("    (the console log cannot be read: {e})"),
     };
     let text = String::from_utf8_lossy(&tail);
@@ -64,6 +65,8 @@ mod tests {
         assert_eq!(contains(log.path(), "kthread starved for"), Some(true));
         assert_eq!(contains(log.path(), "[vda]"), Some(false));
         assert_eq!(contains(Path::new("/nowhere"), "[vda]"), None);
+        assert!(relevant_lines(Path::new("/nowhere")).contains("never ran"));
+        assert!(relevant_lines(Path::new("/proc/self")).contains("cannot be read"));
     }
 
     #[test]
