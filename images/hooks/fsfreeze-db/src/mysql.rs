@@ -216,7 +216,7 @@ impl Session {
             },
             oldest.seconds,
             oldest.connection,
-            oldest.statement,
+            oldest.statement.escape_debug(),
         );
         Err(Refusal { why: Failure::refused(format!("{}: {what}", self.server.name())), may_succeed: true })
     }
@@ -238,7 +238,7 @@ impl Session {
                      AND l.lock_status = 'GRANTED' AND (t.processlist_command <> 'Sleep' \
                      AND l.object_type = 'TABLE' AND l.object_schema <> 'performance_schema' \
                      OR l.object_type = 'GLOBAL' AND l.lock_type = 'INTENTION_EXCLUSIVE')) \
-                     ORDER BY t.processlist_time DESC"
+                     ORDER BY t.processlist_time DESC",
                 ),
             )
             .await;
@@ -255,7 +255,7 @@ impl Session {
                  AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user') \
                  AND NOT (COALESCE(state, '') IN ('User sleep', 'User lock') \
                  AND info REGEXP '^[[:space:]]*(select|do)[[:space:]]' AND info NOT LIKE '%from%') \
-                 ORDER BY time DESC"
+                 ORDER BY time DESC",
             ),
         )
         .await;
@@ -522,12 +522,14 @@ impl Ending {
 struct Blocker {
     connection: u64,
     seconds: u64,
+    /// Only its first word: the others may be secrets.
     statement: String,
 }
 
 impl FromRow for Blocker {
     fn from_row_opt(row: mysql_async::Row) -> Result<Self, mysql_async::FromRowError> {
-        let (connection, seconds, statement) = FromRow::from_row_opt(row)?;
+        let (connection, seconds, statement): (_, _, String) = FromRow::from_row_opt(row)?;
+        let statement = statement.split_whitespace().next().unwrap_or_default().to_owned();
         Ok(Self { connection, seconds, statement })
     }
 }
