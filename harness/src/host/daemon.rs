@@ -175,9 +175,15 @@ impl Drop for Daemon {
 }
 
 impl Client {
-    /// Of a libvirt that is there already.
+    /// Of a libvirt that is there already. Where a user's own is, its variables say.
     pub fn of(uri: &str) -> Self {
-        Self { uri: uri.to_owned(), variables: Vec::new(), launcher: Vec::new() }
+        Self::in_environment(uri, |name| std::env::var_os(name))
+    }
+
+    fn in_environment(uri: &str, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = DIRECTORIES.iter().filter_map(|(name, _)| Some((*name, variable(name)?)));
+        let variables = set.chain([(NO_AUTOSTART.0, NO_AUTOSTART.1.into())]).collect();
+        Self { uri: uri.to_owned(), variables, launcher: Vec::new() }
     }
 
     /// Where it connects.
@@ -224,17 +230,20 @@ fn config(dir: &Path, program: &str) -> PathBuf {
     dir.join("etc/libvirt").join(format!("{program}.conf"))
 }
 
-/// What tells libvirt, the daemon and its clients, where a user's files are. A client must not start a daemon of
-/// its own, which nobody would end.
+/// Tells libvirt, the daemon and its clients, where a user's files are; and where those of a trial's own daemon are.
+const DIRECTORIES: [(&str, &str); 4] = [
+    ("XDG_RUNTIME_DIR", "run"),
+    ("XDG_CONFIG_HOME", "etc"),
+    ("XDG_CACHE_HOME", "cache"),
+    ("XDG_DATA_HOME", "data"),
+];
+
+/// A client must not start a daemon of its own, which nobody would end.
+const NO_AUTOSTART: (&str, &str) = ("LIBVIRT_AUTOSTART", "0");
+
 fn variables(dir: &Path) -> Vec<(&'static str, OsString)> {
-    let dirs = [
-        ("XDG_RUNTIME_DIR", "run"),
-        ("XDG_CONFIG_HOME", "etc"),
-        ("XDG_CACHE_HOME", "cache"),
-        ("XDG_DATA_HOME", "data"),
-    ];
-    let dirs = dirs.map(|(name, sub)| (name, dir.join(sub).into_os_string()));
-    let mut variables: Vec<_> = dirs.into_iter().chain([("LIBVIRT_AUTOSTART", "0".into())]).collect();
+    let dirs = DIRECTORIES.map(|(name, sub)| (name, dir.join(sub).into_os_string()));
+    let mut variables: Vec<_> = dirs.into_iter().chain([(NO_AUTOSTART.0, NO_AUTOSTART.1.into())]).collect();
     if guest_user::id().is_some() {
         variables.extend([("HOME", dir.into()), ("USER", USER.into()), ("LOGNAME", USER.into())]);
     }
@@ -406,10 +415,17 @@ mod tests {
     }
 
     #[test]
-    fn a_libvirt_that_is_there_is_named_and_nothing_else() {
-        let client = Client::of("qemu+ssh://host/system");
+    fn a_libvirt_that_is_there_is_named_with_where_it_is() {
+        let uri = "qemu+ssh://host/system";
+        let client = Client::in_environment(uri, |_| None);
         let variables: Vec<_> = client.variables().collect();
-        assert_eq!(variables, [("LIBVIRT_DEFAULT_URI", "qemu+ssh://host/system".into())]);
+        assert_eq!(variables, [("LIBVIRT_AUTOSTART", "0".into()), ("LIBVIRT_DEFAULT_URI", uri.into())]);
+        let is_set = |name: &str| (name != "XDG_DATA_HOME").then(|| format!("/at/{name}").into());
+        let session = Client::in_environment("qemu:///session", is_set);
+        let names: Vec<_> = session.variables().map(|(name, _)| name).collect();
+        let set = ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"];
+        assert_eq!(names, [&set[..], &["LIBVIRT_AUTOSTART", "LIBVIRT_DEFAULT_URI"]].concat());
+        assert_eq!(session.variables().next().unwrap().1, "/at/XDG_RUNTIME_DIR");
         assert_eq!(client.command("virsh").get_program(), "virsh");
     }
 }
