@@ -25,7 +25,7 @@ pub(super) fn ended<'a>(view: &View<'a>) -> Result<(&'a Backup, Nanos, &'a Comma
 }
 
 /// The tool says that this backup is good.
-fn is_said_good(result: &CommandResult) -> bool {
+pub(super) fn is_said_good(result: &CommandResult) -> bool {
     result.how == CommandEnd::Exit(0)
 }
 

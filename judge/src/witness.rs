@@ -3,6 +3,7 @@
 use contract::history::{AgentCommand, COPY_SKEW, CopyInstant, DiskWrites, FREEZE, Nanos, THAW};
 use contract::property::Property;
 
+use super::conduct::{ended, is_said_good};
 use super::evidence::{count, millis, quote};
 use super::quiet::RESIDUE;
 use super::ruling::{Defect, Ruling, Unexamined};
@@ -31,6 +32,10 @@ pub(super) fn copy_instant(view: &View<'_>) -> Ruling {
         |it: &&CopyInstant| it.t.saturating_add(COPY_SKEW) < frozen || it.t > thaw.saturating_add(COPY_SKEW);
     let outside: Vec<_> = copies.iter().filter(outside).collect();
     if let Some(first) = outside.first() {
+        // A tool that gives up ends its jobs as well, which is no copy that anybody is to trust.
+        if ended(view).is_ok_and(|(_, _, result)| !is_said_good(result)) {
+            return Err(Unexamined("the tool itself says that there is no good backup".into()));
+        }
         let when = if first.t < frozen {
             format!("{:.1} ms before the guest was frozen", millis(first.t, frozen))
         } else {

@@ -462,6 +462,19 @@ fn the_grade_begins_with_the_tools_own_word() {
     );
 }
 
+/// A mirror that is cut off after the thaw, because the freeze had failed.
+#[test]
+fn a_copy_that_its_tool_gives_up_is_none() {
+    for (how, is_found) in [(CommandEnd::Exit(0), true), (CommandEnd::Exit(1), false)] {
+        let mut world = World::new(&right(1));
+        let late = world.times.t0 + 6 * MS;
+        copies(&mut world).last().expect("a copy").t = late;
+        end(&mut world, how);
+        let judgement = world.judge();
+        assert_eq!(ids(&judgement).contains(&"T4"), is_found, "{:?}", ids(&judgement));
+    }
+}
+
 #[test]
 fn a_guest_that_was_left_frozen_has_its_seconds() {
     let figures = |change: Mutation| {
