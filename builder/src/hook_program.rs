@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use tooling::cargo;
 use tooling::error::Failure;
 
+const PROGRAM: &str = "fsfreeze-db";
+
 /// Builds it, if it has changed, without anything that a guest would have to have; under `target/hook`.
 pub fn build() -> Result<PathBuf, Failure> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -17,5 +19,3 @@ pub fn build() -> Result<PathBuf, Failure> {
         PROGRAM,
     )
 }
-
-const PROGRAM: &str = "fsfreeze-db";

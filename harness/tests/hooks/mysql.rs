@@ -704,7 +704,8 @@ fn cycles_under_load(database: Database, shell: Shell) {
     );
 }
 
-fn spread(mut times: Vec<Duration>) -> String {
+/// How times are distributed, for people.
+pub(crate) fn spread(mut times: Vec<Duration>) -> String {
     times.sort();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
     format!("median {} ms, p95 {} ms, max {} ms", at(50), at(95), at(100))

@@ -757,7 +757,6 @@ fn without_power_the_grade_is_unknown_and_says_why() {
     }
 }
 
-/// Of all that is written to one table alone may stay locked after the thaw.
 #[test]
 fn transfers_that_are_only_read_back_prove_nothing() {
     let mut unnamed = 0;
@@ -771,6 +770,7 @@ fn transfers_that_are_only_read_back_prove_nothing() {
     assert!(unnamed > 0, "in none of these trials was a transfer read back");
 }
 
+/// Of all that is written to one table alone may stay locked after the thaw.
 #[test]
 fn one_way_that_stays_blocked_is_not_resumed() {
     for (patience, resumed) in [(9, true), (12, false)] {

@@ -95,29 +95,21 @@ pub(crate) fn thaw(settings: &Settings, rolls_back: Option<String>) -> Answer {
     if is_rolled_back {
         return Answer::done("nothing of this call was locked");
     }
-    let not = "this backup is not application-consistent";
     match &state.stage {
         Stage::Held => lost(directory, "the process that held the locks has ended"),
-        Stage::Lost { why } => {
-            let says = format!("the lock was NOT held until thaw: {not}: {why}");
-            state::forget(directory);
-            Answer { exit: Exit::LockLost, says }
-        }
+        Stage::Lost { why } => lost(directory, why),
         Stage::Expired => {
-            let says = format!(
-                "the lock was NOT held until thaw: {not}: it was released at {}, after {} s without a thaw",
-                state.since,
-                settings.hold_limit().as_secs()
-            );
             state::forget(directory);
-            Answer { exit: Exit::HeldTooLong, says }
+            let limit = settings.hold_limit().as_secs();
+            let why = format!("it was released at {}, after {limit} s without a thaw", state.since);
+            Answer::not_held(Exit::HeldTooLong, &why)
         }
         // No window is longer than the limit: a thaw that comes later belongs to none.
         Stage::Thawed { by } if state.age_seconds() < settings.hold_limit().as_secs() => Answer {
             exit: Exit::ReleasedBefore,
             says: format!(
                 "the lock was released {} s ago, at {}, by an earlier thaw ({by}): if a backup was still being \
-                 taken then, {not}",
+                 taken then, it is not application-consistent",
                 state.age_seconds(),
                 state.since
             ),
@@ -263,8 +255,7 @@ fn signal(holder: ProcessId, signal: Signal) {
 
 fn lost(directory: &Path, why: &str) -> Answer {
     state::forget(directory);
-    let says = format!("the lock was NOT held until thaw: this backup is not application-consistent: {why}");
-    Answer { exit: Exit::LockLost, says }
+    Answer::not_held(Exit::LockLost, why)
 }
 
 /// Whatever a freeze that was killed has left changed in a server.

@@ -113,7 +113,7 @@ async fn hold(
     if !is_accepted(&mut caller).await {
         // Whoever froze has been killed, and its caller does not know of the locks.
         let _ = release(sessions).await;
-        let _ = std::fs::remove_dir_all(directory);
+        state::forget(directory);
         return Ok(());
     }
     drop(caller);
@@ -221,9 +221,8 @@ fn thawed(released: Result<(), Failure>, by: String) -> (Stage, Answer) {
     match released {
         Ok(()) => (Stage::Thawed { by }, Answer::done("the locks were held until now")),
         Err(Failure { why, .. }) => {
-            let says =
-                format!("the lock was NOT held until thaw: this backup is not application-consistent: {why}");
-            (Stage::Lost { why }, Answer { exit: Exit::LockLost, says })
+            let answer = Answer::not_held(Exit::LockLost, &why);
+            (Stage::Lost { why }, answer)
         }
     }
 }

@@ -35,6 +35,13 @@ impl Answer {
     pub(crate) fn done(says: impl Into<String>) -> Self {
         Self { exit: Exit::Done, says: says.into() }
     }
+
+    /// Of a thaw: the locks did not last, for this reason.
+    pub(crate) fn not_held(exit: Exit, why: &str) -> Self {
+        let says =
+            format!("the lock was NOT held until thaw: this backup is not application-consistent: {why}");
+        Self { exit, says }
+    }
 }
 
 impl From<Failure> for Answer {

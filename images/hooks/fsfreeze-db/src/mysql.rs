@@ -54,24 +54,26 @@ impl Family {
 pub(crate) enum Lock {
     /// Statements run on, commits wait: no deadlock with row locks, no waiting for long statements.
     BackupStage,
-    /// All writers wait. With `true` DDL does as well, which is more than FTWRL alone keeps out.
-    Ftwrl(bool),
+    /// All writers wait.
+    Ftwrl,
+    /// And DDL does as well, which is more than FTWRL alone keeps out.
+    InstanceAndFtwrl,
 }
 
 impl Lock {
     fn statements(self) -> &'static [&'static str] {
         match self {
             Self::BackupStage => &["BACKUP STAGE START", "BACKUP STAGE BLOCK_COMMIT"],
-            Self::Ftwrl(true) => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
-            Self::Ftwrl(false) => &["FLUSH TABLES WITH READ LOCK"],
+            Self::InstanceAndFtwrl => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
+            Self::Ftwrl => &["FLUSH TABLES WITH READ LOCK"],
         }
     }
 
     fn unlock(self) -> &'static [&'static str] {
         match self {
             Self::BackupStage => &["BACKUP STAGE END"],
-            Self::Ftwrl(true) => &["UNLOCK TABLES", "UNLOCK INSTANCE"],
-            Self::Ftwrl(false) => &["UNLOCK TABLES"],
+            Self::InstanceAndFtwrl => &["UNLOCK TABLES", "UNLOCK INSTANCE"],
+            Self::Ftwrl => &["UNLOCK TABLES"],
         }
     }
 
@@ -79,7 +81,7 @@ impl Lock {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BackupStage => "backup-stage",
-            Self::Ftwrl(_) => "ftwrl",
+            Self::Ftwrl | Self::InstanceAndFtwrl => "ftwrl",
         }
     }
 }
@@ -146,8 +148,8 @@ impl Session {
                     server.name()
                 )));
             }
-            (_, Family::Mysql) => Lock::Ftwrl(true),
-            _ => Lock::Ftwrl(false),
+            (_, Family::Mysql) => Lock::InstanceAndFtwrl,
+            _ => Lock::Ftwrl,
         };
         let witness = if family.is_mariadb() { Some(log_in(server, &login, hold).await?) } else { None };
         // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
@@ -395,7 +397,7 @@ impl Session {
         if let Some(witness) = &mut self.witness {
             let refused = match self.lock {
                 Lock::BackupStage => "BACKUP STAGE START",
-                Lock::Ftwrl(_) => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
+                Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
             };
             return match ask::<(u64,)>(witness, refused).await {
                 Err(error) if error.is_lock_wait() => Ok(()),
