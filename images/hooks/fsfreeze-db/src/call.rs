@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::hold::{ACCEPT, runtime};
 use crate::message::{self, Answer, Request};
 use crate::mysql;
-use crate::servers::{self, ProcessId};
+use crate::servers::{self, Kind, ProcessId};
 use crate::settings::Settings;
 use crate::state::{self, Stage};
 
@@ -262,7 +262,7 @@ fn lost(directory: &Path, why: &str) -> Answer {
 fn set_back(settings: &Settings) {
     let Ok(found) = servers::find() else { return };
     let Ok(runtime) = runtime() else { return };
-    for server in &found.servers {
+    for server in found.servers.iter().filter(|server| server.kind == Kind::Mysql) {
         let own = settings.of(&server.data_directory, &server.control_group);
         let outcome = runtime.block_on(mysql::set_back(server, &own, &settings.run_directory));
         if let Err(failure) = outcome {

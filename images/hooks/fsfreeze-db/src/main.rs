@@ -9,16 +9,17 @@
 //! ```
 
 mod call;
-mod client;
 mod exit;
 mod hold;
 mod lock;
 mod message;
 mod mysql;
 mod position;
-mod relaxed;
+mod postgresql;
 mod servers;
+mod session;
 mod settings;
+mod socket;
 mod state;
 
 use std::env;
