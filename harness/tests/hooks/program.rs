@@ -501,6 +501,37 @@ fn a_server_of_any_name_is_found(database: Database) {
     }
 }
 
+/// Ends its processes when dropped.
+struct Ending(std::process::Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is found may be gone, or about to go, when it is looked at.
+#[test]
+fn a_server_that_ends_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = dir.path().join("mysqld");
+    fs::copy(crate::call::program("sleep"), &short).unwrap();
+    let script = "while [ -x ./mysqld ]; do ./mysqld 0.05; sleep 0.02; done";
+    let mut processes = Command::new("sh");
+    let processes = processes.args(["-c", script]).current_dir(&dir);
+    let _ends = Ending(processes.spawn().unwrap());
+    let program = Program::set_up("", &of_data(dir.path(), ""));
+    for _ in 0..20 {
+        program.freeze().succeeded();
+        program.thaw().succeeded();
+    }
+    // One that stays is none.
+    let mut stays = Command::new(&short);
+    let _stays = Ending(stays.arg("300").current_dir(&dir).spawn().unwrap());
+    program.freeze().failed_with("listens on no socket that we can see");
+}
+
 /// A host's server and a container's, or two containers'.
 fn the_same_path_in_two_mount_namespaces(database: Database) {
     if !crate::server::is_root() {

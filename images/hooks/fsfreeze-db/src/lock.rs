@@ -17,6 +17,9 @@ use crate::state::Held;
 /// Between two attempts, so that a deadlock with row locks can resolve.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// For a server that does not let us in because it ends.
+const ENDING: Duration = Duration::from_millis(300);
+
 /// How long one attempt may last that keeps the writers of other servers waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -32,18 +35,14 @@ pub(crate) async fn lock_all(
     only_check: bool,
     endings: &RefCell<Vec<Ending>>,
 ) -> Result<Option<(Vec<Session>, Vec<Held>)>, Failure> {
-    let servers = servers_to_lock(settings)?;
-    if servers.is_empty() {
+    let nonce = position::nonce().map_err(|error| Failure::refused(format!("cannot read /proc: {error}")))?;
+    // Every connection first: nobody waits for that.
+    let mut sessions = open_all(settings, deadline).await?;
+    if sessions.is_empty() {
         return Ok(None);
     }
-    let nonce = position::nonce().map_err(|error| Failure::refused(format!("cannot read /proc: {error}")))?;
+    let servers: Vec<&Server> = sessions.iter().map(Session::server).collect();
     let places = Places::prepare(settings, &servers)?;
-    // Every connection first: nobody waits for that.
-    let opening = servers.iter().map(|server| async {
-        let own = settings.of(&server.data_directory, &server.control_group);
-        Session::open(server, &own, settings).await
-    });
-    let mut sessions = all(join_all(opening).await)?;
     *endings.borrow_mut() = sessions.iter().map(Session::ending).collect();
     let outcome = take_all(&mut sessions, deadline, &nonce).await.and_then(|(taken, attempts)| {
         let held =
@@ -62,6 +61,26 @@ pub(crate) async fn lock_all(
             join_all(sessions.into_iter().map(Session::end)).await;
             Err(failure)
         }
+    }
+}
+
+/// A session with each server that runs and is not left out.
+async fn open_all(settings: &Settings, deadline: Instant) -> Result<Vec<Session>, Failure> {
+    loop {
+        let servers = servers_to_lock(settings)?;
+        let opening = servers.iter().map(|server| async {
+            let own = settings.of(&server.data_directory, &server.control_group);
+            let opened = Session::open(server, &own, settings).await;
+            // One that was about to end when it was found is no obstacle: who is there is asked again.
+            let has_ended = opened.is_err() && server.process.ends_within(ENDING);
+            (opened, has_ended)
+        });
+        let (opened, ended): (Vec<_>, Vec<_>) = join_all(opening).await.into_iter().unzip();
+        if ended.contains(&true) && Instant::now() < deadline {
+            join_all(opened.into_iter().flatten().map(Session::end)).await;
+            continue;
+        }
+        return all(opened);
     }
 }
 
@@ -123,8 +142,8 @@ impl<'a> Places<'a> {
     /// # Errors
     ///
     /// If they cannot, and must be.
-    fn prepare(settings: &'a Settings, servers: &[Server]) -> Result<Self, Failure> {
-        let this = Self { settings, names: servers::file_names(&servers.iter().collect::<Vec<_>>()) };
+    fn prepare(settings: &'a Settings, servers: &[&Server]) -> Result<Self, Failure> {
+        let this = Self { settings, names: servers::file_names(servers) };
         if this.is_nowhere() {
             return Ok(this);
         }

@@ -8,9 +8,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use procfs::process::{FDTarget, Process};
 use serde::{Deserialize, Serialize};
+
+/// How long a server that ends may need to be gone; it gives its memory back first.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// How often it is looked at meanwhile.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A process, and what distinguishes it from a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +35,28 @@ impl ProcessId {
         Self::of(&Process::myself().ok()?)
     }
 
+    /// That of a child that has not ended.
+    pub(crate) fn of_child(child: &std::process::Child) -> Option<Self> {
+        Self::of(&Process::new(child.id().cast_signed()).ok()?)
+    }
+
     /// That of a process that has not ended.
     pub(crate) fn of(process: &Process) -> Option<Self> {
         let stat = process.stat().ok()?;
         let runs = !matches!(stat.state, 'Z' | 'X');
         runs.then_some(Self { pid: stat.pid, started: stat.starttime })
+    }
+
+    /// Whether it ends within this time.
+    pub(crate) fn ends_within(self, limit: Duration) -> bool {
+        let limit = Instant::now() + limit;
+        while self.is_alive() {
+            if Instant::now() > limit {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
+        true
     }
 
     /// It runs still.
@@ -159,22 +184,23 @@ fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Ser
         }
         named => named,
     };
-    let blind = |error: &dyn std::fmt::Display| {
-        // It may just have ended.
-        if named.is_some() && id.is_alive() {
-            Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
-        } else {
-            Ok(None)
+    let blind = |error: io::Error| {
+        // What is missing of a process is what it has given up on its way to the end, which may take a moment.
+        let is_ending = error.kind() == io::ErrorKind::NotFound && id.ends_within(ENDING);
+        if named.is_none() || is_ending || !id.is_alive() {
+            return Ok(None);
         }
+        Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
     };
     let Some(kind) = named.or_else(|| kind_by_data(&place.join("cwd"), process)) else { return Ok(None) };
     let data_directory = match fs::read_link(place.join("cwd")) {
         Ok(directory) => directory,
-        Err(error) => return blind(&error),
+        Err(error) => return blind(error),
     };
     let sockets = match listening(process) {
         Ok(sockets) => sockets,
-        Err(error) => return blind(&error),
+        Err(procfs::ProcError::NotFound(_)) => return blind(io::ErrorKind::NotFound.into()),
+        Err(error) => return blind(io::Error::other(error)),
     };
     // A shell may stand in the directory, and a program that only copies the files as well.
     if named.is_none() && sockets.is_empty() {

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::exit::{Exit, Failure};
+use crate::ours;
 
 /// Where the settings are, unless `FSFREEZE_DB_SETTINGS` names another file.
 pub(crate) const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
@@ -141,7 +141,7 @@ impl Settings {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(refused(format!("cannot read {}: {error}", file.display()))),
         };
-        only_ours(file, 0o022, "write to")?;
+        ours::only(file, 0o022, "write to").map_err(refused)?;
         let settings: Self = toml::from_str(&text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
@@ -265,20 +265,8 @@ fn secret(file: &Path) -> Result<String, Failure> {
         exit: Exit::NoLogin,
         why: format!("cannot read {}: {error}", file.display()),
     })?;
-    only_ours(file, 0o077, "read")?;
+    ours::only(file, 0o077, "read").map_err(refused)?;
     Ok(text)
-}
-
-/// Refuses a file that belongs to somebody else, or whose mode has one of these bits.
-fn only_ours(file: &Path, bits: u32, can: &str) -> Result<(), Failure> {
-    let metadata =
-        fs::metadata(file).map_err(|error| refused(format!("cannot look at {}: {error}", file.display())))?;
-    let owner = metadata.uid();
-    let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
-    if ours && metadata.mode() & bits == 0 {
-        return Ok(());
-    }
-    Err(refused(format!("others than its owner, who must be root, may {can} {}", file.display())))
 }
 
 fn refused(why: String) -> Failure {
