@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(settings.lock_limit(), Duration::from_secs(12));
         assert_eq!(settings.of(Path::new("/var/lib/mysql"), "").user.unwrap(), "backup");
         toml::from_str::<Settings>("hold_secs = 30").unwrap_err();
-        toml::from_str::<Settings>("[[server]]\nmethod = 'flush'").unwrap_err();
+        toml::from_str::<Settings>("[[server]]\nmethod = 'locks'").unwrap_err();
     }
 
     #[test]
