@@ -4,18 +4,33 @@ use std::path::PathBuf;
 
 use tooling::cargo;
 use tooling::error::Failure;
+use tooling::host;
 
-const PROGRAM: &str = "fsfreeze-db";
+/// Its name.
+pub(crate) const NAME: &str = "fsfreeze-db";
+
+/// The link beside the dispatcher by which that runs it, and where the link leads.
+pub(crate) const HOOK: &str = "hooks.d/50-fsfreeze-db";
+pub(crate) const HOOK_TARGET: &str = "../fsfreeze-db";
+
+/// Where it is, once it is built.
+pub fn path() -> PathBuf {
+    host::repository().join("target/hook").join(target()).join("hook").join(NAME)
+}
 
 /// Builds it, if it has changed, without anything that a guest would have to have; under `target/hook`.
 pub fn build() -> Result<PathBuf, Failure> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let target = target();
     // With a target named, what runs on this machine while building is built as always.
     let is_static = format!("target.{target}.rustflags=['-C', 'target-feature=+crt-static']");
-    let args = ["build", "--package", PROGRAM, "--profile", "hook", "--target-dir", "target/hook"];
+    let args = ["build", "--package", NAME, "--profile", "hook", "--target-dir", "target/hook"];
     cargo::build(
         "the hooks' program",
         &[&args[..], &["--target", &target, "--config", &is_static]].concat(),
-        PROGRAM,
+        NAME,
     )
+}
+
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }

@@ -46,6 +46,7 @@ pub fn build(
     definitions: Vec<Definition>,
     report: impl Fn(&str, &BuildOutcome),
 ) -> Result<(), Failure> {
+    hook_program::build()?;
     let store = Store::open(store.to_owned())?;
     let locked = store.lock()?;
     let load = |definition| Recipe::load(images, definition);

@@ -10,6 +10,7 @@ use super::available;
 use super::recipe::Recipe;
 use super::store::{ImageState, Store, allocated_mib};
 use super::verified::Verified;
+use crate::hook_program;
 
 /// One image.
 #[derive(Debug, Serialize)]
@@ -60,16 +61,20 @@ pub struct Built {
 /// directory `store` has of them.
 pub fn list(images: &Path, store: &Path, definitions: Vec<Definition>) -> Result<Vec<Listed>, Failure> {
     let store = Store::open(store.to_owned())?;
+    if definitions.iter().any(|definition| store.manifest(&definition.name).is_some()) {
+        // What is built is compared with what would be built now.
+        hook_program::build()?;
+    }
     definitions.into_iter().map(|definition| inspect(images, &store, definition)).collect()
 }
 
 fn inspect(images: &Path, store: &Store, definition: Definition) -> Result<Listed, Failure> {
     let recipe = Recipe::load(images, definition)?;
-    let wanted = match available::known(store, &recipe)? {
-        Some(packages) => Some(recipe.digest(&packages)?),
-        None => None,
-    };
     let name = &recipe.definition.name;
+    let wanted = match available::known(store, &recipe)? {
+        Some(packages) if store.manifest(name).is_some() => Some(recipe.digest(&packages)?),
+        _ => None,
+    };
     let (state, path) = (store.state(name, wanted.as_deref()), store.image(name));
     let built = match store.manifest(name) {
         Some(manifest) => Some(Built::inspect(&recipe, manifest, &path)?),

@@ -13,12 +13,13 @@ use xshell::cmd;
 use super::build_log::BuildLog;
 use super::disks;
 use super::recipe::{Recipe, is_executable, sorted_entries};
+use crate::hook_program;
 
 /// Where the scripts of the build run in the guest, and leave what the host wants.
 pub(super) const BUILD_DIR: &str = "run/freezeframe";
 
-/// Where the guest keeps the hook as it is in the repository.
-const HOOK_DIR: &str = "usr/share/freezeframe/hook";
+/// Where the guest keeps our hooks, in every family. The layers' scripts make its agent run them.
+const HOOKS: &str = "usr/lib/fsfreeze-hooks";
 
 /// A file for the layer's script that makes the initrd: the kernel modules that it needs to mount
 /// the root besides the drivers of the disk.
@@ -34,7 +35,7 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(
             copy_tree(&guest, &overlay)?;
         }
     }
-    copy_tree(&recipe.hook, &overlay.join(HOOK_DIR))?;
+    write_hooks(recipe, &overlay.join(HOOKS))?;
 
     if recipe.definition.origin == Origin::Packages {
         write_mounts(recipe, &overlay)?;
@@ -69,6 +70,15 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(
         sh,
         "tar --create --owner=0 --group=0 --numeric-owner --file overlay.tar --directory {overlay} {names...}"
     ))
+}
+
+/// Adds the dispatcher, the program, and the link by which the one finds the other.
+fn write_hooks(recipe: &Recipe, own: &Path) -> Result<(), Failure> {
+    copy_tree(&recipe.hook, own)?;
+    copy_file(&recipe.program, &own.join(hook_program::NAME))?;
+    let link = own.join(hook_program::HOOK);
+    create_dir(link.parent().unwrap_or(own))?;
+    symlink(hook_program::HOOK_TARGET, &link).map_err(|e| Failure::io("create", &link, e))
 }
 
 /// Adds what a guest must know about its disks.

@@ -10,8 +10,10 @@ use contract::image::{AgentChannel, AgentFacts, Definition, FsKind, Layer, Mask,
 use sha2::{Digest, Sha256};
 use tooling::error::Failure;
 
+use crate::hook_program;
+
 /// Raise it when a change of the builder changes what it builds.
-const BUILDER_VERSION: u32 = 5;
+const BUILDER_VERSION: u32 = 6;
 
 /// A definition and what it builds on.
 #[derive(Debug)]
@@ -24,8 +26,10 @@ pub(crate) struct Recipe {
     pub(crate) server: ServerFacts,
     /// The packages of the database server, itself first.
     pub(crate) server_packages: Vec<String>,
-    /// The hook that the guest gets: a directory.
+    /// What the guest gets of the hooks: a directory.
     pub(crate) hook: PathBuf,
+    /// Their program, which must be built.
+    pub(crate) program: PathBuf,
     definition_file: PathBuf,
 }
 
@@ -83,6 +87,7 @@ impl Recipe {
             agent,
             server,
             hook: images.join("hooks/freezeframe"),
+            program: hook_program::path(),
             definition_file: images.join(format!("{}.toml", definition.name)),
             definition,
         })
@@ -141,6 +146,7 @@ impl Recipe {
             hash_tree(&mut hash, &layer.dir, &layer.name)?;
         }
         hash_tree(&mut hash, &self.hook, "hook")?;
+        hash_file(&mut hash, &self.program, hook_program::NAME)?;
         Ok(hex::encode(hash.finalize()))
     }
 }
@@ -211,6 +217,7 @@ mod tests {
             ("layers/d/layer.toml", DISTRO),
             ("layers/mariadb/layer.toml", SERVER),
             ("hooks/freezeframe/fsfreeze-hook", "hook\n"),
+            ("program", "program\n"),
         ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -220,7 +227,8 @@ mod tests {
     }
 
     fn recipe(images: &Path) -> Recipe {
-        Recipe::load(images, Definition::named(images, "one").unwrap()).unwrap()
+        let recipe = Recipe::load(images, Definition::named(images, "one").unwrap()).unwrap();
+        Recipe { program: images.join("program"), ..recipe }
     }
 
     #[test]
@@ -286,9 +294,13 @@ mod tests {
         assert_ne!(before, digest("p 2\n"));
 
         let mut digests = vec![before];
-        for file in
-            ["one.toml", "layers/deb/customize.sh", "layers/d/layer.toml", "layers/mariadb/layer.toml"]
-        {
+        for file in [
+            "one.toml",
+            "layers/deb/customize.sh",
+            "layers/d/layer.toml",
+            "layers/mariadb/layer.toml",
+            "program",
+        ] {
             let path = images.path().join(file);
             let text = fs::read_to_string(&path).unwrap();
             fs::write(&path, format!("# more\n{text}")).unwrap();

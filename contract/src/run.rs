@@ -22,8 +22,19 @@ pub const DEFAULT_IMAGES: [&str; 3] =
 /// How many cycles come before the one that a repeated trial is about.
 pub const REPETITIONS: u32 = 5;
 
-/// The .deb of the hooks.
-pub const PACKAGE: &str = concat!("fsfreeze-hooks_", env!("CARGO_PKG_VERSION"), "_all.deb");
+/// The name of the hooks' .deb of this version, for this machine's architecture.
+pub fn package(version: &str) -> String {
+    format!("fsfreeze-hooks_{version}_{}.deb", debian_architecture())
+}
+
+/// What Debian calls this machine's architecture.
+pub fn debian_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
 
 /// `run.json`: what the user requested, with absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +136,7 @@ impl RunOptions {
             scenarios: repository.join("scenarios"),
             definitions: repository.join("images"),
             built: repository.join("target/images"),
-            package: repository.join("target/packages").join(PACKAGE),
+            package: repository.join("target/packages").join(package(env!("CARGO_PKG_VERSION"))),
             dir,
         }
     }

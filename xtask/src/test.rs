@@ -33,7 +33,7 @@ const MUTATION_TABLES: [&str; 3] =
 const CATALOGUE: &str = "catalogue::the_table";
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    setup::ensure_for(&[NeededBy::Rpm])?;
+    setup::ensure_for(&[NeededBy::Rpm, NeededBy::PackagesWithApt])?;
     match foreign_programs::ensure() {
         // Most tests do not need them. Those that do will fail and name them.
         Err(failure) if !args.filters.is_empty() => warn!("{failure}"),

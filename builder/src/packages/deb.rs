@@ -4,26 +4,27 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use contract::run;
 use tooling::command::{self, shell, shell_in};
 use tooling::error::Failure;
 
 use super::layout::{self, Directories, Entry, EntryKind, Layout, packaging};
 use super::packager::{NAME, packager, publish, scratch};
 
-const DIRECTORIES: Directories =
-    Directories { own: "/usr/lib/fsfreeze-hooks", hooks: "/etc/qemu/fsfreeze-hook.d", settings: "/etc/qemu" };
-
-/// What the package of this version is called.
-pub(super) fn file_name(version: &str) -> String {
-    format!("{NAME}_{version}_all.deb")
-}
+const DIRECTORIES: Directories = Directories {
+    own: "/usr/lib/fsfreeze-hooks",
+    program: "/usr/lib/fsfreeze-hooks/fsfreeze-db",
+    hooks: "/etc/qemu/fsfreeze-hook.d",
+    settings: "/etc/qemu",
+};
 
 /// Builds the package into `out`.
 pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     let scratch = scratch()?;
     let root = scratch.path().join("root");
-    let layout = layout()?;
+    let layout = layout();
     layout.stage(&root)?;
+    write_changelog(version, &root)?;
     write_control(version, &layout, &root)?;
 
     let made = scratch.path().join("made.deb");
@@ -31,18 +32,48 @@ pub(super) fn build(version: &str, out: &Path) -> Result<PathBuf, Failure> {
     // zstd, where it is the default, is unknown to Debian 11.
     let dpkg_deb = packager(&sh, "dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]);
     command::read(dpkg_deb.arg(&root).arg(&made))?;
-    let package = out.join(file_name(version));
+    let package = out.join(run::package(version));
     publish(&made, &package)?;
     Ok(package)
 }
 
-fn layout() -> Result<Layout, Failure> {
-    let mut layout = Layout::common(DIRECTORIES)?;
+fn layout() -> Layout {
+    let from = packaging().join("deb");
+    let mut layout = Layout::common(DIRECTORIES);
     layout.add(
         "/usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf",
-        EntryKind::Data(packaging().join("deb/agent.conf")),
+        EntryKind::Data(from.join("agent.conf")),
     );
-    Ok(layout)
+    layout.add(
+        Path::new("/usr/share/doc").join(NAME).join("copyright"),
+        EntryKind::Doc(from.join("copyright")),
+    );
+    layout.add(
+        Path::new("/usr/share/lintian/overrides").join(NAME),
+        EntryKind::Doc(from.join("lintian-overrides")),
+    );
+    layout
+}
+
+/// The changelog, packed as Debian wants it.
+fn write_changelog(version: &str, root: &Path) -> Result<(), Failure> {
+    let name = root.join(changelog()).with_extension("");
+    write(&name, &template("changelog", version)?)?;
+    let sh = shell()?;
+    command::read(sh.cmd("gzip").args(["-9", "--no-name"]).arg(&name))?;
+    Ok(())
+}
+
+/// Where it is, from the root.
+fn changelog() -> PathBuf {
+    Path::new("usr/share/doc").join(NAME).join("changelog.gz")
+}
+
+/// A file of ours, for this version.
+fn template(name: &str, version: &str) -> Result<String, Failure> {
+    let file = packaging().join("deb").join(name);
+    let text = fs::read_to_string(&file).map_err(|e| Failure::io("read", &file, e))?;
+    Ok(text.replace("@VERSION@", version).replace("@ARCHITECTURE@", run::debian_architecture()))
 }
 
 /// What dpkg reads.
@@ -50,15 +81,12 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
     let from = packaging().join("deb");
     let control = root.join("DEBIAN");
     layout::create_dirs(&control)?;
-    for script in ["postinst", "postrm"] {
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
         layout::copy(&from.join(script), &control.join(script), 0o755)?;
     }
-    let template = from.join("control");
-    let text = fs::read_to_string(&template).map_err(|e| Failure::io("read", &template, e))?;
-    write(&control.join("control"), &text.replace("@VERSION@", version))?;
+    write(&control.join("control"), &template("control", version)?)?;
 
-    let conffiles =
-        layout.0.iter().filter(|entry| matches!(entry.kind, EntryKind::Hook(_) | EntryKind::Settings(_)));
+    let conffiles = layout.0.iter().filter(|entry| matches!(entry.kind, EntryKind::Settings(_)));
     write(
         &control.join("conffiles"),
         &conffiles.map(|e| format!("{}\n", e.target.display())).collect::<String>(),
@@ -71,7 +99,7 @@ fn write_control(version: &str, layout: &Layout, root: &Path) -> Result<(), Fail
         .filter(|entry| matches!(entry.kind, EntryKind::Program(_) | EntryKind::Data(_) | EntryKind::Doc(_)))
         .map(|Entry { target, .. }| target.strip_prefix("/").unwrap_or(target));
     let sh = shell_in(root)?;
-    let sums = command::read(sh.cmd("md5sum").args(summed))?;
+    let sums = command::read(sh.cmd("md5sum").args(summed).arg(changelog()))?;
     write(&control.join("md5sums"), &String::from_utf8_lossy(&sums))
 }
 

@@ -8,6 +8,7 @@ use tooling::error::Failure;
 use tooling::host;
 
 use super::packager::NAME;
+use crate::hook_program;
 
 /// Everything of one package.
 #[derive(Debug)]
@@ -27,14 +28,16 @@ pub(super) enum EntryKind {
     Program(PathBuf),
     /// A file that programs read.
     Data(PathBuf),
-    /// A program that administrators may edit.
-    Hook(PathBuf),
     /// A configuration file, which administrators may edit.
     Settings(PathBuf),
     /// Documentation.
     Doc(PathBuf),
+    /// A licence.
+    Licence(PathBuf),
     /// A symbolic link to this path.
     Link(PathBuf),
+    /// A directory that is there even while it is empty.
+    Directory,
 }
 
 /// Where a family keeps things.
@@ -42,7 +45,9 @@ pub(super) enum EntryKind {
 pub(super) struct Directories {
     /// Our own directory. The dispatcher is here, where it conflicts with no file of the agent's package.
     pub(super) own: &'static str,
-    /// The hooks, where the family's administrators look for them, and SELinux knows them.
+    /// The program, where SELinux lets it reach the servers.
+    pub(super) program: &'static str,
+    /// The site's own hooks, where the family's administrators look for them.
     pub(super) hooks: &'static str,
     /// The agent's configuration.
     pub(super) settings: &'static str,
@@ -50,27 +55,29 @@ pub(super) struct Directories {
 
 impl Layout {
     /// What both families have.
-    pub(super) fn common(directories: Directories) -> Result<Self, Failure> {
-        let Directories { own, hooks, settings } = directories;
+    pub(super) fn common(directories: Directories) -> Self {
+        let Directories { own, program, hooks, settings } = directories;
         let (own, hooks, settings) = (Path::new(own), Path::new(hooks), Path::new(settings));
         let from = sources().join("freezeframe");
         let mut layout = Self(vec![]);
         layout.add(own.join("fsfreeze-hook"), EntryKind::Program(from.join("fsfreeze-hook")));
-        // The dispatcher runs the hooks in its own directory.
+        layout.add(program, EntryKind::Program(hook_program::path()));
+        let called = own.join(hook_program::NAME);
+        if called != Path::new(program) {
+            let beside = own.parent().and_then(|parent| Path::new(program).strip_prefix(parent).ok());
+            let to = beside.map_or_else(|| program.into(), |beside| Path::new("..").join(beside));
+            layout.add(called, EntryKind::Link(to));
+        }
+        // The dispatcher runs the hooks of both directories in its own.
+        layout.add(own.join(hook_program::HOOK), EntryKind::Link(hook_program::HOOK_TARGET.into()));
         layout.add(own.join("fsfreeze-hook.d"), EntryKind::Link(hooks.to_owned()));
+        layout.add(hooks, EntryKind::Directory);
         layout.add(own.join("start-agent"), EntryKind::Program(packaging().join("start-agent")));
-        for (name, hook) in files(&from.join("fsfreeze-hook.d"))? {
-            layout.add(hooks.join(name), EntryKind::Hook(hook));
-        }
-        for (name, file) in files(&from)? {
-            if name.ends_with(".conf") {
-                layout.add(settings.join(name), EntryKind::Settings(file));
-            }
-        }
+        let file = "fsfreeze-db.toml";
+        layout.add(settings.join(file), EntryKind::Settings(from.join(file)));
         let doc = Path::new("/usr/share/doc").join(NAME);
         layout.add(doc.join("hooks.md"), EntryKind::Doc(host::repository().join("docs/hooks.md")));
-        layout.add(doc.join("copyright"), EntryKind::Doc(host::repository().join("LICENSE-MIT")));
-        Ok(layout)
+        layout
     }
 
     pub(super) fn add(&mut self, target: impl Into<PathBuf>, kind: EntryKind) {
@@ -84,10 +91,12 @@ impl Layout {
             create_dirs(at.parent().unwrap_or(root))?;
             match kind {
                 EntryKind::Link(to) => symlink(to, &at).map_err(|e| Failure::io("create", &at, e))?,
-                EntryKind::Program(from) | EntryKind::Hook(from) => copy(from, &at, 0o755)?,
-                EntryKind::Data(from) | EntryKind::Settings(from) | EntryKind::Doc(from) => {
-                    copy(from, &at, 0o644)?;
-                }
+                EntryKind::Directory => create_dirs(&at)?,
+                EntryKind::Program(from) => copy(from, &at, 0o755)?,
+                EntryKind::Data(from)
+                | EntryKind::Settings(from)
+                | EntryKind::Doc(from)
+                | EntryKind::Licence(from) => copy(from, &at, 0o644)?,
             }
         }
         Ok(())
@@ -122,19 +131,4 @@ pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), Failure> {
     fs::copy(from, to)
         .and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(mode)))
         .map_err(|e| Failure::io("copy", from, e))
-}
-
-/// The files of a directory, sorted by name, without those that editors leave.
-fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let io = |e| Failure::io("read", dir, e);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_file() && !name.starts_with('.') && !name.ends_with('~') {
-            files.push((name, entry.path()));
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -11,21 +11,25 @@ mod tests;
 use std::path::Path;
 use std::path::PathBuf;
 
-use contract::run::PACKAGE;
+use contract::run;
 use tooling::error::Failure;
 use tooling::host;
+
+use crate::hook_program;
 
 /// The packages' version: the project's.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Builds a .deb and an .rpm of the hooks, and returns where they are.
 pub fn build() -> Result<[PathBuf; 2], Failure> {
+    hook_program::build()?;
     let out = packages_dir();
     Ok([deb::build(VERSION, &out)?, rpm::build(VERSION, &out)?])
 }
 
 /// Builds the .deb that [`deb_path`] names.
 pub fn build_deb() -> Result<(), Failure> {
+    hook_program::build()?;
     deb::build(VERSION, &packages_dir()).map(drop)
 }
 
@@ -37,7 +41,7 @@ pub(crate) fn build_rpm(out: &Path) -> Result<PathBuf, Failure> {
 
 /// Where the .deb is, once it is built.
 pub fn deb_path() -> PathBuf {
-    packages_dir().join(PACKAGE)
+    packages_dir().join(run::package(VERSION))
 }
 
 fn packages_dir() -> PathBuf {

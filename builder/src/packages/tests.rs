@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the lint knows only test functions")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use tooling::command::{self, NamespaceRoot, shell, shell_in};
+use tooling::command::{self, NamespaceRoot, find_program, shell, shell_in};
 use tooling::host;
 use xshell::{Cmd, cmd};
 
 use super::{deb, packages_dir, rpm};
+use crate::hook_program;
 
 /// A directory of its own for the packages of a test.
 fn out() -> TempDir {
@@ -50,6 +52,12 @@ impl Root {
         let (sh, root) = (shell().unwrap(), self.dir.path());
         let chroot = cmd!(NamespaceRoot(&sh), "chroot {root} /bin/sh -euc {script}");
         printed(chroot.env("PATH", "/usr/sbin:/usr/bin").env("DEBIAN_FRONTEND", "noninteractive"))
+    }
+
+    /// What the dispatcher's hooks hold: here they find no server to freeze.
+    #[track_caller]
+    fn status(&self, dispatcher: &str) -> String {
+        self.sh(&format!("cd /; {dispatcher} status || true"))
     }
 
     #[track_caller]
@@ -140,16 +148,16 @@ fn the_deb_holds_this() {
 drwxr-xr-x root/root /
 drwxr-xr-x root/root /etc/
 drwxr-xr-x root/root /etc/qemu/
--rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
+-rw-r--r-- root/root /etc/qemu/fsfreeze-db.toml
 drwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/
--rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/40-postgresql
--rwxr-xr-x root/root /etc/qemu/fsfreeze-hook.d/50-mysql
--rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
 drwxr-xr-x root/root /usr/
 drwxr-xr-x root/root /usr/lib/
 drwxr-xr-x root/root /usr/lib/fsfreeze-hooks/
+-rwxr-xr-x root/root /usr/lib/fsfreeze-hooks/fsfreeze-db
 -rwxr-xr-x root/root /usr/lib/fsfreeze-hooks/fsfreeze-hook
 lrwxrwxrwx root/root /usr/lib/fsfreeze-hooks/fsfreeze-hook.d -> /etc/qemu/fsfreeze-hook.d
+drwxr-xr-x root/root /usr/lib/fsfreeze-hooks/hooks.d/
+lrwxrwxrwx root/root /usr/lib/fsfreeze-hooks/hooks.d/50-fsfreeze-db -> ../fsfreeze-db
 -rwxr-xr-x root/root /usr/lib/fsfreeze-hooks/start-agent
 drwxr-xr-x root/root /usr/lib/systemd/
 drwxr-xr-x root/root /usr/lib/systemd/system/
@@ -158,18 +166,20 @@ drwxr-xr-x root/root /usr/lib/systemd/system/qemu-guest-agent.service.d/
 drwxr-xr-x root/root /usr/share/
 drwxr-xr-x root/root /usr/share/doc/
 drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks/
+-rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/changelog.gz
 -rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/copyright
 -rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/hooks.md
+drwxr-xr-x root/root /usr/share/lintian/
+drwxr-xr-x root/root /usr/share/lintian/overrides/
+-rw-r--r-- root/root /usr/share/lintian/overrides/fsfreeze-hooks
 ";
     assert_eq!(contents(&listing, &[1]), expected);
     let sh = shell().unwrap();
     let field = |name: &str| printed(cmd!(sh, "dpkg-deb --field {deb} {name}"));
     assert_eq!(field("Version").trim(), "1.0");
-    assert_eq!(field("Architecture").trim(), "all");
+    assert_eq!(field("Architecture").trim(), contract::run::debian_architecture());
     let conffiles = printed(cmd!(sh, "dpkg-deb --info {deb} conffiles"));
-    let expected = "/etc/qemu/fsfreeze-hook.d/40-postgresql\n/etc/qemu/fsfreeze-hook.d/50-mysql\n\
-        /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
-    assert_eq!(conffiles, expected);
+    assert_eq!(conffiles, "/etc/qemu/fsfreeze-db.toml\n");
 }
 
 #[test]
@@ -182,29 +192,32 @@ fn the_rpm_holds_this() {
 drwxr-xr-x root/root /etc/qemu
 drwxr-xr-x root/root /etc/qemu-ga
 drwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d
--rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/40-postgresql
--rwxr-xr-x root/root /etc/qemu-ga/fsfreeze-hook.d/50-mysql
--rw-r--r-- root/root /etc/qemu/fsfreeze-db.conf
--rw-r--r-- root/root /etc/qemu/fsfreeze-postgresql.conf
+-rw-r--r-- root/root /etc/qemu/fsfreeze-db.toml
 -rw-r--r-- root/root /etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf
 drwxr-xr-x root/root /usr/lib/systemd/system/qemu-guest-agent.service.d
 -rw-r--r-- root/root /usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf
 drwxr-xr-x root/root /usr/libexec/fsfreeze-hooks
 -rw-r--r-- root/root /usr/libexec/fsfreeze-hooks/agent-suse.conf
 -rw-r--r-- root/root /usr/libexec/fsfreeze-hooks/environment
+lrwxrwxrwx root/root /usr/libexec/fsfreeze-hooks/fsfreeze-db -> ../qemu-ga/fsfreeze-hook.d/fsfreeze-db
 -rwxr-xr-x root/root /usr/libexec/fsfreeze-hooks/fsfreeze-hook
 lrwxrwxrwx root/root /usr/libexec/fsfreeze-hooks/fsfreeze-hook.d -> /etc/qemu-ga/fsfreeze-hook.d
+drwxr-xr-x root/root /usr/libexec/fsfreeze-hooks/hooks.d
+lrwxrwxrwx root/root /usr/libexec/fsfreeze-hooks/hooks.d/50-fsfreeze-db -> ../fsfreeze-db
 -rwxr-xr-x root/root /usr/libexec/fsfreeze-hooks/start-agent
+drwxr-xr-x root/root /usr/libexec/qemu-ga
+drwxr-xr-x root/root /usr/libexec/qemu-ga/fsfreeze-hook.d
+-rwxr-xr-x root/root /usr/libexec/qemu-ga/fsfreeze-hook.d/fsfreeze-db
 drwxr-xr-x root/root /usr/share/doc/fsfreeze-hooks
--rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/copyright
 -rw-r--r-- root/root /usr/share/doc/fsfreeze-hooks/hooks.md
+drwxr-xr-x root/root /usr/share/licenses/fsfreeze-hooks
+-rw-r--r-- root/root /usr/share/licenses/fsfreeze-hooks/LICENSE-APACHE
+-rw-r--r-- root/root /usr/share/licenses/fsfreeze-hooks/LICENSE-MIT
 ";
     assert_eq!(contents(&query(&["-qplv"]), &[2, 3]), expected);
-    assert_eq!(query(&["-qp", "--queryformat", "%{VERSION}-%{RELEASE}.%{ARCH}"]), "1.0-1.noarch");
-    let config = query(&["-qp", "--configfiles"]);
-    let expected = "/etc/qemu-ga/fsfreeze-hook.d/40-postgresql\n/etc/qemu-ga/fsfreeze-hook.d/50-mysql\n\
-        /etc/qemu/fsfreeze-db.conf\n/etc/qemu/fsfreeze-postgresql.conf\n";
-    assert_eq!(config, expected);
+    let version = query(&["-qp", "--queryformat", "%{VERSION}-%{RELEASE}.%{ARCH}"]);
+    assert_eq!(version, format!("1.0-1.{}", std::env::consts::ARCH));
+    assert_eq!(query(&["-qp", "--configfiles"]), "/etc/qemu/fsfreeze-db.toml\n");
 }
 
 #[test]
@@ -219,19 +232,42 @@ fn the_same_files_make_the_same_bytes() {
 #[test]
 fn the_scripts_pass_shellcheck() {
     let from = super::layout::packaging();
-    let scripts = ["start-agent", "deb/postinst", "deb/postrm", "rpm/post", "rpm/postun"];
+    let of = |family: &str, names: &[&str]| {
+        names.iter().map(|name| from.join(family).join(name)).collect::<Vec<_>>()
+    };
+    let deb = of("deb", &["preinst", "postinst", "prerm", "postrm"]);
+    let rpm = of("rpm", &["pre", "post", "preun", "postun", "posttrans"]);
     let sh = shell().unwrap();
-    printed(sh.cmd("shellcheck").args(["-s", "sh"]).args(scripts.map(|script| from.join(script))));
+    printed(sh.cmd("shellcheck").args(["-s", "sh"]).arg(from.join("start-agent")).args(deb).args(rpm));
+}
+
+#[test]
+fn lintian_finds_nothing() {
+    let out = out();
+    let deb = deb::build("1.0", out.path()).unwrap();
+    if find_program("lintian").is_none() {
+        return;
+    }
+    let sh = shell().unwrap();
+    let said = printed(cmd!(sh, "lintian --allow-root --display-info --fail-on error,warning {deb}"));
+    // An override that is not needed any more is not kept.
+    assert!(!said.contains("unused-override"), "{said}");
+}
+
+#[test]
+fn rpmlint_finds_nothing() {
+    let out = out();
+    let package = rpm::build("1.0", out.path()).unwrap();
+    if find_program("rpmlint").is_none() {
+        return;
+    }
+    let (sh, config) = (shell().unwrap(), super::layout::packaging().join("rpm/rpmlint.toml"));
+    let said = printed(cmd!(sh, "rpmlint --config {config} {package}"));
+    assert!(said.contains("0 errors, 0 warnings"), "{said}");
 }
 
 #[test]
 fn the_deb_comes_and_goes_without_a_trace() {
-    const CONFFILES: [&str; 4] = [
-        "/etc/qemu/fsfreeze-db.conf",
-        "/etc/qemu/fsfreeze-hook.d/40-postgresql",
-        "/etc/qemu/fsfreeze-hook.d/50-mysql",
-        "/etc/qemu/fsfreeze-postgresql.conf",
-    ];
     let out = out();
     let deb = deb::build("1.0", out.path()).unwrap();
     let newer = deb::build("1.1", out.path()).unwrap();
@@ -241,24 +277,129 @@ fn the_deb_comes_and_goes_without_a_trace() {
     let agent = "/usr/lib/fsfreeze-hooks/start-agent /usr/sbin/qemu-ga --dump-conf | grep ^fsfreeze-hook=";
     assert!(!root.dpkg("-i /tmp/package.deb", &deb).contains("stays"));
     assert_eq!(root.sh(agent), "fsfreeze-hook=/usr/lib/fsfreeze-hooks/fsfreeze-hook\n");
-    // The dispatcher finds the hooks; here they find no server.
-    let said = root.sh("cd /; rm -rf /run/fsfreeze-*; /usr/lib/fsfreeze-hooks/fsfreeze-hook freeze; cat /run/fsfreeze-hook/log");
-    assert!(said.contains("no database server runs"), "{said}");
+    assert_eq!(root.status("/usr/lib/fsfreeze-hooks/fsfreeze-hook"), "not locked\n");
 
-    root.sh("echo HOLD_SECONDS=30 >>/etc/qemu/fsfreeze-db.conf; echo '# mine' >>/etc/qemu/fsfreeze-hook.d/50-mysql");
+    root.sh("echo hold_seconds = 30 >>/etc/qemu/fsfreeze-db.toml");
     root.dpkg("-i /tmp/package.deb", &deb);
     root.dpkg("-i /tmp/package.deb", &newer);
     assert_eq!(root.sh("dpkg-query -f '${Version}' -W fsfreeze-hooks"), "1.1");
-    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf; grep mine /etc/qemu/fsfreeze-hook.d/50-mysql");
+    root.sh("grep 'hold_seconds = 30' /etc/qemu/fsfreeze-db.toml");
 
     root.sh("dpkg --remove fsfreeze-hooks");
-    root.sh("rm -rf /run/fsfreeze-*");
-    assert_eq!(root.added_since(&before), CONFFILES);
+    assert_eq!(root.added_since(&before), ["/etc/qemu/fsfreeze-db.toml"]);
     // What is left is configured again by an installation, with the edits.
     root.dpkg("-i /tmp/package.deb", &newer);
-    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf");
-    root.sh("mkdir /var/lib/fsfreeze-db /var/lib/fsfreeze-db@two /var/lib/fsfreeze-postgresql; dpkg --purge fsfreeze-hooks");
+    root.sh("grep 'hold_seconds = 30' /etc/qemu/fsfreeze-db.toml");
+    root.sh("mkdir /var/lib/fsfreeze-db; dpkg --purge fsfreeze-hooks");
     assert_eq!(root.added_since(&before), [] as [&str; 0]);
+}
+
+/// The files of the packages whose hooks were scripts that administrators could edit, with the family's directory
+/// of hooks and of programs.
+fn scripts_of_old(hooks: &str, own: &str) -> [(String, &'static str); 5] {
+    // Its thaw is all that matters here.
+    const DISPATCHER: &str = "#!/bin/sh\necho \"$1\" >>/tmp/called; rm -rf /run/fsfreeze-db/session\n";
+    [
+        (format!("{hooks}/40-postgresql"), "#!/bin/sh\n"),
+        (format!("{hooks}/50-mysql"), "#!/bin/sh\n"),
+        ("/etc/qemu/fsfreeze-db.conf".to_owned(), "#HOLD_SECONDS=60\n"),
+        ("/etc/qemu/fsfreeze-postgresql.conf".to_owned(), "#HOLD_SECONDS=60\n"),
+        (format!("{own}/fsfreeze-hook"), DISPATCHER),
+    ]
+}
+
+/// Writes the files of such a package below `at`; their names, the settings and hooks first.
+fn stage_old(at: &Path, hooks: &str, own: &str) -> Vec<String> {
+    let files = scripts_of_old(hooks, own);
+    for (name, text) in &files {
+        let file = at.join(name.trim_start_matches('/'));
+        super::layout::create_dirs(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    files.map(|(name, _)| name).into()
+}
+
+/// An administrator's edits, and a freeze that is held; `hooks` is the directory of the hooks.
+fn edit_and_freeze(root: &Root, hooks: &str) {
+    root.sh(&format!(
+        "echo 'echo ran >>/tmp/ran' >>{hooks}/50-mysql; echo HOLD_SECONDS=30 >>/etc/qemu/fsfreeze-db.conf
+        mkdir -p /run/fsfreeze-db/session /var/lib/fsfreeze-db /var/lib/fsfreeze-postgresql
+        touch /var/lib/fsfreeze-db/position /var/lib/fsfreeze-postgresql/position"
+    ));
+}
+
+/// The upgrade has thawed by the old dispatcher, the thaw of that backup fails, and no hook but the new one runs.
+#[track_caller]
+fn is_upgraded(root: &Root, said: &str, own: &str, hooks: &str, saved: &str) {
+    assert!(said.contains("a freeze is held, and thawed now"), "{said}");
+    assert!(said.contains(&format!("nothing reads /etc/qemu/fsfreeze-db.conf{saved} any more")), "{said}");
+    assert_eq!(root.sh("cat /tmp/called"), "thaw\n");
+    let thaw = root.sh(&format!("{own}/fsfreeze-db thaw 2>&1 || echo $?"));
+    assert!(thaw.ends_with("the package was upgraded\n4\n"), "{thaw}");
+    assert_eq!(root.status(&format!("{own}/fsfreeze-hook")), "not locked\n");
+    assert_eq!(root.sh(&format!("cd {hooks}; echo *")), format!("50-mysql{saved}\n"));
+    assert_eq!(root.sh("cd /etc/qemu; echo *.conf"), "*.conf\n");
+    assert_eq!(root.sh("cd /var/lib; echo fsfreeze*/*"), "fsfreeze*/*\n");
+    root.sh("[ ! -e /tmp/ran ]");
+}
+
+#[test]
+fn the_deb_takes_the_place_of_the_scripts() {
+    const HOOKS: &str = "/etc/qemu/fsfreeze-hook.d";
+    const OWN: &str = "/usr/lib/fsfreeze-hooks";
+    let out = out();
+    let (old, staged) = (out.path().join("old.deb"), out.path().join("staged"));
+    let mut conffiles = stage_old(&staged, HOOKS, OWN);
+    conffiles.pop();
+    super::layout::create_dirs(&staged.join("DEBIAN")).unwrap();
+    fs::write(staged.join("DEBIAN/conffiles"), conffiles.join("\n") + "\n").unwrap();
+    let control =
+        "Package: fsfreeze-hooks\nVersion: 0.1.0\nArchitecture: all\nMaintainer: m <m@m>\nDescription: d\n";
+    fs::write(staged.join("DEBIAN/control"), control).unwrap();
+    let sh = shell().unwrap();
+    printed(cmd!(sh, "dpkg-deb --root-owner-group -Zxz --build {staged} {old}"));
+
+    // The same version is an upgrade as well.
+    let new = deb::build("0.1.0", out.path()).unwrap();
+    let root = Root::new();
+    let before = root.files();
+    root.dpkg("-i /tmp/package.deb", &old);
+    edit_and_freeze(&root, HOOKS);
+    let said = root.dpkg("-i /tmp/package.deb", &new);
+    is_upgraded(&root, &said, OWN, HOOKS, ".dpkg-bak");
+    // Nor does the distribution's own dispatcher run what is left.
+    root.sh("/etc/qemu/fsfreeze-hook freeze; [ ! -e /tmp/ran ]");
+    let newer = deb::build("0.2", out.path()).unwrap();
+    let said = root.dpkg("-i /tmp/package.deb", &newer);
+    assert!(!said.contains("a freeze is held"), "{said}");
+    root.sh("dpkg --purge fsfreeze-hooks; rm -f /var/log/qga-fsfreeze-hook.log");
+    assert_eq!(root.added_since(&before), [] as [&str; 0]);
+}
+
+/// A stand-in for the program, which holds locks in the package's directory: in such a root no server runs.
+const HOLDS: &str = "#!/bin/sh
+case $1 in status) [ -e /tmp/held ] ;; *) echo \"$1\" >>/tmp/called; rm -f /tmp/held ;; esac
+";
+
+#[test]
+fn the_deb_thaws_before_it_goes() {
+    let out = out();
+    let deb = deb::build("1.0", out.path()).unwrap();
+    let root = Root::new();
+    let hold = || {
+        root.dpkg("-i /tmp/package.deb", &deb);
+        let program = "/usr/lib/fsfreeze-hooks/fsfreeze-db";
+        root.sh(&format!("printf '%s' '{HOLDS}' >{program}; rm -f /tmp/called; touch /tmp/held"));
+    };
+    for goes in ["dpkg -i /tmp/package.deb", "dpkg --remove fsfreeze-hooks", "dpkg --purge fsfreeze-hooks"] {
+        hold();
+        let said = root.sh(&format!("{goes} 2>&1"));
+        assert!(said.contains("a freeze is held, and thawed now"), "{goes}: {said}");
+        assert_eq!(root.sh("cat /tmp/called"), "thaw\n", "{goes}");
+    }
+    root.sh("[ ! -e /usr/lib/fsfreeze-hooks ] && [ ! -e /run/fsfreeze-db ] && [ ! -e /run/fsfreeze-hook ]");
 }
 
 #[test]
@@ -289,7 +430,7 @@ ExecStart=-/usr/bin/qemu-ga -p /dev/virtio-ports/org.qemu.guest_agent.0 ${FILTER
 fn rpm_root(unit: &str, sysconfig: &str) -> Root {
     let root = Root::new();
     root.sh(&format!(
-        "mkdir -p /etc/sysconfig; ln -s /usr/sbin/qemu-ga /usr/bin/qemu-ga
+        "mkdir -p /etc/sysconfig /usr/share/licenses; ln -s /usr/sbin/qemu-ga /usr/bin/qemu-ga
         printf '%s' '{unit}' >/usr/lib/systemd/system/qemu-guest-agent.service
         printf '%s' '{sysconfig}' >/etc/sysconfig/qemu-ga"
     ));
@@ -306,7 +447,8 @@ fn rpm_comes_and_goes(root: &Root) -> (String, String) {
     let dropin = "/usr/lib/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf";
     let file = root.sh(&format!("sed -n 's/^EnvironmentFile=//p' {dropin} | xargs cat"));
     assert_eq!(file, "FSFREEZE_HOOK_PATHNAME=/usr/libexec/fsfreeze-hooks/fsfreeze-hook\n");
-    root.sh("test -x /usr/libexec/fsfreeze-hooks/fsfreeze-hook.d/50-mysql");
+    root.sh("test -x /usr/libexec/fsfreeze-hooks/hooks.d/50-fsfreeze-db");
+    assert_eq!(root.status("/usr/libexec/fsfreeze-hooks/fsfreeze-hook"), "not locked\n");
     let place = "/etc/systemd/system/qemu-guest-agent.service.d/00-fsfreeze-hooks.conf";
     let leads_to = root.sh(&format!("readlink {place} || true")).trim().to_owned();
     root.sh("mkdir /var/lib/fsfreeze-db");
@@ -330,14 +472,57 @@ fn an_rpm_upgrade_keeps_what_was_edited() {
     let root = rpm_root(RHEL, "");
     let upgrade = |version: &str| {
         let package = rpm::build(version, out.path()).unwrap();
-        root.rpm(&["--nodeps", "--upgrade", package.to_str().unwrap()]);
+        root.rpm(&["--nodeps", "--upgrade", package.to_str().unwrap()])
     };
     upgrade("1.0");
-    root.sh("echo HOLD_SECONDS=30 >>/etc/qemu/fsfreeze-db.conf; mkdir /var/lib/fsfreeze-db");
-    upgrade("1.1");
-    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf; test -d /var/lib/fsfreeze-db");
-    root.rpm(&["--nodeps", "--erase", "fsfreeze-hooks"]);
-    root.sh("grep HOLD_SECONDS=30 /etc/qemu/fsfreeze-db.conf.rpmsave");
+    root.sh("echo hold_seconds = 30 >>/etc/qemu/fsfreeze-db.toml; mkdir /var/lib/fsfreeze-db");
+    root.sh(&format!("printf '%s' '{HOLDS}' >/usr/libexec/fsfreeze-hooks/fsfreeze-db; touch /tmp/held"));
+    let said = upgrade("1.1");
+    assert!(said.contains("a freeze is held, and thawed now"), "{said}");
+    assert_eq!(root.sh("cat /tmp/called"), "thaw\n");
+    root.sh("grep 'hold_seconds = 30' /etc/qemu/fsfreeze-db.toml; test -d /var/lib/fsfreeze-db");
+    root.sh(&format!("printf '%s' '{HOLDS}' >/usr/libexec/fsfreeze-hooks/fsfreeze-db; touch /tmp/held"));
+    let said = root.rpm(&["--nodeps", "--erase", "fsfreeze-hooks"]);
+    assert!(said.contains("a freeze is held, and thawed now"), "{said}");
+    root.sh("grep 'hold_seconds = 30' /etc/qemu/fsfreeze-db.toml.rpmsave");
+}
+
+#[test]
+fn the_rpm_takes_the_place_of_the_scripts() {
+    const HOOKS: &str = "/etc/qemu-ga/fsfreeze-hook.d";
+    const OWN: &str = "/usr/libexec/fsfreeze-hooks";
+    let out = out();
+    let staged = out.path().join("staged");
+    let mut files = stage_old(&staged, HOOKS, OWN);
+    let dispatcher = files.pop().unwrap();
+    let config: String = files.iter().map(|file| format!("%config(noreplace) {file}\n")).collect();
+    let spec = format!(
+        "Name: fsfreeze-hooks\nVersion: 0.1.0\nRelease: 1\nSummary: s\nLicense: l\nBuildArch: noarch\n\
+         AutoReqProv: no\n%description\n%install\ncp -a %{{staged}}/. %{{buildroot}}/\n\
+         %files\n%defattr(-,root,root)\n{config}{dispatcher}\n"
+    );
+    fs::write(out.path().join("old.spec"), spec).unwrap();
+    let at = |name: &str| out.path().join(name).display().to_string();
+    let sh = shell_in(out.path()).unwrap();
+    let mut rpmbuild = sh.cmd("rpmbuild").args(["--quiet", "--target", "noarch", "-bb", "old.spec"]);
+    for (name, value) in [
+        ("_topdir", at("top")),
+        ("_dbpath", at("database")),
+        ("_rpmdir", at("old")),
+        ("_rpmfilename", "old.rpm".to_owned()),
+        ("staged", staged.display().to_string()),
+        ("__os_install_post", "%{nil}".to_owned()),
+    ] {
+        rpmbuild = rpmbuild.args(["--define".to_owned(), format!("{name} {value}")]);
+    }
+    printed(rpmbuild);
+
+    let new = rpm::build("0.1.1", out.path()).unwrap();
+    let root = rpm_root(RHEL, "");
+    root.rpm(&["--nodeps", "--install", &at("old/old.rpm")]);
+    edit_and_freeze(&root, HOOKS);
+    let said = root.rpm(&["--nodeps", "--upgrade", new.to_str().unwrap()]);
+    is_upgraded(&root, &said, OWN, HOOKS, ".rpmsave");
 }
 
 /// The commands that follow these words in docs/hooks.md.
@@ -356,22 +541,20 @@ fn the_page_installs_by_hand() {
         let from = host::repository().join("images/hooks/freezeframe");
         let (sh, to) = (shell().unwrap(), root.dir.path().join("tmp"));
         printed(cmd!(sh, "cp -r {from} {to}"));
+        let program = hook_program::path();
+        printed(cmd!(sh, "cp {program} {to}/freezeframe"));
         root.sh(&format!("{stubs}\n{}", commands_after(words)));
-    };
-    let finds_its_hooks = |root: &Root, hook: &str| {
-        let said = root.sh(&format!("{hook} freeze; cat /run/fsfreeze-hook/log"));
-        assert!(said.contains("no database server runs"), "{said}");
     };
 
     let debian = Root::new();
     by_hand(&debian, "Debian, Ubuntu, openSUSE:");
     let hook = debian.sh("qemu-ga --dump-conf | sed -n s/^fsfreeze-hook=//p");
-    finds_its_hooks(&debian, hook.trim());
+    assert_eq!(debian.status(hook.trim()), "not locked\n");
 
     let rhel = rpm_root(RHEL, "BLACKLIST_RPC=x\nFSFREEZE_HOOK_PATHNAME=/etc/qemu-ga/fsfreeze-hook\n");
     by_hand(&rhel, "Fedora, RHEL family (unverified here):");
     let hook = rhel.sh("sed -n s/^FSFREEZE_HOOK_PATHNAME=//p /etc/sysconfig/qemu-ga");
-    finds_its_hooks(&rhel, hook.trim());
+    assert_eq!(rhel.status(hook.trim()), "not locked\n");
 }
 
 #[test]
@@ -411,20 +594,79 @@ fn messages(script: &str) -> Vec<String> {
     words.into_iter().map(|word| word.trim().to_owned()).filter(|word| word.len() >= 8).collect()
 }
 
+/// The texts in the code of a Rust file, without those of its tests.
+fn texts(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let lines = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let source = lines.collect::<Vec<_>>().join("\n").replace("'\"'", "");
+    let mut texts = Vec::new();
+    let mut rest = source.as_str();
+    while let Some((_, after)) = rest.split_once('"') {
+        let mut escaped = false;
+        let end = after.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let (text, after) = after.split_at(end.unwrap());
+        let lines: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
+        texts.push(if lines.len() > 1 { lines.concat() } else { text.to_owned() }.replace("\\\"", "\""));
+        rest = &after[1..];
+    }
+    texts
+}
+
+/// The words of every message among these texts, without what it puts in. Statements for servers begin with
+/// a capital letter.
+fn messages_of_program(source: &str) -> Vec<String> {
+    let is_message =
+        |text: &&String| !text.starts_with(|c: char| c.is_ascii_uppercase()) && !text.starts_with("usage: ");
+    let mut words = Vec::new();
+    for text in texts(source).iter().filter(is_message) {
+        let text = text.strip_prefix("fsfreeze-db: ").unwrap_or(text);
+        for piece in
+            text.split('{').flat_map(|part| part.split_once('}').map_or(part, |(_, rest)| rest).split('\n'))
+        {
+            let piece = piece.trim_matches(|c: char| c.is_whitespace() || ".,;:(".contains(c));
+            if piece.len() >= 8 && piece.contains(' ') && piece.starts_with(|c: char| c.is_ascii_alphabetic())
+            {
+                words.push(piece.to_owned());
+            }
+        }
+    }
+    // Names of settings, with a value each.
+    words.retain(|word| !word.ends_with('='));
+    words
+}
+
+/// Every file of the program.
+fn sources_of_program(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let (directories, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    files.into_iter().chain(directories.iter().flat_map(|path| sources_of_program(path))).collect()
+}
+
 #[test]
 fn the_page_tells_what_to_do_about_every_message() {
     let page = fs::read_to_string(host::repository().join("docs/hooks.md")).unwrap();
-    for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql", "fsfreeze-hook.d/40-postgresql"] {
-        let script = host::repository().join("images/hooks/freezeframe").join(script);
-        let messages = messages(&fs::read_to_string(&script).unwrap());
-        assert!(messages.len() >= 7, "{messages:?}");
-        let unknown: Vec<_> = messages.iter().filter(|message| !page.contains(message.as_str())).collect();
-        assert!(
-            unknown.is_empty(),
-            "{} says what docs/hooks.md does not explain: {unknown:?}",
-            script.display()
-        );
-    }
+    let hooks = host::repository().join("images/hooks");
+    let dispatcher = hooks.join("freezeframe/fsfreeze-hook");
+    let of_dispatcher = messages(&fs::read_to_string(dispatcher).unwrap());
+    assert!(of_dispatcher.len() >= 7, "{of_dispatcher:?}");
+    let program = sources_of_program(&hooks.join("fsfreeze-db/src"));
+    let of_program = program.iter().flat_map(|file| messages_of_program(&fs::read_to_string(file).unwrap()));
+    let of_program: Vec<_> = of_program.collect();
+    assert!(of_program.len() >= 40, "{of_program:?}");
+    let unknown: Vec<_> =
+        of_dispatcher.iter().chain(&of_program).filter(|message| !page.contains(message.as_str())).collect();
+    assert!(unknown.is_empty(), "what docs/hooks.md does not explain: {unknown:?}");
+}
+
+#[test]
+fn messages_of_the_program_are_found_without_what_they_hold() {
+    let source = "//! \"not this one\"\nfn f(c: char) {\n    if c == '\"' { ask(\"SELECT 1 FROM t\") }\n    \
+                  says(\"{name} is \\\"gone\\\" for {} s: \\\n         look for it\");\n}\n#[cfg(test)]\nmod tests { \"nor this one\" }";
+    assert_eq!(messages_of_program(source), ["is \"gone\" for", "s: look for it"]);
 }
 
 #[test]

@@ -24,8 +24,9 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
         }
         Hook::Distro | Hook::DistroEnabled | Hook::Package => {
             let folder = quote_shell(agent.hook.parent().unwrap_or(Path::new("/")));
-            let line =
-                format!("rm -rf {hook} {hook}.d {folder}/fsfreeze-*.conf && cp -a {PACKAGED}/. {folder}");
+            let line = format!(
+                "rm -rf {hook} {hook}.d {folder}/fsfreeze-db.toml {OURS} && cp -a {PACKAGED}/. {folder}"
+            );
             machine.agent().script(&line, b"", limit)?;
             if plan.hook == Hook::DistroEnabled {
                 return Ok(());
@@ -60,6 +61,9 @@ fn content(plan: &Plan) -> Result<Vec<u8>> {
 
 /// Where the package is put in the guest: in memory, not on a disk.
 const DEB: &str = "/run/fsfreeze-hooks.deb";
+
+/// Where the images keep our hooks.
+const OURS: &str = "/usr/lib/fsfreeze-hooks";
 
 /// Where the images keep the hook files as the distribution packages them.
 const PACKAGED: &str = "/usr/share/freezeframe/distro-hook";

@@ -1,7 +1,7 @@
 //! The dispatcher, with made-up hooks.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -20,6 +20,8 @@ in_both_shells!(
     leftovers_are_ignored,
     what_others_may_write_is_refused,
     hooks_are_found_through_a_link,
+    the_sites_hooks_run_between_the_vendors_and_in_place_of_them,
+    a_hook_knows_whose_freeze_is_taken_back,
     a_background_process_does_not_hold_the_agent,
     works_without_a_place_to_write,
     the_journal_gets_a_good_freeze_after_the_thaw,
@@ -75,10 +77,20 @@ impl Installation {
         self.file(name, "755", body);
     }
 
+    /// One of the hooks that come with the dispatcher.
+    pub(crate) fn vendor_hook(&self, name: &str, body: &str) {
+        fs::create_dir_all(self.path("hooks.d")).expect("create the vendor's directory");
+        self.file_in("hooks.d", name, "755", body);
+    }
+
     fn file(&self, name: &str, mode: &str, body: &str) {
+        self.file_in("fsfreeze-hook.d", name, mode, body);
+    }
+
+    fn file_in(&self, directory: &str, name: &str, mode: &str, body: &str) {
         let trace = self.path("trace");
         let text = format!("#!/bin/sh\necho \"{name} $1\" >>{}\n{body}\n", trace.display());
-        install(&self.path("fsfreeze-hook.d").join(name), mode, &text);
+        install(&self.path(directory).join(name), mode, &text);
     }
 
     pub(crate) fn command(&self, dispatcher: &Path, verb: &str) -> Command {
@@ -203,6 +215,69 @@ fn hooks_are_found_through_a_link(shell: Shell) {
 
     fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();
     here.call("freeze").failed_with("there is no directory");
+}
+
+fn the_sites_hooks_run_between_the_vendors_and_in_place_of_them(shell: Shell) {
+    let here = Installation::new(shell);
+    for name in ["20-b", "40-d", "50-e"] {
+        here.vendor_hook(name, "");
+    }
+    symlink("../20-elsewhere", here.path("hooks.d/60-gone")).unwrap();
+    here.hook("10-a", "");
+    here.hook("30-c with a space", "");
+    here.hook("40-d", "echo in place of the vendor");
+    here.call("freeze").succeeded();
+    let freezes = ["10-a freeze", "20-b freeze", "30-c with a space freeze", "40-d freeze", "50-e freeze"];
+    assert_eq!(here.trace(), freezes);
+    here.call("thaw").succeeded();
+    wait_until("the site's own ran", || here.journal() == "in place of the vendor\n".repeat(2));
+    assert_eq!(here.trace().len(), freezes.len());
+
+    // Switched off, in both ways.
+    symlink("/dev/null", here.path("fsfreeze-hook.d/20-b")).unwrap();
+    here.file("50-e", "644", "");
+    here.call("freeze").succeeded();
+    assert_eq!(here.trace(), ["10-a freeze", "30-c with a space freeze", "40-d freeze"]);
+
+    // What others may write is refused there as well; and it needs no directory of the site's.
+    fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();
+    here.call("freeze").succeeded();
+    assert_eq!(here.trace(), ["20-b freeze", "40-d freeze", "50-e freeze"]);
+    fs::set_permissions(here.path("hooks.d"), fs::Permissions::from_mode(0o775)).unwrap();
+    here.call("freeze").failed_with("refused: others than root may write to ");
+    assert!(here.trace().is_empty());
+}
+
+fn a_hook_knows_whose_freeze_is_taken_back(shell: Shell) {
+    let here = Installation::new(shell);
+    let calls = here.path("calls");
+    let tell =
+        format!("echo \"$1 ${{FSFREEZE_HOOK_CALL-}} ${{FSFREEZE_HOOK_ROLLS_BACK-}}\" >>{}", calls.display());
+    here.hook("10-a", &tell);
+    let told = || {
+        let text = fs::read_to_string(&calls).unwrap();
+        fs::remove_file(&calls).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let call = |verb: &str| {
+        let mut command = here.command(&here.path("fsfreeze-hook"), verb);
+        // Whatever the caller's own environment says.
+        command.env("FSFREEZE_HOOK_CALL", "stale").env("FSFREEZE_HOOK_ROLLS_BACK", "stale");
+        call_as_agent(command)
+    };
+    call("freeze").succeeded();
+    call("thaw").succeeded();
+    let [freeze, thaw] = told().try_into().unwrap();
+    let first = freeze.strip_prefix("freeze ").and_then(|it| it.strip_suffix(' ')).unwrap().to_owned();
+    assert!(!first.is_empty() && first != "stale", "{freeze}");
+    assert_eq!(thaw, "thaw  ");
+
+    here.hook("20-b", "[ $1 = thaw ]");
+    call("freeze").failed_with("20-b failed to freeze");
+    let [freeze, thaw] = told().try_into().unwrap();
+    let second = thaw.strip_prefix("thaw  ").unwrap();
+    assert_eq!(freeze, format!("freeze {second} "));
+    assert_ne!(first, second);
 }
 
 fn a_background_process_does_not_hold_the_agent(shell: Shell) {

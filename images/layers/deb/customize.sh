@@ -2,20 +2,15 @@
 # Runs in the new guest's root once its packages are installed.
 set -eu
 
-hook=/usr/share/freezeframe/hook
+own=/usr/lib/fsfreeze-hooks
 distro_hook=/usr/share/freezeframe/distro-hook
 
-# The packaged hook stays available for trials that use it. Ours replaces it:
-# it is a conffile, so a later upgrade of the agent would keep ours.
+# The packaged hook stays available for trials that use it. A link to ours takes
+# its place; /etc/qemu/fsfreeze-hook.d stays, for what scenarios add.
 mkdir -p "$distro_hook"
 cp -a /etc/qemu/fsfreeze-hook /etc/qemu/fsfreeze-hook.d "$distro_hook"
-install -m 0755 "$hook/fsfreeze-hook" /etc/qemu/fsfreeze-hook
-for file in "$hook"/fsfreeze-hook.d/*; do
-    install -m 0755 "$file" /etc/qemu/fsfreeze-hook.d/
-done
-for file in "$hook"/*.conf; do
-    install -m 0644 "$file" /etc/qemu/
-done
+ln -sf "$own/fsfreeze-hook" /etc/qemu/fsfreeze-hook
+install -m 0644 "$own/fsfreeze-db.toml" /etc/qemu/
 
 systemctl enable freezeframe-network.service
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime

@@ -5,22 +5,17 @@ set -eu
 # The accounts of packages that leave them to rpm: the host's rpm may be too old for that.
 systemd-sysusers
 
-hook=/usr/share/freezeframe/hook
+own=/usr/lib/fsfreeze-hooks
 distro_hook=/usr/share/freezeframe/distro-hook
 
 # The packaged hook, if there is one, stays available for trials that use it.
-# Ours replaces it.
+# A link to ours takes its place.
 mkdir -p "$distro_hook" /etc/qemu /etc/qemu-ga/fsfreeze-hook.d
 for file in /etc/qemu-ga/fsfreeze-hook /etc/qemu-ga/fsfreeze-hook.d; do
     [ ! -e "$file" ] || cp -a "$file" "$distro_hook"
 done
-install -m 0755 "$hook/fsfreeze-hook" /etc/qemu-ga/fsfreeze-hook
-for file in "$hook"/fsfreeze-hook.d/*; do
-    install -m 0755 "$file" /etc/qemu-ga/fsfreeze-hook.d/
-done
-for file in "$hook"/*.conf; do
-    install -m 0644 "$file" /etc/qemu/
-done
+ln -sf "$own/fsfreeze-hook" /etc/qemu-ga/fsfreeze-hook
+install -m 0644 "$own/fsfreeze-db.toml" /etc/qemu/
 
 systemctl set-default multi-user.target
 systemctl enable freezeframe-network.service qemu-guest-agent.service

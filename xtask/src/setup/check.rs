@@ -22,6 +22,7 @@ pub(super) fn findings(also: &[NeededBy]) -> Vec<CheckResult> {
         NeededBy::NotRoot => !host::is_root(),
         NeededBy::Root => host::is_root(),
         NeededBy::RootWithApt => host::is_root() && manager() == Some(Manager::Apt),
+        who @ NeededBy::PackagesWithApt => also.contains(&who) && manager() == Some(Manager::Apt),
         who @ (NeededBy::Ubuntu | NeededBy::Rpm | NeededBy::Baseline | NeededBy::Tools) => {
             also.contains(&who)
         }

@@ -27,6 +27,8 @@ pub(crate) enum NeededBy {
     Ubuntu,
     /// Whoever builds images of the RPM family, or runs the tests of that.
     Rpm,
+    /// Whoever runs the tests of the hooks' packages where apt installs packages; elsewhere those leave it out.
+    PackagesWithApt,
     /// Whoever measures trials against the script of `bench/`, or runs the scenarios with backup tools.
     Baseline,
     /// Whoever runs the scenarios with backup tools.
@@ -400,6 +402,20 @@ pub(crate) const NEEDS: &[Need] = &[
             pacman: &["rpm-tools"],
         },
         needed_by: NeededBy::Everyone,
+    },
+    Need {
+        what: "lintian",
+        why: "checks the .deb of the hooks",
+        check: Check::Program("lintian"),
+        packages: Packages { apt: &["lintian"], dnf: &[], zypper: &[], pacman: &[] },
+        needed_by: NeededBy::PackagesWithApt,
+    },
+    Need {
+        what: "rpmlint",
+        why: "checks the .rpm of the hooks",
+        check: Check::Program("rpmlint"),
+        packages: Packages { apt: &["rpmlint"], dnf: &["rpmlint"], zypper: &["rpmlint"], pacman: &[] },
+        needed_by: NeededBy::PackagesWithApt,
     },
     Need {
         what: "PostgreSQL server",
