@@ -27,6 +27,8 @@ mod mysql;
 mod postgresql;
 #[path = "hooks/program.rs"]
 mod program;
+#[path = "hooks/program_postgresql.rs"]
+mod program_postgresql;
 #[path = "hooks/sample.rs"]
 mod sample;
 #[path = "hooks/scripts.rs"]

@@ -39,9 +39,46 @@ impl Cluster {
     }
 
     fn run(dir: TempDir, options: &[&str]) -> Self {
-        let at = dir.path().display().to_string();
+        Self::launch(dir, options, &bin("postgres"), None)
+    }
+
+    /// A server whose process is called so.
+    pub(crate) fn called(name: &str) -> Self {
+        let dir = new_directory();
+        copy(&empty_data(), &dir.path().join("data"));
+        let link = dir.path().join(name);
+        std::os::unix::fs::symlink(bin("postgres"), &link).expect("make a link");
+        Self::launch(dir, &[], &link, None)
+    }
+
+    /// A server in a mount namespace of its own, in which its directory is found under this path.
+    pub(crate) fn mounted_at(path: &Path) -> Self {
+        let dir = new_directory();
+        copy(&empty_data(), &dir.path().join("data"));
+        Self::launch(dir, &[], &bin("postgres"), Some(path))
+    }
+
+    /// Starts this program on the data in `dir`, which the server sees as `seen`, if that is given.
+    fn launch(dir: TempDir, options: &[&str], program: &Path, seen: Option<&Path>) -> Self {
+        let at = seen.unwrap_or(dir.path()).display().to_string();
         let log = fs::File::create(dir.path().join("server.log")).expect("create the log");
-        let mut command = as_owner(&bin("postgres"));
+        let mut command = match seen {
+            None => as_owner(program),
+            Some(seen) => {
+                let mut apart = Command::new("unshare");
+                apart.args(["--mount", "--propagation", "private", "sh", "-c"]);
+                apart.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").args([dir.path(), seen]);
+                let (uid, gid) = owner().expect("only root makes mount namespaces");
+                apart.args(["setpriv", "--clear-groups"]);
+                apart.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg(program);
+                apart
+                    .current_dir("/")
+                    .env_clear()
+                    .env("LC_ALL", "C")
+                    .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+                apart
+            }
+        };
         // Backup mode is visible by the whole pages in the WAL, which nothing else writes here.
         // That the server calls fsync is PostgreSQL's own business: a freeze of the file system
         // does as much.
@@ -134,6 +171,11 @@ impl Cluster {
     /// The hook's sessions with the server.
     pub(crate) fn hook_sessions(&self) -> String {
         self.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'fsfreeze-hook'")
+    }
+
+    /// The sessions of `fsfreeze-db` with the server.
+    pub(crate) fn program_sessions(&self) -> String {
+        self.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'fsfreeze-db'")
     }
 
     /// One of the server's own processes.

@@ -51,7 +51,8 @@ on_both_servers!(
     a_server_of_any_name_is_found,
     the_same_path_in_two_mount_namespaces,
     a_socket_of_another_server_is_refused,
-    an_unwritable_position_is_refused,
+    an_unwritable_position_is_the_sites_choice,
+    no_older_position_stays,
     an_unsafe_settings_file_is_refused,
     relaxed_durability_is_made_up_for,
     a_setting_left_raised_is_set_back,
@@ -73,22 +74,31 @@ on_both_servers!(
 );
 
 /// The program, set up for some servers of this machine, which has others.
-struct Program {
+pub(crate) struct Program {
     dir: TempDir,
     settings: String,
 }
 
 /// The settings of a server: those of the program, and of this server.
 fn of(server: &Server, lines: &str) -> String {
-    format!("[[server]]\ndata_directory = '{}'\n{lines}\n", server.datadir().display())
+    of_data(&server.datadir(), lines)
+}
+
+/// The same, by its data directory.
+pub(crate) fn of_data(directory: &Path, lines: &str) -> String {
+    format!("[[server]]\ndata_directory = '{}'\n{lines}\n", directory.display())
 }
 
 impl Program {
     /// With all the defaults.
     fn new(servers: &[&Server]) -> Self {
-        let this = Self { dir: tempfile::tempdir().expect("make a directory"), settings: String::new() };
         let own: Vec<String> = servers.iter().map(|server| of(server, "")).collect();
-        this.with("", &own.concat())
+        Self::set_up("", &own.concat())
+    }
+
+    pub(crate) fn set_up(own: &str, servers: &str) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        Self { dir, settings: String::new() }.with(own, servers)
     }
 
     /// With these settings, and of the servers; all others are left out.
@@ -97,7 +107,7 @@ impl Program {
         self
     }
 
-    fn set(&mut self, own: &str, servers: &str) {
+    pub(crate) fn set(&mut self, own: &str, servers: &str) {
         let at = self.dir.path().display();
         self.settings = format!(
             "run_directory = '{at}/run'\nposition_directory = '{at}/lib'\n{own}\n{servers}\n[[server]]\nignore = true\n"
@@ -105,11 +115,11 @@ impl Program {
         install(&self.path("settings"), "600", &self.settings);
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("hook");
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let program = target.join(triple).join("hook/fsfreeze-db");
@@ -121,24 +131,24 @@ impl Program {
         command
     }
 
-    fn call(&self, verb: &str) -> Outcome {
+    pub(crate) fn call(&self, verb: &str) -> Outcome {
         call_as_agent(self.command(&[verb]))
     }
 
-    fn freeze(&self) -> Outcome {
+    pub(crate) fn freeze(&self) -> Outcome {
         self.call("freeze")
     }
 
-    fn thaw(&self) -> Outcome {
+    pub(crate) fn thaw(&self) -> Outcome {
         self.call("thaw")
     }
 
     /// The process that holds the locks.
-    fn holder(&self) -> u32 {
+    pub(crate) fn holder(&self) -> u32 {
         self.find_holder().expect("a process holds the locks")
     }
 
-    fn find_holder(&self) -> Option<u32> {
+    pub(crate) fn find_holder(&self) -> Option<u32> {
         let run = self.path("run").display().to_string();
         let is_ours = |process: &procfs::process::Process| {
             process.cmdline().is_ok_and(|words| words.get(1..) == Some(&["hold".to_owned(), run.clone()]))
@@ -147,13 +157,17 @@ impl Program {
         Some(processes.find(is_ours)?.pid().unsigned_abs()).filter(|pid| is_running(*pid))
     }
 
-    fn status(&self) -> serde_json::Value {
+    pub(crate) fn status(&self) -> serde_json::Value {
         let outcome = call_as_agent(self.command(&["status", "--json"]));
         serde_json::from_str(&outcome.output).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
     }
 
     fn position(&self, server: &Server, name: &str) -> String {
-        let file = server.datadir().display().to_string();
+        self.position_of(&server.datadir(), name)
+    }
+
+    pub(crate) fn position_of(&self, data_directory: &Path, name: &str) -> String {
+        let file = data_directory.display().to_string();
         let file: String =
             file.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let text = fs::read_to_string(self.path("lib").join(file + ".position")).expect("a position");
@@ -164,18 +178,25 @@ impl Program {
     /// A freeze that fails with this status and reason, in one line, and has locked nothing.
     #[track_caller]
     fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
+        let outcome = self.freeze_fails(code, reason);
+        soon("the server takes writes", || server.takes_writes());
+        outcome
+    }
+
+    /// The same, without a look at the server.
+    #[track_caller]
+    pub(crate) fn freeze_fails(&self, code: i32, reason: &str) -> Outcome {
         let outcome = self.freeze();
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         assert!(outcome.output.contains(reason), "expected {reason:?} in {outcome:?}");
         assert_eq!(outcome.output.lines().count(), 1, "{outcome:?}");
-        soon("the server takes writes", || server.takes_writes());
         assert_eq!(self.find_holder(), None);
         outcome
     }
 
     /// A thaw that fails with this status, in these words.
     #[track_caller]
-    fn thaw_fails(&self, code: i32, reason: &str) {
+    pub(crate) fn thaw_fails(&self, code: i32, reason: &str) {
         let outcome = self.thaw().within(SOON);
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         assert!(outcome.output.contains(reason), "expected {reason:?} in {outcome:?}");
@@ -191,9 +212,9 @@ impl Drop for Program {
     }
 }
 
-const REFUSED: i32 = 1;
-const NO_LOGIN: i32 = 3;
-const LOCK_LOST: i32 = 4;
+pub(crate) const REFUSED: i32 = 1;
+pub(crate) const NO_LOGIN: i32 = 3;
+pub(crate) const LOCK_LOST: i32 = 4;
 const HELD_TOO_LONG: i32 = 5;
 const RELEASED_BEFORE: i32 = 6;
 
@@ -480,6 +501,37 @@ fn a_server_of_any_name_is_found(database: Database) {
     }
 }
 
+/// Ends its processes when dropped.
+struct Ending(std::process::Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is found may be gone, or about to go, when it is looked at.
+#[test]
+fn a_server_that_ends_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = dir.path().join("mysqld");
+    fs::copy(crate::call::program("sleep"), &short).unwrap();
+    let script = "while [ -x ./mysqld ]; do ./mysqld 0.05; sleep 0.02; done";
+    let mut processes = Command::new("sh");
+    let processes = processes.args(["-c", script]).current_dir(&dir);
+    let _ends = Ending(processes.spawn().unwrap());
+    let program = Program::set_up("", &of_data(dir.path(), ""));
+    for _ in 0..20 {
+        program.freeze().succeeded();
+        program.thaw().succeeded();
+    }
+    // One that stays is none.
+    let mut stays = Command::new(&short);
+    let _stays = Ending(stays.arg("300").current_dir(&dir).spawn().unwrap());
+    program.freeze().failed_with("listens on no socket that we can see");
+}
+
 /// A host's server and a container's, or two containers'.
 fn the_same_path_in_two_mount_namespaces(database: Database) {
     if !crate::server::is_root() {
@@ -512,21 +564,55 @@ fn a_socket_of_another_server_is_refused(database: Database) {
     assert!(other.takes_writes());
 }
 
-fn an_unwritable_position_is_refused(database: Database) {
+fn an_unwritable_position_is_the_sites_choice(database: Database) {
     let server = Server::with_tables(database, &[]);
-    let at = |program: &Program, place: &str| {
+    let at = |program: &Program, place: &str, more: &str| {
         let run = program.path("run").display().to_string();
         let text = format!(
-            "run_directory = '{run}'\nposition_directory = '{place}'\n{}[[server]]\nignore = true\n",
+            "run_directory = '{run}'\nposition_directory = '{place}'\n{more}\n{}[[server]]\nignore = true\n",
             of(&server, "")
         );
         install(&program.path("settings"), "600", &text);
     };
     let program = Program::new(&[]);
-    at(&program, "/proc/no/such/place");
+    at(&program, "/proc/no/such/place", "position_required = true");
     program.refuses(&server, REFUSED, "cannot write to /proc/no/such/place");
-    at(&program, "");
+    program.call("check").failed_with("cannot write to /proc/no/such/place");
+    for verb in ["check", "freeze"] {
+        at(&program, "/proc/no/such/place", "");
+        let outcome = program.call(verb).succeeded();
+        assert!(outcome.output.contains("position NOT written (cannot write to /proc/no"), "{outcome:?}");
+    }
+    program.thaw().succeeded();
+    at(&program, "", "position_required = true");
     program.freeze().succeeded();
+    program.thaw().succeeded();
+}
+
+/// A full disk, on which the position of an earlier freeze would be taken for this one's.
+fn no_older_position_stays(database: Database) {
+    if !crate::server::is_root() {
+        eprintln!("skipped: only root mounts a small disk here");
+        return;
+    }
+    let server = Server::with_tables(database, &[]);
+    let program = Program::new(&[&server]);
+    program.freeze().succeeded();
+    program.thaw().succeeded();
+    let text = program.position(&server, "nonce");
+    // In a mount namespace of its own, where the directory is a tmpfs that the first position fills.
+    let script = "mount -t tmpfs -o size=4k none \"$1\" && cp -a \"$2\"/. \"$1\" || exit
+        \"$0\" freeze; status=$?; ls \"$1\"; exit $status";
+    fs::rename(program.path("lib"), program.path("before")).unwrap();
+    fs::create_dir(program.path("lib")).unwrap();
+    let freeze = program.command(&[]);
+    let mut apart = Command::new("unshare");
+    apart.args(["--mount", "sh", "-c", script]).arg(freeze.get_program());
+    apart.args([program.path("lib"), program.path("before")]);
+    apart.envs(freeze.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let outcome = call_as_agent(apart).succeeded();
+    assert!(outcome.output.contains("position NOT written"), "{outcome:?}");
+    assert!(!outcome.output.contains(".position"), "{text} stays: {outcome:?}");
     program.thaw().succeeded();
 }
 

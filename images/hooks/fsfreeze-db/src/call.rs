@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::hold::{ACCEPT, runtime};
 use crate::message::{self, Answer, Request};
 use crate::mysql;
-use crate::servers::{self, ProcessId};
+use crate::servers::{self, Kind, ProcessId};
 use crate::settings::Settings;
 use crate::state::{self, Stage};
 
@@ -38,8 +38,9 @@ const SOON: Duration = Duration::from_secs(3);
 /// How often it is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Takes the locks, and leaves a process behind that holds them.
-pub(crate) fn freeze(settings: &Settings) -> Answer {
+/// Takes the locks, and leaves a process behind that holds them. `call` is the dispatcher's name for this
+/// call, and `limit` how long it has.
+pub(crate) fn freeze(settings: &Settings, call: Option<String>, limit: Duration) -> Answer {
     let directory = settings.run_directory.as_path();
     if let Err(error) = state::make_directory(directory) {
         return Failure::refused(format!("cannot write to {}: {error}", directory.display())).into();
@@ -55,11 +56,11 @@ pub(crate) fn freeze(settings: &Settings) -> Answer {
     }
     // What is left of an earlier one that nobody holds any more is no obstacle.
     state::forget(directory);
-    start_holder(settings, false)
+    start_holder(settings, Some(call), limit)
 }
 
 /// Takes the locks, and releases them at once.
-pub(crate) fn check(settings: &Settings) -> Answer {
+pub(crate) fn check(settings: &Settings, limit: Duration) -> Answer {
     let directory = settings.run_directory.as_path();
     if let Some(holder) = holding(directory) {
         let says =
@@ -69,7 +70,7 @@ pub(crate) fn check(settings: &Settings) -> Answer {
     if let Err(error) = state::make_directory(directory) {
         return Failure::refused(format!("cannot write to {}: {error}", directory.display())).into();
     }
-    start_holder(settings, true)
+    start_holder(settings, None, limit)
 }
 
 /// Proves that the locks lasted until now, and releases them.
@@ -81,7 +82,7 @@ pub(crate) fn thaw(settings: &Settings, rolls_back: Option<String>) -> Answer {
         match ask_holder(directory, holder, &request) {
             Ok(answer) => return answer,
             // It may have ended in this moment: its state says how.
-            Err(_) if ends_soon(holder) => {}
+            Err(_) if holder.ends_within(SOON) => {}
             Err(error) => {
                 // Whatever it does, it must not keep the writers waiting.
                 signal(holder, Signal::KILL);
@@ -138,11 +139,17 @@ pub(crate) fn status(settings: &Settings, as_json: bool) -> Answer {
     Answer { says, ..answer }
 }
 
-/// Starts the process that takes the locks, and waits for its report.
-fn start_holder(settings: &Settings, only_check: bool) -> Answer {
-    let limit = settings.lock_limit() + GIVING_UP;
+/// Starts the process that takes the locks for this call, or only for a check, and waits for its report.
+fn start_holder(settings: &Settings, freezes: Option<Option<String>>, limit: Duration) -> Answer {
+    let limit = limit.min(settings.lock_limit() + GIVING_UP);
+    let only_check = freezes.is_none();
     let verb = if only_check { "hold-nothing" } else { "hold" };
-    let spawned = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command.env_remove(CALL).env_remove(ROLLS_BACK);
+    if let Some(Some(call)) = freezes {
+        command.env(CALL, call);
+    }
+    let spawned = command
         .arg0("fsfreeze-db")
         .arg(verb)
         .arg(&settings.run_directory)
@@ -166,7 +173,13 @@ fn start_holder(settings: &Settings, only_check: bool) -> Answer {
             answer
         }
         Err(why) => {
-            let _ = child.kill();
+            // It ends what it waits for when it hears nothing more of us.
+            drop(child.stdin.take());
+            if let Some(holder) = ProcessId::of_child(&child)
+                && !holder.ends_within(SOON)
+            {
+                let _ = child.kill();
+            }
             let _ = child.wait();
             Failure::refused(why).into()
         }
@@ -207,7 +220,7 @@ fn holder(directory: &Path) -> Option<ProcessId> {
 fn holding(directory: &Path) -> Option<ProcessId> {
     let holder = holder(directory)?;
     let is_held = state::read(directory).is_some_and(|it| it.holder == holder && it.stage == Stage::Held);
-    (is_held || !ends_soon(holder)).then_some(holder)
+    (is_held || !holder.ends_within(SOON)).then_some(holder)
 }
 
 fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Result<Answer> {
@@ -234,17 +247,6 @@ fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Res
     message::parse(&line)
 }
 
-fn ends_soon(holder: ProcessId) -> bool {
-    let limit = Instant::now() + SOON;
-    while holder.is_alive() {
-        if Instant::now() > limit {
-            return false;
-        }
-        thread::sleep(POLL);
-    }
-    true
-}
-
 fn signal(holder: ProcessId, signal: Signal) {
     if holder.is_alive()
         && let Some(pid) = Pid::from_raw(holder.pid)
@@ -262,7 +264,7 @@ fn lost(directory: &Path, why: &str) -> Answer {
 fn set_back(settings: &Settings) {
     let Ok(found) = servers::find() else { return };
     let Ok(runtime) = runtime() else { return };
-    for server in &found.servers {
+    for server in found.servers.iter().filter(|server| server.kind == Kind::Mysql) {
         let own = settings.of(&server.data_directory, &server.control_group);
         let outcome = runtime.block_on(mysql::set_back(server, &own, &settings.run_directory));
         if let Err(failure) = outcome {

@@ -37,3 +37,18 @@ impl Failure {
         Self { exit: Exit::Refused, why: why.into() }
     }
 }
+
+/// An attempt to lock that failed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The reason.
+    pub(crate) why: Failure,
+    /// The next one may not: somebody else only had to finish.
+    pub(crate) may_succeed: bool,
+}
+
+impl From<Failure> for Refusal {
+    fn from(why: Failure) -> Self {
+        Self { why, may_succeed: false }
+    }
+}

@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout};
 use crate::exit::{Exit, Failure};
 use crate::lock::{all, lock_all, release};
 use crate::message::{self, Answer, Request};
-use crate::mysql::{Ending, Session};
 use crate::servers::ProcessId;
+use crate::session::{Ending, Session};
 use crate::settings::Settings;
 use crate::state::{self, Held, Stage, State};
 

@@ -7,15 +7,18 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::exit::Failure;
-use crate::mysql::{Ending, Position, Refusal, Session};
-use crate::position;
+use crate::exit::{Failure, Refusal};
+use crate::position::{self, Position};
 use crate::servers::{self, Server};
+use crate::session::{Ending, Session};
 use crate::settings::Settings;
 use crate::state::Held;
 
 /// Between two attempts, so that a deadlock with row locks can resolve.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// For a server that does not let us in because it ends.
+const ENDING: Duration = Duration::from_millis(300);
 
 /// How long one attempt may last that keeps the writers of other servers waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,34 +35,25 @@ pub(crate) async fn lock_all(
     only_check: bool,
     endings: &RefCell<Vec<Ending>>,
 ) -> Result<Option<(Vec<Session>, Vec<Held>)>, Failure> {
-    let servers = servers_to_lock(settings)?;
-    if servers.is_empty() {
+    let nonce = position::nonce().map_err(|error| Failure::refused(format!("cannot read /proc: {error}")))?;
+    // Every connection first: nobody waits for that.
+    let mut sessions = open_all(settings, deadline).await?;
+    if sessions.is_empty() {
         return Ok(None);
     }
-    let directory = settings.position_directory.as_path();
-    let to_nowhere = directory.as_os_str().is_empty();
-    let unwritable = |error: io::Error| {
-        Failure::refused(format!("cannot write to {}, where positions go: {error}", directory.display()))
-    };
-    if !to_nowhere {
-        position::prepare(directory).map_err(unwritable)?;
-    }
-    // Every connection first: nobody waits for that.
-    let opening = servers.iter().map(|server| async {
-        let own = settings.of(&server.data_directory, &server.control_group);
-        Session::open(server, &own, settings.hold_limit(), &settings.run_directory).await
-    });
-    let mut sessions = all(join_all(opening).await)?;
+    let servers: Vec<&Server> = sessions.iter().map(Session::server).collect();
+    let places = Places::prepare(settings, &servers)?;
     *endings.borrow_mut() = sessions.iter().map(Session::ending).collect();
-    let outcome = take_all(&mut sessions, deadline).await.and_then(|(taken, attempts)| {
-        let names = servers::file_names(&servers.iter().collect::<Vec<_>>());
-        if !to_nowhere && !only_check {
-            for ((session, (position, _)), name) in sessions.iter().zip(&taken).zip(names) {
-                position::write(directory, &name, session, position).map_err(unwritable)?;
-            }
-        }
-        let held = |(session, (position, took))| held(session, position, attempts, took);
-        Ok(sessions.iter().zip(taken).map(held).collect())
+    let outcome = take_all(&mut sessions, deadline, &nonce).await.and_then(|(taken, attempts)| {
+        let held =
+            sessions.iter().zip(taken).zip(places.names()).map(|((session, (position, took)), name)| {
+                let mut held = held(session, position, attempts, took);
+                if let Some(unwritten) = places.write(name, &nonce, &held, only_check)? {
+                    held.says.push_str(&unwritten);
+                }
+                Ok(held)
+            });
+        held.collect()
     });
     match outcome {
         Ok(held) => Ok(Some((sessions, held))),
@@ -70,12 +64,34 @@ pub(crate) async fn lock_all(
     }
 }
 
+/// A session with each server that runs and is not left out.
+async fn open_all(settings: &Settings, deadline: Instant) -> Result<Vec<Session>, Failure> {
+    loop {
+        let servers = servers_to_lock(settings)?;
+        let opening = servers.iter().map(|server| async {
+            let own = settings.of(&server.data_directory, &server.control_group);
+            let opened = Session::open(server, &own, settings).await;
+            // One that was about to end when it was found is no obstacle: who is there is asked again.
+            let has_ended = opened.is_err() && server.process.ends_within(ENDING);
+            (opened, has_ended)
+        });
+        let (opened, ended): (Vec<_>, Vec<_>) = join_all(opening).await.into_iter().unzip();
+        if ended.contains(&true) && Instant::now() < deadline {
+            join_all(opened.into_iter().flatten().map(Session::end)).await;
+            continue;
+        }
+        return all(opened);
+    }
+}
+
 /// Takes all the locks in the same attempt: while one server is waited for, the writers of no other wait.
 /// Gives each one's position, how long it took, and the number of attempts.
 async fn take_all(
     sessions: &mut [Session],
     deadline: Instant,
+    nonce: &str,
 ) -> Result<(Vec<(Position, Duration)>, u32), Failure> {
+    all(join_all(sessions.iter_mut().map(|session| session.prepare(deadline, nonce))).await)?;
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -85,7 +101,7 @@ async fn take_all(
             let until = if sessions.len() == 1 { deadline } else { deadline.min(Instant::now() + PATIENCE) };
             let taking = sessions.iter_mut().map(|session| async {
                 let begun = Instant::now();
-                session.take(until).await.map(|position| (position, begun.elapsed()))
+                session.take(until, nonce).await.map(|position| (position, begun.elapsed()))
             });
             outcome = together(join_all(taking).await);
         }
@@ -106,11 +122,87 @@ fn held(session: &Session, position: Position, attempts: u32, took: Duration) ->
         data_directory: session.server().data_directory.clone(),
         process: session.server().process,
         version: session.version().to_owned(),
-        method: session.method().name().to_owned(),
+        method: session.method().to_owned(),
         attempts,
         lock_milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         position: position.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         says: session.describe(),
+    }
+}
+
+/// Where the servers' positions go, if anywhere.
+struct Places<'a> {
+    settings: &'a Settings,
+    names: Vec<String>,
+}
+
+impl<'a> Places<'a> {
+    /// Finds out that they can be written, before anything is locked.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot, and must be.
+    fn prepare(settings: &'a Settings, servers: &[&Server]) -> Result<Self, Failure> {
+        let this = Self { settings, names: servers::file_names(servers) };
+        if this.is_nowhere() {
+            return Ok(this);
+        }
+        match position::prepare(&settings.position_directory) {
+            Err(error) if settings.position_required => Err(this.unwritable(&error)),
+            _ => Ok(this),
+        }
+    }
+
+    /// One for each server.
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Writes that of a server that is held. Gives what to say when it could not be written.
+    ///
+    /// # Errors
+    ///
+    /// If it must be written, or an older one is in its place and stays.
+    fn write(
+        &self,
+        name: &str,
+        nonce: &str,
+        held: &Held,
+        only_check: bool,
+    ) -> Result<Option<String>, Failure> {
+        let directory = self.settings.position_directory.as_path();
+        if self.is_nowhere() {
+            return Ok(None);
+        }
+        let common = [
+            ("nonce", nonce),
+            ("time", &crate::state::now()),
+            ("server", &held.version),
+            ("method", &held.method),
+        ];
+        let own = held.position.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let facts: Vec<_> = common.into_iter().chain(own).collect();
+        let written =
+            if only_check { position::prepare(directory) } else { position::write(directory, name, &facts) };
+        match written {
+            Ok(()) => Ok(None),
+            Err(error) if self.settings.position_required => Err(self.unwritable(&error)),
+            Err(error) => {
+                if !only_check {
+                    position::forget(directory, name).map_err(|error| self.unwritable(&error))?;
+                }
+                Ok(Some(format!(", position NOT written ({})", self.unwritable(&error))))
+            }
+        }
+    }
+
+    fn is_nowhere(&self) -> bool {
+        self.settings.position_directory.as_os_str().is_empty()
+    }
+
+    fn unwritable(&self, error: &io::Error) -> Failure {
+        let directory = self.settings.position_directory.display();
+        Failure::refused(format!("cannot write to {directory}, where positions go: {error}"))
     }
 }
 

@@ -7,23 +7,29 @@
 //! fsfreeze-db status    says whether they are held, and how the latest freeze went; --json
 //! fsfreeze-db check     takes the locks and releases them at once: says whether a freeze would work
 //! ```
+//!
+//! Under any other name, such as `fsfreeze-hook`, it is what the guest agent calls: [`dispatch`].
 
 mod call;
-mod client;
+mod dispatch;
 mod exit;
 mod hold;
 mod lock;
 mod message;
 mod mysql;
+mod ours;
 mod position;
-mod relaxed;
+mod postgresql;
 mod servers;
+mod session;
 mod settings;
+mod socket;
 mod state;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 
@@ -37,13 +43,19 @@ fn main() -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let arguments: Vec<String> = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let name = env::args_os().next().unwrap_or_default().to_string_lossy().into_owned();
     let file = env::var_os("FSFREEZE_DB_SETTINGS").map_or_else(|| settings::FILE.into(), PathBuf::from);
-    let answer = match Settings::read(&file) {
+    let settings = Settings::read(&file);
+    // Also as a hook of this name below somebody else's dispatcher.
+    if !Path::new(&name).file_name().is_some_and(|name| name.to_string_lossy().contains("fsfreeze-db")) {
+        return ExitCode::from(dispatch::main(&name, &words, &settings));
+    }
+    let answer = match settings {
         Err(failure) => failure.into(),
         Ok(settings) => match words.as_slice() {
-            ["freeze"] => call::freeze(&settings),
+            ["freeze"] => call::freeze(&settings, env::var(call::CALL).ok(), Duration::MAX),
             ["thaw"] => call::thaw(&settings, env::var(call::ROLLS_BACK).ok()),
-            ["check"] => call::check(&settings),
+            ["check"] => call::check(&settings, Duration::MAX),
             ["status"] => return show(&call::status(&settings, false)),
             ["status", "--json"] => return show(&call::status(&settings, true)),
             // Started by ourselves, and answers in its own way.

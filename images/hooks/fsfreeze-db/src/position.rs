@@ -1,40 +1,54 @@
 //! Where a point-in-time recovery starts; it also shows that a backup holds this very freeze.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::mysql::{Position, Session};
+/// Where a server's logs are: a name and a value each.
+pub(crate) type Position = Vec<(&'static str, String)>;
 
 /// Finds out that positions can be written, before anything is locked.
 pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let probe = directory.join(".fsfreeze-db");
-    create(&probe)?.write_all(b"\n")?;
-    fs::remove_file(probe)
+    let written = create(&probe).and_then(|mut file| file.write_all(b"\n"));
+    let _ = fs::remove_file(probe);
+    written
 }
 
-/// Writes the position of a locked server to the file of this name, and waits until it is on disk.
-pub(crate) fn write(directory: &Path, name: &str, session: &Session, facts: &Position) -> io::Result<()> {
-    let nonce = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let common = [
-        ("nonce", nonce.trim().to_owned()),
-        ("time", crate::state::now()),
-        ("server", session.version().to_owned()),
-        ("method", session.method().name().to_owned()),
-    ];
-    let mut text = String::new();
-    for (name, value) in common.iter().chain(facts) {
-        text.push_str(&format!("{name}\t{value}\n"));
+/// Removes the position of this name: an earlier freeze's would be taken for the one of this backup.
+pub(crate) fn forget(directory: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(file(directory, name)) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
+        _ => Ok(()),
     }
-    let position = directory.join(format!("{name}.position"));
+}
+
+/// Something new, which tells this freeze from every other.
+pub(crate) fn nonce() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+}
+
+/// Writes a position to the file of this name, and waits until it is on disk.
+pub(crate) fn write(directory: &Path, name: &str, facts: &[(&str, &str)]) -> io::Result<()> {
+    let text: String = facts.iter().map(|(name, value)| format!("{name}\t{value}\n")).collect();
+    let position = file(directory, name);
     let new = position.with_extension("new");
-    let mut out = create(&new)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&new, &position)?;
+    let written = create(&new).and_then(|mut out| {
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&new, &position)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written?;
     File::open(directory)?.sync_all()
+}
+
+fn file(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.position"))
 }
 
 fn create(file: &Path) -> io::Result<File> {

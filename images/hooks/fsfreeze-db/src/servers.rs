@@ -8,9 +8,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use procfs::process::{FDTarget, Process};
 use serde::{Deserialize, Serialize};
+
+/// How long a server that ends may need to be gone; it gives its memory back first.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// How often it is looked at meanwhile.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A process, and what distinguishes it from a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +35,28 @@ impl ProcessId {
         Self::of(&Process::myself().ok()?)
     }
 
+    /// That of a child that has not ended.
+    pub(crate) fn of_child(child: &std::process::Child) -> Option<Self> {
+        Self::of(&Process::new(child.id().cast_signed()).ok()?)
+    }
+
     /// That of a process that has not ended.
     pub(crate) fn of(process: &Process) -> Option<Self> {
         let stat = process.stat().ok()?;
         let runs = !matches!(stat.state, 'Z' | 'X');
         runs.then_some(Self { pid: stat.pid, started: stat.starttime })
+    }
+
+    /// Whether it ends within this time.
+    pub(crate) fn ends_within(self, limit: Duration) -> bool {
+        let limit = Instant::now() + limit;
+        while self.is_alive() {
+            if Instant::now() > limit {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
+        true
     }
 
     /// It runs still.
@@ -40,9 +65,20 @@ impl ProcessId {
     }
 }
 
-/// A MariaDB or MySQL server that runs.
+/// Which database a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// MariaDB or MySQL: who serves is known when it answers.
+    Mysql,
+    /// PostgreSQL.
+    Postgresql,
+}
+
+/// A database server that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    /// Which database it is.
+    pub(crate) kind: Kind,
     /// Its process.
     pub(crate) process: ProcessId,
     /// Its data directory, as the server itself sees it.
@@ -137,34 +173,43 @@ pub(crate) fn find() -> io::Result<Found> {
 /// The server that this process is, if it is one, or why that cannot be found out.
 fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Server>, String> {
     let (Ok(stat), Some(id)) = (process.stat(), ProcessId::of(process)) else { return Ok(None) };
-    let named = has_server_name(&stat.comm);
     let place = Path::new("/proc").join(id.pid.to_string());
-    let blind = |error: &dyn std::fmt::Display| {
-        // It may just have ended.
-        if named && id.is_alive() {
-            Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
-        } else {
-            Ok(None)
+    // PostgreSQL's servers have children of the same name, in the same directory.
+    let parent = || Process::new(stat.ppid).and_then(|parent| parent.stat()).map(|parent| parent.comm);
+    let named = match kind_by_name(&stat.comm) {
+        Some(Kind::Postgresql)
+            if parent().is_ok_and(|name| kind_by_name(&name) == Some(Kind::Postgresql)) =>
+        {
+            return Ok(None);
         }
+        named => named,
     };
-    if !named && !holds_data(&place.join("cwd")) {
-        return Ok(None);
-    }
+    let blind = |error: io::Error| {
+        // What is missing of a process is what it has given up on its way to the end, which may take a moment.
+        let is_ending = error.kind() == io::ErrorKind::NotFound && id.ends_within(ENDING);
+        if named.is_none() || is_ending || !id.is_alive() {
+            return Ok(None);
+        }
+        Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
+    };
+    let Some(kind) = named.or_else(|| kind_by_data(&place.join("cwd"), process)) else { return Ok(None) };
     let data_directory = match fs::read_link(place.join("cwd")) {
         Ok(directory) => directory,
-        Err(error) => return blind(&error),
+        Err(error) => return blind(error),
     };
     let sockets = match listening(process) {
         Ok(sockets) => sockets,
-        Err(error) => return blind(&error),
+        Err(procfs::ProcError::NotFound(_)) => return blind(io::ErrorKind::NotFound.into()),
+        Err(error) => return blind(io::Error::other(error)),
     };
     // A shell may stand in the directory, and a program that only copies the files as well.
-    if !named && sockets.is_empty() {
+    if named.is_none() && sockets.is_empty() {
         return Ok(None);
     }
     let root = fs::metadata(place.join("root")).map(|root| (root.dev(), root.ino())).ok();
     let control_group = fs::read_to_string(place.join("cgroup")).unwrap_or_default();
     Ok(Some(Server {
+        kind,
         process: id,
         data_directory,
         control_group: control_group.lines().last().unwrap_or_default().to_owned(),
@@ -173,18 +218,40 @@ fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Ser
     }))
 }
 
-/// `mysqld` and `mariadbd`, also as vendors call them: `mysqld.bin`, `mysqld-debug`, `mariadbd-11.8`.
-/// Not what only begins so: `mysqld_safe` (a script), `mysqld_exporter`.
-fn has_server_name(comm: &str) -> bool {
-    ["mysqld", "mariadbd"].iter().filter_map(|name| comm.strip_prefix(name)).any(|rest| {
+/// `mysqld`, `mariadbd` and `postgres`, also as vendors call them: `mysqld.bin`, `mysqld-debug`, `mariadbd-11.8`.
+/// Not what only begins so: `mysqld_safe` (a script), `mysqld_exporter`, `postgres_exporter`.
+fn kind_by_name(comm: &str) -> Option<Kind> {
+    let names = [
+        ("mysqld", Kind::Mysql),
+        ("mariadbd", Kind::Mysql),
+        ("postgres", Kind::Postgresql),
+        ("postmaster", Kind::Postgresql),
+    ];
+    let is_version = |rest: &str| {
         rest.is_empty() || rest.starts_with(['.', '-']) || rest.starts_with(|c: char| c.is_ascii_digit())
-    })
+    };
+    let named = |(name, kind): (&str, Kind)| comm.strip_prefix(name).is_some_and(is_version).then_some(kind);
+    names.into_iter().find_map(named)
 }
 
-/// A data directory: a server changes to its own as it starts.
-fn holds_data(directory: &Path) -> bool {
+/// Whose data directory it is: a server changes to its own as it starts.
+fn kind_by_data(directory: &Path, process: &Process) -> Option<Kind> {
     let has = |name: &str| directory.join(name).exists();
-    has("ibdata1") && (has("mysql") || has("mysql.ibd"))
+    if has("ibdata1") && (has("mysql") || has("mysql.ibd")) {
+        Some(Kind::Mysql)
+    } else if has("PG_VERSION") && is_postmaster(directory, process) {
+        Some(Kind::Postgresql)
+    } else {
+        None
+    }
+}
+
+/// The directory names this very process, by its number in its own namespace, as the server in charge.
+fn is_postmaster(directory: &Path, process: &Process) -> bool {
+    let text = fs::read_to_string(directory.join("postmaster.pid")).unwrap_or_default();
+    let named: Option<i32> = text.lines().next().and_then(|line| line.trim().parse().ok());
+    let innermost = || process.status().ok()?.nspid?.last().copied();
+    named.is_some() && named == innermost()
 }
 
 /// The named stream sockets that the process itself has open.
@@ -221,10 +288,15 @@ mod tests {
     #[test]
     fn servers_are_known_by_the_names_that_vendors_give_them() {
         for name in ["mysqld", "mariadbd", "mysqld.bin", "mysqld-debug", "mariadbd-11.8", "mysqld8.4"] {
-            assert!(has_server_name(name), "{name}");
+            assert_eq!(kind_by_name(name), Some(Kind::Mysql), "{name}");
         }
-        for name in ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "mysql_upgrade"] {
-            assert!(!has_server_name(name), "{name}");
+        for name in ["postgres", "postmaster", "postgres-17", "postgres.bin"] {
+            assert_eq!(kind_by_name(name), Some(Kind::Postgresql), "{name}");
+        }
+        for name in
+            ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "postgres_export", "psql"]
+        {
+            assert_eq!(kind_by_name(name), None, "{name}");
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::exit::{Exit, Failure};
+use crate::ours;
 
 /// Where the settings are, unless `FSFREEZE_DB_SETTINGS` names another file.
 pub(crate) const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) run_directory: PathBuf,
     /// Where each server's position goes; on a disk that is in the backup. Empty: nowhere.
     pub(crate) position_directory: PathBuf,
+    /// A freeze whose position cannot be written is refused.
+    pub(crate) position_required: bool,
     /// What differs for some of the servers.
     server: Vec<ServerSettings>,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             hold_seconds: 60,
             run_directory: "/run/fsfreeze-db".into(),
             position_directory: "/var/lib/fsfreeze-db".into(),
+            position_required: false,
             server: Vec::new(),
         }
     }
@@ -56,8 +59,11 @@ pub(crate) struct ServerSettings {
     pub(crate) ignore: bool,
     /// There must be such a server.
     required: bool,
-    /// The account; it logs in through the server's own socket.
-    pub(crate) user: String,
+    /// The account; it logs in through the server's own socket. Default: `root`, or the owner of
+    /// PostgreSQL's data directory.
+    pub(crate) user: Option<String>,
+    /// The database that it connects to; PostgreSQL's only.
+    pub(crate) database: String,
     /// A file with the password in its first line, which others than its owner must not read.
     password_file: Option<PathBuf>,
     /// An option file of the server's clients, whose `[client]` names user, password and socket.
@@ -81,7 +87,8 @@ impl Default for ServerSettings {
             control_group: None,
             ignore: false,
             required: false,
-            user: "root".to_owned(),
+            user: None,
+            database: "postgres".to_owned(),
             password_file: None,
             option_file: None,
             socket: None,
@@ -93,23 +100,28 @@ impl Default for ServerSettings {
     }
 }
 
-/// How a MariaDB or MySQL server is locked.
+/// How a server is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Method {
-    /// `BACKUP STAGE` where the server has it, FLUSH TABLES WITH READ LOCK elsewhere.
+    /// The best that the server has: `BACKUP STAGE` before FLUSH TABLES WITH READ LOCK, backup mode before
+    /// a mere flush.
     Auto,
-    /// Never the latter.
+    /// MariaDB's backup lock, or none.
     BackupStage,
-    /// Always the latter.
+    /// Always FLUSH TABLES WITH READ LOCK.
     Ftwrl,
+    /// PostgreSQL's backup mode, or none: a checkpoint that takes too long is a refusal.
+    BackupMode,
+    /// A flush of PostgreSQL's WAL, without the checkpoint that backup mode begins with.
+    Flush,
 }
 
 /// How a client logs in.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    /// The account.
-    pub(crate) user: String,
+    /// The account, if one is named.
+    pub(crate) user: Option<String>,
     /// Its password, if it has one.
     pub(crate) password: Option<String>,
     /// The socket, as the server sees it, if one is named.
@@ -129,7 +141,7 @@ impl Settings {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(refused(format!("cannot read {}: {error}", file.display()))),
         };
-        only_ours(file, 0o022, "write to")?;
+        ours::only(file, 0o022, "write to").map_err(refused)?;
         let settings: Self = toml::from_str(&text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
@@ -229,7 +241,7 @@ fn read_options(text: &str, login: &mut Login) {
         {
             let value = unquoted(value.trim()).to_owned();
             match name.trim() {
-                "user" => login.user = value,
+                "user" => login.user = Some(value),
                 "password" => login.password = Some(value),
                 "socket" => login.socket = Some(value.into()),
                 _ => {}
@@ -253,20 +265,8 @@ fn secret(file: &Path) -> Result<String, Failure> {
         exit: Exit::NoLogin,
         why: format!("cannot read {}: {error}", file.display()),
     })?;
-    only_ours(file, 0o077, "read")?;
+    ours::only(file, 0o077, "read").map_err(refused)?;
     Ok(text)
-}
-
-/// Refuses a file that belongs to somebody else, or whose mode has one of these bits.
-fn only_ours(file: &Path, bits: u32, can: &str) -> Result<(), Failure> {
-    let metadata =
-        fs::metadata(file).map_err(|error| refused(format!("cannot look at {}: {error}", file.display())))?;
-    let owner = metadata.uid();
-    let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
-    if ours && metadata.mode() & bits == 0 {
-        return Ok(());
-    }
-    Err(refused(format!("others than its owner, who must be root, may {can} {}", file.display())))
 }
 
 fn refused(why: String) -> Failure {
@@ -282,9 +282,9 @@ mod tests {
         let settings: Settings = toml::from_str("hold_seconds = 30\n[[server]]\nuser = 'backup'\n").unwrap();
         assert_eq!(settings.hold_limit(), Duration::from_secs(30));
         assert_eq!(settings.lock_limit(), Duration::from_secs(12));
-        assert_eq!(settings.of(Path::new("/var/lib/mysql"), "").user, "backup");
+        assert_eq!(settings.of(Path::new("/var/lib/mysql"), "").user.unwrap(), "backup");
         toml::from_str::<Settings>("hold_secs = 30").unwrap_err();
-        toml::from_str::<Settings>("[[server]]\nmethod = 'flush'").unwrap_err();
+        toml::from_str::<Settings>("[[server]]\nmethod = 'locks'").unwrap_err();
     }
 
     #[test]
@@ -295,8 +295,14 @@ mod tests {
         )
         .unwrap();
         assert!(settings.of(Path::new("/srv/a"), "").ignore);
-        assert_eq!(settings.of(Path::new("/var/lib/mysql"), "/system.slice/docker-5f3.scope").user, "in");
-        assert_eq!(settings.of(Path::new("/var/lib/mysql"), "/system.slice/mariadb.service").user, "rest");
+        assert_eq!(
+            settings.of(Path::new("/var/lib/mysql"), "/system.slice/docker-5f3.scope").user.unwrap(),
+            "in"
+        );
+        assert_eq!(
+            settings.of(Path::new("/var/lib/mysql"), "/system.slice/mariadb.service").user.unwrap(),
+            "rest"
+        );
     }
 
     #[test]
@@ -312,11 +318,11 @@ mod tests {
 
     #[test]
     fn an_option_file_is_read_as_clients_read_it() {
-        let mut login = Login { user: "root".into(), password: None, socket: None };
+        let mut login = Login { user: None, password: None, socket: None };
         let text = "[mysqld]\nuser = mysql\n[client]\n# user = no\nuser=debian-sys-maint\npassword = \"a = 'b'\"\n\
                     socket   = /run/mysqld/mysqld.sock\n[mysql_upgrade]\npassword = other\n";
         read_options(text, &mut login);
-        assert_eq!(login.user, "debian-sys-maint");
+        assert_eq!(login.user.unwrap(), "debian-sys-maint");
         assert_eq!(login.password.as_deref(), Some("a = 'b'"));
         assert_eq!(login.socket.as_deref(), Some(Path::new("/run/mysqld/mysqld.sock")));
     }

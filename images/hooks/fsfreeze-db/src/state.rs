@@ -55,7 +55,7 @@ pub(crate) struct Held {
     pub(crate) process: ProcessId,
     /// The version that it says it is.
     pub(crate) version: String,
-    /// How it is locked: `backup-stage` or `ftwrl`.
+    /// How it is held: `backup-stage`, `ftwrl`, `backup-mode` or `flush`.
     pub(crate) method: String,
     /// How often the lock was asked for.
     pub(crate) attempts: u32,

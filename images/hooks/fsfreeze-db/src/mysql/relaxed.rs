@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mysql_async::Conn;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{ServerError, ask};
+use super::client::{ServerError, ask};
 use crate::servers::{ProcessId, Server};
 
 /// A setting that commits do not flush by.

@@ -1,7 +1,5 @@
 //! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
 
-use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::exit::{Exit, Failure};
 use crate::servers::{Server, Socket};
 use crate::settings::Login;
+use crate::socket;
 
 /// For a statement that waits for nothing.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
@@ -87,17 +86,12 @@ pub(crate) async fn log_in(server: &Server, login: &Login, hold: Duration) -> Re
 }
 
 async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration) -> Result<Conn, Failure> {
-    let path = server.path(&socket.path);
     let cannot = |why: String| {
         Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
     };
-    // A socket's path has at most 107 bytes; through its open directory it is short.
-    let parent = path.parent().ok_or_else(|| cannot("it has no directory".into()))?;
-    let file = path.file_name().ok_or_else(|| cannot("it has no name".into()))?;
-    let directory = File::open(parent).map_err(|error| cannot(error.to_string()))?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
+    let place = socket::place(server, &socket.path).map_err(|error| cannot(error.to_string()))?;
     if !socket.is_only_one {
-        let peer = listener(&short).await.map_err(&cannot)?;
+        let peer = listener(&place.path).await.map_err(&cannot)?;
         // The first process listens for a server that systemd starts by its socket.
         if ![Some(server.process.pid), Some(1)].contains(&peer) {
             let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
@@ -105,16 +99,17 @@ async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration
         }
     }
     let hold = hold.as_secs().max(1);
+    let user = login.user.as_deref().unwrap_or("root");
     let opts = OptsBuilder::default()
-        .socket(Some(short.display().to_string()))
-        .user(Some(login.user.clone()))
+        .socket(Some(place.path.display().to_string()))
+        .user(Some(user))
         .pass(login.password.clone())
         .max_allowed_packet(Some(4 << 20))
         .wait_timeout(Some(28800))
         .stmt_cache_size(0);
     let mut conn = bounded(ANSWER, Conn::new(opts))
         .await
-        .map_err(|error| error.of(server, &format!("does not let {} in", login.user)))?;
+        .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
     // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting
     // of two servers, and would end a wait for the lock.
     let safe = format!(

@@ -3,6 +3,9 @@
 //! All statements go through one connection: the lock ends with it, and that it still answers at the
 //! thaw proves that the lock lasted.
 
+mod client;
+mod relaxed;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,9 +13,10 @@ use mysql_async::Conn;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{ANSWER, ServerError, ask, bounded, first, log_in};
-use crate::exit::{Exit, Failure};
-use crate::relaxed::{self, Relaxed};
+use self::client::{ANSWER, ServerError, ask, bounded, first, log_in};
+use self::relaxed::Relaxed;
+use crate::exit::{Exit, Failure, Refusal};
+use crate::position::Position;
 use crate::servers::Server;
 use crate::settings::{Method, ServerSettings};
 
@@ -51,7 +55,7 @@ impl Family {
 
 /// What locks a server, and what unlocks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
+enum Lock {
     /// Statements run on, commits wait: no deadlock with row locks, no waiting for long statements.
     BackupStage,
     /// All writers wait.
@@ -77,8 +81,7 @@ impl Lock {
         }
     }
 
-    /// Its name in the position file and in messages.
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::BackupStage => "backup-stage",
             Self::Ftwrl | Self::InstanceAndFtwrl => "ftwrl",
@@ -147,6 +150,10 @@ impl Session {
                     "method = \"backup-stage\" needs MariaDB 10.4.1 or later: {} is {version}",
                     server.name()
                 )));
+            }
+            (Method::BackupMode | Method::Flush, _) => {
+                let why = "methods \"backup-mode\" and \"flush\" are PostgreSQL's";
+                return Err(Failure::refused(format!("{why}: {} is {version}", server.name())));
             }
             (_, Family::Mysql) => Lock::InstanceAndFtwrl,
             _ => Lock::Ftwrl,
@@ -308,14 +315,10 @@ impl Session {
                 now => {
                     let reached =
                         now.map_or_else(|| "an unknown place".into(), |now| now.flushed.to_string());
-                    return Err(Refusal {
-                        why: Failure::refused(format!(
-                            "{} {what} up to the lock: {reached} of {}",
-                            self.server.name(),
-                            needed.current
-                        )),
-                        may_succeed: false,
-                    });
+                    let name = self.server.name();
+                    let needed = needed.current;
+                    let why = format!("{name} {what} up to the lock: {reached} of {needed}");
+                    return Err(Failure::refused(why).into());
                 }
             }
         }
@@ -350,10 +353,7 @@ impl Session {
             first(&mut self.conn, "SHOW ENGINE INNODB STATUS").await.map_err(refusal)?;
         match redo_log_in(&prose) {
             Some(log) => Ok(Some(log)),
-            None => Err(Refusal {
-                why: Failure::refused(format!("{} {what}", server.name())),
-                may_succeed: false,
-            }),
+            None => Err(Failure::refused(format!("{} {what}", server.name())).into()),
         }
     }
 
@@ -387,12 +387,9 @@ impl Session {
     /// That the lock keeps others out, independently of our own session's word.
     async fn prove(&mut self) -> Result<(), Refusal> {
         let server = self.server.clone();
-        let not_held = || Refusal {
-            why: Failure::refused(format!(
-                "{} granted the lock, but it does not keep others out",
-                server.name()
-            )),
-            may_succeed: false,
+        let not_held = || -> Refusal {
+            let name = server.name();
+            Failure::refused(format!("{name} granted the lock, but it does not keep others out")).into()
         };
         if let Some(witness) = &mut self.witness {
             let refused = match self.lock {
@@ -490,9 +487,9 @@ impl Session {
         &self.version
     }
 
-    /// How it is locked.
-    pub(crate) fn method(&self) -> Lock {
-        self.lock
+    /// How it is locked, as the position file and messages call it.
+    pub(crate) fn method(&self) -> &'static str {
+        self.lock.name()
     }
 
     async fn run(&mut self, statement: &str, limit: Duration, what: &str) -> Result<(), Refusal> {
@@ -536,21 +533,10 @@ impl FromRow for Blocker {
     }
 }
 
-/// Where a server's logs are: a name and a value each.
-pub(crate) type Position = Vec<(&'static str, String)>;
-
 /// Of an error at a statement of this server, which `what` it does.
 fn refusal(error: ServerError, server: &Server, what: &str) -> Refusal {
     let may_succeed = error.is_lock_wait();
     Refusal { why: error.of(server, what), may_succeed }
-}
-
-/// An attempt that failed.
-pub(crate) struct Refusal {
-    /// The reason.
-    pub(crate) why: Failure,
-    /// The next one may not: somebody else only had to finish.
-    pub(crate) may_succeed: bool,
 }
 
 /// Sets back what a freeze that was killed has left raised.

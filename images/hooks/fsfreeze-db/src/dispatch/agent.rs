@@ -1,0 +1,59 @@
+//! Whether the guest agent runs this program. Agents run a hook only when told to, and say nothing when they
+//! are not. The agent's own program, called with the running agent's arguments, is the best source for which
+//! hook that is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use procfs::process::Process;
+
+/// Whether it does, and a sentence.
+pub(super) fn asked() -> (bool, String) {
+    let us = fs::read_link("/proc/self/exe").ok();
+    let is_us = |hook: &Path| fs::canonicalize(hook).ok() == us && us.is_some();
+    let mut other = None;
+    for process in agents() {
+        let hook = hook_of(&process);
+        if let Some(hook) = hook.as_deref().filter(|hook| is_us(hook)) {
+            let says =
+                format!("the guest agent, process {}, runs this hook: {}", process.pid, hook.display());
+            return (true, says);
+        }
+        other = Some((process.pid, hook));
+    }
+    let says = match other {
+        None => "NO guest agent runs: start qemu-guest-agent".to_owned(),
+        Some((agent, Some(hook))) => {
+            format!("the guest agent, process {agent}, runs ANOTHER hook: {}", hook.display())
+        }
+        Some((agent, None)) => {
+            let us = us.unwrap_or_default();
+            let us = us.display();
+            format!(
+                "the guest agent, process {agent}, runs NO hook: give it -F{us}, without a space, or \
+                 fsfreeze-hook={us} under [general] in /etc/qemu/qemu-ga.conf, and restart it"
+            )
+        }
+    };
+    (false, says)
+}
+
+fn agents() -> impl Iterator<Item = Process> {
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    processes.filter(|process| process.stat().is_ok_and(|stat| stat.comm == "qemu-ga"))
+}
+
+fn hook_of(agent: &Process) -> Option<PathBuf> {
+    let words = agent.cmdline().ok()?;
+    let dumped = Command::new("timeout")
+        .arg("5")
+        .args(words)
+        .arg("--dump-conf")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&dumped.stdout).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("fsfreeze-hook=")).map(PathBuf::from)
+}

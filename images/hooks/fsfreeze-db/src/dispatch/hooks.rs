@@ -1,0 +1,136 @@
+//! Which hooks there are, in which order: our own, and the site's in `fsfreeze-hook.d`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::exit::Failure;
+use crate::ours;
+use crate::settings::Settings;
+
+/// The name of our own among them. A file of the site's with this name takes its place; a link to
+/// /dev/null switches it off.
+const OWN: &str = "50-fsfreeze-db";
+
+/// What runs at a verb.
+pub(super) enum Hook {
+    /// The databases, or why their settings cannot be read.
+    Databases(Result<Settings, Failure>),
+    /// A program of the site's.
+    Program(PathBuf),
+}
+
+impl Hook {
+    /// Its name in messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Databases(_) => OWN.to_owned(),
+            Self::Program(file) => base_name(file),
+        }
+    }
+
+    /// Why it is not safe to run: whoever can write to a hook becomes root at the next backup.
+    pub(super) fn others_may_write(&self) -> Option<String> {
+        match self {
+            Self::Databases(_) => None,
+            Self::Program(file) => ours::only(file, 0o022, "write to").err(),
+        }
+    }
+}
+
+/// Those of this machine.
+pub(super) struct Hooks {
+    /// In the order in which they freeze.
+    pub(super) all: Vec<Hook>,
+    /// Names of files that would be hooks.
+    pub(super) not_executable: Vec<String>,
+    /// What others may write to: a sentence each.
+    pub(super) unsafe_files: Vec<String>,
+}
+
+impl Hooks {
+    /// Looks beside the path by which we were called, which may be a link of the site's, or else beside this
+    /// program itself.
+    pub(super) fn find(called_as: &str, settings: &Result<Settings, Failure>) -> Self {
+        let beside = |program: &Path| program.parent().map(|parent| parent.join("fsfreeze-hook.d"));
+        let own = fs::read_link("/proc/self/exe").ok();
+        let places = [beside(Path::new(called_as)), own.as_deref().and_then(beside)];
+        let directory = places.into_iter().flatten().find(|place| place.is_dir());
+        let mut found = Self { all: vec![], not_executable: vec![], unsafe_files: vec![] };
+        let mut files: Vec<PathBuf> = directory
+            .iter()
+            .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+            .map(|entry| entry.path())
+            .filter(|file| has_hook_name(&base_name(file)))
+            .collect();
+        if !files.iter().any(|file| base_name(file) == OWN) {
+            files.push(OWN.into());
+        }
+        // One order on every machine, whatever its language.
+        files.sort_by_key(|file| base_name(file));
+        for file in files {
+            let is_own = file.as_os_str() == OWN;
+            let mode =
+                fs::metadata(&file).ok().filter(fs::Metadata::is_file).map(|it| it.permissions().mode());
+            match mode {
+                _ if is_own => found.all.push(Hook::Databases(settings.clone())),
+                Some(mode) if mode & 0o111 != 0 => found.all.push(Hook::Program(file)),
+                Some(_) => found.not_executable.push(base_name(&file)),
+                None => {}
+            }
+        }
+        let unsafe_directory = directory.and_then(|it| ours::only(&it, 0o022, "write to").err());
+        found.unsafe_files =
+            unsafe_directory.into_iter().chain(found.all.iter().filter_map(Hook::others_may_write)).collect();
+        found
+    }
+}
+
+/// Not what editors and package managers leave behind, nor notes.
+fn has_hook_name(name: &str) -> bool {
+    const ENDS: [&str; 18] = [
+        "~",
+        ".bak",
+        ".old",
+        ".orig",
+        ".rej",
+        ".save",
+        ".swo",
+        ".swp",
+        ".tmp",
+        ".sample",
+        ".rpmnew",
+        ".rpmorig",
+        ".rpmsave",
+        ".rpmmoved",
+        ".apk-new",
+        ".conf",
+        ".md",
+        ".txt",
+    ];
+    let is_left = name.starts_with(['.', '#'])
+        || ENDS.iter().any(|end| name.ends_with(end))
+        || [".dpkg-", ".ucf-", ".pac"].iter().any(|part| name.contains(part));
+    !is_left
+}
+
+fn base_name(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_beside_hooks_is_none() {
+        for name in ["10-a", "10-a.sh", "50-fsfreeze-db", "99 with a space", "conf"] {
+            assert!(has_hook_name(name), "{name}");
+        }
+        for name in
+            [".hidden", "#10-a#", "10-a~", "10-a.dpkg-old", "10-a.ucf-dist", "10-a.pacnew", "notes.txt"]
+        {
+            assert!(!has_hook_name(name), "{name}");
+        }
+    }
+}
