@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::call::{
-    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, install, is_running, send_signal, soon, wait_until,
+    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, fsfreeze_db, install, is_running, send_signal, soon,
+    wait_until,
 };
 use crate::mysql::spread;
 use crate::server::{Database, Server, Stopped};
@@ -80,7 +81,7 @@ pub(crate) struct Program {
 }
 
 /// The settings of a server: those of the program, and of this server.
-fn of(server: &Server, lines: &str) -> String {
+pub(crate) fn of(server: &Server, lines: &str) -> String {
     of_data(&server.datadir(), lines)
 }
 
@@ -120,11 +121,7 @@ impl Program {
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("hook");
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let program = target.join(triple).join("hook/fsfreeze-db");
-        assert!(program.is_file(), "{} is not there: run `cargo xtask test`", program.display());
-        let mut command = Command::new(program);
+        let mut command = Command::new(fsfreeze_db());
         // What a shell of an administrator may have set.
         command.args(words).env_clear().env("MYSQL_HOST", "192.0.2.1").env("MYSQL_PWD", "wrong");
         command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
@@ -177,7 +174,7 @@ impl Program {
 
     /// A freeze that fails with this status and reason, in one line, and has locked nothing.
     #[track_caller]
-    fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
+    pub(crate) fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
         let outcome = self.freeze_fails(code, reason);
         soon("the server takes writes", || server.takes_writes());
         outcome
@@ -215,7 +212,7 @@ impl Drop for Program {
 pub(crate) const REFUSED: i32 = 1;
 pub(crate) const NO_LOGIN: i32 = 3;
 pub(crate) const LOCK_LOST: i32 = 4;
-const HELD_TOO_LONG: i32 = 5;
+pub(crate) const HELD_TOO_LONG: i32 = 5;
 const RELEASED_BEFORE: i32 = 6;
 
 fn locks_until_the_thaw_and_leaves_nothing(database: Database) {
