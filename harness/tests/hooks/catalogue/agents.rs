@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Shown;
 use crate::agent::{self, Agent, Answer, packaged_dispatcher, reads_output};
-use crate::call::{HANGS, Shell, call_as_agent, hooks_dir, install, is_running, send_signal, wait_until};
+use crate::call::{HANGS, Shell, call_as_agent, fsfreeze_db, install, is_running, send_signal, wait_until};
 use crate::dispatcher::Installation;
-use crate::mysql::Hook;
+use crate::program::{Program, of};
 use crate::sample::Sample;
 use crate::server::{Database, Server};
 
@@ -69,18 +69,16 @@ fn calls(hooks: &Installation) -> String {
 
 pub(super) fn a05(release: &'static str) -> Shown {
     let server = Server::with_tables(Database::Mariadb, &[]);
-    let hook = Hook::new(Shell::Dash, &server);
-    let hooks = ours();
-    let script = fs::read_to_string(hooks_dir().join("freezeframe/fsfreeze-hook.d/50-mysql")).unwrap();
-    install(&hooks.path("fsfreeze-hook.d/50-mysql"), "755", &script);
-    let settings = hook.path("settings");
-    let mut agent = Agent::start(release, &hooks.path("fsfreeze-hook"), |command| {
-        command.env("FSFREEZE_HOOK_RUN", hooks.path("run")).env("FSFREEZE_DB_CONF", settings);
+    let program = Program::set_up("", &of(&server, ""));
+    symlink(fsfreeze_db(), program.path("fsfreeze-hook")).unwrap();
+    let mut agent = Agent::start(release, &program.path("fsfreeze-hook"), |command| {
+        command.env("FSFREEZE_HOOK_RUN", program.path("dispatcher"));
+        command.env("FSFREEZE_DB_SETTINGS", program.path("settings"));
     });
     let answer = agent.run_freeze_hook();
     assert_eq!(answer, Ok(0.into()), "ours returns");
     assert!(!server.takes_writes(), "and holds the lock");
-    hook.thaw().succeeded();
+    program.thaw().succeeded();
     drop(agent);
 
     let sample = Sample::new(&server);
