@@ -162,6 +162,15 @@ pub(crate) fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
 }
 
+/// The program of the hooks, as guests get it.
+pub(crate) fn fsfreeze_db() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("hook");
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let program = target.join(triple).join("hook/fsfreeze-db");
+    assert!(program.is_file(), "{} is not there: run `cargo xtask test`", program.display());
+    program
+}
+
 /// A path as one word of a shell, whatever the checkout is called.
 pub(crate) fn quoted(path: &Path) -> String {
     shlex::try_quote(&path.to_string_lossy()).expect("a path without NUL").into_owned()

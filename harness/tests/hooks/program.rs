@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::call::{
-    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, install, is_running, send_signal, soon, wait_until,
+    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, fsfreeze_db, install, is_running, send_signal, soon,
+    wait_until,
 };
 use crate::mysql::spread;
 use crate::server::{Database, Server, Stopped};
@@ -120,11 +121,7 @@ impl Program {
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("hook");
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let program = target.join(triple).join("hook/fsfreeze-db");
-        assert!(program.is_file(), "{} is not there: run `cargo xtask test`", program.display());
-        let mut command = Command::new(program);
+        let mut command = Command::new(fsfreeze_db());
         // What a shell of an administrator may have set.
         command.args(words).env_clear().env("MYSQL_HOST", "192.0.2.1").env("MYSQL_PWD", "wrong");
         command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
