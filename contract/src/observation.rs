@@ -3,6 +3,8 @@
 //! Disk records are read from the raw image before any guest boots from it;
 //! the others come from the restored guest.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use crate::history::Lsn;
@@ -14,11 +16,28 @@ pub const FILE: &str = "observation.jsonl";
 /// The `kind` in the header of `observation.jsonl`.
 pub const KIND: &str = "observation";
 
-/// Where a hook leaves the position of the binary log, inside the guest.
-pub const POSITION_FILE: &str = "/var/lib/fsfreeze-db/position";
+/// Where a hook leaves the positions of servers' logs, inside the guest: a file for each.
+const POSITIONS: &str = "/var/lib/fsfreeze-db";
 
-/// Where the hook of PostgreSQL leaves the position of the write-ahead log, inside the guest.
-pub const WAL_POSITION_FILE: &str = "/var/lib/fsfreeze-postgresql/position";
+/// The ending of their names.
+const POSITION: &str = ".position";
+
+/// The most bytes that the hook takes from the end of a data directory's path for such a name.
+const MOST_OF_PATH: usize = 100;
+
+/// Where a hook leaves the position of the server with this data directory, which is a path as that server sees it.
+pub fn position_file(datadir: &Path) -> PathBuf {
+    let path = datadir.to_string_lossy();
+    let plain: String = path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain = plain.trim_matches('-');
+    let end = &plain[plain.len().saturating_sub(MOST_OF_PATH)..];
+    Path::new(POSITIONS).join(format!("{end}{POSITION}"))
+}
+
+/// Whether a hook leaves a server's position in the file of this path.
+pub fn is_position_file(path: &str) -> bool {
+    path.strip_prefix(POSITIONS).is_some_and(|name| name.starts_with('/') && name.ends_with(POSITION))
+}
 
 /// One line of `observation.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -345,5 +364,23 @@ impl jsonl::LogRecord for Record {
         };
         scan.end("}\n")?;
         Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_named_after_its_data_directory() {
+        let name = |datadir: &str| position_file(Path::new(datadir)).display().to_string();
+        assert_eq!(name("/var/lib/mysql/"), "/var/lib/fsfreeze-db/var-lib-mysql.position");
+        let postgresql = name("/var/lib/postgresql/15/main");
+        assert_eq!(postgresql, "/var/lib/fsfreeze-db/var-lib-postgresql-15-main.position");
+        let long = name(&format!("/{}/end", "d".repeat(200)));
+        assert_eq!(long, format!("/var/lib/fsfreeze-db/{}-end.position", "d".repeat(96)));
+        assert!(is_position_file(&long));
+        assert!(!is_position_file("/var/lib/mysql/a.position"));
+        assert!(!is_position_file("/var/lib/fsfreeze-db"));
     }
 }

@@ -22,6 +22,7 @@ mod sample;
 mod server;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use bench::{LIMIT, Run, serve, wait_for_transfers};
-use call::{Shell, hooks_dir, install};
+use call::{fsfreeze_db, install};
 use sample::Sample;
 use server::Server;
 
@@ -77,19 +78,14 @@ impl Ours {
     fn new(server: &Server, settings: &str) -> Self {
         let this = Self { dir: tempfile::tempdir().unwrap() };
         let at = |name: &str| this.dir.path().join(name);
-        for dir in ["tools", "fsfreeze-hook.d"] {
-            fs::create_dir(at(dir)).unwrap();
-        }
+        symlink(fsfreeze_db(), at("fsfreeze-hook")).unwrap();
+        fs::create_dir(at("tools")).unwrap();
         install(&at("tools/logger"), "755", "#!/bin/sh\nexec cat >/dev/null\n");
-        for script in ["fsfreeze-hook", "fsfreeze-hook.d/50-mysql"] {
-            let text = fs::read_to_string(hooks_dir().join("freezeframe").join(script)).unwrap();
-            install(&at(script), "755", &text);
-        }
         let root = this.dir.path().display();
         let settings = format!(
-            "RUN={root}/run\nPOSITION={root}/lib/position\nDATADIR={}\nCLIENT_OPTS='{}'\n{settings}\n",
-            server.datadir().display(),
-            server.login()
+            "run_directory = '{root}/run'\nposition_directory = '{root}/lib'\n\
+             [[server]]\ndata_directory = '{}'\n{settings}\n[[server]]\nignore = true\n",
+            server.datadir().display()
         );
         install(&at("settings"), "600", &settings);
         this
@@ -97,8 +93,9 @@ impl Ours {
 
     fn command(&self, verb: &str) -> Command {
         let at = |name: &str| self.dir.path().join(name);
-        let mut command = Shell::Dash.script(&at("fsfreeze-hook"), &at("tools"));
-        command.arg(verb).env("FSFREEZE_HOOK_RUN", at("dispatcher")).env("FSFREEZE_DB_CONF", at("settings"));
+        let mut command = Command::new(at("fsfreeze-hook"));
+        command.arg(verb).env_clear().env("PATH", at("tools"));
+        command.env("FSFREEZE_HOOK_RUN", at("dispatcher")).env("FSFREEZE_DB_SETTINGS", at("settings"));
         command
     }
 }
@@ -111,7 +108,7 @@ fn main() {
 
     let (server, client) = serve(&[]);
     let ours = Ours::new(&server, "");
-    let ftwrl = Ours::new(&server, "METHOD=ftwrl");
+    let ftwrl = Ours::new(&server, "method = 'ftwrl'");
     let sample = Sample::new(&server);
     let run = client.run("hooks");
     let load = run.start(seed);

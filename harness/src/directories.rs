@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use contract::history::{Entry, Holds, Nanos};
 use contract::image::{FileSystem, Manifest};
+use contract::observation::position_file;
 use contract::text::printable;
 
 use crate::database::dialect;
@@ -90,6 +91,13 @@ impl Directories {
             .filter_map(|directory| directory.on.as_ref())
             .filter(|(on, _)| *on == fs.name)
             .map(|(_, dir)| &**dir)
+    }
+
+    /// Where a hook of ours leaves the server's position. The server itself says best what its data directory is
+    /// called.
+    pub(crate) fn position_file(&self, image: &Manifest) -> PathBuf {
+        let asked = self.of(Holds::Data).next();
+        position_file(asked.map_or(&image.server.datadir, |directory| &directory.path))
     }
 
     /// Takes out those that are on none of the image's file systems.
@@ -390,6 +398,9 @@ binlogs\t/var/lib/mysql-binlog/now
                 (Holds::Binlogs, "/var/lib/mysql-binlog/now".to_owned(), on("loop0:/sub/now"), false),
             ]
         );
+        let position = Path::new("/var/lib/fsfreeze-db/var-lib-mysql.position");
+        assert_eq!(directories.position_file(&image()), position);
+        assert_eq!(Directories::default().position_file(&image()), position);
         assert_eq!(mounts.volumes, 2);
         let opened = ["/ (ext4)", "/var/lib/mysql (ext4)", "/mnt/a bind (ext4)", "/over (ext4)"];
         assert_eq!(mounts.opened, opened);

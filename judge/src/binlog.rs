@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use contract::binlog::Key;
-use contract::observation::{POSITION_FILE, ServerState};
+use contract::observation::ServerState;
 use contract::property::Property;
 
 use super::case::{LogPosition, NEVER, Observation, Tables};
@@ -76,7 +76,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     // What an earlier or a failed freeze left behind says nothing about this one.
     view.frozen()?;
     let Some(recorded) = &observation.position else {
-        return Err(no_position(observation, POSITION_FILE));
+        return Err(no_position(observation));
     };
     if recorded == end {
         return gtids_differ(observation);

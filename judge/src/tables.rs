@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use contract::grade::Grade;
-use contract::observation::POSITION_FILE;
+use contract::observation::is_position_file;
 use contract::property::Property;
 
 use super::case::{Observation, RestoredRow, TableCheckResult, TableFile, UnreadablePart};
@@ -132,7 +132,7 @@ pub(super) fn closed(view: &View<'_>) -> Ruling {
         return Ok(Some(Defect::new(Property::TablesClosed, summary, open.into_lines())));
     }
     // Any unreadable file may be a table, except the position that a hook leaves.
-    let hides = |file: &&UnreadablePart| file.what != POSITION_FILE;
+    let hides = |file: &&UnreadablePart| !is_position_file(&file.what);
     if let Some(file) = observation.unreadable.iter().find(hides) {
         let (path, why) = (quote(&file.what), quote(&file.why));
         return Err(Unexamined(format!("`{path}` could not be read from the raw snapshot: {why}")));

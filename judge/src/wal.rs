@@ -2,7 +2,7 @@
 //! of a server without a binary log.
 
 use contract::history::Lsn;
-use contract::observation::WAL_POSITION_FILE;
+use contract::observation::is_position_file;
 use contract::property::Property;
 
 use super::backup_mode::{Shown, shown};
@@ -18,7 +18,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     let observation = view.observed()?;
     // What an earlier or a failed freeze left behind says nothing about this one.
     view.frozen()?;
-    let position = observation.wal_position.ok_or_else(|| no_position(observation, WAL_POSITION_FILE))?;
+    let position = observation.wal_position.ok_or_else(|| no_position(observation))?;
     let covering = shown(view);
     let mut wrong = Vec::new();
     if position.start > position.lsn {
@@ -80,8 +80,8 @@ fn place(lsn: Lsn) -> String {
 }
 
 /// Why no recorded position is known.
-pub(super) fn no_position(observation: &Observation, file: &str) -> Unexamined {
-    Unexamined(match observation.unreadable.iter().find(|it| it.what == file) {
+pub(super) fn no_position(observation: &Observation) -> Unexamined {
+    Unexamined(match observation.unreadable.iter().find(|it| is_position_file(&it.what)) {
         Some(it) => format!("the recorded position is not readable: {}", quote(&it.why)),
         None => "no hook recorded a position".into(),
     })

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Does nothing, records a position all the same, and reports success.
-position=/var/lib/fsfreeze-postgresql/position
+ask() { runuser -u postgres -- psql -X -q -A -t -F "$(printf '\t')" -d postgres; }
 case $1 in
     freeze)
+        directory=$(echo 'SHOW data_directory' | ask)
+        position=/var/lib/fsfreeze-db/$(echo "${directory#/}" | tr -c '[:alnum:]\n' -).position
         mkdir -p "${position%/*}"
-        runuser -u postgres -- psql -X -q -A -t -F "$(printf '\t')" -d postgres >"$position" <<'SQL'
+        ask >"$position" <<'SQL'
 SELECT 'nonce', gen_random_uuid();
 SELECT 'timeline', timeline_id FROM pg_control_checkpoint();
 SELECT 'start_lsn', redo_lsn FROM pg_control_checkpoint();

@@ -7,7 +7,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use contract::binlog::{Log, Position, index, is_in_use, position};
-use contract::observation::{POSITION_FILE, Record};
+use contract::observation::Record;
 use contract::text::printable;
 
 use super::error::ReadError;
@@ -73,11 +73,12 @@ pub(super) fn logs(
     Ok(())
 }
 
-/// Records the hook's position, if there is one, and returns it. `path` is the [`POSITION_FILE`] as
-/// a path from the file system's own root.
+/// Records the hook's position, if there is one, and returns it. `path` is that of `file` from the file system's own
+/// root.
 pub(super) fn recorded(
     files: &ImageFiles,
     path: &Path,
+    file: &Path,
     log: &mut ObservationLog,
 ) -> Result<Option<Position>> {
     let read = match files.beginning(path, MAX_TEXT + 1) {
@@ -94,7 +95,7 @@ pub(super) fn recorded(
             return Ok(recorded);
         }
         Err(error) => {
-            let path = POSITION_FILE.to_owned();
+            let path = printable(&file.to_string_lossy());
             log.write(&Record::Unreadable { path, detail: printable(&error.to_string()) })?;
         }
     }
@@ -176,6 +177,9 @@ mod tests {
     use contract::jsonl::Reader;
     use contract::observation::KIND;
 
+    /// Where a hook leaves its position in the guest.
+    const FILE: &str = "/var/lib/fsfreeze-db/var-lib-mysql.position";
+
     /// The observation of a file system with these files in `/data`, and this position.
     fn observed(files: &[(&str, &[u8])], position: Option<&str>) -> Vec<Record> {
         let dir = tempfile::tempdir().unwrap();
@@ -195,7 +199,7 @@ mod tests {
         let path = dir.path().join("observation.jsonl");
         let mut log = super::super::observation_log::create(&path).unwrap();
         logs(&files, Path::new("/data"), &Names::random(), 100, &mut log).unwrap();
-        recorded(&files, Path::new("/position"), &mut log).unwrap();
+        recorded(&files, Path::new("/position"), Path::new(FILE), &mut log).unwrap();
         log.flush().unwrap();
         Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect()
     }
@@ -236,7 +240,7 @@ mod tests {
         assert_eq!(error_of(&garbage), "b.000001: it is not a binary log of version 4");
         let unreadable = observed(&[], Some("binlog_file\tbinlog.000002\nbinlog_pos\tx\n"));
         assert!(
-            matches!(&unreadable[..], [Record::Unreadable { path, .. }] if path == POSITION_FILE),
+            matches!(&unreadable[..], [Record::Unreadable { path, .. }] if path == FILE),
             "{unreadable:?}"
         );
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use contract::binlog::Position;
 use contract::history::{Holds, Quiescence};
 use contract::image::{FileSystem, FsKind, Manifest};
-use contract::observation::{POSITION_FILE, Record, WAL_POSITION_FILE};
+use contract::observation::Record;
 use contract::text::printable;
 
 use super::error::ReadError;
@@ -178,8 +178,9 @@ impl SnapshotLayout<'_> {
         for dir in self.directories.on(fs, Holds::Binlogs) {
             binlog::logs(files, dir, self.names, self.most_transfers, log)?;
         }
-        if let Some(path) = self.path_on(fs, Path::new(POSITION_FILE)) {
-            let recorded = binlog::recorded(files, &path, log)?;
+        let file = self.directories.position_file(self.image);
+        if let Some(path) = self.path_on(fs, &file) {
+            let recorded = binlog::recorded(files, &path, &file, log)?;
             found.position = found.position.take().or(recorded);
         }
         Ok(())
@@ -189,8 +190,9 @@ impl SnapshotLayout<'_> {
         for datadir in self.directories.on(fs, Holds::Data) {
             wal::checkpoint(files, datadir, log)?;
         }
-        match self.path_on(fs, Path::new(WAL_POSITION_FILE)) {
-            Some(path) => wal::recorded(files, &path, log),
+        let file = self.directories.position_file(self.image);
+        match self.path_on(fs, &file) {
+            Some(path) => wal::recorded(files, &path, &file, log),
             None => Ok(()),
         }
     }

@@ -270,7 +270,8 @@ mod tests {
             let mut log = observation_log::create(&path).unwrap();
             let names = Names::random();
             binlog::logs(&files, data, &names, 100, &mut log).unwrap();
-            assert_eq!(binlog::recorded(&files, &data.join("position"), &mut log).unwrap(), None);
+            let position = data.join("position");
+            assert_eq!(binlog::recorded(&files, &position, &position, &mut log).unwrap(), None);
             table_files::read(&files, data, &names, &mut log).unwrap();
             log.flush().unwrap();
             let records: Vec<Record> = Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect();

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use contract::history::Lsn;
-use contract::observation::{Record, WAL_POSITION_FILE};
+use contract::observation::Record;
 use contract::text::printable;
 
 use super::error::ReadError;
@@ -20,9 +20,9 @@ const MAX_POSITION: u64 = 4096;
 /// The control file's versions whose layout is known: those of PostgreSQL 11 to 18.
 const CONTROL_VERSIONS: std::ops::RangeInclusive<u32> = 1100..=1800;
 
-/// Records the hook's position, if there is one. `path` is the [`WAL_POSITION_FILE`] as a path from
-/// the file system's own root.
-pub(super) fn recorded(files: &ImageFiles, path: &Path, log: &mut ObservationLog) -> Result<()> {
+/// Records the hook's position, if there is one. `path` is that of `file` from the file system's own root.
+pub(super) fn recorded(files: &ImageFiles, path: &Path, file: &Path, log: &mut ObservationLog) -> Result<()> {
+    let file = file.to_string_lossy();
     let read = || -> Result<Option<String>, ReadError> {
         let bytes = files.beginning(path, MAX_POSITION)?;
         bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| ReadError::TextNotUtf8)).transpose()
@@ -31,9 +31,9 @@ pub(super) fn recorded(files: &ImageFiles, path: &Path, log: &mut ObservationLog
         Ok(None) => return Ok(()),
         Ok(Some(text)) => match position(&text) {
             Some(record) => record,
-            None => unreadable(WAL_POSITION_FILE, "it names no timeline, `start_lsn` and `lsn`"),
+            None => unreadable(&file, "it names no timeline, `start_lsn` and `lsn`"),
         },
-        Err(error) => unreadable(WAL_POSITION_FILE, &error.to_string()),
+        Err(error) => unreadable(&file, &error.to_string()),
     };
     Ok(log.write(&record)?)
 }

@@ -1,10 +1,11 @@
 //! Binary logs: the server's own tools replay them on the server that was restored. See the MySQL
 //! manual, "Point-in-Time Recovery Using Event Positions".
 
+use std::path::Path;
 use std::time::Duration;
 
 use contract::binlog::Position;
-use contract::observation::{POSITION_FILE, Record};
+use contract::observation::Record;
 use contract::text::printable;
 
 use crate::error::Result;
@@ -15,11 +16,12 @@ use crate::session::Session;
 const DETAIL: usize = 1000;
 
 /// Copies the source's binary logs to the exchange disk; see [`super::save_logs`].
-pub(super) fn save(session: &Session<'_>, machine: &Machine) -> Result<bool> {
+pub(super) fn save(session: &Session<'_>, machine: &Machine, position: &Path) -> Result<bool> {
     let Some(binlogs) = &session.plan.image.server.binlogs else { return Ok(false) };
     let line = format!(
-        "test -f {POSITION_FILE} || {{ echo none; exit 0; }}; \
+        "test -f {} || {{ echo none; exit 0; }}; \
          tar -C {} -cf - . | dd of=/dev/disk/by-id/virtio-{EXCHANGE} bs=64k conv=fsync status=none",
+        quote_shell(position),
         quote_shell(binlogs)
     );
     Ok(machine.agent().script(&line, b"", session.plan.limits.agent)?.is_empty())

@@ -31,10 +31,10 @@ pub fn create_exchange(file: &Path, image: &Manifest) -> Result<()> {
 }
 
 /// Copies the source's logs to the exchange disk. False when its hook recorded no position to roll
-/// forward from, or the server keeps none.
-pub fn save_logs(session: &Session<'_>, machine: &Machine) -> Result<bool> {
+/// forward from, which would be in the file `position`, or the server keeps none.
+pub fn save_logs(session: &Session<'_>, machine: &Machine, position: &Path) -> Result<bool> {
     match session.dialect().quiescence() {
-        Quiescence::Lock => binlog::save(session, machine),
-        Quiescence::BackupMode => wal::save(session, machine),
+        Quiescence::Lock => binlog::save(session, machine, position),
+        Quiescence::BackupMode => wal::save(session, machine, position),
     }
 }

@@ -2,7 +2,7 @@
 //! anything has started from them, because a server that has recovered writes a log of its own. See
 //! the manual, "Recovering Using a Continuous Archive Backup".
 
-use contract::observation::WAL_POSITION_FILE;
+use std::path::Path;
 
 use crate::error::Result;
 use crate::guest::{EXCHANGE, Machine, quote_shell};
@@ -11,9 +11,9 @@ use crate::session::Session;
 
 /// Copies the source's write-ahead log to the exchange disk, from the segment that its hook recorded
 /// on; see [`super::save_logs`].
-pub(super) fn save(session: &Session<'_>, machine: &Machine) -> Result<bool> {
+pub(super) fn save(session: &Session<'_>, machine: &Machine, position: &Path) -> Result<bool> {
     let line = SAVE
-        .replace("POSITION", WAL_POSITION_FILE)
+        .replace("POSITION", &quote_shell(position))
         .replace("UNIT", &quote_shell(&session.plan.image.server.unit))
         .replace("CLIENT", session.dialect().root_client())
         .replace("EXCHANGE", EXCHANGE);

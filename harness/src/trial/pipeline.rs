@@ -583,7 +583,8 @@ impl<'a> Trial<'a> {
     /// Keeps the logs of the source and what its tables hold now that
     /// the load has stopped. Nothing when its hook recorded no position.
     fn live_state(&self, source: &Source) -> Result<Vec<Record>> {
-        if !roll_forward::save_logs(&self.session, &source.machine)? {
+        let position = self.written()?.directories.position_file(&self.session.plan.image);
+        if !roll_forward::save_logs(&self.session, &source.machine, &position)? {
             return Ok(vec![]);
         }
         let limits = self.session.plan.limits;

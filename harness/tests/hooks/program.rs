@@ -81,7 +81,7 @@ pub(crate) struct Program {
 }
 
 /// The settings of a server: those of the program, and of this server.
-fn of(server: &Server, lines: &str) -> String {
+pub(crate) fn of(server: &Server, lines: &str) -> String {
     of_data(&server.datadir(), lines)
 }
 
@@ -174,7 +174,7 @@ impl Program {
 
     /// A freeze that fails with this status and reason, in one line, and has locked nothing.
     #[track_caller]
-    fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
+    pub(crate) fn refuses(&self, server: &Server, code: i32, reason: &str) -> Outcome {
         let outcome = self.freeze_fails(code, reason);
         soon("the server takes writes", || server.takes_writes());
         outcome
@@ -212,7 +212,7 @@ impl Drop for Program {
 pub(crate) const REFUSED: i32 = 1;
 pub(crate) const NO_LOGIN: i32 = 3;
 pub(crate) const LOCK_LOST: i32 = 4;
-const HELD_TOO_LONG: i32 = 5;
+pub(crate) const HELD_TOO_LONG: i32 = 5;
 const RELEASED_BEFORE: i32 = 6;
 
 fn locks_until_the_thaw_and_leaves_nothing(database: Database) {

@@ -2,6 +2,7 @@
 //! for it, and lead to the right grade. `cargo xtask test` shows the table.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Refused, Unknown, Unusable};
 use contract::finding::Status;
@@ -9,7 +10,7 @@ use contract::grade::Grade;
 use contract::history::{
     Entry, Holds, Mark, Nanos, Op, Probe, ProbeAnswer, ProbeKind, Round, Schema, Setup, ddl_tables,
 };
-use contract::observation::{POSITION_FILE, Record, ServerState};
+use contract::observation::{Record, ServerState, position_file};
 use contract::property::Property;
 use judge::Judgement;
 
@@ -730,7 +731,8 @@ pub(crate) const LEGAL: &[(&str, Mutation)] = &[
     }),
     ("recorded position not readable", |world| {
         drop_records(world, |record| matches!(record, Record::Position { .. }));
-        insert(world, Record::Unreadable { path: POSITION_FILE.into(), detail: "no number".into() });
+        let path = position_file(Path::new("/var/lib/mysql")).display().to_string();
+        insert(world, Record::Unreadable { path, detail: "no number".into() });
     }),
     ("server without a binary log", |world| {
         setup(world).binlog = false;

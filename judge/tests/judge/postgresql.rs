@@ -1,11 +1,13 @@
 //! The judge against trials of PostgreSQL, which has no lock that keeps commits out: what is planted in
 //! the others, where it can be, and what only PostgreSQL's own evidence shows.
 
+use std::path::Path;
+
 use Grade::{ApplicationConsistent, CrashConsistent, Inconsistent, Unknown, Unusable};
 use contract::finding::Status;
 use contract::grade::Grade;
 use contract::history::{Entry, Holds, Lsn, Nanos, ProbeAnswer, ProbeKind, Quiescence, Round};
-use contract::observation::{Record, WAL_POSITION_FILE};
+use contract::observation::{Record, position_file};
 use contract::property::Property;
 
 use crate::evidence::{WEAKENED, no_property_holds_without_what_it_needs};
@@ -315,7 +317,8 @@ const OWN_LEGAL: &[(&str, Mutation)] = &[
     ("no hook recorded a position of the log", drop_position),
     ("recorded position of the log not readable", |world| {
         drop_position(world);
-        insert(world, Record::Unreadable { path: WAL_POSITION_FILE.into(), detail: "no number".into() });
+        let path = position_file(Path::new("/var/lib/postgresql/15/main")).display().to_string();
+        insert(world, Record::Unreadable { path, detail: "no number".into() });
     }),
     ("nothing was written to the log all the time", |world| {
         let start = modes(world)[0][0];

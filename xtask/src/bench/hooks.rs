@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use builder::hook_program;
 use serde::{Deserialize, Serialize};
 use terminal::live::Steps;
 use tooling::cargo;
@@ -66,6 +67,7 @@ impl Cycle {
 
 pub(super) fn run(args: &Args) -> Result<Report, Failure> {
     setup::ensure()?;
+    hook_program::build()?;
     let bench = ["build", "--package", "harness", "--bench", "hooks"];
     let program = cargo::build("the measuring program", &bench, "hooks")?;
     let what = format!("{} freezes and thaws with each of {} hooks", args.repeat, HOOKS.len());

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::Shown;
-use crate::call::{AS_TOLD, Outcome, SOON, Shell, ends_soon, install, quoted, send_signal, soon, wait_until};
-use crate::mysql::Hook;
+use crate::call::{AS_TOLD, Outcome, SOON, ends_soon, install, quoted, send_signal, soon, wait_until};
+use crate::program::{HELD_TOO_LONG, LOCK_LOST, NO_LOGIN, Program, REFUSED, of};
 use crate::sample::Sample;
 use crate::server::{Database, Server, Session, client_program};
 
@@ -34,8 +34,13 @@ fn place(server: &Server) -> String {
     }
 }
 
-fn ours(server: &Server) -> Hook {
-    Hook::new(Shell::Dash, server)
+fn ours(server: &Server) -> Program {
+    ours_set(server, "", "")
+}
+
+/// With settings of its own, and of the server.
+fn ours_set(server: &Server, own: &str, lines: &str) -> Program {
+    Program::set_up(own, &of(server, lines))
 }
 
 fn seconds(time: Duration) -> String {
@@ -51,7 +56,7 @@ fn exit(outcome: &Outcome) -> String {
 
 /// A freeze of ours, which may fail, but must not lie.
 #[track_caller]
-fn honest(server: &Server, hook: &Hook) -> String {
+fn honest(server: &Server, hook: &Program) -> String {
     let freeze = hook.freeze();
     let exit = exit(&freeze);
     if freeze.code == Some(0) {
@@ -60,22 +65,30 @@ fn honest(server: &Server, hook: &Hook) -> String {
         assert!(server.takes_writes());
         return format!("{exit}, locked");
     }
-    assert_eq!(freeze.code, Some(1), "{freeze:?}");
+    assert_eq!(freeze.code, Some(REFUSED), "{freeze:?}");
     soon("it failed, and has locked nothing", || server.takes_writes());
-    hook.left_nothing();
+    assert_eq!(hook.find_holder(), None);
     format!("{exit}, nothing locked: {}", reason(&freeze))
 }
 
-/// The hook's message, without its directories and the server's prose.
+/// The hook's message, without the server's directory and process, and without its prose.
 fn reason(outcome: &Outcome) -> String {
     let line = outcome.output.lines().last().unwrap_or_default();
-    let message = ["freeze: ", "data, but "]
-        .iter()
-        .fold(line, |message, before| message.split_once(before).map_or(message, |(_, reason)| reason));
-    match message.split_once("ERROR ") {
-        Some((message, error)) => format!("{message}ERROR {}", error.split(' ').next().unwrap_or_default()),
+    let after = line.split_once(", process ").and_then(|(_, rest)| rest.split_once(' '));
+    let message = after.map_or(line, |(_, message)| message);
+    match message.split_once("error ") {
+        Some((message, error)) => format!("{message}error {}", error.split(':').next().unwrap_or_default()),
         None => message.to_owned(),
     }
+}
+
+/// A thaw of ours after the lock was lost, which must say so.
+#[track_caller]
+fn tells(hook: &Program, code: i32) -> Outcome {
+    let thaw = hook.thaw().within(SOON);
+    assert_eq!(thaw.code, Some(code), "{thaw:?}");
+    assert!(thaw.output.contains("the lock was NOT held until thaw"), "{thaw:?}");
+    thaw
 }
 
 /// A freeze of the sample that succeeds and locks nothing.
@@ -99,21 +112,23 @@ fn locks(server: &Server, sample: &Sample) -> Outcome {
 /// The connection that holds the sample's lock: the only one, once the others have left.
 #[track_caller]
 fn holder_of(server: &Server) -> String {
-    let query = "SELECT id FROM information_schema.processlist WHERE command='Sleep' AND id<>CONNECTION_ID()";
     let mut holder = String::new();
     soon("one connection is left", || {
-        holder = server.sql(query);
+        holder = idle(server);
         holder.lines().count() == 1
     });
     holder
 }
 
+/// The connections that do nothing, one a line.
+fn idle(server: &Server) -> String {
+    server.sql("SELECT id FROM information_schema.processlist WHERE command='Sleep' AND id<>CONNECTION_ID()")
+}
+
 pub(super) fn d01(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let _long = server.running(LONG_UPDATE);
-    let mut hook = ours(&server);
-    hook.set("LOCK_SECONDS=2");
-    let ours = honest(&server, &hook);
+    let ours = honest(&server, &ours_set(&server, "lock_seconds = 2", ""));
 
     let sample = Sample::new(&server);
     let freeze = sample.call("freeze");
@@ -133,14 +148,14 @@ pub(super) fn d02(database: Database) -> Shown {
     let crowded = Sample::new(&server).call("freeze");
     assert_eq!(crowded.code, Some(0), "the defect");
     let mut hook = ours(&server);
-    hook.freeze().failed_with("Too many connections");
+    hook.freeze_fails(NO_LOGIN, "are in use");
     drop(crowd);
     wait_until("the crowd has left", || server.status("Threads_connected") < 3);
     assert!(server.takes_writes(), "the defect");
-    hook.set(&format!("CLIENT_OPTS='{nowhere}'"));
-    hook.refuses(&server, "ERROR 2002");
-    hook.set(&format!("CLIENT_OPTS='{nobody}'"));
-    let refused = hook.refuses(&server, "ERROR 1045");
+    hook.set("", &of(&server, "socket = '/nowhere'"));
+    hook.refuses(&server, REFUSED, "cannot be reached by /nowhere");
+    hook.set("", &of(&server, "user = 'nobody'"));
+    let refused = hook.refuses(&server, NO_LOGIN, "does not let us in");
     Shown {
         place: place(&server),
         theirs: format!("sample: {}, nothing locked; also by a wrong socket, in a crowd", exit(&freeze)),
@@ -152,9 +167,8 @@ pub(super) fn d03(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     server.sql("CREATE USER low@localhost; GRANT SELECT ON *.* TO low@localhost");
     let login = server.login().replace("--user=root", "--user=low");
-    let mut hook = ours(&server);
-    hook.set(&format!("CLIENT_OPTS='{login}'"));
-    let refused = hook.refuses(&server, "the lock was not granted: ERROR 1227");
+    let hook = ours_set(&server, "", "user = 'low'");
+    let refused = hook.refuses(&server, REFUSED, "error 1227");
 
     let commands = if database == Database::Mysql { " --commands" } else { "" };
     let sample = Sample::with(&server, &format!("{login}{commands}"));
@@ -170,14 +184,13 @@ pub(super) fn d03(database: Database) -> Shown {
 
 pub(super) fn d04(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let mut hook = ours(&server);
-    hook.set("CLIENT=/usr/bin/no-such-client");
-    let refused = hook.refuses(&server, "there is no client program");
+    let ours = honest(&server, &ours(&server));
+    assert!(ours.starts_with("exit 0"), "{ours}");
     let freeze = lies(&server, &Sample::by(Path::new("/usr/bin/no-such-client"), &server.login()));
     Shown {
         place: place(&server),
         theirs: format!("sample: {}, nothing locked", exit(&freeze)),
-        ours: format!("{}, nothing locked", exit(&refused)),
+        ours: format!("needs none: {ours}"),
     }
 }
 
@@ -258,8 +271,8 @@ pub(super) fn d08(database: Database) -> Shown {
     let hook = ours(&server);
     hook.freeze().succeeded();
     send_signal("KILL", hook.holder());
-    let thawed = hook.thaw().failed_with("NOT held until thaw").within(SOON);
-    hook.left_nothing();
+    let thawed = tells(&hook, LOCK_LOST);
+    assert_eq!(hook.find_holder(), None);
 
     // A killed holder leaves a fifo that nobody reads.
     let sample = Sample::new(&server);
@@ -286,9 +299,11 @@ pub(super) fn d09(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let hook = ours(&server);
     hook.freeze().succeeded();
-    server.sql(&format!("KILL {}", hook.connection()));
+    for connection in idle(&server).lines() {
+        server.sql(&format!("KILL {connection}"));
+    }
     wait_until("the lock is gone", || server.takes_writes());
-    let thawed = hook.thaw().failed_with("the lock was NOT held until thaw");
+    let thawed = tells(&hook, LOCK_LOST);
 
     let sample = Sample::new(&server);
     locks(&server, &sample);
@@ -306,13 +321,12 @@ pub(super) fn d09(database: Database) -> Shown {
 
 pub(super) fn d10(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let mut hook = ours(&server);
-    hook.set("HOLD_SECONDS=4");
+    let hook = ours_set(&server, "hold_seconds = 4", "");
     hook.freeze().succeeded();
     let frozen = Instant::now();
     soon("the server releases the lock", || server.takes_writes());
     let held = frozen.elapsed();
-    hook.thaw().failed_with("the lock was NOT held until thaw");
+    let thawed = tells(&hook, HELD_TOO_LONG);
 
     let sample = Sample::new(&server);
     locks(&server, &sample);
@@ -322,14 +336,13 @@ pub(super) fn d10(database: Database) -> Shown {
     Shown {
         place: place(&server),
         theirs: format!("sample: locked after {}, until wait_timeout ({limit} s)", seconds(held + A_WHILE)),
-        ours: format!("HOLD_SECONDS=4: released after {}, thaw exit 1", seconds(held)),
+        ours: format!("hold_seconds = 4: released after {}, thaw {}", seconds(held), exit(&thawed)),
     }
 }
 
 pub(super) fn d11(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let mut hook = ours(&server);
-    hook.set("LOCK_SECONDS=2\nLONG_STATEMENT=1");
+    let hook = ours_set(&server, "lock_seconds = 2", "long_statement_seconds = 1");
     // What each method waits for: BACKUP STAGE for statements of other engines only.
     let blocker = match database {
         Database::Mariadb => "UPDATE t.isam SET v=v+SLEEP(300) WHERE id=1",
@@ -375,9 +388,8 @@ pub(super) fn d12(database: Database) -> Shown {
     let long = server.running("SELECT SLEEP(300) FROM t.inno WHERE id=1");
     let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
     wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 2);
-    let mut hook = ours(&server);
-    hook.set("LOCK_SECONDS=2");
-    let refused = hook.refuses(&server, "did not ask for the lock");
+    let hook = ours_set(&server, "lock_seconds = 2", "");
+    let refused = hook.refuses(&server, REFUSED, "did not ask for the lock");
     let mut reader = server.session("SELECT 'read' FROM t.inno WHERE id=2;");
     assert_eq!(reader.answer().as_deref(), Some("read"));
 
@@ -470,9 +482,9 @@ pub(super) fn d13(database: Database) -> Shown {
 pub(super) fn d14(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let version = place(&server);
-    let mut hook = ours(&server);
     // One request, which lasts until it is observed, however long the blocker has run by then.
-    hook.set("LOCK_SECONDS=100\nFTWRL_WAIT=100\nLONG_STATEMENT=600");
+    let lines = "flush_wait_seconds = 100\nlong_statement_seconds = 600";
+    let hook = ours_set(&server, "lock_seconds = 100", lines);
     let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let refused = thread::scope(|scope| {
         let freeze = scope.spawn(|| hook.freeze());
@@ -483,7 +495,7 @@ pub(super) fn d14(database: Database) -> Shown {
         send_signal("KILL", server.pid());
         freeze.join().unwrap()
     });
-    let refused = refused.failed_with("the lock was not granted");
+    let refused = refused.failed_with("did not grant the lock");
     drop((blocker, server));
 
     // The first call asks whether there is a server; then come the lock and the status queries.
@@ -525,13 +537,16 @@ pub(super) fn d15(database: Database) -> Shown {
     install(&client, "755", &text);
     let secret_seen = || fs::read_to_string(&seen).unwrap().contains(SECRET);
 
-    let options = format!("[client]\nuser=backup\npassword={SECRET}\nsocket={}\n", server.socket().display());
     let mut hook = ours(&server);
-    install(&hook.path("login.cnf"), "600", &options);
-    let login = hook.path("login.cnf");
-    hook.set(&format!("CLIENT={}\nCLIENT_OPTS=--defaults-extra-file={}", client.display(), login.display()));
-    let ours = honest(&server, &hook);
-    assert!(ours.starts_with("exit 0") && !secret_seen(), "{ours}");
+    let file = hook.path("password");
+    install(&file, "600", SECRET);
+    hook.set("", &of(&server, &format!("user = 'backup'\npassword_file = '{}'", file.display())));
+    hook.freeze().succeeded();
+    for file in ["cmdline", "environ"] {
+        let text = fs::read(format!("/proc/{}/{file}", hook.holder())).unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains(SECRET));
+    }
+    hook.thaw().succeeded();
 
     let commands = if database == Database::Mysql { " --commands" } else { "" };
     let login = format!("--no-defaults -ubackup -p{SECRET} --socket={}{commands}", server.socket().display());
@@ -598,15 +613,14 @@ pub(super) fn d20(database: Database) -> Shown {
 
 pub(super) fn d22(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let mut hook = ours(&server);
-    hook.set("LOCK_SECONDS=2");
+    let hook = ours_set(&server, "lock_seconds = 2", "");
     let mut refusals = vec![];
     let mut waited = vec![];
     let bulk: &dyn Fn() -> Session = &|| server.running("UPDATE t.isam SET v=v+SLEEP(300)");
     let backup: &dyn Fn() -> Session = &|| holding(&server, "BACKUP STAGE START");
     for block in [bulk, backup] {
         let blocker = block();
-        refusals.push(hook.refuses(&server, "the lock was not granted: ERROR 1205").within(AS_TOLD));
+        refusals.push(hook.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD));
 
         // The statements as the manual gives them.
         let started = Instant::now();
@@ -627,6 +641,6 @@ pub(super) fn d22(database: Database) -> Shown {
             "BACKUP STAGE as the manual has it: still waiting after {} and {}, until lock_wait_timeout ({limit} s)",
             waited[0], waited[1]
         ),
-        ours: format!("LOCK_SECONDS=2: {} and {}, nothing locked", exit(&refusals[0]), exit(&refusals[1])),
+        ours: format!("lock_seconds = 2: {} and {}, nothing locked", exit(&refusals[0]), exit(&refusals[1])),
     }
 }

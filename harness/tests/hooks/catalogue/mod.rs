@@ -84,7 +84,7 @@ rows! {
 const ELSEWHERE: &[&str] = &[
     "C05  That such output blocks shows only when /var/log is frozen: here the place of the output is looked at.",
     "A05  That the agent cannot be told to thaw then shows in the scenario core/vendor-sample-held-output.",
-    "D16  Not asked for: no hook here sets a global variable but innodb_flush_log_at_trx_commit, see the tests of 50-mysql.",
+    "D16  Not asked for: no hook here sets a global variable but innodb_flush_log_at_trx_commit, see the tests of fsfreeze-db.",
 ];
 
 fn kept(row: &str, place: &str) -> PathBuf {
