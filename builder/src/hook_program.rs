@@ -9,9 +9,8 @@ use tooling::host;
 /// Its name.
 pub(crate) const NAME: &str = "fsfreeze-db";
 
-/// The link beside the dispatcher by which that runs it, and where the link leads.
-pub(crate) const HOOK: &str = "hooks.d/50-fsfreeze-db";
-pub(crate) const HOOK_TARGET: &str = "../fsfreeze-db";
+/// What the agent calls: a link beside it, by whose name it knows that it is the dispatcher.
+pub(crate) const DISPATCHER: &str = "fsfreeze-hook";
 
 /// Where it is, once it is built.
 pub fn path() -> PathBuf {

@@ -72,13 +72,12 @@ pub(super) fn write(recipe: &Recipe, scratch: &Path, log: &BuildLog) -> Result<(
     ))
 }
 
-/// Adds the dispatcher, the program, and the link by which the one finds the other.
+/// Adds the settings, the program, and the link that the agent calls.
 fn write_hooks(recipe: &Recipe, own: &Path) -> Result<(), Failure> {
     copy_tree(&recipe.hook, own)?;
     copy_file(&recipe.program, &own.join(hook_program::NAME))?;
-    let link = own.join(hook_program::HOOK);
-    create_dir(link.parent().unwrap_or(own))?;
-    symlink(hook_program::HOOK_TARGET, &link).map_err(|e| Failure::io("create", &link, e))
+    let link = own.join(hook_program::DISPATCHER);
+    symlink(hook_program::NAME, &link).map_err(|e| Failure::io("create", &link, e))
 }
 
 /// Adds what a guest must know about its disks.

@@ -216,7 +216,7 @@ mod tests {
             ("layers/deb-packages/layer.toml", "packages = []\n"),
             ("layers/d/layer.toml", DISTRO),
             ("layers/mariadb/layer.toml", SERVER),
-            ("hooks/freezeframe/fsfreeze-hook", "hook\n"),
+            ("hooks/freezeframe/fsfreeze-db.toml", "hook\n"),
             ("program", "program\n"),
         ] {
             let path = dir.path().join(path);
@@ -308,7 +308,7 @@ mod tests {
             assert!(!digests.contains(&now), "{file}");
             digests.push(now);
         }
-        let hook = images.path().join("hooks/freezeframe/fsfreeze-hook");
+        let hook = images.path().join("hooks/freezeframe/fsfreeze-db.toml");
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(!digests.contains(&digest("p 1\n")), "the mode of the hook");
     }

@@ -43,7 +43,7 @@ pub(super) enum EntryKind {
 /// Where a family keeps things.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Directories {
-    /// Our own directory. The dispatcher is here, where it conflicts with no file of the agent's package.
+    /// Our own directory. What the agent calls is here, where it conflicts with no file of the agent's package.
     pub(super) own: &'static str,
     /// The program, where SELinux lets it reach the servers.
     pub(super) program: &'static str,
@@ -60,7 +60,6 @@ impl Layout {
         let (own, hooks, settings) = (Path::new(own), Path::new(hooks), Path::new(settings));
         let from = sources().join("freezeframe");
         let mut layout = Self(vec![]);
-        layout.add(own.join("fsfreeze-hook"), EntryKind::Program(from.join("fsfreeze-hook")));
         layout.add(program, EntryKind::Program(hook_program::path()));
         let called = own.join(hook_program::NAME);
         if called != Path::new(program) {
@@ -68,8 +67,8 @@ impl Layout {
             let to = beside.map_or_else(|| program.into(), |beside| Path::new("..").join(beside));
             layout.add(called, EntryKind::Link(to));
         }
-        // The dispatcher runs the hooks of both directories in its own.
-        layout.add(own.join(hook_program::HOOK), EntryKind::Link(hook_program::HOOK_TARGET.into()));
+        layout.add(own.join(hook_program::DISPATCHER), EntryKind::Link(hook_program::NAME.into()));
+        // The dispatcher looks for the site's own beside it.
         layout.add(own.join("fsfreeze-hook.d"), EntryKind::Link(hooks.to_owned()));
         layout.add(hooks, EntryKind::Directory);
         layout.add(own.join("start-agent"), EntryKind::Program(packaging().join("start-agent")));

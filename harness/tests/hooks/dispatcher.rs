@@ -8,56 +8,49 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::call::{
-    Outcome, SOON, Shell, call_as_agent, hooks_dir, in_both_shells, install, program, wait_until,
-};
-
-in_both_shells!(
-    freezes_in_order_and_thaws_in_reverse,
-    a_failing_hook_rolls_back_and_its_text_reaches_the_agent,
-    a_hook_that_hangs_is_ended_at_its_deadline,
-    a_thaw_runs_every_hook_and_reports_the_failure,
-    leftovers_are_ignored,
-    what_others_may_write_is_refused,
-    hooks_are_found_through_a_link,
-    the_sites_hooks_run_between_the_vendors_and_in_place_of_them,
-    a_hook_knows_whose_freeze_is_taken_back,
-    a_background_process_does_not_hold_the_agent,
-    works_without_a_place_to_write,
-    the_journal_gets_a_good_freeze_after_the_thaw,
-    a_journal_that_hangs_holds_up_nothing,
-    an_interrupted_freeze_is_rolled_back,
-    other_arguments_are_refused,
-    all_hooks_together_have_a_deadline,
-    a_check_asks_the_agent_and_every_hook,
-    a_check_tells_of_an_agent_that_runs_no_hook_or_another,
-);
+use crate::call::{Outcome, SOON, Shell, call_as_agent, fsfreeze_db, install, program, wait_until};
 
 /// An installation in a directory of its own, with a `logger` that writes to a file.
 pub(crate) struct Installation {
     dir: TempDir,
-    shell: Shell,
+    /// What runs a dispatcher that is a script; ours is a program.
+    shell: Option<Shell>,
     deadline: &'static str,
     all: &'static str,
 }
 
 impl Installation {
-    pub(crate) fn new(shell: Shell) -> Self {
-        Self::of(&hooks_dir().join("freezeframe/fsfreeze-hook"), shell)
+    /// Ours, which leaves all servers of this machine out.
+    pub(crate) fn new() -> Self {
+        let this = Self::empty(None);
+        // A copy, by another process, as `install` makes one: an agent is asked for this very program.
+        let copied = Command::new("cp").arg(fsfreeze_db()).arg(this.path("fsfreeze-hook")).status();
+        assert!(copied.expect("run cp").success());
+        let at = this.dir.path().display();
+        let settings =
+            format!("run_directory = '{at}/db'\nposition_directory = ''\n[[server]]\nignore = true\n");
+        install(&this.path("settings"), "600", &settings);
+        this
     }
 
     /// The dispatcher of another distribution or release, whose log file is in this directory.
     pub(crate) fn of(dispatcher: &Path, shell: Shell) -> Self {
-        let dir = tempfile::tempdir().expect("make a directory");
-        let at = dir.path();
+        let this = Self::empty(Some(shell));
+        let at = this.dir.path();
         let text = fs::read_to_string(dispatcher).expect("read the dispatcher");
         // An agent starts it directly, on systems whose sh is dash.
         let dash = format!("#!{}\n", program("dash").display());
         let text = text.replacen("#!/bin/sh\n", &dash, 1);
         let text = text.replace("/var/log/", &format!("{}/", at.display()));
         install(&at.join("fsfreeze-hook"), "755", &text);
-        fs::create_dir(at.join("fsfreeze-hook.d")).expect("create the hook directory");
-        fs::create_dir(at.join("tools")).expect("create the tool directory");
+        this
+    }
+
+    fn empty(shell: Option<Shell>) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        for name in ["fsfreeze-hook.d", "tools"] {
+            fs::create_dir(dir.path().join(name)).expect("create a directory");
+        }
         let this = Self { dir, shell, deadline: "20", all: "25" };
         this.logger("cat >>JOURNAL");
         this
@@ -77,24 +70,22 @@ impl Installation {
         self.file(name, "755", body);
     }
 
-    /// One of the hooks that come with the dispatcher.
-    pub(crate) fn vendor_hook(&self, name: &str, body: &str) {
-        fs::create_dir_all(self.path("hooks.d")).expect("create the vendor's directory");
-        self.file_in("hooks.d", name, "755", body);
-    }
-
     fn file(&self, name: &str, mode: &str, body: &str) {
-        self.file_in("fsfreeze-hook.d", name, mode, body);
-    }
-
-    fn file_in(&self, directory: &str, name: &str, mode: &str, body: &str) {
         let trace = self.path("trace");
         let text = format!("#!/bin/sh\necho \"{name} $1\" >>{}\n{body}\n", trace.display());
-        install(&self.path(directory).join(name), mode, &text);
+        install(&self.path("fsfreeze-hook.d").join(name), mode, &text);
     }
 
     pub(crate) fn command(&self, dispatcher: &Path, verb: &str) -> Command {
-        let mut command = self.shell.script(dispatcher, &self.path("tools"));
+        let mut command = match self.shell {
+            Some(shell) => shell.script(dispatcher, &self.path("tools")),
+            None => {
+                let mut command = Command::new(dispatcher);
+                command.env_clear().env("PATH", self.path("tools"));
+                command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
+                command
+            }
+        };
         command.arg(verb).env("FSFREEZE_HOOK_RUN", self.path("run"));
         command.env("FSFREEZE_HOOK_SECONDS", self.deadline);
         command.env("FSFREEZE_ALL_SECONDS", self.all);
@@ -112,13 +103,17 @@ impl Installation {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// What the journal has got, but for our own hook's word that no server runs.
     pub(crate) fn journal(&self) -> String {
-        fs::read_to_string(self.path("journal")).unwrap_or_default()
+        let text = fs::read_to_string(self.path("journal")).unwrap_or_default();
+        let others = text.lines().filter(|line| !line.starts_with("fsfreeze-db: "));
+        others.map(|line| format!("{line}\n")).collect()
     }
 }
 
-fn freezes_in_order_and_thaws_in_reverse(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn freezes_in_order_and_thaws_in_reverse() {
+    let here = Installation::new();
     for name in ["30-c", "10-a", "20-b with a space"] {
         here.hook(name, "");
     }
@@ -128,8 +123,9 @@ fn freezes_in_order_and_thaws_in_reverse(shell: Shell) {
     assert_eq!(here.trace(), ["30-c thaw", "20-b with a space thaw", "10-a thaw"]);
 }
 
-fn a_failing_hook_rolls_back_and_its_text_reaches_the_agent(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_failing_hook_rolls_back_and_its_text_reaches_the_agent() {
+    let here = Installation::new();
     here.hook("10-a", "");
     here.hook("20-b", "");
     here.hook("30-c", "[ $1 = thaw ] || { echo 'no lock to be had' >&2; exit 7; }");
@@ -141,8 +137,9 @@ fn a_failing_hook_rolls_back_and_its_text_reaches_the_agent(shell: Shell) {
     );
 }
 
-fn a_hook_that_hangs_is_ended_at_its_deadline(shell: Shell) {
-    let mut here = Installation::new(shell);
+#[test]
+fn a_hook_that_hangs_is_ended_at_its_deadline() {
+    let mut here = Installation::new();
     here.deadline = "3"; // which the others keep
     here.hook("10-a", "");
     here.hook("20-hangs", "[ $1 = thaw ] || { trap '' TERM; exec sleep 300; }");
@@ -150,8 +147,9 @@ fn a_hook_that_hangs_is_ended_at_its_deadline(shell: Shell) {
     assert_eq!(here.trace(), ["10-a freeze", "20-hangs freeze", "20-hangs thaw", "10-a thaw"]);
 }
 
-fn a_thaw_runs_every_hook_and_reports_the_failure(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_thaw_runs_every_hook_and_reports_the_failure() {
+    let here = Installation::new();
     here.hook("10-a", "");
     here.hook("20-b", "[ $1 = freeze ] || { echo 'the lock is gone'; exit 1; }");
     here.call("freeze").succeeded();
@@ -160,8 +158,9 @@ fn a_thaw_runs_every_hook_and_reports_the_failure(shell: Shell) {
     assert_eq!(here.trace(), ["20-b thaw", "10-a thaw"]);
 }
 
-fn leftovers_are_ignored(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn leftovers_are_ignored() {
+    let here = Installation::new();
     here.hook("10-a.sh", "");
     for leftover in [
         "10-a.sh~",
@@ -186,12 +185,15 @@ fn leftovers_are_ignored(shell: Shell) {
     assert!(outcome.output.contains("20-off is not executable: not run"), "{outcome:?}");
 }
 
-fn what_others_may_write_is_refused(shell: Shell) {
+#[test]
+fn what_others_may_write_is_refused() {
     for mode in ["775", "757"] {
-        let here = Installation::new(shell);
+        let here = Installation::new();
         here.hook("10-a", "");
         here.file("20-open", mode, "");
-        let outcome = here.call("freeze").failed_with("refused: others than root may write to ");
+        let outcome = here
+            .call("freeze")
+            .failed_with("refused: others than its owner, who must be root, may write to ");
         assert!(outcome.output.contains("20-open"), "{outcome:?}");
         assert!(here.trace().is_empty());
         here.call("thaw").failed_with("20-open was not run");
@@ -199,8 +201,9 @@ fn what_others_may_write_is_refused(shell: Shell) {
     }
 }
 
-fn hooks_are_found_through_a_link(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn hooks_are_found_through_a_link() {
+    let here = Installation::new();
     here.hook("10-a", "");
     let elsewhere = here.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -213,43 +216,51 @@ fn hooks_are_found_through_a_link(shell: Shell) {
     call_as_agent(here.command(&elsewhere.join("agent-hook"), "freeze")).succeeded();
     assert!(here.trace().is_empty());
 
+    // Our own needs no directory.
     fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();
-    here.call("freeze").failed_with("there is no directory");
+    here.call("freeze").succeeded();
 }
 
-fn the_sites_hooks_run_between_the_vendors_and_in_place_of_them(shell: Shell) {
-    let here = Installation::new(shell);
-    for name in ["20-b", "40-d", "50-e"] {
-        here.vendor_hook(name, "");
-    }
-    symlink("../20-elsewhere", here.path("hooks.d/60-gone")).unwrap();
+#[test]
+fn the_sites_hooks_run_around_ours_and_in_place_of_it() {
+    let here = Installation::new();
+    let frozen = here.path("db/state");
+    // Required, and not there: so ours says that it was asked, and how.
+    let settings = fs::read_to_string(here.path("settings")).unwrap();
+    install(&here.path("settings"), "600", &format!("required = true\n{settings}"));
     here.hook("10-a", "");
-    here.hook("30-c with a space", "");
-    here.hook("40-d", "echo in place of the vendor");
+    here.hook("60-b", "");
+    here.call("freeze")
+        .failed_with("50-fsfreeze-db failed to freeze, exit status 1\nfsfreeze-db: freeze: no database");
+    assert_eq!(here.trace(), ["10-a freeze", "10-a thaw"], "60-b is after it");
+    assert!(!frozen.exists());
+
+    here.hook("50-fsfreeze-db", "echo in place of ours");
     here.call("freeze").succeeded();
-    let freezes = ["10-a freeze", "20-b freeze", "30-c with a space freeze", "40-d freeze", "50-e freeze"];
-    assert_eq!(here.trace(), freezes);
+    assert_eq!(here.trace(), ["10-a freeze", "50-fsfreeze-db freeze", "60-b freeze"]);
     here.call("thaw").succeeded();
-    wait_until("the site's own ran", || here.journal() == "in place of the vendor\n".repeat(2));
-    assert_eq!(here.trace().len(), freezes.len());
+    wait_until("the site's own ran", || here.journal().ends_with(&"in place of ours\n".repeat(2)));
+    here.trace();
 
     // Switched off, in both ways.
-    symlink("/dev/null", here.path("fsfreeze-hook.d/20-b")).unwrap();
-    here.file("50-e", "644", "");
+    fs::remove_file(here.path("fsfreeze-hook.d/50-fsfreeze-db")).unwrap();
+    symlink("/dev/null", here.path("fsfreeze-hook.d/50-fsfreeze-db")).unwrap();
     here.call("freeze").succeeded();
-    assert_eq!(here.trace(), ["10-a freeze", "30-c with a space freeze", "40-d freeze"]);
+    assert_eq!(here.trace(), ["10-a freeze", "60-b freeze"]);
+    fs::remove_file(here.path("fsfreeze-hook.d/50-fsfreeze-db")).unwrap();
+    here.file("50-fsfreeze-db", "644", "");
+    here.call("freeze").succeeded();
+    assert_eq!(here.trace(), ["10-a freeze", "60-b freeze"]);
 
-    // What others may write is refused there as well; and it needs no directory of the site's.
-    fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();
-    here.call("freeze").succeeded();
-    assert_eq!(here.trace(), ["20-b freeze", "40-d freeze", "50-e freeze"]);
-    fs::set_permissions(here.path("hooks.d"), fs::Permissions::from_mode(0o775)).unwrap();
-    here.call("freeze").failed_with("refused: others than root may write to ");
+    // What others may write is refused, the directory as well.
+    fs::set_permissions(here.path("fsfreeze-hook.d"), fs::Permissions::from_mode(0o775)).unwrap();
+    here.call("freeze").failed_with("refused: others than its owner, who must be root, may write to ");
     assert!(here.trace().is_empty());
 }
 
-fn a_hook_knows_whose_freeze_is_taken_back(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_hook_knows_whose_freeze_is_taken_back() {
+    let here = Installation::new();
     let calls = here.path("calls");
     let tell =
         format!("echo \"$1 ${{FSFREEZE_HOOK_CALL-}} ${{FSFREEZE_HOOK_ROLLS_BACK-}}\" >>{}", calls.display());
@@ -280,8 +291,9 @@ fn a_hook_knows_whose_freeze_is_taken_back(shell: Shell) {
     assert_ne!(first, second);
 }
 
-fn a_background_process_does_not_hold_the_agent(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_background_process_does_not_hold_the_agent() {
+    let here = Installation::new();
     let pid = here.path("pid");
     here.hook("10-a", &format!("[ $1 = thaw ] || {{ sleep 300 & echo $! >{}; }}", pid.display()));
     let outcome = here.call("freeze").succeeded().within(SOON);
@@ -291,8 +303,9 @@ fn a_background_process_does_not_hold_the_agent(shell: Shell) {
     crate::call::send_signal("KILL", pid);
 }
 
-fn works_without_a_place_to_write(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn works_without_a_place_to_write() {
+    let here = Installation::new();
     here.hook("10-a", "echo some words");
     for verb in ["freeze", "thaw"] {
         let mut command = here.command(&here.path("fsfreeze-hook"), verb);
@@ -302,8 +315,9 @@ fn works_without_a_place_to_write(shell: Shell) {
     assert_eq!(here.trace(), ["10-a freeze", "10-a thaw"]);
 }
 
-fn the_journal_gets_a_good_freeze_after_the_thaw(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn the_journal_gets_a_good_freeze_after_the_thaw() {
+    let here = Installation::new();
     here.hook("10-a", "echo words at $1");
     here.call("freeze").succeeded();
     assert_eq!(here.journal(), "", "the journal may lie on what is about to freeze");
@@ -311,8 +325,9 @@ fn the_journal_gets_a_good_freeze_after_the_thaw(shell: Shell) {
     wait_until("both in the journal", || here.journal() == "words at freeze\nwords at thaw\n");
 }
 
-fn a_journal_that_hangs_holds_up_nothing(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_journal_that_hangs_holds_up_nothing() {
+    let here = Installation::new();
     // Without the dispatcher's limit, a thaw that waits for it would never end.
     let pid = here.path("pid");
     let endless = format!(
@@ -330,8 +345,9 @@ fn a_journal_that_hangs_holds_up_nothing(shell: Shell) {
     crate::call::send_signal("KILL", pid);
 }
 
-fn an_interrupted_freeze_is_rolled_back(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn an_interrupted_freeze_is_rolled_back() {
+    let here = Installation::new();
     let go = here.path("go");
     here.hook("10-a", &format!("until [ -e {} ]; do sleep 0.02; done", go.display()));
     here.hook("20-b", "");
@@ -345,8 +361,9 @@ fn an_interrupted_freeze_is_rolled_back(shell: Shell) {
     assert_eq!(here.trace(), ["10-a freeze", "10-a thaw"]);
 }
 
-fn other_arguments_are_refused(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn other_arguments_are_refused() {
+    let here = Installation::new();
     here.hook("10-a", "");
     for wrong in ["", "Freeze", "freeze thaw"] {
         assert_eq!(here.call(wrong).code, Some(2));
@@ -357,8 +374,9 @@ fn other_arguments_are_refused(shell: Shell) {
     assert!(here.trace().is_empty());
 }
 
-fn all_hooks_together_have_a_deadline(shell: Shell) {
-    let mut here = Installation::new(shell);
+#[test]
+fn all_hooks_together_have_a_deadline() {
+    let mut here = Installation::new();
     here.all = "2";
     for name in ["10-a", "20-b", "30-c", "40-d", "50-e"] {
         here.hook(name, "[ $1 = thaw ] || sleep 0.8");
@@ -401,8 +419,9 @@ impl Drop for Agent {
     }
 }
 
-fn a_check_asks_the_agent_and_every_hook(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_check_asks_the_agent_and_every_hook() {
+    let here = Installation::new();
     let agent = Agent::running(&here, Some(&here.path("fsfreeze-hook")));
     here.hook("10-a", "echo \"10-a is fine\"");
     here.hook("20-b", "exit 2");
@@ -417,8 +436,9 @@ fn a_check_asks_the_agent_and_every_hook(shell: Shell) {
     here.call("status").failed_with("10-a is fine");
 }
 
-fn a_check_tells_of_an_agent_that_runs_no_hook_or_another(shell: Shell) {
-    let here = Installation::new(shell);
+#[test]
+fn a_check_tells_of_an_agent_that_runs_no_hook_or_another() {
+    let here = Installation::new();
     for hook in [None, Some(Path::new("/somewhere/else"))] {
         let _agent = Agent::running(&here, hook);
         let outcome = here.call("check");

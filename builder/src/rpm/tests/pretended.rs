@@ -195,9 +195,8 @@ fn an_image_is_built_from_a_repository_and_again_when_that_has_changed() {
         assert!(calls.contains(call), "no `{call}` in:\n{calls}");
     }
     assert!(cat(&root.file, "/etc/passwd").contains("root:"), "the packages' scripts did not run");
-    let hook = fs::read_to_string(host::repository().join("images/hooks/freezeframe/fsfreeze-hook")).unwrap();
-    assert_eq!(cat(&root.file, "/etc/qemu-ga/fsfreeze-hook"), hook);
-    assert_eq!(cat(&root.file, "/usr/libexec/fsfreeze-hooks/fsfreeze-hook"), hook);
+    let settings = host::repository().join("images/hooks/freezeframe/fsfreeze-db.toml");
+    assert_eq!(cat(&root.file, "/etc/qemu/fsfreeze-db.toml"), fs::read_to_string(settings).unwrap());
     assert!(cat(&root.file, "/etc/my.cnf.d/zz-freezeframe.cnf").contains("log_bin ="));
     assert!(cat(&root.file, "/etc/fstab").contains("/dev/vdb /var/lib/mysql ext4 defaults 0 0\n"));
     // Nothing of the build stays, and the statements with the password went to the server alone.

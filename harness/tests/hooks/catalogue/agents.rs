@@ -34,7 +34,7 @@ fn packaged(release: &str) -> Installation {
 }
 
 fn ours() -> Installation {
-    Installation::new(Shell::Dash)
+    Installation::new()
 }
 
 /// The agent of that release with this dispatcher as its hook.

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use procfs::process::Process;
 
+use super::run::path;
+
 /// Whether it does, and a sentence.
 pub(super) fn asked() -> (bool, String) {
     let us = fs::read_link("/proc/self/exe").ok();
@@ -47,6 +49,7 @@ fn agents() -> impl Iterator<Item = Process> {
 fn hook_of(agent: &Process) -> Option<PathBuf> {
     let words = agent.cmdline().ok()?;
     let dumped = Command::new("timeout")
+        .env("PATH", path())
         .arg("5")
         .args(words)
         .arg("--dump-conf")

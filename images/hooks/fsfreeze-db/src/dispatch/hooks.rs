@@ -12,6 +12,9 @@ use crate::settings::Settings;
 /// /dev/null switches it off.
 const OWN: &str = "50-fsfreeze-db";
 
+/// As many as the kernel follows.
+const MOST_LINKS: usize = 40;
+
 /// What runs at a verb.
 pub(super) enum Hook {
     /// The databases, or why their settings cannot be read.
@@ -49,13 +52,19 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// Looks beside the path by which we were called, which may be a link of the site's, or else beside this
-    /// program itself.
+    /// Looks beside the path by which we were called, which may be a link of the site's, then beside what that
+    /// leads to, and at last beside this program itself.
     pub(super) fn find(called_as: &str, settings: &Result<Settings, Failure>) -> Self {
-        let beside = |program: &Path| program.parent().map(|parent| parent.join("fsfreeze-hook.d"));
-        let own = fs::read_link("/proc/self/exe").ok();
-        let places = [beside(Path::new(called_as)), own.as_deref().and_then(beside)];
-        let directory = places.into_iter().flatten().find(|place| place.is_dir());
+        let mut links: Vec<PathBuf> = vec![called_as.into()];
+        while let Some(last) = links.last()
+            && let Ok(next) = fs::read_link(last)
+            && links.len() < MOST_LINKS
+        {
+            links.push(last.with_file_name("").join(next));
+        }
+        links.extend(fs::read_link("/proc/self/exe"));
+        let directory =
+            links.iter().map(|program| program.with_file_name("fsfreeze-hook.d")).find(|it| it.is_dir());
         let mut found = Self { all: vec![], not_executable: vec![], unsafe_files: vec![] };
         let mut files: Vec<PathBuf> = directory
             .iter()

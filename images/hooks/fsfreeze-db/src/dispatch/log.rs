@@ -7,6 +7,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::run::path;
+
 /// The log, in a directory on a tmpfs: `FSFREEZE_HOOK_RUN`. Where it cannot be written, hooks still run.
 pub(super) struct Log(PathBuf);
 
@@ -51,6 +53,7 @@ impl Log {
         }
         self.empty();
         let _ = Command::new("timeout")
+            .env("PATH", path())
             .args(["-s", "KILL", "2", "logger", "-t", "fsfreeze-hook"])
             .stdin(log)
             .stdout(Stdio::null())
@@ -60,6 +63,5 @@ impl Log {
 }
 
 fn is_there(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    env::split_paths(&path()).any(|directory| directory.join(program).is_file())
 }

@@ -1,5 +1,6 @@
 //! One hook at one verb, within its limit.
 
+use std::env;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -13,7 +14,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::hooks::Hook;
-use crate::call::{self, ROLLS_BACK};
+use crate::call::{self, CALL, ROLLS_BACK};
 use crate::message::Answer;
 
 /// What is kept of a hook's output: this many bytes of its end, and of those, this many lines.
@@ -43,7 +44,11 @@ pub(super) fn run(hook: &Hook, verb: &str, told: (&str, &str), limit: Duration) 
                 },
             };
             let Answer { exit, says } = answer;
-            (Outcome::Exit(exit as i32), format!("fsfreeze-db: {verb}: {}\n", says.trim_end()))
+            let says = says.trim_end();
+            // As it is when an administrator asks for it alone.
+            let says =
+                if verb == "status" { format!("{says}\n") } else { format!("fsfreeze-db: {verb}: {says}\n") };
+            (Outcome::Exit(exit as i32), says)
         }
         Hook::Program(file) => start(file, verb, told, limit).unwrap_or_else(|error| {
             (Outcome::NotRun(format!("cannot start {}: {error}", file.display())), String::new())
@@ -57,6 +62,7 @@ fn start(file: &Path, verb: &str, told: (&str, &str), limit: Duration) -> std::i
     let output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
     let mut command = Command::new(file);
     command.arg(verb).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+    command.env("PATH", path()).env("LC_ALL", "C").env_remove(CALL).env_remove(ROLLS_BACK);
     if !told.0.is_empty() {
         command.env(told.0, told.1);
     }
@@ -89,4 +95,11 @@ fn end_of(output: &File) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(KEPT_LINES)..].iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Where programs are found: an agent has hardly a PATH.
+pub(super) fn path() -> String {
+    let own =
+        env::var("PATH").ok().filter(|path| !path.is_empty()).map(|path| path + ":").unwrap_or_default();
+    own + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }

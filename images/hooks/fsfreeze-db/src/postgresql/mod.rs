@@ -105,14 +105,14 @@ impl Session {
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = left.saturating_sub(REST).max(Duration::from_secs(1));
         let start = if self.number >= RENAMED {
-            format!("pg_backup_start('fsfreeze {nonce}', true)")
+            format!("SELECT pg_backup_start('fsfreeze {nonce}', true)")
         } else {
-            format!("pg_start_backup('fsfreeze {nonce}', true, false)")
+            format!("SELECT pg_start_backup('fsfreeze {nonce}', true, false)")
         };
         let limit = format!("SET statement_timeout = {}", wait.as_millis());
         let what = "did not get into backup mode";
         self.ask(&limit, what).await?;
-        let outcome = self.connection.ask(&format!("SELECT {start}"), wait + ANSWER).await;
+        let outcome = self.connection.ask(&start, wait + ANSWER).await;
         self.ask(&format!("SET statement_timeout = {}", ANSWER.as_millis()), what).await?;
         let may_do_without = self.settings.method == Method::Auto;
         self.mode = match outcome {
@@ -142,13 +142,14 @@ impl Session {
         // A small record of our own, whose commit flushes all commits before it and waits for no standby.
         // A standby has on disk what it replays.
         let (record, flushed) = if self.is_standby {
-            ("pg_last_wal_replay_lsn()".to_owned(), "pg_last_wal_replay_lsn()")
+            ("SELECT pg_last_wal_replay_lsn()".to_owned(), "SELECT pg_last_wal_replay_lsn()")
         } else {
-            (format!("pg_logical_emit_message(true, 'fsfreeze', '{nonce}')"), "pg_current_wal_flush_lsn()")
+            let record = format!("SELECT pg_logical_emit_message(true, 'fsfreeze', '{nonce}')");
+            (record, "SELECT pg_current_wal_flush_lsn()")
         };
-        let answer = self.ask(&format!("SELECT {record}"), what).await?;
+        let answer = self.ask(&record, what).await?;
         let [needed] = fields(&self.server, answer)?;
-        let answer = self.ask(&format!("SELECT {flushed}"), what).await?;
+        let answer = self.ask(flushed, what).await?;
         let [lsn] = fields(&self.server, answer)?;
         match (place(&lsn), place(&needed)) {
             (Some(reached), Some(end)) if reached >= end => {}
@@ -218,9 +219,12 @@ impl Session {
     pub(crate) async fn release(mut self) -> Result<(), Failure> {
         self.is_alive().await?;
         if let Mode::Backup { nonce, .. } = &self.mode {
-            let stop =
-                if self.number >= RENAMED { "pg_backup_stop(false)" } else { "pg_stop_backup(false, false)" };
-            let label = format!("SELECT strpos(labelfile, 'fsfreeze {nonce}') > 0 FROM {stop}");
+            let stop = if self.number >= RENAMED {
+                "SELECT labelfile FROM pg_backup_stop(false)"
+            } else {
+                "SELECT labelfile FROM pg_stop_backup(false, false)"
+            };
+            let label = format!("SELECT strpos(labelfile, 'fsfreeze {nonce}') > 0 FROM ({stop}) AS stopped");
             let answer = self.connection.ask(&label, ANSWER).await;
             let answer = answer.map_err(|error| self.lost(&error.to_string()))?;
             if answer != ["t"] {
