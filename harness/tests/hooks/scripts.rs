@@ -8,7 +8,6 @@ use crate::call::{hooks_dir, program};
 
 fn scripts() -> Vec<PathBuf> {
     let mut scripts: Vec<_> = [
-        "freezeframe/fsfreeze-hook",
         "freezeframe/fsfreeze-hook.d/50-mysql",
         "freezeframe/fsfreeze-hook.d/40-postgresql",
         "sample/fsfreeze-hook",
