@@ -27,6 +27,8 @@ mod mysql;
 mod postgresql;
 #[path = "hooks/program.rs"]
 mod program;
+#[path = "hooks/program_more.rs"]
+mod program_more;
 #[path = "hooks/program_postgresql.rs"]
 mod program_postgresql;
 #[path = "hooks/sample.rs"]

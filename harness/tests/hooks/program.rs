@@ -35,6 +35,7 @@ macro_rules! on_both_servers {
         }
     )*};
 }
+pub(crate) use on_both_servers;
 
 on_both_servers!(
     locks_until_the_thaw_and_leaves_nothing,

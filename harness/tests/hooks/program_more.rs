@@ -1,0 +1,135 @@
+//! `fsfreeze-db`, the static program, where others hold what it needs, and where it is the dispatcher.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::call::{AS_TOLD, SOON, call_as_agent, fsfreeze_db, install, send_signal, soon, wait_until};
+use crate::program::{LOCK_LOST, Program, REFUSED, of, on_both_servers};
+use crate::server::{Database, Server};
+
+on_both_servers!(
+    a_long_update_holds_up_nobody,
+    a_table_lock_is_waited_for_and_then_given_up,
+    ftwrl_gives_way_in_a_deadlock_with_row_locks,
+    ftwrl_is_given_up,
+    works_below_the_dispatcher,
+);
+
+fn a_long_update_holds_up_nobody(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::set_up("lock_seconds = 2", &of(&server, ""));
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
+    match database {
+        Database::Mariadb => {
+            let outcome = program.freeze().succeeded().within(SOON);
+            assert!(!server.takes_writes());
+            program.thaw().succeeded();
+            assert!(server.takes_writes());
+            eprintln!("locked beside a long UPDATE after {:?}", outcome.took);
+        }
+        Database::Mysql => {
+            program.refuses(&server, REFUSED, "").within(AS_TOLD);
+            soon("no request is left behind", || !server.busy().contains("FLUSH"));
+        }
+    }
+    drop(long);
+}
+
+/// The program's request for the lock while it waits, as the server lists it.
+fn request(database: Database) -> &'static str {
+    match database {
+        Database::Mariadb => "BACKUP STAGE",
+        Database::Mysql => "FLUSH TABLES WITH READ LOCK",
+    }
+}
+
+fn a_table_lock_is_waited_for_and_then_given_up(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let lines = "long_statement_seconds = 600";
+    let mut program = Program::set_up("lock_seconds = 2", &of(&server, lines));
+    for blocker in ["LOCK TABLES t.isam WRITE; DO SLEEP(300)", "UPDATE t.isam SET v=v+SLEEP(300)"] {
+        let blocker = server.running(blocker);
+        program.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD);
+        soon("no request is left behind", || !server.busy().contains(request(database)));
+        server.sql(&format!("KILL {}", blocker.connection));
+        wait_until("the blocker is gone", || server.busy().is_empty());
+    }
+
+    // When the other lock is released in time, ours is granted.
+    program.set("lock_seconds = 30", &of(&server, lines));
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| program.freeze());
+        wait_until("the program waits", || server.busy().contains(request(database)));
+        server.sql(&format!("KILL {}", blocker.connection));
+        freeze.join().unwrap()
+    });
+    outcome.succeeded();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+}
+
+/// A statement waits for a row lock whose owner's next statement waits for the request: the server sees
+/// no deadlock. The request must give way, and be made again.
+fn ftwrl_gives_way_in_a_deadlock_with_row_locks(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 600";
+    let program = Program::set_up("", &of(&server, lines));
+    let mut owner = server.session("BEGIN; UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'locked';");
+    assert_eq!(owner.answer().as_deref(), Some("locked"));
+    let mut waiter = server.session("UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'updated';");
+    wait_until("a row lock is waited for", || server.busy().contains("UPDATE"));
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| program.freeze());
+        wait_until("the program waits", || server.busy().contains(request(Database::Mysql)));
+        owner.send("UPDATE t.inno SET v=v+1 WHERE id=2; COMMIT; SELECT 'committed';");
+        assert_eq!(owner.answer().as_deref(), Some("committed"));
+        assert_eq!(waiter.answer().as_deref(), Some("updated"));
+        freeze.join().unwrap()
+    });
+    let outcome = outcome.succeeded().within(SOON);
+    assert!(outcome.took > Duration::from_secs(2), "it was no deadlock: {outcome:?}");
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+}
+
+/// A statement that has not run for long yet: the lock is requested, waited for and given up.
+fn ftwrl_is_given_up(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 600";
+    let program = Program::set_up("lock_seconds = 2", &of(&server, lines));
+    let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
+    program.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD);
+    soon("no request is left behind", || !server.busy().contains("FLUSH"));
+    drop(long);
+}
+
+fn works_below_the_dispatcher(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::set_up("", &of(&server, ""));
+    fs::create_dir(program.path("tools")).unwrap();
+    install(&program.path("tools/logger"), "755", "#!/bin/sh\nexec cat >/dev/null\n");
+    symlink(fsfreeze_db(), program.path("fsfreeze-hook")).unwrap();
+    let call = |verb: &str| {
+        let mut command = Command::new(program.path("fsfreeze-hook"));
+        command.arg(verb).env_clear().env("PATH", program.path("tools"));
+        command.env("FSFREEZE_HOOK_RUN", program.path("dispatcher"));
+        command.env("FSFREEZE_DB_SETTINGS", program.path("settings"));
+        call_as_agent(command)
+    };
+    call("freeze").succeeded().within(SOON);
+    assert!(!server.takes_writes());
+    call("status").succeeded();
+    // A second freeze takes back what it has done itself, and leaves the first one's lock alone.
+    call("freeze").failed_with("another freeze");
+    assert!(!server.takes_writes());
+    send_signal("KILL", program.holder());
+    let thaw = call("thaw").failed_with("the lock was NOT held until thaw");
+    assert!(thaw.output.contains(&format!("exit status {LOCK_LOST}")), "{thaw:?}");
+    call("freeze").succeeded();
+    call("thaw").succeeded();
+    assert!(server.takes_writes());
+}
