@@ -92,7 +92,7 @@ pub(crate) fn of_data(directory: &Path, lines: &str) -> String {
 
 impl Program {
     /// With all the defaults.
-    fn new(servers: &[&Server]) -> Self {
+    pub(crate) fn new(servers: &[&Server]) -> Self {
         let own: Vec<String> = servers.iter().map(|server| of(server, "")).collect();
         Self::set_up("", &own.concat())
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Shown;
 use crate::agent::{self, Agent, Answer, packaged_dispatcher, reads_output};
-use crate::call::{HANGS, call_as_agent, fsfreeze_db, install, is_running, send_signal, wait_until};
+use crate::call::{HANGS, call_as_agent, install, is_running, send_signal, wait_until};
 use crate::dispatcher::Installation;
-use crate::program::{Program, of};
+use crate::program::Program;
 use crate::sample::Sample;
 use crate::server::{Database, Server};
 
@@ -47,6 +47,7 @@ fn start_with(release: &str, hooks: &Installation, hook: &Path) -> Agent {
         let tools = hooks.path("tools").display().to_string();
         command.env("PATH", format!("{tools}:/usr/sbin:/usr/bin:/sbin:/bin"));
         command.env("FSFREEZE_HOOK_RUN", hooks.path("run"));
+        command.env("FSFREEZE_DB_SETTINGS", hooks.path("settings"));
     })
 }
 
@@ -69,11 +70,11 @@ fn calls(hooks: &Installation) -> String {
 
 pub(super) fn a05(release: &'static str) -> Shown {
     let server = Server::with_tables(Database::Mariadb, &[]);
-    let program = Program::set_up("", &of(&server, ""));
-    symlink(fsfreeze_db(), program.path("fsfreeze-hook")).unwrap();
-    let mut agent = Agent::start(release, &program.path("fsfreeze-hook"), |command| {
-        command.env("FSFREEZE_HOOK_RUN", program.path("dispatcher"));
-        command.env("FSFREEZE_DB_SETTINGS", program.path("settings"));
+    let program = Program::new(&[&server]);
+    let hooks = ours();
+    let settings = program.path("settings");
+    let mut agent = Agent::start(release, &hooks.path("fsfreeze-hook"), |command| {
+        command.env("FSFREEZE_HOOK_RUN", hooks.path("run")).env("FSFREEZE_DB_SETTINGS", settings);
     });
     let answer = agent.run_freeze_hook();
     assert_eq!(answer, Ok(0.into()), "ours returns");
@@ -240,6 +241,7 @@ pub(super) fn c03(release: &'static str) -> Shown {
     let pid = with_a_background_process(&hooks);
     let mut agent = Agent::start(release, &hooks.path("fsfreeze-hook"), |command| {
         command.env("FSFREEZE_HOOK_RUN", "/proc/no/such/place");
+        command.env("FSFREEZE_DB_SETTINGS", hooks.path("settings"));
     });
     let answer = agent.run_freeze_hook();
     assert_eq!(answer, Ok(0.into()));
@@ -297,11 +299,11 @@ pub(super) fn c05(release: &'static str) -> Shown {
     let hooks = packaged(release);
     assert_eq!(run(&hooks), hooks.path("qga-fsfreeze-hook.log"), "the defect");
     let hooks = ours();
-    assert_eq!(run(&hooks), hooks.path("run/output"));
+    assert_eq!(run(&hooks), Path::new("/memfd:output (deleted)"));
     Shown {
         place: place(release),
         theirs: "packaged dispatcher: to /var/log/qga-fsfreeze-hook.log".to_owned(),
-        ours: "to /run/fsfreeze-hook/output, on a tmpfs".to_owned(),
+        ours: "to memory".to_owned(),
     }
 }
 
