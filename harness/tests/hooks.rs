@@ -1,8 +1,7 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, and the hooks for MariaDB, MySQL and PostgreSQL against real servers. Each test runs
-//! under dash and under busybox sh with busybox's tools. Then the failure catalogue: our hooks
-//! beside others, also under real agents; and the hooks beside scenarios. No VM, and nothing on
-//! this machine is ever frozen. With the same MariaDB, the reader of the binary logs that a hook's
+//! hooks, and the program against real servers of MariaDB, MySQL and PostgreSQL. Then the failure
+//! catalogue: our program beside others' hooks, also under real agents; and the hooks beside
+//! scenarios. No VM, and nothing on this machine is ever frozen. With the same MariaDB, the reader of the binary logs that a hook's
 //! position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
@@ -21,10 +20,6 @@ mod catalogue;
 mod cluster;
 #[path = "hooks/dispatcher.rs"]
 mod dispatcher;
-#[path = "hooks/mysql.rs"]
-mod mysql;
-#[path = "hooks/postgresql.rs"]
-mod postgresql;
 #[path = "hooks/program.rs"]
 mod program;
 #[path = "hooks/program_more.rs"]

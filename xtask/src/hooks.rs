@@ -16,6 +16,8 @@ pub(crate) struct Args {
 enum Command {
     /// Builds a .deb and an .rpm of the hooks into `target/packages`.
     Package,
+    /// Builds their program, one static file for guests of this machine's architecture.
+    Program,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -25,6 +27,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             for package in builder::packages::build()? {
                 results::line(package.display());
             }
+            Ok(())
+        }
+        Command::Program => {
+            results::line(builder::hook_program::build()?.display());
             Ok(())
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::call::{Outcome, Shell, call_as_agent, install, quoted, wait_until};
+use crate::call::{Outcome, call_as_agent, install, quoted, script, wait_until};
 use crate::server::{Database, Server, client_program};
 
 /// Makes one test for each server from one function and the name of a hook.
@@ -131,7 +131,7 @@ impl Hook {
 
     fn call(&self, verb: &str) -> Outcome {
         let tools = self.dir.path().join("tools");
-        let mut command = Shell::Dash.script(&self.dir.path().join("hook"), &tools);
+        let mut command = script(&self.dir.path().join("hook"), &tools);
         command.arg(verb).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display()));
         call_as_agent(command)
     }

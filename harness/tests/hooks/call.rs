@@ -17,52 +17,11 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// For a hook that is configured to wait 2 s: less than the 11 to 12 s that it waits by default.
 pub(crate) const AS_TOLD: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Shell {
-    Dash,
-    Busybox,
-}
-
-/// Makes one test for each shell from one function.
-macro_rules! in_both_shells {
-    ($($name:ident),* $(,)?) => {$(
-        mod $name {
-            #[test]
-            fn dash() {
-                super::$name($crate::call::Shell::Dash);
-            }
-            #[test]
-            fn busybox() {
-                super::$name($crate::call::Shell::Busybox);
-            }
-        }
-    )*};
-}
-pub(crate) use in_both_shells;
-
-impl Shell {
-    /// The script under this shell, in the agent's environment: no HOME, hardly a PATH. `tools` comes
-    /// first in the PATH; with busybox, its applets follow.
-    pub(crate) fn script(self, script: &Path, tools: &Path) -> Command {
-        let applets = tools.join("applets");
-        let mut path = tools.as_os_str().to_owned();
-        let mut command = match self {
-            Shell::Dash => Command::new(program("dash")),
-            Shell::Busybox => {
-                std::fs::create_dir_all(&applets).expect("create the applet directory");
-                let installed =
-                    Command::new(program("busybox")).args(["--install", "-s"]).arg(&applets).status();
-                assert!(installed.expect("run busybox").success());
-                path.push(":");
-                path.push(&applets);
-                let mut busybox = Command::new(program("busybox"));
-                busybox.arg("sh");
-                busybox
-            }
-        };
-        command.arg(script).env_clear().env("PATH", path);
-        command
-    }
+/// A script as the agent starts it where sh is dash: no HOME, and hardly a PATH, in which `tools` comes first.
+pub(crate) fn script(script: &Path, tools: &Path) -> Command {
+    let mut command = Command::new(program("dash"));
+    command.arg(script).env_clear().env("PATH", tools);
+    command
 }
 
 /// How a call ended.

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::call::{Outcome, SOON, Shell, call_as_agent, fsfreeze_db, install, program, wait_until};
+use crate::call::{Outcome, SOON, call_as_agent, fsfreeze_db, install, program, script, wait_until};
 
 /// An installation in a directory of its own, with a `logger` that writes to a file.
 pub(crate) struct Installation {
     dir: TempDir,
-    /// What runs a dispatcher that is a script; ours is a program.
-    shell: Option<Shell>,
+    /// The dispatcher is one; ours is a program.
+    is_script: bool,
     deadline: &'static str,
     all: &'static str,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Installation {
 impl Installation {
     /// Ours, which leaves all servers of this machine out.
     pub(crate) fn new() -> Self {
-        let this = Self::empty(None);
+        let this = Self::empty(false);
         // A copy, by another process, as `install` makes one: an agent is asked for this very program.
         let copied = Command::new("cp").arg(fsfreeze_db()).arg(this.path("fsfreeze-hook")).status();
         assert!(copied.expect("run cp").success());
@@ -34,8 +34,8 @@ impl Installation {
     }
 
     /// The dispatcher of another distribution or release, whose log file is in this directory.
-    pub(crate) fn of(dispatcher: &Path, shell: Shell) -> Self {
-        let this = Self::empty(Some(shell));
+    pub(crate) fn of(dispatcher: &Path) -> Self {
+        let this = Self::empty(true);
         let at = this.dir.path();
         let text = fs::read_to_string(dispatcher).expect("read the dispatcher");
         // An agent starts it directly, on systems whose sh is dash.
@@ -46,12 +46,12 @@ impl Installation {
         this
     }
 
-    fn empty(shell: Option<Shell>) -> Self {
+    fn empty(is_script: bool) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         for name in ["fsfreeze-hook.d", "tools"] {
             fs::create_dir(dir.path().join(name)).expect("create a directory");
         }
-        let this = Self { dir, shell, deadline: "20", all: "25" };
+        let this = Self { dir, is_script, deadline: "20", all: "25" };
         this.logger("cat >>JOURNAL");
         this
     }
@@ -77,14 +77,13 @@ impl Installation {
     }
 
     pub(crate) fn command(&self, dispatcher: &Path, verb: &str) -> Command {
-        let mut command = match self.shell {
-            Some(shell) => shell.script(dispatcher, &self.path("tools")),
-            None => {
-                let mut command = Command::new(dispatcher);
-                command.env_clear().env("PATH", self.path("tools"));
-                command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
-                command
-            }
+        let mut command = if self.is_script {
+            script(dispatcher, &self.path("tools"))
+        } else {
+            let mut command = Command::new(dispatcher);
+            command.env_clear().env("PATH", self.path("tools"));
+            command.env("FSFREEZE_DB_SETTINGS", self.path("settings"));
+            command
         };
         command.arg(verb).env("FSFREEZE_HOOK_RUN", self.path("run"));
         command.env("FSFREEZE_HOOK_SECONDS", self.deadline);

@@ -16,7 +16,6 @@ use crate::call::{
     AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, fsfreeze_db, install, is_running, send_signal, soon,
     wait_until,
 };
-use crate::mysql::spread;
 use crate::server::{Database, Server, Stopped};
 
 /// Makes one test for each server from one function.
@@ -999,4 +998,11 @@ fn cycles_under_load(database: Database) {
         spread(windows.iter().map(|(_, _, thawing, thawed)| *thawed - *thawing).collect()),
         spread(beyond.collect()),
     );
+}
+
+/// How times are distributed, for people.
+pub(crate) fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
+    format!("median {} ms, p95 {} ms, max {} ms", at(50), at(95), at(100))
 }

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::call::{AS_TOLD, SOON, call_as_agent, fsfreeze_db, install, send_signal, soon, wait_until};
+use crate::call::{
+    AS_TOLD, SOON, call_as_agent, ends_soon, fsfreeze_db, install, send_signal, soon, wait_until,
+};
 use crate::program::{LOCK_LOST, Program, REFUSED, of, on_both_servers};
 use crate::server::{Database, Server};
 
@@ -16,6 +18,7 @@ on_both_servers!(
     ftwrl_gives_way_in_a_deadlock_with_row_locks,
     ftwrl_is_given_up,
     works_below_the_dispatcher,
+    leaves_only_what_it_must,
 );
 
 fn a_long_update_holds_up_nobody(database: Database) {
@@ -105,6 +108,25 @@ fn ftwrl_is_given_up(database: Database) {
     program.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD);
     soon("no request is left behind", || !server.busy().contains("FLUSH"));
     drop(long);
+}
+
+fn leaves_only_what_it_must(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let program = Program::set_up("", &of(&server, ""));
+    for _ in 0..3 {
+        program.freeze().succeeded();
+        let holder = program.holder();
+        program.thaw().succeeded();
+        ends_soon(holder);
+    }
+    let names = |directory: &str| {
+        let entries = fs::read_dir(program.path(directory)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("run"), ["state"]);
+    let positions = names("lib");
+    assert!(matches!(positions.as_slice(), [one] if one.ends_with(".position")), "{positions:?}");
+    soon("no session is left", || server.busy().is_empty());
 }
 
 fn works_below_the_dispatcher(database: Database) {

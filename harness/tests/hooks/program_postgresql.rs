@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{AS_TOLD, Outcome, SOON, ends_soon, install, is_running, send_signal, soon, wait_until};
 use crate::cluster::{Cluster, Paused};
-use crate::mysql::spread;
-use crate::program::{LOCK_LOST, NO_LOGIN, Program, REFUSED, of_data};
+use crate::program::{LOCK_LOST, NO_LOGIN, Program, REFUSED, of_data, spread};
 use crate::server::{Database, Server, is_root};
 
 fn of(cluster: &Cluster, lines: &str) -> String {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::call::{Outcome, Shell, hooks_dir, install, program, quoted, wait_until};
+use crate::call::{Outcome, hooks_dir, install, program, quoted, script, wait_until};
 use crate::server::{Database, Server, client_program};
 
 /// The sample, with login and fifo moved to a server and directory of the test's own.
@@ -56,7 +56,7 @@ impl Sample {
 
     /// Its output goes nowhere, as with agents before QEMU 9.1; later ones wait for its end (A05).
     pub(crate) fn command(&self, verb: &str) -> Command {
-        let mut command = Shell::Dash.script(&self.path(), self.dir.path());
+        let mut command = script(&self.path(), self.dir.path());
         // It relies on the PATH that it inherits.
         command.arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

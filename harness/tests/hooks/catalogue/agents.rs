@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Shown;
 use crate::agent::{self, Agent, Answer, packaged_dispatcher, reads_output};
-use crate::call::{HANGS, Shell, call_as_agent, install, is_running, send_signal, wait_until};
+use crate::call::{HANGS, call_as_agent, install, is_running, send_signal, wait_until};
 use crate::dispatcher::Installation;
 use crate::program::Program;
 use crate::sample::Sample;
@@ -30,7 +30,7 @@ fn place(release: &str) -> String {
 }
 
 fn packaged(release: &str) -> Installation {
-    Installation::of(&packaged_dispatcher(release), Shell::Dash)
+    Installation::of(&packaged_dispatcher(release))
 }
 
 fn ours() -> Installation {
@@ -114,7 +114,7 @@ pub(super) fn a07(release: &'static str) -> Shown {
     let strict = tempfile::tempdir().unwrap();
     let script = strict.path().join("strict");
     install(&script, "755", &format!("#!/bin/sh\n{STRICT}"));
-    let naive = Installation::of(&script, Shell::Dash);
+    let naive = Installation::of(&script);
     let answer = run(&naive);
     failure(&answer);
     let trace = naive.trace();

@@ -326,4 +326,17 @@ mod tests {
         assert_eq!(login.password.as_deref(), Some("a = 'b'"));
         assert_eq!(login.socket.as_deref(), Some(Path::new("/run/mysqld/mysqld.sock")));
     }
+
+    /// Whoever deletes a `#` gets what the line says.
+    #[test]
+    fn the_file_that_is_installed_shows_the_defaults_and_sets_nothing() {
+        let file = include_str!("../../freezeframe/fsfreeze-db.toml");
+        assert!(file.lines().all(|line| line.is_empty() || line.starts_with('#')));
+        let shown = |line: &&str| line.starts_with(|c: char| c == '[' || c.is_ascii_alphabetic());
+        let lines = file.lines().filter_map(|line| line.strip_prefix('#')).filter(shown);
+        let mut settings: Settings = toml::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(settings.server.len(), 1);
+        settings.server.clear();
+        assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
+    }
 }
