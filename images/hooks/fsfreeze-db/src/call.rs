@@ -1,6 +1,9 @@
 //! What the agent, or an administrator, calls: each verb asks the process that holds the locks, or starts it.
 
+use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -199,21 +202,23 @@ fn heard(child: &mut Child, limit: Duration) -> Result<Answer, String> {
     message::parse(&line).map_err(|_| "the process that takes the locks ended without a word".to_owned())
 }
 
-/// The process that holds the locks; found by what it is, for its directory may be gone.
+/// The process that holds the locks: the one that the state names, or else the one that is what it should be,
+/// for the directory may be gone.
 fn holder(directory: &Path) -> Option<ProcessId> {
-    let own = std::process::id().cast_signed();
-    let is_holder = |process: &Process| {
-        process.pid() != own
-            && process.uid().is_ok_and(|uid| uid == rustix::process::geteuid().as_raw())
-            && process.cmdline().is_ok_and(|words| {
-                words.len() == 3
-                    && words[0] == "fsfreeze-db"
-                    && words[1] == "hold"
-                    && Path::new(&words[2]) == directory
-            })
+    let is_holder = |pid: i32| {
+        let place = Path::new("/proc").join(pid.to_string());
+        let ours = || fs::metadata(&place).is_ok_and(|it| it.uid() == rustix::process::geteuid().as_raw());
+        let words = [b"fsfreeze-db\0hold\0", directory.as_os_str().as_bytes(), b"\0"].concat();
+        fs::read(place.join("cmdline")).is_ok_and(|line| line == words) && ours()
     };
-    let mut processes = procfs::process::all_processes().ok()?.flatten();
-    processes.find(is_holder).and_then(|process| ProcessId::of(&process))
+    let named = state::read(directory).map(|state| state.holder);
+    if let Some(named) = named.filter(|named| is_holder(named.pid) && named.is_alive()) {
+        return Some(named);
+    }
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let found = pids.filter(|pid| is_holder(*pid)).find_map(|pid| Process::new(pid).ok());
+    found.and_then(|process| ProcessId::of(&process))
 }
 
 /// The same, unless it is about to end: it has answered a thaw, or whoever froze was killed before it knew.

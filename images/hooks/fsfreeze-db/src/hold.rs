@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -51,7 +50,7 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
     let _ = rustix::process::setsid();
     let deadline = Instant::now() + settings.lock_limit();
     let Ok(caller) = caller() else { return };
-    let leaving = tokio::task::spawn_blocking(leave_the_agent);
+    leave_the_agent();
     let endings = RefCell::default();
     let locked = tokio::select! {
         locked = lock_all(settings, deadline, only_check, &endings) => locked,
@@ -61,7 +60,6 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
             return;
         }
     };
-    let _ = leaving.await;
     let (sessions, servers) = match locked {
         Ok(Some(locked)) => locked,
         Ok(None) => return report(&Answer::done("no database server runs: nothing to lock")),
@@ -265,21 +263,14 @@ fn let_go_of_the_caller() {
     }
 }
 
-/// Leaves the agent's control group, which systemd ends as a whole when the agent is restarted. Without
-/// systemd, or if it refuses, the locks do end with the agent, and the thaw reports that.
+/// Leaves the agent's control group, which systemd ends as a whole when the agent is restarted, for the
+/// uppermost one, which it never ends. A scope of our own would cost a program, a message and a unit, each
+/// time, while the machine's writers wait for the processor. Where the kernel refuses, the locks do end with
+/// the agent, and the thaw reports that.
 fn leave_the_agent() {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return;
+    // Of the unified hierarchy, of a hybrid one, and of systemd's own beside older ones.
+    for uppermost in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
+        let processes = Path::new(uppermost).join("cgroup.procs");
+        let _ = std::fs::write(processes, std::process::id().to_string());
     }
-    let pid = std::process::id().to_string();
-    let unit = format!("fsfreeze-db-{pid}.scope");
-    let _ = Command::new("busctl")
-        .args(["--timeout=3", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
-        .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", &unit, "fail"])
-        .args(["3", "Description", "s", "Holds the locks of a freeze"])
-        .args(["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", &pid, "0"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
 }

@@ -221,16 +221,13 @@ fn servers_to_lock(settings: &Settings) -> Result<Vec<Server>, Failure> {
             found.unseen.join("; ")
         )));
     }
-    let seen: Vec<_> = found
-        .servers
-        .iter()
-        .map(|server| (server.data_directory.clone(), server.control_group.clone()))
-        .collect();
-    if let Some(why) = settings.missing(&seen) {
-        return Err(Failure::refused(why));
-    }
     let wanted = |server: &Server| !settings.of(&server.data_directory, &server.control_group).ignore;
-    Ok(found.servers.into_iter().filter(wanted).collect())
+    let servers: Vec<Server> = found.servers.into_iter().filter(wanted).collect();
+    let seen = servers.iter().map(|server| (server.data_directory.clone(), server.control_group.clone()));
+    match settings.missing(&seen.collect::<Vec<_>>()) {
+        Some(why) => Err(Failure::refused(why)),
+        None => Ok(servers),
+    }
 }
 
 /// All values, or all failures in one; the next attempt may succeed if it may for each.

@@ -192,11 +192,14 @@ fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Ser
         }
         Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
     };
-    let Some(kind) = named.or_else(|| kind_by_data(&place.join("cwd"), process)) else { return Ok(None) };
     let data_directory = match fs::read_link(place.join("cwd")) {
         Ok(directory) => directory,
         Err(error) => return blind(error),
     };
+    // Most processes stand in the root directory, and are no servers.
+    let stands_elsewhere = data_directory != Path::new("/");
+    let by_data = || stands_elsewhere.then(|| kind_by_data(&place.join("cwd"), process)).flatten();
+    let Some(kind) = named.or_else(by_data) else { return Ok(None) };
     let sockets = match listening(process) {
         Ok(sockets) => sockets,
         Err(procfs::ProcError::NotFound(_)) => return blind(io::ErrorKind::NotFound.into()),
