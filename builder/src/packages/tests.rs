@@ -584,9 +584,13 @@ fn texts(source: &str) -> Vec<String> {
             ends
         });
         let (text, after) = after.split_at(end.unwrap());
+        rest = &after[1..];
+        // What somebody else may say is compared with it.
+        if ["=>", "| \""].iter().any(|next| rest.trim_start().starts_with(next)) {
+            continue;
+        }
         let lines: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
         texts.push(if lines.len() > 1 { lines.concat() } else { text.to_owned() }.replace("\\\"", "\""));
-        rest = &after[1..];
     }
     texts
 }
