@@ -338,7 +338,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "shellcheck",
-        why: "checks the hooks",
+        why: "checks the hooks beside scenarios, and the scripts of the packages",
         check: Check::Program("shellcheck"),
         packages: Packages {
             apt: &["shellcheck"],
@@ -350,7 +350,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "busybox",
-        why: "is a second shell that the hooks are tested with",
+        why: "has a second shell in which these scripts must parse",
         check: Check::Program("busybox"),
         packages: Packages {
             apt: &["busybox"],
@@ -362,7 +362,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "mariadbd",
-        why: "the hook is tested against a real server, on a directory of its own",
+        why: "the hooks are tested against a real server, on a directory of its own",
         check: Check::Program("mariadbd"),
         packages: Packages {
             apt: &["mariadb-server-core"],
@@ -374,7 +374,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "mariadb",
-        why: "the client with which the hook talks to that server",
+        why: "the client with which the tests talk to that server",
         check: Check::Program("mariadb"),
         packages: Packages {
             apt: &["mariadb-client-core"],
@@ -419,7 +419,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "PostgreSQL server",
-        why: "its hook is tested against a real server, on a directory of its own",
+        why: "the hooks are tested against a real server of it, too",
         check: Check::ProgramOfVersions { name: "postgres", dir: "/usr/lib/postgresql" },
         packages: Packages {
             apt: &["postgresql"],
@@ -431,7 +431,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "dash",
-        why: "the hooks are tested with it",
+        why: "the hooks that are scripts are tested with it",
         check: Check::Program("dash"),
         packages: Packages { apt: &["dash"], dnf: &["dash"], zypper: &["dash"], pacman: &["dash"] },
         needed_by: NeededBy::Everyone,
