@@ -35,8 +35,13 @@ struct Root {
 
 impl Root {
     fn new() -> Self {
+        Self::of("bookworm")
+    }
+
+    /// Of this release.
+    fn of(release: &str) -> Self {
         let this = Self { dir: out() };
-        let (sh, archive, dir) = (shell().unwrap(), bookworm(), this.dir.path());
+        let (sh, archive, dir) = (shell().unwrap(), archive(release), this.dir.path());
         let tar =
             cmd!(NamespaceRoot(&sh), "tar --extract --numeric-owner --preserve-permissions --file {archive}");
         let tar = tar.args((!host::is_root()).then_some("--exclude=./dev/*"));
@@ -102,22 +107,53 @@ impl Drop for Root {
     }
 }
 
+/// Makes one test for each of the releases.
+macro_rules! on_releases {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn bullseye() {
+                super::$name("bullseye");
+            }
+            #[test]
+            fn bookworm() {
+                super::$name("bookworm");
+            }
+            #[test]
+            fn trixie() {
+                super::$name("trixie");
+            }
+            #[test]
+            fn sid() {
+                super::$name("sid");
+            }
+        }
+    )*};
+}
+
+on_releases!(
+    the_deb_comes_and_goes_without_a_trace,
+    the_deb_takes_the_place_of_the_scripts,
+    the_rpm_takes_the_place_of_the_scripts,
+);
+
 /// The archive of such a system, made once and kept.
-fn bookworm() -> PathBuf {
+fn archive(release: &str) -> PathBuf {
     let kept = packages_dir().join(".roots");
     fs::create_dir_all(&kept).unwrap();
-    let lock = fs::File::create(kept.join("lock")).unwrap();
+    let lock = fs::File::create(kept.join(format!("{release}.lock"))).unwrap();
     lock.lock().unwrap();
-    let archive = kept.join("bookworm.tar");
+    let archive = kept.join(format!("{release}.tar"));
     if !archive.is_file() {
+        let new = format!("new-{release}.tar");
         let sh = shell_in(&kept).unwrap();
         let mmdebstrap = crate::apt_index::mmdebstrap(&sh).unwrap();
         let mmdebstrap =
             mmdebstrap.args(["--variant=essential", "--include=qemu-guest-agent", "--format=tar"]);
         let mmdebstrap =
             mmdebstrap.args(["--dpkgopt=force-unsafe-io", "--aptopt=APT::Install-Recommends \"false\""]);
-        printed(mmdebstrap.args(["bookworm", "new.tar"]));
-        fs::rename(kept.join("new.tar"), &archive).unwrap();
+        printed(mmdebstrap.args([release, &new]));
+        fs::rename(kept.join(new), &archive).unwrap();
     }
     archive
 }
@@ -262,12 +298,11 @@ fn rpmlint_finds_nothing() {
     assert!(said.contains("0 errors, 0 warnings"), "{said}");
 }
 
-#[test]
-fn the_deb_comes_and_goes_without_a_trace() {
+fn the_deb_comes_and_goes_without_a_trace(release: &str) {
     let out = out();
     let deb = deb::build("1.0", out.path()).unwrap();
     let newer = deb::build("1.1", out.path()).unwrap();
-    let root = Root::new();
+    let root = Root::of(release);
     let before = root.files();
 
     let agent = "/usr/lib/fsfreeze-hooks/start-agent /usr/sbin/qemu-ga --dump-conf | grep ^fsfreeze-hook=";
@@ -341,8 +376,7 @@ fn is_upgraded(root: &Root, said: &str, own: &str, hooks: &str, saved: &str) {
     root.sh("[ ! -e /tmp/ran ]");
 }
 
-#[test]
-fn the_deb_takes_the_place_of_the_scripts() {
+fn the_deb_takes_the_place_of_the_scripts(release: &str) {
     const HOOKS: &str = "/etc/qemu/fsfreeze-hook.d";
     const OWN: &str = "/usr/lib/fsfreeze-hooks";
     let out = out();
@@ -359,7 +393,7 @@ fn the_deb_takes_the_place_of_the_scripts() {
 
     // The same version is an upgrade as well.
     let new = deb::build("0.1.0", out.path()).unwrap();
-    let root = Root::new();
+    let root = Root::of(release);
     let before = root.files();
     root.dpkg("-i /tmp/package.deb", &old);
     edit_and_freeze(&root, HOOKS);
@@ -424,7 +458,11 @@ ExecStart=-/usr/bin/qemu-ga -p /dev/virtio-ports/org.qemu.guest_agent.0 ${FILTER
 
 /// A root whose agent's unit is this one.
 fn rpm_root(unit: &str, sysconfig: &str) -> Root {
-    let root = Root::new();
+    rpm_root_of("bookworm", unit, sysconfig)
+}
+
+fn rpm_root_of(release: &str, unit: &str, sysconfig: &str) -> Root {
+    let root = Root::of(release);
     root.sh(&format!(
         "mkdir -p /etc/sysconfig /usr/share/licenses; ln -s /usr/sbin/qemu-ga /usr/bin/qemu-ga
         printf '%s' '{unit}' >/usr/lib/systemd/system/qemu-guest-agent.service
@@ -483,8 +521,7 @@ fn an_rpm_upgrade_keeps_what_was_edited() {
     root.sh("grep 'hold_seconds = 30' /etc/qemu/fsfreeze-db.toml.rpmsave");
 }
 
-#[test]
-fn the_rpm_takes_the_place_of_the_scripts() {
+fn the_rpm_takes_the_place_of_the_scripts(release: &str) {
     const HOOKS: &str = "/etc/qemu-ga/fsfreeze-hook.d";
     const OWN: &str = "/usr/libexec/fsfreeze-hooks";
     let out = out();
@@ -514,7 +551,7 @@ fn the_rpm_takes_the_place_of_the_scripts() {
     printed(rpmbuild);
 
     let new = rpm::build("0.1.1", out.path()).unwrap();
-    let root = rpm_root(RHEL, "");
+    let root = rpm_root_of(release, RHEL, "");
     root.rpm(&["--nodeps", "--install", &at("old/old.rpm")]);
     edit_and_freeze(&root, HOOKS);
     let said = root.rpm(&["--nodeps", "--upgrade", new.to_str().unwrap()]);
