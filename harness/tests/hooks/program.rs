@@ -228,6 +228,7 @@ fn locks_until_the_thaw_and_leaves_nothing(database: Database) {
     let status = program.status();
     assert_eq!(status["locked"], false);
     assert_eq!(status["latest_freeze"]["servers"][0]["attempts"], 1, "{status:#}");
+    assert!(status["latest_freeze"]["held_milliseconds"].as_u64().is_some(), "{status:#}");
     program.call("status").failed_with("not locked");
     assert_eq!(server.busy(), "");
     let log = fs::read_to_string(server.datadir().with_file_name("server.log")).unwrap();

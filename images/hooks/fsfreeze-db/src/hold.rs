@@ -105,7 +105,8 @@ async fn hold(
             return Err(cannot(error));
         }
     };
-    let expires = Instant::now() + settings.hold_limit();
+    let since = Instant::now();
+    let expires = since + settings.hold_limit();
     says.push_str(&format!("; held for at most {} s", settings.hold_limit().as_secs()));
     report(&Answer::done(says));
     if !is_accepted(&mut caller).await {
@@ -118,7 +119,7 @@ async fn hold(
     let_go_of_the_caller();
     let Ended { stage, answer } = wait(listener, directory, expires, sessions, call.as_deref()).await;
     let _ = state::make_directory(directory);
-    let _ = state::write(directory, &state.turned(stage));
+    let _ = state::write(directory, &state.ended(stage, since.elapsed()));
     let _ = std::fs::remove_file(state::socket(directory));
     // Last, so that a freeze that comes at once finds that nothing is held.
     if let Some((to, answer)) = answer {

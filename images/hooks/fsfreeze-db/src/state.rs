@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,10 @@ pub(crate) struct State {
     pub(crate) uptime_seconds: u64,
     /// What is, or was, locked.
     pub(crate) servers: Vec<Held>,
+    /// How long it was held, milliseconds; known at the end. Writers waited for no longer than this and
+    /// the server's own `lock_milliseconds` together; those of PostgreSQL not at all.
+    #[serde(default)]
+    pub(crate) held_milliseconds: Option<u64>,
 }
 
 /// A server whose lock is, or was, held.
@@ -69,12 +74,14 @@ pub(crate) struct Held {
 
 impl State {
     pub(crate) fn new(holder: ProcessId, stage: Stage, servers: Vec<Held>) -> Self {
-        Self { holder, stage, since: now(), uptime_seconds: uptime_seconds(), servers }
+        let since = now();
+        Self { holder, stage, since, uptime_seconds: uptime_seconds(), servers, held_milliseconds: None }
     }
 
-    /// The same freeze, further on.
-    pub(crate) fn turned(&self, stage: Stage) -> Self {
-        Self::new(self.holder, stage, self.servers.clone())
+    /// The same freeze, at its end.
+    pub(crate) fn ended(&self, stage: Stage, held: Duration) -> Self {
+        let held_milliseconds = u64::try_from(held.as_millis()).ok();
+        Self { held_milliseconds, ..Self::new(self.holder, stage, self.servers.clone()) }
     }
 
     /// How long ago.
@@ -90,6 +97,9 @@ impl fmt::Display for State {
             Stage::Thawed { by } => writeln!(out, "{} thawed, {by}; the locks lasted", self.since)?,
             Stage::Expired => writeln!(out, "{} released, because no thaw came", self.since)?,
             Stage::Lost { why } => writeln!(out, "{} the locks did NOT last: {why}", self.since)?,
+        }
+        if let Some(ms) = self.held_milliseconds {
+            writeln!(out, "held for {ms} ms")?;
         }
         for server in &self.servers {
             let (times, ms) = (server.attempts, server.lock_milliseconds);
