@@ -56,7 +56,7 @@ impl Root {
     fn sh(&self, script: &str) -> String {
         let (sh, root) = (shell().unwrap(), self.dir.path());
         let chroot = cmd!(NamespaceRoot(&sh), "chroot {root} /bin/sh -euc {script}");
-        printed(chroot.env("PATH", "/usr/sbin:/usr/bin").env("DEBIAN_FRONTEND", "noninteractive"))
+        printed(chroot.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("DEBIAN_FRONTEND", "noninteractive"))
     }
 
     /// What the dispatcher's hooks hold: here they find no server to freeze.
@@ -152,6 +152,7 @@ fn archive(release: &str) -> PathBuf {
             mmdebstrap.args(["--variant=essential", "--include=qemu-guest-agent", "--format=tar"]);
         let mmdebstrap =
             mmdebstrap.args(["--dpkgopt=force-unsafe-io", "--aptopt=APT::Install-Recommends \"false\""]);
+        let mmdebstrap = mmdebstrap.arg(format!("--aptopt={}", crate::apt_index::TAKE_EXPIRED));
         printed(mmdebstrap.args([release, &new]));
         fs::rename(kept.join(new), &archive).unwrap();
     }
@@ -464,7 +465,7 @@ fn rpm_root(unit: &str, sysconfig: &str) -> Root {
 fn rpm_root_of(release: &str, unit: &str, sysconfig: &str) -> Root {
     let root = Root::of(release);
     root.sh(&format!(
-        "mkdir -p /etc/sysconfig /usr/share/licenses; ln -s /usr/sbin/qemu-ga /usr/bin/qemu-ga
+        "mkdir -p /etc/sysconfig /usr/share/licenses /usr/lib/systemd/system; ln -s /usr/sbin/qemu-ga /usr/bin/qemu-ga
         printf '%s' '{unit}' >/usr/lib/systemd/system/qemu-guest-agent.service
         printf '%s' '{sysconfig}' >/etc/sysconfig/qemu-ga"
     ));
