@@ -450,7 +450,7 @@ fn a_checkpoint_that_takes_too_long_is_done_without() {
 #[test]
 fn another_servers_writers_do_not_wait_for_a_checkpoint() {
     let cluster = Cluster::start(&[]);
-    let server = Server::with_tables(Database::Mariadb, &[]);
+    let server = Server::with_tables(Database::MARIADB, &[]);
     let both = of(&cluster, "") + &of_data(&server.datadir(), "method = 'ftwrl'");
     let mut program = Program::set_up("lock_seconds = 30", &both);
     let paused = Paused::one(cluster.process("checkpointer"));
