@@ -1,5 +1,5 @@
-//! Programs of other Debian releases than the host's: agents
-//! and a MySQL server that the hooks are tested with.
+//! Programs of other Debian releases than the host's: agents and
+//! database servers that the hooks are tested with.
 //!
 //! ```text
 //! target/roots/NAME/           the unpacked packages, as in the root of such a machine
@@ -38,8 +38,14 @@ struct Tree {
 
 const AGENT: &str = "usr/sbin/qemu-ga";
 
+const MARIADB: &str = "usr/sbin/mariadbd";
+
 const TREES: &[Tree] = &[
-    agent("bullseye"),
+    Tree {
+        packages: &["qemu-guest-agent", "mariadb-server-core-10.5"],
+        programs: &[AGENT, MARIADB],
+        ..agent("bullseye")
+    },
     agent("bookworm"),
     // The one version of the packaged dispatcher that a missing log file stops.
     Tree {
@@ -48,10 +54,25 @@ const TREES: &[Tree] = &[
         packages: &["qemu-guest-agent/bookworm-backports"],
         ..agent("bookworm")
     },
-    agent("trixie"),
     Tree {
-        packages: &["qemu-guest-agent", "mysql-server-core", "mysql-client-core"],
-        programs: &[AGENT, "usr/sbin/mysqld", "usr/bin/mysql"],
+        packages: &["qemu-guest-agent", "mariadb-server-core", "postgresql-17"],
+        programs: &[
+            AGENT,
+            MARIADB,
+            "usr/lib/postgresql/17/bin/postgres",
+            "usr/lib/postgresql/17/bin/pg_waldump",
+        ],
+        ..agent("trixie")
+    },
+    Tree {
+        packages: &["qemu-guest-agent", "mysql-server-core", "mysql-client-core", "postgresql-18"],
+        programs: &[
+            AGENT,
+            "usr/sbin/mysqld",
+            "usr/bin/mysql",
+            "usr/lib/postgresql/18/bin/postgres",
+            "usr/lib/postgresql/18/bin/pg_waldump",
+        ],
         ..agent("sid")
     },
 ];

@@ -18,7 +18,7 @@ macro_rules! on_both_servers {
             use super::Database;
             #[test]
             fn mariadb() {
-                super::$check(Database::Mariadb, $hook);
+                super::$check(Database::MARIADB, $hook);
             }
             #[test]
             fn mysql() {

@@ -71,7 +71,7 @@ fn work(server: &Server) {
 }
 
 fn agrees(options: &[&str]) -> Server {
-    let server = Server::with_tables(Database::Mariadb, options);
+    let server = Server::with_tables(Database::MARIADB, options);
     work(&server);
     assert_eq!(stored(&server).len(), 60);
     assert_eq!(read(&server.datadir()), (stored(&server), None), "{options:?}");
@@ -124,7 +124,7 @@ fn a_log_cut_in_a_transaction_ends_before_it() {
 #[test]
 fn a_log_that_cannot_be_read_is_refused_by_name() {
     let problem = |options: &[&str]| {
-        let server = Server::with_tables(Database::Mariadb, options);
+        let server = Server::with_tables(Database::MARIADB, options);
         server.sql(LEDGER);
         server.sql(&(transfer(1, 1) + "COMMIT"));
         let log = server.datadir().join(logs(&server.datadir()).pop().unwrap());

@@ -142,6 +142,15 @@ pub(crate) fn root(name: &str) -> PathBuf {
     root
 }
 
+/// What the launchers of a root tell its loader.
+pub(crate) fn loader_options(root: &Path) -> [String; 2] {
+    let at = |path: &str| root.join(path).display().to_string();
+    [
+        "--library-path".to_owned(),
+        format!("{}:{}", at("lib/x86_64-linux-gnu"), at("usr/lib/x86_64-linux-gnu")),
+    ]
+}
+
 pub(crate) fn hooks_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/hooks")
 }

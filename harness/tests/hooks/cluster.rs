@@ -9,11 +9,34 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use crate::call::{is_running, program, send_signal, wait_until};
+use crate::call::{is_running, loader_options, program, root, send_signal, wait_until};
+
+/// Which PostgreSQL.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Version {
+    /// The newest that the host has.
+    Host,
+    /// One from the programs of another release.
+    Of { release: &'static str, number: &'static str },
+}
+
+impl Version {
+    pub(crate) const V17: Self = Self::Of { release: "trixie", number: "17" };
+    pub(crate) const V18: Self = Self::Of { release: "sid", number: "18" };
+
+    /// How a program of the server is started.
+    fn program(self, name: &str) -> PathBuf {
+        match self {
+            Self::Host => bin(name),
+            Self::Of { release, .. } => root(release).join("run").join(name),
+        }
+    }
+}
 
 /// A server that admits its own user by peer authentication and others by password. It ends when
 /// this is dropped.
 pub(crate) struct Cluster {
+    version: Version,
     dir: TempDir,
     process: Child,
     /// Part of its socket's name.
@@ -21,11 +44,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// With a table `t` that has the rows 1 to 8.
+    /// Of the host's version, with a table `t` that has the rows 1 to 8.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let dir = new_directory();
-        copy(&empty_data(), &dir.path().join("data"));
-        let this = Self::run(dir, options);
+        Self::of(Version::Host, options)
+    }
+
+    /// With a table `t` that has the rows 1 to 8.
+    pub(crate) fn of(version: Version, options: &[&str]) -> Self {
+        let this = Self::run(version, with_data(version), options);
         this.sql(
             "CREATE TABLE t (id INT PRIMARY KEY, v BIGINT NOT NULL);
              INSERT INTO t SELECT n, 0 FROM generate_series(1, 8) n",
@@ -35,50 +61,55 @@ impl Cluster {
 
     /// A server that has to recover from this.
     pub(crate) fn recover(image: CrashImage) -> Self {
-        Self::run(image.dir, &[])
+        Self::run(image.version, image.dir, &[])
     }
 
-    fn run(dir: TempDir, options: &[&str]) -> Self {
-        Self::launch(dir, options, &bin("postgres"), None)
+    fn run(version: Version, dir: TempDir, options: &[&str]) -> Self {
+        Self::launch(version, dir, options, as_owner(&version.program("postgres")), None)
     }
 
     /// A server whose process is called so.
-    pub(crate) fn called(name: &str) -> Self {
-        let dir = new_directory();
-        copy(&empty_data(), &dir.path().join("data"));
+    pub(crate) fn called(version: Version, name: &str) -> Self {
+        let dir = with_data(version);
         let link = dir.path().join(name);
-        std::os::unix::fs::symlink(bin("postgres"), &link).expect("make a link");
-        Self::launch(dir, &[], &link, None)
+        let mut command = as_owner(&link);
+        let program = match version {
+            Version::Host => bin("postgres"),
+            // As its launcher does.
+            Version::Of { release, number } => {
+                let root = root(release);
+                command.args(loader_options(&root));
+                command.arg(root.join(format!("usr/lib/postgresql/{number}/bin/postgres")));
+                root.join("run/loader/postgres")
+            }
+        };
+        std::os::unix::fs::symlink(program, &link).expect("make a link");
+        Self::launch(version, dir, &[], command, None)
     }
 
     /// A server in a mount namespace of its own, in which its directory is found under this path.
-    pub(crate) fn mounted_at(path: &Path) -> Self {
-        let dir = new_directory();
-        copy(&empty_data(), &dir.path().join("data"));
-        Self::launch(dir, &[], &bin("postgres"), Some(path))
+    pub(crate) fn mounted_at(version: Version, path: &Path) -> Self {
+        let dir = with_data(version);
+        let mut apart = Command::new("unshare");
+        apart.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        apart.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").args([dir.path(), path]);
+        let (uid, gid) = owner().expect("only root makes mount namespaces");
+        apart.args(["setpriv", "--clear-groups"]);
+        apart.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg(version.program("postgres"));
+        apart.current_dir("/").env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        Self::launch(version, dir, &[], apart, Some(path))
     }
 
-    /// Starts this program on the data in `dir`, which the server sees as `seen`, if that is given.
-    fn launch(dir: TempDir, options: &[&str], program: &Path, seen: Option<&Path>) -> Self {
+    /// Starts the server on the data in `dir`, which it sees as `seen`, if that is given.
+    fn launch(
+        version: Version,
+        dir: TempDir,
+        options: &[&str],
+        mut command: Command,
+        seen: Option<&Path>,
+    ) -> Self {
         let at = seen.unwrap_or(dir.path()).display().to_string();
         let log = fs::File::create(dir.path().join("server.log")).expect("create the log");
-        let mut command = match seen {
-            None => as_owner(program),
-            Some(seen) => {
-                let mut apart = Command::new("unshare");
-                apart.args(["--mount", "--propagation", "private", "sh", "-c"]);
-                apart.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").args([dir.path(), seen]);
-                let (uid, gid) = owner().expect("only root makes mount namespaces");
-                apart.args(["setpriv", "--clear-groups"]);
-                apart.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg(program);
-                apart
-                    .current_dir("/")
-                    .env_clear()
-                    .env("LC_ALL", "C")
-                    .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-                apart
-            }
-        };
         // Backup mode is visible by the whole pages in the WAL, which nothing else writes here.
         // That the server calls fsync is PostgreSQL's own business: a freeze of the file system
         // does as much.
@@ -92,7 +123,7 @@ impl Cluster {
             .stderr(log);
         let process = command.spawn().expect("start postgres");
         let port = options.iter().find_map(|option| option.strip_prefix("port=")).unwrap_or("5432");
-        let mut this = Self { dir, process, port: port.to_owned() };
+        let mut this = Self { version, dir, process, port: port.to_owned() };
         wait_until("the server answers", || {
             let ended = this.process.try_wait().expect("check the server").is_some();
             assert!(!ended, "the server ended: {}", this.log());
@@ -158,7 +189,7 @@ impl Cluster {
         self.sql("UPDATE t SET v = v + 1 WHERE id = 8");
         let end = self.sql("SELECT pg_current_wal_flush_lsn()");
         let wal = self.data().join("pg_wal");
-        let output = as_owner(&bin("pg_waldump"))
+        let output = as_owner(&self.version.program("pg_waldump"))
             .args(["--start", &start, "--end", &end, "--path"])
             .arg(wal)
             .output()
@@ -208,7 +239,7 @@ impl Cluster {
         copy(&self.data(), &dir.path().join("data"));
         drop(paused);
         fs::remove_file(dir.path().join("data/postmaster.pid")).expect("remove the lock file");
-        CrashImage { dir }
+        CrashImage { version: self.version, dir }
     }
 
     /// A session of its own.
@@ -267,6 +298,7 @@ impl Drop for Paused {
 
 /// A copy of a data directory, to which no server has written since.
 pub(crate) struct CrashImage {
+    version: Version,
     dir: TempDir,
 }
 
@@ -365,18 +397,25 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("run cp").success());
 }
 
+/// A new directory with the data of an empty server.
+fn with_data(version: Version) -> TempDir {
+    let dir = new_directory();
+    copy(&empty_data(version), &dir.path().join("data"));
+    dir
+}
+
 /// An initialised data directory, created once and kept beside the build.
-fn empty_data() -> PathBuf {
-    let version = as_owner(&bin("postgres")).arg("--version").output().expect("run postgres");
-    let version: String = String::from_utf8_lossy(&version.stdout)
+fn empty_data(version: Version) -> PathBuf {
+    let text = as_owner(&version.program("postgres")).arg("--version").output().expect("run postgres");
+    let text: String = String::from_utf8_lossy(&text.stdout)
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
         .collect();
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{version}-{}", uid()));
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("data-{text}-{}", uid()));
     if !kept.is_dir() {
         // In a directory that the server's user may enter, as the build's may not be.
         let made = new_directory();
-        let output = as_owner(&bin("initdb"))
+        let output = initdb(version)
             .args(["--no-sync", "--wal-segsize=1", "--locale=C"])
             .args(["--auth-local=peer", "--auth-host=scram-sha-256", "--pgdata"])
             .arg(made.path().join("data"))
@@ -390,4 +429,19 @@ fn empty_data() -> PathBuf {
         assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
     }
     kept
+}
+
+fn initdb(version: Version) -> Command {
+    let Version::Of { release, number } = version else { return as_owner(&bin("initdb")) };
+    let root = root(release);
+    let mut command = as_owner(&root.join("run/loader/postgres"));
+    command
+        // It starts the `postgres` beside it, which has to be the launcher.
+        .arg("--argv0")
+        .arg(root.join("run/postgres"))
+        .args(loader_options(&root))
+        .arg(root.join(format!("usr/lib/postgresql/{number}/bin/initdb")))
+        .arg("-L")
+        .arg(root.join(format!("usr/share/postgresql/{number}")));
+    command
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::call::{
     AS_TOLD, SOON, call_as_agent, ends_soon, fsfreeze_db, install, send_signal, soon, wait_until,
 };
-use crate::program::{LOCK_LOST, Program, REFUSED, of, on_both_servers};
+use crate::program::{LOCK_LOST, Program, REFUSED, of, on_every_server};
 use crate::server::{Database, Server};
 
-on_both_servers!(
+on_every_server!(
     a_long_update_holds_up_nobody,
     a_table_lock_is_waited_for_and_then_given_up,
     ftwrl_gives_way_in_a_deadlock_with_row_locks,
@@ -26,7 +26,7 @@ fn a_long_update_holds_up_nobody(database: Database) {
     let program = Program::set_up("lock_seconds = 2", &of(&server, ""));
     let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
     match database {
-        Database::Mariadb => {
+        Database::Mariadb(_) => {
             let outcome = program.freeze().succeeded().within(SOON);
             assert!(!server.takes_writes());
             program.thaw().succeeded();
@@ -44,7 +44,7 @@ fn a_long_update_holds_up_nobody(database: Database) {
 /// The program's request for the lock while it waits, as the server lists it.
 fn request(database: Database) -> &'static str {
     match database {
-        Database::Mariadb => "BACKUP STAGE",
+        Database::Mariadb(_) => "BACKUP STAGE",
         Database::Mysql => "FLUSH TABLES WITH READ LOCK",
     }
 }

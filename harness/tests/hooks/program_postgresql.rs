@@ -9,9 +9,59 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::call::{AS_TOLD, Outcome, SOON, ends_soon, install, is_running, send_signal, soon, wait_until};
-use crate::cluster::{Cluster, Paused};
+use crate::cluster::{Cluster, Paused, Version};
 use crate::program::{LOCK_LOST, NO_LOGIN, Program, REFUSED, of_data, spread};
 use crate::server::{Database, Server, is_root};
+
+/// Makes one test for each version from one function.
+macro_rules! on_every_version {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::Version;
+            #[test]
+            fn postgresql() {
+                super::$name(Version::Host);
+            }
+            #[test]
+            fn postgresql_17() {
+                super::$name(Version::V17);
+            }
+            #[test]
+            fn postgresql_18() {
+                super::$name(Version::V18);
+            }
+        }
+    )*};
+}
+
+on_every_version!(
+    backup_mode_lasts_until_the_thaw_and_leaves_nothing,
+    a_check_tells_whether_a_freeze_would_work,
+    the_position_is_that_of_the_flush,
+    every_commit_acknowledged_is_in_the_backup,
+    relaxed_durability_is_made_up_for,
+    without_the_program_relaxed_commits_are_lost,
+    a_lost_session_is_reported,
+    no_login_is_refused,
+    a_password_stays_out_of_sight,
+    a_missing_privilege_is_refused,
+    a_server_without_backup_mode_is_flushed,
+    the_sites_own_settings_do_not_matter,
+    too_many_connections_are_refused,
+    a_hung_server_is_refused,
+    a_checkpoint_that_takes_too_long_is_done_without,
+    another_servers_writers_do_not_wait_for_a_checkpoint,
+    two_servers_are_held_together,
+    a_server_of_any_name_is_found,
+    the_same_path_in_two_mount_namespaces,
+    a_socket_of_another_server_is_refused,
+    a_server_without_a_socket_is_refused,
+    a_killed_freeze_is_cleaned_up,
+    the_server_ends_backup_mode_when_no_thaw_comes,
+    a_standby_is_backed_up_too,
+    killed_at_any_moment,
+    cycles_under_load,
+);
 
 fn of(cluster: &Cluster, lines: &str) -> String {
     of_data(&cluster.data(), lines)
@@ -36,9 +86,8 @@ fn left_nothing(cluster: &Cluster) {
     assert!(!cluster.in_backup_mode());
 }
 
-#[test]
-fn backup_mode_lasts_until_the_thaw_and_leaves_nothing() {
-    let cluster = Cluster::start(&[]);
+fn backup_mode_lasts_until_the_thaw_and_leaves_nothing(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let program = program_for(&cluster);
     assert!(!cluster.in_backup_mode());
     let freeze = program.freeze().succeeded().within(SOON);
@@ -58,9 +107,8 @@ fn backup_mode_lasts_until_the_thaw_and_leaves_nothing() {
     eprintln!("freeze {:?}, thaw {:?}", freeze.took, thaw.took);
 }
 
-#[test]
-fn a_check_tells_whether_a_freeze_would_work() {
-    let cluster = Cluster::start(&[]);
+fn a_check_tells_whether_a_freeze_would_work(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let mut program = program_for(&cluster);
     let outcome = program.call("check").succeeded();
     assert!(outcome.output.contains("lock and position are fine"), "{outcome:?}");
@@ -71,9 +119,8 @@ fn a_check_tells_whether_a_freeze_would_work() {
     assert_eq!(outcome.code, Some(NO_LOGIN), "{outcome:?}");
 }
 
-#[test]
-fn the_position_is_that_of_the_flush() {
-    let cluster = Cluster::start(&["synchronous_commit=off"]);
+fn the_position_is_that_of_the_flush(version: Version) {
+    let cluster = Cluster::of(version, &["synchronous_commit=off"]);
     let mut program = program_for(&cluster);
     let _silent = Paused::one(cluster.process("walwriter"));
     cluster.sql("INSERT INTO t VALUES (100, 0)");
@@ -172,10 +219,9 @@ fn lost(rows: &[String], cluster: &Cluster) -> usize {
     rows.iter().filter(|row| !there.contains(row.as_str())).count()
 }
 
-#[test]
-fn every_commit_acknowledged_is_in_the_backup() {
+fn every_commit_acknowledged_is_in_the_backup(version: Version) {
     for method in ["auto", "flush"] {
-        let cluster = Cluster::start(&[]);
+        let cluster = Cluster::of(version, &[]);
         let program = Program::set_up("", &of(&cluster, &format!("method = '{method}'")));
         let writers = Writers::new(&cluster);
         let (rows, image) = writers.during(|| {
@@ -197,8 +243,8 @@ fn every_commit_acknowledged_is_in_the_backup() {
 
 /// Commits that are acknowledged before their WAL is written, with nothing that would write it
 /// later; returns those that a restored server lacks.
-fn lost_of_relaxed_commits(freeze: impl FnOnce(&Cluster)) -> usize {
-    let cluster = Cluster::start(&["synchronous_commit=off"]);
+fn lost_of_relaxed_commits(version: Version, freeze: impl FnOnce(&Cluster)) -> usize {
+    let cluster = Cluster::of(version, &["synchronous_commit=off"]);
     cluster.sql("CREATE TABLE log (writer INT, n INT)");
     cluster.sql("CHECKPOINT");
     let _silent = Paused::one(cluster.process("walwriter"));
@@ -212,10 +258,9 @@ fn lost_of_relaxed_commits(freeze: impl FnOnce(&Cluster)) -> usize {
     lost(&rows, &Cluster::recover(cluster.crash_image()))
 }
 
-#[test]
-fn relaxed_durability_is_made_up_for() {
+fn relaxed_durability_is_made_up_for(version: Version) {
     for method in ["auto", "flush"] {
-        let lost = lost_of_relaxed_commits(|cluster| {
+        let lost = lost_of_relaxed_commits(version, |cluster| {
             let program = Program::set_up("", &of(cluster, &format!("method = '{method}'")));
             program.freeze().succeeded();
         });
@@ -223,15 +268,13 @@ fn relaxed_durability_is_made_up_for() {
     }
 }
 
-#[test]
-fn without_the_program_relaxed_commits_are_lost() {
-    assert_eq!(lost_of_relaxed_commits(|_| {}), 20);
+fn without_the_program_relaxed_commits_are_lost(version: Version) {
+    assert_eq!(lost_of_relaxed_commits(version, |_| {}), 20);
 }
 
-#[test]
-fn a_lost_session_is_reported() {
+fn a_lost_session_is_reported(version: Version) {
     for method in ["backup-mode", "flush"] {
-        let cluster = Cluster::start(&[]);
+        let cluster = Cluster::of(version, &[]);
         let program = Program::set_up("", &of(&cluster, &format!("method = '{method}'")));
         let lose: [&dyn Fn(); 3] = [
             &|| send_signal("KILL", program.holder()),
@@ -259,9 +302,8 @@ fn a_lost_session_is_reported() {
     }
 }
 
-#[test]
-fn no_login_is_refused() {
-    let cluster = Cluster::start(&[]);
+fn no_login_is_refused(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let mut program = Program::set_up("", &of(&cluster, "user = 'nobody-known'"));
     program.refuses_it(&cluster, NO_LOGIN, "does not let us in: Peer authentication failed");
     program.set("", &of(&cluster, "database = 'nowhere'"));
@@ -288,9 +330,8 @@ fn grants(cluster: &Cluster) -> &'static str {
     }
 }
 
-#[test]
-fn a_password_stays_out_of_sight() {
-    let cluster = Cluster::start(&[]);
+fn a_password_stays_out_of_sight(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let mut program = program_for(&cluster);
     let account = with_account(&cluster, &program);
     cluster.sql(grants(&cluster));
@@ -309,9 +350,8 @@ fn a_password_stays_out_of_sight() {
     program.refuses_it(&cluster, NO_LOGIN, "does not let us in: password missing");
 }
 
-#[test]
-fn a_missing_privilege_is_refused() {
-    let cluster = Cluster::start(&[]);
+fn a_missing_privilege_is_refused(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let mut program = program_for(&cluster);
     let account = with_account(&cluster, &program);
     program.set("", &of(&cluster, &account));
@@ -327,9 +367,8 @@ fn a_missing_privilege_is_refused() {
     program.thaw().succeeded();
 }
 
-#[test]
-fn a_server_without_backup_mode_is_flushed() {
-    let cluster = Cluster::start(&["wal_level=minimal", "max_wal_senders=0"]);
+fn a_server_without_backup_mode_is_flushed(version: Version) {
+    let cluster = Cluster::of(version, &["wal_level=minimal", "max_wal_senders=0"]);
     let mut program = Program::set_up("", &of(&cluster, "method = 'backup-mode'"));
     program.refuses_it(&cluster, REFUSED, "WAL level not sufficient for making an online backup");
     program.set("", &of(&cluster, ""));
@@ -341,9 +380,8 @@ fn a_server_without_backup_mode_is_flushed() {
     program.refuses_it(&cluster, REFUSED, "are MariaDB's and MySQL's");
 }
 
-#[test]
-fn the_sites_own_settings_do_not_matter() {
-    let cluster = Cluster::start(&[]);
+fn the_sites_own_settings_do_not_matter(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let program = program_for(&cluster);
     cluster.sql("CREATE FUNCTION public.pg_backend_pid() RETURNS int LANGUAGE sql AS 'SELECT 1'");
     for setting in [
@@ -369,9 +407,8 @@ fn the_sites_own_settings_do_not_matter() {
     assert!(!cluster.log().contains("aborting backup"));
 }
 
-#[test]
-fn too_many_connections_are_refused() {
-    let cluster = Cluster::start(&["max_connections=5", "max_wal_senders=0"]);
+fn too_many_connections_are_refused(version: Version) {
+    let cluster = Cluster::of(version, &["max_connections=5", "max_wal_senders=0"]);
     let program = program_for(&cluster);
     // Some connections are reserved for administrators, and these are administrators.
     let crowd: Vec<_> = (0..5)
@@ -392,9 +429,8 @@ fn too_many_connections_are_refused() {
     left_nothing(&cluster);
 }
 
-#[test]
-fn a_hung_server_is_refused() {
-    let cluster = Cluster::start(&[]);
+fn a_hung_server_is_refused(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let program = program_for(&cluster);
     let paused = cluster.pause();
     let outcome = program.freeze().failed_with("no answer within 5 s").within(SOON);
@@ -417,9 +453,8 @@ fn waits_for_checkpoint(cluster: &Cluster) -> bool {
     cluster.sql(query) == "1"
 }
 
-#[test]
-fn a_checkpoint_that_takes_too_long_is_done_without() {
-    let cluster = Cluster::start(&[]);
+fn a_checkpoint_that_takes_too_long_is_done_without(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     let mut program = Program::set_up("lock_seconds = 4", &of(&cluster, "method = 'backup-mode'"));
     let paused = Paused::one(cluster.process("checkpointer"));
     let outcome = program.freeze().failed_with("did not get into backup mode: canceling statement");
@@ -447,10 +482,9 @@ fn a_checkpoint_that_takes_too_long_is_done_without() {
     program.thaw().succeeded();
 }
 
-#[test]
-fn another_servers_writers_do_not_wait_for_a_checkpoint() {
-    let cluster = Cluster::start(&[]);
-    let server = Server::with_tables(Database::Mariadb, &[]);
+fn another_servers_writers_do_not_wait_for_a_checkpoint(version: Version) {
+    let cluster = Cluster::of(version, &[]);
+    let server = Server::with_tables(Database::MARIADB, &[]);
     let both = of(&cluster, "") + &of_data(&server.datadir(), "method = 'ftwrl'");
     let mut program = Program::set_up("lock_seconds = 30", &both);
     let paused = Paused::one(cluster.process("checkpointer"));
@@ -475,9 +509,8 @@ fn another_servers_writers_do_not_wait_for_a_checkpoint() {
     drop(blocker);
 }
 
-#[test]
-fn two_servers_are_held_together() {
-    let (one, two) = (Cluster::start(&[]), Cluster::start(&[]));
+fn two_servers_are_held_together(version: Version) {
+    let (one, two) = (Cluster::of(version, &[]), Cluster::of(version, &[]));
     let program = Program::set_up("", &(of(&one, "") + &of(&two, "")));
     program.freeze().succeeded();
     assert!(one.in_backup_mode() && two.in_backup_mode());
@@ -486,10 +519,9 @@ fn two_servers_are_held_together() {
     left_nothing(&two);
 }
 
-#[test]
-fn a_server_of_any_name_is_found() {
+fn a_server_of_any_name_is_found(version: Version) {
     for name in ["postgres-17", "postmaster", "somethingelse"] {
-        let cluster = Cluster::called(name);
+        let cluster = Cluster::called(version, name);
         let comm = fs::read_to_string(format!("/proc/{}/comm", cluster.pid())).unwrap();
         assert_eq!(comm.trim(), name, "the premise");
         let program = Program::set_up("", &of(&cluster, "required = true"));
@@ -501,8 +533,7 @@ fn a_server_of_any_name_is_found() {
 }
 
 /// A host's server and a container's, or two containers'.
-#[test]
-fn the_same_path_in_two_mount_namespaces() {
+fn the_same_path_in_two_mount_namespaces(version: Version) {
     if !is_root() {
         eprintln!("skipped: only root makes mount namespaces here");
         return;
@@ -510,7 +541,7 @@ fn the_same_path_in_two_mount_namespaces() {
     let shared = tempfile::tempdir().unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(shared.path(), mode).unwrap();
-    let clusters = [0, 1].map(|_| Cluster::mounted_at(shared.path()));
+    let clusters = [0, 1].map(|_| Cluster::mounted_at(version, shared.path()));
     let program = Program::set_up("", &of_data(&shared.path().join("data"), ""));
     program.freeze().succeeded();
     for cluster in &clusters {
@@ -525,26 +556,23 @@ fn the_same_path_in_two_mount_namespaces() {
     }
 }
 
-#[test]
-fn a_socket_of_another_server_is_refused() {
-    let cluster = Cluster::start(&[]);
-    let other = Cluster::start(&[]);
+fn a_socket_of_another_server_is_refused(version: Version) {
+    let cluster = Cluster::of(version, &[]);
+    let other = Cluster::of(version, &[]);
     let socket = other.data().with_file_name(".s.PGSQL.5432");
     let program = Program::set_up("", &of(&cluster, &format!("socket = '{}'", socket.display())));
     program.refuses_it(&other, REFUSED, &format!("process {} listens there", other.pid()));
 }
 
-#[test]
-fn a_server_without_a_socket_is_refused() {
-    let cluster = Cluster::start(&["port=5433"]);
+fn a_server_without_a_socket_is_refused(version: Version) {
+    let cluster = Cluster::of(version, &["port=5433"]);
     fs::remove_file(cluster.data().with_file_name(".s.PGSQL.5433")).unwrap();
     let program = program_for(&cluster);
     program.freeze_fails(REFUSED, "cannot be reached by");
 }
 
-#[test]
-fn a_killed_freeze_is_cleaned_up() {
-    let cluster = Cluster::start(&[]);
+fn a_killed_freeze_is_cleaned_up(version: Version) {
+    let cluster = Cluster::of(version, &[]);
     // So that the server will not give up by itself.
     let program = Program::set_up("lock_seconds = 600", &of(&cluster, ""));
     let paused = Paused::one(cluster.process("checkpointer"));
@@ -562,11 +590,10 @@ fn a_killed_freeze_is_cleaned_up() {
     left_nothing(&cluster);
 }
 
-#[test]
-fn the_server_ends_backup_mode_when_no_thaw_comes() {
+fn the_server_ends_backup_mode_when_no_thaw_comes(version: Version) {
     // Long enough to stop the holder, and different from the default, which `soon` does not wait for.
     const HELD: Duration = Duration::from_secs(8);
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::of(version, &[]);
     let program = Program::set_up(&format!("hold_seconds = {}", HELD.as_secs()), &of(&cluster, ""));
     let called = Instant::now();
     program.freeze().succeeded();
@@ -579,9 +606,8 @@ fn the_server_ends_backup_mode_when_no_thaw_comes() {
     left_nothing(&cluster);
 }
 
-#[test]
-fn a_standby_is_backed_up_too() {
-    let primary = Cluster::start(&[]);
+fn a_standby_is_backed_up_too(version: Version) {
+    let primary = Cluster::of(version, &[]);
     // Replay on a standby refuses pages that were changed without full_page_writes.
     primary.sql("ALTER SYSTEM SET full_page_writes = on");
     let image = primary.crash_image();
@@ -606,12 +632,11 @@ fn a_standby_is_backed_up_too() {
 }
 
 /// 20 kills, or as many as `FREEZEFRAME_CYCLES` says: of the call, of the process that holds, or of both.
-#[test]
-fn killed_at_any_moment() {
+fn killed_at_any_moment(version: Version) {
     let kills = std::env::var("FREEZEFRAME_CYCLES").map_or(20, |kills| kills.parse().expect("a number"));
     // One after the other through the time that a freeze takes, in an order that looks like none.
     const STEPS: u64 = 20;
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::of(version, &[]);
     let program = Program::set_up("hold_seconds = 20", &of(&cluster, ""));
     let begun = Instant::now();
     program.freeze().succeeded();
@@ -650,11 +675,10 @@ fn killed_at_any_moment() {
 }
 
 /// 30 freezes and thaws, or as many as `FREEZEFRAME_CYCLES` says.
-#[test]
-fn cycles_under_load() {
+fn cycles_under_load(version: Version) {
     const HOLD: Duration = Duration::from_millis(100);
     let cycles = std::env::var("FREEZEFRAME_CYCLES").map_or(30, |cycles| cycles.parse().expect("a number"));
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::of(version, &[]);
     let program = program_for(&cluster);
     let writers = Writers::new(&cluster);
     let mut windows = vec![];

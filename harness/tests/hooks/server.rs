@@ -8,13 +8,28 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use crate::call::{is_running, program, root, send_signal, soon, wait_until};
+use crate::call::{is_running, loader_options, program, root, send_signal, soon, wait_until};
 
-/// Which of the two that one hook serves.
+/// Which of those that one hook serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Database {
-    Mariadb,
+    /// The host's, or one from the programs of another release.
+    Mariadb(Option<&'static str>),
     Mysql,
+}
+
+impl Database {
+    pub(crate) const MARIADB: Self = Self::Mariadb(None);
+    pub(crate) const MARIADB_10_5: Self = Self::Mariadb(Some("bullseye"));
+    pub(crate) const MARIADB_11_8: Self = Self::Mariadb(Some("trixie"));
+
+    /// The root of its programs, unless they are the host's.
+    fn root(self) -> Option<PathBuf> {
+        match self {
+            Self::Mariadb(release) => release.map(root),
+            Self::Mysql => Some(root("sid")),
+        }
+    }
 }
 
 /// A server whose root account has no password. It ends when this is dropped.
@@ -72,16 +87,13 @@ impl Server {
         let this = Self::launch(database, &[], None, |command, dir| {
             let link = dir.join(name);
             let mut renamed = Command::new(&link);
-            let program = match database {
-                Database::Mariadb => program("mariadbd"),
+            let program = match database.root() {
+                None => command.get_program().into(),
                 // As its launcher does.
-                Database::Mysql => {
-                    let root = root("sid");
-                    let at = |path: &str| root.join(path).display().to_string();
-                    let libraries =
-                        format!("{}:{}", at("lib/x86_64-linux-gnu"), at("usr/lib/x86_64-linux-gnu"));
-                    renamed.args(["--library-path", &libraries]).arg(at("usr/sbin/mysqld"));
-                    root.join("run/loader/mysqld")
+                Some(root) => {
+                    let name = Path::new(command.get_program()).file_name().expect("a name");
+                    renamed.args(loader_options(&root)).arg(root.join("usr/sbin").join(name));
+                    root.join("run/loader").join(name)
                 }
             };
             std::os::unix::fs::symlink(program, link).expect("make a link");
@@ -206,7 +218,7 @@ impl Server {
     /// How far the redo log goes.
     pub(crate) fn redo(&self) -> u64 {
         self.status(match self.database {
-            Database::Mariadb => "Innodb_lsn_current",
+            Database::Mariadb(_) => "Innodb_lsn_current",
             Database::Mysql => "Innodb_redo_log_current_lsn",
         })
     }
@@ -214,7 +226,7 @@ impl Server {
     /// How far the redo log is on disk.
     pub(crate) fn redo_on_disk(&self) -> u64 {
         self.status(match self.database {
-            Database::Mariadb => "Innodb_lsn_flushed",
+            Database::Mariadb(_) => "Innodb_lsn_flushed",
             Database::Mysql => "Innodb_redo_log_flushed_to_disk_lsn",
         })
     }
@@ -238,7 +250,7 @@ impl Server {
     /// The current binary log, its length, and the GTIDs in it.
     pub(crate) fn binlog(&self) -> [String; 3] {
         let (status, gtid) = match self.database {
-            Database::Mariadb => ("SHOW MASTER STATUS", "SELECT @@gtid_binlog_pos"),
+            Database::Mariadb(_) => ("SHOW MASTER STATUS", "SELECT @@gtid_binlog_pos"),
             Database::Mysql => ("SHOW BINARY LOG STATUS", "SELECT @@gtid_executed"),
         };
         let status = self.sql(status);
@@ -386,31 +398,31 @@ fn as_root() -> Option<&'static str> {
 
 /// The server's program with the options that it needs everywhere.
 fn server_program(database: Database) -> Command {
-    let mut command = match database {
-        Database::Mariadb => {
-            let mut command = Command::new(program("mariadbd"));
-            command.args(["--no-defaults", "--innodb-log-file-size=4M"]);
-            command
-        }
-        Database::Mysql => {
-            let root = root("sid");
-            let mut command = Command::new(root.join("run/mysqld"));
-            command
-                .arg("--no-defaults")
-                .arg(format!("--basedir={}", root.join("usr").display()))
-                .args(["--secure-file-priv=NULL", "--mysqlx=OFF", "--innodb-redo-log-capacity=8M"])
-                .args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]);
-            command
-        }
+    let name = match database {
+        Database::Mariadb(_) => "mariadbd",
+        Database::Mysql => "mysqld",
+    };
+    let root = database.root();
+    let mut command =
+        Command::new(root.as_ref().map_or_else(|| program(name), |root| root.join("run").join(name)));
+    command.arg("--no-defaults");
+    if let Some(root) = &root {
+        command.arg(format!("--basedir={}", root.join("usr").display()));
+    }
+    match database {
+        Database::Mariadb(_) => command.arg("--innodb-log-file-size=4M"),
+        Database::Mysql => command
+            .args(["--secure-file-priv=NULL", "--mysqlx=OFF", "--innodb-redo-log-capacity=8M"])
+            .args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]),
     };
     command.args(as_root());
     command
 }
 
-/// The client that comes with the server.
+/// A client that the server knows: the host's, for every MariaDB.
 pub(crate) fn client_program(database: Database) -> PathBuf {
     match database {
-        Database::Mariadb => program("mariadb"),
+        Database::Mariadb(_) => program("mariadb"),
         Database::Mysql => root("sid").join("run/mysql"),
     }
 }
@@ -418,9 +430,11 @@ pub(crate) fn client_program(database: Database) -> PathBuf {
 /// An initialised data directory, created once and kept beside the build.
 fn empty_datadir(database: Database) -> PathBuf {
     let version = server_program(database).arg("--version").output().expect("run the server");
+    // The name of the program may be a path, and what follows in parentheses is an advertisement.
     let version: String = String::from_utf8_lossy(&version.stdout)
-        .rsplit('/')
+        .split('(')
         .next()
+        .and_then(|text| text.rsplit('/').next())
         .into_iter()
         .flat_map(str::chars)
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
@@ -428,28 +442,24 @@ fn empty_datadir(database: Database) -> PathBuf {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("datadir-{version}"));
     if !kept.is_dir() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let mut datadir = format!("--datadir={}", new.path().join("data").display());
-        let mut command = match database {
-            Database::Mariadb => {
+        let output = match (database, database.root()) {
+            (Database::Mariadb(_), Some(root)) => bootstrap(database, &root, new.path()),
+            (Database::Mariadb(_), None) => Command::new(program("mariadb-install-db"))
+                .current_dir(new.path())
+                // As it begins it removes the temporary tables of any other there.
+                .env("TMPDIR", new.path())
+                .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+                .arg("--innodb-log-file-size=4M")
                 // It takes a path with a space in it for two.
-                datadir = "--datadir=./data".to_owned();
-                let mut command = Command::new(program("mariadb-install-db"));
-                command
-                    .current_dir(new.path())
-                    // As it begins it removes the temporary tables of any other there.
-                    .env("TMPDIR", new.path())
-                    .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-                    .args(["--innodb-log-file-size=4M"])
-                    .args(as_root());
-                command
-            }
-            Database::Mysql => {
-                let mut command = server_program(database);
-                command.args(["--initialize-insecure", "--skip-log-bin"]);
-                command
-            }
+                .arg("--datadir=./data")
+                .args(as_root())
+                .output(),
+            (Database::Mysql, _) => server_program(database)
+                .args(["--initialize-insecure", "--skip-log-bin"])
+                .arg(format!("--datadir={}", new.path().join("data").display()))
+                .output(),
         };
-        let output = command.arg(datadir).output().expect("make a data directory");
+        let output = output.expect("make a data directory");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // Each server creates its own identity at its first start.
         let _ = fs::remove_file(new.path().join("data/auto.cnf"));
@@ -458,4 +468,31 @@ fn empty_datadir(database: Database) -> PathBuf {
         assert!(renamed.is_ok() || kept.is_dir(), "{renamed:?}");
     }
     kept
+}
+
+/// What `mariadb-install-db` does: that of a root would start the programs there without their loader.
+fn bootstrap(database: Database, root: &Path, dir: &Path) -> std::io::Result<Output> {
+    // Their names begin with `mysql` or `mariadb`, and so does that of their directory.
+    let shared = ["usr/share/mysql", "usr/share/mariadb"].map(|share| root.join(share));
+    let files: Vec<PathBuf> = shared
+        .iter()
+        .filter_map(|share| fs::read_dir(share).ok())
+        .flatten()
+        .flatten()
+        .map(|it| it.path())
+        .collect();
+    // It reads line by line.
+    let mut statements = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n".to_owned();
+    for end in ["_system_tables.sql", "_performance_tables.sql", "_system_tables_data.sql"] {
+        let file = files.iter().find(|file| file.to_string_lossy().ends_with(end));
+        statements += &fs::read_to_string(file.unwrap_or_else(|| panic!("{} has no {end}", root.display())))?;
+    }
+    fs::write(dir.join("statements"), statements)?;
+    fs::create_dir(dir.join("data"))?;
+    server_program(database)
+        .arg("--bootstrap")
+        .arg(format!("--datadir={}", dir.join("data").display()))
+        .arg(format!("--tmpdir={}", dir.display()))
+        .stdin(fs::File::open(dir.join("statements"))?)
+        .output()
 }

@@ -78,7 +78,7 @@ pub(crate) fn serve(options: &[&str]) -> (Server, Client) {
         "--performance-schema=OFF",
         "--max-connections=64",
     ];
-    let server = Server::start(server::Database::Mariadb, &[&like_the_image, options].concat());
+    let server = Server::start(server::Database::MARIADB, &[&like_the_image, options].concat());
     let root = Root::Socket(server.socket());
     (server, Client::new(Database::Mariadb, reserved, root))
 }

@@ -69,7 +69,7 @@ fn calls(hooks: &Installation) -> String {
 }
 
 pub(super) fn a05(release: &'static str) -> Shown {
-    let server = Server::with_tables(Database::Mariadb, &[]);
+    let server = Server::with_tables(Database::MARIADB, &[]);
     let program = Program::new(&[&server]);
     let hooks = ours();
     let settings = program.path("settings");

@@ -16,7 +16,7 @@ use crate::server::{Database, Server, Session, client_program};
 #[allow(non_upper_case_globals, reason = "they are names of tests")]
 pub(super) mod place {
     use super::Database;
-    pub(in super::super) const mariadb: Database = Database::Mariadb;
+    pub(in super::super) const mariadb: Database = Database::MARIADB;
     pub(in super::super) const mysql: Database = Database::Mysql;
 }
 
@@ -29,7 +29,7 @@ fn place(server: &Server) -> String {
     let version = server.sql("SELECT VERSION()");
     let number = version.split('-').next().unwrap();
     match server.database {
-        Database::Mariadb => format!("MariaDB {number}"),
+        Database::Mariadb(_) => format!("MariaDB {number}"),
         Database::Mysql => format!("MySQL {number}"),
     }
 }
@@ -345,7 +345,7 @@ pub(super) fn d11(database: Database) -> Shown {
     let hook = ours_set(&server, "lock_seconds = 2", "long_statement_seconds = 1");
     // What each method waits for: BACKUP STAGE for statements of other engines only.
     let blocker = match database {
-        Database::Mariadb => "UPDATE t.isam SET v=v+SLEEP(300) WHERE id=1",
+        Database::Mariadb(_) => "UPDATE t.isam SET v=v+SLEEP(300) WHERE id=1",
         Database::Mysql => LONG_UPDATE,
     };
     let long = server.running(blocker);
@@ -436,7 +436,7 @@ pub(super) fn d13(database: Database) -> Shown {
     let mut how = String::new();
     let mut theirs = |server: &Server| match database {
         // The sample waits for the server to flush, with everybody locked out.
-        Database::Mariadb => {
+        Database::Mariadb(_) => {
             let commit = server.commit_unflushed();
             let sample = Sample::new(server);
             let started = Instant::now();
