@@ -32,6 +32,9 @@ const KIND: &str = "agent";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// The most bytes that are written at once: as many as the agent of an emulated guest parses in a second.
+const PIECE: usize = 64 << 10;
+
 /// The longest answer kept in the transcript, bytes; the rest is counted.
 const TRANSCRIPT_LIMIT: usize = 4096;
 
@@ -217,6 +220,16 @@ impl Agent {
     /// Like [`Agent::shell`], and an exit code other than 0 is an error.
     pub fn script(&self, line: &str, input: &[u8], limit: Duration) -> Result<Vec<u8>> {
         self.check(self.shell(line, input, limit)?, line)
+    }
+
+    /// Writes this file of the guest, a quoted path, piece by piece: an agent parses what it is told character by
+    /// character, and answers nothing meanwhile.
+    pub fn write(&self, file: &str, content: &[u8], limit: Duration) -> Result<()> {
+        self.script(&format!(": > {file}"), b"", limit)?;
+        for piece in content.chunks(PIECE) {
+            self.script(&format!("cat >> {file}"), piece, limit)?;
+        }
+        Ok(())
     }
 
     /// The standard output of `line`, which ended like this; an exit code other than 0 is an error.

@@ -37,17 +37,16 @@ pub fn install_hook(machine: &mut Machine, plan: &Plan) -> Result<()> {
             let content = content(plan)?;
             // The single file replaces the dispatcher, as vendor pages tell people to install it;
             // the agent already uses that path.
-            let line = format!(
-                "cat > {hook}.new && chmod 755 {hook}.new && mv {hook}.new {hook} && rm -rf {hook}.d"
-            );
-            machine.agent().script(&line, &content, limit)?;
+            machine.agent().write(&format!("{hook}.new"), &content, limit)?;
+            let line = format!("chmod 755 {hook}.new && mv {hook}.new {hook} && rm -rf {hook}.d");
+            machine.agent().script(&line, b"", limit)?;
             return Ok(());
         }
     }
     machine.restart_agent(&agent.unit, limit)?;
     if plan.hook == Hook::Package {
         // From here on the agent runs no hook unless the package enables it.
-        machine.agent().script(&format!("cat > {DEB}"), &content(plan)?, limit)?;
+        machine.agent().write(DEB, &content(plan)?, limit)?;
         machine.run_apart("install-package", &format!("dpkg --install {DEB}"), limit)?;
     }
     Ok(())
