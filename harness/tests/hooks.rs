@@ -1,8 +1,8 @@
 //! The hooks under `images/hooks`, as the guest agent would call them: the dispatcher with made-up
-//! hooks, and the program against real servers of MariaDB, MySQL and PostgreSQL. Then the failure
-//! catalogue: our program beside others' hooks, also under real agents; and the hooks beside
-//! scenarios. No VM, and nothing on this machine is ever frozen. With the same MariaDB, the reader of the binary logs that a hook's
-//! position points into.
+//! hooks, and the program against real servers of MariaDB, MySQL and PostgreSQL, of several releases.
+//! Then the failure catalogue: our program beside others' hooks, also under real agents; and the hooks
+//! beside scenarios. No VM, and nothing on this machine is ever frozen. With the same MariaDB, the reader
+//! of the binary logs that a hook's position points into.
 #![allow(clippy::unwrap_used, reason = "a test that cannot do its work must panic")]
 
 #[path = "hooks/agent.rs"]

@@ -430,11 +430,10 @@ pub(crate) fn client_program(database: Database) -> PathBuf {
 /// An initialised data directory, created once and kept beside the build.
 fn empty_datadir(database: Database) -> PathBuf {
     let version = server_program(database).arg("--version").output().expect("run the server");
-    // The name of the program may be a path, and what follows in parentheses is an advertisement.
+    // The name of the program before it may be any path.
     let version: String = String::from_utf8_lossy(&version.stdout)
-        .split('(')
+        .rsplit("Ver ")
         .next()
-        .and_then(|text| text.rsplit('/').next())
         .into_iter()
         .flat_map(str::chars)
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
