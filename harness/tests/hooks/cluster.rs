@@ -28,10 +28,50 @@ impl Version {
     fn program(self, name: &str) -> PathBuf {
         match self {
             Self::Host => bin(name),
-            Self::Of { release, .. } => root(release).join("run").join(name),
+            Self::Of { .. } => self.root().join("run").join(name),
         }
     }
+
+    /// Where a server of another release sees its programs.
+    fn root(self) -> PathBuf {
+        match (self, owner()) {
+            (Self::Host, _) => "/".into(),
+            (Self::Of { .. }, Some(_)) => MOUNTED.into(),
+            (Self::Of { release, .. }, None) => root(release),
+        }
+    }
+
+    /// Runs a program of the server as the owner of the data directories.
+    fn command(self, program: &Path) -> Command {
+        match (self, owner()) {
+            (Self::Of { .. }, Some(_)) => self.apart(&[], program),
+            _ => as_owner(program),
+        }
+    }
+
+    /// Runs it in a mount namespace of its own, where each directory is found under another path as well.
+    fn apart(self, directories: &[(&Path, &Path)], program: &Path) -> Command {
+        const SCRIPT: &str = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit; shift 2; done
+            shift; exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
+        if let Self::Of { release, .. } = self {
+            // The owner may not enter the directories above a checkout.
+            command.arg(root(release)).arg(MOUNTED);
+        }
+        for (from, to) in directories {
+            command.args([from, to]);
+        }
+        let (uid, gid) = owner().expect("only root makes mount namespaces");
+        command.args(["--", "setpriv", "--clear-groups"]);
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg(program);
+        command.current_dir("/").env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    }
 }
+
+/// Where the programs of another release are for servers that do not run as the user of the tests.
+const MOUNTED: &str = "/mnt";
 
 /// A server that admits its own user by peer authentication and others by password. It ends when
 /// this is dropped.
@@ -65,19 +105,19 @@ impl Cluster {
     }
 
     fn run(version: Version, dir: TempDir, options: &[&str]) -> Self {
-        Self::launch(version, dir, options, as_owner(&version.program("postgres")), None)
+        Self::launch(version, dir, options, version.command(&version.program("postgres")), None)
     }
 
     /// A server whose process is called so.
     pub(crate) fn called(version: Version, name: &str) -> Self {
         let dir = with_data(version);
         let link = dir.path().join(name);
-        let mut command = as_owner(&link);
+        let mut command = version.command(&link);
         let program = match version {
             Version::Host => bin("postgres"),
             // As its launcher does.
-            Version::Of { release, number } => {
-                let root = root(release);
+            Version::Of { number, .. } => {
+                let root = version.root();
                 command.args(loader_options(&root));
                 command.arg(root.join(format!("usr/lib/postgresql/{number}/bin/postgres")));
                 root.join("run/loader/postgres")
@@ -90,13 +130,7 @@ impl Cluster {
     /// A server in a mount namespace of its own, in which its directory is found under this path.
     pub(crate) fn mounted_at(version: Version, path: &Path) -> Self {
         let dir = with_data(version);
-        let mut apart = Command::new("unshare");
-        apart.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        apart.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").args([dir.path(), path]);
-        let (uid, gid) = owner().expect("only root makes mount namespaces");
-        apart.args(["setpriv", "--clear-groups"]);
-        apart.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg(version.program("postgres"));
-        apart.current_dir("/").env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let apart = version.apart(&[(dir.path(), path)], &version.program("postgres"));
         Self::launch(version, dir, &[], apart, Some(path))
     }
 
@@ -189,7 +223,9 @@ impl Cluster {
         self.sql("UPDATE t SET v = v + 1 WHERE id = 8");
         let end = self.sql("SELECT pg_current_wal_flush_lsn()");
         let wal = self.data().join("pg_wal");
-        let output = as_owner(&self.version.program("pg_waldump"))
+        let output = self
+            .version
+            .command(&self.version.program("pg_waldump"))
             .args(["--start", &start, "--end", &end, "--path"])
             .arg(wal)
             .output()
@@ -406,7 +442,7 @@ fn with_data(version: Version) -> TempDir {
 
 /// An initialised data directory, created once and kept beside the build.
 fn empty_data(version: Version) -> PathBuf {
-    let text = as_owner(&version.program("postgres")).arg("--version").output().expect("run postgres");
+    let text = version.command(&version.program("postgres")).arg("--version").output().expect("run postgres");
     let text: String = String::from_utf8_lossy(&text.stdout)
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
@@ -432,9 +468,9 @@ fn empty_data(version: Version) -> PathBuf {
 }
 
 fn initdb(version: Version) -> Command {
-    let Version::Of { release, number } = version else { return as_owner(&bin("initdb")) };
-    let root = root(release);
-    let mut command = as_owner(&root.join("run/loader/postgres"));
+    let Version::Of { number, .. } = version else { return as_owner(&bin("initdb")) };
+    let root = version.root();
+    let mut command = version.command(&root.join("run/loader/postgres"));
     command
         // It starts the `postgres` beside it, which has to be the launcher.
         .arg("--argv0")

@@ -22,8 +22,18 @@ use crate::socket;
 /// For a statement that waits for nothing.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
+/// For the end of backup mode, which writes to the server's disk: a busy one takes seconds. Less than a thaw
+/// waits for all of it.
+pub(super) const STOP: Duration = Duration::from_secs(9);
+
 /// The name of our sessions in the server's views and log.
 const NAME: &str = "fsfreeze-db";
+
+/// Whatever the defaults of the site, the database and the account are, from the first statement on. No
+/// function of a user may come before the server's own.
+const SAFE: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error -c statement_timeout=10s \
+    -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off \
+    -c default_transaction_deferrable=off -c synchronous_commit=local";
 
 /// What the server's answers mean here: its SQLSTATE codes.
 mod code {
@@ -134,7 +144,7 @@ pub(super) async fn log_in(server: &Server, settings: &ServerSettings) -> Result
     let login = settings.login()?;
     let user = login.user.clone().unwrap_or_else(|| owner_name(server));
     let mut config = Config::new();
-    config.user(&user).dbname(&settings.database).application_name(NAME);
+    config.user(&user).dbname(&settings.database).application_name(NAME).options(SAFE);
     if let Some(password) = &login.password {
         config.password(password);
     }
@@ -146,13 +156,6 @@ pub(super) async fn log_in(server: &Server, settings: &ServerSettings) -> Result
         let _ = connection.await;
     });
     let connection = Connection { client, task };
-    // Whatever the defaults of the site, the database and the account are. No function of a user may come
-    // before the server's own.
-    let safe = "SET search_path = pg_catalog, pg_temp; SET client_min_messages = error; \
-                SET statement_timeout = '5s'; SET lock_timeout = 0; \
-                SET idle_in_transaction_session_timeout = 0; SET default_transaction_isolation = 'read committed'; \
-                SET default_transaction_deferrable = off; SET synchronous_commit = local";
-    connection.ask(safe, ANSWER).await.map_err(|error| error.of(server, "refuses our settings"))?;
     // Newer versions have it.
     let newer = "SELECT set_config(name, '0', false) FROM pg_settings \
                  WHERE name IN ('transaction_timeout', 'idle_session_timeout')";

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{CancelToken, NoTls};
 
-use self::client::{ANSWER, Connection, ServerError, log_in, reach};
+use self::client::{ANSWER, Connection, STOP, ServerError, log_in, reach};
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
 use crate::servers::Server;
@@ -113,7 +113,7 @@ impl Session {
         let what = "did not get into backup mode";
         self.ask(&limit, what).await?;
         let outcome = self.connection.ask(&start, wait + ANSWER).await;
-        self.ask(&format!("SET statement_timeout = {}", ANSWER.as_millis()), what).await?;
+        self.ask(&format!("SET statement_timeout = {}", STOP.as_millis()), what).await?;
         let may_do_without = self.settings.method == Method::Auto;
         self.mode = match outcome {
             Ok(row) => {
@@ -225,7 +225,7 @@ impl Session {
                 "SELECT labelfile FROM pg_stop_backup(false, false)"
             };
             let label = format!("SELECT strpos(labelfile, 'fsfreeze {nonce}') > 0 FROM ({stop}) AS stopped");
-            let answer = self.connection.ask(&label, ANSWER).await;
+            let answer = self.connection.ask(&label, STOP).await;
             let answer = answer.map_err(|error| self.lost(&error.to_string()))?;
             if answer != ["t"] {
                 return Err(self.lost("the backup that it ended was another one"));
