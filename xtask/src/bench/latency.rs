@@ -9,19 +9,31 @@ use contract::scenario::Hook;
 use terminal::live::Steps;
 use tooling::error::Failure;
 
-use super::report::{Figure, Report};
-use super::trials::{MeasuredTrial, OnImage, Trials, scenarios};
+use super::report::{Figure, Goal, Report, median};
+use super::trials::{MeasuredTrial, Trials, scenarios};
 use crate::e2e;
+use crate::number::number;
 
 const HOOKS: [Hook; 3] = [Hook::None, Hook::Freezeframe, Hook::Sample];
+
+/// The largest stall of ours, as a multiple of that without a hook.
+const MOST_STALL: f64 = 1.5;
+
+/// The longest that a freeze with ours may take beyond one without a hook, milliseconds.
+const MOST_FREEZE: f64 = 500.0;
 
 /// Runs the quiesced trial without a hook, with ours and with what vendor pages
 /// print, in turns, and measures in its history how long the clients' transfers
 /// took and how long none was acknowledged around the freeze window.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    on: OnImage,
+    /// The images; several are separated by commas, or each has its own `--image`.
+    #[arg(long = "image", value_name = "NAME", value_delimiter = ',',
+          default_values = ["bookworm-mariadb", "sid-mysql"])]
+    images: Vec<String>,
+    /// How many times everything is measured.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number::<u32>(1..=1000))]
+    repeat: u32,
 }
 
 /// What one trial's clients felt, milliseconds.
@@ -38,23 +50,28 @@ struct ClientTimes {
 /// What one of them is called, and where it is.
 type Part = (&'static str, fn(&ClientTimes) -> f64);
 
-pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
+pub(super) fn run(Args { images, repeat }: &Args) -> Result<Report, Failure> {
     let mut trials = Trials::prepare(RunOptions {
         filters: vec!["trial/booted::".to_owned()],
-        images: vec![on.image.clone()],
+        images: images.clone(),
         every_image: true,
         scenarios: scenarios(),
         ..e2e::default_options()
     })?;
-    let mut felt = HOOKS.map(|_| Vec::new());
-    let steps = Steps::counted("bench latency", on.repeat as usize * HOOKS.len());
-    for _ in 0..on.repeat {
-        for (hook, felt) in HOOKS.iter().zip(&mut felt) {
-            let run = steps.step(format_args!("hook {}", hook.name()), || {
-                trials.run_whole(1, |options| options.hook = Some(hook.clone()))
-            })?;
-            for ran in &run.trials {
-                felt.push(client_times(ran)?);
+    let mut felt: Vec<_> = images.iter().map(|image| (image, HOOKS.map(|_| Vec::new()))).collect();
+    let steps = Steps::counted("bench latency", *repeat as usize * HOOKS.len() * images.len());
+    for _ in 0..*repeat {
+        for (image, felt) in &mut felt {
+            for (hook, felt) in HOOKS.iter().zip(felt) {
+                let run = steps.step(format_args!("{image}, hook {}", hook.name()), || {
+                    trials.run_whole(1, |options| {
+                        options.images = vec![(*image).clone()];
+                        options.hook = Some(hook.clone());
+                    })
+                })?;
+                for ran in &run.trials {
+                    felt.push(client_times(ran)?);
+                }
             }
         }
     }
@@ -65,21 +82,40 @@ pub(super) fn run(Args { on }: &Args) -> Result<Report, Failure> {
         ("transfer, p50", |felt| felt.p50),
         ("transfer, p99", |felt| felt.p99),
     ];
-    let figures = HOOKS
-        .iter()
-        .zip(&felt)
-        .flat_map(|(hook, felt)| {
-            parts.map(|(what, part)| {
-                Figure::times(format!("{}: {what}", hook.name()), felt.iter().map(part).collect())
-            })
-        })
-        .collect();
+    let mut figures = Vec::new();
+    let mut goals = Vec::new();
+    for (image, felt) in &felt {
+        for (hook, felt) in HOOKS.iter().zip(felt) {
+            figures.extend(parts.map(|(what, part)| {
+                let name = format!("{image}, {}: {what}", hook.name());
+                Figure::times(name, felt.iter().map(part).collect())
+            }));
+        }
+        goals.extend(goals_on(image, felt));
+    }
     let measured = format!(
-        "Around the freeze of {}, {} trials with each hook in turns: the whole load's transfers, of four seconds \
+        "Around the freeze of {}, {repeat} trials with each hook in turns: the whole load's transfers, of four seconds \
          before the freeze and one after the thaw.",
-        on.image, on.repeat
+        images.join(" and "),
     );
-    Ok(Report { benchmark: "latency", measured, figures, goals: vec![] })
+    Ok(Report { benchmark: "latency", measured, figures, goals })
+}
+
+/// What ours may cost; `felt` is in the order of [`HOOKS`].
+fn goals_on(image: &str, [none, ours, _]: &[Vec<ClientTimes>; HOOKS.len()]) -> [Goal; 2] {
+    let of = |felt: &[ClientTimes], part: fn(&ClientTimes) -> f64| {
+        median(&felt.iter().map(part).collect::<Vec<_>>())
+    };
+    let stall = of(ours, |felt| felt.stall) / of(none, |felt| felt.stall);
+    let freeze = of(ours, |felt| felt.freeze) - of(none, |felt| felt.freeze);
+    [
+        Goal::at_most(format!("{image}: stall of ours to that without a hook"), MOST_STALL, stall),
+        Goal::at_most(
+            format!("{image}: freeze with ours beyond one without a hook, ms"),
+            MOST_FREEZE,
+            freeze,
+        ),
+    ]
 }
 
 fn client_times(ran: &MeasuredTrial) -> Result<ClientTimes, Failure> {
@@ -123,6 +159,19 @@ fn quantile(sorted: &[f64], of_hundred: usize) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ours_may_cost_little() {
+        let felt = |stall, freeze| vec![ClientTimes { stall, freeze, ..ClientTimes::default() }];
+        let missed = |ours| {
+            let goals = goals_on("i", &[felt(100.0, 50.0), ours, felt(2000.0, 1.0)]);
+            goals.into_iter().filter(|goal| !goal.met).map(|goal| goal.name).collect::<Vec<_>>()
+        };
+        assert_eq!(missed(felt(149.0, 549.0)), [""; 0]);
+        assert_eq!(missed(felt(151.0, 549.0)), ["i: stall of ours to that without a hook"]);
+        assert_eq!(missed(felt(149.0, 551.0)), ["i: freeze with ours beyond one without a hook, ms"]);
+        assert_eq!(missed(vec![]).len(), 2, "what was not measured is missed");
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {
