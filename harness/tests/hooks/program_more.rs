@@ -10,7 +10,7 @@ use crate::call::{
     AS_TOLD, SOON, call_as_agent, ends_soon, fsfreeze_db, install, send_signal, soon, wait_until,
 };
 use crate::program::{LOCK_LOST, Program, REFUSED, of, on_every_server};
-use crate::server::{Database, Server};
+use crate::server::{Database, Server, is_root};
 
 on_every_server!(
     a_long_update_holds_up_nobody,
@@ -19,7 +19,43 @@ on_every_server!(
     ftwrl_is_given_up,
     works_below_the_dispatcher,
     leaves_only_what_it_must,
+    needs_nothing_of_its_guest,
 );
+
+/// No library, no shell, no client: less than any guest has, one with nothing but busybox included.
+fn needs_nothing_of_its_guest(database: Database) {
+    if !is_root() {
+        eprintln!("skipped: only root changes the root directory here");
+        return;
+    }
+    let server = Server::with_tables(database, &[]);
+    let guest = tempfile::tempdir().unwrap();
+    let at = |name: &str| guest.path().join(name);
+    for directory in ["proc", "dev", "run", "fsfreeze-hook.d"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    let copied = Command::new("cp").arg(fsfreeze_db()).arg(at("fsfreeze-db")).status();
+    assert!(copied.unwrap().success());
+    symlink("fsfreeze-db", at("fsfreeze-hook")).unwrap();
+    let settings =
+        format!("position_directory = '/positions'\n{}[[server]]\nignore = true\n", of(&server, ""));
+    install(&at("settings"), "600", &settings);
+    let call = |verb: &str| {
+        let script = "for it in proc dev; do mount --rbind /$it \"$0/$it\"; done; exec chroot \"$0\" /fsfreeze-hook \"$1\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(guest.path()).arg(verb);
+        command.env("FSFREEZE_DB_SETTINGS", "/settings");
+        call_as_agent(command)
+    };
+    call("freeze").succeeded();
+    assert!(!server.takes_writes());
+    call("status").succeeded();
+    assert_eq!(fs::read_dir(at("positions")).unwrap().count(), 1);
+    call("thaw").succeeded();
+    assert!(server.takes_writes());
+    let log = fs::read_to_string(at("run/fsfreeze-hook/log")).unwrap();
+    assert!(log.contains("thaw: the locks were held until now"), "without a logger it stays: {log}");
+}
 
 fn a_long_update_holds_up_nobody(database: Database) {
     let server = Server::with_tables(database, &[]);
