@@ -68,6 +68,7 @@ on_every_server!(
     a_second_freeze_leaves_the_first_alone,
     a_thaw_that_comes_too_late_fails,
     a_removed_directory_is_no_obstacle,
+    settings_that_break_keep_no_lock,
     a_rollback_takes_back_only_its_own_freeze,
     a_freeze_may_follow_a_thaw_at_once,
     hostile_settings_of_the_server_do_not_matter,
@@ -732,6 +733,21 @@ fn a_removed_directory_is_no_obstacle(database: Database) {
     send_signal("KILL", program.holder());
     fs::remove_dir_all(program.path("run")).unwrap();
     soon("nothing is locked", || server.takes_writes());
+}
+
+/// Somebody edits them in the window.
+fn settings_that_break_keep_no_lock(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let mut program = Program::new(&[&server]);
+    program.freeze().succeeded();
+    let broken = format!("run_directory = '{}'\nhold_secs = 3", program.path("run").display());
+    install(&program.path("settings"), "600", &broken);
+    program.thaw().succeeded();
+    assert!(server.takes_writes());
+    // What became of a freeze whose state cannot be found is unknown.
+    program.thaw_fails(REFUSED, "unknown field `hold_secs`");
+    program.set("", &of(&server, ""));
+    program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw");
 }
 
 fn a_rollback_takes_back_only_its_own_freeze(database: Database) {

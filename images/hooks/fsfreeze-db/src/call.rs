@@ -76,8 +76,21 @@ pub(crate) fn check(settings: &Settings, limit: Duration) -> Answer {
     start_holder(settings, None, limit)
 }
 
-/// Proves that the locks lasted until now, and releases them.
-pub(crate) fn thaw(settings: &Settings, rolls_back: Option<String>) -> Answer {
+/// Proves that the locks lasted until now, and releases them. Settings that have become unreadable since the
+/// freeze keep no lock: all that a thaw needs of them is the directory.
+pub(crate) fn thaw(settings: &Result<Settings, Failure>, file: &Path, rolls_back: Option<String>) -> Answer {
+    let failure = match settings {
+        Ok(settings) => return release(settings, rolls_back),
+        Err(failure) => failure,
+    };
+    let settings = Settings::with_directory_of(file);
+    match holder(&settings.run_directory) {
+        Some(_) => release(&settings, rolls_back),
+        None => failure.clone().into(),
+    }
+}
+
+fn release(settings: &Settings, rolls_back: Option<String>) -> Answer {
     let directory = settings.run_directory.as_path();
     let is_rolled_back = rolls_back.is_some();
     if let Some(holder) = holder(directory) {

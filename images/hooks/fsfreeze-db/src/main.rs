@@ -27,7 +27,7 @@ mod socket;
 mod state;
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -44,17 +44,17 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let name = env::args_os().next().unwrap_or_default().to_string_lossy().into_owned();
-    let file = env::var_os("FSFREEZE_DB_SETTINGS").map_or_else(|| settings::FILE.into(), PathBuf::from);
+    let file = settings::file();
     let settings = Settings::read(&file);
     // Also as a hook of this name below somebody else's dispatcher.
     if !Path::new(&name).file_name().is_some_and(|name| name.to_string_lossy().contains("fsfreeze-db")) {
         return ExitCode::from(dispatch::main(&name, &words, &settings));
     }
     let answer = match settings {
+        settings if words == ["thaw"] => call::thaw(&settings, &file, env::var(call::ROLLS_BACK).ok()),
         Err(failure) => failure.into(),
         Ok(settings) => match words.as_slice() {
             ["freeze"] => call::freeze(&settings, env::var(call::CALL).ok(), Duration::MAX),
-            ["thaw"] => call::thaw(&settings, env::var(call::ROLLS_BACK).ok()),
             ["check"] => call::check(&settings, Duration::MAX),
             ["status"] => return show(&call::status(&settings, false)),
             ["status", "--json"] => return show(&call::status(&settings, true)),

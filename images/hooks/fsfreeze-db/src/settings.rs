@@ -11,7 +11,12 @@ use crate::exit::{Exit, Failure};
 use crate::ours;
 
 /// Where the settings are, unless `FSFREEZE_DB_SETTINGS` names another file.
-pub(crate) const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
+const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
+
+/// The file of this machine's settings.
+pub(crate) fn file() -> PathBuf {
+    std::env::var_os("FSFREEZE_DB_SETTINGS").map_or_else(|| FILE.into(), PathBuf::from)
+}
 
 /// The settings of this machine.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,6 +160,19 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// The defaults, but for the directory that this file names, whatever else is wrong with it.
+    pub(crate) fn with_directory_of(file: &Path) -> Self {
+        #[derive(Deserialize)]
+        struct Directory {
+            run_directory: PathBuf,
+        }
+        let text = fs::read_to_string(file).unwrap_or_default();
+        match toml::from_str(&text) {
+            Ok(Directory { run_directory }) => Self { run_directory, ..Self::default() },
+            Err(_) => Self::default(),
+        }
     }
 
     /// From the start of a freeze until it gives up.

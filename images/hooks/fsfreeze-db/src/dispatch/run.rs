@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::hooks::Hook;
 use crate::call::{self, CALL, ROLLS_BACK};
 use crate::message::Answer;
+use crate::settings;
 
 /// What is kept of a hook's output: this many bytes of its end, and of those, this many lines.
 const KEPT_BYTES: u64 = 16 << 10;
@@ -34,14 +35,15 @@ pub(super) enum Outcome {
 pub(super) fn run(hook: &Hook, verb: &str, told: (&str, &str), limit: Duration) -> (Outcome, String) {
     match hook {
         Hook::Databases(settings) => {
-            let answer = match settings {
-                Err(failure) => failure.clone().into(),
-                Ok(settings) => match verb {
-                    "freeze" => call::freeze(settings, Some(told.1.to_owned()), limit),
-                    "thaw" => call::thaw(settings, (told.0 == ROLLS_BACK).then(|| told.1.to_owned())),
-                    "check" => call::check(settings, limit),
-                    _ => call::status(settings, false),
-                },
+            let answer = match (verb, settings) {
+                ("thaw", settings) => {
+                    let rolls_back = (told.0 == ROLLS_BACK).then(|| told.1.to_owned());
+                    call::thaw(settings, &settings::file(), rolls_back)
+                }
+                (_, Err(failure)) => failure.clone().into(),
+                ("freeze", Ok(settings)) => call::freeze(settings, Some(told.1.to_owned()), limit),
+                ("check", Ok(settings)) => call::check(settings, limit),
+                (_, Ok(settings)) => call::status(settings, false),
             };
             let Answer { exit, says } = answer;
             let says = says.trim_end();
