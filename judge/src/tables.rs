@@ -190,7 +190,11 @@ pub(super) fn check(view: &View<'_>) -> Ruling {
             warned.add(line);
         }
     }
-    for cut in observation.cut_tables.iter().filter(|cut| view.is_non_transactional(&cut.what)) {
+    // Those of the probes are none of the load's; a file of their own shows of which kind they are.
+    let has_file = |table: &str| observation.table_files.iter().any(|it| it.table.as_deref() == Some(table));
+    let non_transactional =
+        |cut: &&UnreadablePart| view.is_non_transactional(&cut.what) || has_file(&cut.what);
+    for cut in observation.cut_tables.iter().filter(non_transactional) {
         ceiling = ceiling.max(Grade::Inconsistent);
         crashed.add(|| format!("`{}` cannot be read: {}", quote(&cut.what), quote(&cut.why)));
     }

@@ -96,6 +96,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ("table check warns", Property::TableCheck, CrashConsistent, check_warns),
     ("MyISAM table crashed", Property::TableCheck, Inconsistent, check_crashed),
     ("MyISAM table unreadable", Property::TableCheck, Inconsistent, follower_unreadable),
+    ("MyISAM table of the probes unreadable", Property::TableCheck, Inconsistent, probe_table_unreadable),
     ("InnoDB table corrupt", Property::TableCheck, Unusable, ledger_corrupt),
     ("binlog event missing", Property::BinlogAgreement, Inconsistent, drop_logged),
     ("one binlog event too many", Property::BinlogAgreement, Inconsistent, log_one_more),
@@ -1045,6 +1046,20 @@ pub(crate) fn table_error(table: &str, error: &str) -> Record {
 fn ledger_unreadable(world: &mut World) {
     drop_records(world, is_leg);
     insert(world, table_error("ledger", "1034"));
+}
+
+fn probe_table_unreadable(world: &mut World) {
+    let mut files = 0;
+    for record in &mut world.image {
+        if let Record::TableFiles { files: there } = record {
+            *there += 1;
+            files += 1;
+        }
+    }
+    assert_eq!(files, 1, "the world counts its files");
+    let table = "probe_nt".to_owned();
+    insert(world, Record::TableFile { file: "p/p.MYI".into(), table: Some(table), open_count: 0 });
+    insert(world, table_error("probe_nt", "145 crashed"));
 }
 
 fn follower_unreadable(world: &mut World) {

@@ -33,6 +33,7 @@ const IMPOSSIBLE: &[(&str, &[&str])] = &[
             "table check warns",
             "MyISAM table crashed",
             "MyISAM table unreadable",
+            "MyISAM table of the probes unreadable",
             "MyISAM reports corruption",
             "payload of a MyISAM row flipped",
             "row inside the window",
