@@ -3,6 +3,7 @@
 //! It outlives the call that starts it, and touches no disk meanwhile.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -258,7 +259,7 @@ async fn is_accepted(caller: &mut pipe::Receiver) -> bool {
 
 /// Nobody may wait for us to close what the caller has given us.
 fn let_go_of_the_caller() {
-    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
     }
@@ -271,7 +272,10 @@ fn let_go_of_the_caller() {
 fn leave_the_agent() {
     // Of the unified hierarchy, of a hybrid one, and of systemd's own beside older ones.
     for uppermost in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
-        let processes = Path::new(uppermost).join("cgroup.procs");
-        let _ = std::fs::write(processes, std::process::id().to_string());
+        // Where there is no such hierarchy, nothing is to be made.
+        if let Ok(mut processes) = File::options().write(true).open(Path::new(uppermost).join("cgroup.procs"))
+        {
+            let _ = processes.write_all(std::process::id().to_string().as_bytes());
+        }
     }
 }
