@@ -75,6 +75,7 @@ on_every_server!(
     what_only_waits_blocks_nobody,
     a_long_event_is_waited_for,
     long_statements_end_only_where_that_is_set,
+    a_freeze_that_is_under_way_is_left_alone,
     a_killed_freeze_leaves_no_lock,
     stale_state_is_no_obstacle,
     the_server_releases_the_lock_when_no_thaw_comes,
@@ -844,6 +845,30 @@ fn long_statements_end_only_where_that_is_set(database: Database) {
     assert!(!server.takes_writes());
     assert!(!server.busy().contains("SLEEP"));
     program.thaw().succeeded();
+}
+
+/// It has no socket yet, and must not be taken for one that has lost it.
+fn a_freeze_that_is_under_way_is_left_alone(database: Database) {
+    let server = Server::with_tables(database, &[]);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 600\nflush_wait_seconds = 100";
+    let program = Program::new(&[]).with("lock_seconds = 100", &of(&server, lines));
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    let outcome = thread::scope(|scope| {
+        let freeze = scope.spawn(|| program.freeze());
+        wait_until("a process takes the locks", || program.find_holder().is_some());
+        // From its first moment on.
+        program.call("status").failed_with("");
+        wait_until("the program waits", || server.busy().contains("FLUSH TABLES WITH READ LOCK"));
+        program.call("status").failed_with("");
+        program.thaw_fails(REFUSED, "nothing is locked yet");
+        program.freeze().failed_with("another freeze");
+        server.sql(&format!("KILL {}", blocker.connection));
+        freeze.join().unwrap()
+    });
+    outcome.succeeded();
+    assert!(!server.takes_writes());
+    program.thaw().succeeded();
+    assert!(server.takes_writes());
 }
 
 fn a_killed_freeze_leaves_no_lock(database: Database) {

@@ -99,6 +99,12 @@ fn release(settings: &Settings, rolls_back: Option<String>) -> Answer {
             Ok(answer) => return answer,
             // It may have ended in this moment: its state says how.
             Err(_) if holder.ends_within(SOON) => {}
+            // A freeze that is under way has a caller, and a limit, of its own.
+            Err(_) if !is_held_by(directory, holder) => {
+                let process = holder.pid;
+                let says = "takes the locks of a freeze that is under way, and was left alone";
+                return Failure::refused(format!("nothing is locked yet: process {process} {says}")).into();
+            }
             Err(error) => {
                 // Whatever it does, it must not keep the writers waiting.
                 signal(holder, Signal::KILL);
@@ -237,8 +243,12 @@ fn holder(directory: &Path) -> Option<ProcessId> {
 /// The same, unless it is about to end: it has answered a thaw, or whoever froze was killed before it knew.
 fn holding(directory: &Path) -> Option<ProcessId> {
     let holder = holder(directory)?;
-    let is_held = state::read(directory).is_some_and(|it| it.holder == holder && it.stage == Stage::Held);
-    (is_held || !holder.ends_within(SOON)).then_some(holder)
+    (is_held_by(directory, holder) || !holder.ends_within(SOON)).then_some(holder)
+}
+
+/// The state says that this process holds the locks, and does not only take them.
+fn is_held_by(directory: &Path, holder: ProcessId) -> bool {
+    state::read(directory).is_some_and(|it| it.holder == holder && it.stage == Stage::Held)
 }
 
 fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Result<Answer> {
@@ -246,8 +256,10 @@ fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Res
     let mut stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,
         Err(_) => {
-            // Somebody has removed it: the holder makes a new one.
-            signal(holder, Signal::HUP);
+            // Somebody has removed it: the holder makes a new one. It would end one that has only just begun.
+            if hears_hangups(holder) {
+                signal(holder, Signal::HUP);
+            }
             let limit = Instant::now() + SOON;
             loop {
                 match UnixStream::connect(&socket) {
@@ -271,6 +283,11 @@ fn signal(holder: ProcessId, signal: Signal) {
     {
         let _ = kill_process(pid, signal);
     }
+}
+
+fn hears_hangups(holder: ProcessId) -> bool {
+    let status = Process::new(holder.pid).and_then(|process| process.status());
+    status.is_ok_and(|status| status.sigcgt & 1 != 0)
 }
 
 fn lost(directory: &Path, why: &str) -> Answer {

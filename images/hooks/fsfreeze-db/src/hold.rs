@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 use crate::exit::{Exit, Failure};
@@ -51,20 +51,32 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
     let _ = rustix::process::setsid();
     let deadline = Instant::now() + settings.lock_limit();
     let Ok(caller) = caller() else { return };
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return report(&Failure::refused(format!("cannot start: {error}")).into()),
+    };
     leave_the_agent();
     let endings = RefCell::default();
-    let locked = tokio::select! {
-        locked = lock_all(settings, deadline, only_check, &endings) => locked,
-        // Killed, as the dispatcher does at its limit.
-        _ = caller.readable() => {
-            join_all(endings.take().iter().map(Ending::end)).await;
-            return;
+    let taking = lock_all(settings, deadline, only_check, &endings);
+    tokio::pin!(taking);
+    let locked = loop {
+        tokio::select! {
+            locked = &mut taking => break locked,
+            // Killed, as the dispatcher does at its limit.
+            _ = caller.readable() => break Err(Failure::refused("the caller has gone")),
+            _ = signals.end.recv() => break Err(Failure::refused("the process that takes the locks was told to end")),
+            // There is no socket yet.
+            _ = signals.look.recv() => {}
         }
     };
     let (sessions, servers) = match locked {
         Ok(Some(locked)) => locked,
         Ok(None) => return report(&Answer::done("no database server runs: nothing to lock")),
-        Err(failure) => return report(&failure.into()),
+        Err(failure) => {
+            // Those that wait still, if it was given up.
+            join_all(endings.take().iter().map(Ending::end)).await;
+            return report(&failure.into());
+        }
     };
     if only_check {
         let names: Vec<String> = servers.iter().map(|server| server.says.clone()).collect();
@@ -76,8 +88,22 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
         };
         return report(&answer);
     }
-    if let Err(failure) = hold(settings, caller, sessions, servers, call).await {
+    if let Err(failure) = hold(settings, caller, signals, sessions, servers, call).await {
         report(&failure.into());
+    }
+}
+
+/// What others tell this process; heard from the beginning, for they would end it otherwise.
+struct Signals {
+    /// To end.
+    end: Signal,
+    /// To look after its socket, which a call has not found: its directory may have been removed.
+    look: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { end: signal(SignalKind::terminate())?, look: signal(SignalKind::hangup())? })
     }
 }
 
@@ -85,6 +111,7 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
 async fn hold(
     settings: &Settings,
     mut caller: pipe::Receiver,
+    signals: Signals,
     sessions: Vec<Session>,
     servers: Vec<Held>,
     call: Option<String>,
@@ -118,7 +145,8 @@ async fn hold(
     }
     drop(caller);
     let_go_of_the_caller();
-    let Ended { stage, answer } = wait(listener, directory, expires, sessions, call.as_deref()).await;
+    let Ended { stage, answer } =
+        wait(listener, signals, directory, expires, sessions, call.as_deref()).await;
     let _ = state::make_directory(directory);
     let _ = state::write(directory, &state.ended(stage, since.elapsed()));
     let _ = std::fs::remove_file(state::socket(directory));
@@ -132,15 +160,12 @@ async fn hold(
 /// Serves the socket until the locks are released, and says how they were.
 async fn wait(
     mut listener: UnixListener,
+    mut signals: Signals,
     directory: &Path,
     expires: Instant,
     mut sessions: Vec<Session>,
     call: Option<&str>,
 ) -> Ended {
-    let (Ok(mut end), Ok(mut look)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
-        let _ = release(sessions).await;
-        return Ended::unasked(Stage::Lost { why: "no signals can be received".to_owned() });
-    };
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -154,13 +179,12 @@ async fn wait(
                 let _ = release(sessions).await;
                 return Ended::unasked(Stage::Expired);
             }
-            _ = end.recv() => {
+            _ = signals.end.recv() => {
                 let _ = release(sessions).await;
                 let why = "the process that held the locks was told to end".to_owned();
                 return Ended::unasked(Stage::Lost { why });
             }
-            // A call that finds no socket asks for a new one: its directory may have been removed.
-            _ = look.recv() => {
+            _ = signals.look.recv() => {
                 if let Ok(new) = listen(directory) {
                     listener = new;
                 }
