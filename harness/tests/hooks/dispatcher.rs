@@ -110,6 +110,16 @@ impl Installation {
     }
 }
 
+impl Drop for Installation {
+    /// A logger in the background may still write its file while the directory is removed.
+    fn drop(&mut self) {
+        wait_until("the directory is gone", || {
+            let _ = fs::remove_dir_all(self.dir.path());
+            !self.dir.path().exists()
+        });
+    }
+}
+
 #[test]
 fn freezes_in_order_and_thaws_in_reverse() {
     let here = Installation::new();
