@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -224,6 +225,13 @@ fn hooks_are_found_through_a_link() {
     fs::create_dir(elsewhere.join("fsfreeze-hook.d")).unwrap();
     call_as_agent(here.command(&elsewhere.join("agent-hook"), "freeze")).succeeded();
     assert!(here.trace().is_empty());
+
+    // Called by its name alone, it runs nothing of the directory where it is called.
+    let mut command = here.command(&here.path("fsfreeze-hook"), "freeze");
+    install(&elsewhere.join("fsfreeze-hook.d/10-b"), "755", "#!/bin/sh\nexit 1\n");
+    command.arg0("fsfreeze-hook").current_dir(&elsewhere);
+    call_as_agent(command).succeeded();
+    assert_eq!(here.trace(), ["10-a freeze"]);
 
     // Our own needs no directory.
     fs::remove_dir_all(here.path("fsfreeze-hook.d")).unwrap();

@@ -55,7 +55,9 @@ impl Hooks {
     /// Looks beside the path by which we were called, which may be a link of the site's, then beside what that
     /// leads to, and at last beside this program itself.
     pub(super) fn find(called_as: &str, settings: &Result<Settings, Failure>) -> Self {
-        let mut links: Vec<PathBuf> = vec![called_as.into()];
+        // A name alone was found in the PATH, and says nothing of a place: least of all the one where we stand.
+        let called_as = Some(PathBuf::from(called_as)).filter(|it| it.parent() != Some(Path::new("")));
+        let mut links: Vec<PathBuf> = called_as.into_iter().collect();
         while let Some(last) = links.last()
             && let Ok(next) = fs::read_link(last)
             && links.len() < MOST_LINKS
