@@ -202,6 +202,44 @@ impl Program {
         outcome
     }
 
+    /// 20 kills, or as many as `FREEZEFRAME_CYCLES` says: of the call, of the process that holds, or of both. `after` is
+    /// told of each, once a thaw has followed.
+    pub(crate) fn kill_at_any_moment(&self, after: impl Fn(&str)) {
+        let kills = std::env::var("FREEZEFRAME_CYCLES").map_or(20, |kills| kills.parse().expect("a number"));
+        // One after the other through the time that a freeze takes, in an order that looks like none.
+        const STEPS: u64 = 20;
+        let begun = Instant::now();
+        self.freeze().succeeded();
+        let usual = begun.elapsed();
+        self.thaw().succeeded();
+        let mut reported = 0;
+        for n in 0..kills {
+            let wait = usual * u32::try_from(n * 7 % STEPS).unwrap() / u32::try_from(STEPS).unwrap();
+            let kill = format!("kill {n} after {wait:?}");
+            let mut freeze = self.command(&["freeze"]).stderr(Stdio::null()).spawn().unwrap();
+            thread::sleep(wait);
+            if n % 3 != 1 {
+                freeze.kill().unwrap();
+            }
+            if n % 3 != 0
+                && let Some(holder) = self.find_holder()
+            {
+                let mut kill = Command::new("kill");
+                let _ = kill.args(["-s", "KILL", &holder.to_string()]).stderr(Stdio::null()).status();
+                soon("it ends", || !is_running(holder));
+            }
+            let froze = freeze.wait().unwrap().success();
+            reported += u32::from(froze);
+            let is_held = self.find_holder().is_some();
+            let thaw = self.thaw();
+            if froze && !is_held {
+                assert_eq!(thaw.code, Some(LOCK_LOST), "{kill}: {thaw:?}");
+            }
+            after(&kill);
+        }
+        eprintln!("{kills} kills within {usual:?}; {reported} freezes had succeeded");
+    }
+
     /// A thaw that fails with this status, in these words.
     #[track_caller]
     pub(crate) fn thaw_fails(&self, code: i32, reason: &str) {
@@ -937,48 +975,18 @@ fn a_check_takes_the_lock_and_releases_it(database: Database) {
     program.call("check").failed_with("Access denied; you need");
 }
 
-/// 20 kills, or as many as `FREEZEFRAME_CYCLES` says: of the call, of the process that holds, or of both.
 fn killed_at_any_moment(database: Database) {
-    let kills = std::env::var("FREEZEFRAME_CYCLES").map_or(20, |kills| kills.parse().expect("a number"));
-    // One after the other through the time that a freeze takes, in an order that looks like none.
-    const STEPS: u64 = 20;
     let server = Server::with_tables(database, &["--innodb-flush-log-at-trx-commit=0"]);
     let program = Program::new(&[]).with("hold_seconds = 20", &of(&server, ""));
-    let begun = Instant::now();
-    program.freeze().succeeded();
-    let usual = begun.elapsed();
-    program.thaw().succeeded();
-    let mut reported = 0;
-    for n in 0..kills {
-        let after = usual * u32::try_from(n * 7 % STEPS).unwrap() / u32::try_from(STEPS).unwrap();
-        let mut freeze = program.command(&["freeze"]).stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(after);
-        if n % 3 != 1 {
-            freeze.kill().unwrap();
-        }
-        if n % 3 != 0
-            && let Some(holder) = program.find_holder()
-        {
-            let _ =
-                Command::new("kill").args(["-s", "KILL", &holder.to_string()]).stderr(Stdio::null()).status();
-            soon("it ends", || !is_running(holder));
-        }
-        let froze = freeze.wait().unwrap().success();
-        reported += u32::from(froze);
-        let is_held = program.find_holder().is_some();
-        let thaw = program.thaw();
-        if froze && !is_held {
-            assert_eq!(thaw.code, Some(LOCK_LOST), "kill {n} after {after:?}: {thaw:?}");
-        }
+    program.kill_at_any_moment(|kill| {
         soon("the server takes writes", || server.takes_writes());
         soon("nobody holds a lock", || program.find_holder().is_none());
         // What it had raised is set back by the thaw, or by the next freeze.
         program.thaw();
-        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), "0", "kill {n} after {after:?}");
-    }
+        assert_eq!(server.sql("SELECT @@innodb_flush_log_at_trx_commit"), "0", "{kill}");
+    });
     program.freeze().succeeded();
     program.thaw().succeeded();
-    eprintln!("{kills} kills within {usual:?}; {reported} freezes had succeeded");
 }
 
 /// 30 freezes and thaws, or as many as `FREEZEFRAME_CYCLES` says.

@@ -5,7 +5,16 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use crate::exit::Failure;
 use crate::servers::Server;
+
+/// That there is no way.
+pub(crate) fn none(server: &Server) -> Failure {
+    let name = server.name();
+    Failure::refused(format!(
+        "{name} listens on no socket that we can see: name one as `socket` of this server"
+    ))
+}
 
 /// A socket's place, by a path that is short: the address of a socket has at most 107 bytes.
 pub(crate) struct Place {

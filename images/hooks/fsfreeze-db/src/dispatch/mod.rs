@@ -26,7 +26,7 @@ use self::hooks::{Hook, Hooks};
 use self::log::Log;
 use self::run::{Outcome, run};
 use crate::call::{CALL, ROLLS_BACK};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
 
 const USAGE: &str = "usage: fsfreeze-hook freeze|thaw|check|status";
@@ -43,7 +43,7 @@ struct Dispatcher {
 }
 
 /// Runs one verb, and gives the exit status.
-pub(crate) fn main(name: &str, words: &[&str], settings: &Result<Settings, crate::exit::Failure>) -> u8 {
+pub(crate) fn main(name: &str, words: &[&str], settings: &Result<Settings, Failure>) -> u8 {
     let [verb @ ("freeze" | "thaw" | "check" | "status")] = words else {
         eprintln!("{USAGE}");
         return Exit::Usage as u8;

@@ -72,10 +72,7 @@ pub(crate) async fn log_in(server: &Server, login: &Login, hold: Duration) -> Re
             server.sockets.iter().filter(classic).cloned().collect()
         }
     };
-    let mut why = Failure::refused(format!(
-        "{} listens on no socket that we can see: name one as `socket` of this server",
-        server.name()
-    ));
+    let mut why = socket::none(server);
     for socket in &sockets {
         match connect(server, socket, login, hold).await {
             Ok(conn) => return Ok(conn),

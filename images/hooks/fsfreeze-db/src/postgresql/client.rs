@@ -170,10 +170,7 @@ pub(super) async fn reach(server: &Server, settings: &ServerSettings) -> Result<
         Some(path) => vec![path],
         None => server.sockets.iter().map(|socket| socket.path.clone()).collect(),
     };
-    let mut why = Failure::refused(format!(
-        "{} listens on no socket that we can see: name one as `socket` of this server",
-        server.name()
-    ));
+    let mut why = socket::none(server);
     for socket in sockets {
         match connect(server, &socket).await {
             Ok(stream) => return Ok(stream),
