@@ -234,9 +234,7 @@ fn holder(directory: &Path) -> Option<ProcessId> {
     if let Some(named) = named.filter(|named| is_holder(named.pid) && named.is_alive()) {
         return Some(named);
     }
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let found = pids.filter(|pid| is_holder(*pid)).find_map(|pid| Process::new(pid).ok());
+    let found = servers::pids().ok()?.filter(|pid| is_holder(*pid)).find_map(|pid| Process::new(pid).ok());
     found.and_then(|process| ProcessId::of(&process))
 }
 

@@ -161,8 +161,8 @@ pub(crate) fn find() -> io::Result<Found> {
         found.unseen.push("/proc hides the processes of others (hidepid)".to_owned());
     }
     let own_root = fs::metadata("/").map(|root| (root.dev(), root.ino())).ok();
-    for process in procfs::process::all_processes().map_err(io::Error::other)?.flatten() {
-        match look_at(&process, own_root) {
+    for pid in pids()? {
+        match look_at(pid, own_root) {
             Ok(server) => found.servers.extend(server),
             Err(why) => found.unseen.push(why),
         }
@@ -170,10 +170,25 @@ pub(crate) fn find() -> io::Result<Found> {
     Ok(found)
 }
 
+/// The numbers of all processes.
+pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
+    let entries = fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
 /// The server that this process is, if it is one, or why that cannot be found out.
-fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Server>, String> {
-    let (Ok(stat), Some(id)) = (process.stat(), ProcessId::of(process)) else { return Ok(None) };
-    let place = Path::new("/proc").join(id.pid.to_string());
+fn look_at(pid: i32, own_root: Option<(u64, u64)>) -> Result<Option<Server>, String> {
+    let place = Path::new("/proc").join(pid.to_string());
+    let comm = fs::read_to_string(place.join("comm")).unwrap_or_default();
+    let cwd = fs::read_link(place.join("cwd"));
+    // Most processes have another name and stand in the root directory. Nothing more is asked of them: to the
+    // kernel everything else is more work, and a machine may have thousands.
+    let stands_elsewhere = cwd.as_ref().is_ok_and(|directory| directory != Path::new("/"));
+    if kind_by_name(comm.trim_end()).is_none() && !stands_elsewhere {
+        return Ok(None);
+    }
+    let Ok(process) = Process::new(pid) else { return Ok(None) };
+    let (Ok(stat), Some(id)) = (process.stat(), ProcessId::of(&process)) else { return Ok(None) };
     // PostgreSQL's servers have children of the same name, in the same directory.
     let parent = || Process::new(stat.ppid).and_then(|parent| parent.stat()).map(|parent| parent.comm);
     let named = match kind_by_name(&stat.comm) {
@@ -192,15 +207,13 @@ fn look_at(process: &Process, own_root: Option<(u64, u64)>) -> Result<Option<Ser
         }
         Err(format!("process {} is called {:?} and cannot be looked at: {error}", id.pid, stat.comm))
     };
-    let data_directory = match fs::read_link(place.join("cwd")) {
+    let data_directory = match cwd {
         Ok(directory) => directory,
         Err(error) => return blind(error),
     };
-    // Most processes stand in the root directory, and are no servers.
-    let stands_elsewhere = data_directory != Path::new("/");
-    let by_data = || stands_elsewhere.then(|| kind_by_data(&place.join("cwd"), process)).flatten();
+    let by_data = || stands_elsewhere.then(|| kind_by_data(&place.join("cwd"), &process)).flatten();
     let Some(kind) = named.or_else(by_data) else { return Ok(None) };
-    let sockets = match listening(process) {
+    let sockets = match listening(&process) {
         Ok(sockets) => sockets,
         Err(procfs::ProcError::NotFound(_)) => return blind(io::ErrorKind::NotFound.into()),
         Err(error) => return blind(io::Error::other(error)),

@@ -20,6 +20,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 mod code {
     pub(super) const ACCESS_DENIED: [u16; 4] = [1044, 1045, 1698, 3118];
     pub(super) const TOO_MANY_CONNECTIONS: [u16; 2] = [1040, 1203];
+    pub(super) const UNKNOWN_VARIABLE: u16 = 1193;
     pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
 }
 
@@ -54,6 +55,11 @@ impl ServerError {
             }
             error => Failure::refused(format!("{name} {what}: {error}")),
         }
+    }
+
+    /// The server has no such setting.
+    pub(crate) fn is_unknown_variable(&self) -> bool {
+        matches!(self, Self::Server(code::UNKNOWN_VARIABLE, _))
     }
 
     /// Somebody else held a lock for longer than it was waited for.
@@ -107,23 +113,17 @@ async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration
     let mut conn = bounded(ANSWER, Conn::new(opts))
         .await
         .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
-    // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting
-    // of two servers, and would end a wait for the lock.
+    // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting of two
+    // servers, and would end a wait for the lock. Of a witness's wait MariaDB's least is 0 s, and MySQL's 1 s.
+    // Each reads only its own of the comments, of its versions.
     let safe = format!(
         "SET SESSION wait_timeout = {hold}, interactive_timeout = {hold}, autocommit = 1, sql_mode = '', \
          sql_select_limit = {most}, max_join_size = {most}, sql_big_selects = 1, sql_safe_updates = 0, \
-         completion_type = 0, lock_wait_timeout = 1",
+         completion_type = 0, lock_wait_timeout = 1 /*!50708 , max_execution_time = 0 */ \
+         /*M!100101 , max_statement_time = 0 */ /*M!100300 , lock_wait_timeout = 0 */",
         most = u64::MAX
     );
     bounded(ANSWER, conn.query_drop(safe)).await.map_err(|error| error.of(server, "refuses our settings"))?;
-    for optional in [
-        "SET SESSION max_statement_time = 0",
-        "SET SESSION max_execution_time = 0",
-        // The least that a witness can wait; MySQL's is 1 s.
-        "SET SESSION lock_wait_timeout = 0",
-    ] {
-        let _ = ask::<(u64,)>(&mut conn, optional).await;
-    }
     Ok(conn)
 }
 

@@ -65,11 +65,20 @@ enum Lock {
 }
 
 impl Lock {
-    fn statements(self) -> &'static [&'static str] {
+    /// What comes first, and keeps no writer waiting.
+    fn begins(self) -> Option<&'static str> {
         match self {
-            Self::BackupStage => &["BACKUP STAGE START", "BACKUP STAGE BLOCK_COMMIT"],
-            Self::InstanceAndFtwrl => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
-            Self::Ftwrl => &["FLUSH TABLES WITH READ LOCK"],
+            Self::BackupStage => Some("BACKUP STAGE START"),
+            Self::InstanceAndFtwrl => Some("LOCK INSTANCE FOR BACKUP"),
+            Self::Ftwrl => None,
+        }
+    }
+
+    /// What does.
+    fn stops_writers(self) -> &'static str {
+        match self {
+            Self::BackupStage => "BACKUP STAGE BLOCK_COMMIT",
+            Self::InstanceAndFtwrl | Self::Ftwrl => "FLUSH TABLES WITH READ LOCK",
         }
     }
 
@@ -127,21 +136,10 @@ impl Session {
         let login = settings.login()?;
         let mut conn = log_in(server, &login, hold).await?;
         let silent = |error: ServerError| error.of(server, "does not answer");
-        let (connection, version, has_innodb): (u64, String, bool) = first(
-            &mut conn,
-            "SELECT CONNECTION_ID(), VERSION(), EXISTS (SELECT 1 FROM information_schema.engines \
-             WHERE engine = 'InnoDB' AND support IN ('YES', 'DEFAULT'))",
-        )
-        .await
-        .map_err(silent)?;
         if let Some(mut left) = relaxed::left(run_directory, server) {
             left.restore(&mut conn).await.map_err(silent)?;
         }
-        let redo_setting: u8 = if has_innodb {
-            first(&mut conn, "SELECT @@global.innodb_flush_log_at_trx_commit").await.map_err(silent)?
-        } else {
-            1
-        };
+        let (connection, version, redo_setting) = introduced(&mut conn).await.map_err(silent)?;
         let family = Family::of(&version);
         let lock = match (settings.method, family) {
             (Method::Auto | Method::BackupStage, Family::Mariadb) => Lock::BackupStage,
@@ -160,8 +158,9 @@ impl Session {
         };
         let witness = if family.is_mariadb() { Some(log_in(server, &login, hold).await?) } else { None };
         // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
-        let relaxed = (family.is_mariadb() && redo_setting != 1)
-            .then(|| Relaxed::new(run_directory, server, redo_setting));
+        let relaxed = redo_setting
+            .filter(|setting| family.is_mariadb() && *setting != 1)
+            .map(|setting| Relaxed::new(run_directory, server, setting));
         Ok(Self {
             server: server.clone(),
             settings: settings.clone(),
@@ -172,7 +171,7 @@ impl Session {
             family,
             lock,
             relaxed,
-            has_innodb,
+            has_innodb: redo_setting.is_some(),
         })
     }
 
@@ -189,12 +188,28 @@ impl Session {
         let seconds = wait.as_secs().max(1);
         let what = "did not grant the lock";
         self.run(&format!("SET SESSION lock_wait_timeout = {seconds}"), ANSWER, what).await?;
-        for statement in self.lock.statements() {
-            self.run(statement, Duration::from_secs(seconds + 2), what).await?;
+        let limit = Duration::from_secs(seconds + 2);
+        if let Some(statement) = self.lock.begins() {
+            self.run(statement, limit, what).await?;
         }
+        self.rehearse().await?;
+        self.run(self.lock.stops_writers(), limit, what).await?;
         let position = self.flush().await?;
         self.prove().await?;
         Ok(position)
+    }
+
+    /// Asks once everything that will be asked while the writers wait: nothing has to be loaded then, little
+    /// is left to flush, and what the server refuses shows before anybody waits.
+    async fn rehearse(&mut self) -> Result<(), Refusal> {
+        self.flush_redo_log().await?;
+        self.redo_log().await?;
+        self.binary_log().await?;
+        // Without any lock the witness would not be kept out.
+        if self.lock != Lock::Ftwrl {
+            let _ = self.prove().await;
+        }
+        Ok(())
     }
 
     /// A waiting FLUSH TABLES WITH READ LOCK stops all writers; on MySQL, the tables of the statement that
@@ -235,25 +250,10 @@ impl Session {
     async fn blockers(&mut self) -> Result<Vec<Blocker>, Refusal> {
         let age = self.settings.long_statement_seconds();
         let server = self.server.clone();
-        if self.family == Family::Mysql && self.records_locks().await.unwrap_or(false) {
-            let asked = ask(
-                &mut self.conn,
-                &format!(
-                    "SELECT t.processlist_id, t.processlist_time, \
-                     LEFT(COALESCE(t.processlist_info, t.processlist_command), 80) \
-                     FROM performance_schema.threads t WHERE t.processlist_time >= {age} \
-                     AND t.processlist_id <> CONNECTION_ID() AND EXISTS (SELECT 1 \
-                     FROM performance_schema.metadata_locks l WHERE l.owner_thread_id = t.thread_id \
-                     AND l.lock_status = 'GRANTED' AND (t.processlist_command <> 'Sleep' \
-                     AND l.object_type = 'TABLE' AND l.object_schema <> 'performance_schema' \
-                     OR l.object_type = 'GLOBAL' AND l.lock_type = 'INTENTION_EXCLUSIVE')) \
-                     ORDER BY t.processlist_time DESC",
-                ),
-            )
-            .await;
-            if let Ok(blockers) = asked {
-                return Ok(blockers);
-            }
+        if self.family == Family::Mysql
+            && let Ok(Some(blockers)) = self.recorded_blockers(age).await
+        {
+            return Ok(blockers);
         }
         // Events run as `Connect`, as replication does, which is the system user's.
         let blockers = ask(
@@ -271,57 +271,107 @@ impl Session {
         blockers.map_err(|error| refusal(error, &server, "cannot be asked for long statements"))
     }
 
-    /// The server keeps records of metadata locks.
-    async fn records_locks(&mut self) -> Result<bool, ServerError> {
-        let enabled: u64 = first(
+    /// What MySQL's records of metadata locks say; `None` if it keeps none. It is asked in two simple steps,
+    /// the second of which is seldom needed: one that joins them costs more than the whole lock.
+    async fn recorded_blockers(&mut self, age: u64) -> Result<Option<Vec<Blocker>>, ServerError> {
+        if self.own_locks().await?.is_empty() {
+            return Ok(None);
+        }
+        let old: Vec<(u64, String, Blocker)> = ask::<(u64, String, u64, u64, Option<String>)>(
             &mut self.conn,
-            "SELECT COUNT(*) FROM performance_schema.setup_instruments \
-             WHERE name = 'wait/lock/metadata/sql/mdl' AND enabled = 'YES'",
+            &format!(
+                "SELECT thread_id, COALESCE(processlist_command, ''), processlist_id, processlist_time, \
+                 LEFT(processlist_info, 80) FROM performance_schema.threads \
+                 WHERE processlist_time >= {age} AND processlist_id <> CONNECTION_ID()"
+            ),
+        )
+        .await?
+        .into_iter()
+        .map(|(thread, command, connection, seconds, statement)| {
+            let blocker = Blocker::new(connection, seconds, statement.as_deref().unwrap_or(&command));
+            (thread, command, blocker)
+        })
+        .collect();
+        if old.is_empty() {
+            return Ok(Some(vec![]));
+        }
+        let threads: Vec<String> = old.iter().map(|(thread, ..)| thread.to_string()).collect();
+        let locks: Vec<(u64, String)> = ask(
+            &mut self.conn,
+            &format!(
+                "SELECT owner_thread_id, object_type FROM performance_schema.metadata_locks \
+                 WHERE lock_status = 'GRANTED' AND owner_thread_id IN ({}) \
+                 AND (object_type = 'TABLE' AND object_schema <> 'performance_schema' \
+                 OR object_type = 'GLOBAL' AND lock_type = 'INTENTION_EXCLUSIVE')",
+                threads.join(", ")
+            ),
         )
         .await?;
-        Ok(enabled > 0)
+        let blocks = |thread: u64, command: &str| {
+            locks.iter().any(|(owner, kind)| *owner == thread && (kind == "GLOBAL" || command != "Sleep"))
+        };
+        let mut blockers: Vec<Blocker> = old
+            .into_iter()
+            .filter(|(thread, command, _)| blocks(*thread, command))
+            .map(|(_, _, blocker)| blocker)
+            .collect();
+        blockers.sort_by_key(|blocker| std::cmp::Reverse(blocker.seconds));
+        Ok(Some(blockers))
+    }
+
+    /// The metadata locks of this session, by MySQL's records: what each is for, and of which type. Where the
+    /// server keeps records, there is at least the one of this very question.
+    async fn own_locks(&mut self) -> Result<Vec<(String, String)>, ServerError> {
+        let statement = "SELECT object_type, lock_type FROM performance_schema.metadata_locks \
+                         WHERE lock_status = 'GRANTED' AND owner_thread_id = (SELECT thread_id \
+                         FROM performance_schema.threads WHERE processlist_id = CONNECTION_ID())";
+        ask(&mut self.conn, statement).await
     }
 
     /// The redo log of everything committed, on disk; and the position.
     async fn flush(&mut self) -> Result<Position, Refusal> {
         let what = "did not flush its redo log";
         let server = self.server.clone();
-        let before = self.redo_log().await?;
         if let Some(relaxed) = &mut self.relaxed {
             // While nobody can commit.
             relaxed.raise(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
         }
-        let flushed = self.flush_up_to(before).await;
+        let flushed = self.flush_all().await;
         if let Some(relaxed) = &mut self.relaxed {
             relaxed.restore(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
         }
-        flushed?;
+        let flushed = flushed?;
         let mut position = self.binary_log().await?;
-        if let Some(before) = before {
-            position.push(("lsn", before.current.to_string()));
+        if let Some(lsn) = flushed {
+            position.push(("lsn", lsn.to_string()));
         }
         Ok(position)
     }
 
-    async fn flush_up_to(&mut self, before: Option<RedoLog>) -> Result<(), Refusal> {
-        let what = "did not flush its redo log";
-        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", ANSWER, what).await?;
-        let Some(needed) = before else { return Ok(()) };
+    /// Gives where the redo log is flushed to, or beyond; nobody has committed since.
+    async fn flush_all(&mut self) -> Result<Option<u64>, Refusal> {
         let limit = Instant::now() + ANSWER;
+        let mut needed = None;
         loop {
-            match self.redo_log().await? {
-                Some(now) if now.flushed >= needed.current => return Ok(()),
-                Some(_) if Instant::now() < limit => sleep(POLL).await,
-                now => {
-                    let reached =
-                        now.map_or_else(|| "an unknown place".into(), |now| now.flushed.to_string());
-                    let name = self.server.name();
-                    let needed = needed.current;
-                    let why = format!("{name} {what} up to the lock: {reached} of {needed}");
-                    return Err(Failure::refused(why).into());
-                }
+            self.flush_redo_log().await?;
+            let Some(now) = self.redo_log().await? else { return Ok(None) };
+            // The server's own threads go on writing.
+            let needed = *needed.get_or_insert(now.current);
+            if now.flushed >= needed {
+                return Ok(Some(needed));
             }
+            if Instant::now() >= limit {
+                let name = self.server.name();
+                let reached = now.flushed;
+                let why = format!("{name} did not flush its redo log up to the lock: {reached} of {needed}");
+                return Err(Failure::refused(why).into());
+            }
+            sleep(POLL).await;
         }
+    }
+
+    async fn flush_redo_log(&mut self) -> Result<(), Refusal> {
+        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", ANSWER, "did not flush its redo log").await
     }
 
     /// Where the redo log is. A server without InnoDB has none.
@@ -332,13 +382,14 @@ impl Session {
         let what = "does not say how far its redo log is flushed";
         let server = self.server.clone();
         let refusal = |error: ServerError| refusal(error, &server, what);
-        let values: Vec<(String, String)> = ask(
-            &mut self.conn,
-            "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed', \
-             'Innodb_redo_log_current_lsn', 'Innodb_redo_log_flushed_to_disk_lsn')",
-        )
-        .await
-        .map_err(refusal)?;
+        // The same in two ways, of which MySQL takes several times as long for the first.
+        let statement = if self.family == Family::Mysql {
+            "SELECT variable_name, variable_value FROM performance_schema.global_status WHERE variable_name IN \
+             ('Innodb_redo_log_current_lsn', 'Innodb_redo_log_flushed_to_disk_lsn')"
+        } else {
+            "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
+        };
+        let values: Vec<(String, String)> = ask(&mut self.conn, statement).await.map_err(refusal)?;
         let value = |names: [&str; 2]| {
             let is = |name: &String| names.iter().any(|it| name.eq_ignore_ascii_case(it));
             values.iter().find(|(name, _)| is(name)).and_then(|(_, value)| value.parse().ok())
@@ -364,13 +415,10 @@ impl Session {
         let refusal = |error: ServerError| refusal(error, &server, what);
         let (file, place, gtid) = if self.family == Family::Mysql {
             // Without any race.
-            first::<(Option<String>, Option<String>, Option<String>)>(
-                &mut self.conn,
-                "SELECT local->>'$.binary_log_file', local->>'$.binary_log_position', \
-                 REPLACE(local->>'$.gtid_executed', CHAR(10), '') FROM performance_schema.log_status",
-            )
-            .await
-            .map_err(refusal)?
+            let local: String = first(&mut self.conn, "SELECT local FROM performance_schema.log_status")
+                .await
+                .map_err(refusal)?;
+            binary_log_in(&local)
         } else {
             let gtid = if self.family.is_mariadb() { "gtid_binlog_pos" } else { "gtid_executed" };
             let gtid = first(&mut self.conn, &format!("SELECT REPLACE(@@global.{gtid}, CHAR(10), '')")).await;
@@ -402,19 +450,14 @@ impl Session {
                 Ok(_) => Err(not_held()),
             };
         }
-        if self.family != Family::Mysql || !self.records_locks().await.unwrap_or(false) {
+        if self.family != Family::Mysql {
             return Ok(());
         }
-        let held: u64 = first(
-            &mut self.conn,
-            "SELECT COUNT(*) FROM performance_schema.metadata_locks l \
-             JOIN performance_schema.threads t ON t.thread_id = l.owner_thread_id \
-             WHERE t.processlist_id = CONNECTION_ID() AND l.lock_type = 'SHARED' \
-             AND l.object_type IN ('GLOBAL', 'COMMIT') AND l.lock_status = 'GRANTED'",
-        )
-        .await
-        .map_err(|error| refusal(error, &server, "does not say whether its lock is held"))?;
-        if held == 2 { Ok(()) } else { Err(not_held()) }
+        let locks = self.own_locks().await;
+        let locks =
+            locks.map_err(|error| refusal(error, &server, "does not say whether its lock is held"))?;
+        let is_held = |kind: &str| locks.iter().any(|(object, lock)| object == kind && lock == "SHARED");
+        if locks.is_empty() || is_held("GLOBAL") && is_held("COMMIT") { Ok(()) } else { Err(not_held()) }
     }
 
     /// Proves that the lock lasted until now, and releases it.
@@ -498,6 +541,18 @@ impl Session {
     }
 }
 
+/// What a server says of this connection and of itself: the connection's number, its version, and its
+/// `innodb_flush_log_at_trx_commit` if it has InnoDB.
+async fn introduced(conn: &mut Conn) -> Result<(u64, String, Option<u8>), ServerError> {
+    let asked = "SELECT CONNECTION_ID(), VERSION()";
+    match first(conn, &format!("{asked}, @@global.innodb_flush_log_at_trx_commit")).await {
+        Err(error) if error.is_unknown_variable() => {
+            first(conn, asked).await.map(|(connection, version)| (connection, version, None))
+        }
+        answer => answer,
+    }
+}
+
 /// A connection that may have to be ended from outside: a server keeps a statement that waits for a lock,
 /// and everybody behind it, when its client has gone.
 pub(crate) struct Ending {
@@ -528,8 +583,14 @@ struct Blocker {
 impl FromRow for Blocker {
     fn from_row_opt(row: mysql_async::Row) -> Result<Self, mysql_async::FromRowError> {
         let (connection, seconds, statement): (_, _, String) = FromRow::from_row_opt(row)?;
+        Ok(Self::new(connection, seconds, &statement))
+    }
+}
+
+impl Blocker {
+    fn new(connection: u64, seconds: u64, statement: &str) -> Self {
         let statement = statement.split_whitespace().next().unwrap_or_default().to_owned();
-        Ok(Self { connection, seconds, statement })
+        Self { connection, seconds, statement }
     }
 }
 
@@ -552,6 +613,16 @@ pub(crate) async fn set_back(
     let Some(mut left) = relaxed::left(run_directory, server) else { return Ok(()) };
     let mut conn = log_in(server, &settings.login()?, ANSWER).await?;
     left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
+}
+
+/// File, place and GTIDs, in what MySQL says in JSON.
+fn binary_log_in(local: &str) -> (Option<String>, Option<String>, Option<String>) {
+    let said: serde_json::Value = serde_json::from_str(local).unwrap_or_default();
+    (
+        said["binary_log_file"].as_str().map(str::to_owned),
+        said["binary_log_position"].as_u64().map(|place| place.to_string()),
+        said["gtid_executed"].as_str().map(|gtid| gtid.replace('\n', "")),
+    )
 }
 
 /// What SHOW ENGINE INNODB STATUS says of the redo log.
@@ -591,5 +662,14 @@ mod tests {
         let log = redo_log_in(prose).unwrap();
         assert!(log.flushed >= log.current);
         assert_eq!(redo_log_in("Log sequence number 99\n"), None);
+    }
+
+    #[test]
+    fn a_server_without_a_binary_log_has_no_position() {
+        let said =
+            r#"{"gtid_executed": "a:1-3,\nb:1", "binary_log_file": "b.02", "binary_log_position": 158}"#;
+        let text = |it: &str| Some(it.to_owned());
+        assert_eq!(binary_log_in(said), (text("b.02"), text("158"), text("a:1-3,b:1")));
+        assert_eq!(binary_log_in(r#"{"gtid_executed": ""}"#), (None, None, text("")));
     }
 }
