@@ -53,7 +53,7 @@ on_every_server!(
     passwords_and_plugins,
     a_missing_privilege_is_refused,
     full_connections_are_named,
-    a_hung_server_is_refused,
+    only_a_server_that_hangs_for_long_is_refused,
     what_is_required_must_be_there,
     two_servers_are_locked_together,
     one_of_two_servers_is_not_enough,
@@ -200,6 +200,19 @@ impl Program {
         // That of an earlier freeze ends a moment after it has answered the thaw.
         soon("nobody holds", || self.find_holder().is_none());
         outcome
+    }
+
+    /// A freeze while the server hangs for some seconds, as with a disk that stalls; `paused` ends that.
+    pub(crate) fn freezes_after_a_pause(&self, paused: impl Sized) {
+        const PAUSE: Duration = Duration::from_secs(6);
+        thread::scope(|scope| {
+            let freeze = scope.spawn(|| self.freeze());
+            thread::sleep(PAUSE);
+            drop(paused);
+            let freeze = freeze.join().expect("no panic").succeeded();
+            assert!(freeze.took >= PAUSE, "the premise: {freeze:?}");
+        });
+        self.thaw().succeeded();
     }
 
     /// 20 kills, or as many as `FREEZEFRAME_CYCLES` says: of the call, of the process that holds, or of both. `after` is
@@ -473,11 +486,14 @@ fn full_connections_are_named(database: Database) {
     soon("nothing is locked", || server.takes_writes());
 }
 
-fn a_hung_server_is_refused(database: Database) {
+fn only_a_server_that_hangs_for_long_is_refused(database: Database) {
     let server = Server::with_tables(database, &[]);
-    let program = Program::new(&[&server]);
+    let mut program = Program::new(&[&server]);
+    program.freezes_after_a_pause(Stopped::new(&server));
+
+    program.set("lock_seconds = 3", &of(&server, ""));
     let stopped = Stopped::new(&server);
-    let outcome = program.freeze().failed_with("no answer within 5 s").within(SOON);
+    let outcome = program.freeze().failed_with("no answer within 3 s").within(SOON);
     drop(stopped);
     wait_until("the server takes writes", || server.takes_writes());
     eprintln!("given up after {:?}", outcome.took);
@@ -526,9 +542,9 @@ fn two_servers_are_locked_together(database: Database) {
 fn one_of_two_servers_is_not_enough(database: Database) {
     let server = Server::with_tables(database, &[]);
     let mut other = Server::with_tables(database, &[]);
-    let program = Program::new(&[&server, &other]);
+    let program = Program::set_up("lock_seconds = 3", &[of(&server, ""), of(&other, "")].concat());
     let stopped = Stopped::new(&other);
-    program.refuses(&server, REFUSED, "no answer within 5 s");
+    program.refuses(&server, REFUSED, "no answer within 3 s");
     drop(stopped);
     // One of them ends in the window.
     program.freeze().succeeded();

@@ -48,7 +48,7 @@ on_every_version!(
     a_server_without_backup_mode_is_flushed,
     the_sites_own_settings_do_not_matter,
     too_many_connections_are_refused,
-    a_hung_server_is_refused,
+    only_a_server_that_hangs_for_long_is_refused,
     a_checkpoint_that_takes_too_long_is_done_without,
     another_servers_writers_do_not_wait_for_a_checkpoint,
     two_servers_are_held_together,
@@ -429,11 +429,14 @@ fn too_many_connections_are_refused(version: Version) {
     left_nothing(&cluster);
 }
 
-fn a_hung_server_is_refused(version: Version) {
+fn only_a_server_that_hangs_for_long_is_refused(version: Version) {
     let cluster = Cluster::of(version, &[]);
-    let program = program_for(&cluster);
+    let mut program = program_for(&cluster);
+    program.freezes_after_a_pause(cluster.pause());
+
+    program.set("lock_seconds = 3", &of(&cluster, ""));
     let paused = cluster.pause();
-    let outcome = program.freeze().failed_with("no answer within 5 s").within(SOON);
+    let outcome = program.freeze().failed_with("no answer within 3 s").within(SOON);
     drop(paused);
     left_nothing(&cluster);
     eprintln!("given up after {:?}", outcome.took);

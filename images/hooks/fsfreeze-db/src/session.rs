@@ -37,12 +37,15 @@ impl Session {
         own: &ServerSettings,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let hold = settings.hold_limit();
+        let (hold, patience) = (settings.hold_limit(), settings.lock_limit());
         Ok(match server.kind {
             Kind::Mysql => {
-                Self::Mysql(mysql::Session::open(server, own, hold, &settings.run_directory).await?.into())
+                let directory = &settings.run_directory;
+                Self::Mysql(mysql::Session::open(server, own, hold, patience, directory).await?.into())
             }
-            Kind::Postgresql => Self::Postgresql(postgresql::Session::open(server, own, hold).await?.into()),
+            Kind::Postgresql => {
+                Self::Postgresql(postgresql::Session::open(server, own, hold, patience).await?.into())
+            }
         })
     }
 

@@ -13,7 +13,7 @@ use crate::servers::{Server, Socket};
 use crate::settings::Login;
 use crate::socket;
 
-/// For a statement that waits for nothing.
+/// For a statement that waits for nothing, while writers wait.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The server's numbers of errors that mean something here.
@@ -69,7 +69,19 @@ impl ServerError {
 }
 
 /// A connection to this very server, whose settings are safe for what is asked here.
-pub(crate) async fn log_in(server: &Server, login: &Login, hold: Duration) -> Result<Conn, Failure> {
+pub(crate) struct Connection {
+    conn: Conn,
+    /// How long it may take to answer a statement that waits for nothing.
+    pub(crate) patience: Duration,
+}
+
+/// Logs in. The server ends what is idle for longer than `hold`.
+pub(crate) async fn log_in(
+    server: &Server,
+    login: &Login,
+    hold: Duration,
+    patience: Duration,
+) -> Result<Connection, Failure> {
     let sockets = match &login.socket {
         Some(path) => vec![Socket { path: path.clone(), is_only_one: false }],
         // Not the X protocol's.
@@ -80,15 +92,21 @@ pub(crate) async fn log_in(server: &Server, login: &Login, hold: Duration) -> Re
     };
     let mut why = socket::none(server);
     for socket in &sockets {
-        match connect(server, socket, login, hold).await {
-            Ok(conn) => return Ok(conn),
+        match connect(server, socket, login, hold, patience).await {
+            Ok(connection) => return Ok(connection),
             Err(failure) => why = failure,
         }
     }
     Err(why)
 }
 
-async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration) -> Result<Conn, Failure> {
+async fn connect(
+    server: &Server,
+    socket: &Socket,
+    login: &Login,
+    hold: Duration,
+    patience: Duration,
+) -> Result<Connection, Failure> {
     let cannot = |why: String| {
         Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
     };
@@ -110,7 +128,7 @@ async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration
         .max_allowed_packet(Some(4 << 20))
         .wait_timeout(Some(28800))
         .stmt_cache_size(0);
-    let mut conn = bounded(ANSWER, Conn::new(opts))
+    let conn = bounded(patience, Conn::new(opts))
         .await
         .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
     // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting of two
@@ -123,8 +141,9 @@ async fn connect(server: &Server, socket: &Socket, login: &Login, hold: Duration
          /*M!100101 , max_statement_time = 0 */ /*M!100300 , lock_wait_timeout = 0 */",
         most = u64::MAX
     );
-    bounded(ANSWER, conn.query_drop(safe)).await.map_err(|error| error.of(server, "refuses our settings"))?;
-    Ok(conn)
+    let mut connection = Connection { conn, patience };
+    connection.run(&safe).await.map_err(|error| error.of(server, "refuses our settings"))?;
+    Ok(connection)
 }
 
 /// The process that listens on a socket. To a server this is a client that leaves before it has logged in,
@@ -137,25 +156,42 @@ async fn listener(socket: &Path) -> Result<Option<i32>, String> {
     }
 }
 
-/// All rows of an answer.
-pub(crate) async fn ask<T: FromRow + Send + 'static>(
-    conn: &mut Conn,
-    statement: &str,
-) -> Result<Vec<T>, ServerError> {
-    bounded(ANSWER, conn.query(statement)).await
+impl Connection {
+    /// All rows of an answer.
+    pub(crate) async fn ask<T: FromRow + Send + 'static>(
+        &mut self,
+        statement: &str,
+    ) -> Result<Vec<T>, ServerError> {
+        bounded(self.patience, self.conn.query(statement)).await
+    }
+
+    /// The first row of an answer, which must be there.
+    pub(crate) async fn first<T: FromRow + Send + 'static>(
+        &mut self,
+        statement: &str,
+    ) -> Result<T, ServerError> {
+        bounded(self.patience, self.conn.query_first(statement))
+            .await?
+            .ok_or_else(|| ServerError::Other("it answers with no row".to_owned()))
+    }
+
+    /// No answer but that it is done.
+    pub(crate) async fn run(&mut self, statement: &str) -> Result<(), ServerError> {
+        self.run_within(statement, self.patience).await
+    }
+
+    /// The same, of a statement that waits.
+    pub(crate) async fn run_within(&mut self, statement: &str, limit: Duration) -> Result<(), ServerError> {
+        bounded(limit, self.conn.query_drop(statement)).await
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn close(self) {
+        let _ = timeout(ANSWER, self.conn.disconnect()).await;
+    }
 }
 
-/// The first row of an answer, which must be there.
-pub(crate) async fn first<T: FromRow + Send + 'static>(
-    conn: &mut Conn,
-    statement: &str,
-) -> Result<T, ServerError> {
-    bounded(ANSWER, conn.query_first(statement))
-        .await?
-        .ok_or_else(|| ServerError::Other("it answers with no row".to_owned()))
-}
-
-pub(crate) async fn bounded<T>(
+async fn bounded<T>(
     limit: Duration,
     answer: impl Future<Output = mysql_async::Result<T>>,
 ) -> Result<T, ServerError> {

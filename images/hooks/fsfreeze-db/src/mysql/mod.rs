@@ -6,14 +6,14 @@
 mod client;
 mod relaxed;
 
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
-use mysql_async::Conn;
-use mysql_async::prelude::{FromRow, Queryable as _};
-use tokio::time::{Instant, sleep, timeout};
+use mysql_async::prelude::FromRow;
+use tokio::time::{Instant, sleep};
 
-use self::client::{ANSWER, ServerError, ask, bounded, first, log_in};
+use self::client::{ANSWER, Connection, ServerError, log_in};
 use self::relaxed::Relaxed;
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
@@ -109,10 +109,10 @@ struct RedoLog {
 pub(crate) struct Session {
     server: Server,
     settings: ServerSettings,
-    conn: Conn,
+    conn: Connection,
     /// Finds out that the lock keeps others out. It logs in before there is a lock, because a server that
     /// has no connection left would not let it in.
-    witness: Option<Conn>,
+    witness: Option<Connection>,
     connection: u64,
     version: String,
     family: Family,
@@ -122,7 +122,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Logs in, and finds out how to lock.
+    /// Logs in, and finds out how to lock. Until writers wait, an answer may take as long as `patience`: a
+    /// disk that stalls for some seconds is no reason to refuse.
     ///
     /// # Errors
     ///
@@ -131,10 +132,11 @@ impl Session {
         server: &Server,
         settings: &ServerSettings,
         hold: Duration,
+        patience: Duration,
         run_directory: &Path,
     ) -> Result<Self, Failure> {
         let login = settings.login()?;
-        let mut conn = log_in(server, &login, hold).await?;
+        let mut conn = log_in(server, &login, hold, patience).await?;
         let silent = |error: ServerError| error.of(server, "does not answer");
         if let Some(mut left) = relaxed::left(run_directory, server) {
             left.restore(&mut conn).await.map_err(silent)?;
@@ -156,7 +158,8 @@ impl Session {
             (_, Family::Mysql) => Lock::InstanceAndFtwrl,
             _ => Lock::Ftwrl,
         };
-        let witness = if family.is_mariadb() { Some(log_in(server, &login, hold).await?) } else { None };
+        let witness =
+            if family.is_mariadb() { Some(log_in(server, &login, hold, patience).await?) } else { None };
         // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
         let relaxed = redo_setting
             .filter(|setting| family.is_mariadb() && *setting != 1)
@@ -187,12 +190,16 @@ impl Session {
         let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
         let seconds = wait.as_secs().max(1);
         let what = "did not grant the lock";
-        self.run(&format!("SET SESSION lock_wait_timeout = {seconds}"), ANSWER, what).await?;
+        self.run(&format!("SET SESSION lock_wait_timeout = {seconds}"), self.conn.patience, what).await?;
         let limit = Duration::from_secs(seconds + 2);
         if let Some(statement) = self.lock.begins() {
             self.run(statement, limit, what).await?;
         }
         self.rehearse().await?;
+        // From now on writers wait for each answer.
+        for connection in iter::once(&mut self.conn).chain(&mut self.witness) {
+            connection.patience = ANSWER;
+        }
         self.run(self.lock.stops_writers(), limit, what).await?;
         let position = self.flush().await?;
         self.prove().await?;
@@ -226,7 +233,7 @@ impl Session {
         if self.settings.kill_long_statements && !blockers.is_empty() {
             for blocker in &blockers {
                 // It may have ended meanwhile.
-                let _ = ask::<(u64,)>(&mut self.conn, &format!("KILL QUERY {}", blocker.connection)).await;
+                let _ = self.conn.run(&format!("KILL QUERY {}", blocker.connection)).await;
             }
             sleep(POLL * 10).await;
             blockers = self.blockers().await?;
@@ -256,9 +263,7 @@ impl Session {
             return Ok(blockers);
         }
         // Events run as `Connect`, as replication does, which is the system user's.
-        let blockers = ask(
-            &mut self.conn,
-            &format!(
+        let blockers = self.conn.ask(&format!(
                 "SELECT id, time, LEFT(COALESCE(info, command), 80) FROM information_schema.processlist \
                  WHERE time >= {age} AND id <> CONNECTION_ID() AND command IN ('Query', 'Execute', 'Connect') \
                  AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user') \
@@ -277,36 +282,34 @@ impl Session {
         if self.own_locks().await?.is_empty() {
             return Ok(None);
         }
-        let old: Vec<(u64, String, Blocker)> = ask::<(u64, String, u64, u64, Option<String>)>(
-            &mut self.conn,
-            &format!(
+        let old: Vec<(u64, String, Blocker)> = self
+            .conn
+            .ask::<(u64, String, u64, u64, Option<String>)>(&format!(
                 "SELECT thread_id, COALESCE(processlist_command, ''), processlist_id, processlist_time, \
                  LEFT(processlist_info, 80) FROM performance_schema.threads \
                  WHERE processlist_time >= {age} AND processlist_id <> CONNECTION_ID()"
-            ),
-        )
-        .await?
-        .into_iter()
-        .map(|(thread, command, connection, seconds, statement)| {
-            let blocker = Blocker::new(connection, seconds, statement.as_deref().unwrap_or(&command));
-            (thread, command, blocker)
-        })
-        .collect();
+            ))
+            .await?
+            .into_iter()
+            .map(|(thread, command, connection, seconds, statement)| {
+                let blocker = Blocker::new(connection, seconds, statement.as_deref().unwrap_or(&command));
+                (thread, command, blocker)
+            })
+            .collect();
         if old.is_empty() {
             return Ok(Some(vec![]));
         }
         let threads: Vec<String> = old.iter().map(|(thread, ..)| thread.to_string()).collect();
-        let locks: Vec<(u64, String)> = ask(
-            &mut self.conn,
-            &format!(
+        let locks: Vec<(u64, String)> = self
+            .conn
+            .ask(&format!(
                 "SELECT owner_thread_id, object_type FROM performance_schema.metadata_locks \
                  WHERE lock_status = 'GRANTED' AND owner_thread_id IN ({}) \
                  AND (object_type = 'TABLE' AND object_schema <> 'performance_schema' \
                  OR object_type = 'GLOBAL' AND lock_type = 'INTENTION_EXCLUSIVE')",
                 threads.join(", ")
-            ),
-        )
-        .await?;
+            ))
+            .await?;
         let blocks = |thread: u64, command: &str| {
             locks.iter().any(|(owner, kind)| *owner == thread && (kind == "GLOBAL" || command != "Sleep"))
         };
@@ -325,7 +328,7 @@ impl Session {
         let statement = "SELECT object_type, lock_type FROM performance_schema.metadata_locks \
                          WHERE lock_status = 'GRANTED' AND owner_thread_id = (SELECT thread_id \
                          FROM performance_schema.threads WHERE processlist_id = CONNECTION_ID())";
-        ask(&mut self.conn, statement).await
+        self.conn.ask(statement).await
     }
 
     /// The redo log of everything committed, on disk; and the position.
@@ -371,7 +374,8 @@ impl Session {
     }
 
     async fn flush_redo_log(&mut self) -> Result<(), Refusal> {
-        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", ANSWER, "did not flush its redo log").await
+        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", self.conn.patience, "did not flush its redo log")
+            .await
     }
 
     /// Where the redo log is. A server without InnoDB has none.
@@ -389,7 +393,7 @@ impl Session {
         } else {
             "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
         };
-        let values: Vec<(String, String)> = ask(&mut self.conn, statement).await.map_err(refusal)?;
+        let values: Vec<(String, String)> = self.conn.ask(statement).await.map_err(refusal)?;
         let value = |names: [&str; 2]| {
             let is = |name: &String| names.iter().any(|it| name.eq_ignore_ascii_case(it));
             values.iter().find(|(name, _)| is(name)).and_then(|(_, value)| value.parse().ok())
@@ -401,7 +405,7 @@ impl Session {
         }
         // Older servers say it only in prose.
         let (_, _, prose): (String, String, String) =
-            first(&mut self.conn, "SHOW ENGINE INNODB STATUS").await.map_err(refusal)?;
+            self.conn.first("SHOW ENGINE INNODB STATUS").await.map_err(refusal)?;
         match redo_log_in(&prose) {
             Some(log) => Ok(Some(log)),
             None => Err(Failure::refused(format!("{} {what}", server.name())).into()),
@@ -415,15 +419,13 @@ impl Session {
         let refusal = |error: ServerError| refusal(error, &server, what);
         let (file, place, gtid) = if self.family == Family::Mysql {
             // Without any race.
-            let local: String = first(&mut self.conn, "SELECT local FROM performance_schema.log_status")
-                .await
-                .map_err(refusal)?;
+            let local: String =
+                self.conn.first("SELECT local FROM performance_schema.log_status").await.map_err(refusal)?;
             binary_log_in(&local)
         } else {
             let gtid = if self.family.is_mariadb() { "gtid_binlog_pos" } else { "gtid_executed" };
-            let gtid = first(&mut self.conn, &format!("SELECT REPLACE(@@global.{gtid}, CHAR(10), '')")).await;
-            let rows: Vec<mysql_async::Row> =
-                ask(&mut self.conn, "SHOW MASTER STATUS").await.map_err(refusal)?;
+            let gtid = self.conn.first(&format!("SELECT REPLACE(@@global.{gtid}, CHAR(10), '')")).await;
+            let rows: Vec<mysql_async::Row> = self.conn.ask("SHOW MASTER STATUS").await.map_err(refusal)?;
             let of = |column: usize| rows.first()?.get_opt::<String, usize>(column)?.ok();
             (of(0), of(1), gtid.map_err(refusal)?)
         };
@@ -444,10 +446,10 @@ impl Session {
                 Lock::BackupStage => "BACKUP STAGE START",
                 Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
             };
-            return match ask::<(u64,)>(witness, refused).await {
+            return match witness.run(refused).await {
                 Err(error) if error.is_lock_wait() => Ok(()),
                 Err(error) => Err(refusal(error, &server, "does not say whether its lock keeps others out")),
-                Ok(_) => Err(not_held()),
+                Ok(()) => Err(not_held()),
             };
         }
         if self.family != Family::Mysql {
@@ -478,16 +480,16 @@ impl Session {
     /// Releases whatever is locked, and says goodbye.
     pub(crate) async fn end(mut self) {
         self.unlock().await;
-        let _ = timeout(ANSWER, self.conn.disconnect()).await;
+        self.conn.close().await;
         if let Some(witness) = self.witness {
-            let _ = timeout(ANSWER, witness.disconnect()).await;
+            witness.close().await;
         }
     }
 
     /// Releases whatever is locked; a session that does not answer ends with our process.
     pub(crate) async fn unlock(&mut self) {
         for statement in self.lock.unlock() {
-            let _ = ask::<(u64,)>(&mut self.conn, statement).await;
+            let _ = self.conn.run(statement).await;
         }
     }
 
@@ -495,7 +497,7 @@ impl Session {
     pub(crate) async fn is_alive(&mut self) -> Result<(), Failure> {
         let lost = |why: String| Failure { exit: Exit::LockLost, why };
         let name = self.server.name();
-        match first::<u64>(&mut self.conn, "SELECT CONNECTION_ID()").await {
+        match self.conn.first::<u64>("SELECT CONNECTION_ID()").await {
             Ok(connection) if connection == self.connection => Ok(()),
             Ok(connection) => {
                 Err(lost(format!("{name}: connection {connection} answers, not {}", self.connection)))
@@ -536,18 +538,18 @@ impl Session {
     }
 
     async fn run(&mut self, statement: &str, limit: Duration, what: &str) -> Result<(), Refusal> {
-        let outcome = bounded(limit, self.conn.query_drop(statement)).await;
+        let outcome = self.conn.run_within(statement, limit).await;
         outcome.map_err(|error| refusal(error, &self.server, what))
     }
 }
 
 /// What a server says of this connection and of itself: the connection's number, its version, and its
 /// `innodb_flush_log_at_trx_commit` if it has InnoDB.
-async fn introduced(conn: &mut Conn) -> Result<(u64, String, Option<u8>), ServerError> {
+async fn introduced(conn: &mut Connection) -> Result<(u64, String, Option<u8>), ServerError> {
     let asked = "SELECT CONNECTION_ID(), VERSION()";
-    match first(conn, &format!("{asked}, @@global.innodb_flush_log_at_trx_commit")).await {
+    match conn.first(&format!("{asked}, @@global.innodb_flush_log_at_trx_commit")).await {
         Err(error) if error.is_unknown_variable() => {
-            first(conn, asked).await.map(|(connection, version)| (connection, version, None))
+            conn.first(asked).await.map(|(connection, version)| (connection, version, None))
         }
         answer => answer,
     }
@@ -565,9 +567,9 @@ impl Ending {
     /// Ends it, if it is still there.
     pub(crate) async fn end(&self) {
         let Ok(login) = self.settings.login() else { return };
-        if let Ok(mut conn) = log_in(&self.server, &login, ANSWER).await {
-            let _ = ask::<(u64,)>(&mut conn, &format!("KILL {}", self.connection)).await;
-            let _ = timeout(ANSWER, conn.disconnect()).await;
+        if let Ok(mut conn) = log_in(&self.server, &login, ANSWER, ANSWER).await {
+            let _ = conn.run(&format!("KILL {}", self.connection)).await;
+            conn.close().await;
         }
     }
 }
@@ -611,7 +613,7 @@ pub(crate) async fn set_back(
     run_directory: &Path,
 ) -> Result<(), Failure> {
     let Some(mut left) = relaxed::left(run_directory, server) else { return Ok(()) };
-    let mut conn = log_in(server, &settings.login()?, ANSWER).await?;
+    let mut conn = log_in(server, &settings.login()?, ANSWER, ANSWER).await?;
     left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
 }
 

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mysql_async::Conn;
 use serde::{Deserialize, Serialize};
 
-use super::client::{ServerError, ask};
+use super::client::{Connection, ServerError};
 use crate::servers::{ProcessId, Server};
 
 /// A setting that commits do not flush by.
@@ -28,7 +27,7 @@ impl Relaxed {
     }
 
     /// Notes the value, and raises it.
-    pub(crate) async fn raise(&mut self, conn: &mut Conn) -> Result<(), ServerError> {
+    pub(crate) async fn raise(&mut self, conn: &mut Connection) -> Result<(), ServerError> {
         let text = serde_json::to_vec(&self.of).unwrap_or_default();
         fs::write(&self.note, text)
             .map_err(|error| ServerError::Other(format!("cannot write {}: {error}", self.note.display())))?;
@@ -36,7 +35,7 @@ impl Relaxed {
     }
 
     /// Sets it back.
-    pub(crate) async fn restore(&mut self, conn: &mut Conn) -> Result<(), ServerError> {
+    pub(crate) async fn restore(&mut self, conn: &mut Connection) -> Result<(), ServerError> {
         set(conn, self.of.value).await?;
         let _ = fs::remove_file(&self.note);
         Ok(())
@@ -59,6 +58,6 @@ fn note(run_directory: &Path, server: &Server) -> PathBuf {
     run_directory.join(format!("restore-{}", server.process.pid))
 }
 
-async fn set(conn: &mut Conn, value: u8) -> Result<(), ServerError> {
-    ask::<(u64,)>(conn, &format!("SET GLOBAL innodb_flush_log_at_trx_commit = {value}")).await.map(drop)
+async fn set(conn: &mut Connection, value: u8) -> Result<(), ServerError> {
+    conn.run(&format!("SET GLOBAL innodb_flush_log_at_trx_commit = {value}")).await
 }

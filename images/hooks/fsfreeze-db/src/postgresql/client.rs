@@ -19,7 +19,7 @@ use crate::servers::Server;
 use crate::settings::ServerSettings;
 use crate::socket;
 
-/// For a statement that waits for nothing.
+/// For a statement that waits for nothing, while others wait.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// For the end of backup mode, which writes to the server's disk: a busy one takes seconds. Less than a thaw
@@ -140,7 +140,11 @@ impl Connection {
 }
 
 /// A connection to this very server, whose settings are safe for what is asked here.
-pub(super) async fn log_in(server: &Server, settings: &ServerSettings) -> Result<Connection, Failure> {
+pub(super) async fn log_in(
+    server: &Server,
+    settings: &ServerSettings,
+    patience: Duration,
+) -> Result<Connection, Failure> {
     let login = settings.login()?;
     let user = login.user.clone().unwrap_or_else(|| owner_name(server));
     let mut config = Config::new();
@@ -149,7 +153,7 @@ pub(super) async fn log_in(server: &Server, settings: &ServerSettings) -> Result
         config.password(password);
     }
     let stream = reach(server, settings).await?;
-    let (client, connection) = bounded(ANSWER, config.connect_raw(stream, NoTls))
+    let (client, connection) = bounded(patience, config.connect_raw(stream, NoTls))
         .await
         .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
     let task = tokio::spawn(async {
@@ -159,7 +163,7 @@ pub(super) async fn log_in(server: &Server, settings: &ServerSettings) -> Result
     // Newer versions have it.
     let newer = "SELECT set_config(name, '0', false) FROM pg_settings \
                  WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
-    connection.ask(newer, ANSWER).await.map_err(|error| error.of(server, "refuses our settings"))?;
+    connection.ask(newer, patience).await.map_err(|error| error.of(server, "refuses our settings"))?;
     Ok(connection)
 }
 

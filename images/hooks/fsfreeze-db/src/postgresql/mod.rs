@@ -54,7 +54,7 @@ enum Mode {
 }
 
 impl Session {
-    /// Logs in.
+    /// Logs in. An answer may take as long as `patience`: nobody waits yet.
     ///
     /// # Errors
     ///
@@ -63,16 +63,17 @@ impl Session {
         server: &Server,
         settings: &ServerSettings,
         hold: Duration,
+        patience: Duration,
     ) -> Result<Self, Failure> {
         let name = server.name();
         if matches!(settings.method, Method::BackupStage | Method::Ftwrl) {
             let why = "methods \"backup-stage\" and \"ftwrl\" are MariaDB's and MySQL's";
             return Err(Failure::refused(format!("{why}: {name} is PostgreSQL")));
         }
-        let connection = log_in(server, settings).await?;
+        let connection = log_in(server, settings, patience).await?;
         let asked = "SELECT pg_backend_pid(), current_setting('server_version'), \
                      current_setting('server_version_num'), pg_is_in_recovery()";
-        let answer = connection.ask(asked, ANSWER).await;
+        let answer = connection.ask(asked, patience).await;
         let answer = answer.map_err(|error| error.of(server, "does not answer"))?;
         let [backend, version, number, is_standby] = fields(server, answer)?;
         let number = number.parse().unwrap_or(0);
