@@ -26,6 +26,8 @@ mod program;
 mod program_more;
 #[path = "hooks/program_postgresql.rs"]
 mod program_postgresql;
+#[path = "hooks/program_replica.rs"]
+mod program_replica;
 #[path = "hooks/sample.rs"]
 mod sample;
 #[path = "hooks/scripts.rs"]

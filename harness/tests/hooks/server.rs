@@ -1,5 +1,6 @@
 //! A real MariaDB or MySQL server in a temporary directory, and sessions with it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -150,7 +151,7 @@ impl Server {
         this
     }
 
-    fn make_tables(&self) {
+    pub(crate) fn make_tables(&self) {
         let mut statements = "CREATE DATABASE t;".to_owned();
         for (table, engine) in [("inno", "InnoDB"), ("isam", "MyISAM"), ("memory", "MEMORY")] {
             statements.push_str(&format!(
@@ -199,6 +200,17 @@ impl Server {
         let output = self.query(statements);
         assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// The first row of an answer, by the names of its columns.
+    #[track_caller]
+    pub(crate) fn row(&self, statement: &str) -> HashMap<String, String> {
+        let output =
+            self.client().args(["--column-names", "-e", statement]).output().expect("run the client");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut lines = text.lines();
+        let mut fields = || lines.next().expect("a line").split('\t').map(str::to_owned);
+        fields().zip(fields()).collect()
     }
 
     /// Whether a write that does not wait for locks succeeds; if not, a lock must be the reason.

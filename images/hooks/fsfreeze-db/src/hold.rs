@@ -55,7 +55,8 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
         Ok(signals) => signals,
         Err(error) => return report(&Failure::refused(format!("cannot start: {error}")).into()),
     };
-    leave_the_agent();
+    // The kernel takes its time for that, up to 60 ms, and what follows has nothing to do with it.
+    tokio::task::spawn_blocking(leave_the_agent);
     let endings = RefCell::default();
     let taking = lock_all(settings, deadline, only_check, &endings);
     tokio::pin!(taking);

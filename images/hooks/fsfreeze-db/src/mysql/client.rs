@@ -20,6 +20,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 mod code {
     pub(super) const ACCESS_DENIED: [u16; 4] = [1044, 1045, 1698, 3118];
     pub(super) const TOO_MANY_CONNECTIONS: [u16; 2] = [1040, 1203];
+    pub(super) const NOT_THERE_OR_DENIED: [u16; 2] = [1064, 1227];
     pub(super) const UNKNOWN_VARIABLE: u16 = 1193;
     pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
 }
@@ -55,6 +56,11 @@ impl ServerError {
             }
             error => Failure::refused(format!("{name} {what}: {error}")),
         }
+    }
+
+    /// The server does not know this statement, or does not answer it to this account.
+    pub(crate) fn is_about_the_statement(&self) -> bool {
+        matches!(self, Self::Server(number, _) if code::NOT_THERE_OR_DENIED.contains(number))
     }
 
     /// The server has no such setting.

@@ -5,6 +5,7 @@
 
 mod client;
 mod relaxed;
+mod replica;
 
 use std::iter;
 use std::path::Path;
@@ -20,8 +21,11 @@ use crate::position::Position;
 use crate::servers::Server;
 use crate::settings::{Method, ServerSettings};
 
-/// How often a server is asked whether its redo log is on disk.
-const POLL: Duration = Duration::from_millis(10);
+/// Before a server is asked again whether its redo log is on disk. Writers wait.
+const POLL: Duration = Duration::from_millis(1);
+
+/// For statements that have been told to end.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// What a server is, as far as its locks are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,8 @@ pub(crate) struct Session {
     lock: Lock,
     relaxed: Option<Relaxed>,
     has_innodb: bool,
+    /// It has applied something of a source.
+    is_replica: bool,
 }
 
 impl Session {
@@ -175,6 +181,7 @@ impl Session {
             lock,
             relaxed,
             has_innodb: redo_setting.is_some(),
+            is_replica: false,
         })
     }
 
@@ -212,6 +219,7 @@ impl Session {
         self.flush_redo_log().await?;
         self.redo_log().await?;
         self.binary_log().await?;
+        self.is_replica = !self.applied().await?.is_empty();
         // Without any lock the witness would not be kept out.
         if self.lock != Lock::Ftwrl {
             let _ = self.prove().await;
@@ -235,7 +243,7 @@ impl Session {
                 // It may have ended meanwhile.
                 let _ = self.conn.run(&format!("KILL QUERY {}", blocker.connection)).await;
             }
-            sleep(POLL * 10).await;
+            sleep(ENDING).await;
             blockers = self.blockers().await?;
         }
         let Some(oldest) = blockers.first() else { return Ok(()) };
@@ -278,6 +286,8 @@ impl Session {
 
     /// What MySQL's records of metadata locks say; `None` if it keeps none. It is asked in two simple steps,
     /// the second of which is seldom needed: one that joins them costs more than the whole lock.
+    ///
+    /// Replication's threads are left out: their time is not a statement's, but how far they are behind.
     async fn recorded_blockers(&mut self, age: u64) -> Result<Option<Vec<Blocker>>, ServerError> {
         if self.own_locks().await?.is_empty() {
             return Ok(None);
@@ -287,7 +297,8 @@ impl Session {
             .ask::<(u64, String, u64, u64, Option<String>)>(&format!(
                 "SELECT thread_id, COALESCE(processlist_command, ''), processlist_id, processlist_time, \
                  LEFT(processlist_info, 80) FROM performance_schema.threads \
-                 WHERE processlist_time >= {age} AND processlist_id <> CONNECTION_ID()"
+                 WHERE processlist_time >= {age} AND processlist_id <> CONNECTION_ID() \
+                 AND name NOT LIKE 'thread/sql/replica%' AND name NOT LIKE 'thread/sql/slave%'"
             ))
             .await?
             .into_iter()
@@ -347,6 +358,9 @@ impl Session {
         let mut position = self.binary_log().await?;
         if let Some(lsn) = flushed {
             position.push(("lsn", lsn.to_string()));
+        }
+        if self.is_replica {
+            position.extend(self.applied().await?);
         }
         Ok(position)
     }
@@ -432,6 +446,12 @@ impl Session {
         let facts = [("binlog_file", file), ("binlog_pos", place), ("gtid", gtid)];
         let said = |value: &String| !value.is_empty();
         Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(said)?))).collect())
+    }
+
+    /// How far a replica is.
+    async fn applied(&mut self) -> Result<Position, Refusal> {
+        let applied = replica::applied(&mut self.conn, self.family).await;
+        applied.map_err(|error| refusal(error, &self.server, "does not say how far it has replicated"))
     }
 
     /// That the lock keeps others out, independently of our own session's word.

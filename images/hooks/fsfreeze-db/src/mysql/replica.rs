@@ -1,0 +1,57 @@
+//! How far a replica has applied its sources' binary logs: where one that is made of this backup goes on.
+
+use mysql_async::Row;
+
+use super::Family;
+use super::client::{Connection, ServerError};
+use crate::position::Position;
+
+/// How a server is asked, and what it calls the names of a connection, of a log and of a place in it.
+type Question = (&'static str, [&'static str; 3]);
+
+const MARIADB: &[Question] =
+    &[("SHOW ALL SLAVES STATUS", ["Connection_name", "Relay_Master_Log_File", "Exec_Master_Log_Pos"])];
+const MYSQL: &[Question] = &[
+    ("SHOW REPLICA STATUS", ["Channel_Name", "Relay_Source_Log_File", "Exec_Source_Log_Pos"]),
+    // Before 8.0.22.
+    ("SHOW SLAVE STATUS", ["Channel_Name", "Relay_Master_Log_File", "Exec_Master_Log_Pos"]),
+];
+
+/// Its place in each source's log; nothing on a server that is no replica, or that does not tell this account.
+///
+/// # Errors
+///
+/// If the server does not answer.
+pub(super) async fn applied(conn: &mut Connection, family: Family) -> Result<Position, ServerError> {
+    let questions = if family.is_mariadb() { MARIADB } else { MYSQL };
+    for (statement, names) in questions {
+        match conn.ask::<Row>(statement).await {
+            Ok(rows) => return Ok(position(&rows, names)),
+            Err(error) if error.is_about_the_statement() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(vec![])
+}
+
+fn position(rows: &[Row], names: &[&str; 3]) -> Position {
+    let text = |row: &Row, name: &str| row.get_opt::<String, _>(name).and_then(Result::ok);
+    let places = rows.iter().filter_map(|row| {
+        let [connection, log, place] = names.map(|name| text(row, name).unwrap_or_default());
+        // It has a source, and has never applied anything of it.
+        let is_one = !log.is_empty();
+        is_one.then(|| {
+            if connection.is_empty() {
+                format!("{log}:{place}")
+            } else {
+                format!("{connection}={log}:{place}")
+            }
+        })
+    });
+    let places: Vec<String> = places.collect();
+    let gtid = rows.first().and_then(|row| text(row, "Gtid_Slave_Pos"));
+    [("source_position", Some(places.join(" "))), ("gtid_slave_pos", gtid)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
+        .collect()
+}
