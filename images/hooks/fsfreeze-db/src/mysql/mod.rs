@@ -450,7 +450,7 @@ impl Session {
 
     /// How far a replica is.
     async fn applied(&mut self) -> Result<Position, Refusal> {
-        let applied = replica::applied(&mut self.conn, self.family).await;
+        let applied = replica::applied(&mut self.conn, self.family.is_mariadb()).await;
         applied.map_err(|error| refusal(error, &self.server, "does not say how far it has replicated"))
     }
 

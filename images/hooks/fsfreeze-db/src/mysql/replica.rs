@@ -2,7 +2,6 @@
 
 use mysql_async::Row;
 
-use super::Family;
 use super::client::{Connection, ServerError};
 use crate::position::Position;
 
@@ -22,8 +21,8 @@ const MYSQL: &[Question] = &[
 /// # Errors
 ///
 /// If the server does not answer.
-pub(super) async fn applied(conn: &mut Connection, family: Family) -> Result<Position, ServerError> {
-    let questions = if family.is_mariadb() { MARIADB } else { MYSQL };
+pub(super) async fn applied(conn: &mut Connection, is_mariadb: bool) -> Result<Position, ServerError> {
+    let questions = if is_mariadb { MARIADB } else { MYSQL };
     for (statement, names) in questions {
         match conn.ask::<Row>(statement).await {
             Ok(rows) => return Ok(position(&rows, names)),
