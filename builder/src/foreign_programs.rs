@@ -42,7 +42,7 @@ const MARIADB: &str = "usr/sbin/mariadbd";
 
 const TREES: &[Tree] = &[
     Tree {
-        packages: &["qemu-guest-agent", "mariadb-server-core-10.5"],
+        packages: &["qemu-guest-agent", "mariadb-server-core-10.5", "galera-4"],
         programs: &[AGENT, MARIADB],
         ..agent("bullseye")
     },
@@ -55,7 +55,7 @@ const TREES: &[Tree] = &[
         ..agent("bookworm")
     },
     Tree {
-        packages: &["qemu-guest-agent", "mariadb-server-core", "postgresql-17"],
+        packages: &["qemu-guest-agent", "mariadb-server-core", "galera-4", "postgresql-17"],
         programs: &[
             AGENT,
             MARIADB,

@@ -22,6 +22,8 @@ mod cluster;
 mod dispatcher;
 #[path = "hooks/program.rs"]
 mod program;
+#[path = "hooks/program_galera.rs"]
+mod program_galera;
 #[path = "hooks/program_more.rs"]
 mod program_more;
 #[path = "hooks/program_postgresql.rs"]

@@ -48,7 +48,7 @@ impl Server {
 
     /// Starts a server that sees its own directory under this path, if one is given. `launch` may start the
     /// program in another way; it is given the directory.
-    fn launch(
+    pub(crate) fn launch(
         database: Database,
         options: &[&str],
         seen: Option<&Path>,

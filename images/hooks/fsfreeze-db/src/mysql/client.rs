@@ -22,6 +22,8 @@ mod code {
     pub(super) const TOO_MANY_CONNECTIONS: [u16; 2] = [1040, 1203];
     pub(super) const NOT_THERE_OR_DENIED: [u16; 2] = [1064, 1227];
     pub(super) const UNKNOWN_VARIABLE: u16 = 1193;
+    /// Galera's for whatever a node does not do now.
+    pub(super) const UNKNOWN_COMMAND: u16 = 1047;
     pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
 }
 
@@ -61,6 +63,11 @@ impl ServerError {
     /// The server does not know this statement, or does not answer it to this account.
     pub(crate) fn is_about_the_statement(&self) -> bool {
         matches!(self, Self::Server(number, _) if code::NOT_THERE_OR_DENIED.contains(number))
+    }
+
+    /// A Galera node is paused for a backup lock, and does not even wait for it.
+    pub(crate) fn is_galera_pause(&self) -> bool {
+        matches!(self, Self::Server(code::UNKNOWN_COMMAND, words) if words.contains("Replication paused on node"))
     }
 
     /// The server has no such setting.

@@ -5,7 +5,7 @@
 
 mod client;
 mod relaxed;
-mod replica;
+mod replication;
 
 use std::iter;
 use std::path::Path;
@@ -123,8 +123,8 @@ pub(crate) struct Session {
     lock: Lock,
     relaxed: Option<Relaxed>,
     has_innodb: bool,
-    /// It has applied something of a source.
-    is_replica: bool,
+    /// It has a place in a replication.
+    replicates: bool,
 }
 
 impl Session {
@@ -181,7 +181,7 @@ impl Session {
             lock,
             relaxed,
             has_innodb: redo_setting.is_some(),
-            is_replica: false,
+            replicates: false,
         })
     }
 
@@ -219,7 +219,7 @@ impl Session {
         self.flush_redo_log().await?;
         self.redo_log().await?;
         self.binary_log().await?;
-        self.is_replica = !self.applied().await?.is_empty();
+        self.replicates = !self.replication().await?.is_empty();
         // Without any lock the witness would not be kept out.
         if self.lock != Lock::Ftwrl {
             let _ = self.prove().await;
@@ -359,8 +359,8 @@ impl Session {
         if let Some(lsn) = flushed {
             position.push(("lsn", lsn.to_string()));
         }
-        if self.is_replica {
-            position.extend(self.applied().await?);
+        if self.replicates {
+            position.extend(self.replication().await?);
         }
         Ok(position)
     }
@@ -448,10 +448,10 @@ impl Session {
         Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(said)?))).collect())
     }
 
-    /// How far a replica is.
-    async fn applied(&mut self) -> Result<Position, Refusal> {
-        let applied = replica::applied(&mut self.conn, self.family.is_mariadb()).await;
-        applied.map_err(|error| refusal(error, &self.server, "does not say how far it has replicated"))
+    /// How far it is in the replication that it takes part in.
+    async fn replication(&mut self) -> Result<Position, Refusal> {
+        let place = replication::place(&mut self.conn, self.family.is_mariadb()).await;
+        place.map_err(|error| refusal(error, &self.server, "does not say how far it has replicated"))
     }
 
     /// That the lock keeps others out, independently of our own session's word.
@@ -467,7 +467,7 @@ impl Session {
                 Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
             };
             return match witness.run(refused).await {
-                Err(error) if error.is_lock_wait() => Ok(()),
+                Err(error) if error.is_lock_wait() || error.is_galera_pause() => Ok(()),
                 Err(error) => Err(refusal(error, &server, "does not say whether its lock keeps others out")),
                 Ok(()) => Err(not_held()),
             };

@@ -1,4 +1,6 @@
-//! How far a replica has applied its sources' binary logs: where one that is made of this backup goes on.
+//! How far a server is in the replication that it takes part in: where one made of this backup goes on.
+
+use std::collections::HashMap;
 
 use mysql_async::Row;
 
@@ -16,12 +18,21 @@ const MYSQL: &[Question] = &[
     ("SHOW SLAVE STATUS", ["Channel_Name", "Relay_Master_Log_File", "Exec_Master_Log_Pos"]),
 ];
 
-/// Its place in each source's log; nothing on a server that is no replica, or that does not tell this account.
+/// A replica's place in each source's log, and a Galera node's in its cluster; nothing on a server that stands
+/// alone, or that does not tell this account.
 ///
 /// # Errors
 ///
 /// If the server does not answer.
-pub(super) async fn applied(conn: &mut Connection, is_mariadb: bool) -> Result<Position, ServerError> {
+pub(super) async fn place(conn: &mut Connection, is_mariadb: bool) -> Result<Position, ServerError> {
+    let mut place = applied(conn, is_mariadb).await?;
+    if is_mariadb {
+        place.extend(galera_state(conn).await?);
+    }
+    Ok(place)
+}
+
+async fn applied(conn: &mut Connection, is_mariadb: bool) -> Result<Position, ServerError> {
     let questions = if is_mariadb { MARIADB } else { MYSQL };
     for (statement, names) in questions {
         match conn.ask::<Row>(statement).await {
@@ -31,6 +42,16 @@ pub(super) async fn applied(conn: &mut Connection, is_mariadb: bool) -> Result<P
         }
     }
     Ok(vec![])
+}
+
+/// The cluster's history, and the last write set of it that this node has committed.
+async fn galera_state(conn: &mut Connection) -> Result<Option<(&'static str, String)>, ServerError> {
+    let statement = "SHOW GLOBAL STATUS WHERE Variable_name IN \
+                     ('wsrep_connected', 'wsrep_local_state_uuid', 'wsrep_last_committed')";
+    let values: HashMap<String, String> = conn.ask(statement).await?.into_iter().collect();
+    let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
+    let state = format!("{}:{}", value("wsrep_local_state_uuid"), value("wsrep_last_committed"));
+    Ok((value("wsrep_connected") == "ON").then_some(("galera_state", state)))
 }
 
 fn position(rows: &[Row], names: &[&str; 3]) -> Position {
