@@ -39,7 +39,7 @@ use crate::restore::{self, Restored, Restorer, Verifier};
 use crate::roll_forward;
 use crate::saved_memory::{self, GuestRole, GuestsInUse, MemoryOrigin, SavedGuest};
 use crate::session::Session;
-use crate::snapshot;
+use crate::snapshot::{self, Taken};
 
 /// The least time for which the guest is held: time for a lock that does not last to be lost, and
 /// for writes that should be blocked to come through.
@@ -373,18 +373,21 @@ impl<'a> Trial<'a> {
                 self.session.history.write(&Entry::Cycle { t: clock::now(), n: cycle })?;
             }
             let taken = if self.session.plan.freeze {
-                self.quiesced_snapshot(progress, source, &load, &mut drives, cycle, scope)?
+                self.quiesced_snapshot(progress, source, &load, &mut drives, cycle)?
             } else {
                 progress.stage(Stage::Load, |_| Ok(((), self.make_ready(&source.machine, &load, cycle)?)))?;
-                Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle, scope))?)
+                Some(progress.stage(Stage::Snapshot, |_| self.snapshot(source, &mut drives, cycle))?)
             };
             let completion = taken.as_ref().map(|taken| taken.completion.clone()).unwrap_or_default();
-            progress.stage(Stage::Resume, |_| {
+            let taken = progress.stage(Stage::Resume, |_| {
                 completion.go_on();
-                let resumed = self.resume(source, &load, cycle)?;
+                load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
+                // Not before: the clients would feel what it takes of the host's processors.
+                let taken = taken.map(|taken| self.start_inspection(taken, cycle, scope)).transpose()?;
+                self.resume(source, cycle)?;
                 // Only a guest that runs can be copied from.
                 completion.wait()?;
-                Ok(resumed)
+                Ok((taken, String::new()))
             })?;
             match (&mut verifier, taken) {
                 (Some(verifier), Some(snapshot)) if cycle < self.session.plan.snapshot.cycles => {
@@ -454,15 +457,14 @@ impl<'a> Trial<'a> {
 
     /// Freeze, snapshot, thaw; `None` when the freeze was refused. `drives` become those that the
     /// guest writes to afterwards.
-    fn quiesced_snapshot<'scope>(
-        &'scope self,
+    fn quiesced_snapshot(
+        &self,
         progress: &mut Progress,
         source: &Source,
         load: &Load,
         drives: &mut Vec<Drive>,
         cycle: u32,
-        scope: &'scope Scope<'scope, '_>,
-    ) -> Result<Option<TakenSnapshot<'scope>>> {
+    ) -> Result<Option<Taken>> {
         let Source { machine, target, .. } = source;
         let instruments = progress.stage(Stage::Load, |_| {
             Instruments::connect(&self.session, target, cycle, self.session.plan.limits.statement, || {
@@ -486,7 +488,7 @@ impl<'a> Trial<'a> {
         let frozen = Instant::now();
         let placed = instruments.place(drives, |disk| machine.written(disk))?;
         let frozen_disks = drives.clone();
-        let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle, scope))?;
+        let snapshot = progress.stage(Stage::Snapshot, |_| self.snapshot(source, drives, cycle))?;
         let read = progress.stage(Stage::Hold, |_| {
             // Each step here has a time limit, and the window's guard has one for all of them.
             interrupt::pass(HOLD.saturating_sub(frozen.elapsed()))?;
@@ -523,26 +525,28 @@ impl<'a> Trial<'a> {
         Ok(format!("{} transfers acknowledged", load.acknowledged()))
     }
 
-    /// Takes the snapshot, and starts to inspect its raw disks. `drives` become those that the
-    /// guest writes to afterwards.
-    fn snapshot<'scope>(
-        &'scope self,
-        source: &Source,
-        drives: &mut Vec<Drive>,
-        cycle: u32,
-        scope: &'scope Scope<'scope, '_>,
-    ) -> Result<(TakenSnapshot<'scope>, String)> {
+    /// Takes the snapshot. `drives` become those that the guest writes to afterwards.
+    fn snapshot(&self, source: &Source, drives: &mut Vec<Drive>, cycle: u32) -> Result<(Taken, String)> {
         let Plan { snapshot, limits, .. } = self.session.plan;
         self.session.history.mark(Mark::SnapBegin, "")?;
         let taken = snapshot::take(*snapshot, &source.machine, drives, &self.session.disks, cycle, limits)?;
         self.session.history.mark(Mark::SnapEnd, "")?;
-        *drives = taken.live;
-        let (snapshot, completion) = (taken.snapshot, taken.completion);
+        drives.clone_from(&taken.live);
+        Ok((taken, String::new()))
+    }
+
+    /// Starts to inspect the raw disks of a snapshot.
+    fn start_inspection<'scope>(
+        &'scope self,
+        Taken { snapshot: drives, completion, .. }: Taken,
+        cycle: u32,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<TakenSnapshot<'scope>> {
         let out = observe::create(&self.cycle_dir(cycle)?.join(observation::FILE))?;
-        let (read, complete) = (snapshot.clone(), completion.clone());
+        let (read, complete) = (drives.clone(), completion.clone());
         let inspect = move || complete.wait().and_then(|()| self.inspect(&read, out));
         let inspection = scope.spawn(move || self.span.in_scope(inspect));
-        Ok((TakenSnapshot { drives: snapshot, completion, inspection }, String::new()))
+        Ok(TakenSnapshot { drives, completion, inspection })
     }
 
     /// Inspects the raw disks of a snapshot, which nobody writes to any more.
@@ -563,10 +567,9 @@ impl<'a> Trial<'a> {
         Ok((out, position))
     }
 
-    /// Lets the load continue after the window. Whether writes succeeded is in the history, for the
-    /// judge.
-    fn resume(&self, source: &Source, load: &Load, cycle: u32) -> Result<((), String)> {
-        load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
+    /// Lets the load, which writes again, continue after the window. Whether writes succeeded is in the history,
+    /// for the judge.
+    fn resume(&self, source: &Source, cycle: u32) -> Result<()> {
         self.inject_faults(Point::AfterThaw, &source.machine)?;
         let attached = match self.session.plan.restore {
             Restore::Boot => false,
@@ -577,7 +580,7 @@ impl<'a> Trial<'a> {
             // Otherwise the load continues while the snapshot is observed.
             interrupt::pass(AFTERWARDS)?;
         }
-        Ok(((), String::new()))
+        Ok(())
     }
 
     /// Keeps the logs of the source and what its tables hold now that
