@@ -1,8 +1,10 @@
 //! Calling a hook the way the agent does, and a few tools that all tests need.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +24,21 @@ pub(crate) fn script(script: &Path, tools: &Path) -> Command {
     let mut command = Command::new(program("dash"));
     command.arg(script).env_clear().env("PATH", tools);
     command
+}
+
+/// Tells the threads that look at it to stop, also when an assertion fails.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ports of this machine, no two of them the same, which nobody has until the servers take them.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let taken = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    taken.each_ref().map(|it| it.local_addr().expect("its port").port())
 }
 
 /// How a call ended.

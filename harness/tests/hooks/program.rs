@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::call::{
-    AS_TOLD, Outcome, SOON, call_as_agent, ends_soon, fsfreeze_db, install, is_running, send_signal, soon,
-    wait_until,
+    AS_TOLD, Outcome, SOON, StopAtEnd, call_as_agent, ends_soon, fsfreeze_db, install, is_running,
+    send_signal, soon, wait_until,
 };
 use crate::server::{Database, Server, Stopped};
 
@@ -1035,26 +1035,20 @@ fn cycles_under_load(database: Database) {
                 }
             });
         }
-        // The writers must end even when an assertion fails.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..cycles {
-                let seen = acknowledged.lock().unwrap().len();
-                wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
-                let called = Instant::now();
-                program.freeze().succeeded();
-                let frozen = Instant::now();
-                thread::sleep(HOLD);
-                // The time at which an answer is read says little about the time of the write; the
-                // log has that.
-                assert_eq!(server.binlog(), recorded(), "written while frozen");
-                let thawing = Instant::now();
-                program.thaw().succeeded();
-                windows.push((called, frozen, thawing, Instant::now()));
-            }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
+        let _stop = StopAtEnd(&stop);
+        for _ in 0..cycles {
+            let seen = acknowledged.lock().unwrap().len();
+            wait_until("all write", || acknowledged.lock().unwrap().len() >= seen + 40);
+            let called = Instant::now();
+            program.freeze().succeeded();
+            let frozen = Instant::now();
+            thread::sleep(HOLD);
+            // The time at which an answer is read says little about the time of the write; the
+            // log has that.
+            assert_eq!(server.binlog(), recorded(), "written while frozen");
+            let thawing = Instant::now();
+            program.thaw().succeeded();
+            windows.push((called, frozen, thawing, Instant::now()));
         }
     });
     let mut acknowledged = acknowledged.into_inner().unwrap();

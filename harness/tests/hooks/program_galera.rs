@@ -1,12 +1,11 @@
 //! `fsfreeze-db` on a node of a Galera cluster, whose other nodes write on.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 
-use crate::call::{root, send_signal, soon, wait_until};
-use crate::program::{Program, of};
+use crate::call::{free_ports, root, send_signal, soon, wait_until};
+use crate::program::{LOCK_LOST, Program, of};
 use crate::server::{Database, Server};
 
 /// More than a cluster writes on when one of its nodes does not follow.
@@ -17,11 +16,8 @@ struct Cluster([Server; 3]);
 
 impl Cluster {
     fn start(release: &'static str) -> Self {
-        // They are free again when the nodes take them.
-        let taken: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let port = |it: &TcpListener| it.local_addr().expect("its port").port();
-        let ports: Vec<(u16, u16)> = taken.chunks(2).map(|two| (port(&two[0]), port(&two[1]))).collect();
-        drop(taken);
+        let ports: [u16; 6] = free_ports();
+        let ports: Vec<(u16, u16)> = ports.chunks(2).map(|two| (two[0], two[1])).collect();
         let peers: Vec<String> = ports.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
         let peers = peers.join(",");
         // None answers before all are there.
@@ -132,7 +128,7 @@ fn the_cluster_writes_on(release: &'static str) {
         send_signal("KILL", program.holder());
         let written = cluster.write();
         soon("the node follows", || follows(&written));
-        program.thaw_fails(crate::program::LOCK_LOST, "NOT held until thaw");
+        program.thaw_fails(LOCK_LOST, "NOT held until thaw");
     }
 
     // A node that stops in any other way does stop the cluster, or nothing above would mean anything.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::call::{AS_TOLD, Outcome, SOON, ends_soon, install, send_signal, soon, wait_until};
+use crate::call::{AS_TOLD, Outcome, SOON, StopAtEnd, ends_soon, install, send_signal, soon, wait_until};
 use crate::cluster::{Cluster, Paused, Version};
 use crate::program::{LOCK_LOST, NO_LOGIN, Program, REFUSED, of_data, spread};
 use crate::server::{Database, Server, is_root};
@@ -191,10 +191,8 @@ impl<'a> Writers<'a> {
                     }
                 });
             }
-            // The writers must end even when an assertion fails.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            self.stop.store(true, Ordering::Relaxed);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let _stop = StopAtEnd(&self.stop);
+            work()
         })
     }
 

@@ -264,24 +264,22 @@ impl Session {
     /// of its own making, blocks nobody.
     async fn blockers(&mut self) -> Result<Vec<Blocker>, Refusal> {
         let age = self.settings.long_statement_seconds();
-        let server = self.server.clone();
         if self.family == Family::Mysql
             && let Ok(Some(blockers)) = self.recorded_blockers(age).await
         {
             return Ok(blockers);
         }
         // Events run as `Connect`, as replication does, which is the system user's.
-        let blockers = self.conn.ask(&format!(
-                "SELECT id, time, LEFT(COALESCE(info, command), 80) FROM information_schema.processlist \
-                 WHERE time >= {age} AND id <> CONNECTION_ID() AND command IN ('Query', 'Execute', 'Connect') \
-                 AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user') \
-                 AND NOT (COALESCE(state, '') IN ('User sleep', 'User lock') \
-                 AND info REGEXP '^[[:space:]]*(select|do)[[:space:]]' AND info NOT LIKE '%from%') \
-                 ORDER BY time DESC",
-            ),
-        )
-        .await;
-        blockers.map_err(|error| refusal(error, &server, "cannot be asked for long statements"))
+        let asked = format!(
+            "SELECT id, time, LEFT(COALESCE(info, command), 80) FROM information_schema.processlist \
+             WHERE time >= {age} AND id <> CONNECTION_ID() AND command IN ('Query', 'Execute', 'Connect') \
+             AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user') \
+             AND NOT (COALESCE(state, '') IN ('User sleep', 'User lock') \
+             AND info REGEXP '^[[:space:]]*(select|do)[[:space:]]' AND info NOT LIKE '%from%') \
+             ORDER BY time DESC"
+        );
+        let blockers = self.conn.ask(&asked).await;
+        blockers.map_err(|error| refusal(error, &self.server, "cannot be asked for long statements"))
     }
 
     /// What MySQL's records of metadata locks say; `None` if it keeps none. It is asked in two simple steps,

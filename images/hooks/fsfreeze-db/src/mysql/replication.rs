@@ -58,9 +58,9 @@ fn position(rows: &[Row], names: &[&str; 3]) -> Position {
     let text = |row: &Row, name: &str| row.get_opt::<String, _>(name).and_then(Result::ok);
     let places = rows.iter().filter_map(|row| {
         let [connection, log, place] = names.map(|name| text(row, name).unwrap_or_default());
-        // It has a source, and has never applied anything of it.
-        let is_one = !log.is_empty();
-        is_one.then(|| {
+        // There is none as long as nothing of that source has been applied.
+        let has_place = !log.is_empty();
+        has_place.then(|| {
             if connection.is_empty() {
                 format!("{log}:{place}")
             } else {
