@@ -7,10 +7,13 @@ mod client;
 mod relaxed;
 mod replication;
 
+use std::future::pending;
 use std::iter;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use mysql_async::prelude::FromRow;
 use tokio::time::{Instant, sleep};
 
@@ -23,6 +26,10 @@ use crate::settings::{Method, ServerSettings};
 
 /// Before a server is asked again whether its redo log is on disk. Writers wait.
 const POLL: Duration = Duration::from_millis(1);
+
+/// Before a request that has not been granted is looked after, and again: MySQL lists transactions as they
+/// were up to 100 ms ago. Writers wait.
+const STUCK: Duration = Duration::from_millis(150);
 
 /// For statements that have been told to end.
 const ENDING: Duration = Duration::from_millis(100);
@@ -207,10 +214,36 @@ impl Session {
         for connection in iter::once(&mut self.conn).chain(&mut self.witness) {
             connection.patience = ANSWER;
         }
-        self.run(self.lock.stops_writers(), limit, what).await?;
+        self.stop_writers(limit, what).await?;
         let position = self.flush().await?;
         self.prove().await?;
         Ok(position)
+    }
+
+    /// Asks for the lock; FLUSH TABLES WITH READ LOCK gives way in a deadlock, and may be asked for again.
+    async fn stop_writers(&mut self, limit: Duration, what: &str) -> Result<(), Refusal> {
+        let ending = self.ending();
+        let server = self.server.clone();
+        let statement = self.lock.stops_writers();
+        if self.lock == Lock::BackupStage {
+            return self.run(statement, limit, what).await;
+        }
+        let granted = match select(pin!(self.run(statement, limit, what)), pin!(ending.deadlock())).await {
+            Either::Left((granted, _)) => return granted,
+            Either::Right((mut other, granting)) => {
+                let _ = other.run(&format!("KILL QUERY {}", ending.connection)).await;
+                let granted = granting.await;
+                other.close().await;
+                granted
+            }
+        };
+        if granted.is_ok() {
+            // It was granted just before: what was to end it ends this.
+            let _ = self.conn.run("DO 0").await;
+            return Ok(());
+        }
+        let what = format!("gave up {statement}: it and row locks waited for each other");
+        Err(Refusal { why: Failure::refused(format!("{} {what}", server.name())), may_succeed: true })
     }
 
     /// Asks once everything that will be asked while the writers wait: nothing has to be loaded then, little
@@ -590,7 +623,40 @@ impl Ending {
             conn.close().await;
         }
     }
+
+    /// Waits until what this connection waits for waits for it: a statement for a row, and the transaction
+    /// that has changed the row for FLUSH TABLES WITH READ LOCK to be over. No server sees such a deadlock;
+    /// all writers would wait until the request is given up. Gives a connection that is free.
+    async fn deadlock(&self) -> Connection {
+        match self.look_for_deadlock().await {
+            Some(conn) => conn,
+            // The request has its limit all the same.
+            None => pending().await,
+        }
+    }
+
+    /// Gives nothing if the server does not answer.
+    async fn look_for_deadlock(&self) -> Option<Connection> {
+        sleep(STUCK).await;
+        let mut conn = log_in(&self.server, &self.settings.login().ok()?, ANSWER, ANSWER).await.ok()?;
+        let mut looks = 0;
+        loop {
+            let (waiting, getting_on): (u64, u64) = conn.first(ROW_LOCKS).await.ok()?;
+            looks = if waiting > 0 && getting_on == 0 { looks + 1 } else { 0 };
+            if looks == 2 {
+                return Some(conn);
+            }
+            sleep(STUCK).await;
+        }
+    }
 }
+
+/// How many transactions wait for a row lock, and how many hold some and get on.
+const ROW_LOCKS: &str = "SELECT COUNT(IF(trx_state = 'LOCK WAIT', 1, NULL)), \
+                         COUNT(IF(trx_state <> 'LOCK WAIT' AND trx_lock_structs > 0 AND command <> 'Sleep' \
+                         AND COALESCE(state, '') NOT LIKE 'Waiting for %', 1, NULL)) \
+                         FROM information_schema.innodb_trx \
+                         JOIN information_schema.processlist ON id = trx_mysql_thread_id";
 
 /// A statement that would keep FLUSH TABLES WITH READ LOCK waiting.
 struct Blocker {
