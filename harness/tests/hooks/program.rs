@@ -57,6 +57,7 @@ on_every_server!(
     what_is_required_must_be_there,
     two_servers_are_locked_together,
     one_of_two_servers_is_not_enough,
+    the_limit_is_counted_from_the_first_lock,
     a_server_of_any_name_is_found,
     the_same_path_in_two_mount_namespaces,
     a_socket_of_another_server_is_refused,
@@ -553,6 +554,24 @@ fn one_of_two_servers_is_not_enough(database: Database) {
     assert!(server.takes_writes());
 }
 
+/// A server ends an idle session after as long as the locks may be held, and the first has been idle while the
+/// second was waited for: that is the limit, and no lock that was lost.
+fn the_limit_is_counted_from_the_first_lock(database: Database) {
+    let [first, second] = [(); 2].map(|()| Server::with_tables(database, &[]));
+    let program = Program::set_up("hold_seconds = 2", &[of(&first, ""), of(&second, "")].concat());
+    let blocker = second.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    thread::scope(|scope| {
+        let freeze = scope.spawn(|| program.freeze());
+        wait_until("the program waits", || second.busy().contains(request(database)));
+        thread::sleep(Duration::from_millis(500));
+        second.sql(&format!("KILL {}", blocker.connection));
+        freeze.join().unwrap().succeeded();
+    });
+    soon("the first is released", || first.takes_writes());
+    program.thaw_fails(HELD_TOO_LONG, "after 2 s without a thaw");
+    assert!(second.takes_writes());
+}
+
 /// `mysqld.bin` is Bitnami's and XAMPP's.
 fn a_server_of_any_name_is_found(database: Database) {
     for name in ["mysqld.bin", "mariadbd-11.8", "somethingelse"] {
@@ -561,6 +580,14 @@ fn a_server_of_any_name_is_found(database: Database) {
         program.freeze().succeeded();
         assert!(!server.takes_writes(), "{name}");
         program.thaw().succeeded();
+    }
+}
+
+/// The program's request for the lock while it waits, as the server lists it.
+pub(crate) fn request(database: Database) -> &'static str {
+    match database {
+        Database::Mariadb(_) => "BACKUP STAGE",
+        Database::Mysql => "FLUSH TABLES WITH READ LOCK",
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use crate::call::{
     AS_TOLD, SOON, call_as_agent, ends_soon, fsfreeze_db, install, send_signal, soon, wait_until,
 };
-use crate::program::{LOCK_LOST, Program, REFUSED, of, on_every_server};
+use crate::program::{LOCK_LOST, Program, REFUSED, of, on_every_server, request};
 use crate::server::{Database, Server, is_root};
 
 on_every_server!(
@@ -75,14 +75,6 @@ fn a_long_update_holds_up_nobody(database: Database) {
         }
     }
     drop(long);
-}
-
-/// The program's request for the lock while it waits, as the server lists it.
-fn request(database: Database) -> &'static str {
-    match database {
-        Database::Mariadb(_) => "BACKUP STAGE",
-        Database::Mysql => "FLUSH TABLES WITH READ LOCK",
-    }
 }
 
 fn a_table_lock_is_waited_for_and_then_given_up(database: Database) {

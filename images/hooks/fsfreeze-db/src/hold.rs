@@ -134,7 +134,8 @@ async fn hold(
             return Err(cannot(error));
         }
     };
-    let since = Instant::now();
+    // The servers end idle sessions after the same time: counted so, ours is over first.
+    let since = sessions.iter().map(Session::locked_at).min().unwrap_or_else(Instant::now);
     let expires = since + settings.hold_limit();
     says.push_str(&format!("; held for at most {} s", settings.hold_limit().as_secs()));
     report(&Answer::done(says));
@@ -169,13 +170,8 @@ async fn wait(
 ) -> Ended {
     loop {
         tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
-                match serve(stream, sessions, call).await {
-                    Served::On(kept) => sessions = kept,
-                    Served::Ended(ended) => return ended,
-                }
-            }
+            // When it is over, a thaw comes too late: the servers' limits are over as well.
+            biased;
             () = tokio::time::sleep_until(expires) => {
                 let _ = release(sessions).await;
                 return Ended::unasked(Stage::Expired);
@@ -188,6 +184,13 @@ async fn wait(
             _ = signals.look.recv() => {
                 if let Ok(new) = listen(directory) {
                     listener = new;
+                }
+            }
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                match serve(stream, sessions, call).await {
+                    Served::On(kept) => sessions = kept,
+                    Served::Ended(ended) => return ended,
                 }
             }
         }

@@ -126,6 +126,11 @@ impl Session {
         }
     }
 
+    /// Since when it holds the server still.
+    pub(crate) fn locked_at(&self) -> Instant {
+        either!(self, session => session.locked_at())
+    }
+
     /// Which server it is.
     pub(crate) fn server(&self) -> &Server {
         either!(self, session => session.server())

@@ -132,6 +132,7 @@ pub(crate) struct Session {
     has_innodb: bool,
     /// It has a place in a replication.
     replicates: bool,
+    locked_at: Instant,
 }
 
 impl Session {
@@ -189,6 +190,7 @@ impl Session {
             relaxed,
             has_innodb: redo_setting.is_some(),
             replicates: false,
+            locked_at: Instant::now(),
         })
     }
 
@@ -215,6 +217,7 @@ impl Session {
             connection.patience = ANSWER;
         }
         self.stop_writers(limit, what).await?;
+        self.locked_at = Instant::now();
         let position = self.flush().await?;
         self.prove().await?;
         Ok(position)
@@ -571,6 +574,11 @@ impl Session {
     /// How another connection ends this one.
     pub(crate) fn ending(&self) -> Ending {
         Ending { server: self.server.clone(), settings: self.settings.clone(), connection: self.connection }
+    }
+
+    /// Since when it is locked; the server's own limit for an idle session begins later.
+    pub(crate) fn locked_at(&self) -> Instant {
+        self.locked_at
     }
 
     /// Which server it is.

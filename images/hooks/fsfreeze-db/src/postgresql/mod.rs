@@ -42,6 +42,7 @@ pub(crate) struct Session {
     mode: Mode,
     /// When the open transaction began, in the server's words: it is the same as long as that lasts.
     transaction: Option<String>,
+    locked_at: Instant,
 }
 
 /// What the server is in.
@@ -91,6 +92,7 @@ impl Session {
             hold,
             mode: Mode::Flush { why: None },
             transaction: None,
+            locked_at: Instant::now(),
         })
     }
 
@@ -164,6 +166,7 @@ impl Session {
             "SET idle_in_transaction_session_timeout = {}; BEGIN ISOLATION LEVEL READ COMMITTED",
             self.hold.as_millis()
         );
+        self.locked_at = Instant::now();
         self.ask(&begin, what).await?;
         let checkpoint =
             "SELECT pg_backend_pid(), now(), timeline_id, redo_wal_file FROM pg_control_checkpoint()";
@@ -259,6 +262,11 @@ impl Session {
             settings: self.settings.clone(),
             token: self.connection.client.cancel_token(),
         }
+    }
+
+    /// Since when it is held; the server's own limit for an idle session begins later.
+    pub(crate) fn locked_at(&self) -> Instant {
+        self.locked_at
     }
 
     /// Which server it is.
