@@ -123,8 +123,9 @@ pub enum Record {
     WalPosition {
         /// The server's timeline.
         timeline: u32,
-        /// Where its backup mode began.
-        start: Lsn,
+        /// Where its backup mode began. Absent when the hook only flushed the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        start: Option<Lsn>,
         /// Up to where the log was flushed when it was held.
         lsn: Lsn,
     },

@@ -4,7 +4,7 @@
 
 use contract::history::Nanos;
 
-use super::case::{BackupMode, WalEnd, WalPosition};
+use super::case::{BackupMode, WalEnd};
 use super::ruling::Unexamined;
 use super::view::View;
 
@@ -104,9 +104,8 @@ pub(super) fn shown(view: &View<'_>) -> Result<Shown, Unexamined> {
     let of_this_freeze = |start| called.lsn <= start && start <= frozen.lsn;
     let covers = |it: &&BackupMode| of_this_freeze(it.start) && it.end >= thaw.lsn;
     let any = |what: &dyn Fn(&BackupMode) -> bool| read.ended.iter().any(what);
-    let recorded = view.observed().ok().and_then(|observation| observation.wal_position);
-    let is_of_this_freeze =
-        |it: WalPosition| of_this_freeze(it.start) && !any(&|mode| mode.start == it.start);
+    let recorded = view.observed().ok().and_then(|observation| observation.wal_position?.start);
+    let is_of_this_freeze = |start| of_this_freeze(start) && !any(&|mode| mode.start == start);
     let covered: Vec<_> = read.ended.iter().filter(covers).copied().collect();
     Ok(if !covered.is_empty() {
         Shown::Covered(covered)

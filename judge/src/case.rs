@@ -282,8 +282,8 @@ pub(super) struct Observation {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WalPosition {
     pub(super) timeline: u32,
-    /// Where the backup mode began.
-    pub(super) start: Lsn,
+    /// Where the backup mode began, if the hook recorded any.
+    pub(super) start: Option<Lsn>,
     /// Up to where the log was flushed.
     pub(super) lsn: Lsn,
 }

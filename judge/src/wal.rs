@@ -21,7 +21,7 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
     let position = observation.wal_position.ok_or_else(|| no_position(observation))?;
     let covering = shown(view);
     let mut wrong = Vec::new();
-    if position.start > position.lsn {
+    if position.start.is_some_and(|start| start > position.lsn) {
         wrong.push("the recorded position lies before the beginning of its own backup mode".to_owned());
     }
     let timelines =
@@ -36,12 +36,15 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
         wrong.push(format!("the snapshot's write-ahead log ends {short} before the recorded position"));
     }
     if let Some(Checkpoint { redo, .. }) = observation.checkpoint
-        && redo < position.start
+        && position.start.is_some_and(|start| redo < start)
     {
         wrong.push("the snapshot's last checkpoint is older than the recorded backup mode".to_owned());
     }
     match &covering {
-        Ok(Shown::Covered(modes)) if modes.iter().any(|mode| mode.start == position.start) => {}
+        _ if position.start.is_none() => {
+            wrong.push("the hook recorded no backup mode: it only flushed the write-ahead log".into());
+        }
+        Ok(Shown::Covered(modes)) if modes.iter().any(|mode| Some(mode.start) == position.start) => {}
         Ok(Shown::Covered(_)) => {
             wrong.push("the recorded position names another backup mode than the one of this freeze".into());
         }
@@ -60,11 +63,9 @@ pub(super) fn recorded_position(view: &View<'_>) -> Ruling {
 
 fn evidence(observation: &Observation, position: WalPosition) -> Vec<String> {
     let WalPosition { timeline, start, lsn } = position;
-    let mut lines = vec![format!(
-        "recorded: timeline {timeline}, backup mode from {}, flushed up to {}",
-        place(start),
-        place(lsn)
-    )];
+    let mode = start
+        .map_or_else(|| "no backup mode".to_owned(), |start| format!("backup mode from {}", place(start)));
+    let mut lines = vec![format!("recorded: timeline {timeline}, {mode}, flushed up to {}", place(lsn))];
     lines.extend(observation.checkpoint.map(|Checkpoint { redo, timeline, .. }| {
         format!("the last checkpoint: timeline {timeline}, redo from {}", place(redo))
     }));

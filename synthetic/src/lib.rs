@@ -848,7 +848,7 @@ fn write_ahead_log(shape: &Shape) -> Vec<Record> {
         Record::Checkpoint { redo, timeline: 1, shut_down: false },
         Record::WalEnd { timeline: 1, lsn: flushed },
     ];
-    image.extend(held.then_some(Record::WalPosition { timeline: 1, start, lsn: flushed }));
+    image.extend(held.then_some(Record::WalPosition { timeline: 1, start: Some(start), lsn: flushed }));
     image
 }
 

@@ -31,7 +31,7 @@ pub(super) fn recorded(files: &ImageFiles, path: &Path, file: &Path, log: &mut O
         Ok(None) => return Ok(()),
         Ok(Some(text)) => match position(&text) {
             Some(record) => record,
-            None => unreadable(&file, "it names no timeline, `start_lsn` and `lsn`"),
+            None => unreadable(&file, "it names no timeline and `lsn`, or not as the hook writes them"),
         },
         Err(error) => unreadable(&file, &error.to_string()),
     };
@@ -42,11 +42,12 @@ pub(super) fn recorded(files: &ImageFiles, path: &Path, file: &Path, log: &mut O
 fn position(text: &str) -> Option<Record> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
     let at = |key: &str| lsn(value(key)?);
-    Some(Record::WalPosition {
-        timeline: value("timeline")?.parse().ok()?,
-        start: at("start_lsn")?,
-        lsn: at("lsn")?,
-    })
+    // A hook that only flushes the log names none.
+    let start = match value("start_lsn") {
+        Some(start) => Some(lsn(start)?),
+        None => None,
+    };
+    Some(Record::WalPosition { timeline: value("timeline")?.parse().ok()?, start, lsn: at("lsn")? })
 }
 
 /// Records the last checkpoint of the server whose data directory this is, a path from the file
@@ -100,11 +101,15 @@ mod tests {
     fn a_position_is_what_the_hook_writes() {
         let text = "nonce\t1-2\nserver\t15.8\nrole\tprimary\ntimeline\t1\nstart_lsn\t0/2000028\n\
                     wal_file\t000000010000000000000002\nlsn\t0/20001D0\n";
-        let expected = Record::WalPosition { timeline: 1, start: 0x200_0028, lsn: 0x200_01d0 };
+        let expected = Record::WalPosition { timeline: 1, start: Some(0x200_0028), lsn: 0x200_01d0 };
         assert_eq!(position(text), Some(expected));
-        for line in ["timeline\t1\n", "start_lsn\t0/2000028\n", "\nlsn\t0/20001D0\n"] {
+        for line in ["timeline\t1\n", "\nlsn\t0/20001D0\n"] {
             assert_eq!(position(&text.replace(line, "\n")), None, "{line}");
         }
+        let flushed = text.replace("start_lsn\t0/2000028\n", "");
+        let expected = Record::WalPosition { timeline: 1, start: None, lsn: 0x200_01d0 };
+        assert_eq!(position(&flushed), Some(expected));
+        assert_eq!(position(&text.replace("0/2000028", "somewhere")), None);
     }
 
     #[test]

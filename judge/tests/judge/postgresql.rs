@@ -224,7 +224,21 @@ const OWN: &[Mutant] = &[
         let before = lsns(world)[0] - 8;
         *wal_ends(world).nth(2).expect("before the thaw").2 = before;
     }),
+    ("the hook only flushed the log", Property::LockProbe, CrashConsistent, |world| {
+        modes(world).clear();
+        only_flushed(world);
+    }),
     // The recorded position.
+    ("the hook only flushed the log (B2)", Property::RecordedPosition, CrashConsistent, |world| {
+        modes(world).clear();
+        only_flushed(world);
+    }),
+    (
+        "the hook only flushed the log in another's backup mode",
+        Property::RecordedPosition,
+        CrashConsistent,
+        only_flushed,
+    ),
     ("a position of no backup mode", Property::RecordedPosition, CrashConsistent, |world| {
         position(world, |start, _, _| *start += 8);
     }),
@@ -624,7 +638,7 @@ const DISHONEST: &[(&str, Mutation)] = &[
         insert(world, Record::Position { file: "a".into(), pos: 4, gtid: String::new() });
     }),
     ("a second `wal_position`", |world| {
-        insert(world, Record::WalPosition { timeline: 1, start: 1, lsn: 2 });
+        insert(world, Record::WalPosition { timeline: 1, start: Some(1), lsn: 2 });
     }),
     ("a second `checkpoint`", |world| {
         insert(world, Record::Checkpoint { redo: 1, timeline: 1, shut_down: false });
@@ -642,7 +656,7 @@ fn what_no_honest_writer_could_have_written_is_refused() {
         assert!(refusal.contains(word), "{refusal} should say {word}");
     }
     for record in [
-        Record::WalPosition { timeline: 1, start: 1, lsn: 2 },
+        Record::WalPosition { timeline: 1, start: Some(1), lsn: 2 },
         Record::Checkpoint { redo: 1, timeline: 1, shut_down: false },
         Record::WalEnd { timeline: 1, lsn: 1 },
     ] {
@@ -710,8 +724,17 @@ fn drop_wal_end(world: &mut World, which: usize) {
 
 fn position(world: &mut World, change: impl Fn(&mut Lsn, &mut Lsn, &mut u32)) {
     for record in &mut world.image {
-        if let Record::WalPosition { timeline, start, lsn } = record {
+        if let Record::WalPosition { timeline, start: Some(start), lsn } = record {
             change(start, lsn, timeline);
+        }
+    }
+}
+
+/// As a hook writes it that was not in backup mode.
+fn only_flushed(world: &mut World) {
+    for record in &mut world.image {
+        if let Record::WalPosition { start, .. } = record {
+            *start = None;
         }
     }
 }

@@ -135,7 +135,7 @@ proptest! {
                 }
                 Record::Follow { c, n, .. } | Record::Counter { c, n } => *[c, n][random.below(2) as usize] = huge,
                 Record::Index { primary, .. } => *primary = [u64::MAX; 2],
-                Record::WalPosition { start, lsn, .. } => *[start, lsn][random.below(2) as usize] = wide as u64,
+                Record::WalPosition { start, lsn, .. } => (*start, *lsn) = (Some(wide as u64), huge.into()),
                 Record::Checkpoint { redo: lsn, .. } | Record::WalEnd { lsn, .. } => *lsn = wide as u64,
                 Record::Heartbeats { count, .. } => *count = huge,
                 Record::Bulk { n, rows, torn } => (*n, *rows, *torn) = (huge, u64::MAX, u64::MAX),
