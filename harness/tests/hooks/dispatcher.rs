@@ -10,6 +10,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::call::{Outcome, SOON, call_as_agent, fsfreeze_db, install, program, script, wait_until};
+use crate::server::is_root;
 
 /// An installation in a directory of its own, with a `logger` that writes to a file.
 pub(crate) struct Installation {
@@ -451,6 +452,49 @@ fn a_check_asks_the_agent_and_every_hook() {
     here.call("check").failed_with("no login");
     drop(agent);
     here.call("status").failed_with("10-a is fine");
+}
+
+/// A process of anybody's may be called like the agent, and is asked nothing: that would be to run it as root.
+#[test]
+fn a_check_runs_nothing_of_a_user() {
+    if !is_root() {
+        eprintln!("skipped: only root becomes somebody else here");
+        return;
+    }
+    let here = Installation::new();
+    let program = here.path("qemu-ga");
+    let ran = here.path("ran");
+    install(&program, "755", "#!/bin/sh\n[ -e \"$1\" ] && id -u >>\"$1\"\nread _\n");
+    install(&ran, "666", "");
+    // For somebody else to get there.
+    let open = Command::new("chmod").arg("755").arg(program.parent().unwrap()).status();
+    assert!(open.unwrap().success());
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).arg(&ran);
+    let _user = Agent(command.stdin(std::process::Stdio::piped()).spawn().expect("start it"));
+    wait_until("it runs", || fs::read_to_string(&ran).unwrap() == "65534\n");
+    here.call("check");
+    assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n", "it ran once more");
+    // Root's is asked: the premise.
+    let root = Agent(Command::new(&program).arg(&ran).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    wait_until("it runs", || fs::read_to_string(&ran).unwrap() == "65534\n0\n");
+    here.call("check");
+    assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n0\n0\n");
+    drop(root);
+}
+
+/// A link that leads nowhere has taken the place of our own hook, and no database would be held.
+#[test]
+fn only_a_link_to_null_switches_the_databases_off() {
+    let here = Installation::new();
+    let own = here.path("fsfreeze-hook.d/50-fsfreeze-db");
+    let _ = fs::remove_file(&own);
+    std::os::unix::fs::symlink("/not/there", &own).unwrap();
+    here.call("freeze").failed_with("is no program, and no link to /dev/null");
+    fs::remove_file(&own).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &own).unwrap();
+    here.call("freeze").succeeded();
+    here.call("thaw").succeeded();
 }
 
 #[test]

@@ -16,6 +16,7 @@ on_every_server!(
     a_table_lock_is_waited_for_and_then_given_up,
     ftwrl_gives_way_in_a_deadlock_with_row_locks,
     ftwrl_waits_for_row_locks_that_are_passed_on,
+    ftwrl_waits_for_commits_that_take_long,
     ftwrl_is_given_up,
     works_below_the_dispatcher,
     leaves_only_what_it_must,
@@ -148,6 +149,25 @@ fn ftwrl_waits_for_row_locks_that_are_passed_on(database: Database) {
     assert_eq!(attempts(&program), 1);
     assert_eq!(waiter.answer().as_deref(), Some("updated"));
     program.thaw().succeeded();
+}
+
+/// Commits that take their time are no deadlock either: each passes the row on.
+fn ftwrl_waits_for_commits_that_take_long(database: Database) {
+    let options: &[&str] = match database {
+        Database::Mariadb(_) => &["--binlog-commit-wait-count=99", "--binlog-commit-wait-usec=120000"],
+        Database::Mysql => &["--binlog-group-commit-sync-delay=120000"],
+    };
+    let server = Server::with_tables(database, options);
+    let lines = "method = 'ftwrl'\nlong_statement_seconds = 600\nflush_wait_seconds = 600";
+    let program = Program::set_up("lock_seconds = 60", &of(&server, lines));
+    let mut clients: Vec<_> =
+        (0..6).map(|_| server.session("UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'updated';")).collect();
+    program.freeze().succeeded();
+    assert_eq!(attempts(&program), 1);
+    program.thaw().succeeded();
+    for client in &mut clients {
+        assert_eq!(client.answer().as_deref(), Some("updated"));
+    }
 }
 
 /// How often the latest freeze asked for its locks.

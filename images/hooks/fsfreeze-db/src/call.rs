@@ -16,7 +16,7 @@ use procfs::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::{Exit, Failure};
-use crate::hold::{ACCEPT, runtime};
+use crate::hold::{ACCEPT, NOT_HEARD, runtime};
 use crate::message::{self, Answer, Request};
 use crate::mysql;
 use crate::servers::{self, Kind, ProcessId};
@@ -34,6 +34,9 @@ const GIVING_UP: Duration = Duration::from_secs(5);
 
 /// For the holder's answer to a thaw.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// A window that is longer was over before its snapshot was: the locks never last that long.
+const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 
 /// For a holder to end, or to open its socket again.
 const SOON: Duration = Duration::from_secs(3);
@@ -127,8 +130,8 @@ fn release(settings: &Settings, rolls_back: Option<String>) -> Answer {
             let why = format!("it was released at {}, after {limit} s without a thaw", state.since);
             Answer::not_held(Exit::HeldTooLong, &why)
         }
-        // No window is longer than the limit: a thaw that comes later belongs to none.
-        Stage::Thawed { by } if state.age_seconds() < settings.hold_limit().as_secs() => Answer {
+        // A thaw that comes later belongs to no freeze of ours.
+        Stage::Thawed { by } if state.age_seconds() < LONGEST_WINDOW.as_secs() => Answer {
             exit: Exit::ReleasedBefore,
             says: format!(
                 "the lock was released {} s ago, at {}, by an earlier thaw ({by}): if a backup was still being \
@@ -187,8 +190,11 @@ fn start_holder(settings: &Settings, freezes: Option<Option<String>>, limit: Dur
     match heard(&mut child, limit) {
         Ok(answer) => {
             if answer.exit == Exit::Done && !only_check {
+                let accepted = child.stdin.take().map(|mut stdin| stdin.write_all(ACCEPT));
                 // A holder that has nothing to hold has gone.
-                let _ = child.stdin.take().map(|mut stdin| stdin.write_all(ACCEPT));
+                if !matches!(accepted, Some(Ok(()))) && state::read(&settings.run_directory).is_some() {
+                    return Failure::refused(NOT_HEARD).into();
+                }
             } else {
                 let _ = child.wait();
             }
@@ -295,6 +301,9 @@ fn lost(directory: &Path, why: &str) -> Answer {
 
 /// Whatever a freeze that was killed has left changed in a server.
 fn set_back(settings: &Settings) {
+    if !mysql::is_any_left(&settings.run_directory) {
+        return;
+    }
     let Ok(found) = servers::find() else { return };
     let Ok(runtime) = runtime() else { return };
     for server in found.servers.iter().filter(|server| server.kind == Kind::Mysql) {

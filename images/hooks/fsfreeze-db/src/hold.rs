@@ -34,6 +34,10 @@ const LINE: Duration = Duration::from_secs(5);
 /// What the caller says when it has heard of the locks. Without it they are released.
 pub(crate) const ACCEPT: &[u8] = b"held\n";
 
+/// Why locks were released at once.
+pub(crate) const NOT_HEARD: &str =
+    "the locks were released again: whoever froze did not hear of them in time";
+
 /// What runs everything here that waits.
 ///
 /// # Errors
@@ -140,9 +144,11 @@ async fn hold(
     says.push_str(&format!("; held for at most {} s", settings.hold_limit().as_secs()));
     report(&Answer::done(says));
     if !is_accepted(&mut caller).await {
-        // Whoever froze has been killed, and its caller does not know of the locks.
+        // Whoever froze has been killed, and its caller does not know of the locks; or it will hear too late.
         let _ = release(sessions).await;
-        state::forget(directory);
+        let stage = Stage::Lost { why: NOT_HEARD.to_owned() };
+        let _ = state::write(directory, &state.ended(stage, since.elapsed()));
+        let _ = std::fs::remove_file(state::socket(directory));
         return Ok(());
     }
     drop(caller);

@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// For a server that does not let us in because it ends.
 const ENDING: Duration = Duration::from_millis(300);
 
+/// For how long nobody looks whether another server has started.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// How long one attempt may last that keeps the writers of other servers waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,7 @@ pub(crate) async fn lock_all(
     endings: &RefCell<Vec<Ending>>,
 ) -> Result<Option<(Vec<Session>, Vec<Held>)>, Failure> {
     let nonce = position::nonce().map_err(|error| Failure::refused(format!("cannot read /proc: {error}")))?;
+    let looked = Instant::now();
     // Every connection first: nobody waits for that.
     let mut sessions = open_all(settings, deadline).await?;
     if sessions.is_empty() {
@@ -55,11 +59,30 @@ pub(crate) async fn lock_all(
             });
         held.collect()
     });
+    let outcome = outcome.and_then(|held| {
+        // To look again costs the writers time.
+        if looked.elapsed() > RECENT {
+            nothing_has_started(settings, &sessions)?;
+        }
+        Ok(held)
+    });
     match outcome {
         Ok(held) => Ok(Some((sessions, held))),
         Err(failure) => {
             join_all(sessions.into_iter().map(Session::end)).await;
             Err(failure)
+        }
+    }
+}
+
+/// Refuses a server that has started since the others were found.
+fn nothing_has_started(settings: &Settings, sessions: &[Session]) -> Result<(), Failure> {
+    let is_locked = |server: &Server| sessions.iter().any(|it| it.server().process == server.process);
+    match servers_to_lock(settings)?.iter().find(|server| !is_locked(server)) {
+        None => Ok(()),
+        Some(new) => {
+            let says = "has started while the locks of others were waited for: freeze again";
+            Err(Failure::refused(format!("{} {says}", new.name())))
         }
     }
 }

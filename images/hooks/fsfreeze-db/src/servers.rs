@@ -4,15 +4,23 @@
 //! mount namespaces, and each has a lock of its own.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::iter;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use procfs::process::{FDTarget, Process};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+/// The most of PostgreSQL's `postmaster.pid` that is read, bytes; the number is at its beginning.
+const POSTMASTER: u64 = 4096;
 
 /// How long a server that ends may need to be gone; it gives its memory back first.
 const ENDING: Duration = Duration::from_secs(3);
@@ -86,28 +94,33 @@ pub(crate) struct Server {
     /// Its control group: of a unit, or of a container.
     pub(crate) control_group: String,
     /// Its view of the file systems is another one than ours.
-    in_container: bool,
-    /// The sockets on which it listens.
-    pub(crate) sockets: Vec<Socket>,
-}
-
-/// A socket of a server.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Socket {
-    /// Where it is, as the server itself sees it.
-    pub(crate) path: PathBuf,
-    /// Nobody else listens under this path: what answers there is this server.
-    pub(crate) is_only_one: bool,
+    pub(crate) in_container: bool,
+    /// The sockets on which it listens, as the server itself sees them.
+    pub(crate) sockets: Vec<PathBuf>,
 }
 
 impl Server {
-    /// Where we find a file that the server sees under this path.
-    pub(crate) fn path(&self, seen: &Path) -> PathBuf {
-        let process = Path::new("/proc").join(self.process.pid.to_string());
-        match seen.strip_prefix("/") {
-            Ok(below) => process.join("root").join(below),
-            Err(_) => process.join("cwd").join(seen),
-        }
+    /// Opens a file or a directory that the server sees under this path. In a container a link to `/run` leads
+    /// to the container's own.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(crate) fn open(&self, seen: &Path, flags: OFlags) -> io::Result<File> {
+        let path = self.data_directory.join(seen);
+        let root = format!("/proc/{}/root", self.process.pid);
+        let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = flags | OFlags::CLOEXEC;
+        let opened = match rustix::fs::openat2(&root, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            // Before Linux 5.6. Such a link then leads nowhere, or to a socket of somebody else, who is not taken
+            // for the server.
+            Err(Errno::NOSYS) => {
+                let below = path.strip_prefix("/").unwrap_or(&path);
+                rustix::fs::openat(&root, below, flags, Mode::empty())
+            }
+            opened => opened,
+        };
+        Ok(opened?.into())
     }
 
     /// Its name in messages.
@@ -235,7 +248,8 @@ fn look_at(pid: i32, own_root: Option<(u64, u64)>) -> Result<Option<Server>, Str
 }
 
 /// `mysqld`, `mariadbd` and `postgres`, also as vendors call them: `mysqld.bin`, `mysqld-debug`, `mariadbd-11.8`.
-/// Not what only begins so: `mysqld_safe` (a script), `mysqld_exporter`, `postgres_exporter`.
+/// Not what only begins so: `mysqld_safe` (a script), `mysqld_exporter`, `postgres-operator`. A server of any other
+/// name is known by the data that it stands in.
 fn kind_by_name(comm: &str) -> Option<Kind> {
     let names = [
         ("mysqld", Kind::Mysql),
@@ -244,7 +258,11 @@ fn kind_by_name(comm: &str) -> Option<Kind> {
         ("postmaster", Kind::Postgresql),
     ];
     let is_version = |rest: &str| {
-        rest.is_empty() || rest.starts_with(['.', '-']) || rest.starts_with(|c: char| c.is_ascii_digit())
+        let number = rest.strip_prefix('-').unwrap_or(rest);
+        rest.is_empty()
+            || rest.starts_with('.')
+            || rest == "-debug"
+            || number.starts_with(|c: char| c.is_ascii_digit())
     };
     let named = |(name, kind): (&str, Kind)| comm.strip_prefix(name).is_some_and(is_version).then_some(kind);
     names.into_iter().find_map(named)
@@ -264,37 +282,59 @@ fn kind_by_data(directory: &Path, process: &Process) -> Option<Kind> {
 
 /// The directory names this very process, by its number in its own namespace, as the server in charge.
 fn is_postmaster(directory: &Path, process: &Process) -> bool {
-    let text = fs::read_to_string(directory.join("postmaster.pid")).unwrap_or_default();
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = file.open(directory.join("postmaster.pid")).ok();
+    let text = file.and_then(|file| text_of(file, POSTMASTER)).unwrap_or_default();
     let named: Option<i32> = text.lines().next().and_then(|line| line.trim().parse().ok());
     let innermost = || process.status().ok()?.nspid?.last().copied();
     named.is_some() && named == innermost()
 }
 
-/// The named stream sockets that the process itself has open.
-fn listening(process: &Process) -> procfs::ProcResult<Vec<Socket>> {
+/// What a file says whose owner nobody knows: at most so many bytes of it, and of nothing that would keep us
+/// waiting.
+pub(crate) fn text_of(file: File, most: u64) -> Option<String> {
+    let mut text = String::new();
+    let is_file = file.metadata().is_ok_and(|it| it.is_file());
+    (is_file && file.take(most).read_to_string(&mut text).is_ok()).then_some(text)
+}
+
+/// The paths of the stream sockets that the process itself listens on.
+fn listening(process: &Process) -> procfs::ProcResult<Vec<PathBuf>> {
     let own: HashSet<u64> = process
         .fd()?
         .flatten()
         .filter_map(|fd| if let FDTarget::Socket(inode) = fd.target { Some(inode) } else { None })
         .collect();
-    // Others are shown with a path that begins so.
-    let is_a_file = |path: &PathBuf| !path.to_string_lossy().starts_with('@');
-    let named: Vec<(PathBuf, u64)> = process
-        .unix()?
-        .into_iter()
-        .filter(|socket| socket.state == procfs::net::UnixState::UNCONNECTED)
-        .filter_map(|socket| Some((socket.path.filter(is_a_file)?, socket.inode)))
-        .collect();
-    let others = |path: &PathBuf| named.iter().any(|(other, inode)| other == path && !own.contains(inode));
-    let is_own = |(_, inode): &&(PathBuf, u64)| own.contains(inode);
-    let mut sockets: Vec<Socket> = named
-        .iter()
-        .filter(is_own)
-        .map(|(path, _)| Socket { path: path.clone(), is_only_one: !others(path) })
+    let text = fs::read(format!("/proc/{}/net/unix", process.pid))?;
+    let mut sockets: Vec<PathBuf> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(unix_socket)
+        .filter(|(_, inode)| own.contains(inode))
+        .map(|(path, _)| path)
         .collect();
     sockets.sort();
     sockets.dedup();
     Ok(sockets)
+}
+
+/// The path and the inode of a socket that somebody listens on, in a line of `/proc/PID/net/unix`. The kernel
+/// writes names as they are, which anybody may choose, lines that look like others included.
+fn unix_socket(line: &[u8]) -> Option<(PathBuf, u64)> {
+    let mut rest = line;
+    let next = || {
+        rest = rest.trim_ascii_start();
+        let (field, after) = rest.split_at(rest.iter().position(|byte| *byte == b' ')?);
+        rest = after;
+        Some(field)
+    };
+    let fields: Vec<&[u8]> = iter::repeat_with(next).take(7).map_while(|field| field).collect();
+    // Of a stream, whose owner listens.
+    let [_, _, _, b"00010000", b"0001", b"01", inode] = fields[..] else { return None };
+    let inode = str::from_utf8(inode).ok()?.parse().ok()?;
+    // What is no path begins with @.
+    let path = rest.strip_prefix(b" ").filter(|path| !path.starts_with(b"@"))?;
+    Some((OsStr::from_bytes(path).into(), inode))
 }
 
 #[cfg(test)]
@@ -310,10 +350,33 @@ mod tests {
             assert_eq!(kind_by_name(name), Some(Kind::Postgresql), "{name}");
         }
         for name in
-            ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "postgres_export", "psql"]
+            ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "postgres-operat", "psql"]
         {
             assert_eq!(kind_by_name(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_listening_socket_is_a_line_that_nobody_else_has_made_up() {
+        let listens =
+            |path: &str| format!("00000000478c7ff3: 00000002 00000000 00010000 0001 01 77518 {path}");
+        let read = |line: &str| unix_socket(line.as_bytes());
+        for path in ["/run/mysqld/mysqld.sock", "relative", "/a path/with  spaces "] {
+            assert_eq!(read(&listens(path)), Some((path.into(), 77518)), "{path:?}");
+        }
+        assert_eq!(
+            unix_socket(b"0: 2 0 00010000 0001 01     7 /\xff"),
+            Some((OsStr::from_bytes(b"/\xff").into(), 7))
+        );
+        for line in
+            ["", "Num       RefCount Protocol Flags    Type St Inode Path", "\u{fffd}", &listens("@abstract")]
+        {
+            assert_eq!(read(line), None, "{line:?}");
+        }
+        for other in ["00010000 0001 03", "00000000 0001 01", "00010000 0002 01"] {
+            assert_eq!(read(&listens("/path").replace("00010000 0001 01", other)), None, "{other}");
+        }
+        assert_eq!(read("00000000478c7ff3: 00000002 00000000 00010000 0001 01 77518"), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::exit::Failure;
 use crate::servers::Server;
 
@@ -30,11 +32,10 @@ pub(crate) struct Place {
 ///
 /// If it has no directory that we can open.
 pub(crate) fn place(server: &Server, seen: &Path) -> io::Result<Place> {
-    let path = server.path(seen);
-    let (Some(parent), Some(file)) = (path.parent(), path.file_name()) else {
+    let (Some(parent), Some(file)) = (seen.parent(), seen.file_name()) else {
         return Err(io::Error::other("it is no path of a file"));
     };
-    let directory = File::open(parent)?;
+    let directory = server.open(parent, OFlags::PATH | OFlags::DIRECTORY)?;
     let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
     Ok(Place { _directory: directory, path: short })
 }

@@ -3,12 +3,14 @@
 //! hook that is.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use procfs::process::Process;
 
 use super::run::path;
+use crate::ours;
 
 /// Whether it does, and a sentence.
 pub(super) fn asked() -> (bool, String) {
@@ -41,17 +43,37 @@ pub(super) fn asked() -> (bool, String) {
     (false, says)
 }
 
+/// Those that root has started on this machine itself. Anybody may call a process so, in a container too, and what
+/// it was started with is about to be run.
 fn agents() -> impl Iterator<Item = Process> {
     let processes = procfs::process::all_processes().into_iter().flatten().flatten();
-    processes.filter(|process| process.stat().is_ok_and(|stat| stat.comm == "qemu-ga"))
+    processes.filter(|process| process.stat().is_ok_and(|stat| stat.comm == "qemu-ga") && is_ours(process))
 }
 
+fn is_ours(process: &Process) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let Ok(status) = process.status() else { return false };
+    let users = [status.ruid, status.euid, status.suid, status.fuid];
+    let file = |process: &str, what: &str| {
+        fs::metadata(format!("/proc/{process}/{what}")).map(|file| (file.dev(), file.ino())).ok()
+    };
+    let is_shared = |what: &str| {
+        let own = file("self", what);
+        own.is_some() && own == file(&process.pid.to_string(), what)
+    };
+    users.into_iter().all(|user| user == 0 || user == us) && is_shared("root") && is_shared("ns/mnt")
+}
+
+/// What its program says of its configuration; one that has been replaced since, what the new one says.
 fn hook_of(agent: &Process) -> Option<PathBuf> {
+    let program = agent.exe().ok()?.into_os_string().into_string().ok()?;
+    let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
+    ours::only(Path::new(program), 0o022, "write to").ok()?;
     let words = agent.cmdline().ok()?;
     let dumped = Command::new("timeout")
         .env("PATH", path())
-        .arg("5")
-        .args(words)
+        .args(["5", program])
+        .args(words.get(1..)?)
         .arg("--dump-conf")
         .stdin(Stdio::null())
         .stderr(Stdio::null())

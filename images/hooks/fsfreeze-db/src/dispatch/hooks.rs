@@ -87,12 +87,18 @@ impl Hooks {
                 _ if is_own => found.all.push(Hook::Databases(settings.clone())),
                 Some(mode) if mode & 0o111 != 0 => found.all.push(Hook::Program(file)),
                 Some(_) => found.not_executable.push(base_name(&file)),
+                // It has taken the place of our own, and only /dev/null means that.
+                None if base_name(&file) == OWN && !leads_to_nothing(&file) => {
+                    found
+                        .unsafe_files
+                        .push(format!("{} is no program, and no link to /dev/null", file.display()));
+                }
                 None => {}
             }
         }
         let unsafe_directory = directory.and_then(|it| ours::only(&it, 0o022, "write to").err());
-        found.unsafe_files =
-            unsafe_directory.into_iter().chain(found.all.iter().filter_map(Hook::others_may_write)).collect();
+        found.unsafe_files.extend(unsafe_directory);
+        found.unsafe_files.extend(found.all.iter().filter_map(Hook::others_may_write));
         found
     }
 }
@@ -123,6 +129,10 @@ fn has_hook_name(name: &str) -> bool {
         || ENDS.iter().any(|end| name.ends_with(end))
         || [".dpkg-", ".ucf-", ".pac"].iter().any(|part| name.contains(part));
     !is_left
+}
+
+fn leads_to_nothing(file: &Path) -> bool {
+    fs::canonicalize(file).is_ok_and(|file| file == Path::new("/dev/null"))
 }
 
 fn base_name(file: &Path) -> String {

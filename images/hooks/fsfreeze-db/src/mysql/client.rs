@@ -1,6 +1,6 @@
 //! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable as _};
@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exit::{Exit, Failure};
-use crate::servers::{Server, Socket};
+use crate::servers::Server;
 use crate::settings::Login;
 use crate::socket;
 
@@ -88,24 +88,30 @@ pub(crate) struct Connection {
     pub(crate) patience: Duration,
 }
 
-/// Logs in. The server ends what is idle for longer than `hold`.
+/// The settings after which the server ends what is idle for longer.
+pub(crate) fn idle_for(limit: Duration) -> String {
+    let seconds = limit.as_secs().max(1);
+    format!("wait_timeout = {seconds}, interactive_timeout = {seconds}")
+}
+
+/// Logs in. The server ends what is idle for longer than `idle`.
 pub(crate) async fn log_in(
     server: &Server,
     login: &Login,
-    hold: Duration,
+    idle: Duration,
     patience: Duration,
 ) -> Result<Connection, Failure> {
     let sockets = match &login.socket {
-        Some(path) => vec![Socket { path: path.clone(), is_only_one: false }],
+        Some(path) => vec![path.clone()],
         // Not the X protocol's.
         None => {
-            let classic = |socket: &&Socket| !socket.path.to_string_lossy().contains("mysqlx");
+            let classic = |socket: &&PathBuf| !socket.to_string_lossy().contains("mysqlx");
             server.sockets.iter().filter(classic).cloned().collect()
         }
     };
     let mut why = socket::none(server);
     for socket in &sockets {
-        match connect(server, socket, login, hold, patience).await {
+        match connect(server, socket, login, idle, patience).await {
             Ok(connection) => return Ok(connection),
             Err(failure) => why = failure,
         }
@@ -115,24 +121,22 @@ pub(crate) async fn log_in(
 
 async fn connect(
     server: &Server,
-    socket: &Socket,
+    socket: &Path,
     login: &Login,
-    hold: Duration,
+    idle: Duration,
     patience: Duration,
 ) -> Result<Connection, Failure> {
     let cannot = |why: String| {
-        Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
+        Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.display()))
     };
-    let place = socket::place(server, &socket.path).map_err(|error| cannot(error.to_string()))?;
-    if !socket.is_only_one {
-        let peer = listener(&place.path).await.map_err(&cannot)?;
-        // The first process listens for a server that systemd starts by its socket.
-        if ![Some(server.process.pid), Some(1)].contains(&peer) {
-            let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
-            return Err(cannot(format!("process {other} listens there")));
-        }
+    let place = socket::place(server, socket).map_err(|error| cannot(error.to_string()))?;
+    let peer = listener(&place.path).await.map_err(&cannot)?;
+    // The first process listens for a server that systemd starts by its socket.
+    let is_systemd = peer == Some(1) && !server.in_container;
+    if peer != Some(server.process.pid) && !is_systemd {
+        let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
+        return Err(cannot(format!("process {other} listens there")));
     }
-    let hold = hold.as_secs().max(1);
     let user = login.user.as_deref().unwrap_or("root");
     let opts = OptsBuilder::default()
         .socket(Some(place.path.display().to_string()))
@@ -148,10 +152,11 @@ async fn connect(
     // servers, and would end a wait for the lock. Of a witness's wait MariaDB's least is 0 s, and MySQL's 1 s.
     // Each reads only its own of the comments, of its versions.
     let safe = format!(
-        "SET SESSION wait_timeout = {hold}, interactive_timeout = {hold}, autocommit = 1, sql_mode = '', \
+        "SET SESSION {idle}, autocommit = 1, sql_mode = '', \
          sql_select_limit = {most}, max_join_size = {most}, sql_big_selects = 1, sql_safe_updates = 0, \
          completion_type = 0, lock_wait_timeout = 1 /*!50708 , max_execution_time = 0 */ \
          /*M!100101 , max_statement_time = 0 */ /*M!100300 , lock_wait_timeout = 0 */",
+        idle = idle_for(idle),
         most = u64::MAX
     );
     let mut connection = Connection { conn, patience };

@@ -7,6 +7,8 @@ mod client;
 mod relaxed;
 mod replication;
 
+pub(crate) use self::relaxed::is_any_left;
+
 use std::future::pending;
 use std::iter;
 use std::path::Path;
@@ -17,7 +19,7 @@ use futures_util::future::{Either, select};
 use mysql_async::prelude::FromRow;
 use tokio::time::{Instant, sleep};
 
-use self::client::{ANSWER, Connection, ServerError, log_in};
+use self::client::{ANSWER, Connection, ServerError, idle_for, log_in};
 use self::relaxed::Relaxed;
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
@@ -30,6 +32,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// Before a request that has not been granted is looked after, and again: MySQL lists transactions as they
 /// were up to 100 ms ago. Writers wait.
 const STUCK: Duration = Duration::from_millis(150);
+
+/// After how many of them that see the same it is stuck. A client that holds a row lock may think for a moment.
+const STUCK_LOOKS: u32 = 3;
 
 /// For statements that have been told to end.
 const ENDING: Duration = Duration::from_millis(100);
@@ -128,6 +133,9 @@ pub(crate) struct Session {
     version: String,
     family: Family,
     lock: Lock,
+    /// How long it may be locked, and how long it may be idle until then.
+    hold: Duration,
+    patience: Duration,
     relaxed: Option<Relaxed>,
     has_innodb: bool,
     /// It has a place in a replication.
@@ -150,10 +158,14 @@ impl Session {
         run_directory: &Path,
     ) -> Result<Self, Failure> {
         let login = settings.login()?;
-        let mut conn = log_in(server, &login, hold, patience).await?;
+        // While other servers are waited for it has nothing to do.
+        let idle = hold + patience;
+        let mut conn = log_in(server, &login, idle, patience).await?;
         let silent = |error: ServerError| error.of(server, "does not answer");
         if let Some(mut left) = relaxed::left(run_directory, server) {
-            left.restore(&mut conn).await.map_err(silent)?;
+            left.restore(&mut conn)
+                .await
+                .map_err(|error| error.of(server, "does not take back a setting"))?;
         }
         let (connection, version, redo_setting) = introduced(&mut conn).await.map_err(silent)?;
         let family = Family::of(&version);
@@ -173,7 +185,7 @@ impl Session {
             _ => Lock::Ftwrl,
         };
         let witness =
-            if family.is_mariadb() { Some(log_in(server, &login, hold, patience).await?) } else { None };
+            if family.is_mariadb() { Some(log_in(server, &login, idle, patience).await?) } else { None };
         // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
         let relaxed = redo_setting
             .filter(|setting| family.is_mariadb() && *setting != 1)
@@ -187,6 +199,8 @@ impl Session {
             version,
             family,
             lock,
+            hold,
+            patience,
             relaxed,
             has_innodb: redo_setting.is_some(),
             replicates: false,
@@ -206,7 +220,8 @@ impl Session {
         let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
         let seconds = wait.as_secs().max(1);
         let what = "did not grant the lock";
-        self.run(&format!("SET SESSION lock_wait_timeout = {seconds}"), self.conn.patience, what).await?;
+        let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
+        self.run(&limits, self.conn.patience, what).await?;
         let limit = Duration::from_secs(seconds + 2);
         if let Some(statement) = self.lock.begins() {
             self.run(statement, limit, what).await?;
@@ -498,6 +513,7 @@ impl Session {
         if let Some(witness) = &mut self.witness {
             let refused = match self.lock {
                 Lock::BackupStage => "BACKUP STAGE START",
+                // Nothing that RELOAD allows waits for it.
                 Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
             };
             return match witness.run(refused).await {
@@ -533,15 +549,21 @@ impl Session {
 
     /// Releases whatever is locked, and says goodbye.
     pub(crate) async fn end(mut self) {
-        self.unlock().await;
+        self.release_locks().await;
         self.conn.close().await;
         if let Some(witness) = self.witness {
             witness.close().await;
         }
     }
 
-    /// Releases whatever is locked; a session that does not answer ends with our process.
+    /// Releases whatever is locked, to ask for it again later.
     pub(crate) async fn unlock(&mut self) {
+        self.release_locks().await;
+        let _ = self.conn.run(&format!("SET SESSION {}", idle_for(self.hold + self.patience))).await;
+    }
+
+    /// A session that does not answer ends with our process.
+    async fn release_locks(&mut self) {
         for statement in self.lock.unlock() {
             let _ = self.conn.run(statement).await;
         }
@@ -647,22 +669,30 @@ impl Ending {
     async fn look_for_deadlock(&self) -> Option<Connection> {
         sleep(STUCK).await;
         let mut conn = log_in(&self.server, &self.settings.login().ok()?, ANSWER, ANSWER).await.ok()?;
-        let mut looks = 0;
+        let (mut looks, mut before) = (0, 0);
         loop {
             let (waiting, getting_on): (u64, u64) = conn.first(ROW_LOCKS).await.ok()?;
-            looks = if waiting > 0 && getting_on == 0 { looks + 1 } else { 0 };
-            if looks == 2 {
+            let stuck = if getting_on == 0 { waiting } else { 0 };
+            // A row lock that is passed on leaves fewer of them: no statement begins meanwhile.
+            looks = match stuck {
+                0 => 0,
+                same if same == before => looks + 1,
+                _ => 1,
+            };
+            if looks == STUCK_LOOKS {
                 return Some(conn);
             }
+            before = stuck;
             sleep(STUCK).await;
         }
     }
 }
 
-/// How many transactions wait for a row lock, and how many hold some and get on.
+/// How many transactions wait for a row lock, and how many hold some and get on. What waits for another lock is
+/// said to be `Waiting for .. lock`; MySQL's `waiting for handler commit` is a commit at work.
 const ROW_LOCKS: &str = "SELECT COUNT(IF(trx_state = 'LOCK WAIT', 1, NULL)), \
                          COUNT(IF(trx_state <> 'LOCK WAIT' AND trx_lock_structs > 0 AND command <> 'Sleep' \
-                         AND COALESCE(state, '') NOT LIKE 'Waiting for %', 1, NULL)) \
+                         AND COALESCE(state, '') NOT LIKE 'Waiting for % lock', 1, NULL)) \
                          FROM information_schema.innodb_trx \
                          JOIN information_schema.processlist ON id = trx_mysql_thread_id";
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::client::{Connection, ServerError};
 use crate::servers::{ProcessId, Server};
 
+/// How the names of the notes begin.
+const NOTE: &str = "restore-";
+
 /// A setting that commits do not flush by.
 pub(crate) struct Relaxed {
     note: PathBuf,
@@ -31,7 +34,12 @@ impl Relaxed {
         let text = serde_json::to_vec(&self.of).unwrap_or_default();
         fs::write(&self.note, text)
             .map_err(|error| ServerError::Other(format!("cannot write {}: {error}", self.note.display())))?;
-        set(conn, 1).await
+        let raised = set(conn, 1).await;
+        if let Err(ServerError::Server(..)) = &raised {
+            // It says that it has not, and there is nothing to set back.
+            let _ = fs::remove_file(&self.note);
+        }
+        raised
     }
 
     /// Sets it back.
@@ -40,6 +48,12 @@ impl Relaxed {
         let _ = fs::remove_file(&self.note);
         Ok(())
     }
+}
+
+/// Some freeze has noted a value.
+pub(crate) fn is_any_left(run_directory: &Path) -> bool {
+    let mut files = fs::read_dir(run_directory).into_iter().flatten().flatten();
+    files.any(|file| file.file_name().to_string_lossy().starts_with(NOTE))
 }
 
 /// The value to set back that a freeze which was killed has left for this server.
@@ -55,7 +69,7 @@ pub(crate) fn left(run_directory: &Path, server: &Server) -> Option<Relaxed> {
 }
 
 fn note(run_directory: &Path, server: &Server) -> PathBuf {
-    run_directory.join(format!("restore-{}", server.process.pid))
+    run_directory.join(format!("{NOTE}{}", server.process.pid))
 }
 
 async fn set(conn: &mut Connection, value: u8) -> Result<(), ServerError> {

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 use tokio::net::UnixStream;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::exit::{Exit, Failure};
-use crate::servers::Server;
+use crate::servers::{Server, text_of};
 use crate::settings::ServerSettings;
 use crate::socket;
 
@@ -25,6 +26,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// For the end of backup mode, which writes to the server's disk: a busy one takes seconds. Less than a thaw
 /// waits for all of it.
 pub(super) const STOP: Duration = Duration::from_secs(9);
+
+/// The most of a passwd file that is read, bytes.
+const ACCOUNTS: u64 = 1 << 20;
 
 /// The name of our sessions in the server's views and log.
 const NAME: &str = "fsfreeze-db";
@@ -172,7 +176,7 @@ pub(super) async fn reach(server: &Server, settings: &ServerSettings) -> Result<
     let login = settings.login()?;
     let sockets = match login.socket {
         Some(path) => vec![path],
-        None => server.sockets.iter().map(|socket| socket.path.clone()).collect(),
+        None => server.sockets.clone(),
     };
     let mut why = socket::none(server);
     for socket in sockets {
@@ -217,8 +221,8 @@ async fn connect(server: &Server, seen: &Path) -> io::Result<UnixStream> {
 
 /// Who owns the data directory, as we see it.
 fn owner(server: &Server) -> io::Result<Uid> {
-    let directory = fs::metadata(server.path(&server.data_directory))?;
-    Ok(Uid::from_raw(directory.uid()))
+    let directory = server.open(&server.data_directory, OFlags::PATH | OFlags::DIRECTORY)?;
+    Ok(Uid::from_raw(directory.metadata()?.uid()))
 }
 
 /// What the server's own system calls that account.
@@ -226,7 +230,8 @@ fn owner_name(server: &Server) -> String {
     let named = || {
         let owner = owner(server).ok()?.as_raw();
         let map = fs::read_to_string(format!("/proc/{}/uid_map", server.process.pid)).ok()?;
-        let accounts = fs::read_to_string(server.path(Path::new("/etc/passwd"))).ok()?;
+        let accounts = server.open(Path::new("/etc/passwd"), OFlags::NONBLOCK).ok()?;
+        let accounts = text_of(accounts, ACCOUNTS)?;
         account(&accounts, inner(&map, owner)?)
     };
     named().unwrap_or_else(|| "postgres".to_owned())
