@@ -95,8 +95,17 @@ pub(crate) struct Server {
     pub(crate) control_group: String,
     /// Its view of the file systems is another one than ours.
     pub(crate) in_container: bool,
-    /// The sockets on which it listens, as the server itself sees them.
-    pub(crate) sockets: Vec<PathBuf>,
+    /// The sockets on which it listens.
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// A socket of a server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Socket {
+    /// Where it is, as the server itself sees it.
+    pub(crate) path: PathBuf,
+    /// Nobody else listens under this path: what answers there is this server.
+    pub(crate) is_only_one: bool,
 }
 
 impl Server {
@@ -299,19 +308,23 @@ pub(crate) fn text_of(file: File, most: u64) -> Option<String> {
     (is_file && file.take(most).read_to_string(&mut text).is_ok()).then_some(text)
 }
 
-/// The paths of the stream sockets that the process itself listens on.
-fn listening(process: &Process) -> procfs::ProcResult<Vec<PathBuf>> {
+/// The stream sockets with a path that the process itself listens on.
+fn listening(process: &Process) -> procfs::ProcResult<Vec<Socket>> {
     let own: HashSet<u64> = process
         .fd()?
         .flatten()
         .filter_map(|fd| if let FDTarget::Socket(inode) = fd.target { Some(inode) } else { None })
         .collect();
     let text = fs::read(format!("/proc/{}/net/unix", process.pid))?;
-    let mut sockets: Vec<PathBuf> = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(unix_socket)
+    let named: Vec<(PathBuf, u64)> = text.split(|byte| *byte == b'\n').filter_map(unix_socket).collect();
+    // One that somebody has made up is there beside the server's own.
+    let is_only_one = |path: &PathBuf, inode: &u64| {
+        named.iter().filter(|(other, another)| other == path || another == inode).count() == 1
+    };
+    let mut sockets: Vec<Socket> = named
+        .iter()
         .filter(|(_, inode)| own.contains(inode))
-        .map(|(path, _)| path)
+        .map(|(path, inode)| Socket { path: path.clone(), is_only_one: is_only_one(path, inode) })
         .collect();
     sockets.sort();
     sockets.dedup();

@@ -1,6 +1,6 @@
 //! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable as _};
@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exit::{Exit, Failure};
-use crate::servers::Server;
+use crate::servers::{Server, Socket};
 use crate::settings::Login;
 use crate::socket;
 
@@ -102,10 +102,10 @@ pub(crate) async fn log_in(
     patience: Duration,
 ) -> Result<Connection, Failure> {
     let sockets = match &login.socket {
-        Some(path) => vec![path.clone()],
+        Some(path) => vec![Socket { path: path.clone(), is_only_one: false }],
         // Not the X protocol's.
         None => {
-            let classic = |socket: &&PathBuf| !socket.to_string_lossy().contains("mysqlx");
+            let classic = |socket: &&Socket| !socket.path.to_string_lossy().contains("mysqlx");
             server.sockets.iter().filter(classic).cloned().collect()
         }
     };
@@ -121,21 +121,23 @@ pub(crate) async fn log_in(
 
 async fn connect(
     server: &Server,
-    socket: &Path,
+    socket: &Socket,
     login: &Login,
     idle: Duration,
     patience: Duration,
 ) -> Result<Connection, Failure> {
     let cannot = |why: String| {
-        Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.display()))
+        Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
     };
-    let place = socket::place(server, socket).map_err(|error| cannot(error.to_string()))?;
-    let peer = listener(&place.path).await.map_err(&cannot)?;
-    // The first process listens for a server that systemd starts by its socket.
-    let is_systemd = peer == Some(1) && !server.in_container;
-    if peer != Some(server.process.pid) && !is_systemd {
-        let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
-        return Err(cannot(format!("process {other} listens there")));
+    let place = socket::place(server, &socket.path).map_err(|error| cannot(error.to_string()))?;
+    if !socket.is_only_one || server.in_container {
+        let peer = listener(&place.path).await.map_err(&cannot)?;
+        // The first process listens for a server that systemd starts by its socket.
+        let is_systemd = peer == Some(1) && !server.in_container;
+        if peer != Some(server.process.pid) && !is_systemd {
+            let other = peer.map_or_else(|| "of another namespace".to_owned(), |pid| pid.to_string());
+            return Err(cannot(format!("process {other} listens there")));
+        }
     }
     let user = login.user.as_deref().unwrap_or("root");
     let opts = OptsBuilder::default()

@@ -176,7 +176,7 @@ pub(super) async fn reach(server: &Server, settings: &ServerSettings) -> Result<
     let login = settings.login()?;
     let sockets = match login.socket {
         Some(path) => vec![path],
-        None => server.sockets.clone(),
+        None => server.sockets.iter().map(|socket| socket.path.clone()).collect(),
     };
     let mut why = socket::none(server);
     for socket in sockets {
