@@ -107,6 +107,9 @@ pub enum Record {
         file: String,
         /// Why.
         error: String,
+        /// They are damaged or missing. Otherwise nobody knows: they are encrypted, say, or too long.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        damaged: bool,
     },
     /// The position that the hook recorded on the raw image. Absent when none did.
     Position {

@@ -219,7 +219,11 @@ impl Error {
     /// Whether the guest or its database failed, and not the host: in a guest that was restored from a
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
-        matches!(self, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. })
+        match self {
+            // Whoever speaks through libvirt's channel cannot tell whose fault that is either.
+            Self::Agent(AgentError::Absent(_) | AgentError::Late(_)) => false,
+            error => matches!(error, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. }),
+        }
     }
 
     /// Whether time ran out for a guest or its database: it may be slow, or stand still.

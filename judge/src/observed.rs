@@ -53,7 +53,7 @@ impl Case {
                     return Err("a second `binlog_end` record; a snapshot has one last log".into());
                 }
             }
-            Record::BinlogError { file, error } => {
+            Record::BinlogError { file, error, .. } => {
                 observation.cut_logs.push(UnreadablePart { what: file, why: error });
             }
             Record::Position { file, pos, gtid } => {

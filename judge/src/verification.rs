@@ -156,8 +156,9 @@ impl Seen {
             }
             Record::TableFile { open_count, .. } => self.open_tables += u64::from(open_count > 0),
             Record::BinlogEnd { file, size, .. } => self.binlogs = Some((file, size)),
-            Record::BinlogError { file, error } => {
-                self.binlog_errors.push(format!("{}: {}", quote(&file), quote(&error)));
+            Record::BinlogError { file, error, damaged } => {
+                let line = format!("{}: {}", quote(&file), quote(&error));
+                if damaged { self.binlog_errors.push(line) } else { self.unread.push(line) }
             }
             Record::Position { file, pos, .. } => self.position = Some((file, pos)),
             Record::WalPosition { .. } => self.wal_position = true,

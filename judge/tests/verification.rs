@@ -140,7 +140,7 @@ fn each_defect_is_found_and_decides_the_grade() {
         (
             |_, records| {
                 let (file, error) = ("binlog.000008".to_owned(), "damaged".to_owned());
-                records.push(Record::BinlogError { file, error });
+                records.push(Record::BinlogError { file, error, damaged: true });
             },
             Recovery::Inconsistent,
             "cannot be read to their end",
@@ -189,6 +189,17 @@ fn what_is_legal_is_noted_and_lowers_nothing() {
         assert_eq!((verdict.grade, verdict.findings.len()), (Recovery::Recovers, 0), "{words}");
         assert!(verdict.notes.iter().any(|note| note.contains(words)), "{words}: {:?}", verdict.notes);
     }
+}
+
+/// A server's logs may be encrypted, compressed, or longer than is read.
+#[test]
+fn binary_logs_that_nobody_can_read_say_nothing() {
+    let verdict = planted(|_, records| {
+        let (file, error) = ("binlog.000008".to_owned(), "it is encrypted".to_owned());
+        records.push(Record::BinlogError { file, error, damaged: false });
+    });
+    assert_eq!((verdict.grade, verdict.findings.len()), (Recovery::Recovers, 0));
+    assert!(verdict.unexamined.iter().any(|it| it.contains("it is encrypted")), "{:?}", verdict.unexamined);
 }
 
 #[test]

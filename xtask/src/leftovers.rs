@@ -44,7 +44,11 @@ impl Leftover {
                 Err(e) => Err(Failure::Infrastructure(format!("cannot kill {self}: {e}."))),
             },
             Self::RuntimeDir(dir) | Self::Disks(dir) => {
-                fs::remove_dir_all(dir).map_err(|e| Failure::io("remove", dir, e))
+                // Another run may have begun at the same time, and found it as well.
+                match fs::remove_dir_all(dir) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("remove", dir, e)),
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -58,11 +62,14 @@ pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
 fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
     let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
-    for found in found.into_iter().filter(|found| !found.alive) {
+    let (alive, dead): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.alive);
+    // A guest of another trial may have this one's disks: a verification of what was kept.
+    let alive: Vec<String> = alive.into_iter().map(|it| it.dir.to_string_lossy().into_owned()).collect();
+    for found in dead {
         match found.owner {
             Some(owner) if !owner.trial.starts_with(runs) => {}
             Some(owner) => {
-                left.extend(processes_naming(&owner.trial, is_no_supervisor)?);
+                left.extend(processes_naming(&owner.trial, &alive, is_no_supervisor)?);
                 left.push(Leftover::RuntimeDir(found.dir));
             }
             // That of a trial that lives is complete before it can be seen.
@@ -73,7 +80,7 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
         if runtime_dir::is_supervised(&trial).map_err(|e| Failure::io("inspect", &trial, e))? {
             continue;
         }
-        left.extend(processes_naming(&trial, is_no_supervisor)?);
+        left.extend(processes_naming(&trial, &alive, is_no_supervisor)?);
         let disks = trial.join("disks");
         if disks.exists() && Plan::read(&trial).map_or(true, |plan| plan.keep == Keep::None) {
             left.push(Leftover::Disks(disks));
@@ -85,7 +92,7 @@ fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
 
 /// What is left of a run whose processes should all have ended, its supervisors included.
 pub(crate) fn of_ended(run: &Path) -> Result<Vec<Leftover>, Failure> {
-    let mut left = processes_naming(run, |_| true)?;
+    let mut left = processes_naming(run, &[], |_| true)?;
     left.extend(find(run)?);
     left.dedup();
     Ok(left)
@@ -121,8 +128,13 @@ fn is_trial(dir: &Path) -> bool {
 }
 
 /// Processes with a trial's directory on their command line: its guests name
-/// their disks and consoles there, its own processes name the directory.
-fn processes_naming(trial: &Path, accept: fn(&[String]) -> bool) -> Result<Vec<Leftover>, Failure> {
+/// their disks and consoles there, its own processes name the directory. Not
+/// those that also name a runtime directory of those that are `alive`.
+fn processes_naming(
+    trial: &Path,
+    alive: &[String],
+    accept: fn(&[String]) -> bool,
+) -> Result<Vec<Leftover>, Failure> {
     let needle = trial.to_string_lossy();
     let processes = procfs::process::all_processes()
         .map_err(|e| Failure::Infrastructure(format!("cannot list the processes in /proc: {e}.")))?;
@@ -137,11 +149,18 @@ fn processes_naming(trial: &Path, accept: fn(&[String]) -> bool) -> Result<Vec<L
         let name = program.to_string_lossy().into_owned();
         // An editor or a shell may name the directory as well.
         let ours = name.starts_with("qemu-system") || name == "trial" && accept(&line);
-        if ours && line.iter().any(|word| word.contains(&*needle)) {
+        let name_it = |path: &str| line.iter().any(|word| names(word, path));
+        if ours && name_it(&needle) && !alive.iter().any(|dir| name_it(dir)) {
             found.push(Leftover::Process { pid, name });
         }
     }
     Ok(found)
+}
+
+/// Whether a word contains a path, and not only the beginning of the name of its neighbour.
+fn names(word: &str, path: &str) -> bool {
+    let mut places = word.match_indices(path).map(|(at, _)| &word[at + path.len()..]);
+    places.any(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || "-_.".contains(c)))
 }
 
 /// The paths in a directory; none when it does not exist.
@@ -160,6 +179,18 @@ mod tests {
     use contract::runtime_dir::Owner;
 
     use super::*;
+
+    #[test]
+    fn a_neighbour_whose_name_begins_alike_is_another_trial() {
+        for word in
+            ["/r/a.distro", "file=/r/a.distro/disks/vda", "x=/r/a.distro,y", "/r/a.distro-b /r/a.distro"]
+        {
+            assert!(names(word, "/r/a.distro"), "{word}");
+        }
+        for word in ["/r/a.distro-enabled/disks", "/r/a.distro2", "/r/a.distro.b", "/r/a", ""] {
+            assert!(!names(word, "/r/a.distro"), "{word}");
+        }
+    }
 
     /// The home of a user, and the directory of a trial with disks, of a run of his.
     fn trial() -> (tempfile::TempDir, Home, PathBuf) {

@@ -27,6 +27,7 @@ use tooling::{cargo, host, space};
 use tracing::{Level, info};
 use xshell::cmd;
 
+use crate::e2e::processes::kill_descendants_until;
 use crate::{leftovers, setup};
 use files::FileStates;
 
@@ -88,16 +89,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     request.write(&dir)?;
     let ended = examine(&program, &dir)?;
     let verdict = verdict(&request, &dir, &ended, &states);
-    private::write_json(&dir.join("verdict.json"), &verdict)?;
-    let page = dir.join("index.html");
-    private::replace(&page, report::render_verification(&verdict, &dir).as_bytes())
-        .map_err(|e| Failure::io("write", &page, e))?;
+    // What it found is said, whatever becomes of the files.
+    let written = write(&verdict, &dir);
     show::show(&verdict, &dir, args.json)?;
-    left_nothing(&dir)?;
+    let left = left_nothing(&dir);
     if ended.interrupted {
         return Err(Failure::Interrupted);
     }
-    outcome(&verdict)
+    for problem in [&written, &left].into_iter().filter_map(|it| it.as_ref().err()) {
+        tracing::warn!("{problem}");
+    }
+    outcome(&verdict)?;
+    written.and(left)
+}
+
+fn write(verdict: &Verification, dir: &Path) -> Result<(), Failure> {
+    private::write_json(&dir.join("verdict.json"), verdict)?;
+    let page = dir.join("index.html");
+    private::replace(&page, report::render_verification(verdict, dir).as_bytes())
+        .map_err(|e| Failure::io("write", &page, e))
 }
 
 /// What a definition claims. The guest of an image that is made of packages has its kernel on none of its disks, so
@@ -143,13 +153,21 @@ fn examine(program: &Path, dir: &Path) -> Result<Ended, Failure> {
     }
     // When it is closed, for any reason, the guest ends.
     let lifeline = supervisor.stdin.take();
-    let handle = signals.handle();
+    let (handle, watched) = (signals.handle(), signals.handle());
     let presses = thread::spawn(move || {
-        let pressed = signals.forever().next().is_some();
+        let mut presses = signals.forever();
+        let pressed = presses.next().is_some();
         if pressed {
-            info!("Ctrl-C: the guest is ended, and its overlays are removed.");
+            info!(
+                "Ctrl-C: the guest is ended, and its overlays are removed. Press it again to kill every process of the \
+                 verification at once."
+            );
         }
         drop(lifeline);
+        if pressed && presses.next().is_some() {
+            tracing::warn!("Ctrl-C again: killing every process of the verification.");
+            kill_descendants_until(&watched);
+        }
         pressed
     });
     let status = supervisor.wait();

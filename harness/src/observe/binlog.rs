@@ -103,8 +103,9 @@ pub(super) fn recorded(
 }
 
 fn failed(file: &str, error: &ReadError, log: &mut ObservationLog) -> Result<()> {
+    let damaged = error.is_damage();
     let error = printable(&error.to_string());
-    Ok(log.write(&Record::BinlogError { file: printable(file), error })?)
+    Ok(log.write(&Record::BinlogError { file: printable(file), error, damaged })?)
 }
 
 /// The name of the index of binary logs in the directory. A replica's relay logs have another one.
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_recorded() {
         let error_of = |files: &[(&str, &[u8])]| match observed(files, None).as_slice() {
-            [.., Record::BinlogError { file, error }] => format!("{file}: {error}"),
+            [.., Record::BinlogError { file, error, .. }] => format!("{file}: {error}"),
             other => panic!("{other:?}"),
         };
         assert!(error_of(&[("binlog.index", b"binlog.000001\n")]).starts_with("binlog.000001: "));

@@ -202,7 +202,7 @@ impl SnapshotLayout<'_> {
         let (path, detail) = (format!("/dev/{}", fs.name), printable(&error.to_string()));
         log.write(&Record::Unreadable { path: path.clone(), detail: detail.clone() })?;
         if self.directories.on(fs, Holds::Binlogs).next().is_some() {
-            log.write(&Record::BinlogError { file: path, error: detail })?;
+            log.write(&Record::BinlogError { file: path, error: detail, damaged: false })?;
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl SnapshotLayout<'_> {
         }
         for directory in self.directories.of(Holds::Binlogs).filter(|directory| directory.on.is_none()) {
             let (file, error) = lost(directory);
-            log.write(&Record::BinlogError { file, error })?;
+            log.write(&Record::BinlogError { file, error, damaged: true })?;
         }
         Ok(())
     }

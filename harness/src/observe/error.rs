@@ -57,3 +57,10 @@ pub(crate) enum ReadError {
     #[error("{0}")]
     Program(String),
 }
+
+impl ReadError {
+    /// Whether what was to be read is at fault, and not what the harness or the host's programs can read.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::NoFile | Self::Damaged(_) | Self::Binlog(binlog::BinlogError::NoLog))
+    }
+}

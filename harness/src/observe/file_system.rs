@@ -91,7 +91,10 @@ pub(super) fn replay(kind: FsKind, raw: &Path) -> Result<(), ReadError> {
         FsKind::Ext4 => {
             // Anything wrong that it finds, the check finds again.
             let mut e2fsck = Command::new("e2fsck");
-            tool::run(e2fsck.args(["-p", "-E", "journal_only"]).arg(raw), Access::Write(raw))?;
+            let printed = tool::run(e2fsck.args(["-p", "-E", "journal_only"]).arg(raw), Access::Write(raw))?;
+            if says(&printed, &["no space left on device"]) {
+                return Err(ReadError::Program(tool::said(&printed)));
+            }
             return Ok(());
         }
         FsKind::Xfs => "loop,nosuid,nodev,noexec,nouuid",
@@ -135,11 +138,30 @@ pub(super) fn check(kind: FsKind, raw: &Path) -> Result<(bool, String), ReadErro
     if !clean && lacks_memory(&checked) {
         return Err(ToolError::NoMemory { program: program.to_owned() }.into());
     }
+    if !clean && says(&checked, &TOO_OLD) {
+        return Err(ReadError::Program(format!("the host's {program} is too old: {}", tool::said(&checked))));
+    }
     let printed =
         if kind == FsKind::Ext4 { checked.stdout } else { [checked.stdout, checked.stderr].concat() };
     let printed = String::from_utf8_lossy(&printed);
     let lines: Vec<_> = printed.lines().take(CHECK_LINES).map(printable).collect();
     Ok((clean, lines.join("\n")))
+}
+
+/// What checkers print of a file system with features that they do not know: e2fsck of e2fsprogs, xfs_repair of
+/// xfsprogs, and btrfs of btrfs-progs.
+const TOO_OLD: [&str; 4] = [
+    "get a newer version of e2fsck",
+    "more recent xfs_repair",
+    "unsupported option features",
+    "unsupported version",
+];
+
+fn says(Printed { stdout, stderr, .. }: &Printed, words: &[&str]) -> bool {
+    [stdout, stderr].into_iter().any(|printed| {
+        let printed = String::from_utf8_lossy(printed).to_lowercase();
+        words.iter().any(|word| printed.contains(word))
+    })
 }
 
 /// Whether a checker gave up because it may take no more memory. Its last line says so.

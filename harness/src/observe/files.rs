@@ -276,7 +276,7 @@ mod tests {
             log.flush().unwrap();
             let records: Vec<Record> = Reader::open(&path, KIND).unwrap().map(Result::unwrap).collect();
             let [
-                Record::BinlogError { file, error },
+                Record::BinlogError { file, error, damaged: false },
                 Record::Unreadable { detail, .. },
                 Record::TableFile { open_count, .. },
             ] = &records[..]

@@ -373,9 +373,14 @@ pub(crate) const WEAKENED: &[(&str, Property, Mutation)] = &[
     }),
     ("binary log not readable", Property::BinlogAgreement, |world| {
         drop_records(world, |record| matches!(record, Record::BinlogTransfer { .. }));
-        world
-            .image
-            .insert(0, Record::BinlogError { file: "binlog.000001".into(), error: "it is encrypted".into() });
+        world.image.insert(
+            0,
+            Record::BinlogError {
+                file: "binlog.000001".into(),
+                error: "it is encrypted".into(),
+                damaged: false,
+            },
+        );
     }),
     ("roll-forward compared for one table", Property::RollForward, |world| {
         drop_records(world, |record| matches!(record, Record::Table { table, .. } if table != "ledger"));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitOptions};
 use signal_hook::consts::SIGINT;
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
 /// How long supervisors may go on after the test binary: they thaw a guest first.
@@ -57,10 +57,7 @@ pub(crate) fn wait_for_all(trials: &Child, CtrlC(mut signals): CtrlC) -> io::Res
         let _ = process::kill_process(trials, Signal::TERM);
         if presses.next().is_some() {
             warn!("Ctrl-C again: killing every process of the run.");
-            while !watched.is_closed() {
-                kill_descendants();
-                thread::sleep(PAUSE);
-            }
+            kill_descendants_until(&watched);
         }
         true
     });
@@ -89,7 +86,14 @@ fn wait(trials: Pid) -> io::Result<ExitStatus> {
     }
 }
 
-/// Kills all processes that descend from this one.
+/// Kills all processes that descend from this one, again and again until this is closed: when they have ended.
+pub(crate) fn kill_descendants_until(ended: &Handle) {
+    while !ended.is_closed() {
+        kill_descendants();
+        thread::sleep(PAUSE);
+    }
+}
+
 fn kill_descendants() {
     let Ok(all) = procfs::process::all_processes() else { return };
     // One that has just ended cannot be read.
