@@ -115,8 +115,8 @@ impl Access {
         }
     }
 
-    /// Connects as soon as the server answers SQL. Fails with the last error after `limit`, or when
-    /// `alive`, called after each failed attempt, fails.
+    /// Connects as soon as the server answers SQL. Fails after `limit`, at once when the server refuses the
+    /// account, or when `alive`, called after each failed attempt, fails.
     pub async fn connect_within(
         &self,
         limit: Duration,
@@ -136,10 +136,17 @@ impl Access {
             if matches!(error, SqlError::TimedOut) {
                 attempt = (2 * attempt).min(CONNECT_LIMIT);
             }
-            if error.is_access_denied() || tokio::time::Instant::now() > deadline {
-                return Err(Error::sql(format!("answer within {} s of the guest's start", limit.as_secs()))(
-                    error,
-                ));
+            let what = format!("answer within {} s of the guest's start", limit.as_secs());
+            if error.is_access_denied() {
+                return Err(Error::sql(what)(error));
+            }
+            if tokio::time::Instant::now() > deadline {
+                // One that still recovers refuses connections, or says so: it is as late as one that is silent.
+                let last = match error {
+                    SqlError::TimedOut => String::new(),
+                    error => format!(" (at last: {error})"),
+                };
+                return Err(Error::sql(format!("{what}{last}"))(SqlError::TimedOut));
             }
             alive()?;
             tokio::time::sleep(PAUSE).await;
