@@ -1,5 +1,6 @@
 //! Runs: which trials a command line requests, and where their files are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,6 +112,30 @@ pub fn checkout() -> PathBuf {
     found.map_or_else(PathBuf::new, Path::to_owned)
 }
 
+/// The longest name of a trial, characters. Its guests, their logs and their sockets are called so, with more.
+const LONGEST_NAME: usize = 150;
+
+/// Whether each trial has a directory of its own.
+fn names_suit(trials: &[TrialRequest]) -> Result<(), String> {
+    let mut taken = BTreeMap::new();
+    for TrialRequest { name, .. } in trials {
+        let dir = trial_dir_name(name);
+        if dir.len() > LONGEST_NAME {
+            return Err(format!(
+                "the name of the trial `{name}` has {} characters, and may have {LONGEST_NAME}. Shorten the name of \
+                 its scenario, or of its hook's file.",
+                dir.len()
+            ));
+        }
+        if let Some(other) = taken.insert(dir.clone(), name) {
+            return Err(format!(
+                "the trials `{other}` and `{name}` would both be kept in `{dir}`. Rename a scenario, or a hook's file."
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl RunOptions {
     /// The file's name in a run's directory.
     pub const FILE: &str = "run.json";
@@ -196,6 +221,7 @@ impl RunOptions {
                 }
             }
         }
+        names_suit(&trials).map_err(DefinitionError::Names)?;
         Ok(trials)
     }
 
@@ -305,6 +331,20 @@ mod tests {
             trial.starts_with("database/two-disks-apart::") && why.contains("one job at a time"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn every_trial_has_a_directory_of_its_own() {
+        let trials = two_disks(None).trials().unwrap();
+        let named = |names: &[&str]| {
+            let trial = |name: &&str| TrialRequest { name: (*name).to_owned(), ..trials[0].clone() };
+            names_suit(&names.iter().map(trial).collect::<Vec<_>>())
+        };
+        named(&["a/b-c::x::none", "a/b-d::x::none"]).unwrap();
+        let said = named(&["a/b-c::x::none", "a-b/c::x::none"]).unwrap_err();
+        assert!(said.starts_with("the trials `a/b-c::x::none` and `a-b/c::x::none` would both be"), "{said}");
+        let said = named(&[&format!("a::x::{}", "y".repeat(LONGEST_NAME))]).unwrap_err();
+        assert!(said.contains("has 154 characters"), "{said}");
     }
 
     #[test]

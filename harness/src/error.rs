@@ -220,9 +220,10 @@ impl Error {
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
         match self {
+            Self::Sql { source, .. } => !source.is_crowded(),
             // Whoever speaks through libvirt's channel cannot tell whose fault that is either.
             Self::Agent(AgentError::Absent(_) | AgentError::Late(_)) => false,
-            error => matches!(error, Self::Agent(_) | Self::Guest(_) | Self::Sql { .. }),
+            error => matches!(error, Self::Agent(_) | Self::Guest(_)),
         }
     }
 
@@ -286,6 +287,21 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_on_the_host_do_is_no_fact_about_a_guest() {
+        let refused = |code: &str| {
+            Error::sql("answer")(SqlError::Server { code: code.to_owned(), message: "no".to_owned() })
+        };
+        assert!(refused("1045").is_of_guest());
+        for code in ["1040", "1203", "53300"] {
+            assert!(!refused(code).is_of_guest(), "{code}");
+        }
+        let limit = Duration::from_secs(15);
+        assert!(!Error::from(AgentError::Absent(limit)).is_of_guest());
+        assert!(!Error::from(AgentError::Late(limit)).is_of_guest());
+        assert!(Error::from(AgentError::Endless(1)).is_of_guest());
+    }
 
     #[test]
     fn only_lack_of_time_lets_a_guest_try_again() {

@@ -137,10 +137,11 @@ impl Access {
                 attempt = (2 * attempt).min(CONNECT_LIMIT);
             }
             let what = format!("answer within {} s of the guest's start", limit.as_secs());
-            if error.is_access_denied() {
+            let is_over = tokio::time::Instant::now() > deadline;
+            if error.is_access_denied() || is_over && error.is_crowded() {
                 return Err(Error::sql(what)(error));
             }
-            if tokio::time::Instant::now() > deadline {
+            if is_over {
                 // One that still recovers refuses connections, or says so: it is as late as one that is silent.
                 let last = match error {
                     SqlError::TimedOut => String::new(),

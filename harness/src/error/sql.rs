@@ -36,6 +36,9 @@ pub enum SqlError {
 /// account, wrong password, not from this host), 3D000 (no such database), 42501 (may not connect).
 const ACCESS_DENIED: [&str; 8] = ["1044", "1045", "1049", "1130", "28000", "28P01", "3D000", "42501"];
 
+/// Codes with which a server has no connection left: 1040 and 1203 of MariaDB's and MySQL's, 53300 of PostgreSQL's.
+const CROWDED: [&str; 3] = ["1040", "1203", "53300"];
+
 impl SqlError {
     /// The code with which the server refused, if it did.
     pub fn code(&self) -> Option<&str> {
@@ -43,6 +46,11 @@ impl SqlError {
             Self::Server { code, .. } => Some(code),
             Self::TimedOut | Self::Lost(_) | Self::Endless(_) | Self::Unexpected(_) => None,
         }
+    }
+
+    /// The server is up, and others have all its connections: on the host anybody may connect to a guest's port.
+    pub fn is_crowded(&self) -> bool {
+        self.code().is_some_and(|code| CROWDED.contains(&code))
     }
 
     /// The server is up, and refuses the account.

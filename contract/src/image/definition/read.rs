@@ -26,6 +26,9 @@ pub enum DefinitionError {
     /// The file or directory cannot be read, or does not say what it must.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// Trials whose directories cannot all be there.
+    #[error("{0}")]
+    Names(String),
 }
 
 /// A definition as written. `Spanned` keeps the place of everything that is checked later.
