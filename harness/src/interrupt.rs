@@ -111,6 +111,23 @@ pub(crate) fn receive<T>(channel: &Receiver<T>, deadline: Instant) -> Result<Opt
     }
 }
 
+/// What this gives, unless a stop comes first: a server that accepts a statement may never answer it.
+pub(crate) async fn or_stop<T>(waiting: impl Future<Output = Result<T>>) -> Result<T> {
+    let stop = async {
+        loop {
+            if let Err(stop) = check() {
+                return stop;
+            }
+            tokio::time::sleep(REACTION).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        given = waiting => given,
+        stop = stop => Err(stop),
+    }
+}
+
 /// Sleeps, unless interrupted.
 pub(crate) fn pass(time: Duration) -> Result<()> {
     let deadline = Instant::now() + time;

@@ -721,13 +721,14 @@ impl<'a> Trial<'a> {
         };
         let expected = self.expected()?;
         let limits = plan.limits;
-        runtime.block_on(observe::server(conn, machine.agent(), server, expected, limits.agent, out))?;
+        let observed = observe::server(conn, machine.agent(), server, expected, limits.agent, out);
+        runtime.block_on(interrupt::or_stop(observed))?;
         if let Some(position) = position.take().filter(|_| !live.is_empty()) {
             live.iter().try_for_each(|record| out.write(record))?;
             out.write(&roll_forward::binlog::replay(machine, &position, limits.statement)?)?;
             self.observe_replayed(conn, out)?;
         }
-        runtime.block_on(observe::memory(conn, expected, out))?;
+        runtime.block_on(interrupt::or_stop(observe::memory(conn, expected, out)))?;
         // A table that could not be read says nothing when its guest is gone.
         machine.check_host()
     }
@@ -735,7 +736,11 @@ impl<'a> Trial<'a> {
     /// Writes down what a server holds that has replayed its logs.
     fn observe_replayed(&self, conn: &mut Connection, out: &mut ObservationLog) -> Result<()> {
         let reached = observe::state(conn, self.expected()?, ServerState::RolledForward);
-        self.session.runtime.block_on(reached)?.iter().try_for_each(|record| Ok(out.write(record)?))
+        self.session
+            .runtime
+            .block_on(interrupt::or_stop(reached))?
+            .iter()
+            .try_for_each(|record| Ok(out.write(record)?))
     }
 
     /// Replays the source's write-ahead log on the snapshot's disks in a guest of its own, and
