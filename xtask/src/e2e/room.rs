@@ -20,6 +20,10 @@ const IMAGE_MIB: u64 = 440;
 /// What a guest writes to its overlays in a trial, besides the load's own data, MiB.
 const OVERLAYS_MIB: u64 = 64;
 
+/// How often a trial with a backup tool has its disks besides: those that the tool backs up are whole, and so are
+/// its backup and what it restores. A tool that runs out of room cannot be told from one that fails.
+const TOOL_COPIES: u64 = 3;
+
 /// What stays of a trial: logs and observations, MiB.
 const FILES_MIB: u64 = 4;
 
@@ -53,7 +57,8 @@ pub(super) fn check(options: &RunOptions, requests: &[TrialRequest], jobs: u16) 
 fn of_trial(request: &TrialRequest, image_mib: u64) -> [u64; 2] {
     let overlays = OVERLAYS_MIB + u64::from(request.scenario.load.data_mib);
     // Its disks are copied to be read raw, one snapshot at a time.
-    [image_mib + overlays, overlays]
+    let copies = if request.scenario.backup.is_some() { 1 + TOOL_COPIES } else { 1 };
+    [copies * image_mib + overlays, overlays]
 }
 
 fn of_trials(keep: Keep, jobs: u16, trials: impl Iterator<Item = [u64; 2]>) -> u64 {
@@ -136,6 +141,17 @@ mod tests {
         assert_eq!(of_trials(Keep::Failed, 2, trials()), 1200 + 3 * FILES_MIB);
         assert_eq!(of_trials(Keep::All, 1, trials()), 700 + 120 + 3 * FILES_MIB);
         assert_eq!(of_trials(Keep::All, 9, trials()), 1700 + 3 * FILES_MIB);
+    }
+
+    #[test]
+    fn a_backup_tool_needs_room_for_its_copies() {
+        let options = RunOptions::of(host::repository(), "/runs/one".into());
+        let requests = options.trials().unwrap();
+        let needs = |with_tool: bool| {
+            let one = requests.iter().find(|it| it.scenario.backup.is_some() == with_tool).unwrap();
+            of_trial(one, 500)[0] - of_trial(one, 0)[0]
+        };
+        assert_eq!((needs(false), needs(true)), (500, 2000));
     }
 
     #[test]
