@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use contract::image::{Claims, Database, InspectionReport, Manifest};
 use contract::plan::Limits;
@@ -18,11 +19,16 @@ use crate::host::{Libvirt, accel, guest_user};
 use crate::interrupt;
 use crate::overlay;
 
+/// A guest boots once, and is asked some questions.
+const LIMIT: Duration = Duration::from_secs(1800);
+
 /// The inspecting process: reads `claims.json` in `dir` and writes `found.json`. `root` is a
 /// short-lived directory for libvirt, whose path must be short.
 pub fn main(dir: &Path, root: &Path) -> ExitCode {
     let run = || -> Result<(), Box<dyn std::error::Error>> {
         interrupt::listen()?;
+        interrupt::end_with_parent()?;
+        interrupt::end_after(LIMIT);
         let claims = Claims::read(dir)?;
         Ok(inspect(&claims, dir, root)?.write(dir)?)
     };

@@ -396,7 +396,7 @@ pub(crate) fn run_trials(ready: &Ready, options: &RunOptions, jobs: u16) -> Resu
 
 /// Removes what killed runs left, and says it: their disks may take the room that this run needs.
 fn remove_leftovers() -> Result<(), Failure> {
-    for leftover in leftovers::find(&host::repository().join("target/e2e"))? {
+    for leftover in leftovers::all(&[&host::repository().join("target/e2e")])? {
         leftover.remove()?;
         warn!("A run that was killed had left something, which is removed: {leftover}.");
     }

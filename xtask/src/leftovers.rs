@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use contract::plan::{Keep, Plan};
-use contract::runtime_dir::{self, Home};
+use contract::runtime_dir::{self, Found, Home};
 use contract::verification::Request;
 use rustix::process::{Pid, Signal};
 use tooling::error::Failure;
@@ -56,7 +56,36 @@ impl Leftover {
 
 /// What the dead trials of one run left, or of all runs under `runs`.
 pub(crate) fn find(runs: &Path) -> Result<Vec<Leftover>, Failure> {
-    find_in(&Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))?, runs)
+    find_in(&home()?, runs)
+}
+
+/// What all runs under each of these left, and what no trial owns any more: of a checkout that has been removed, or
+/// of an inspection, which lies elsewhere.
+pub(crate) fn all(runs: &[&Path]) -> Result<Vec<Leftover>, Failure> {
+    let home = home()?;
+    let mut left = Vec::new();
+    for runs in runs {
+        left.extend(find_in(&home, runs)?);
+    }
+    left.extend(strays_in(&home)?);
+    // A runtime directory without an owner is found each time.
+    let mut all: Vec<Leftover> = Vec::new();
+    for leftover in left {
+        if !all.contains(&leftover) {
+            all.push(leftover);
+        }
+    }
+    Ok(all)
+}
+
+fn strays_in(home: &Home) -> Result<Vec<Leftover>, Failure> {
+    let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
+    let is_stray = |found: &Found| !found.alive && found.owner.as_ref().is_some_and(|it| !it.trial.exists());
+    Ok(found.into_iter().filter(is_stray).map(|stray| Leftover::RuntimeDir(stray.dir)).collect())
+}
+
+fn home() -> Result<Home, Failure> {
+    Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))
 }
 
 fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
@@ -240,5 +269,8 @@ mod tests {
         assert_eq!(left, [Leftover::RuntimeDir(killed.clone()), Leftover::Disks(trial.join("disks"))]);
         // That of another checkout is its own business.
         assert_eq!(find_in(&home, &dir.path().join("other")).unwrap(), []);
+        assert_eq!(strays_in(&home).unwrap(), []);
+        fs::remove_dir_all(&trial).unwrap();
+        assert_eq!(strays_in(&home).unwrap(), [Leftover::RuntimeDir(killed)]);
     }
 }

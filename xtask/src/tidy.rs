@@ -12,10 +12,7 @@ use crate::{leftovers, verify};
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args) -> Result<(), Failure> {
-    let mut left = leftovers::find(&host::repository().join("target/e2e"))?;
-    left.extend(leftovers::find(&verify::runs())?);
-    // A runtime directory without an owner is found each time.
-    left.dedup();
+    let left = leftovers::all(&[&host::repository().join("target/e2e"), &verify::runs()])?;
     for leftover in &left {
         leftover.remove()?;
         results::line(format_args!("removed {leftover}"));
