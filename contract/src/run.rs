@@ -168,7 +168,7 @@ impl RunOptions {
 
     /// Every requested trial that is possible: scenario by image by hook.
     ///
-    /// An error is about a scenario file, a definition or a name that no definition has.
+    /// An error is about a scenario file, a definition, a name that no definition has, or the trials' own names.
     pub fn trials(&self) -> Result<Vec<TrialRequest>, DefinitionError> {
         let mut trials = self.requested()?;
         trials.retain(|trial| trial.scenario.snapshot.impossible().is_none());

@@ -223,7 +223,8 @@ impl Error {
             Self::Sql { source, .. } => !source.is_crowded(),
             // Whoever speaks through libvirt's channel cannot tell whose fault that is either.
             Self::Agent(AgentError::Absent(_) | AgentError::Late(_)) => false,
-            error => matches!(error, Self::Agent(_) | Self::Guest(_)),
+            Self::Agent(_) | Self::Guest(_) => true,
+            _ => false,
         }
     }
 

@@ -456,7 +456,7 @@ fn passwords_and_plugins(database: Database) {
 fn a_missing_privilege_is_refused(database: Database) {
     let server = Server::with_tables(database, &[]);
     server.sql("CREATE USER backup@localhost; GRANT SELECT ON *.* TO backup@localhost");
-    let program = Program::new(&[]).with("", &of(&server, "user = 'backup'"));
+    let mut program = Program::new(&[]).with("", &of(&server, "user = 'backup'"));
     program.refuses(&server, REFUSED, "Access denied; you need");
     // What the settings file names is enough.
     server.sql("REVOKE ALL, GRANT OPTION FROM backup@localhost");
@@ -469,7 +469,6 @@ fn a_missing_privilege_is_refused(database: Database) {
              GRANT SELECT ON performance_schema.* TO backup@localhost"
         }
     });
-    let mut program = program;
     for method in ["auto", "ftwrl"] {
         program.set("", &of(&server, &format!("user = 'backup'\nmethod = '{method}'")));
         program.freeze().succeeded();
@@ -575,14 +574,8 @@ fn one_of_two_servers_is_not_enough(database: Database) {
 fn the_limit_is_counted_from_the_first_lock(database: Database) {
     let [first, second] = [(); 2].map(|()| Server::with_tables(database, &[]));
     let program = Program::set_up("hold_seconds = 2", &[of(&first, ""), of(&second, "")].concat());
-    let blocker = second.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
-    thread::scope(|scope| {
-        let freeze = scope.spawn(|| program.freeze());
-        wait_until("the program waits", || second.busy().contains(request(database)));
-        thread::sleep(Duration::from_millis(500));
-        second.sql(&format!("KILL {}", blocker.connection));
-        freeze.join().unwrap().succeeded();
-    });
+    let pause = || thread::sleep(Duration::from_millis(500));
+    beside_a_table_lock(&second, database, || program.freeze(), pause).succeeded();
     soon("the first is released", || first.takes_writes());
     program.thaw_fails(HELD_TOO_LONG, "after 2 s without a thaw");
     assert!(second.takes_writes());
@@ -605,6 +598,23 @@ pub(crate) fn request(database: Database) -> &'static str {
         Database::Mariadb(_) => "BACKUP STAGE",
         Database::Mysql => "FLUSH TABLES WITH READ LOCK",
     }
+}
+
+/// A freeze that waits for a table which another session has locked, until something has been done meanwhile.
+pub(crate) fn beside_a_table_lock<T: Send>(
+    server: &Server,
+    database: Database,
+    freeze: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce(),
+) -> T {
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
+    thread::scope(|scope| {
+        let freeze = scope.spawn(freeze);
+        wait_until("the program waits", || server.busy().contains(request(database)));
+        meanwhile();
+        server.sql(&format!("KILL {}", blocker.connection));
+        freeze.join().expect("no panic")
+    })
 }
 
 /// In a container an absolute link leads to the container's own file systems, and read from outside to another
@@ -697,14 +707,8 @@ fn a_short_limit_ends_no_freeze(database: Database) {
     let server = Server::with_tables(database, &[]);
     let lines = "long_statement_seconds = 600";
     let program = Program::set_up("hold_seconds = 1\nlock_seconds = 60", &of(&server, lines));
-    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
-    thread::scope(|scope| {
-        let freeze = scope.spawn(|| program.freeze());
-        wait_until("the program waits", || server.busy().contains(request(database)));
-        thread::sleep(Duration::from_secs(4));
-        server.sql(&format!("KILL {}", blocker.connection));
-        freeze.join().unwrap().succeeded();
-    });
+    let pause = || thread::sleep(Duration::from_secs(4));
+    beside_a_table_lock(&server, database, || program.freeze(), pause).succeeded();
 }
 
 /// While the locks of others are waited for.
@@ -718,18 +722,15 @@ fn a_server_that_starts_meanwhile_is_refused(database: Database) {
     let seen = shared.path().join("data").display().to_string();
     let lines = format!("[[server]]\ndata_directory = '{seen}'\nlong_statement_seconds = 600\n");
     let program = Program::set_up("lock_seconds = 60", &lines);
-    let blocker = first.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
-    thread::scope(|scope| {
-        let freeze = scope.spawn(|| program.freeze_fails(REFUSED, "has started while the locks of others"));
-        wait_until("the program waits", || first.busy().contains(request(database)));
-        let second = Server::mounted_at(database, shared.path());
+    let mut second = None;
+    let freeze = || program.freeze_fails(REFUSED, "has started while the locks of others");
+    beside_a_table_lock(&first, database, freeze, || {
+        second = Some(Server::mounted_at(database, shared.path()));
         // Only a freeze that takes so long looks again.
         thread::sleep(Duration::from_secs(1));
-        first.sql(&format!("KILL {}", blocker.connection));
-        freeze.join().unwrap();
-        assert!(first.takes_writes());
-        assert!(second.takes_writes());
     });
+    assert!(first.takes_writes());
+    assert!(second.expect("it has started").takes_writes());
 }
 
 /// An account that may not raise it; nothing is noted then that a later freeze would set back.

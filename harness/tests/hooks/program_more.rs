@@ -8,7 +8,7 @@ use std::thread;
 use crate::call::{
     AS_TOLD, SOON, call_as_agent, ends_soon, fsfreeze_db, install, send_signal, soon, wait_until,
 };
-use crate::program::{LOCK_LOST, Program, REFUSED, of, on_every_server, request};
+use crate::program::{LOCK_LOST, Program, REFUSED, beside_a_table_lock, of, on_every_server, request};
 use crate::server::{Database, Server, is_root};
 
 on_every_server!(
@@ -92,14 +92,7 @@ fn a_table_lock_is_waited_for_and_then_given_up(database: Database) {
 
     // When the other lock is released in time, ours is granted.
     program.set("lock_seconds = 30", &of(&server, lines));
-    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
-    let outcome = thread::scope(|scope| {
-        let freeze = scope.spawn(|| program.freeze());
-        wait_until("the program waits", || server.busy().contains(request(database)));
-        server.sql(&format!("KILL {}", blocker.connection));
-        freeze.join().unwrap()
-    });
-    outcome.succeeded();
+    beside_a_table_lock(&server, database, || program.freeze(), || {}).succeeded();
     assert!(!server.takes_writes());
     program.thaw().succeeded();
 }

@@ -26,7 +26,7 @@ pub enum DefinitionError {
     /// The file or directory cannot be read, or does not say what it must.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// Trials whose directories cannot all be there.
+    /// Trials whose names are too long for a directory, or lead to the same one.
     #[error("{0}")]
     Names(String),
 }

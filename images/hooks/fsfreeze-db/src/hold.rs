@@ -147,22 +147,26 @@ async fn hold(
         // Whoever froze has been killed, and its caller does not know of the locks; or it will hear too late.
         let _ = release(sessions).await;
         let stage = Stage::Lost { why: NOT_HEARD.to_owned() };
-        let _ = state::write(directory, &state.ended(stage, since.elapsed()));
-        let _ = std::fs::remove_file(state::socket(directory));
+        note_end(directory, &state.ended(stage, since.elapsed()));
         return Ok(());
     }
     drop(caller);
     let_go_of_the_caller();
     let Ended { stage, answer } =
         wait(listener, signals, directory, expires, sessions, call.as_deref()).await;
-    let _ = state::make_directory(directory);
-    let _ = state::write(directory, &state.ended(stage, since.elapsed()));
-    let _ = std::fs::remove_file(state::socket(directory));
+    note_end(directory, &state.ended(stage, since.elapsed()));
     // Last, so that a freeze that comes at once finds that nothing is held.
     if let Some((to, answer)) = answer {
         send(to, &answer).await;
     }
     Ok(())
+}
+
+/// For whoever asks later, when there is no socket any more.
+fn note_end(directory: &Path, state: &State) {
+    let _ = state::make_directory(directory);
+    let _ = state::write(directory, state);
+    let _ = std::fs::remove_file(state::socket(directory));
 }
 
 /// Serves the socket until the locks are released, and says how they were.

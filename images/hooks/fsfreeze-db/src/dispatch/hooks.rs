@@ -47,8 +47,8 @@ pub(super) struct Hooks {
     pub(super) all: Vec<Hook>,
     /// Names of files that would be hooks.
     pub(super) not_executable: Vec<String>,
-    /// What others may write to: a sentence each.
-    pub(super) unsafe_files: Vec<String>,
+    /// Why none may be run: a sentence each.
+    pub(super) refusals: Vec<String>,
 }
 
 impl Hooks {
@@ -67,7 +67,7 @@ impl Hooks {
         links.extend(fs::read_link("/proc/self/exe"));
         let directory =
             links.iter().map(|program| program.with_file_name("fsfreeze-hook.d")).find(|it| it.is_dir());
-        let mut found = Self { all: vec![], not_executable: vec![], unsafe_files: vec![] };
+        let mut found = Self { all: vec![], not_executable: vec![], refusals: vec![] };
         let mut files: Vec<PathBuf> = directory
             .iter()
             .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
@@ -90,15 +90,15 @@ impl Hooks {
                 // It has taken the place of our own, and only /dev/null means that.
                 None if base_name(&file) == OWN && !leads_to_nothing(&file) => {
                     found
-                        .unsafe_files
+                        .refusals
                         .push(format!("{} is no program, and no link to /dev/null", file.display()));
                 }
                 None => {}
             }
         }
         let unsafe_directory = directory.and_then(|it| ours::only(&it, 0o022, "write to").err());
-        found.unsafe_files.extend(unsafe_directory);
-        found.unsafe_files.extend(found.all.iter().filter_map(Hook::others_may_write));
+        found.refusals.extend(unsafe_directory);
+        found.refusals.extend(found.all.iter().filter_map(Hook::others_may_write));
         found
     }
 }

@@ -80,7 +80,7 @@ impl Dispatcher {
         for idle in &self.hooks.not_executable {
             self.log.tell(&format!("{idle} is not executable: not run"));
         }
-        if let Some(why) = self.hooks.unsafe_files.first() {
+        if let Some(why) = self.hooks.refusals.first() {
             self.log.tell(&format!("refused: {why}"));
             self.log.send();
             return false;
@@ -129,7 +129,7 @@ impl Dispatcher {
             let (runs_us, says) = agent::asked();
             println!("fsfreeze-hook: {says}");
             succeeded = runs_us;
-            for why in &self.hooks.unsafe_files {
+            for why in &self.hooks.refusals {
                 println!("fsfreeze-hook: refused: {why}");
                 succeeded = false;
             }

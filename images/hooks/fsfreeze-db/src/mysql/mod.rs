@@ -7,8 +7,6 @@ mod client;
 mod relaxed;
 mod replication;
 
-pub(crate) use self::relaxed::is_any_left;
-
 use std::future::pending;
 use std::iter;
 use std::path::Path;
@@ -21,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use self::client::{ANSWER, Connection, ServerError, idle_for, log_in};
 use self::relaxed::Relaxed;
+pub(crate) use self::relaxed::is_any_left;
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
 use crate::servers::Server;
