@@ -189,6 +189,8 @@ impl Cluster {
 
     fn client(&self) -> Command {
         let mut command = as_owner(&bin("psql"));
+        // What a test sets for everybody must not end the test's own statements.
+        command.env("PGOPTIONS", "-c statement_timeout=0");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.address()]);
         command
     }
