@@ -12,6 +12,8 @@ until_frozen() {
         [ -e "$run/written" ] || return
         rm -f "$run/written"
     done
+    wait
+    rm -f "$probe"
 }
 
 case $1 in
@@ -25,5 +27,7 @@ case $1 in
             echo 'SET SESSION lock_wait_timeout=9; FLUSH TABLES WITH READ LOCK;'
             timeout 60 sh -c "while [ -d $run ]; do sleep 0.1; done"
         } | "$client" >/dev/null 2>&1 & ;;
-    thaw) rm -rf "$run" "$probe" ;;
+    thaw)
+        # What writes there in the background may be in the way.
+        until rm -rf "$run" "$probe" 2>/dev/null; do sleep 0.05; done ;;
 esac

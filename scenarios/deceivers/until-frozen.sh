@@ -12,6 +12,8 @@ until_frozen() {
         [ -e "$run/written" ] || return
         rm -f "$run/written"
     done
+    wait
+    rm -f "$probe"
 }
 
 take() {
@@ -30,5 +32,7 @@ case $1 in
         rm -rf "$run"
         mkdir "$run"
         take || take || take ;;
-    thaw) rm -rf "$run" "$probe" ;;
+    thaw)
+        # What writes there in the background may be in the way.
+        until rm -rf "$run" "$probe" 2>/dev/null; do sleep 0.05; done ;;
 esac

@@ -473,11 +473,16 @@ mod tests {
 
         /// Waits until a file is there, which is how a command says how far it is.
         fn wait_for(&self, name: &str) {
-            let (file, deadline) = (self.path("scratch").join(name), Instant::now() + LONG);
-            while !file.exists() {
-                assert!(Instant::now() < deadline, "no {name}");
-                sleep(Duration::from_millis(1));
-            }
+            let file = self.path("scratch").join(name);
+            wait_until(name, || file.exists());
+        }
+    }
+
+    fn wait_until(what: &str, it_is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !it_is_so() {
+            assert!(Instant::now() < deadline, "no {what}");
+            sleep(Duration::from_millis(1));
         }
     }
 
@@ -631,6 +636,7 @@ mod tests {
         let line = format!("trap '' INT TERM; touch ready2; sleep {sleeper} & while :; do sleep 1; done");
         let mut running = scene.start(&line, LONG);
         scene.wait_for("ready2");
+        wait_until("child", || lives(&sleeper));
         let short = Duration::from_millis(50);
         running.stop(&[(Signal::INT, short), (Signal::TERM, short)]);
         assert!(lives(&sleeper));

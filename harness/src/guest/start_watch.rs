@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a start may take, before the accelerator's slowness: most take a second.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
+/// The pause between two looks for a QEMU that should be up already.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Kills a guest's QEMU that does not come up, for as long as this lives. libvirt's call fails then.
 #[derive(Debug)]
 pub(super) struct StartWatch {
@@ -27,8 +30,13 @@ impl StartWatch {
         let (ends, over) = channel::<()>();
         let (named, root) = (format!("guest={name},"), root.to_string_lossy().into_owned());
         let watch = move || {
-            let late = over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-            late && kill(&named, &root)
+            let (mut killed, mut pause) = (false, limit);
+            // Again and again: libvirt may start it only now, or another one after it.
+            while over.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                killed |= kill(&named, &root);
+                pause = PAUSE;
+            }
+            killed
         };
         Self { ends, thread: thread::spawn(watch) }
     }

@@ -301,7 +301,7 @@ mod tests {
         let mut qemu = qemu(dir.path(), &fifo);
         // It has opened the FIFO when it has written the first line.
         while trace.count() == 0 {
-            assert!(qemu.try_wait().unwrap().is_none(), "it has ended");
+            assert!(qemu.try_wait().unwrap().is_none() || trace.count() > 0, "it has ended");
             thread::yield_now();
         }
         drop(trace);

@@ -217,6 +217,7 @@ impl Program {
         const PAUSE: Duration = Duration::from_secs(6);
         thread::scope(|scope| {
             let freeze = scope.spawn(|| self.freeze());
+            wait_until("it has begun", || self.find_holder().is_some());
             thread::sleep(PAUSE);
             drop(paused);
             let freeze = freeze.join().expect("no panic").succeeded();
@@ -359,7 +360,8 @@ fn a_lost_lock_is_reported(database: Database) {
     };
     let lose: [&dyn Fn(); 2] = [&|| send_signal("KILL", program.holder()), &|| {
         for connection in connections() {
-            server.sql(&format!("KILL {connection}"));
+            // Unless it has just ended by itself.
+            server.try_sql(&format!("KILL {connection}"));
         }
     }];
     for lose in lose {
@@ -515,6 +517,7 @@ fn only_a_server_that_hangs_for_long_is_refused(database: Database) {
     eprintln!("given up after {:?}", outcome.took);
 
     // A server that hangs in the window: the thaw must end, and report that.
+    program.set("", &of(&server, ""));
     program.freeze().succeeded();
     let stopped = Stopped::new(&server);
     program.thaw_fails(LOCK_LOST, "NOT held until thaw");
@@ -558,11 +561,13 @@ fn two_servers_are_locked_together(database: Database) {
 fn one_of_two_servers_is_not_enough(database: Database) {
     let server = Server::with_tables(database, &[]);
     let mut other = Server::with_tables(database, &[]);
-    let program = Program::set_up("lock_seconds = 3", &[of(&server, ""), of(&other, "")].concat());
+    let both = [of(&server, ""), of(&other, "")].concat();
+    let mut program = Program::set_up("lock_seconds = 3", &both);
     let stopped = Stopped::new(&other);
     program.refuses(&server, REFUSED, "no answer within 3 s");
     drop(stopped);
     // One of them ends in the window.
+    program.set("", &both);
     program.freeze().succeeded();
     other.kill();
     program.thaw_fails(LOCK_LOST, &other.datadir().display().to_string());
@@ -573,7 +578,8 @@ fn one_of_two_servers_is_not_enough(database: Database) {
 /// second was waited for: that is the limit, and no lock that was lost.
 fn the_limit_is_counted_from_the_first_lock(database: Database) {
     let [first, second] = [(); 2].map(|()| Server::with_tables(database, &[]));
-    let program = Program::set_up("hold_seconds = 2", &[of(&first, ""), of(&second, "")].concat());
+    let lines = "long_statement_seconds = 600";
+    let program = Program::set_up("hold_seconds = 2", &[of(&first, lines), of(&second, lines)].concat());
     let pause = || thread::sleep(Duration::from_millis(500));
     beside_a_table_lock(&second, database, || program.freeze(), pause).succeeded();
     soon("the first is released", || first.takes_writes());
@@ -687,10 +693,12 @@ fn hostile_files_hold_up_nobody() {
 /// The call stands still until the process that holds no longer waits for it.
 fn a_call_that_hears_too_late_is_refused(database: Database) {
     let server = Server::with_tables(database, &[]);
-    let program = Program::new(&[&server]);
+    let program = Program::set_up("lock_seconds = 60", &of(&server, "long_statement_seconds = 600"));
+    let blocker = server.running("LOCK TABLES t.isam WRITE; DO SLEEP(300)");
     let mut freeze = program.command(&["freeze"]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("it has started the process that holds", || program.find_holder().is_some());
+    wait_until("the program waits", || server.busy().contains(request(database)));
     send_signal("STOP", freeze.id());
+    server.sql(&format!("KILL {}", blocker.connection));
     soon("that one has given up", || program.find_holder().is_none());
     assert!(server.takes_writes());
     let state = program.status()["latest_freeze"]["stage"].clone();
@@ -706,8 +714,8 @@ fn a_call_that_hears_too_late_is_refused(database: Database) {
 fn a_short_limit_ends_no_freeze(database: Database) {
     let server = Server::with_tables(database, &[]);
     let lines = "long_statement_seconds = 600";
-    let program = Program::set_up("hold_seconds = 1\nlock_seconds = 60", &of(&server, lines));
-    let pause = || thread::sleep(Duration::from_secs(4));
+    let program = Program::set_up("hold_seconds = 3\nlock_seconds = 60", &of(&server, lines));
+    let pause = || thread::sleep(Duration::from_secs(6));
     beside_a_table_lock(&server, database, || program.freeze(), pause).succeeded();
 }
 
@@ -946,22 +954,22 @@ fn a_second_freeze_leaves_the_first_alone(database: Database) {
 
 fn a_thaw_that_comes_too_late_fails(database: Database) {
     let server = Server::with_tables(database, &[]);
-    let mut program = Program::new(&[]).with("hold_seconds = 4", &of(&server, ""));
+    let mut program = Program::new(&[]).with("hold_seconds = 8", &of(&server, ""));
     program.freeze().succeeded();
     // A second tool's.
     program.thaw().succeeded();
     program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw (called by");
     program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw (called by");
     // The window can be longer than the locks would have lasted.
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(9));
     program.thaw_fails(RELEASED_BEFORE, "by an earlier thaw (called by");
 
     // Nobody thaws in time.
-    program.set("hold_seconds = 1", &of(&server, ""));
+    program.set("hold_seconds = 3", &of(&server, ""));
     program.freeze().succeeded();
     soon("the lock is released", || server.takes_writes());
     soon("the holder has ended", || program.find_holder().is_none());
-    program.thaw_fails(HELD_TOO_LONG, "after 1 s without a thaw");
+    program.thaw_fails(HELD_TOO_LONG, "after 3 s without a thaw");
     program.thaw().succeeded();
 }
 
@@ -1063,7 +1071,7 @@ fn a_long_event_is_waited_for(database: Database) {
                    WHERE state LIKE '%sleep%' AND time >= 2 AND id <> CONNECTION_ID()";
     wait_until("the event has run for long", || server.sql(running) == "1");
     let program = Program::new(&[])
-        .with("lock_seconds = 2", &of(&server, "method = 'ftwrl'\nlong_statement_seconds = 1"));
+        .with("lock_seconds = 4", &of(&server, "method = 'ftwrl'\nlong_statement_seconds = 1"));
     let outcome = thread::scope(|scope| {
         let freeze = scope.spawn(|| program.freeze());
         while !freeze.is_finished() {
@@ -1080,7 +1088,7 @@ fn long_statements_end_only_where_that_is_set(database: Database) {
     let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
     wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 1);
     let lines = "method = 'ftwrl'\nlong_statement_seconds = 1";
-    let mut program = Program::new(&[]).with("lock_seconds = 2", &of(&server, lines));
+    let mut program = Program::new(&[]).with("lock_seconds = 4", &of(&server, lines));
     let refusal = program.refuses(&server, REFUSED, "did not ask for the lock: a statement would keep it");
     let refusal = refusal.within(AS_TOLD);
     assert!(refusal.output.ends_with(": UPDATE\n"), "{refusal:?}");

@@ -60,7 +60,7 @@ fn needs_nothing_of_its_guest(database: Database) {
 
 fn a_long_update_holds_up_nobody(database: Database) {
     let server = Server::with_tables(database, &[]);
-    let program = Program::set_up("lock_seconds = 2", &of(&server, ""));
+    let program = Program::set_up("lock_seconds = 4", &of(&server, ""));
     let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id<3");
     match database {
         Database::Mariadb(_) => {
@@ -81,7 +81,7 @@ fn a_long_update_holds_up_nobody(database: Database) {
 fn a_table_lock_is_waited_for_and_then_given_up(database: Database) {
     let server = Server::with_tables(database, &[]);
     let lines = "long_statement_seconds = 600";
-    let mut program = Program::set_up("lock_seconds = 2", &of(&server, lines));
+    let mut program = Program::set_up("lock_seconds = 4", &of(&server, lines));
     for blocker in ["LOCK TABLES t.isam WRITE; DO SLEEP(300)", "UPDATE t.isam SET v=v+SLEEP(300)"] {
         let blocker = server.running(blocker);
         program.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD);
@@ -172,7 +172,7 @@ fn attempts(program: &Program) -> u64 {
 fn ftwrl_is_given_up(database: Database) {
     let server = Server::with_tables(database, &[]);
     let lines = "method = 'ftwrl'\nlong_statement_seconds = 600";
-    let program = Program::set_up("lock_seconds = 2", &of(&server, lines));
+    let program = Program::set_up("lock_seconds = 4", &of(&server, lines));
     let long = server.running("UPDATE t.inno SET v=v+SLEEP(300) WHERE id=1");
     program.refuses(&server, REFUSED, "did not grant the lock: error 1205").within(AS_TOLD);
     soon("no request is left behind", || !server.busy().contains("FLUSH"));

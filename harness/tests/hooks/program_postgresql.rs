@@ -439,6 +439,7 @@ fn only_a_server_that_hangs_for_long_is_refused(version: Version) {
     eprintln!("given up after {:?}", outcome.took);
 
     // A server that hangs in the window: the thaw must end, and report that.
+    program.set("", &of(&cluster, ""));
     program.freeze().succeeded();
     let paused = cluster.pause();
     program.thaw_fails(LOCK_LOST, "NOT held until thaw");

@@ -133,6 +133,8 @@ fn what_the_server_rolls_back_is_gone() {
     };
     let run = client.run("trial");
     let mut root = client.connect_as_root();
+    // The limits of a second are the writers'; this side waits until it has its locks.
+    client.wait(root.query_drop("SET innodb_lock_wait_timeout=50, lock_wait_timeout=50")).unwrap();
     let load = run.start(3);
     let mut send = |statement: &str| client.wait(root.query_drop(statement));
     wait_for_transfers(&load, 50);
@@ -182,7 +184,8 @@ fn what_the_server_rolls_back_is_gone() {
 /// after all; nor can the server say so while the old session may still commit.
 #[test]
 fn an_answer_that_comes_too_late_is_found_out() {
-    let (server, client) = serve(&[]);
+    // Each late answer costs a connection, which the server ends only after a while.
+    let (server, client) = serve(&["--max-connections=1000"]);
     let run = client.run("trial");
     let mut root = client.connect_as_root();
     let mut holder = client.connect_as_root();
@@ -223,7 +226,8 @@ fn an_answer_that_comes_too_late_is_found_out() {
 fn what_was_acknowledged_survives_the_server() {
     let (mut server, client) = serve(&[]);
     let run = client.run("trial");
-    let load = run.start(4);
+    // A server that dies ends its connections itself; then the writers wait for its recovery.
+    let load = run.start_impatiently(4, LIMIT);
     for _ in 0..2 {
         wait_for_transfers(&load, 150);
         server.crash_and_restart();
@@ -263,7 +267,7 @@ fn a_seed_repeats_its_operations() {
     let sent = |name: &str, seed: u64| -> Vec<Vec<(u32, Op)>> {
         let run = client.run(name);
         let load = run.start(seed);
-        wait_for_transfers(&load, 150);
+        wait_for_transfers(&load, 250);
         run.stop(load);
         run.history.finish().unwrap();
         let story = Story::read(&run.dir);

@@ -128,7 +128,7 @@ fn idle(server: &Server) -> String {
 pub(super) fn d01(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
     let _long = server.running(LONG_UPDATE);
-    let ours = honest(&server, &ours_set(&server, "lock_seconds = 2", ""));
+    let ours = honest(&server, &ours_set(&server, "lock_seconds = 4", ""));
 
     let sample = Sample::new(&server);
     let freeze = sample.call("freeze");
@@ -300,7 +300,8 @@ pub(super) fn d09(database: Database) -> Shown {
     let hook = ours(&server);
     hook.freeze().succeeded();
     for connection in idle(&server).lines() {
-        server.sql(&format!("KILL {connection}"));
+        // Unless it has just ended by itself.
+        server.try_sql(&format!("KILL {connection}"));
     }
     wait_until("the lock is gone", || server.takes_writes());
     let thawed = tells(&hook, LOCK_LOST);
@@ -342,7 +343,7 @@ pub(super) fn d10(database: Database) -> Shown {
 
 pub(super) fn d11(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let hook = ours_set(&server, "lock_seconds = 2", "long_statement_seconds = 1");
+    let hook = ours_set(&server, "lock_seconds = 4", "long_statement_seconds = 1");
     // What each method waits for: BACKUP STAGE for statements of other engines only.
     let blocker = match database {
         Database::Mariadb(_) => "UPDATE t.isam SET v=v+SLEEP(300) WHERE id=1",
@@ -388,7 +389,7 @@ pub(super) fn d12(database: Database) -> Shown {
     let long = server.running("SELECT SLEEP(300) FROM t.inno WHERE id=1");
     let age = format!("SELECT time FROM information_schema.processlist WHERE id={}", long.connection);
     wait_until("the statement is long", || server.sql(&age).parse::<u32>().unwrap() >= 2);
-    let hook = ours_set(&server, "lock_seconds = 2", "");
+    let hook = ours_set(&server, "lock_seconds = 4", "");
     let refused = hook.refuses(&server, REFUSED, "did not ask for the lock");
     let mut reader = server.session("SELECT 'read' FROM t.inno WHERE id=2;");
     assert_eq!(reader.answer().as_deref(), Some("read"));
@@ -613,7 +614,7 @@ pub(super) fn d20(database: Database) -> Shown {
 
 pub(super) fn d22(database: Database) -> Shown {
     let server = Server::with_tables(database, &[]);
-    let hook = ours_set(&server, "lock_seconds = 2", "");
+    let hook = ours_set(&server, "lock_seconds = 4", "");
     let mut refusals = vec![];
     let mut waited = vec![];
     let bulk: &dyn Fn() -> Session = &|| server.running("UPDATE t.isam SET v=v+SLEEP(300)");
@@ -641,6 +642,6 @@ pub(super) fn d22(database: Database) -> Shown {
             "BACKUP STAGE as the manual has it: still waiting after {} and {}, until lock_wait_timeout ({limit} s)",
             waited[0], waited[1]
         ),
-        ours: format!("lock_seconds = 2: {} and {}, nothing locked", exit(&refusals[0]), exit(&refusals[1])),
+        ours: format!("lock_seconds = 4: {} and {}, nothing locked", exit(&refusals[0]), exit(&refusals[1])),
     }
 }

@@ -18,7 +18,7 @@ use crate::state::Held;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// For a server that does not let us in because it ends.
-const ENDING: Duration = Duration::from_millis(300);
+const ENDING: Duration = Duration::from_secs(1);
 
 /// For how long nobody looks whether another server has started.
 const RECENT: Duration = Duration::from_secs(1);
