@@ -26,6 +26,8 @@ mod program;
 mod program_galera;
 #[path = "hooks/program_more.rs"]
 mod program_more;
+#[path = "hooks/program_neighbours.rs"]
+mod program_neighbours;
 #[path = "hooks/program_postgresql.rs"]
 mod program_postgresql;
 #[path = "hooks/program_replica.rs"]

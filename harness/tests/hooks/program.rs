@@ -179,7 +179,7 @@ impl Program {
         serde_json::from_str(&outcome.output).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
     }
 
-    fn position(&self, server: &Server, name: &str) -> String {
+    pub(crate) fn position(&self, server: &Server, name: &str) -> String {
         self.position_of(&server.datadir(), name)
     }
 
@@ -763,7 +763,7 @@ fn a_refused_raise_changes_nothing_later(database: Database) {
 }
 
 /// Ends its processes when dropped.
-struct Ending(std::process::Child);
+pub(crate) struct Ending(pub(crate) std::process::Child);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -19,6 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::hold::{ACCEPT, NOT_HEARD, runtime};
 use crate::message::{self, Answer, Request};
 use crate::mysql;
+use crate::ours;
 use crate::servers::{self, Kind, ProcessId};
 use crate::settings::Settings;
 use crate::state::{self, Stage};
@@ -149,8 +149,15 @@ pub(crate) fn status(settings: &Settings, as_json: bool) -> Answer {
     let directory = settings.run_directory.as_path();
     let state = state::read(directory);
     let answer = match holder(directory) {
-        Some(holder) => ask_holder(directory, holder, &Request::Status)
-            .unwrap_or_else(|error| Failure::refused(format!("the holder does not answer: {error}")).into()),
+        Some(holder) => ask_holder(directory, holder, &Request::Status).unwrap_or_else(|error| {
+            let process = holder.pid;
+            if is_held_by(directory, holder) {
+                let why = format!("process {process}, which holds the locks, does not answer: {error}");
+                Failure { exit: Exit::LockLost, why }.into()
+            } else {
+                Failure::refused(format!("not locked yet: process {process} takes the locks now")).into()
+            }
+        }),
         None => Failure::refused("not locked").into(),
     };
     let says = if as_json {
@@ -232,7 +239,8 @@ fn heard(child: &mut Child, limit: Duration) -> Result<Answer, String> {
 fn holder(directory: &Path) -> Option<ProcessId> {
     let is_holder = |pid: i32| {
         let place = Path::new("/proc").join(pid.to_string());
-        let ours = || fs::metadata(&place).is_ok_and(|it| it.uid() == rustix::process::geteuid().as_raw());
+        // A user's process that is root in part may be called anything.
+        let ours = || Process::new(pid).is_ok_and(|process| ours::is_ours(&process));
         let words = [b"fsfreeze-db\0hold\0", directory.as_os_str().as_bytes(), b"\0"].concat();
         fs::read(place.join("cmdline")).is_ok_and(|line| line == words) && ours()
     };

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,6 +25,9 @@ use crate::servers::ProcessId;
 use crate::session::{Ending, Session};
 use crate::settings::Settings;
 use crate::state::{self, Held, Stage, State};
+
+/// The most memory that this process may take, bytes.
+const MEMORY: u64 = 512 << 20;
 
 /// For the caller of a freeze to hear that the locks are held.
 const ACCEPTED: Duration = Duration::from_secs(10);
@@ -53,6 +57,9 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 /// With `only_check` it releases them at once. `call` is the dispatcher's name for the call that freezes.
 pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<String>) {
     let _ = rustix::process::setsid();
+    // Whatever a server answers, it takes no memory that the machine needs.
+    let most = Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
+    let _ = setrlimit(Resource::Data, most);
     let deadline = Instant::now() + settings.lock_limit();
     let Ok(caller) = caller() else { return };
     let mut signals = match Signals::new() {
@@ -198,7 +205,7 @@ async fn wait(
             }
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
-                match serve(stream, sessions, call).await {
+                match serve(stream, sessions, expires, call).await {
                     Served::On(kept) => sessions = kept,
                     Served::Ended(ended) => return ended,
                 }
@@ -225,7 +232,12 @@ enum Served {
     Ended(Ended),
 }
 
-async fn serve(stream: UnixStream, mut sessions: Vec<Session>, call: Option<&str>) -> Served {
+async fn serve(
+    stream: UnixStream,
+    mut sessions: Vec<Session>,
+    expires: Instant,
+    call: Option<&str>,
+) -> Served {
     // The directory keeps others out; this holds wherever it is.
     let ours = rustix::process::geteuid().as_raw();
     if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
@@ -240,6 +252,9 @@ async fn serve(stream: UnixStream, mut sessions: Vec<Session>, call: Option<&str
     let answer = match message::parse(&line) {
         Err(error) => Failure::refused(format!("an unknown request: {error}")).into(),
         Ok(Request::Status) => {
+            // Rounded up, so that our own limit is over first.
+            let left = expires.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+            join_all(sessions.iter_mut().map(|session| session.last_for(left))).await;
             let alive = all(join_all(sessions.iter_mut().map(Session::is_alive)).await);
             alive.map_or_else(Answer::from, |_| Answer::done("locked"))
         }

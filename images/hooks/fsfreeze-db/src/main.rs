@@ -52,6 +52,14 @@ fn main() -> ExitCode {
     }
     let answer = match settings {
         settings if words == ["thaw"] => call::thaw(&settings, &file, env::var(call::ROLLS_BACK).ok()),
+        // Whatever they say now, locks may be held.
+        Err(failure) if words.first() == Some(&"status") => {
+            let held = call::status(&Settings::with_directory_of(&file), words.contains(&"--json"));
+            match held.exit {
+                Exit::Refused => failure.into(),
+                _ => return show(&held),
+            }
+        }
         Err(failure) => failure.into(),
         Ok(settings) => match words.as_slice() {
             ["freeze"] => call::freeze(&settings, env::var(call::CALL).ok(), Duration::MAX),

@@ -1,8 +1,23 @@
-//! Files that nobody else may tamper with.
+//! Files and processes that nobody else may tamper with.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use procfs::process::{Process, Status};
+
+/// The account that all rights of a process are of, if it is only one.
+pub(crate) fn only_user(status: &Status) -> Option<u32> {
+    let Status { ruid, euid, suid, fuid, .. } = *status;
+    [euid, suid, fuid].into_iter().all(|user| user == ruid).then_some(ruid)
+}
+
+/// Whether that is root, or ourselves.
+pub(crate) fn is_ours(process: &Process) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let user = process.status().ok().and_then(|status| only_user(&status));
+    user.is_some_and(|user| user == 0 || user == us)
+}
 
 /// Refuses a file that belongs to somebody else, or whose mode has one of these bits: others `can` do
 /// something to it.

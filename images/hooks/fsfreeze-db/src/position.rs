@@ -19,10 +19,7 @@ pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
 
 /// Removes the position of this name: an earlier freeze's would be taken for the one of this backup.
 pub(crate) fn forget(directory: &Path, name: &str) -> io::Result<()> {
-    match fs::remove_file(file(directory, name)) {
-        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
-        _ => Ok(()),
-    }
+    remove(&file(directory, name))
 }
 
 /// Something new, which tells this freeze from every other.
@@ -50,6 +47,20 @@ fn file(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.position"))
 }
 
+/// A new file: others may be able to write to the directory, and a link that they have put there is not followed.
 fn create(file: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(file)
+    remove(file)?;
+    File::options().write(true).create_new(true).mode(0o600).open(file)
+}
+
+/// Removes a file, if there is one. A file system that cannot be written to does not say that there is none.
+fn remove(file: &Path) -> io::Result<()> {
+    let is_absent =
+        |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    match fs::remove_file(file) {
+        Err(error) if !is_absent(&error) && !fs::symlink_metadata(file).is_err_and(|it| is_absent(&it)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }

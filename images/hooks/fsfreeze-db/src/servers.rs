@@ -8,16 +8,19 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::iter;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use procfs::process::{FDTarget, Process};
+use procfs::process::{FDTarget, Process, Stat};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::ours;
 
 /// The most of PostgreSQL's `postmaster.pid` that is read, bytes; the number is at its beginning.
 const POSTMASTER: u64 = 4096;
@@ -93,6 +96,8 @@ pub(crate) struct Server {
     pub(crate) data_directory: PathBuf,
     /// Its control group: of a unit, or of a container.
     pub(crate) control_group: String,
+    /// The account that it runs as, as we see it; `None` where it could become another one.
+    pub(crate) user: Option<u32>,
     /// Its view of the file systems is another one than ours.
     pub(crate) in_container: bool,
     /// The sockets on which it listens.
@@ -201,24 +206,30 @@ pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
 /// The server that this process is, if it is one, or why that cannot be found out.
 fn look_at(pid: i32, own_root: Option<(u64, u64)>) -> Result<Option<Server>, String> {
     let place = Path::new("/proc").join(pid.to_string());
-    let comm = fs::read_to_string(place.join("comm")).unwrap_or_default();
+    // From root only a hardened system hides anything; nobody else sees the processes of others. What runs as root
+    // may have rights that we lack, and is no server of a name that is unknown here.
+    let hidden = |error: io::Error| {
+        let is_roots = || Process::new(pid).and_then(|it| it.status()).is_ok_and(|status| status.euid == 0);
+        let is_hidden = error.kind() == io::ErrorKind::PermissionDenied
+            && rustix::process::geteuid().is_root()
+            && !is_roots();
+        if is_hidden { Err(format!("process {pid} cannot be looked at: {error}")) } else { Ok(None) }
+    };
+    let comm = match fs::read(place.join("comm")) {
+        Ok(comm) => String::from_utf8_lossy(&comm).into_owned(),
+        Err(error) => return hidden(error),
+    };
     let cwd = fs::read_link(place.join("cwd"));
     // Most processes have another name and stand in the root directory. Nothing more is asked of them: to the
     // kernel everything else is more work, and a machine may have thousands.
     let stands_elsewhere = cwd.as_ref().is_ok_and(|directory| directory != Path::new("/"));
     if kind_by_name(comm.trim_end()).is_none() && !stands_elsewhere {
-        return Ok(None);
+        return cwd.map_or_else(hidden, |_| Ok(None));
     }
     let Ok(process) = Process::new(pid) else { return Ok(None) };
     let (Ok(stat), Some(id)) = (process.stat(), ProcessId::of(&process)) else { return Ok(None) };
-    // PostgreSQL's servers have children of the same name, in the same directory.
-    let parent = || Process::new(stat.ppid).and_then(|parent| parent.stat()).map(|parent| parent.comm);
     let named = match kind_by_name(&stat.comm) {
-        Some(Kind::Postgresql)
-            if parent().is_ok_and(|name| kind_by_name(&name) == Some(Kind::Postgresql)) =>
-        {
-            return Ok(None);
-        }
+        Some(Kind::Postgresql) if is_of_server(&stat, &place) => return Ok(None),
         named => named,
     };
     let blind = |error: io::Error| {
@@ -246,14 +257,35 @@ fn look_at(pid: i32, own_root: Option<(u64, u64)>) -> Result<Option<Server>, Str
     }
     let root = fs::metadata(place.join("root")).map(|root| (root.dev(), root.ino())).ok();
     let control_group = fs::read_to_string(place.join("cgroup")).unwrap_or_default();
+    let user = process.status().ok().and_then(|status| ours::only_user(&status));
     Ok(Some(Server {
         kind,
         process: id,
         data_directory,
-        control_group: control_group.lines().last().unwrap_or_default().to_owned(),
+        control_group: group_of(&control_group).to_owned(),
+        user,
         in_container: root != own_root,
         sockets,
     }))
+}
+
+/// PostgreSQL's servers have children of the same name, in the same directory. A server that was started in a
+/// container may have another server as its parent, whose directory is another one.
+fn is_of_server(child: &Stat, place: &Path) -> bool {
+    let parent = Path::new("/proc").join(child.ppid.to_string());
+    let comm = fs::read(parent.join("comm")).unwrap_or_default();
+    let directory = |place: &Path| fs::metadata(place.join("cwd")).map(|it| (it.dev(), it.ino())).ok();
+    kind_by_name(String::from_utf8_lossy(&comm).trim_end()) == Some(Kind::Postgresql)
+        && directory(&parent) == directory(place)
+}
+
+/// Where a process is, in the text of its `/proc/PID/cgroup`: below systemd's own hierarchy, if there is one beside
+/// the unified one, in which it may be with all others.
+fn group_of(text: &str) -> &str {
+    text.lines()
+        .find(|line| line.contains(":name=systemd:"))
+        .or_else(|| text.lines().last())
+        .unwrap_or_default()
 }
 
 /// `mysqld`, `mariadbd` and `postgres`, also as vendors call them: `mysqld.bin`, `mysqld-debug`, `mariadbd-11.8`.
@@ -269,7 +301,7 @@ fn kind_by_name(comm: &str) -> Option<Kind> {
     let is_version = |rest: &str| {
         let number = rest.strip_prefix('-').unwrap_or(rest);
         rest.is_empty()
-            || rest.starts_with('.')
+            || rest.starts_with('.') && rest != ".sh"
             || rest == "-debug"
             || number.starts_with(|c: char| c.is_ascii_digit())
     };
@@ -291,21 +323,24 @@ fn kind_by_data(directory: &Path, process: &Process) -> Option<Kind> {
 
 /// The directory names this very process, by its number in its own namespace, as the server in charge.
 fn is_postmaster(directory: &Path, process: &Process) -> bool {
-    let mut options = File::options();
-    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    let file = file.open(directory.join("postmaster.pid")).ok();
-    let text = file.and_then(|file| text_of(file, POSTMASTER)).unwrap_or_default();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::open(directory.join("postmaster.pid"), flags, Mode::empty()).ok();
+    let text = place.and_then(|place| text_of(&place.into(), POSTMASTER)).unwrap_or_default();
     let named: Option<i32> = text.lines().next().and_then(|line| line.trim().parse().ok());
     let innermost = || process.status().ok()?.nspid?.last().copied();
     named.is_some() && named == innermost()
 }
 
-/// What a file says whose owner nobody knows: at most so many bytes of it, and of nothing that would keep us
-/// waiting.
-pub(crate) fn text_of(file: File, most: u64) -> Option<String> {
+/// What a file says whose owner nobody knows, by its place (`O_PATH`): at most so many bytes of it. Nothing else is
+/// opened: a device may do something then, and a FIFO would keep us waiting.
+pub(crate) fn text_of(place: &File, most: u64) -> Option<String> {
+    if !place.metadata().is_ok_and(|it| it.is_file()) {
+        return None;
+    }
     let mut text = String::new();
-    let is_file = file.metadata().is_ok_and(|it| it.is_file());
-    (is_file && file.take(most).read_to_string(&mut text).is_ok()).then_some(text)
+    let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
+    file.take(most).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// The stream sockets with a path that the process itself listens on.
@@ -362,10 +397,32 @@ mod tests {
         for name in ["postgres", "postmaster", "postgres-17", "postgres.bin"] {
             assert_eq!(kind_by_name(name), Some(Kind::Postgresql), "{name}");
         }
-        for name in
-            ["mysqld_safe", "mysqld_exporter", "mysql", "mysqldump", "mariadb", "postgres-operat", "psql"]
-        {
+        for name in [
+            "mysqld_safe",
+            "postgres.sh",
+            "mysqld_exporter",
+            "mysql",
+            "mysqldump",
+            "mariadb",
+            "postgres-operat",
+            "psql",
+        ] {
             assert_eq!(kind_by_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_control_group_is_that_of_the_container() {
+        let unified = "0::/system.slice/docker-5f.scope\n";
+        let old = "2:cpu:/\n1:name=systemd:/docker/5f\n";
+        let hybrid = "2:cpu:/\n1:name=systemd:/docker/5f\n0::/system.slice/containerd.service\n";
+        for (text, group) in [
+            (unified, "0::/system.slice/docker-5f.scope"),
+            (old, "1:name=systemd:/docker/5f"),
+            (hybrid, "1:name=systemd:/docker/5f"),
+            ("", ""),
+        ] {
+            assert_eq!(group_of(text), group);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::position::Position;
 use crate::servers::{Kind, Server};
 use crate::settings::{ServerSettings, Settings};
 use crate::{mysql, postgresql};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 /// Logged in.
 pub(crate) enum Session {
@@ -88,6 +88,12 @@ impl Session {
     /// Takes back what an attempt has taken.
     pub(crate) async fn unlock(&mut self) {
         either!(self, session => session.unlock().await);
+    }
+
+    /// The server lets it go after this much longer, whatever happens to us. It counts from the latest question, and
+    /// so would hold on for longer with each.
+    pub(crate) async fn last_for(&mut self, limit: Duration) {
+        either!(self, session => session.last_for(limit).await);
     }
 
     /// The session answers still.

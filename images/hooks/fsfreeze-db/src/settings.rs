@@ -9,9 +9,13 @@ use serde::Deserialize;
 
 use crate::exit::{Exit, Failure};
 use crate::ours;
+use crate::servers::Server;
 
 /// Where the settings are, unless `FSFREEZE_DB_SETTINGS` names another file.
 const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
+
+/// The last number that distributions give to an account of a service; see `SYS_UID_MAX` in login.defs(5).
+const LAST_SYSTEM_ACCOUNT: u32 = 999;
 
 /// The file of this machine's settings.
 pub(crate) fn file() -> PathBuf {
@@ -69,6 +73,8 @@ pub(crate) struct ServerSettings {
     pub(crate) user: Option<String>,
     /// The database that it connects to; PostgreSQL's only.
     pub(crate) database: String,
+    /// The number of the account that the server runs as, where a password is sent to one of a person's.
+    server_uid: Option<u32>,
     /// A file with the password in its first line, which others than its owner must not read.
     password_file: Option<PathBuf>,
     /// An option file of the server's clients, whose `[client]` names user, password and socket.
@@ -94,6 +100,7 @@ impl Default for ServerSettings {
             required: false,
             user: None,
             database: "postgres".to_owned(),
+            server_uid: None,
             password_file: None,
             option_file: None,
             socket: None,
@@ -224,8 +231,9 @@ impl ServerSettings {
     ///
     /// # Errors
     ///
-    /// If a file with a secret cannot be read, or others than its owner can read it.
-    pub(crate) fn login(&self) -> Result<Login, Failure> {
+    /// If a file with a secret cannot be read, or others than its owner can read it; or if anybody may have started
+    /// this server, to be told the password.
+    pub(crate) fn login(&self, server: &Server) -> Result<Login, Failure> {
         let mut login = Login { user: self.user.clone(), password: None, socket: self.socket.clone() };
         if let Some(file) = &self.option_file {
             read_options(&secret(file)?, &mut login);
@@ -233,7 +241,24 @@ impl ServerSettings {
         if let Some(file) = &self.password_file {
             login.password = secret(file)?.lines().next().map(str::to_owned);
         }
+        if login.password.is_some() && !self.trusts(server.user) {
+            let user = server.user.map_or_else(|| "several accounts".to_owned(), |uid| format!("user {uid}"));
+            let why = format!(
+                "{} belongs to {user}, no system account, and is told no password: name it as `server_uid` of this server",
+                server.name()
+            );
+            return Err(Failure { exit: Exit::NoLogin, why });
+        }
         Ok(login)
+    }
+
+    /// Whether a server of this user may hear a secret: one that root has set up, or that the site names.
+    fn trusts(&self, user: Option<u32>) -> bool {
+        let us = rustix::process::geteuid().as_raw();
+        user.is_some_and(|user| match self.server_uid {
+            Some(named) => user == named,
+            None => user <= LAST_SYSTEM_ACCOUNT || user == us,
+        })
     }
 
     /// How long one FLUSH TABLES WITH READ LOCK may wait.
@@ -321,6 +346,15 @@ mod tests {
             settings.of(Path::new("/var/lib/mysql"), "/system.slice/mariadb.service").user.unwrap(),
             "rest"
         );
+    }
+
+    #[test]
+    fn a_password_is_for_servers_that_root_has_set_up() {
+        let any: ServerSettings = toml::from_str("").unwrap();
+        assert!(any.trusts(Some(0)) && any.trusts(Some(999)));
+        assert!(!any.trusts(Some(2_000_000_000)) && !any.trusts(None));
+        let named: ServerSettings = toml::from_str("server_uid = 100999").unwrap();
+        assert!(named.trusts(Some(100_999)) && !named.trusts(Some(0)) && !named.trusts(None));
     }
 
     #[test]

@@ -51,9 +51,6 @@ fn agents() -> impl Iterator<Item = Process> {
 }
 
 fn is_ours(process: &Process) -> bool {
-    let us = rustix::process::geteuid().as_raw();
-    let Ok(status) = process.status() else { return false };
-    let users = [status.ruid, status.euid, status.suid, status.fuid];
     let file = |process: &str, what: &str| {
         fs::metadata(format!("/proc/{process}/{what}")).map(|file| (file.dev(), file.ino())).ok()
     };
@@ -61,7 +58,7 @@ fn is_ours(process: &Process) -> bool {
         let own = file("self", what);
         own.is_some() && own == file(&process.pid.to_string(), what)
     };
-    users.into_iter().all(|user| user == 0 || user == us) && is_shared("root") && is_shared("ns/mnt")
+    ours::is_ours(process) && is_shared("root") && is_shared("ns/mnt")
 }
 
 /// What its program says of its configuration; one that has been replaced since, what the new one says.

@@ -1,12 +1,13 @@
 //! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable as _};
-use mysql_async::{Conn, DriverError, OptsBuilder};
+use mysql_async::{Conn, DriverError, IoError, OptsBuilder, Row, Value, from_row_opt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::exit::{Exit, Failure};
 use crate::servers::{Server, Socket};
@@ -15,6 +16,12 @@ use crate::socket;
 
 /// For a statement that waits for nothing, while writers wait.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// The most of an answer, bytes: a list of all threads of a large server is shorter.
+const LONGEST_ANSWER: usize = 16 << 20;
+
+/// The pause before a server with a full queue is asked again.
+const CROWDED: Duration = Duration::from_millis(20);
 
 /// The server's numbers of errors that mean something here.
 mod code {
@@ -147,7 +154,15 @@ async fn connect(
         .max_allowed_packet(Some(4 << 20))
         .wait_timeout(Some(28800))
         .stmt_cache_size(0);
-    let conn = bounded(patience, Conn::new(opts))
+    let connected = async {
+        loop {
+            match Conn::new(opts.clone()).await {
+                Err(error) if is_crowded(&error) => sleep(CROWDED).await,
+                connected => return connected,
+            }
+        }
+    };
+    let conn = bounded(patience, connected)
         .await
         .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
     // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting of two
@@ -166,10 +181,37 @@ async fn connect(
     Ok(connection)
 }
 
+/// The values of a row, which come from a server that anybody may have written.
+fn read<T: FromRow>(row: Row) -> Result<T, ServerError> {
+    from_row_opt(row).map_err(|_| ServerError::Other("its answer has other values than it should".to_owned()))
+}
+
+/// How much memory a row takes, about.
+fn bytes_of(row: &Row) -> usize {
+    let bytes = |column| match row.as_ref(column) {
+        Some(Value::Bytes(bytes)) => bytes.len(),
+        _ => 0,
+    };
+    (0..row.len()).map(|column| bytes(column) + size_of::<Value>()).sum()
+}
+
+/// Whether a server's queue of connections was full: a client that can wait does so.
+fn is_crowded(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Io(IoError::Io(error)) if error.kind() == ErrorKind::WouldBlock)
+}
+
 /// The process that listens on a socket. To a server this is a client that leaves before it has logged in,
 /// which many note in their logs.
 async fn listener(socket: &Path) -> Result<Option<i32>, String> {
-    match timeout(ANSWER, UnixStream::connect(socket)).await {
+    let connected = async {
+        loop {
+            match UnixStream::connect(socket).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(CROWDED).await,
+                connected => return connected,
+            }
+        }
+    };
+    match timeout(ANSWER, connected).await {
         Ok(Ok(stream)) => Ok(stream.peer_cred().map_err(|error| error.to_string())?.pid()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("nobody answers within {} s", ANSWER.as_secs())),
@@ -182,7 +224,21 @@ impl Connection {
         &mut self,
         statement: &str,
     ) -> Result<Vec<T>, ServerError> {
-        bounded(self.patience, self.conn.query(statement)).await
+        let asked = async {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let mut answer = self.conn.query_iter(statement).await?;
+            while let Some(row) = answer.next().await? {
+                bytes += bytes_of(&row);
+                if bytes > LONGEST_ANSWER {
+                    return Ok(None);
+                }
+                rows.push(row);
+            }
+            Ok(Some(rows))
+        };
+        let rows = bounded(self.patience, asked).await?;
+        let rows = rows.ok_or_else(|| ServerError::Other("its answer does not end".to_owned()))?;
+        rows.into_iter().map(read).collect()
     }
 
     /// The first row of an answer, which must be there.
@@ -190,9 +246,8 @@ impl Connection {
         &mut self,
         statement: &str,
     ) -> Result<T, ServerError> {
-        bounded(self.patience, self.conn.query_first(statement))
-            .await?
-            .ok_or_else(|| ServerError::Other("it answers with no row".to_owned()))
+        let rows = self.ask(statement).await?;
+        rows.into_iter().next().ok_or_else(|| ServerError::Other("it answers with no row".to_owned()))
     }
 
     /// No answer but that it is done.

@@ -156,7 +156,7 @@ impl Session {
         patience: Duration,
         run_directory: &Path,
     ) -> Result<Self, Failure> {
-        let login = settings.login()?;
+        let login = settings.login(server)?;
         // While other servers are waited for it has nothing to do.
         let idle = hold + patience;
         let mut conn = log_in(server, &login, idle, patience).await?;
@@ -568,6 +568,11 @@ impl Session {
         }
     }
 
+    /// The server ends the session when it is idle for this much longer.
+    pub(crate) async fn last_for(&mut self, limit: Duration) {
+        let _ = self.conn.run(&format!("SET SESSION {}", idle_for(limit))).await;
+    }
+
     /// The session answers still.
     pub(crate) async fn is_alive(&mut self) -> Result<(), Failure> {
         let lost = |why: String| Failure { exit: Exit::LockLost, why };
@@ -646,7 +651,7 @@ pub(crate) struct Ending {
 impl Ending {
     /// Ends it, if it is still there.
     pub(crate) async fn end(&self) {
-        let Ok(login) = self.settings.login() else { return };
+        let Ok(login) = self.settings.login(&self.server) else { return };
         if let Ok(mut conn) = log_in(&self.server, &login, ANSWER, ANSWER).await {
             let _ = conn.run(&format!("KILL {}", self.connection)).await;
             conn.close().await;
@@ -667,7 +672,8 @@ impl Ending {
     /// Gives nothing if the server does not answer.
     async fn look_for_deadlock(&self) -> Option<Connection> {
         sleep(STUCK).await;
-        let mut conn = log_in(&self.server, &self.settings.login().ok()?, ANSWER, ANSWER).await.ok()?;
+        let mut conn =
+            log_in(&self.server, &self.settings.login(&self.server).ok()?, ANSWER, ANSWER).await.ok()?;
         let (mut looks, mut before) = (0, 0);
         loop {
             let (waiting, getting_on): (u64, u64) = conn.first(ROW_LOCKS).await.ok()?;
@@ -734,7 +740,7 @@ pub(crate) async fn set_back(
     run_directory: &Path,
 ) -> Result<(), Failure> {
     let Some(mut left) = relaxed::left(run_directory, server) else { return Ok(()) };
-    let mut conn = log_in(server, &settings.login()?, ANSWER, ANSWER).await?;
+    let mut conn = log_in(server, &settings.login(server)?, ANSWER, ANSWER).await?;
     left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
 }
 

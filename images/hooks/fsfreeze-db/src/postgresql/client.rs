@@ -5,8 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use rustix::fs::OFlags;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
@@ -126,14 +128,19 @@ pub(super) struct Connection {
 impl Connection {
     /// The first row of the answer to the last of these statements, as text.
     pub(super) async fn ask(&self, statements: &str, limit: Duration) -> Result<Vec<String>, ServerError> {
-        let mut last = Vec::new();
-        for message in bounded(limit, self.client.simple_query(statements)).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                let text = |column| row.get(column).unwrap_or_default().to_owned();
-                last = (0..row.len()).map(text).collect();
+        // Only the latest is kept of whatever comes.
+        let answer = async {
+            let mut last = Vec::new();
+            let mut messages = pin!(self.client.simple_query_raw(statements).await?);
+            while let Some(message) = messages.try_next().await? {
+                if let SimpleQueryMessage::Row(row) = message {
+                    let text = |column| row.get(column).unwrap_or_default().to_owned();
+                    last = (0..row.len()).map(text).collect();
+                }
             }
-        }
-        Ok(last)
+            Ok(last)
+        };
+        bounded(limit, answer).await
     }
 
     /// Says goodbye, and waits until the server has closed its end.
@@ -149,7 +156,7 @@ pub(super) async fn log_in(
     settings: &ServerSettings,
     patience: Duration,
 ) -> Result<Connection, Failure> {
-    let login = settings.login()?;
+    let login = settings.login(server)?;
     let user = login.user.clone().unwrap_or_else(|| owner_name(server));
     let mut config = Config::new();
     config.user(&user).dbname(&settings.database).application_name(NAME).options(SAFE);
@@ -173,7 +180,7 @@ pub(super) async fn log_in(
 
 /// A stream to this very server, from the owner of its data: as peer authentication expects.
 pub(super) async fn reach(server: &Server, settings: &ServerSettings) -> Result<UnixStream, Failure> {
-    let login = settings.login()?;
+    let login = settings.login(server)?;
     let sockets = match login.socket {
         Some(path) => vec![path],
         None => server.sockets.iter().map(|socket| socket.path.clone()).collect(),
@@ -230,8 +237,8 @@ fn owner_name(server: &Server) -> String {
     let named = || {
         let owner = owner(server).ok()?.as_raw();
         let map = fs::read_to_string(format!("/proc/{}/uid_map", server.process.pid)).ok()?;
-        let accounts = server.open(Path::new("/etc/passwd"), OFlags::NONBLOCK).ok()?;
-        let accounts = text_of(accounts, ACCOUNTS)?;
+        let accounts = server.open(Path::new("/etc/passwd"), OFlags::PATH).ok()?;
+        let accounts = text_of(&accounts, ACCOUNTS)?;
         account(&accounts, inner(&map, owner)?)
     };
     named().unwrap_or_else(|| "postgres".to_owned())

@@ -192,6 +192,12 @@ impl Session {
         }
     }
 
+    /// The server ends the transaction when it is idle for this much longer.
+    pub(crate) async fn last_for(&mut self, limit: Duration) {
+        let set = format!("SET idle_in_transaction_session_timeout = {}", limit.as_millis());
+        let _ = self.connection.ask(&set, ANSWER).await;
+    }
+
     /// The session answers still, in the same transaction, of a server that is what it was.
     ///
     /// # Errors
