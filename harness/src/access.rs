@@ -32,7 +32,14 @@ pub fn connect_observer(session: &Session<'_>, machine: &Machine) -> Result<Conn
     let (dialect, limit) = (session.dialect(), plan.limits.agent);
     machine.agent().script(dialect.root_client(), dialect.grant_observer(names).as_bytes(), limit)?;
     let access = Access::new(plan.image.server.database, machine.sql_address()?, &names.observer);
-    runtime.block_on(access.connect_with_retries(limit)).map_err(Error::sql("let the observer in"))
+    let let_in = async {
+        let mut conn = access.connect_with_retries(limit).await?;
+        if let Some(line) = dialect.before_observation() {
+            conn.query(line).await?;
+        }
+        Ok(conn)
+    };
+    runtime.block_on(let_in).map_err(Error::sql("let the observer in"))
 }
 
 /// Fails when the server's data directory has no room for `data_mib` of data and the changes made

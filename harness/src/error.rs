@@ -82,6 +82,19 @@ pub enum Error {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// A command of a backup tool failed while there was no room on the host.
+    #[error(
+        "a command of the backup tool failed while the host's disk was full, which says nothing about the tool. Make \
+         room in {}; what it printed is in {}",
+        place.display(),
+        log.display()
+    )]
+    NoRoom {
+        /// The folder that it writes to.
+        place: PathBuf,
+        /// Its log.
+        log: PathBuf,
+    },
     /// The database refused.
     #[error("the database refuses to {action}: {source}")]
     Sql {
@@ -189,6 +202,14 @@ pub enum Error {
         /// Its console's log.
         console: PathBuf,
     },
+    /// What was restored too late could not be given up to try again.
+    #[error("cannot give up the snapshot's disks to restore them once more: {0}")]
+    NotReleased(#[source] Box<Error>),
+    /// The mounts of a snapshot's disks were not over in time, and may still go on.
+    #[error(
+        "the verifier guest did not mount the snapshot's disks in time, and its host may be to blame: {0}"
+    )]
+    NotMounted(#[source] Box<Error>),
     /// The disks of a snapshot could not be made ready for a roll-forward.
     #[error("cannot make the snapshot's disks ready for the roll-forward in the verifier guest: {0}")]
     NotPrepared(#[source] Box<Error>),
@@ -235,6 +256,7 @@ impl Error {
                 matches!(failure, GuestFailure::TimedOut { .. })
             }
             Self::Sql { source, .. } => matches!(source, SqlError::TimedOut),
+            Self::Agent(error) => matches!(error, AgentError::Unfinished { .. }),
             _ => false,
         }
     }
@@ -313,6 +335,8 @@ mod tests {
         let limit = Duration::from_secs(240);
         assert!(failed(GuestFailure::TimedOut { action: Action::StartAgent, limit }).is_late_guest());
         assert!(Error::sql("answer")(SqlError::TimedOut).is_late_guest());
+        let (guest, command) = ("verifier".to_owned(), "mount".to_owned());
+        assert!(Error::from(AgentError::Unfinished { guest, command, limit }).is_late_guest());
         let unit = || GuestError::UnitFailed { role: "restored", unit: "mariadb".to_owned() };
         for error in
             [failed(GuestFailure::StoppedInBoot), unit().into(), Error::Interrupted, Error::Overdue(limit)]

@@ -39,6 +39,7 @@ pub mod snapshot;
 
 pub mod observe;
 
+mod image_check;
 pub mod inspect;
 pub mod verify;
 

@@ -80,8 +80,17 @@ pub(crate) fn all(runs: &[&Path]) -> Result<Vec<Leftover>, Failure> {
 
 fn strays_in(home: &Home) -> Result<Vec<Leftover>, Failure> {
     let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
-    let is_stray = |found: &Found| !found.alive && found.owner.as_ref().is_some_and(|it| !it.trial.exists());
-    Ok(found.into_iter().filter(is_stray).map(|stray| Leftover::RuntimeDir(stray.dir)).collect())
+    let alive: Vec<String> =
+        found.iter().filter(|it| it.alive).map(|it| it.dir.to_string_lossy().into_owned()).collect();
+    let mut left = Vec::new();
+    for Found { dir, owner, .. } in found.into_iter().filter(|found| !found.alive) {
+        if let Some(owner) = owner.filter(|owner| !owner.trial.exists()) {
+            // Only the directory says which trial they were of.
+            left.extend(processes_naming(&owner.trial, &alive, is_no_supervisor)?);
+            left.push(Leftover::RuntimeDir(dir));
+        }
+    }
+    Ok(left)
 }
 
 fn home() -> Result<Home, Failure> {

@@ -21,6 +21,7 @@ use contract::run::{TOOLS, checkout};
 use contract::text::{printable, quote};
 use procfs::process::{Process, all_processes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{StatVfs, statvfs};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::{debug, warn};
@@ -48,6 +49,10 @@ const LINE: usize = 4096;
 /// How many of the last lines are kept, and of each so many characters.
 const LAST_LINES: usize = 20;
 const LAST_LINE: usize = 300;
+
+/// Free space below which a command that fails may have failed for the lack of it, bytes. It is looked at as often as
+/// the command itself, and a disk takes so much in between.
+const LEAST_ROOM: u64 = 64 << 20;
 
 /// What is passed on of the harness's own environment.
 const PASSED_ON: [&str; 3] = ["HOME", "LOGNAME", "USER"];
@@ -135,7 +140,8 @@ impl Surroundings<'_> {
             })?;
             let session = Session(Arc::new(Mutex::new(Some(leader))));
             let deadline = Instant::now() + limit;
-            Ok(Running { child, end, session, reader: Some(reader), output, begin, deadline })
+            let room = Room { place: self.chain.to_owned(), least: LEAST_ROOM, was_lacking: false };
+            Ok(Running { child, end, session, reader: Some(reader), output, room, begin, deadline })
         };
         spawn().map_err(Error::io("start a command in", self.scratch))
     }
@@ -159,6 +165,7 @@ pub struct Running {
     /// `None` at the end of its output.
     reader: Option<File>,
     output: Output,
+    room: Room,
     begin: Nanos,
     deadline: Instant,
 }
@@ -186,6 +193,10 @@ impl Running {
 
     /// Waits for its end. When the trial is to stop, or its time is over, it is ended, and so is whatever it has
     /// left running.
+    ///
+    /// # Errors
+    ///
+    /// If it failed while the host's disk was full: that is no fact about the tool.
     pub fn finish(mut self) -> Result<Ended> {
         let is_in_time = match self.wait() {
             Ok(is_in_time) => is_in_time,
@@ -208,6 +219,9 @@ impl Running {
             .reap()
             .map_err(Error::io("wait for the end of a command, whose log is", &self.output.path))?;
         let how = if is_in_time { how(status) } else { CommandEnd::OutOfTime };
+        if how != CommandEnd::Exit(0) && self.room.was_lacking {
+            return Err(Error::NoRoom { place: self.room.place.clone(), log: self.output.path.clone() });
+        }
         Ok(Ended { begin: self.begin, end, how, said, left_running })
     }
 
@@ -232,6 +246,7 @@ impl Running {
         let watched = self.reader.iter().map(File::as_fd).chain(ends);
         let mut watched: Vec<_> =
             watched.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        self.room.look();
         let limit = Timespec::try_from(limit).unwrap_or_default();
         // A signal only shortens it.
         let _ = poll(&mut watched, Some(&limit));
@@ -289,6 +304,25 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop(&STOP);
         let _ = self.reap();
+    }
+}
+
+/// Whether there was always room on the disk that has the backups. The scratch folder may be small on purpose.
+#[derive(Debug)]
+struct Room {
+    place: PathBuf,
+    /// Bytes.
+    least: u64,
+    /// Whether there was less than that at some moment.
+    was_lacking: bool,
+}
+
+impl Room {
+    fn look(&mut self) {
+        // Some file systems do not say how large they are.
+        let is_full =
+            |stat: StatVfs| stat.f_blocks > 0 && stat.f_bavail.saturating_mul(stat.f_frsize) < self.least;
+        self.was_lacking |= statvfs(&self.place).is_ok_and(is_full);
     }
 }
 
@@ -591,6 +625,20 @@ mod tests {
         ] {
             assert_eq!(scene.run(line).how, how, "{line}");
         }
+    }
+
+    #[test]
+    fn a_failure_on_a_full_disk_is_not_the_tools() {
+        let scene = Scene::new();
+        let ends = |line: &str, least| {
+            let mut running = scene.start(line, LONG);
+            running.room.least = least;
+            running.finish()
+        };
+        let error = ends("echo no room; exit 1", u64::MAX).unwrap_err();
+        assert!(!error.is_of_guest() && error.to_string().contains("was full"), "{error}");
+        assert_eq!(ends("exit 1", 0).unwrap().how, CommandEnd::Exit(1));
+        assert_eq!(ends("true", u64::MAX).unwrap().how, CommandEnd::Exit(0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::host::guest_user;
+use crate::image_check::{self, Check};
 use crate::overlay::DiskFile;
 use crate::tool::{self, Access};
 
@@ -48,9 +49,8 @@ const LONGEST_CHAIN: usize = 256;
 /// How much is kept of the words about a problem, characters.
 const DETAIL: usize = 300;
 
-/// The exit codes of `qemu-img check` by which a file is as good as it must be: no errors; only space that nothing
-/// uses; a format that cannot be checked. See qemu-img(1).
-const GOOD: [i32; 3] = [0, 3, 63];
+/// Why qemu-img cannot read a file that may well be whole: what the host lacks, or another process has.
+const OF_HOST: [&str; 3] = ["Cannot allocate memory", "Too many open files", "Failed to get"];
 
 /// A disk that was to be handed back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,8 +326,12 @@ fn info(file: &Path, format: DiskFormat) -> Result<Info, Stop> {
     command.args(["info", "--output=json"]).arg(alone(file, format));
     let printed = tool::run(&mut command, Access::Read(file)).map_err(Error::from)?;
     if !printed.status.success() {
-        let detail =
-            format!("{} cannot be read as {}: {}", file.display(), format.name(), tool::said(&printed));
+        let said = tool::said(&printed);
+        if OF_HOST.iter().any(|words| said.contains(words)) {
+            let arguments = format!("info {}", file.display());
+            return Err(Error::QemuImg { arguments, stderr: said }.into());
+        }
+        let detail = format!("{} cannot be read as {}: {said}", file.display(), format.name());
         return Err(problem(DiskProblemKind::Damaged, &detail).into());
     }
     let json = printed.whole(program).map_err(Error::from)?;
@@ -337,17 +341,19 @@ fn info(file: &Path, format: DiskFormat) -> Result<Info, Stop> {
 
 /// What is wrong with a file's own tables.
 fn check(file: &Path, format: DiskFormat) -> Result<Option<DiskProblem>> {
-    let mut command = Command::new("qemu-img");
-    command.args(["check", "-q"]).arg(alone(file, format));
-    let printed = tool::run(&mut command, Access::Read(file))?;
-    if printed.status.code().is_some_and(|code| GOOD.contains(&code)) {
-        return Ok(None);
+    let name = alone(file, format);
+    match image_check::check(&[name.as_ref()], Access::Read(file))? {
+        Check::Clean => Ok(None),
+        Check::Damaged(errors) => {
+            let detail =
+                format!("{} is damaged: qemu-img finds {errors} errors in its structure", file.display());
+            Ok(Some(problem(DiskProblemKind::Damaged, &detail)))
+        }
+        Check::Failed(stderr) => {
+            let arguments = format!("check {}", file.display());
+            Err(Error::QemuImg { arguments, stderr })
+        }
     }
-    let said = String::from_utf8_lossy(&printed.stdout);
-    let words =
-        said.lines().chain([&*tool::said(&printed)]).find(|line| !line.trim().is_empty()).map(str::to_owned);
-    let detail = format!("{} is damaged: {}", file.display(), words.unwrap_or_default());
-    Ok(Some(problem(DiskProblemKind::Damaged, &detail)))
 }
 
 #[cfg(test)]

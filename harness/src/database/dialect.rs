@@ -139,6 +139,10 @@ pub trait Dialect: Debug + Sync {
     /// Reads the only row of the answer; `None` when the server cannot say.
     fn read_checksum(&self, row: &Row) -> SqlResult<Option<u64>>;
 
+    /// What the session of an observer sends first: by default the server ends a session that is slow to read, as that
+    /// of a process that stands still.
+    fn before_observation(&self) -> Option<&'static str>;
+
     /// What must be sent before the first check of a table.
     fn before_checks(&self) -> Option<&'static str>;
 

@@ -441,6 +441,10 @@ SELECT 'binlogs', @@log_bin_basename FROM (SELECT 1) AS one WHERE @@log_bin_base
         row.get(1)
     }
 
+    fn before_observation(&self) -> Option<&'static str> {
+        Some("SET SESSION net_write_timeout = 86400, net_read_timeout = 86400, wait_timeout = 86400")
+    }
+
     fn before_checks(&self) -> Option<&'static str> {
         None
     }

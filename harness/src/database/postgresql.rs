@@ -362,6 +362,10 @@ SELECT 'data', 'pg_tblspc/' || oid FROM pg_tablespace WHERE pg_tablespace_locati
         Ok(Some(sum.unwrap_or(0).cast_unsigned()))
     }
 
+    fn before_observation(&self) -> Option<&'static str> {
+        None
+    }
+
     fn before_checks(&self) -> Option<&'static str> {
         Some("CREATE EXTENSION IF NOT EXISTS amcheck")
     }

@@ -79,6 +79,8 @@ pub enum Action {
     StartAgent,
     /// Another start of its agent.
     RestartAgent,
+    /// The start of its server.
+    StartServer,
     /// The end of this shell command.
     EndCommand(String),
     /// The release of a disk that is detached.
@@ -92,6 +94,7 @@ impl fmt::Display for Action {
         match self {
             Self::StartAgent => f.write_str("start its agent"),
             Self::RestartAgent => f.write_str("restart its agent"),
+            Self::StartServer => f.write_str("start its server"),
             Self::EndCommand(command) => write!(f, "end `{command}`"),
             Self::ReleaseDisk => f.write_str("release a disk"),
             Self::MergeOverlay => f.write_str("merge an overlay of its disk"),

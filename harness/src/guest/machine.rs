@@ -67,7 +67,7 @@ pub struct Machine {
     /// The unit whose state was last queried, and when.
     last_check: Option<(String, Instant)>,
     stopped: bool,
-    _monitor: MonitorWatch,
+    monitor: MonitorWatch,
     /// Dropped after the guest has ended, so that it has the whole console.
     console_log: ConsoleLog,
 }
@@ -197,7 +197,7 @@ impl Machine {
             forward,
             last_check: None,
             stopped: false,
-            _monitor: MonitorWatch::start(&domain, disk, fate),
+            monitor: MonitorWatch::start(&domain, disk, fate),
             domain,
             console_log,
         }
@@ -291,6 +291,20 @@ impl Machine {
             std::thread::sleep(REPORT_PAUSE);
         }
         interrupt::check()
+    }
+
+    /// Whether its QEMU answered nothing for so long, at `since` or after it, that the guest cannot have run.
+    pub(crate) fn was_silent_since(&self, since: Instant) -> bool {
+        self.monitor.was_silent_since(since)
+    }
+
+    /// Fails when its kernel says that the host did not run it, after its server did not come up within `limit`:
+    /// that is no fact about its disks.
+    pub(crate) fn check_ran(&self, limit: Duration) -> Result<()> {
+        match self.timed_out(Action::StartServer, limit) {
+            starved @ Error::Starved { .. } => Err(starved),
+            _ => Ok(()),
+        }
     }
 
     /// The error about a guest that has ended: the host's doing says nothing of its disks.

@@ -168,7 +168,7 @@ pub async fn tables(conn: &mut Connection, expected: Expected<'_>, out: &mut Obs
         setup.followers.iter().map(|Follower { table, engine, indexes, .. }| (table, engine, indexes));
     let all: Vec<_> = others.chain(followers).collect();
     for (table, engine, _) in &all {
-        out.write(&check_table(conn, dialect, table, &name(table), engine).await)?;
+        out.write(&check_table(conn, dialect, table, &name(table), engine).await?)?;
     }
     for (table, _, indexes) in &all {
         for index in *indexes {
@@ -356,11 +356,16 @@ async fn check_table(
     table: &str,
     real: &str,
     engine: &str,
-) -> Record {
+) -> Result<Record> {
     let answer = conn.query(&dialect.check(real)).await;
     let answer =
         answer.and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>());
-    read_messages(table, engine, answer.unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())]))
+    // As of `table_error`.
+    if let Err(error @ SqlError::Endless(_)) = answer {
+        return Err(Error::sql(format!("check `{table}`"))(error));
+    }
+    let answer = answer.unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())]);
+    Ok(read_messages(table, engine, answer))
 }
 
 /// How a check of a table ended that had these messages, each with its kind.

@@ -9,10 +9,10 @@ use std::time::Duration;
 use contract::image::Server;
 use contract::plan::Plan;
 
-use super::restorer::{Restored, Restorer};
+use super::restorer::{Restored, Restorer, once_more_if_late};
 use crate::access;
 use crate::database::Access;
-use crate::error::{Error, Result, SqlError};
+use crate::error::{AgentError, Error, Result, SqlError};
 use crate::guest::{Drive, Machine, ON_ERROR, escape_xml, quote_shell};
 use crate::overlay;
 use crate::session::Session;
@@ -115,11 +115,9 @@ impl<'a> Verifier<'a> {
     fn unit(&self) -> String {
         format!("freezeframe-attached@{}.service", self.count)
     }
-}
 
-impl Restorer for Verifier<'_> {
     /// Attaches the snapshot's disks, mounts them and starts their server.
-    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+    fn start(&mut self, snapshot: &[Drive]) -> Result<Restored> {
         let Session { plan, disks, .. } = self.session;
         let Plan { image, limits, .. } = plan;
         self.count += 1;
@@ -139,7 +137,12 @@ impl Restorer for Verifier<'_> {
         if self.prelude.is_none() {
             line.push_str(&start);
         }
-        let mounted = self.machine.agent().shell(&line, lines.as_bytes(), limits.server)?;
+        let mounted = self.machine.agent().shell(&line, lines.as_bytes(), limits.server);
+        // What goes on mounting would be in the way of another try.
+        let mounted = mounted.map_err(|error| match error {
+            Error::Agent(AgentError::Unfinished { .. }) => Error::NotMounted(Box::new(error)),
+            error => error,
+        })?;
         if mounted.code == Some(NOT_THERE) {
             return Err(self.machine.disks_not_visible());
         }
@@ -151,6 +154,14 @@ impl Restorer for Verifier<'_> {
         self.wait_for_server(&unit)?;
         let conn = access::connect_observer(self.session, &self.machine)?;
         Ok(Restored { conn, server: Server { unit, ..image.server.clone() }, stalled: 0, again: None })
+    }
+}
+
+impl Restorer for Verifier<'_> {
+    /// A server that does not come up in time is started once more, from disks that are attached anew.
+    fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
+        let (restored, again) = once_more_if_late(self, |this| this.start(snapshot), Self::release)?;
+        Ok(Restored { again, ..restored })
     }
 
     fn machine(&self) -> Option<&Machine> {

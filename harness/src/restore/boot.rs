@@ -1,6 +1,6 @@
 //! Restore by a boot: a new guest from the snapshot alone.
 
-use super::restorer::{Restored, Restorer};
+use super::restorer::{Restored, Restorer, once_more_if_late};
 use crate::access;
 use crate::error::Result;
 use crate::guest::{Drive, Machine, Spec};
@@ -39,18 +39,11 @@ impl Boot<'_> {
 }
 
 impl Restorer for Boot<'_> {
-    /// A guest that does not come up in time is started once more from the same snapshot. What is wrong with the
-    /// snapshot shows again; what was wrong with the guest does not: an emulated kernel was observed to stand still
+    /// A guest that does not come up in time is started once more: an emulated kernel was observed to stand still
     /// for four minutes of a busy host, after it had found its disks.
     fn restore(&mut self, snapshot: &[Drive]) -> Result<Restored> {
-        match self.boot(snapshot) {
-            Err(late) if late.is_late_guest() => {
-                self.release()?;
-                let again = late.to_string().lines().next().map(str::to_owned);
-                Ok(Restored { again, ..self.boot(snapshot)? })
-            }
-            restored => restored,
-        }
+        let (restored, again) = once_more_if_late(self, |this| this.boot(snapshot), Self::release)?;
+        Ok(Restored { again, ..restored })
     }
 
     fn machine(&self) -> Option<&Machine> {

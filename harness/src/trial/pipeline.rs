@@ -50,7 +50,7 @@ pub(super) const HOLD: Duration = Duration::from_secs(1);
 pub(super) const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// How long it may take after the thaw until writes succeed through every door again.
-pub(super) const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
+const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a freeze waits until writes succeed through every door.
 const POWER_WITHIN: Duration = Duration::from_secs(20);
@@ -158,6 +158,17 @@ struct Observed {
     position: Option<Position>,
     /// Its server; `None` when it does not come up.
     server: Option<Restored>,
+}
+
+impl Observed {
+    /// Notes how its server came up, if that was unusual.
+    fn noted(self, progress: &mut Progress) -> Result<Self> {
+        if let Some(Restored { stalled, again, .. }) = &self.server {
+            let again = again.as_ref().map(|why| format!("started once more from the same snapshot: {why}"));
+            stalls(*stalled).iter().chain(&again).try_for_each(|note| progress.note(note))?;
+        }
+        Ok(self)
+    }
 }
 
 /// The result of the stages up to the last thaw.
@@ -381,7 +392,7 @@ impl<'a> Trial<'a> {
             let completion = taken.as_ref().map(|taken| taken.completion.clone()).unwrap_or_default();
             let taken = progress.stage(Stage::Resume, |_| {
                 completion.go_on();
-                load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
+                wait_until_writable(&load, &source.machine)?;
                 // Not before: the clients would feel what it takes of the host's processors.
                 let taken = taken.map(|taken| self.start_inspection(taken, cycle, scope)).transpose()?;
                 self.resume(source, cycle)?;
@@ -497,7 +508,13 @@ impl<'a> Trial<'a> {
         progress.stage(Stage::Thaw, |_| {
             // A reported failure is a fact for the judge; the window makes sure that the guest is
             // thawed.
-            let detail = window.close().map_or_else(|e| e.to_string(), |_| String::new());
+            let overdue = frozen.elapsed() > self.session.plan.limits.hold;
+            let closed = window.close();
+            // This process or its host stood still for so long that a hook may rightly have let go.
+            if overdue || matches!(closed, Err(Error::WindowExpired(_))) {
+                return Err(Error::WindowExpired(self.session.plan.limits.hold));
+            }
+            let detail = closed.map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
             self.record_commands(begin)?;
             read.record(machine, !source.agent_lost.get())?;
@@ -609,14 +626,7 @@ impl<'a> Trial<'a> {
         let mut restorer = restore::Boot::new(&self.session);
         let mut observed = progress.stage(Stage::Restore, |progress| {
             let (observed, detail) = self.restore(&mut restorer, snapshot)?;
-            let restored = observed.server.as_ref();
-            if let Some(note) = restored.and_then(|restored| stalls(restored.stalled)) {
-                progress.note(&note)?;
-            }
-            if let Some(why) = restored.and_then(|restored| restored.again.as_ref()) {
-                progress.note(&format!("started once more from the same snapshot: {why}"))?;
-            }
-            Ok((observed, detail))
+            Ok((observed.noted(progress)?, detail))
         })?;
         progress.stage(Stage::Observe, |_| {
             let replayed = !live.is_empty() && observed.server.is_some();
@@ -644,7 +654,10 @@ impl<'a> Trial<'a> {
         verifier: &mut Verifier<'_>,
         snapshot: TakenSnapshot<'_>,
     ) -> Result<()> {
-        let mut observed = progress.stage(Stage::Restore, |_| self.restore(verifier, snapshot))?;
+        let mut observed = progress.stage(Stage::Restore, |progress| {
+            let (observed, detail) = self.restore(verifier, snapshot)?;
+            Ok((observed.noted(progress)?, detail))
+        })?;
         progress.stage(Stage::Observe, |_| {
             self.observe(verifier, &mut observed, &[])?;
             observe::complete(observed.out)?;
@@ -669,8 +682,10 @@ impl<'a> Trial<'a> {
             stop(progress)?;
             attaching
                 .map(|attaching| {
-                    progress.stage(Stage::Restore, |_| {
-                        attaching.join().unwrap_or_else(|panic| resume_unwind(panic))
+                    progress.stage(Stage::Restore, |progress| {
+                        let (observed, detail) =
+                            attaching.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                        Ok((observed.noted(progress)?, detail))
                     })
                 })
                 .transpose()
@@ -702,13 +717,20 @@ impl<'a> Trial<'a> {
         match restored {
             Ok(restored) => Ok((Observed { out, position, server: Some(restored) }, String::new())),
             Err(error) if error.is_of_guest() => {
-                restorer.machine().map_or_else(interrupt::check, Machine::check_host)?;
+                self.check_host(restorer, &error)?;
                 observe::server_failed(&error.to_string(), &mut out)?;
                 let detail = "the snapshot does not come up".to_owned();
                 Ok((Observed { out, position, server: None }, detail))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Fails when this error of a restored guest is its host's doing, and so no fact about the backup.
+    fn check_host(&self, restorer: &dyn Restorer, error: &Error) -> Result<()> {
+        let Some(machine) = restorer.machine() else { return interrupt::check() };
+        machine.check_host()?;
+        if error.is_late_guest() { machine.check_ran(self.session.plan.limits.server) } else { Ok(()) }
     }
 
     /// Writes down what the server on a snapshot holds, and, where its binary logs lead to the
@@ -755,7 +777,7 @@ impl<'a> Trial<'a> {
                 self.observe_replayed(&mut restored.conn, out)?;
             }
             Err(error) if error.is_of_guest() => {
-                verifier.machine().map_or_else(interrupt::check, Machine::check_host)?;
+                self.check_host(&verifier, &error)?;
                 out.write(&record(false, error.to_string()))?;
             }
             Err(error) => return Err(error),
@@ -804,6 +826,18 @@ impl<'a> Trial<'a> {
         let journal = machine.agent().script(line, b"", self.session.plan.limits.agent)?;
         let path = self.session.plan.dir.join("guest").join(format!("{guest}-journal.log"));
         fs::write(&path, journal).map_err(Error::io("write", &path))
+    }
+}
+
+/// Waits after a window until writes succeed through every door again, for a limited time in which the guest runs.
+/// Whether they do is for the judge.
+pub(super) fn wait_until_writable(load: &Load, machine: &Machine) -> Result<()> {
+    let since = clock::now();
+    loop {
+        let begin = Instant::now();
+        if load.wait_for_all(since, WRITABLE_WITHIN)? || !machine.was_silent_since(begin) {
+            return Ok(());
+        }
     }
 }
 

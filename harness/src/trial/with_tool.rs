@@ -18,7 +18,7 @@ use contract::seal::Depth;
 use tracing::Span;
 
 use super::instruments::Instruments;
-use super::pipeline::{AFTERWARDS, Source, Started, TakenSnapshot, Trial, WRITABLE_WITHIN};
+use super::pipeline::{AFTERWARDS, Source, Started, TakenSnapshot, Trial, wait_until_writable};
 use super::progress::Progress;
 use super::tool_host::{Command, MONITOR_LIMIT, ToolHost};
 use super::tool_window::Watch;
@@ -139,7 +139,7 @@ impl Backups<'_> {
             }
             last = self.backup(progress, &source, &load, n)?;
             progress.stage(Stage::Resume, |_| {
-                load.wait_for_all(clock::now(), WRITABLE_WITHIN)?;
+                wait_until_writable(&load, &source.machine)?;
                 // So that a disk that was still copied would hold something from after the window.
                 interrupt::pass(AFTERWARDS)?;
                 Ok(((), String::new()))

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::guest::{Agent, Drive};
+use crate::image_check::{self, Check};
 use crate::observe::{ImageFiles, ReadError};
 use crate::overlay;
 use crate::tool::{self, Access};
@@ -49,50 +50,18 @@ pub(super) fn check_files(disks: &[GivenDisk], facts: &mut Facts) -> Result<()> 
         if *format == DiskFormat::Raw {
             continue;
         }
-        let mut check = Command::new("qemu-img");
-        check.args(["check", "--output=json", "-f", format.name()]).arg(file);
-        let printed = tool::run(&mut check, Access::Host { longest: 0 })?;
+        let named = ["-f".as_ref(), format.name().as_ref(), file.as_os_str()];
         let shown = file.display();
-        match read_check(printed.status.code(), &printed.stdout) {
+        match image_check::check(&named, Access::Host { longest: 0 })? {
             Check::Clean => {}
             Check::Damaged(errors) => facts.damage.push(format!(
                 "{shown} is cut off or damaged: qemu-img finds {errors} errors in the structure of the {} file",
                 format.name()
             )),
-            Check::Failed => {
-                facts.unexamined.push(format!("the structure of {shown}: {}", tool::said(&printed)));
-            }
+            Check::Failed(said) => facts.unexamined.push(format!("the structure of {shown}: {said}")),
         }
     }
     Ok(())
-}
-
-/// How a check of a file ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Check {
-    Clean,
-    Damaged(u64),
-    Failed,
-}
-
-fn read_check(code: Option<i32>, json: &[u8]) -> Check {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Report {
-        check_errors: u64,
-        #[serde(default)]
-        corruptions: u64,
-    }
-    // 63: the format knows no check. Leaked clusters waste room and harm nothing.
-    if code == Some(63) {
-        return Check::Clean;
-    }
-    match serde_json::from_slice::<Report>(json) {
-        Ok(Report { corruptions: 1.., .. }) if code != Some(2) => Check::Failed,
-        Ok(Report { corruptions: errors @ 1.., .. }) => Check::Damaged(errors),
-        Ok(Report { check_errors: 0, .. }) => Check::Clean,
-        Ok(_) | Err(_) => Check::Failed,
-    }
 }
 
 /// Finds what these disks hold. `scratch` is a directory for parts of them.
@@ -513,18 +482,6 @@ mod tests {
         assert!(has_boot_code_in(raw.path()).unwrap());
         raw.as_file().write_all_at(&[0], 511).unwrap();
         assert!(!has_boot_code_in(raw.path()).unwrap(), "code without a signature");
-    }
-
-    #[test]
-    fn a_check_is_read() {
-        let says = |code, json: &str| read_check(Some(code), json.as_bytes());
-        let clean = r#"{"check-errors": 0, "filename": "a", "format": "qcow2"}"#;
-        assert_eq!(says(0, clean), Check::Clean);
-        assert_eq!(says(3, r#"{"check-errors": 0, "leaks": 4}"#), Check::Clean);
-        assert_eq!(says(2, r#"{"check-errors": 0, "corruptions": 7}"#), Check::Damaged(7));
-        assert_eq!(says(1, r#"{"check-errors": 2}"#), Check::Failed);
-        assert_eq!(says(1, ""), Check::Failed);
-        assert_eq!(says(63, ""), Check::Clean);
     }
 
     #[test]

@@ -105,7 +105,11 @@ struct Info {
 fn inspect(Layer { file, format }: &Layer) -> Result<Info, Failure> {
     let sh = shell()?;
     let format = format.name();
-    let read = command::read(cmd!(sh, "qemu-img info --format {format} --output json {file}"));
+    // Somebody else's file: what it asks of qemu-img has an end. The memory is in bytes.
+    let read = command::read(cmd!(
+        sh,
+        "timeout 60 prlimit --as=536870912 -- qemu-img info --format {format} --output json {file}"
+    ));
     let json = read.map_err(|error| match error {
         CommandError::Failed { stderr, .. } if is_locked(&stderr) => Failure::Usage(format!(
             "{} is in use: another QEMU writes to it, so it is no finished backup. Name a copy, or end that guest.",
@@ -131,13 +135,16 @@ fn is_locked(words: &str) -> bool {
 
 /// The file that the last of these is based on, if any.
 fn below(layers: &[Layer], info: &Info) -> Result<Option<Layer>, Failure> {
-    let Some(Layer { file, .. }) = layers.last() else { return Ok(None) };
-    let file = file.display();
+    let Some(Layer { file: layer, .. }) = layers.last() else { return Ok(None) };
+    let file = layer.display();
     let problem = |problem: String| Err(Failure::Usage(problem));
     if info.encrypted {
         return problem(format!("{file} is encrypted. Decrypt a copy of it, and name that."));
     }
-    if let Some(data) = info.format_specific["data"]["data-file"].as_str() {
+    let data = &info.format_specific["data"];
+    let extents = data["extents"].as_array().into_iter().flatten().map(|extent| &extent["filename"]);
+    let mut others = extents.chain([&data["data-file"]]).filter_map(serde_json::Value::as_str);
+    if let Some(data) = others.find(|name| Path::new(name) != layer) {
         return problem(format!(
             "{file} has its data in another file, {}. `qemu-img convert -O qcow2` makes one of the two.",
             printable(data)
@@ -230,6 +237,20 @@ mod tests {
         let top = Layer { file: dir.join("a.qcow2"), format: DiskFormat::Qcow2 };
         let said = below(&[top], &info).unwrap_err().to_string();
         assert!(said.contains("does not say in which format base is"), "{said}");
+    }
+
+    #[test]
+    fn data_in_another_file_are_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().canonicalize().unwrap();
+        qemu_img(&["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "a.vmdk", "8M"], &dir);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", "data_file=a.raw", "b.qcow2", "8M"], &dir);
+        for file in ["a.vmdk", "b.qcow2"] {
+            let said = ask(&[&dir.join(file)]).unwrap_err();
+            assert!(said.contains("has its data in another file, "), "{said}");
+        }
+        qemu_img(&["create", "-q", "-f", "vmdk", "c.vmdk", "8M"], &dir);
+        assert_eq!(ask(&[&dir.join("c.vmdk")]).unwrap()[0].bytes, 8 << 20);
     }
 
     #[test]
