@@ -121,7 +121,8 @@ fn ftwrl_gives_way_in_a_deadlock_with_row_locks(database: Database) {
     program.thaw().succeeded();
 
     // One that lasts.
-    let owner = server.session("BEGIN; UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'locked';");
+    let mut owner = server.session("BEGIN; UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'locked';");
+    assert_eq!(owner.answer().as_deref(), Some("locked"));
     let waiter = server.session("SET innodb_lock_wait_timeout=300; UPDATE t.inno SET v=v+1 WHERE id=1;");
     wait_until("a row lock is waited for", || server.busy().contains("UPDATE"));
     program.set("lock_seconds = 4", &of(&server, lines));
@@ -135,7 +136,7 @@ fn ftwrl_waits_for_row_locks_that_are_passed_on(database: Database) {
     let server = Server::with_tables(database, &[]);
     let lines = "method = 'ftwrl'\nlong_statement_seconds = 600\nflush_wait_seconds = 600";
     let program = Program::set_up("lock_seconds = 60", &of(&server, lines));
-    let _owner = server.running("UPDATE t.inno SET v=v+SLEEP(4) WHERE id=1");
+    let _owner = server.running("UPDATE t.inno SET v=v+SLEEP(8) WHERE id=1");
     let mut waiter = server.session("UPDATE t.inno SET v=v+1 WHERE id=1; SELECT 'updated';");
     wait_until("both run", || server.busy().matches("UPDATE").count() == 2);
     program.freeze().succeeded();

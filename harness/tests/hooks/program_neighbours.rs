@@ -138,7 +138,7 @@ fn a_full_queue_of_connections_is_waited_for() {
 }
 
 #[test]
-fn a_password_is_told_to_no_persons_server() {
+fn a_persons_server_is_told_no_password_and_has_data() {
     if !is_root() {
         eprintln!("skipped: only root becomes somebody else here");
         return;
@@ -146,7 +146,13 @@ fn a_password_is_told_to_no_persons_server() {
     let (dir, fake) = copy("sleep", "mysqld");
     let fake = started(as_somebody().arg(&fake).arg("300").current_dir(dir.path()));
     becomes(&fake.0, "mysqld");
-    let mut program = Program::set_up("", "");
+    let mut program = Program::set_up("", &of_data(dir.path(), ""));
+    // By its name alone it is no server, or anybody could refuse every freeze.
+    let outcome = program.freeze().succeeded();
+    assert!(outcome.output.contains("no database server runs"), "{outcome:?}");
+    for data in ["ibdata1", "mysql.ibd"] {
+        fs::write(dir.path().join(data), "").unwrap();
+    }
     install(&program.path("password"), "600", "the-secret\n");
     let lines = format!("user = 'backup'\npassword_file = '{}'", program.path("password").display());
     program.set("", &of_data(dir.path(), &lines));

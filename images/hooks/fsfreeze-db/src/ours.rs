@@ -6,6 +6,14 @@ use std::path::Path;
 
 use procfs::process::{Process, Status};
 
+/// The last number that distributions give to an account of a service; see `SYS_UID_MAX` in login.defs(5).
+const LAST_SYSTEM_ACCOUNT: u32 = 999;
+
+/// Whether an account is one that root has not set up for a service.
+pub(crate) fn is_person(user: u32) -> bool {
+    user > LAST_SYSTEM_ACCOUNT && user != rustix::process::geteuid().as_raw()
+}
+
 /// The account that all rights of a process are of, if it is only one.
 pub(crate) fn only_user(status: &Status) -> Option<u32> {
     let Status { ruid, euid, suid, fuid, .. } = *status;

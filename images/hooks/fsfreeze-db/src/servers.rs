@@ -255,9 +255,13 @@ fn look_at(pid: i32, own_root: Option<(u64, u64)>) -> Result<Option<Server>, Str
     if named.is_none() && sockets.is_empty() {
         return Ok(None);
     }
+    let user = process.status().ok().and_then(|status| ours::only_user(&status));
+    // A person may call anything a server, and would refuse every freeze.
+    if user.is_some_and(ours::is_person) && sockets.is_empty() && by_data().is_none() {
+        return Ok(None);
+    }
     let root = fs::metadata(place.join("root")).map(|root| (root.dev(), root.ino())).ok();
     let control_group = fs::read_to_string(place.join("cgroup")).unwrap_or_default();
-    let user = process.status().ok().and_then(|status| ours::only_user(&status));
     Ok(Some(Server {
         kind,
         process: id,

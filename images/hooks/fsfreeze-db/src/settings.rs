@@ -14,9 +14,6 @@ use crate::servers::Server;
 /// Where the settings are, unless `FSFREEZE_DB_SETTINGS` names another file.
 const FILE: &str = "/etc/qemu/fsfreeze-db.toml";
 
-/// The last number that distributions give to an account of a service; see `SYS_UID_MAX` in login.defs(5).
-const LAST_SYSTEM_ACCOUNT: u32 = 999;
-
 /// The file of this machine's settings.
 pub(crate) fn file() -> PathBuf {
     std::env::var_os("FSFREEZE_DB_SETTINGS").map_or_else(|| FILE.into(), PathBuf::from)
@@ -254,11 +251,7 @@ impl ServerSettings {
 
     /// Whether a server of this user may hear a secret: one that root has set up, or that the site names.
     fn trusts(&self, user: Option<u32>) -> bool {
-        let us = rustix::process::geteuid().as_raw();
-        user.is_some_and(|user| match self.server_uid {
-            Some(named) => user == named,
-            None => user <= LAST_SYSTEM_ACCOUNT || user == us,
-        })
+        user.is_some_and(|user| self.server_uid.map_or(!ours::is_person(user), |named| user == named))
     }
 
     /// How long one FLUSH TABLES WITH READ LOCK may wait.
