@@ -171,7 +171,7 @@ pub enum Error {
     #[error("the guest may still be frozen; every thaw failed: {0}")]
     StillFrozen(#[source] Box<Error>),
     /// The guard of the freeze window thawed the guest.
-    #[error("the freeze window was open for more than {} s, so its guard thawed the guest", .0.as_secs_f64())]
+    #[error("the freeze window was open for more than {} s, so its guard thawed the guest: the host stood still, or took too long over the snapshot. Let fewer trials run at once (`--jobs`)", .0.as_secs_f64())]
     WindowExpired(Duration),
     /// Disks that were attached do not appear, which says nothing about what is on them.
     #[error("the verifier guest does not see the snapshot's disks; its console is {}", console.display())]
@@ -203,11 +203,15 @@ pub enum Error {
         console: PathBuf,
     },
     /// What was restored too late could not be given up to try again.
-    #[error("cannot give up the snapshot's disks to restore them once more: {0}")]
+    #[error(
+        "cannot give up the snapshot's disks to restore them once more, after they came up too late: {0}. Let fewer trials \
+         run at once (`--jobs`)"
+    )]
     NotReleased(#[source] Box<Error>),
     /// The mounts of a snapshot's disks were not over in time, and may still go on.
     #[error(
-        "the verifier guest did not mount the snapshot's disks in time, and its host may be to blame: {0}"
+        "the verifier guest did not mount the snapshot's disks in time, and its host may be to blame: {0}. Let fewer trials \
+         run at once (`--jobs`)"
     )]
     NotMounted(#[source] Box<Error>),
     /// The disks of a snapshot could not be made ready for a roll-forward.

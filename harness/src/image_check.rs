@@ -20,9 +20,9 @@ pub(crate) enum Check {
 }
 
 /// Checks the file that these arguments name.
-pub(crate) fn check(file: &[&OsStr], access: Access<'_>) -> Result<Check, ToolError> {
+pub(crate) fn check(named: &[&OsStr], access: Access<'_>) -> Result<Check, ToolError> {
     let mut check = Command::new("qemu-img");
-    let printed = tool::run(check.args(["check", "--output=json"]).args(file), access)?;
+    let printed = tool::run(check.args(["check", "--output=json"]).args(named), access)?;
     Ok(read(printed.status.code(), &printed.stdout).unwrap_or_else(|| Check::Failed(tool::said(&printed))))
 }
 

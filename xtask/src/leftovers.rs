@@ -80,8 +80,7 @@ pub(crate) fn all(runs: &[&Path]) -> Result<Vec<Leftover>, Failure> {
 
 fn strays_in(home: &Home) -> Result<Vec<Leftover>, Failure> {
     let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
-    let alive: Vec<String> =
-        found.iter().filter(|it| it.alive).map(|it| it.dir.to_string_lossy().into_owned()).collect();
+    let alive = live_dirs(&found);
     let mut left = Vec::new();
     for Found { dir, owner, .. } in found.into_iter().filter(|found| !found.alive) {
         if let Some(owner) = owner.filter(|owner| !owner.trial.exists()) {
@@ -93,6 +92,11 @@ fn strays_in(home: &Home) -> Result<Vec<Leftover>, Failure> {
     Ok(left)
 }
 
+/// The directories whose supervisors live.
+fn live_dirs(found: &[Found]) -> Vec<String> {
+    found.iter().filter(|it| it.alive).map(|it| it.dir.to_string_lossy().into_owned()).collect()
+}
+
 fn home() -> Result<Home, Failure> {
     Home::of_user().map_err(|e| Failure::Infrastructure(format!("{e}.")))
 }
@@ -100,10 +104,9 @@ fn home() -> Result<Home, Failure> {
 fn find_in(home: &Home, runs: &Path) -> Result<Vec<Leftover>, Failure> {
     let mut left = Vec::new();
     let found = home.list().map_err(|e| Failure::io("list", home.path(), e))?;
-    let (alive, dead): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.alive);
     // A guest of another trial may have this one's disks: a verification of what was kept.
-    let alive: Vec<String> = alive.into_iter().map(|it| it.dir.to_string_lossy().into_owned()).collect();
-    for found in dead {
+    let alive = live_dirs(&found);
+    for found in found.into_iter().filter(|found| !found.alive) {
         match found.owner {
             Some(owner) if !owner.trial.starts_with(runs) => {}
             Some(owner) => {

@@ -360,7 +360,7 @@ async fn check_table(
     let answer = conn.query(&dialect.check(real)).await;
     let answer =
         answer.and_then(|rows| rows.iter().map(|row| dialect.read_check(row)).collect::<SqlResult<Vec<_>>>());
-    // As of `table_error`.
+    // One that was not read to its end is no fact about the table.
     if let Err(error @ SqlError::Endless(_)) = answer {
         return Err(Error::sql(format!("check `{table}`"))(error));
     }

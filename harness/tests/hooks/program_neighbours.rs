@@ -29,12 +29,6 @@ fn copy(of: &str, name: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, copy)
 }
 
-fn as_somebody() -> Command {
-    let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={SOMEBODY}")).arg(format!("--regid={SOMEBODY}")).arg("--clear-groups");
-    command
-}
-
 fn started(command: &mut Command) -> Ending {
     Ending(command.spawn().expect("start it"))
 }
@@ -43,6 +37,15 @@ fn started(command: &mut Command) -> Ending {
 fn becomes(child: &Child, name: &str) {
     let comm = format!("/proc/{}/comm", child.id());
     wait_until("it has started", || fs::read_to_string(&comm).unwrap_or_default().trim_end() == name);
+}
+
+/// A `sleep` of this path, which stands in its directory.
+fn started_by_somebody(sleep: &Path) -> Ending {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={SOMEBODY}")).arg(format!("--regid={SOMEBODY}")).arg("--clear-groups");
+    let started = started(command.arg(sleep).arg("300").current_dir(sleep.parent().unwrap()));
+    becomes(&started.0, &sleep.file_name().unwrap().to_string_lossy());
+    started
 }
 
 /// The directory may be the database's own, whose account could then empty any file.
@@ -144,8 +147,7 @@ fn a_persons_server_is_told_no_password_and_has_data() {
         return;
     }
     let (dir, fake) = copy("sleep", "mysqld");
-    let fake = started(as_somebody().arg(&fake).arg("300").current_dir(dir.path()));
-    becomes(&fake.0, "mysqld");
+    let _fake = started_by_somebody(&fake);
     let mut program = Program::set_up("", &of_data(dir.path(), ""));
     // By its name alone it is no server, or anybody could refuse every freeze.
     let outcome = program.freeze().succeeded();
@@ -191,9 +193,8 @@ fn what_cannot_be_seen_is_refused() {
         eprintln!("skipped: only root becomes somebody else here");
         return;
     }
-    let (dir, other) = copy("sleep", "anything");
-    let other = started(as_somebody().arg(&other).arg("300").current_dir(dir.path()));
-    becomes(&other.0, "anything");
+    let (_dir, other) = copy("sleep", "anything");
+    let other = started_by_somebody(&other);
     let frozen = Program::set_up("", "");
     let mut command = Command::new("setpriv");
     command.arg("--bounding-set=-sys_ptrace").arg(fsfreeze_db()).arg("freeze");

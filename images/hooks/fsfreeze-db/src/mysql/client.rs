@@ -1,6 +1,6 @@
 //! Connections to MariaDB and MySQL: to this very server, with settings that are safe, and bounded in time.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -154,15 +154,9 @@ async fn connect(
         .max_allowed_packet(Some(4 << 20))
         .wait_timeout(Some(28800))
         .stmt_cache_size(0);
-    let connected = async {
-        loop {
-            match Conn::new(opts.clone()).await {
-                Err(error) if is_crowded(&error) => sleep(CROWDED).await,
-                connected => return connected,
-            }
-        }
-    };
-    let conn = bounded(patience, connected)
+    let is_crowded =
+        |error: &_| matches!(error, mysql_async::Error::Io(IoError::Io(error)) if is_full(error));
+    let conn = bounded(patience, in_turn(async || Conn::new(opts.clone()).await, is_crowded))
         .await
         .map_err(|error| error.of(server, &format!("does not let {user} in")))?;
     // Whatever the server's defaults are. `max_statement_time` and `max_execution_time` are one setting of two
@@ -195,23 +189,28 @@ fn bytes_of(row: &Row) -> usize {
     (0..row.len()).map(|column| bytes(column) + size_of::<Value>()).sum()
 }
 
-/// Whether a server's queue of connections was full: a client that can wait does so.
-fn is_crowded(error: &mysql_async::Error) -> bool {
-    matches!(error, mysql_async::Error::Io(IoError::Io(error)) if error.kind() == ErrorKind::WouldBlock)
+/// Connects, again and again while the server's queue of connections is full: a client that blocks waits as well.
+async fn in_turn<T, E>(
+    connect: impl AsyncFn() -> Result<T, E>,
+    is_crowded: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    loop {
+        match connect().await {
+            Err(error) if is_crowded(&error) => sleep(CROWDED).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// What connecting says without waiting when the server's queue is full; see unix(7).
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock
 }
 
 /// The process that listens on a socket. To a server this is a client that leaves before it has logged in,
 /// which many note in their logs.
 async fn listener(socket: &Path) -> Result<Option<i32>, String> {
-    let connected = async {
-        loop {
-            match UnixStream::connect(socket).await {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(CROWDED).await,
-                connected => return connected,
-            }
-        }
-    };
-    match timeout(ANSWER, connected).await {
+    match timeout(ANSWER, in_turn(async || UnixStream::connect(socket).await, is_full)).await {
         Ok(Ok(stream)) => Ok(stream.peer_cred().map_err(|error| error.to_string())?.pid()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("nobody answers within {} s", ANSWER.as_secs())),
