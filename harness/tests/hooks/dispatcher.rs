@@ -481,6 +481,17 @@ fn a_check_runs_nothing_of_a_user() {
     here.call("check");
     assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n0\n0\n");
     drop(root);
+    // What runs as root whoever has started it is not.
+    let shell = here.path("sh");
+    fs::copy(crate::call::program("sh"), &shell).unwrap();
+    assert!(Command::new("chmod").arg("4755").arg(&shell).status().unwrap().success());
+    let text = fs::read_to_string(&program).unwrap().replace("/bin/sh", &shell.display().to_string());
+    install(&program, "755", &text);
+    let _set_uid =
+        Agent(Command::new(&program).arg(&ran).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    wait_until("it runs", || fs::read_to_string(&ran).unwrap() == "65534\n0\n0\n0\n");
+    here.call("check");
+    assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n0\n0\n0\n", "it ran once more");
 }
 
 /// A link that leads nowhere has taken the place of our own hook, and no database would be held.

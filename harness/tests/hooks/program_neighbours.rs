@@ -2,7 +2,9 @@
 //! find.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -40,10 +42,10 @@ fn becomes(child: &Child, name: &str) {
 }
 
 /// A `sleep` of this path, which stands in its directory.
-fn started_by_somebody(sleep: &Path) -> Ending {
+fn started_by_somebody(sleep: &Path, stdin: Stdio) -> Ending {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={SOMEBODY}")).arg(format!("--regid={SOMEBODY}")).arg("--clear-groups");
-    let started = started(command.arg(sleep).arg("300").current_dir(sleep.parent().unwrap()));
+    let started = started(command.arg(sleep).arg("300").current_dir(sleep.parent().unwrap()).stdin(stdin));
     becomes(&started.0, &sleep.file_name().unwrap().to_string_lossy());
     started
 }
@@ -110,6 +112,45 @@ fn a_status_prolongs_no_lock() {
     }
 }
 
+/// A server that logs every statement to the frozen file system answers after the thaw: that is no answer to what the
+/// thaw asks.
+#[test]
+fn a_late_answer_is_not_taken_for_another_one() {
+    for database in [Database::MARIADB, Database::Mysql] {
+        let server = Server::with_tables(database, &[]);
+        let program = Program::new(&[&server]);
+        program.freeze().succeeded();
+        let stopped = Stopped::new(&server);
+        let outcome = program.call("status");
+        assert_eq!(outcome.code, Some(LOCK_LOST), "{outcome:?}");
+        assert!(outcome.output.contains("no answer within 5 s"), "{outcome:?}");
+        drop(stopped);
+        program.thaw().succeeded();
+        assert!(server.takes_writes());
+    }
+}
+
+/// What another server has to get ready for its lock may take long.
+#[test]
+fn no_writer_waits_while_another_server_gets_ready() {
+    let server =
+        Server::with_tables(Database::MARIADB, &["--general-log=1", "--general-log-file=general.log"]);
+    let other = Server::with_tables(Database::MARIADB, &[]);
+    let both = [of(&server, ""), of(&other, "")].concat();
+    let program = Program::set_up("lock_seconds = 5", &both);
+    let mut backup = other.session("BACKUP STAGE START; SELECT 'begun';");
+    assert_eq!(backup.answer().as_deref(), Some("begun"));
+    program.refuses(&server, REFUSED, "did not grant the lock: error 1205");
+    let asked = || fs::read_to_string(server.datadir().join("general.log")).unwrap();
+    assert!(asked().contains("BACKUP STAGE START"));
+    assert!(!asked().contains("BLOCK_COMMIT"), "{}", asked());
+    // The premise.
+    drop(backup);
+    program.freeze().succeeded();
+    assert!(asked().contains("BLOCK_COMMIT"));
+    program.thaw().succeeded();
+}
+
 /// As in a burst of short connections. Ordinary clients wait for their turn.
 #[test]
 fn a_full_queue_of_connections_is_waited_for() {
@@ -147,7 +188,7 @@ fn a_persons_server_is_told_no_password_and_has_data() {
         return;
     }
     let (dir, fake) = copy("sleep", "mysqld");
-    let _fake = started_by_somebody(&fake);
+    let _fake = started_by_somebody(&fake, Stdio::null());
     let mut program = Program::set_up("", &of_data(dir.path(), ""));
     // By its name alone it is no server, or anybody could refuse every freeze.
     let outcome = program.freeze().succeeded();
@@ -162,6 +203,24 @@ fn a_persons_server_is_told_no_password_and_has_data() {
     // Whom the site names may hear it, if he serves at all.
     program.set("", &of_data(dir.path(), &format!("{lines}\nserver_uid = {SOMEBODY}")));
     program.freeze_fails(REFUSED, "listens on no socket");
+}
+
+/// Who may write to its directory can put a way to another server there, whose root we are.
+#[test]
+fn a_persons_socket_leads_to_no_other_server() {
+    if !is_root() {
+        eprintln!("skipped: only root becomes somebody else here");
+        return;
+    }
+    let server = Server::with_tables(Database::MARIADB, &[]);
+    let (dir, fake) = copy("sleep", "mysqld");
+    let socket = dir.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let _fake = started_by_somebody(&fake, OwnedFd::from(listener).into());
+    fs::remove_file(&socket).unwrap();
+    symlink(server.socket(), &socket).unwrap();
+    let program = Program::set_up("", &of_data(dir.path(), ""));
+    program.refuses(&server, REFUSED, &format!("process {} listens there", server.pid()));
 }
 
 /// The first process of a container is a server, and inherits another one.
@@ -194,7 +253,7 @@ fn what_cannot_be_seen_is_refused() {
         return;
     }
     let (_dir, other) = copy("sleep", "anything");
-    let other = started_by_somebody(&other);
+    let other = started_by_somebody(&other, Stdio::null());
     let frozen = Program::set_up("", "");
     let mut command = Command::new("setpriv");
     command.arg("--bounding-set=-sys_ptrace").arg(fsfreeze_db()).arg("freeze");
@@ -251,7 +310,7 @@ fn a_status_never_says_that_nothing_is_held_while_something_is() {
 
 /// One that is root only in part, as a user's `su`, may have any name and arguments.
 #[test]
-fn a_users_process_is_no_holder() {
+fn what_only_calls_itself_so_is_no_holder() {
     if !is_root() {
         eprintln!("skipped: only root becomes somebody else here");
         return;
@@ -260,17 +319,21 @@ fn a_users_process_is_no_holder() {
     let program = Program::new(&[&server]);
     let (dir, cat) = copy("cat", "fsfreeze-db");
     assert!(Command::new("mkfifo").arg(dir.path().join("hold")).status().unwrap().success());
-    let mut command = Command::new("setpriv");
-    command
-        .arg(format!("--ruid={SOMEBODY}"))
-        .args(["--euid=0", "fsfreeze-db", "hold"])
-        .arg(program.path("run"));
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.path().display());
-    let fake = started(command.env("PATH", path).current_dir(dir.path()));
-    becomes(&fake.0, "fsfreeze-db");
-    assert_eq!(fs::read_link(format!("/proc/{}/exe", fake.0.id())).unwrap(), cat.canonicalize().unwrap());
-    program.freeze().succeeded();
-    assert!(!server.takes_writes());
-    program.thaw().succeeded();
-    assert!(server.takes_writes());
+    // A user's, and root's of a container.
+    for ruid in [SOMEBODY, "0"] {
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--ruid={ruid}"))
+            .args(["--euid=0", "fsfreeze-db", "hold"])
+            .arg(program.path("run"));
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.path().display());
+        let fake = started(command.env("PATH", path).current_dir(dir.path()));
+        becomes(&fake.0, "fsfreeze-db");
+        let exe = fs::read_link(format!("/proc/{}/exe", fake.0.id())).unwrap();
+        assert_eq!(exe, cat.canonicalize().unwrap());
+        program.freeze().succeeded();
+        assert!(!server.takes_writes());
+        program.thaw().succeeded();
+        assert!(server.takes_writes());
+    }
 }

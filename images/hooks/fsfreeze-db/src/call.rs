@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -96,9 +97,14 @@ pub(crate) fn thaw(settings: &Result<Settings, Failure>, file: &Path, rolls_back
 fn release(settings: &Settings, rolls_back: Option<String>) -> Answer {
     let directory = settings.run_directory.as_path();
     let is_rolled_back = rolls_back.is_some();
+    let request = Request::Thaw { rolls_back };
+    // First of all, for writers wait: in this directory nobody else listens.
+    let asked = connect(directory).ok().map(|stream| ask(stream, &request));
+    if let Some(Ok(answer)) = asked {
+        return answer;
+    }
     if let Some(holder) = holder(directory) {
-        let request = Request::Thaw { by: callers(), rolls_back };
-        match ask_holder(directory, holder, &request) {
+        match asked.unwrap_or_else(|| ask_holder(directory, holder, &request)) {
             Ok(answer) => return answer,
             // It may have ended in this moment: its state says how.
             Err(_) if holder.ends_within(SOON) => {}
@@ -237,17 +243,23 @@ fn heard(child: &mut Child, limit: Duration) -> Result<Answer, String> {
 /// The process that holds the locks: the one that the state names, or else the one that is what it should be,
 /// for the directory may be gone.
 fn holder(directory: &Path) -> Option<ProcessId> {
+    let named = state::read(directory).map(|state| state.holder);
+    if let Some(named) = named.filter(|named| named.is_alive()) {
+        return Some(named);
+    }
+    let file = |place: &Path| fs::metadata(place).map(|file| (file.dev(), file.ino())).ok();
+    let program = file(Path::new("/proc/self/exe"));
     let is_holder = |pid: i32| {
         let place = Path::new("/proc").join(pid.to_string());
-        // A user's process that is root in part may be called anything.
-        let ours = || Process::new(pid).is_ok_and(|process| ours::is_ours(&process));
+        // Another program may call itself anything: one of a user's that is root for a moment, one in a container.
+        let ours = || {
+            program.is_some()
+                && file(&place.join("exe")) == program
+                && Process::new(pid).is_ok_and(|process| ours::is_ours(&process))
+        };
         let words = [b"fsfreeze-db\0hold\0", directory.as_os_str().as_bytes(), b"\0"].concat();
         fs::read(place.join("cmdline")).is_ok_and(|line| line == words) && ours()
     };
-    let named = state::read(directory).map(|state| state.holder);
-    if let Some(named) = named.filter(|named| is_holder(named.pid) && named.is_alive()) {
-        return Some(named);
-    }
     let found = servers::pids().ok()?.filter(|pid| is_holder(*pid)).find_map(|pid| Process::new(pid).ok());
     found.and_then(|process| ProcessId::of(&process))
 }
@@ -264,8 +276,7 @@ fn is_held_by(directory: &Path, holder: ProcessId) -> bool {
 }
 
 fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Result<Answer> {
-    let socket = state::socket(directory);
-    let mut stream = match UnixStream::connect(&socket) {
+    let stream = match connect(directory) {
         Ok(stream) => stream,
         Err(_) => {
             // Somebody has removed it: the holder makes a new one. It would end one that has only just begun.
@@ -274,7 +285,7 @@ fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Res
             }
             let limit = Instant::now() + SOON;
             loop {
-                match UnixStream::connect(&socket) {
+                match connect(directory) {
                     Ok(stream) => break stream,
                     Err(error) if Instant::now() > limit || !holder.is_alive() => return Err(error),
                     Err(_) => thread::sleep(POLL),
@@ -282,6 +293,16 @@ fn ask_holder(directory: &Path, holder: ProcessId, request: &Request) -> io::Res
             }
         }
     };
+    ask(stream, request)
+}
+
+/// To whoever listens in the directory, which has to be ours.
+fn connect(directory: &Path) -> io::Result<UnixStream> {
+    state::check_directory(directory)?;
+    UnixStream::connect(state::socket(directory))
+}
+
+fn ask(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
     stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(&message::line(request))?;
     let mut line = Vec::new();
@@ -320,25 +341,5 @@ fn set_back(settings: &Settings) {
         if let Err(failure) = outcome {
             eprintln!("fsfreeze-db: left for the next call: {failure}");
         }
-    }
-}
-
-/// The processes above this one, the nearest first: who thaws.
-fn callers() -> String {
-    let mut names = Vec::new();
-    let mut process = Process::myself().ok();
-    while let Some(stat) = process.and_then(|process| process.stat().ok())
-        && stat.ppid > 1
-        && names.len() < 6
-    {
-        process = Process::new(stat.ppid).ok();
-        if let Some(parent) = process.as_ref().and_then(|process| process.stat().ok()) {
-            names.push(format!("{} {}", parent.comm.escape_debug(), parent.pid));
-        }
-    }
-    if names.is_empty() {
-        "by nobody that is known".to_owned()
-    } else {
-        format!("called by {}", names.join(", of "))
     }
 }

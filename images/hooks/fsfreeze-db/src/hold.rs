@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use procfs::process::Process;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedWriteHalf, pipe};
@@ -240,9 +241,10 @@ async fn serve(
 ) -> Served {
     // The directory keeps others out; this holds wherever it is.
     let ours = rustix::process::geteuid().as_raw();
-    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
-        return Served::On(sessions);
-    }
+    let peer = match stream.peer_cred() {
+        Ok(peer) if peer.uid() == 0 || peer.uid() == ours => peer.pid(),
+        _ => return Served::On(sessions),
+    };
     let (read, write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(message::MOST as u64));
@@ -258,16 +260,38 @@ async fn serve(
             let alive = all(join_all(sessions.iter_mut().map(Session::is_alive)).await);
             alive.map_or_else(Answer::from, |_| Answer::done("locked"))
         }
-        Ok(Request::Thaw { rolls_back: Some(other), .. }) if call != Some(other.as_str()) => {
+        Ok(Request::Thaw { rolls_back: Some(other) }) if call != Some(other.as_str()) => {
             Answer::done("what is held was not frozen by the call that is rolled back: left alone")
         }
-        Ok(Request::Thaw { by, .. }) => {
-            let (stage, answer) = thawed(release(sessions).await, by);
+        Ok(Request::Thaw { .. }) => {
+            let released = release(sessions).await;
+            // Who it was can wait for the writers, who wait for nothing any more.
+            let (stage, answer) = thawed(released, callers(peer));
             return Served::Ended(Ended { stage, answer: Some((write, answer)) });
         }
     };
     send(write, &answer).await;
     Served::On(sessions)
+}
+
+/// The processes above one, the nearest first: who has called it.
+fn callers(process: Option<i32>) -> String {
+    let mut names = Vec::new();
+    let mut process = process.and_then(|pid| Process::new(pid).ok());
+    while let Some(stat) = process.and_then(|process| process.stat().ok())
+        && stat.ppid > 1
+        && names.len() < 6
+    {
+        process = Process::new(stat.ppid).ok();
+        if let Some(parent) = process.as_ref().and_then(|process| process.stat().ok()) {
+            names.push(format!("{} {}", parent.comm.escape_debug(), parent.pid));
+        }
+    }
+    if names.is_empty() {
+        "by nobody that is known".to_owned()
+    } else {
+        format!("called by {}", names.join(", of "))
+    }
 }
 
 fn thawed(released: Result<(), Failure>, by: String) -> (Stage, Answer) {

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::exit::{Failure, Refusal};
 use crate::position::{self, Position};
@@ -23,8 +23,11 @@ const ENDING: Duration = Duration::from_secs(1);
 /// For how long nobody looks whether another server has started.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// How long one attempt may last that keeps the writers of other servers waiting.
+/// How long the lock of one of several servers may be waited for in one attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long one of several servers may take for all that its own and the others' writers wait for.
+const WHILE_OTHERS_WAIT: Duration = Duration::from_secs(6);
 
 /// Finds the servers, locks them and writes their positions. `None`: there is none. `endings` gets the
 /// connections by which it waits, for whoever gives it up.
@@ -108,7 +111,7 @@ async fn open_all(settings: &Settings, deadline: Instant) -> Result<Vec<Session>
 }
 
 /// Takes all the locks in the same attempt: while one server is waited for, the writers of no other wait.
-/// Gives each one's position, how long it took, and the number of attempts.
+/// Gives each one's position, how long that took at most, and the number of attempts.
 async fn take_all(
     sessions: &mut [Session],
     deadline: Instant,
@@ -118,16 +121,7 @@ async fn take_all(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let mut outcome =
-            together(join_all(sessions.iter_mut().map(Session::look)).await).map(|_| Vec::new());
-        if outcome.is_ok() {
-            let until = if sessions.len() == 1 { deadline } else { deadline.min(Instant::now() + PATIENCE) };
-            let taking = sessions.iter_mut().map(|session| async {
-                let begun = Instant::now();
-                session.take(until, nonce).await.map(|position| (position, begun.elapsed()))
-            });
-            outcome = together(join_all(taking).await);
-        }
+        let outcome = attempt(sessions, deadline, nonce).await;
         let refusal = match outcome {
             Ok(taken) => return Ok((taken, attempts)),
             Err(refusal) => refusal,
@@ -138,6 +132,26 @@ async fn take_all(
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Each step with all of them before the next, which fewer may wait for.
+async fn attempt(
+    sessions: &mut [Session],
+    deadline: Instant,
+    nonce: &str,
+) -> Result<Vec<(Position, Duration)>, Refusal> {
+    together(join_all(sessions.iter_mut().map(Session::look)).await)?;
+    let begun = Instant::now();
+    let until = if sessions.len() == 1 { deadline } else { deadline.min(begun + PATIENCE) };
+    together(join_all(sessions.iter_mut().map(|session| session.begin(until, nonce))).await)?;
+    let most = if sessions.len() == 1 { Duration::MAX } else { WHILE_OTHERS_WAIT };
+    let taking = sessions.iter_mut().map(|session| async {
+        let name = session.server().name();
+        let late = |_| Failure::refused(format!("{name} was not locked within {} s", most.as_secs()));
+        let position = timeout(most, session.take()).await.map_err(late)??;
+        Ok((position, begun.elapsed()))
+    });
+    together(join_all(taking).await)
 }
 
 fn held(session: &Session, position: Position, attempts: u32, took: Duration) -> Held {

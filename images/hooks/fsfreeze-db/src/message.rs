@@ -13,8 +13,6 @@ use crate::exit::{Exit, Failure};
 pub(crate) enum Request {
     /// Prove that the locks lasted, and release them.
     Thaw {
-        /// Who calls: process names, the nearest first.
-        by: String,
         /// The dispatcher's call whose freeze is rolled back; no other freeze is thawed by that.
         rolls_back: Option<String>,
     },

@@ -73,15 +73,27 @@ impl Session {
         }
     }
 
+    /// Does, in each attempt, what keeps no writer waiting.
+    ///
+    /// # Errors
+    ///
+    /// If it is not over before the deadline.
+    pub(crate) async fn begin(&mut self, deadline: Instant, nonce: &str) -> Result<(), Refusal> {
+        match self {
+            Self::Mysql(session) => session.begin(deadline).await,
+            Self::Postgresql(session) => session.begin(nonce).await,
+        }
+    }
+
     /// Holds the server still, with its log on disk, and says where the log is.
     ///
     /// # Errors
     ///
-    /// If that is not so before the deadline.
-    pub(crate) async fn take(&mut self, deadline: Instant, nonce: &str) -> Result<Position, Refusal> {
+    /// If that is not so in time.
+    pub(crate) async fn take(&mut self) -> Result<Position, Refusal> {
         match self {
-            Self::Mysql(session) => session.take(deadline).await,
-            Self::Postgresql(session) => session.take(nonce).await,
+            Self::Mysql(session) => session.take().await,
+            Self::Postgresql(session) => Ok(session.position()),
         }
     }
 

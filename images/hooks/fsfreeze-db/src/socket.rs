@@ -18,10 +18,11 @@ pub(crate) fn none(server: &Server) -> Failure {
     ))
 }
 
-/// A socket's place, by a path that is short: the address of a socket has at most 107 bytes.
+/// A socket, by a path that is short: the address of a socket has at most 107 bytes. It leads to this socket for as
+/// long as it is used, whatever takes its place.
 pub(crate) struct Place {
     /// Open for as long as the path is used.
-    _directory: File,
+    _socket: File,
     /// Leads to the socket.
     pub(crate) path: PathBuf,
 }
@@ -30,12 +31,9 @@ pub(crate) struct Place {
 ///
 /// # Errors
 ///
-/// If it has no directory that we can open.
+/// If it is not there.
 pub(crate) fn place(server: &Server, seen: &Path) -> io::Result<Place> {
-    let (Some(parent), Some(file)) = (seen.parent(), seen.file_name()) else {
-        return Err(io::Error::other("it is no path of a file"));
-    };
-    let directory = server.open(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
-    Ok(Place { _directory: directory, path: short })
+    let socket = server.open(seen, OFlags::PATH)?;
+    let path = Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string());
+    Ok(Place { _socket: socket, path })
 }

@@ -125,6 +125,15 @@ fn uptime_seconds() -> u64 {
 /// If it cannot be made, or belongs to somebody else.
 pub(crate) fn make_directory(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    check_directory(directory)
+}
+
+/// The same, of one that is there.
+///
+/// # Errors
+///
+/// If it is not, or belongs to somebody else.
+pub(crate) fn check_directory(directory: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(directory)?;
     if metadata.is_dir()
         && metadata.uid() == rustix::process::geteuid().as_raw()
@@ -142,6 +151,7 @@ pub(crate) fn socket(directory: &Path) -> PathBuf {
 
 /// The latest freeze, if there was one since the boot.
 pub(crate) fn read(directory: &Path) -> Option<State> {
+    check_directory(directory).ok()?;
     serde_json::from_slice(&fs::read(file(directory)).ok()?).ok()
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, DriverError, IoError, OptsBuilder, Row, Value, from_row_opt};
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::exit::{Exit, Failure};
+use crate::ours;
 use crate::servers::{Server, Socket};
 use crate::settings::Login;
 use crate::socket;
@@ -90,10 +92,16 @@ impl ServerError {
 
 /// A connection to this very server, whose settings are safe for what is asked here.
 pub(crate) struct Connection {
-    conn: Conn,
+    /// None while a statement is under way.
+    conn: Option<Conn>,
+    /// Goes on when nobody waits for it any more: its answer, when it comes, is not to be taken for the next one's.
+    under_way: Option<JoinHandle<Answered>>,
     /// How long it may take to answer a statement that waits for nothing.
     pub(crate) patience: Duration,
 }
+
+/// A connection that is free again, and the rows of the latest answer; `None` if it does not end.
+type Answered = (Conn, mysql_async::Result<Option<Vec<Row>>>);
 
 /// The settings after which the server ends what is idle for longer.
 pub(crate) fn idle_for(limit: Duration) -> String {
@@ -137,7 +145,9 @@ async fn connect(
         Failure::refused(format!("{} cannot be reached by {}: {why}", server.name(), socket.path.display()))
     };
     let place = socket::place(server, &socket.path).map_err(|error| cannot(error.to_string()))?;
-    if !socket.is_only_one || server.in_container {
+    // A person may put something else in its place at any time.
+    let is_theirs = server.user.is_none_or(ours::is_person);
+    if !socket.is_only_one || server.in_container || is_theirs {
         let peer = listener(&place.path).await.map_err(&cannot)?;
         // The first process listens for a server that systemd starts by its socket.
         let is_systemd = peer == Some(1) && !server.in_container;
@@ -170,7 +180,7 @@ async fn connect(
         idle = idle_for(idle),
         most = u64::MAX
     );
-    let mut connection = Connection { conn, patience };
+    let mut connection = Connection { conn: Some(conn), under_way: None, patience };
     connection.run(&safe).await.map_err(|error| error.of(server, "refuses our settings"))?;
     Ok(connection)
 }
@@ -223,21 +233,7 @@ impl Connection {
         &mut self,
         statement: &str,
     ) -> Result<Vec<T>, ServerError> {
-        let asked = async {
-            let (mut rows, mut bytes) = (Vec::new(), 0);
-            let mut answer = self.conn.query_iter(statement).await?;
-            while let Some(row) = answer.next().await? {
-                bytes += bytes_of(&row);
-                if bytes > LONGEST_ANSWER {
-                    return Ok(None);
-                }
-                rows.push(row);
-            }
-            Ok(Some(rows))
-        };
-        let rows = bounded(self.patience, asked).await?;
-        let rows = rows.ok_or_else(|| ServerError::Other("its answer does not end".to_owned()))?;
-        rows.into_iter().map(read).collect()
+        self.answer(statement, self.patience).await?.into_iter().map(read).collect()
     }
 
     /// The first row of an answer, which must be there.
@@ -256,13 +252,58 @@ impl Connection {
 
     /// The same, of a statement that waits.
     pub(crate) async fn run_within(&mut self, statement: &str, limit: Duration) -> Result<(), ServerError> {
-        bounded(limit, self.conn.query_drop(statement)).await
+        self.answer(statement, limit).await.map(drop)
+    }
+
+    async fn answer(&mut self, statement: &str, limit: Duration) -> Result<Vec<Row>, ServerError> {
+        let answered = async {
+            // Nobody waits for that one any more.
+            if let Some(earlier) = &mut self.under_way {
+                self.conn = earlier.await.ok().map(|(conn, _)| conn);
+                self.under_way = None;
+            }
+            let lost = || DriverError::ConnectionClosed;
+            let conn = self.conn.take().ok_or_else(lost)?;
+            let asked = self.under_way.insert(tokio::spawn(asked(conn, statement.to_owned())));
+            let (conn, answer) = asked.await.map_err(|_| lost())?;
+            (self.conn, self.under_way) = (Some(conn), None);
+            answer
+        };
+        let rows = bounded(limit, answered).await?;
+        rows.ok_or_else(|| ServerError::Other("its answer does not end".to_owned()))
     }
 
     /// Says goodbye.
-    pub(crate) async fn close(self) {
-        let _ = timeout(ANSWER, self.conn.disconnect()).await;
+    pub(crate) async fn close(mut self) {
+        if let Some(conn) = self.conn.take() {
+            let _ = timeout(ANSWER, conn.disconnect()).await;
+        }
     }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(under_way) = &self.under_way {
+            under_way.abort();
+        }
+    }
+}
+
+async fn asked(mut conn: Conn, statement: String) -> Answered {
+    let rows = async {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut answer = conn.query_iter(statement).await?;
+        while let Some(row) = answer.next().await? {
+            bytes += bytes_of(&row);
+            if bytes > LONGEST_ANSWER {
+                return Ok(None);
+            }
+            rows.push(row);
+        }
+        Ok(Some(rows))
+    };
+    let rows = rows.await;
+    (conn, rows)
 }
 
 async fn bounded<T>(

@@ -35,6 +35,9 @@ const STUCK: Duration = Duration::from_millis(150);
 /// After how many of them that see the same it is stuck. A client that holds a row lock may think for a moment.
 const STUCK_LOOKS: u32 = 3;
 
+/// What a server did that gave no lock.
+const NOT_GRANTED: &str = "did not grant the lock";
+
 /// For statements that have been told to end.
 const ENDING: Duration = Duration::from_millis(100);
 
@@ -135,6 +138,8 @@ pub(crate) struct Session {
     /// How long it may be locked, and how long it may be idle until then.
     hold: Duration,
     patience: Duration,
+    /// How long a request for the lock may take.
+    wait: Duration,
     relaxed: Option<Relaxed>,
     has_innodb: bool,
     /// It has a place in a replication.
@@ -200,6 +205,7 @@ impl Session {
             lock,
             hold,
             patience,
+            wait: patience,
             relaxed,
             has_innodb: redo_setting.is_some(),
             replicates: false,
@@ -207,30 +213,37 @@ impl Session {
         })
     }
 
+    /// Takes what keeps no writer waiting, and asks once for all that will be asked while some do.
+    ///
+    /// # Errors
+    ///
+    /// If that is not over before the deadline, or the server refuses some of it.
+    pub(crate) async fn begin(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // BACKUP STAGE may wait a long time, because it stops few; a waiting FTWRL stops every writer.
+        let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
+        let seconds = wait.as_secs().max(1);
+        let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
+        self.run(&limits, self.conn.patience, NOT_GRANTED).await?;
+        self.wait = Duration::from_secs(seconds + 2);
+        if let Some(statement) = self.lock.begins() {
+            self.run(statement, self.wait, NOT_GRANTED).await?;
+        }
+        self.rehearse().await
+    }
+
     /// Locks the server, flushes the redo log of everything committed, and proves that the lock keeps others
     /// out. An attempt that fails may leave some of it locked.
     ///
     /// # Errors
     ///
-    /// If the lock is not granted before the deadline, or does not do what it should.
-    pub(crate) async fn take(&mut self, deadline: Instant) -> Result<Position, Refusal> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // BACKUP STAGE may wait a long time, because it stops few; a waiting FTWRL stops every writer.
-        let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
-        let seconds = wait.as_secs().max(1);
-        let what = "did not grant the lock";
-        let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
-        self.run(&limits, self.conn.patience, what).await?;
-        let limit = Duration::from_secs(seconds + 2);
-        if let Some(statement) = self.lock.begins() {
-            self.run(statement, limit, what).await?;
-        }
-        self.rehearse().await?;
+    /// If the lock is not granted in time, or does not do what it should.
+    pub(crate) async fn take(&mut self) -> Result<Position, Refusal> {
         // From now on writers wait for each answer.
         for connection in iter::once(&mut self.conn).chain(&mut self.witness) {
             connection.patience = ANSWER;
         }
-        self.stop_writers(limit, what).await?;
+        self.stop_writers(self.wait, NOT_GRANTED).await?;
         self.locked_at = Instant::now();
         let position = self.flush().await?;
         self.prove().await?;

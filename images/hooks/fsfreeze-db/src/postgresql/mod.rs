@@ -42,6 +42,7 @@ pub(crate) struct Session {
     mode: Mode,
     /// When the open transaction began, in the server's words: it is the same as long as that lasts.
     transaction: Option<String>,
+    position: Position,
     locked_at: Instant,
 }
 
@@ -92,6 +93,7 @@ impl Session {
             hold,
             mode: Mode::Flush { why: None },
             transaction: None,
+            position: Position::new(),
             locked_at: Instant::now(),
         })
     }
@@ -135,12 +137,13 @@ impl Session {
         Ok(())
     }
 
-    /// Flushes the WAL of every commit so far, and opens the transaction that is to last until the thaw.
+    /// Flushes the WAL of every commit so far, and opens the transaction that is to last until the thaw. No writer
+    /// waits for it: so it comes before those of other servers do.
     ///
     /// # Errors
     ///
     /// If the WAL does not get to disk.
-    pub(crate) async fn take(&mut self, nonce: &str) -> Result<Position, Refusal> {
+    pub(crate) async fn begin(&mut self, nonce: &str) -> Result<(), Refusal> {
         let what = "did not flush its WAL";
         // A small record of our own, whose commit flushes all commits before it and waits for no standby.
         // A standby has on disk what it replays.
@@ -182,7 +185,13 @@ impl Session {
             position.push(("start_lsn", start.clone()));
         }
         position.extend([("wal_file", wal_file), ("lsn", lsn)]);
-        Ok(position)
+        self.position = position;
+        Ok(())
+    }
+
+    /// Where the log was then.
+    pub(crate) fn position(&self) -> Position {
+        self.position.clone()
     }
 
     /// Ends the transaction; backup mode goes on.
