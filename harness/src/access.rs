@@ -3,10 +3,12 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
+use tokio::time::timeout;
 
 use crate::database::{Access, Connection, Target};
-use crate::error::{Error, LoadError, Result};
+use crate::error::{Error, LoadError, Result, SqlError};
 use crate::guest::Machine;
+use crate::interrupt;
 use crate::session::Session;
 
 /// Ports below the range from which Linux picks ephemeral ports.
@@ -39,7 +41,10 @@ pub fn connect_observer(session: &Session<'_>, machine: &Machine) -> Result<Conn
         }
         Ok(conn)
     };
-    runtime.block_on(let_in).map_err(Error::sql("let the observer in"))
+    // A server that accepts a statement may never answer it.
+    let let_in = async { timeout(2 * limit, let_in).await.unwrap_or(Err(SqlError::TimedOut)) };
+    let let_in = async { let_in.await.map_err(Error::sql("let the observer in")) };
+    runtime.block_on(interrupt::or_stop(let_in))
 }
 
 /// Fails when the server's data directory has no room for `data_mib` of data and the changes made

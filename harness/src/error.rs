@@ -95,6 +95,16 @@ pub enum Error {
         /// Its log.
         log: PathBuf,
     },
+    /// A command of a backup tool failed, and meanwhile the kernel had to end processes for lack of memory.
+    #[error(
+        "a command of the backup tool failed while the host had no memory left and its kernel ended processes, which says \
+         nothing about the tool. Let fewer trials run at once (`--jobs`); what it printed is in {}",
+        log.display()
+    )]
+    NoMemory {
+        /// Its log.
+        log: PathBuf,
+    },
     /// The database refused.
     #[error("the database refuses to {action}: {source}")]
     Sql {
@@ -202,6 +212,20 @@ pub enum Error {
         /// Its console's log.
         console: PathBuf,
     },
+    /// A guest's QEMU gave no answer for some time while the guest was frozen or thawed, and that failed.
+    #[error(
+        "the {role} guest's QEMU gave no answer for at least {} s while {what}, which failed: the host did not run it, and \
+         that says nothing of the backup. Let fewer trials run at once (`--jobs`)",
+        still.as_secs()
+    )]
+    StoodStill {
+        /// Which of the trial's guests it is.
+        role: &'static str,
+        /// What was under way.
+        what: &'static str,
+        /// For how long.
+        still: Duration,
+    },
     /// What was restored too late could not be given up to try again.
     #[error(
         "cannot give up the snapshot's disks to restore them once more, after they came up too late: {0}. Let fewer trials \
@@ -245,7 +269,7 @@ impl Error {
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
         match self {
-            Self::Sql { source, .. } => !source.is_crowded(),
+            Self::Sql { source, .. } => !source.is_crowded() && !matches!(source, SqlError::Host(_)),
             // Whoever speaks through libvirt's channel cannot tell whose fault that is either.
             Self::Agent(AgentError::Absent(_) | AgentError::Late(_)) => false,
             Self::Agent(_) | Self::Guest(_) => true,
@@ -324,6 +348,8 @@ mod tests {
         for code in ["1040", "1203", "53300"] {
             assert!(!refused(code).is_of_guest(), "{code}");
         }
+        assert!(Error::sql("answer")(SqlError::Lost("refused".to_owned())).is_of_guest());
+        assert!(!Error::sql("answer")(SqlError::Host("too many open files".to_owned())).is_of_guest());
         let limit = Duration::from_secs(15);
         assert!(!Error::from(AgentError::Absent(limit)).is_of_guest());
         assert!(!Error::from(AgentError::Late(limit)).is_of_guest());

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -141,7 +141,9 @@ impl Surroundings<'_> {
             let session = Session(Arc::new(Mutex::new(Some(leader))));
             let deadline = Instant::now() + limit;
             let room = Room { place: self.chain.to_owned(), least: LEAST_ROOM, was_lacking: false };
-            Ok(Running { child, end, session, reader: Some(reader), output, room, begin, deadline })
+            let ended_for_memory = ended_for_memory();
+            let reader = Some(reader);
+            Ok(Running { child, end, session, reader, output, room, ended_for_memory, begin, deadline })
         };
         spawn().map_err(Error::io("start a command in", self.scratch))
     }
@@ -166,6 +168,8 @@ pub struct Running {
     reader: Option<File>,
     output: Output,
     room: Room,
+    /// How many there were before it.
+    ended_for_memory: Option<u64>,
     begin: Nanos,
     deadline: Instant,
 }
@@ -196,7 +200,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// If it failed while the host's disk was full: that is no fact about the tool.
+    /// If it failed while the host's disk or memory was full: that is no fact about the tool.
     pub fn finish(mut self) -> Result<Ended> {
         let is_in_time = match self.wait() {
             Ok(is_in_time) => is_in_time,
@@ -221,6 +225,9 @@ impl Running {
         let how = if is_in_time { how(status) } else { CommandEnd::OutOfTime };
         if how != CommandEnd::Exit(0) && self.room.was_lacking {
             return Err(Error::NoRoom { place: self.room.place.clone(), log: self.output.path.clone() });
+        }
+        if how != CommandEnd::Exit(0) && ended_for_memory() != self.ended_for_memory {
+            return Err(Error::NoMemory { log: self.output.path.clone() });
         }
         Ok(Ended { begin: self.begin, end, how, said, left_running })
     }
@@ -319,11 +326,20 @@ struct Room {
 
 impl Room {
     fn look(&mut self) {
-        // Some file systems do not say how large they are.
-        let is_full =
-            |stat: StatVfs| stat.f_blocks > 0 && stat.f_bavail.saturating_mul(stat.f_frsize) < self.least;
+        // Some file systems do not say how large they are, or how many files they hold.
+        let is_full = |stat: StatVfs| {
+            stat.f_blocks > 0 && stat.f_bavail.saturating_mul(stat.f_frsize) < self.least
+                || stat.f_files > 0 && stat.f_favail == 0
+        };
         self.was_lacking |= statvfs(&self.place).is_ok_and(is_full);
     }
+}
+
+/// How many processes the kernel has ended for lack of memory since the boot, of a machine or of a control group; see
+/// proc_vmstat(5). Before Linux 4.13 it did not count them.
+fn ended_for_memory() -> Option<u64> {
+    let counts = fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// Sends signals to a command: to each of its processes, as Ctrl-C does.

@@ -65,7 +65,7 @@ impl Connection {
         let opened = async {
             match route {
                 Route::Mysql(server, opts) => {
-                    let relay = relay(*server, meter.clone()).await.map_err(lost)?;
+                    let relay = relay(*server, meter.clone()).await.map_err(host)?;
                     let opts = OptsBuilder::from_opts(opts.clone())
                         .ip_or_hostname(relay.ip().to_string())
                         .tcp_port(relay.port());
@@ -186,17 +186,22 @@ impl Connection {
     }
 }
 
-/// The host could not make the connection.
+/// The connection was not made.
 fn lost(error: std::io::Error) -> SqlError {
     SqlError::Lost(error.to_string())
 }
 
-/// The error, or that the server had sent too much, which breaks the connection.
+/// The host has nothing left to make one with.
+fn host(error: std::io::Error) -> SqlError {
+    SqlError::Host(error.to_string())
+}
+
+/// The error, or what broke the connection: that the server had sent too much, or the host.
 fn explained(meter: &Meter, error: SqlError) -> SqlError {
     if meter.is_exceeded() {
         return SqlError::Endless(SQL_AHEAD);
     }
-    error
+    meter.lack().map_or(error, SqlError::Host)
 }
 
 impl Postgresql {

@@ -4,8 +4,8 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
@@ -15,22 +15,34 @@ use crate::bounds::SQL_AHEAD;
 
 /// Counts what a server has sent and nobody has taken yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Meter(Arc<AtomicU64>);
+pub(super) struct Meter(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    /// What the host lacked to connect to it.
+    lack: OnceLock<String>,
+}
 
 impl Meter {
     /// What was sent so far is taken.
     pub(super) fn taken(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.bytes.store(0, Ordering::Relaxed);
     }
 
     /// Whether it was too much.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > SQL_AHEAD
+        self.0.bytes.load(Ordering::Relaxed) > SQL_AHEAD
+    }
+
+    /// What the host lacked to connect, if it did.
+    pub(super) fn lack(&self) -> Option<String> {
+        self.0.lack.get().cloned()
     }
 
     fn add(&self, bytes: usize) -> io::Result<()> {
         let bytes = bytes as u64;
-        let all = self.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let all = self.0.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if all > SQL_AHEAD { Err(io::Error::other("the server sends too much")) } else { Ok(()) }
     }
 }
@@ -44,10 +56,24 @@ pub(super) struct Metered {
 
 impl Metered {
     pub(super) async fn connect(server: SocketAddr, meter: Meter) -> io::Result<Self> {
-        let stream = TcpStream::connect(server).await?;
+        let connected = TcpStream::connect(server).await.inspect_err(|error| {
+            if is_lack(error) {
+                let _ = meter.0.lack.set(error.to_string());
+            }
+        });
+        let stream = connected?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, meter })
     }
+}
+
+/// Whether the host has nothing left to connect with: files, ports, memory. See connect(2) and socket(2).
+fn is_lack(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::NOBUFS, Errno::NOMEM]
+        .into_iter()
+        .any(|lack| errno == Some(lack))
 }
 
 impl AsyncRead for Metered {
@@ -189,6 +215,31 @@ mod tests {
         client.write_all(&[postgresql(b'T', &column), row(b"7"), done, ready].concat()).unwrap();
         assert!(client.read(&mut message).unwrap() > 0);
         client.write_all(&postgresql(b'T', &column)).unwrap();
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_told_from_a_server_that_is_not_there() {
+        use rustix::io::Errno;
+        for (errno, lacks) in [
+            (Errno::MFILE, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::CONNRESET, false),
+        ] {
+            assert_eq!(is_lack(&errno.into()), lacks, "{errno}");
+        }
+        assert!(!is_lack(&io::Error::other("closed")));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_is_not_there_is_no_lack_of_the_host() {
+        for database in [Database::Mariadb, Database::Postgresql] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            drop(listener);
+            let error = open(database, address).await.unwrap_err();
+            assert!(matches!(error, crate::error::SqlError::Lost(_)), "{error:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

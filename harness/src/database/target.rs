@@ -138,7 +138,8 @@ impl Access {
             }
             let what = format!("answer within {} s of the guest's start", limit.as_secs());
             let is_over = tokio::time::Instant::now() > deadline;
-            if error.is_access_denied() || is_over && error.is_crowded() {
+            let is_no_ones = error.is_crowded() || matches!(error, SqlError::Host(_));
+            if error.is_access_denied() || is_over && is_no_ones {
                 return Err(Error::sql(what)(error));
             }
             if is_over {

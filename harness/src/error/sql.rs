@@ -23,6 +23,9 @@ pub enum SqlError {
     /// The connection was lost, or not made.
     #[error("{0}")]
     Lost(String),
+    /// The host could not even try to connect.
+    #[error("the host cannot make a connection: {0}")]
+    Host(String),
     /// Its answer was not read to its end, which says nothing about what it holds.
     #[error("the server sent more than {0} bytes without a row, and no more was read")]
     Endless(u64),
@@ -44,7 +47,7 @@ impl SqlError {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Server { code, .. } => Some(code),
-            Self::TimedOut | Self::Lost(_) | Self::Endless(_) | Self::Unexpected(_) => None,
+            Self::TimedOut | Self::Lost(_) | Self::Host(_) | Self::Endless(_) | Self::Unexpected(_) => None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::guest_end::{Fate, GuestEnd};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long QEMU may give no answer before its guest counts as one that did not run.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// The pause between two queries, and between two looks at the time of the last answer.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -14,6 +14,7 @@ use crate::database::{Connection, SqlResult, TCP_ADMIN, Target, lsn, lsn_text};
 use crate::error::{Error, Result, SqlError};
 use crate::guest::{Agent, quote_shell};
 use crate::history_log::HistoryLog;
+use crate::interrupt;
 
 /// How long an answer may take. It needs no disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -63,8 +64,8 @@ impl<'a> BackupModeWitness<'a> {
         Ok(())
     }
 
-    /// Reads, after the thaw, which backup modes the log shows as ended since the first question.
-    /// `unit` is the server's.
+    /// Reads, after the thaw, which backup modes the log shows as ended since the first question. Nothing is
+    /// recorded when commits still wait then. `unit` is the server's.
     pub fn read(self, runtime: &Runtime, agent: &Agent, unit: &str, limit: Duration) -> Result<()> {
         let asked = async {
             // The hook may have ended the other session.
@@ -76,8 +77,10 @@ impl<'a> BackupModeWitness<'a> {
             let segments = format!("{} {}", answer.text(2)?, answer.text(3)?);
             Ok((answer.get::<u32>(0)?, answer.get::<Lsn>(1)?, segments))
         };
+        let asked = async { Ok(timeout(2 * limit, asked).await) };
+        let Ok(answer) = runtime.block_on(interrupt::or_stop(asked))? else { return Ok(()) };
         let (timeline, to, segments) =
-            runtime.block_on(asked).map_err(Error::sql("report how far its write-ahead log is flushed"))?;
+            answer.map_err(Error::sql("report how far its write-ahead log is flushed"))?;
         let input = format!("{timeline} {} {} {segments}\n", lsn_text(self.from), lsn_text(to));
         let printed = agent.script(&READ.replace("UNIT", &quote_shell(unit)), input.as_bytes(), limit)?;
         let printed = String::from_utf8_lossy(&printed);

@@ -41,8 +41,9 @@ pub(super) fn doubted(plan: &Plan, saved: &GuestsInUse, verdict: Verdict) -> Ver
 
 fn check(plan: &Plan, saved: &GuestsInUse, depth: Depth) -> Result<(), Damaged> {
     saved.check(depth, &interrupt::is_over)?;
-    if plan.backup.is_some() {
-        // What a tool did to the image is a finding, and its guest stands on copies.
+    // What a tool did to the image is a finding, and shows. Its guest stands on copies of what was there before.
+    let is_of_tool = || plan.image.check(Depth::Stamps, &interrupt::is_over).is_err();
+    if plan.backup.is_some() && (depth == Depth::Stamps || is_of_tool()) {
         return Ok(());
     }
     Ok(plan.image.check(depth, &interrupt::is_over)?)
@@ -93,18 +94,37 @@ mod tests {
         assert_eq!(fs::read(plan.dir.join(observation::FILE)).expect("a log"), log);
     }
 
+    /// Changes a disk, and its time if that is to be `seen`.
+    fn rot(disk: &Path, seen: bool) {
+        let modified = fs::metadata(disk).and_then(|metadata| metadata.modified()).expect("a time");
+        fs::write(disk, vec![8; 3 << 20]).expect("a disk");
+        let modified = if seen { std::time::SystemTime::UNIX_EPOCH } else { modified };
+        let disk = File::options().write(true).open(disk);
+        disk.and_then(|disk| disk.set_modified(modified)).expect("a time");
+    }
+
+    #[test]
+    fn what_a_tool_has_changed_is_its_doing_and_what_has_rotted_is_not() {
+        for (outcome, seen, stands) in [
+            (Outcome::Fail, true, true),
+            (Outcome::Pass, true, true),
+            (Outcome::Pass, false, true),
+            (Outcome::Fail, false, false),
+        ] {
+            let root = tempfile::tempdir().expect("a directory");
+            let (plan, _) = observed(root.path());
+            let backup = serde_json::json!({"name": "t", "backup": "b", "restore": "r", "backup_seconds": 1,
+                "restore_seconds": 1, "folder": "/"});
+            let plan = Plan { backup: Some(serde_json::from_value(backup).expect("a tool")), ..plan };
+            rot(&plan.image.dir.join(DISK), seen);
+            let verdict = verdict(&plan, outcome);
+            let doubted = doubted(&plan, &GuestsInUse::default(), verdict.clone());
+            assert_eq!(doubted == verdict, stands, "{}", doubted.reason);
+        }
+    }
+
     #[test]
     fn no_verdict_stands_on_files_that_have_changed() {
-        let rot = |disk: &Path, seen: bool| {
-            let modified = fs::metadata(disk).and_then(|metadata| metadata.modified()).expect("a time");
-            fs::write(disk, vec![8; 3 << 20]).expect("a disk");
-            let modified = if seen { std::time::SystemTime::UNIX_EPOCH } else { modified };
-            File::options()
-                .write(true)
-                .open(disk)
-                .and_then(|disk| disk.set_modified(modified))
-                .expect("a time");
-        };
         for (outcome, seen) in [(Outcome::Pass, true), (Outcome::Fail, false), (Outcome::Unknown, false)] {
             let root = tempfile::tempdir().expect("a directory");
             let (plan, log) = observed(root.path());

@@ -482,13 +482,14 @@ impl<'a> Trial<'a> {
                 self.make_ready(machine, load, cycle)
             })
         })?;
-        let begin = clock::now();
+        let (begin, called) = (clock::now(), Instant::now());
         let window = progress.stage(Stage::Freeze, |_| {
             let (agent, opened) = (machine.agent().clone(), &source.facts.opened);
             match FreezeWindow::open(agent, self.session.plan.limits, opened, &self.session.history) {
                 Ok(window) => Ok((Some(window), String::new())),
                 Err(OpenError::Refused(error)) => {
                     machine.check_host()?;
+                    machine.check_answered(called, "it was to be frozen")?;
                     self.record_commands(begin)?;
                     Ok((None, format!("refused: {error}")))
                 }
@@ -513,6 +514,9 @@ impl<'a> Trial<'a> {
             // This process or its host stood still for so long that a hook may rightly have let go.
             if overdue || matches!(closed, Err(Error::WindowExpired(_))) {
                 return Err(Error::WindowExpired(self.session.plan.limits.hold));
+            }
+            if closed.is_err() {
+                machine.check_answered(called, "it was frozen or thawed")?;
             }
             let detail = closed.map_or_else(|e| e.to_string(), |_| String::new());
             source.agent_lost.set(!detail.is_empty() && machine.agent().is_frozen().is_err());
@@ -608,11 +612,11 @@ impl<'a> Trial<'a> {
             return Ok(vec![]);
         }
         let limits = self.session.plan.limits;
-        self.session.runtime.block_on(async {
+        self.session.runtime.block_on(interrupt::or_stop(async {
             let connected = source.target.door(TCP_ADMIN).connect_with_retries(limits.statement).await;
             let mut conn = connected.map_err(Error::sql("accept a connection after the load"))?;
             observe::state(&mut conn, self.expected()?, ServerState::Live).await
-        })
+        }))
     }
 
     /// Boots the snapshot, observes it, rolls it forward to the `live` state, and ends the guest.

@@ -1,9 +1,11 @@
 //! One backup of a tool, watched: what it asks the agent for, when QEMU begins its copies, and how it ends. In the
 //! window that it opens, the same instruments look as in one of ours.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use contract::history::{COPY_SKEW, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
+use contract::history::{COPY_SKEW, CommandEnd, CopyInstant, DiskWrites, Entry, Mark, Nanos, Sender};
 use contract::scenario::{Fault, Point, Signal, Strike};
 use tracing::debug;
 
@@ -15,7 +17,7 @@ use crate::clock;
 use crate::database::Target;
 use crate::error::Result;
 use crate::guest::agent_proxy::{By, Exchange, FreezeState, Held, Holds, WindowEvent};
-use crate::guest::qmp::QmpEvent;
+use crate::guest::qmp::{Qmp, QmpEvent};
 use crate::guest::write_trace::Writes;
 use crate::guest::{Drive, Machine};
 use crate::interrupt;
@@ -34,6 +36,44 @@ const LIBVIRTS_THAW: Duration = Duration::from_secs(5);
 
 /// How long it may take to make instruments ready for one more window. Whatever the tool does meanwhile is seen later.
 const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often QEMU is asked whether it still answers, and for how long.
+const PULSE: Duration = Duration::from_secs(1);
+const PULSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long neither QEMU nor this process may have run before what failed meanwhile says nothing of the tool.
+const STILL: Duration = Duration::from_secs(10);
+
+/// When QEMU answered. libvirt would let a question wait for whatever it does for the tool.
+#[derive(Debug)]
+struct Pulse {
+    latest: Instant,
+    /// The longest time without an answer.
+    longest: Duration,
+}
+
+impl Pulse {
+    fn new(now: Instant) -> Self {
+        Self { latest: now, longest: Duration::ZERO }
+    }
+
+    /// Notes an answer, or that there is none yet.
+    fn beat(&mut self, answered: bool, now: Instant) {
+        self.longest = self.longest.max(now.duration_since(self.latest));
+        if answered {
+            self.latest = now;
+        }
+    }
+}
+
+/// Asks QEMU again and again until the other end of the channel is gone; gives the longest time without an answer.
+fn longest_silence(monitor: &Qmp, stopped: &Receiver<()>) -> Duration {
+    let mut pulse = Pulse::new(Instant::now());
+    while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
+        pulse.beat(monitor.jobs(PULSE_LIMIT).is_ok(), Instant::now());
+    }
+    pulse.longest
+}
 
 /// A freeze window that the command opened.
 #[derive(Debug)]
@@ -133,7 +173,27 @@ impl<'a> Watch<'a> {
     }
 
     /// Follows the command to its end. The second is the signal by which a fault ended it, if one did.
+    ///
+    /// # Errors
+    ///
+    /// Also if it, or a freeze or a thaw, failed while QEMU stood still: libvirt and tools wait for neither for long.
     pub(super) fn follow(&mut self) -> Result<(Ended, Option<Signal>)> {
+        let monitor = self.host.monitor()?;
+        let (stop, stopped) = channel();
+        let (followed, still) = thread::scope(|scope| {
+            let pulse = scope.spawn(move || longest_silence(monitor, &stopped));
+            let followed = self.follow_to_the_end();
+            drop(stop);
+            (followed, pulse.join().unwrap_or_default())
+        });
+        let (ended, killed_by) = followed?;
+        if still > STILL && (ended.how != CommandEnd::Exit(0) || self.has_failed_exchange(ended.begin)) {
+            return Err(self.machine.stood_still("the tool's command ran", still));
+        }
+        Ok((ended, killed_by))
+    }
+
+    fn follow_to_the_end(&mut self) -> Result<(Ended, Option<Signal>)> {
         loop {
             // The command keeps its own limit, and its end is one of the events.
             if let Some(happening) = interrupt::receive(&self.host.happenings, Instant::now() + LONGEST_HOLD)?
@@ -148,6 +208,14 @@ impl<'a> Watch<'a> {
             }
             return Ok((ended, self.killed_by));
         }
+    }
+
+    /// Whether the agent has not done something since then that the tool had asked it for, or had libvirt ask it for.
+    fn has_failed_exchange(&self, begin: Nanos) -> bool {
+        let failed = |it: &Exchange| {
+            it.by == By::Outside && it.asked >= begin && (it.error.is_some() || it.answered.is_none())
+        };
+        self.host.proxy.exchanges().iter().any(failed)
     }
 
     /// Waits for what libvirt still does for a tool that is gone: a freeze that is on its way to the agent, and the
@@ -415,6 +483,20 @@ fn marks(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_ends_with_an_answer() {
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let mut pulse = Pulse::new(begin);
+        for (second, answered) in [(1, true), (2, true), (7, false), (12, false), (14, true), (15, true)] {
+            pulse.beat(answered, after(second));
+        }
+        assert_eq!(pulse.longest, Duration::from_secs(12));
+        // This process stood still itself.
+        pulse.beat(true, after(40));
+        assert_eq!(pulse.longest, Duration::from_secs(25));
+    }
 
     fn exchange(name: &str, [asked, answered]: [Nanos; 2], error: Option<&str>) -> Exchange {
         Exchange {
