@@ -27,6 +27,7 @@ pub use memory::SavedMemoryError;
 pub use monitor::MonitorError;
 pub use snapshot::SnapshotError;
 pub use sql::SqlError;
+pub(crate) use sql::is_lack;
 pub use tool::ToolError;
 
 use crate::guest::console;
@@ -212,7 +213,7 @@ pub enum Error {
         /// Its console's log.
         console: PathBuf,
     },
-    /// A guest's QEMU gave no answer for some time while the guest was frozen or thawed, and that failed.
+    /// A guest's QEMU gave no answer for some time while the guest was frozen, thawed or backed up, and that failed.
     #[error(
         "the {role} guest's QEMU gave no answer for at least {} s while {what}, which failed: the host did not run it, and \
          that says nothing of the backup. Let fewer trials run at once (`--jobs`)",

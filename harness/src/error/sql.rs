@@ -3,6 +3,7 @@
 use std::io;
 
 use contract::text::{causes_once, quote};
+use rustix::io::Errno;
 
 use crate::bounds::SQL_MESSAGE;
 
@@ -78,9 +79,18 @@ impl From<mysql_async::Error> for SqlError {
             mysql_async::Error::Io(mysql_async::IoError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {
                 Self::TimedOut
             }
+            mysql_async::Error::Io(mysql_async::IoError::Io(e)) if is_lack(&e) => Self::Host(message),
             _ => Self::Lost(message),
         }
     }
+}
+
+/// Whether the host has nothing left to connect with: files, ports, memory. See connect(2) and socket(2).
+pub(crate) fn is_lack(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::NOBUFS, Errno::NOMEM]
+        .into_iter()
+        .any(|lack| errno == Some(lack))
 }
 
 impl From<tokio_postgres::Error> for SqlError {
@@ -103,6 +113,20 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_lacks_is_told_from_a_server_that_is_not_there() {
+        for (errno, lacks) in [
+            (Errno::MFILE, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::CONNRESET, false),
+        ] {
+            let error = mysql_async::Error::Io(mysql_async::IoError::Io(errno.into()));
+            assert_eq!(matches!(SqlError::from(error), SqlError::Host(_)), lacks, "{errno}");
+        }
+        assert!(!is_lack(&io::Error::other("closed")));
+    }
 
     #[test]
     fn a_lost_connection_names_its_cause_once() {

@@ -306,7 +306,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The error about a failure of `what` was under way while the guest did not run for so long.
+    /// The error about a failure of `what`, which was under way while the guest did not run for so long.
     pub(crate) fn stood_still(&self, what: &'static str, still: Duration) -> Error {
         Error::StoodStill { role: self.role, what, still }
     }

@@ -41,8 +41,11 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 const PULSE: Duration = Duration::from_secs(1);
 const PULSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long neither QEMU nor this process may have run before what failed meanwhile says nothing of the tool.
+/// How long QEMU or this process may not have run before what failed meanwhile says nothing of the tool.
 const STILL: Duration = Duration::from_secs(10);
+
+/// After which libvirt gives up an agent that does not answer `guest-sync`, and tells a tool so, nanoseconds.
+const LIBVIRTS_PATIENCE: Nanos = 5_000_000_000;
 
 /// When QEMU answered. libvirt would let a question wait for whatever it does for the tool.
 #[derive(Debug)]
@@ -188,7 +191,9 @@ impl<'a> Watch<'a> {
         });
         let (ended, killed_by) = followed?;
         if still > STILL && (ended.how != CommandEnd::Exit(0) || self.has_failed_exchange(ended.begin)) {
-            return Err(self.machine.stood_still("the tool's command ran", still));
+            return Err(self
+                .machine
+                .stood_still("the tool's command, or a freeze or thaw of its, ran", still));
         }
         Ok((ended, killed_by))
     }
@@ -210,10 +215,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Whether the agent has not done something since then that the tool had asked it for, or had libvirt ask it for.
+    /// Whether the agent has not done something since then, or not soon enough, that the tool had asked it for, or had
+    /// libvirt ask it for.
     fn has_failed_exchange(&self, begin: Nanos) -> bool {
         let failed = |it: &Exchange| {
-            it.by == By::Outside && it.asked >= begin && (it.error.is_some() || it.answered.is_none())
+            let is_late =
+                it.answered.is_none_or(|answered| answered.saturating_sub(it.asked) > LIBVIRTS_PATIENCE);
+            it.by == By::Outside && it.asked >= begin && (it.error.is_some() || is_late)
         };
         self.host.proxy.exchanges().iter().any(failed)
     }

@@ -111,7 +111,7 @@ async fn open_all(settings: &Settings, deadline: Instant) -> Result<Vec<Session>
 }
 
 /// Takes all the locks in the same attempt: while one server is waited for, the writers of no other wait.
-/// Gives each one's position, how long that took at most, and the number of attempts.
+/// Gives each one's position, how long its writers waited at most, and the number of attempts.
 async fn take_all(
     sessions: &mut [Session],
     deadline: Instant,
@@ -141,11 +141,12 @@ async fn attempt(
     nonce: &str,
 ) -> Result<Vec<(Position, Duration)>, Refusal> {
     together(join_all(sessions.iter_mut().map(Session::look)).await)?;
-    let begun = Instant::now();
-    let until = if sessions.len() == 1 { deadline } else { deadline.min(begun + PATIENCE) };
+    let until = if sessions.len() == 1 { deadline } else { deadline.min(Instant::now() + PATIENCE) };
     together(join_all(sessions.iter_mut().map(|session| session.begin(until, nonce))).await)?;
-    let most = if sessions.len() == 1 { Duration::MAX } else { WHILE_OTHERS_WAIT };
+    let stopped = sessions.iter().filter(|session| session.stops_writers()).count();
+    let most = if stopped > 1 { WHILE_OTHERS_WAIT } else { Duration::MAX };
     let taking = sessions.iter_mut().map(|session| async {
+        let begun = Instant::now();
         let name = session.server().name();
         let late = |_| Failure::refused(format!("{name} was not locked within {} s", most.as_secs()));
         let position = timeout(most, session.take()).await.map_err(late)??;

@@ -97,6 +97,11 @@ impl Session {
         }
     }
 
+    /// Its writers wait while it is held.
+    pub(crate) fn stops_writers(&self) -> bool {
+        matches!(self, Self::Mysql(_))
+    }
+
     /// Takes back what an attempt has taken.
     pub(crate) async fn unlock(&mut self) {
         either!(self, session => session.unlock().await);

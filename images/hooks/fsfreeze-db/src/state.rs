@@ -64,7 +64,7 @@ pub(crate) struct Held {
     pub(crate) method: String,
     /// How often the lock was asked for.
     pub(crate) attempts: u32,
-    /// From the first question to the proof, milliseconds: writers waited for no longer before the freeze.
+    /// From the request for the lock to its proof, milliseconds: writers waited for no longer before the freeze.
     pub(crate) lock_milliseconds: u64,
     /// Where its logs were.
     pub(crate) position: BTreeMap<String, String>,

@@ -4,10 +4,11 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, DriverError, IoError, OptsBuilder, Row, Value, from_row_opt};
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::exit::{Exit, Failure};
@@ -94,8 +95,8 @@ impl ServerError {
 pub(crate) struct Connection {
     /// None while a statement is under way.
     conn: Option<Conn>,
-    /// Goes on when nobody waits for it any more: its answer, when it comes, is not to be taken for the next one's.
-    under_way: Option<JoinHandle<Answered>>,
+    /// Stays when nobody waits for it any more: its answer, when it comes, is not to be taken for the next one's.
+    under_way: Option<BoxFuture<'static, Answered>>,
     /// How long it may take to answer a statement that waits for nothing.
     pub(crate) patience: Duration,
 }
@@ -259,13 +260,12 @@ impl Connection {
         let answered = async {
             // Nobody waits for that one any more.
             if let Some(earlier) = &mut self.under_way {
-                self.conn = earlier.await.ok().map(|(conn, _)| conn);
+                self.conn = Some(earlier.await.0);
                 self.under_way = None;
             }
-            let lost = || DriverError::ConnectionClosed;
-            let conn = self.conn.take().ok_or_else(lost)?;
-            let asked = self.under_way.insert(tokio::spawn(asked(conn, statement.to_owned())));
-            let (conn, answer) = asked.await.map_err(|_| lost())?;
+            let conn = self.conn.take().ok_or(DriverError::ConnectionClosed)?;
+            let asked = self.under_way.insert(asked(conn, statement.to_owned()).boxed());
+            let (conn, answer) = asked.await;
             (self.conn, self.under_way) = (Some(conn), None);
             answer
         };
@@ -277,14 +277,6 @@ impl Connection {
     pub(crate) async fn close(mut self) {
         if let Some(conn) = self.conn.take() {
             let _ = timeout(ANSWER, conn.disconnect()).await;
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(under_way) = &self.under_way {
-            under_way.abort();
         }
     }
 }

@@ -579,6 +579,10 @@ impl Session {
         for statement in self.lock.unlock() {
             let _ = self.conn.run(statement).await;
         }
+        // Of an attempt that was cut off in between.
+        if let Some(relaxed) = self.relaxed.as_mut().filter(|relaxed| relaxed.is_raised) {
+            let _ = relaxed.restore(&mut self.conn).await;
+        }
     }
 
     /// The server ends the session when it is idle for this much longer.

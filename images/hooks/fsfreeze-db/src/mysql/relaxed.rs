@@ -15,6 +15,8 @@ const NOTE: &str = "restore-";
 pub(crate) struct Relaxed {
     note: PathBuf,
     of: Setting,
+    /// It may be raised now.
+    pub(super) is_raised: bool,
 }
 
 /// What it was before, and of which server; kept in a file while it is raised.
@@ -26,7 +28,11 @@ struct Setting {
 
 impl Relaxed {
     pub(crate) fn new(run_directory: &Path, server: &Server, value: u8) -> Self {
-        Self { note: note(run_directory, server), of: Setting { process: server.process, value } }
+        Self {
+            note: note(run_directory, server),
+            of: Setting { process: server.process, value },
+            is_raised: false,
+        }
     }
 
     /// Notes the value, and raises it.
@@ -34,9 +40,11 @@ impl Relaxed {
         let text = serde_json::to_vec(&self.of).unwrap_or_default();
         fs::write(&self.note, text)
             .map_err(|error| ServerError::Other(format!("cannot write {}: {error}", self.note.display())))?;
+        self.is_raised = true;
         let raised = set(conn, 1).await;
         if let Err(ServerError::Server(..)) = &raised {
             // It says that it has not, and there is nothing to set back.
+            self.is_raised = false;
             let _ = fs::remove_file(&self.note);
         }
         raised
@@ -45,6 +53,7 @@ impl Relaxed {
     /// Sets it back.
     pub(crate) async fn restore(&mut self, conn: &mut Connection) -> Result<(), ServerError> {
         set(conn, self.of.value).await?;
+        self.is_raised = false;
         let _ = fs::remove_file(&self.note);
         Ok(())
     }
@@ -61,7 +70,7 @@ pub(crate) fn left(run_directory: &Path, server: &Server) -> Option<Relaxed> {
     let note = note(run_directory, server);
     let of: Setting = serde_json::from_slice(&fs::read(&note).ok()?).ok()?;
     if of.process == server.process {
-        return Some(Relaxed { note, of });
+        return Some(Relaxed { note, of, is_raised: true });
     }
     // That server has ended, and its setting with it.
     let _ = fs::remove_file(&note);
