@@ -42,9 +42,11 @@ pub fn connect_observer(session: &Session<'_>, machine: &Machine) -> Result<Conn
         Ok(conn)
     };
     // A server that accepts a statement may never answer it.
-    let let_in = async { timeout(2 * limit, let_in).await.unwrap_or(Err(SqlError::TimedOut)) };
-    let let_in = async { let_in.await.map_err(Error::sql("let the observer in")) };
-    runtime.block_on(interrupt::or_stop(let_in))
+    let in_time = async {
+        let let_in = timeout(2 * limit, let_in).await.unwrap_or(Err(SqlError::TimedOut));
+        let_in.map_err(Error::sql("let the observer in"))
+    };
+    runtime.block_on(interrupt::or_stop(in_time))
 }
 
 /// Fails when the server's data directory has no room for `data_mib` of data and the changes made

@@ -31,6 +31,7 @@ pub(crate) use sql::is_lack;
 pub use tool::ToolError;
 
 use crate::guest::console;
+use crate::guest::monitor::SILENCE;
 use crate::guest_end::GuestEnd;
 
 /// The result of everything that touches a guest.
@@ -217,15 +218,13 @@ pub enum Error {
     #[error(
         "the {role} guest's QEMU gave no answer for at least {} s while {what}, which failed: the host did not run it, and \
          that says nothing of the backup. Let fewer trials run at once (`--jobs`)",
-        still.as_secs()
+        SILENCE.as_secs()
     )]
     StoodStill {
         /// Which of the trial's guests it is.
         role: &'static str,
         /// What was under way.
         what: &'static str,
-        /// For how long.
-        still: Duration,
     },
     /// What was restored too late could not be given up to try again.
     #[error(
@@ -270,7 +269,7 @@ impl Error {
     /// backup, that is a fact about the backup.
     pub(crate) fn is_of_guest(&self) -> bool {
         match self {
-            Self::Sql { source, .. } => !source.is_crowded() && !matches!(source, SqlError::Host(_)),
+            Self::Sql { source, .. } => !source.is_of_host(),
             // Whoever speaks through libvirt's channel cannot tell whose fault that is either.
             Self::Agent(AgentError::Absent(_) | AgentError::Late(_)) => false,
             Self::Agent(_) | Self::Guest(_) => true,

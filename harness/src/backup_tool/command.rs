@@ -168,7 +168,7 @@ pub struct Running {
     reader: Option<File>,
     output: Output,
     room: Room,
-    /// How many there were before it.
+    /// What [`ended_for_memory`] counted before it began.
     ended_for_memory: Option<u64>,
     begin: Nanos,
     deadline: Instant,

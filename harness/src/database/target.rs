@@ -138,8 +138,7 @@ impl Access {
             }
             let what = format!("answer within {} s of the guest's start", limit.as_secs());
             let is_over = tokio::time::Instant::now() > deadline;
-            let is_no_ones = error.is_crowded() || matches!(error, SqlError::Host(_));
-            if error.is_access_denied() || is_over && is_no_ones {
+            if error.is_access_denied() || is_over && error.is_of_host() {
                 return Err(Error::sql(what)(error));
             }
             if is_over {

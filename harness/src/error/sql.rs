@@ -25,7 +25,9 @@ pub enum SqlError {
     #[error("{0}")]
     Lost(String),
     /// The host could not even try to connect.
-    #[error("the host cannot make a connection: {0}")]
+    #[error(
+        "the host cannot make a connection: {0}. It has no files, ports or memory left: let fewer trials run at once (`--jobs`)"
+    )]
     Host(String),
     /// Its answer was not read to its end, which says nothing about what it holds.
     #[error("the server sent more than {0} bytes without a row, and no more was read")]
@@ -52,9 +54,10 @@ impl SqlError {
         }
     }
 
-    /// The server is up, and others have all its connections: on the host anybody may connect to a guest's port.
-    pub fn is_crowded(&self) -> bool {
-        self.code().is_some_and(|code| CROWDED.contains(&code))
+    /// The host could not connect, or others on it have all of the server's connections: anybody there may connect to a
+    /// guest's port.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self, Self::Host(_)) || self.code().is_some_and(|code| CROWDED.contains(&code))
     }
 
     /// The server is up, and refuses the account.

@@ -14,7 +14,7 @@ use super::agent::{Agent, Transcript, Transport};
 use super::console;
 use super::console_log::ConsoleLog;
 use super::domain::{Drive, Spec, quote_shell};
-use super::monitor::{MonitorWatch, SILENCE};
+use super::monitor::MonitorWatch;
 use super::serial::Serial;
 use super::start_watch::{self, StartWatch};
 use crate::error::{Action, Error, GuestError, GuestFailure, Result};
@@ -301,14 +301,14 @@ impl Machine {
     /// Fails when that is so, after `what` was under way since then and has failed: that is no fact about it.
     pub(crate) fn check_answered(&self, since: Instant, what: &'static str) -> Result<()> {
         if self.was_silent_since(since) {
-            return Err(self.stood_still(what, SILENCE));
+            return Err(self.stood_still(what));
         }
         Ok(())
     }
 
-    /// The error about a failure of `what`, which was under way while the guest did not run for so long.
-    pub(crate) fn stood_still(&self, what: &'static str, still: Duration) -> Error {
-        Error::StoodStill { role: self.role, what, still }
+    /// The error about a failure of `what`, which was under way while the guest did not run.
+    pub(crate) fn stood_still(&self, what: &'static str) -> Error {
+        Error::StoodStill { role: self.role, what }
     }
 
     /// Fails when its kernel says that the host did not run it, after its server did not come up within `limit`:

@@ -6,7 +6,7 @@ pub(crate) mod console;
 mod console_log;
 mod domain;
 mod machine;
-mod monitor;
+pub(crate) mod monitor;
 pub mod qmp;
 mod serial;
 mod start_watch;

@@ -16,7 +16,7 @@ use crate::guest_end::{Fate, GuestEnd};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long QEMU may give no answer before its guest counts as one that did not run.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 
 /// The pause between two queries, and between two looks at the time of the last answer.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -30,14 +30,19 @@ pub(super) struct MonitorWatch {
 
 /// When QEMU answered.
 #[derive(Debug)]
-struct Answers {
+pub(crate) struct Answers {
     latest: Instant,
     /// The latest answer that came after a silence, if any did.
     after_silence: Option<Instant>,
 }
 
 impl Answers {
-    fn answered(&mut self, now: Instant) {
+    /// The first is awaited from now on.
+    pub(crate) fn awaited(now: Instant) -> Self {
+        Self { latest: now, after_silence: None }
+    }
+
+    pub(crate) fn answered(&mut self, now: Instant) {
         if now.duration_since(self.latest) > SILENCE {
             self.after_silence = Some(now);
         }
@@ -45,7 +50,7 @@ impl Answers {
     }
 
     /// Whether there was a silence at `since` or after it, or is one `now`.
-    fn was_silent(&self, since: Instant, now: Instant) -> bool {
+    pub(crate) fn was_silent(&self, since: Instant, now: Instant) -> bool {
         self.after_silence.is_some_and(|ended| ended > since) || now.duration_since(self.latest) > SILENCE
     }
 }
@@ -55,7 +60,7 @@ impl MonitorWatch {
     pub(super) fn start(domain: &Domain, disk: &str, fate: Fate) -> Self {
         let (query_ends, querier) = channel::<()>();
         let (watch_ends, watcher) = channel::<()>();
-        let answers = Arc::new(Mutex::new(Answers { latest: Instant::now(), after_silence: None }));
+        let answers = Arc::new(Mutex::new(Answers::awaited(Instant::now())));
         let (queried, disk, heard) = (domain.clone(), disk.to_owned(), Arc::clone(&answers));
         // In a thread of its own, because it ends no sooner than its last query. libvirt lets such a
         // query in beside every job but a snapshot.
@@ -96,7 +101,7 @@ mod tests {
     fn a_silence_counts_while_it_lasts_and_once_it_is_over() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let mut answers = Answers { latest: begin, after_silence: None };
+        let mut answers = Answers::awaited(begin);
         answers.answered(at(3));
         assert!(!answers.was_silent(at(2), at(5)));
         assert!(answers.was_silent(at(2), at(14)), "it lasts");

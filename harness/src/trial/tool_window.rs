@@ -17,6 +17,7 @@ use crate::clock;
 use crate::database::Target;
 use crate::error::Result;
 use crate::guest::agent_proxy::{By, Exchange, FreezeState, Held, Holds, WindowEvent};
+use crate::guest::monitor::Answers;
 use crate::guest::qmp::{Qmp, QmpEvent};
 use crate::guest::write_trace::Writes;
 use crate::guest::{Drive, Machine};
@@ -41,41 +42,20 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 const PULSE: Duration = Duration::from_secs(1);
 const PULSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long QEMU or this process may not have run before what failed meanwhile says nothing of the tool.
-const STILL: Duration = Duration::from_secs(10);
-
 /// After which libvirt gives up an agent that does not answer `guest-sync`, and tells a tool so, nanoseconds.
 const LIBVIRTS_PATIENCE: Nanos = 5_000_000_000;
 
-/// When QEMU answered. libvirt would let a question wait for whatever it does for the tool.
-#[derive(Debug)]
-struct Pulse {
-    latest: Instant,
-    /// The longest time without an answer.
-    longest: Duration,
-}
-
-impl Pulse {
-    fn new(now: Instant) -> Self {
-        Self { latest: now, longest: Duration::ZERO }
-    }
-
-    /// Notes an answer, or that there is none yet.
-    fn beat(&mut self, answered: bool, now: Instant) {
-        self.longest = self.longest.max(now.duration_since(self.latest));
-        if answered {
-            self.latest = now;
+/// Asks QEMU again and again until the other end of the channel is gone: whether it, or this process, stood still
+/// meanwhile. libvirt would let the question wait for whatever it does for the tool.
+fn stood_still(monitor: &Qmp, stopped: &Receiver<()>) -> bool {
+    let begin = Instant::now();
+    let mut answers = Answers::awaited(begin);
+    while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
+        if monitor.jobs(PULSE_LIMIT).is_ok() {
+            answers.answered(Instant::now());
         }
     }
-}
-
-/// Asks QEMU again and again until the other end of the channel is gone; gives the longest time without an answer.
-fn longest_silence(monitor: &Qmp, stopped: &Receiver<()>) -> Duration {
-    let mut pulse = Pulse::new(Instant::now());
-    while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
-        pulse.beat(monitor.jobs(PULSE_LIMIT).is_ok(), Instant::now());
-    }
-    pulse.longest
+    answers.was_silent(begin, Instant::now())
 }
 
 /// A freeze window that the command opened.
@@ -183,17 +163,17 @@ impl<'a> Watch<'a> {
     pub(super) fn follow(&mut self) -> Result<(Ended, Option<Signal>)> {
         let monitor = self.host.monitor()?;
         let (stop, stopped) = channel();
-        let (followed, still) = thread::scope(|scope| {
-            let pulse = scope.spawn(move || longest_silence(monitor, &stopped));
+        let (followed, stood_still) = thread::scope(|scope| {
+            let pulse = scope.spawn(move || stood_still(monitor, &stopped));
             let followed = self.follow_to_the_end();
             drop(stop);
             (followed, pulse.join().unwrap_or_default())
         });
         let (ended, killed_by) = followed?;
-        if still > STILL && (ended.how != CommandEnd::Exit(0) || self.has_failed_exchange(ended.begin)) {
+        if stood_still && (ended.how != CommandEnd::Exit(0) || self.has_failed_exchange(ended.begin)) {
             return Err(self
                 .machine
-                .stood_still("the tool's command, or a freeze or thaw of its, ran", still));
+                .stood_still("the tool's command, or a freeze or thaw for it, was under way"));
         }
         Ok((ended, killed_by))
     }
@@ -491,20 +471,6 @@ fn marks(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_silence_ends_with_an_answer() {
-        let begin = Instant::now();
-        let after = |seconds| begin + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(begin);
-        for (second, answered) in [(1, true), (2, true), (7, false), (12, false), (14, true), (15, true)] {
-            pulse.beat(answered, after(second));
-        }
-        assert_eq!(pulse.longest, Duration::from_secs(12));
-        // This process stood still itself.
-        pulse.beat(true, after(40));
-        assert_eq!(pulse.longest, Duration::from_secs(25));
-    }
 
     fn exchange(name: &str, [asked, answered]: [Nanos; 2], error: Option<&str>) -> Exchange {
         Exchange {

@@ -476,7 +476,9 @@ fn a_check_runs_nothing_of_a_user() {
     here.call("check");
     assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n", "it ran once more");
     // Root's is asked: the premise.
-    let root = Agent(Command::new(&program).arg(&ran).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    let start =
+        || Agent(Command::new(&program).arg(&ran).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    let root = start();
     wait_until("it runs", || fs::read_to_string(&ran).unwrap() == "65534\n0\n");
     here.call("check");
     assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n0\n0\n");
@@ -487,8 +489,7 @@ fn a_check_runs_nothing_of_a_user() {
     assert!(Command::new("chmod").arg("4755").arg(&shell).status().unwrap().success());
     let text = fs::read_to_string(&program).unwrap().replace("/bin/sh", &shell.display().to_string());
     install(&program, "755", &text);
-    let _set_uid =
-        Agent(Command::new(&program).arg(&ran).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    let _set_uid = start();
     wait_until("it runs", || fs::read_to_string(&ran).unwrap() == "65534\n0\n0\n0\n");
     here.call("check");
     assert_eq!(fs::read_to_string(&ran).unwrap(), "65534\n0\n0\n0\n", "it ran once more");

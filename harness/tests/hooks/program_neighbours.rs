@@ -306,7 +306,8 @@ fn a_status_never_says_that_nothing_is_held_while_something_is() {
     program.call("status").failed_with("unknown field `no_such_setting`");
 }
 
-/// One that is root only in part, as a user's `su`, may have any name and arguments.
+/// One that is root only in part, or for a moment, as a user's `su`, may have any name and arguments, and so may root's
+/// in a container.
 #[test]
 fn what_only_calls_itself_so_is_no_holder() {
     if !is_root() {
@@ -317,7 +318,6 @@ fn what_only_calls_itself_so_is_no_holder() {
     let program = Program::new(&[&server]);
     let (dir, cat) = copy("cat", "fsfreeze-db");
     assert!(Command::new("mkfifo").arg(dir.path().join("hold")).status().unwrap().success());
-    // A user's, and root's of a container.
     for ruid in [SOMEBODY, "0"] {
         let mut command = Command::new("setpriv");
         command

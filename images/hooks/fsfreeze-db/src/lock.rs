@@ -121,8 +121,7 @@ async fn take_all(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let outcome = attempt(sessions, deadline, nonce).await;
-        let refusal = match outcome {
+        let refusal = match attempt(sessions, deadline, nonce).await {
             Ok(taken) => return Ok((taken, attempts)),
             Err(refusal) => refusal,
         };
