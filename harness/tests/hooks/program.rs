@@ -862,8 +862,9 @@ fn no_older_position_stays(database: Database) {
     program.freeze().succeeded();
     program.thaw().succeeded();
     let text = program.position(&server, "nonce");
-    // In a mount namespace of its own, where the directory is a tmpfs that the first position fills.
-    let script = "mount -t tmpfs -o size=4k none \"$1\" && cp -a \"$2\"/. \"$1\" || exit
+    // In a mount namespace of its own, where the directory is a tmpfs that the first position fills, by another name too.
+    let script = "mount -t tmpfs -o size=4k none \"$1\" && cp -a \"$2\"/. \"$1\" &&
+            ln \"$1\"/*.position \"$1\"/kept || exit
         \"$0\" freeze; status=$?; ls \"$1\"; exit $status";
     fs::rename(program.path("lib"), program.path("before")).unwrap();
     fs::create_dir(program.path("lib")).unwrap();

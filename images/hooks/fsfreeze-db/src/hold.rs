@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::exit::{Exit, Failure};
 use crate::lock::{all, lock_all, release};
 use crate::message::{self, Answer, Request};
+use crate::mysql;
 use crate::servers::ProcessId;
 use crate::session::{Ending, Session};
 use crate::settings::Settings;
@@ -69,6 +70,7 @@ pub(crate) async fn run(settings: &Settings, only_check: bool, call: Option<Stri
     };
     // The kernel takes its time for that, up to 60 ms, and what follows has nothing to do with it.
     tokio::task::spawn_blocking(leave_the_agent);
+    tokio::task::spawn_blocking(mysql::get_ready);
     let endings = RefCell::default();
     let taking = lock_all(settings, deadline, only_check, &endings);
     tokio::pin!(taking);

@@ -28,17 +28,14 @@ pub(crate) fn nonce() -> io::Result<String> {
 }
 
 /// Writes a position to the file of this name. The freeze of its file system, which follows, brings it to disk;
-/// to wait for that here would keep writers waiting twice.
+/// to wait for that here would keep writers waiting twice, and so would a file system that flushes a file which
+/// takes another one's place.
 pub(crate) fn write(directory: &Path, name: &str, facts: &[(&str, &str)]) -> io::Result<()> {
     let text: String = facts.iter().map(|(name, value)| format!("{name}\t{value}\n")).collect();
     let position = file(directory, name);
-    let new = position.with_extension("new");
-    let written = create(&new).and_then(|mut out| {
-        out.write_all(text.as_bytes())?;
-        fs::rename(&new, &position)
-    });
+    let written = create(&position).and_then(|mut out| out.write_all(text.as_bytes()));
     if written.is_err() {
-        let _ = fs::remove_file(&new);
+        let _ = remove(&position);
     }
     written
 }

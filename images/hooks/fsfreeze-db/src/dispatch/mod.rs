@@ -48,8 +48,6 @@ pub(crate) fn main(name: &str, words: &[&str], settings: &Result<Settings, Failu
         eprintln!("{USAGE}");
         return Exit::Usage as u8;
     };
-    // Ahead of the load that it is to stop: on a busy machine every step would queue behind it.
-    let _ = rustix::process::setpriority_process(None, -10);
     let dispatcher = Dispatcher {
         hooks: Hooks::find(name, settings),
         log: Log::new(),

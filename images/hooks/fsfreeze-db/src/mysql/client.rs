@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use mysql_async::consts::{CapabilityFlags, StatusFlags};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, DriverError, IoError, OptsBuilder, Row, Value, from_row_opt};
+use mysql_common::packets::HandshakePacket;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -25,6 +27,16 @@ const LONGEST_ANSWER: usize = 16 << 20;
 
 /// The pause before a server with a full queue is asked again.
 const CROWDED: Duration = Duration::from_millis(20);
+
+/// Makes what recognises a server by its version, which takes the client as long as the first login, and the guest as
+/// long as finding the servers: to be done meanwhile.
+pub(crate) fn get_ready() {
+    let version = b"0.0.0".as_slice();
+    let flags = (CapabilityFlags::empty(), StatusFlags::empty());
+    let greeting =
+        HandshakePacket::new(10, version, 0, [0; 8], None::<&[u8]>, flags.0, 0, flags.1, None::<&[u8]>);
+    let _ = (greeting.maria_db_server_version_parsed(), greeting.server_version_parsed());
+}
 
 /// The server's numbers of errors that mean something here.
 mod code {
@@ -101,8 +113,9 @@ pub(crate) struct Connection {
     pub(crate) patience: Duration,
 }
 
-/// A connection that is free again, and the rows of the latest answer; `None` if it does not end.
-type Answered = (Conn, mysql_async::Result<Option<Vec<Row>>>);
+/// A connection that is free again, the rows of each statement's answer, and whether they were all read; `None` if
+/// they do not end.
+type Answered = (Conn, Vec<Vec<Row>>, mysql_async::Result<Option<()>>);
 
 /// The settings after which the server ends what is idle for longer.
 pub(crate) fn idle_for(limit: Duration) -> String {
@@ -257,6 +270,22 @@ impl Connection {
     }
 
     async fn answer(&mut self, statement: &str, limit: Duration) -> Result<Vec<Row>, ServerError> {
+        let answers = self.answers(&[statement], limit).await;
+        answers.map(|mut all| all.remove(0)).map_err(|(_, error)| error)
+    }
+
+    /// The rows of each statement's answer. The server is given all at once, and does one after the other.
+    ///
+    /// # Errors
+    ///
+    /// At which of them the server stopped, if it said so, and why.
+    pub(crate) async fn answers(
+        &mut self,
+        statements: &[&str],
+        limit: Duration,
+    ) -> Result<Vec<Vec<Row>>, (Option<usize>, ServerError)> {
+        let text = statements.join("; ");
+        let mut at = None;
         let answered = async {
             // Nobody waits for that one any more.
             if let Some(earlier) = &mut self.under_way {
@@ -264,13 +293,15 @@ impl Connection {
                 self.under_way = None;
             }
             let conn = self.conn.take().ok_or(DriverError::ConnectionClosed)?;
-            let asked = self.under_way.insert(asked(conn, statement.to_owned()).boxed());
-            let (conn, answer) = asked.await;
+            let asked = self.under_way.insert(asked(conn, text, statements.len()).boxed());
+            let (conn, all, outcome) = asked.await;
             (self.conn, self.under_way) = (Some(conn), None);
-            answer
+            at = Some(all.len().saturating_sub(1));
+            outcome.map(|ended| ended.map(|()| all))
         };
-        let rows = bounded(limit, answered).await?;
-        rows.ok_or_else(|| ServerError::Other("its answer does not end".to_owned()))
+        let outcome = bounded(limit, answered).await;
+        let endless = || ServerError::Other("its answer does not end".to_owned());
+        outcome.and_then(|all| all.ok_or_else(endless)).map_err(|error| (at, error))
     }
 
     /// Says goodbye.
@@ -281,21 +312,25 @@ impl Connection {
     }
 }
 
-async fn asked(mut conn: Conn, statement: String) -> Answered {
-    let rows = async {
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        let mut answer = conn.query_iter(statement).await?;
-        while let Some(row) = answer.next().await? {
-            bytes += bytes_of(&row);
-            if bytes > LONGEST_ANSWER {
-                return Ok(None);
+async fn asked(mut conn: Conn, text: String, statements: usize) -> Answered {
+    let mut all = Vec::new();
+    let outcome = async {
+        let mut bytes = 0;
+        let mut answer = conn.query_iter(text).await?;
+        for at in 0..statements {
+            all.push(vec![]);
+            while let Some(row) = answer.next().await? {
+                bytes += bytes_of(&row);
+                if bytes > LONGEST_ANSWER {
+                    return Ok(None);
+                }
+                all[at].push(row);
             }
-            rows.push(row);
         }
-        Ok(Some(rows))
+        Ok(Some(()))
     };
-    let rows = rows.await;
-    (conn, rows)
+    let outcome = outcome.await;
+    (conn, all, outcome)
 }
 
 async fn bounded<T>(

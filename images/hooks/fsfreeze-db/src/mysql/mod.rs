@@ -6,20 +6,25 @@
 mod client;
 mod relaxed;
 mod replication;
+mod status;
 
 use std::future::pending;
 use std::iter;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use mysql_async::prelude::FromRow;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::client::get_ready;
 use self::client::{ANSWER, Connection, ServerError, idle_for, log_in};
 use self::relaxed::Relaxed;
 pub(crate) use self::relaxed::is_any_left;
+use self::status::{NO_REDO_LOG, NOT_FLUSHED, RedoLogs, Status};
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
 use crate::servers::Server;
@@ -37,6 +42,13 @@ const STUCK_LOOKS: u32 = 3;
 
 /// What a server did that gave no lock.
 const NOT_GRANTED: &str = "did not grant the lock";
+
+/// What one did that keeps records of locks, and does not tell ours.
+const NO_LOCKS: &str = "does not say whether its lock is held";
+
+/// What MySQL's records call this connection; without records there is none.
+const OWN_THREAD: &str =
+    "SELECT thread_id FROM performance_schema.threads WHERE processlist_id = CONNECTION_ID()";
 
 /// For statements that have been told to end.
 const ENDING: Duration = Duration::from_millis(100);
@@ -116,13 +128,6 @@ impl Lock {
     }
 }
 
-/// Positions in the redo log, bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RedoLog {
-    current: u64,
-    flushed: u64,
-}
-
 /// Logged in, and ready to lock.
 pub(crate) struct Session {
     server: Server,
@@ -130,8 +135,11 @@ pub(crate) struct Session {
     conn: Connection,
     /// Finds out that the lock keeps others out. It logs in before there is a lock, because a server that
     /// has no connection left would not let it in.
-    witness: Option<Connection>,
+    /// MySQL tells by itself, in its records.
+    witness: Option<Arc<Witness>>,
     connection: u64,
+    /// What MySQL's records call this connection, if it keeps any.
+    thread: Option<u64>,
     version: String,
     family: Family,
     lock: Lock,
@@ -141,7 +149,7 @@ pub(crate) struct Session {
     /// How long a request for the lock may take.
     wait: Duration,
     relaxed: Option<Relaxed>,
-    has_innodb: bool,
+    redo_logs: RedoLogs,
     /// It has a place in a replication.
     replicates: bool,
     locked_at: Instant,
@@ -166,6 +174,7 @@ impl Session {
         let idle = hold + patience;
         let mut conn = log_in(server, &login, idle, patience).await?;
         let silent = |error: ServerError| error.of(server, "does not answer");
+        let unrecorded = |error: ServerError| error.of(server, NO_LOCKS);
         if let Some(mut left) = relaxed::left(run_directory, server) {
             left.restore(&mut conn)
                 .await
@@ -188,8 +197,14 @@ impl Session {
             (_, Family::Mysql) => Lock::InstanceAndFtwrl,
             _ => Lock::Ftwrl,
         };
-        let witness =
-            if family.is_mariadb() { Some(log_in(server, &login, idle, patience).await?) } else { None };
+        let (witness, thread) = if family.is_mariadb() {
+            let witness = log_in(server, &login, idle, patience).await?;
+            (Some(Arc::new(Witness { conn: Mutex::new(witness), lock, server: server.clone() })), None)
+        } else if family == Family::Mysql {
+            (None, conn.ask(OWN_THREAD).await.map_err(unrecorded)?.first().copied())
+        } else {
+            (None, None)
+        };
         // When commits do not flush, MariaDB's FLUSH ENGINE LOGS does not either.
         let relaxed = redo_setting
             .filter(|setting| family.is_mariadb() && *setting != 1)
@@ -200,6 +215,7 @@ impl Session {
             conn,
             witness,
             connection,
+            thread,
             version,
             family,
             lock,
@@ -207,7 +223,7 @@ impl Session {
             patience,
             wait: patience,
             relaxed,
-            has_innodb: redo_setting.is_some(),
+            redo_logs: redo_setting.map_or(RedoLogs::Absent, |_| RedoLogs::of(family)),
             replicates: false,
             locked_at: Instant::now(),
         })
@@ -223,12 +239,11 @@ impl Session {
         // BACKUP STAGE may wait a long time, because it stops few; a waiting FTWRL stops every writer.
         let wait = if self.lock == Lock::BackupStage { left } else { left.min(self.settings.flush_wait()) };
         let seconds = wait.as_secs().max(1);
-        let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
-        self.run(&limits, self.conn.patience, NOT_GRANTED).await?;
         self.wait = Duration::from_secs(seconds + 2);
-        if let Some(statement) = self.lock.begins() {
-            self.run(statement, self.wait, NOT_GRANTED).await?;
-        }
+        let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
+        let statements: Vec<&str> = iter::once(limits.as_str()).chain(self.lock.begins()).collect();
+        let begun = self.conn.answers(&statements, self.conn.patience + self.wait).await;
+        begun.map_err(|(_, error)| refusal(error, &self.server, NOT_GRANTED))?;
         self.rehearse().await
     }
 
@@ -240,14 +255,18 @@ impl Session {
     /// If the lock is not granted in time, or does not do what it should.
     pub(crate) async fn take(&mut self) -> Result<Position, Refusal> {
         // From now on writers wait for each answer.
-        for connection in iter::once(&mut self.conn).chain(&mut self.witness) {
-            connection.patience = ANSWER;
-        }
+        self.conn.patience = ANSWER;
         self.stop_writers(self.wait, NOT_GRANTED).await?;
         self.locked_at = Instant::now();
-        let position = self.flush().await?;
-        self.prove().await?;
-        Ok(position)
+        // At the same time, where another connection finds that out.
+        let Some(witness) = self.witness.clone() else {
+            let position = self.flush().await?;
+            self.prove().await?;
+            return Ok(position);
+        };
+        let (position, kept_out) = join(self.flush(), witness.is_kept_out(ANSWER)).await;
+        kept_out?;
+        position
     }
 
     /// Asks for the lock; FLUSH TABLES WITH READ LOCK gives way in a deadlock, and may be asked for again.
@@ -279,9 +298,7 @@ impl Session {
     /// Asks once everything that will be asked while the writers wait: nothing has to be loaded then, little
     /// is left to flush, and what the server refuses shows before anybody waits.
     async fn rehearse(&mut self) -> Result<(), Refusal> {
-        self.flush_redo_log().await?;
-        self.redo_log().await?;
-        self.binary_log().await?;
+        self.flush_and_ask().await?;
         self.replicates = !self.replication().await?.is_empty();
         // Without any lock the witness would not be kept out.
         if self.lock != Lock::Ftwrl {
@@ -397,50 +414,48 @@ impl Session {
     /// The metadata locks of this session, by MySQL's records: what each is for, and of which type. Where the
     /// server keeps records, there is at least the one of this very question.
     async fn own_locks(&mut self) -> Result<Vec<(String, String)>, ServerError> {
-        let statement = "SELECT object_type, lock_type FROM performance_schema.metadata_locks \
-                         WHERE lock_status = 'GRANTED' AND owner_thread_id = (SELECT thread_id \
-                         FROM performance_schema.threads WHERE processlist_id = CONNECTION_ID())";
-        self.conn.ask(statement).await
+        let Some(thread) = self.thread else { return Ok(vec![]) };
+        let asked = format!(
+            "SELECT object_type, lock_type FROM performance_schema.metadata_locks \
+             WHERE lock_status = 'GRANTED' AND owner_thread_id = {thread}"
+        );
+        self.conn.ask(&asked).await
     }
 
     /// The redo log of everything committed, on disk; and the position.
     async fn flush(&mut self) -> Result<Position, Refusal> {
-        let what = "did not flush its redo log";
         let server = self.server.clone();
+        let refusal = |error: ServerError| refusal(error, &server, NOT_FLUSHED);
         if let Some(relaxed) = &mut self.relaxed {
             // While nobody can commit.
-            relaxed.raise(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
+            relaxed.raise(&mut self.conn).await.map_err(refusal)?;
         }
         let flushed = self.flush_all().await;
         if let Some(relaxed) = &mut self.relaxed {
-            relaxed.restore(&mut self.conn).await.map_err(|error| refusal(error, &server, what))?;
+            relaxed.restore(&mut self.conn).await.map_err(refusal)?;
         }
-        let flushed = flushed?;
-        let mut position = self.binary_log().await?;
-        if let Some(lsn) = flushed {
-            position.push(("lsn", lsn.to_string()));
-        }
+        let mut position = flushed?;
         if self.replicates {
             position.extend(self.replication().await?);
         }
         Ok(position)
     }
 
-    /// Gives where the redo log is flushed to, or beyond; nobody has committed since.
-    async fn flush_all(&mut self) -> Result<Option<u64>, Refusal> {
+    /// Again, if the redo log is not on disk up to where it was at first: nobody has committed since.
+    async fn flush_all(&mut self) -> Result<Position, Refusal> {
         let limit = Instant::now() + ANSWER;
         let mut needed = None;
         loop {
-            self.flush_redo_log().await?;
-            let Some(now) = self.redo_log().await? else { return Ok(None) };
+            let Status { flushed, binary_log: mut position } = self.flush_and_ask().await?;
+            let Some((before, reached)) = flushed else { return Ok(position) };
             // The server's own threads go on writing.
-            let needed = *needed.get_or_insert(now.current);
-            if now.flushed >= needed {
-                return Ok(Some(needed));
+            let needed = *needed.get_or_insert(before);
+            if reached >= needed {
+                position.push(("lsn", needed.to_string()));
+                return Ok(position);
             }
             if Instant::now() >= limit {
                 let name = self.server.name();
-                let reached = now.flushed;
                 let why = format!("{name} did not flush its redo log up to the lock: {reached} of {needed}");
                 return Err(Failure::refused(why).into());
             }
@@ -448,65 +463,22 @@ impl Session {
         }
     }
 
-    async fn flush_redo_log(&mut self) -> Result<(), Refusal> {
-        self.run("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", self.conn.patience, "did not flush its redo log")
-            .await
-    }
-
-    /// Where the redo log is. A server without InnoDB has none.
-    async fn redo_log(&mut self) -> Result<Option<RedoLog>, Refusal> {
-        if !self.has_innodb {
-            return Ok(None);
+    /// Flushes the redo log, and asks where the logs are; older servers say it only in prose.
+    async fn flush_and_ask(&mut self) -> Result<Status, Refusal> {
+        loop {
+            let steps = status::steps(self.redo_logs, self.family);
+            let statements: Vec<&str> = steps.iter().map(|(statement, _)| *statement).collect();
+            let answers = self.conn.answers(&statements, self.conn.patience).await;
+            let answers = answers.map_err(|(at, error)| {
+                let what = at.and_then(|at| steps.get(at)).map_or(NOT_FLUSHED, |(_, what)| what);
+                refusal(error, &self.server, what)
+            })?;
+            match status::read(self.redo_logs, self.family, &answers) {
+                Err(NO_REDO_LOG) if self.redo_logs != RedoLogs::Prose => self.redo_logs = RedoLogs::Prose,
+                Err(what) => return Err(Failure::refused(format!("{} {what}", self.server.name())).into()),
+                Ok(status) => return Ok(status),
+            }
         }
-        let what = "does not say how far its redo log is flushed";
-        let server = self.server.clone();
-        let refusal = |error: ServerError| refusal(error, &server, what);
-        // The same in two ways, of which MySQL takes several times as long for the first.
-        let statement = if self.family == Family::Mysql {
-            "SELECT variable_name, variable_value FROM performance_schema.global_status WHERE variable_name IN \
-             ('Innodb_redo_log_current_lsn', 'Innodb_redo_log_flushed_to_disk_lsn')"
-        } else {
-            "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
-        };
-        let values: Vec<(String, String)> = self.conn.ask(statement).await.map_err(refusal)?;
-        let value = |names: [&str; 2]| {
-            let is = |name: &String| names.iter().any(|it| name.eq_ignore_ascii_case(it));
-            values.iter().find(|(name, _)| is(name)).and_then(|(_, value)| value.parse().ok())
-        };
-        let current = value(["Innodb_lsn_current", "Innodb_redo_log_current_lsn"]);
-        let flushed = value(["Innodb_lsn_flushed", "Innodb_redo_log_flushed_to_disk_lsn"]);
-        if let (Some(current), Some(flushed)) = (current, flushed) {
-            return Ok(Some(RedoLog { current, flushed }));
-        }
-        // Older servers say it only in prose.
-        let (_, _, prose): (String, String, String) =
-            self.conn.first("SHOW ENGINE INNODB STATUS").await.map_err(refusal)?;
-        match redo_log_in(&prose) {
-            Some(log) => Ok(Some(log)),
-            None => Err(Failure::refused(format!("{} {what}", server.name())).into()),
-        }
-    }
-
-    /// The position in the binary log, if there is one.
-    async fn binary_log(&mut self) -> Result<Position, Refusal> {
-        let what = "does not say its binary log position";
-        let server = self.server.clone();
-        let refusal = |error: ServerError| refusal(error, &server, what);
-        let (file, place, gtid) = if self.family == Family::Mysql {
-            // Without any race.
-            let local: String =
-                self.conn.first("SELECT local FROM performance_schema.log_status").await.map_err(refusal)?;
-            binary_log_in(&local)
-        } else {
-            let gtid = if self.family.is_mariadb() { "gtid_binlog_pos" } else { "gtid_executed" };
-            let gtid = self.conn.first(&format!("SELECT REPLACE(@@global.{gtid}, CHAR(10), '')")).await;
-            let rows: Vec<mysql_async::Row> = self.conn.ask("SHOW MASTER STATUS").await.map_err(refusal)?;
-            let of = |column: usize| rows.first()?.get_opt::<String, usize>(column)?.ok();
-            (of(0), of(1), gtid.map_err(refusal)?)
-        };
-        let facts = [("binlog_file", file), ("binlog_pos", place), ("gtid", gtid)];
-        let said = |value: &String| !value.is_empty();
-        Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(said)?))).collect())
     }
 
     /// How far it is in the replication that it takes part in.
@@ -517,31 +489,16 @@ impl Session {
 
     /// That the lock keeps others out, independently of our own session's word.
     async fn prove(&mut self) -> Result<(), Refusal> {
-        let server = self.server.clone();
-        let not_held = || -> Refusal {
-            let name = server.name();
-            Failure::refused(format!("{name} granted the lock, but it does not keep others out")).into()
-        };
-        if let Some(witness) = &mut self.witness {
-            let refused = match self.lock {
-                Lock::BackupStage => "BACKUP STAGE START",
-                // Nothing that RELOAD allows waits for it.
-                Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
-            };
-            return match witness.run(refused).await {
-                Err(error) if error.is_lock_wait() || error.is_galera_pause() => Ok(()),
-                Err(error) => Err(refusal(error, &server, "does not say whether its lock keeps others out")),
-                Ok(()) => Err(not_held()),
-            };
+        if let Some(witness) = &self.witness {
+            return witness.is_kept_out(self.conn.patience).await;
         }
-        if self.family != Family::Mysql {
-            return Ok(());
-        }
-        let locks = self.own_locks().await;
-        let locks =
-            locks.map_err(|error| refusal(error, &server, "does not say whether its lock is held"))?;
+        let locks = self.own_locks().await.map_err(|error| refusal(error, &self.server, NO_LOCKS))?;
         let is_held = |kind: &str| locks.iter().any(|(object, lock)| object == kind && lock == "SHARED");
-        if locks.is_empty() || is_held("GLOBAL") && is_held("COMMIT") { Ok(()) } else { Err(not_held()) }
+        if locks.is_empty() || is_held("GLOBAL") && is_held("COMMIT") {
+            Ok(())
+        } else {
+            Err(not_held(&self.server))
+        }
     }
 
     /// Proves that the lock lasted until now, and releases it.
@@ -550,9 +507,20 @@ impl Session {
     ///
     /// If the session does not answer, or is not the one that took the lock.
     pub(crate) async fn release(mut self) -> Result<(), Failure> {
-        self.is_alive().await?;
+        // At the same time, because writers wait for both; but without its lock, what FTWRL has to keep out is done.
+        let kept_out = match self.witness.clone() {
+            Some(witness) if self.lock == Lock::BackupStage => {
+                let (alive, kept_out) = join(self.is_alive(), witness.is_kept_out(ANSWER)).await;
+                alive?;
+                kept_out
+            }
+            _ => {
+                self.is_alive().await?;
+                self.prove().await
+            }
+        };
         // The session might have unlocked what it still has to hold.
-        if let Err(refusal) = self.prove().await {
+        if let Err(refusal) = kept_out {
             return Err(Failure { exit: Exit::LockLost, why: refusal.why.why });
         }
         self.end().await;
@@ -563,8 +531,8 @@ impl Session {
     pub(crate) async fn end(mut self) {
         self.release_locks().await;
         self.conn.close().await;
-        if let Some(witness) = self.witness {
-            witness.close().await;
+        if let Some(witness) = self.witness.and_then(Arc::into_inner) {
+            witness.conn.into_inner().close().await;
         }
     }
 
@@ -645,6 +613,11 @@ impl Session {
     }
 }
 
+fn not_held(server: &Server) -> Refusal {
+    let name = server.name();
+    Failure::refused(format!("{name} granted the lock, but it does not keep others out")).into()
+}
+
 /// What a server says of this connection and of itself: the connection's number, its version, and its
 /// `innodb_flush_log_at_trx_commit` if it has InnoDB.
 async fn introduced(conn: &mut Connection) -> Result<(u64, String, Option<u8>), ServerError> {
@@ -654,6 +627,28 @@ async fn introduced(conn: &mut Connection) -> Result<(u64, String, Option<u8>), 
             conn.first(asked).await.map(|(connection, version)| (connection, version, None))
         }
         answer => answer,
+    }
+}
+
+/// Another connection, which a lock has to keep out.
+struct Witness {
+    conn: Mutex<Connection>,
+    lock: Lock,
+    server: Server,
+}
+
+impl Witness {
+    async fn is_kept_out(&self, limit: Duration) -> Result<(), Refusal> {
+        let refused = match self.lock {
+            Lock::BackupStage => "BACKUP STAGE START",
+            // Nothing that RELOAD allows waits for it.
+            Lock::Ftwrl | Lock::InstanceAndFtwrl => "DROP TABLE IF EXISTS mysql.fsfreeze_db_is_not_there",
+        };
+        match self.conn.lock().await.run_within(refused, limit).await {
+            Err(error) if error.is_lock_wait() || error.is_galera_pause() => Ok(()),
+            Err(error) => Err(refusal(error, &self.server, "does not say whether its lock keeps others out")),
+            Ok(()) => Err(not_held(&self.server)),
+        }
     }
 }
 
@@ -761,25 +756,6 @@ pub(crate) async fn set_back(
     left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
 }
 
-/// File, place and GTIDs, in what MySQL says in JSON.
-fn binary_log_in(local: &str) -> (Option<String>, Option<String>, Option<String>) {
-    let said: serde_json::Value = serde_json::from_str(local).unwrap_or_default();
-    (
-        said["binary_log_file"].as_str().map(str::to_owned),
-        said["binary_log_position"].as_u64().map(|place| place.to_string()),
-        said["gtid_executed"].as_str().map(|gtid| gtid.replace('\n', "")),
-    )
-}
-
-/// What SHOW ENGINE INNODB STATUS says of the redo log.
-fn redo_log_in(prose: &str) -> Option<RedoLog> {
-    let number = |name: &str| {
-        let line = prose.lines().find_map(|line| line.trim_start().strip_prefix(name))?;
-        line.trim().parse().ok()
-    };
-    Some(RedoLog { current: number("Log sequence number")?, flushed: number("Log flushed up to")? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -799,23 +775,5 @@ mod tests {
         ] {
             assert_eq!(Family::of(version), family, "{version}");
         }
-    }
-
-    #[test]
-    fn positions_in_the_redo_log_are_numbers() {
-        let prose = "---\nLOG\n---\nLog sequence number          99\nLog buffer assigned up to    99\n\
-                     Log flushed up to   100\n";
-        let log = redo_log_in(prose).unwrap();
-        assert!(log.flushed >= log.current);
-        assert_eq!(redo_log_in("Log sequence number 99\n"), None);
-    }
-
-    #[test]
-    fn a_server_without_a_binary_log_has_no_position() {
-        let said =
-            r#"{"gtid_executed": "a:1-3,\nb:1", "binary_log_file": "b.02", "binary_log_position": 158}"#;
-        let text = |it: &str| Some(it.to_owned());
-        assert_eq!(binary_log_in(said), (text("b.02"), text("158"), text("a:1-3,b:1")));
-        assert_eq!(binary_log_in(r#"{"gtid_executed": ""}"#), (None, None, text("")));
     }
 }

@@ -46,9 +46,8 @@ async fn applied(conn: &mut Connection, is_mariadb: bool) -> Result<Position, Se
 
 /// The cluster's history, and the last write set of it that this node has committed.
 async fn galera_state(conn: &mut Connection) -> Result<Option<(&'static str, String)>, ServerError> {
-    let statement = "SHOW GLOBAL STATUS WHERE Variable_name IN \
-                     ('wsrep_connected', 'wsrep_local_state_uuid', 'wsrep_last_committed')";
-    let values: HashMap<String, String> = conn.ask(statement).await?.into_iter().collect();
+    let answer = conn.ask("SHOW GLOBAL STATUS LIKE 'wsrep\\_%'").await?;
+    let values: HashMap<String, String> = answer.into_iter().collect();
     let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
     let state = format!("{}:{}", value("wsrep_local_state_uuid"), value("wsrep_last_committed"));
     Ok((value("wsrep_connected") == "ON").then_some(("galera_state", state)))
