@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -19,7 +21,7 @@ use crate::servers::{Server, Socket};
 use crate::settings::Login;
 use crate::socket;
 
-/// For a statement that waits for nothing, while writers wait.
+/// For statements that wait for nothing, however many are sent at once, while writers wait.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The most of an answer, bytes: a list of all threads of a large server is shorter.
@@ -28,8 +30,8 @@ const LONGEST_ANSWER: usize = 16 << 20;
 /// The pause before a server with a full queue is asked again.
 const CROWDED: Duration = Duration::from_millis(20);
 
-/// Makes what recognises a server by its version, which takes the client as long as the first login, and the guest as
-/// long as finding the servers: to be done meanwhile.
+/// Compiles the two regular expressions by which the client reads a server's version. In an emulated guest that takes
+/// as long as finding the servers, and is to be done meanwhile.
 pub(crate) fn get_ready() {
     let version = b"0.0.0".as_slice();
     let flags = (CapabilityFlags::empty(), StatusFlags::empty());
@@ -278,14 +280,14 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// At which of them the server stopped, if it said so, and why.
+    /// At which of them it stopped, and why.
     pub(crate) async fn answers(
         &mut self,
         statements: &[&str],
         limit: Duration,
-    ) -> Result<Vec<Vec<Row>>, (Option<usize>, ServerError)> {
+    ) -> Result<Vec<Vec<Row>>, (usize, ServerError)> {
         let text = statements.join("; ");
-        let mut at = None;
+        let begun = Arc::new(AtomicUsize::new(0));
         let answered = async {
             // Nobody waits for that one any more.
             if let Some(earlier) = &mut self.under_way {
@@ -293,15 +295,19 @@ impl Connection {
                 self.under_way = None;
             }
             let conn = self.conn.take().ok_or(DriverError::ConnectionClosed)?;
-            let asked = self.under_way.insert(asked(conn, text, statements.len()).boxed());
+            let asked = self.under_way.insert(asked(conn, text, statements.len(), begun.clone()).boxed());
             let (conn, all, outcome) = asked.await;
             (self.conn, self.under_way) = (Some(conn), None);
-            at = Some(all.len().saturating_sub(1));
             outcome.map(|ended| ended.map(|()| all))
         };
         let outcome = bounded(limit, answered).await;
         let endless = || ServerError::Other("its answer does not end".to_owned());
-        outcome.and_then(|all| all.ok_or_else(endless)).map_err(|error| (at, error))
+        outcome.and_then(|all| all.ok_or_else(endless)).map_err(|error| {
+            let begun = begun.load(Ordering::Relaxed);
+            // The client meets a server's error where it reads that answer, and any other one as the answer before ends.
+            let at = if let ServerError::Server(..) = error { begun.saturating_sub(1) } else { begun };
+            (at.min(statements.len() - 1), error)
+        })
     }
 
     /// Says goodbye.
@@ -312,19 +318,25 @@ impl Connection {
     }
 }
 
-async fn asked(mut conn: Conn, text: String, statements: usize) -> Answered {
+/// Counts the answers that it has begun to read.
+async fn asked(mut conn: Conn, text: String, statements: usize, begun: Arc<AtomicUsize>) -> Answered {
     let mut all = Vec::new();
     let outcome = async {
         let mut bytes = 0;
         let mut answer = conn.query_iter(text).await?;
         for at in 0..statements {
             all.push(vec![]);
+            begun.store(all.len(), Ordering::Relaxed);
+            let is_there = answer.columns().is_some();
             while let Some(row) = answer.next().await? {
                 bytes += bytes_of(&row);
                 if bytes > LONGEST_ANSWER {
                     return Ok(None);
                 }
                 all[at].push(row);
+            }
+            if !is_there {
+                return Err(mysql_async::Error::Other("it answers only some of what it is asked".into()));
             }
         }
         Ok(Some(()))
@@ -345,5 +357,16 @@ async fn bounded<T>(
         }
         Ok(Err(error)) => Err(ServerError::Other(error.to_string())),
         Err(_) => Err(ServerError::Other(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Otherwise what [`super::get_ready`] compiles is not what the client uses.
+    #[test]
+    fn there_is_one_version_of_what_the_client_is_made_of() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        assert_eq!(lock.matches("name = \"mysql_common\"").count(), 1);
     }
 }

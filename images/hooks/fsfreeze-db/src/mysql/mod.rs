@@ -4,6 +4,7 @@
 //! thaw proves that the lock lasted.
 
 mod client;
+mod family;
 mod relaxed;
 mod replication;
 mod status;
@@ -22,9 +23,10 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::client::get_ready;
 use self::client::{ANSWER, Connection, ServerError, idle_for, log_in};
+use self::family::Family;
 use self::relaxed::Relaxed;
 pub(crate) use self::relaxed::is_any_left;
-use self::status::{NO_REDO_LOG, NOT_FLUSHED, RedoLogs, Status};
+use self::status::{Flushed, NO_REDO_LOG, NOT_FLUSHED, RedoLogs, Status};
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
 use crate::servers::Server;
@@ -52,36 +54,6 @@ const OWN_THREAD: &str =
 
 /// For statements that have been told to end.
 const ENDING: Duration = Duration::from_millis(100);
-
-/// What a server is, as far as its locks are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    /// MariaDB from 10.4.1 on: `BACKUP STAGE`.
-    Mariadb,
-    /// MySQL from 8.0 on: `LOCK INSTANCE FOR BACKUP`, and a log status.
-    Mysql,
-    /// Older ones of either, which have only FLUSH TABLES WITH READ LOCK.
-    OldMariadb,
-    OldMysql,
-}
-
-impl Family {
-    fn of(version: &str) -> Self {
-        let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-        let mut next = || numbers.next().unwrap_or(0_u32);
-        let number = (next(), next(), next());
-        match (version.contains("MariaDB"), number) {
-            (true, (10, 4, 1..) | (10, 5.., _) | (11.., _, _)) => Self::Mariadb,
-            (true, _) => Self::OldMariadb,
-            (false, (8.., _, _)) => Self::Mysql,
-            (false, _) => Self::OldMysql,
-        }
-    }
-
-    fn is_mariadb(self) -> bool {
-        matches!(self, Self::Mariadb | Self::OldMariadb)
-    }
-}
 
 /// What locks a server, and what unlocks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +105,8 @@ pub(crate) struct Session {
     server: Server,
     settings: ServerSettings,
     conn: Connection,
-    /// Finds out that the lock keeps others out. It logs in before there is a lock, because a server that
-    /// has no connection left would not let it in.
-    /// MySQL tells by itself, in its records.
+    /// Finds out on MariaDB that the lock keeps others out, while this session is busy. It logs in before there is a
+    /// lock, because a server that has no connection left would not let it in.
     witness: Option<Arc<Witness>>,
     connection: u64,
     /// What MySQL's records call this connection, if it keeps any.
@@ -242,7 +213,7 @@ impl Session {
         self.wait = Duration::from_secs(seconds + 2);
         let limits = format!("SET SESSION lock_wait_timeout = {seconds}, {}", idle_for(self.hold));
         let statements: Vec<&str> = iter::once(limits.as_str()).chain(self.lock.begins()).collect();
-        let begun = self.conn.answers(&statements, self.conn.patience + self.wait).await;
+        let begun = self.conn.answers(&statements, self.conn.patience.max(self.wait)).await;
         begun.map_err(|(_, error)| refusal(error, &self.server, NOT_GRANTED))?;
         self.rehearse().await
     }
@@ -265,8 +236,9 @@ impl Session {
             return Ok(position);
         };
         let (position, kept_out) = join(self.flush(), witness.is_kept_out(ANSWER)).await;
+        let position = position?;
         kept_out?;
-        position
+        Ok(position)
     }
 
     /// Asks for the lock; FLUSH TABLES WITH READ LOCK gives way in a deadlock, and may be asked for again.
@@ -446,10 +418,10 @@ impl Session {
         let limit = Instant::now() + ANSWER;
         let mut needed = None;
         loop {
-            let Status { flushed, binary_log: mut position } = self.flush_and_ask().await?;
-            let Some((before, reached)) = flushed else { return Ok(position) };
+            let Status { redo_log, binary_log: mut position } = self.flush_and_ask().await?;
+            let Some(Flushed { needed: now, reached }) = redo_log else { return Ok(position) };
             // The server's own threads go on writing.
-            let needed = *needed.get_or_insert(before);
+            let needed = *needed.get_or_insert(now);
             if reached >= needed {
                 position.push(("lsn", needed.to_string()));
                 return Ok(position);
@@ -470,7 +442,7 @@ impl Session {
             let statements: Vec<&str> = steps.iter().map(|(statement, _)| *statement).collect();
             let answers = self.conn.answers(&statements, self.conn.patience).await;
             let answers = answers.map_err(|(at, error)| {
-                let what = at.and_then(|at| steps.get(at)).map_or(NOT_FLUSHED, |(_, what)| what);
+                let (_, what) = steps[at];
                 refusal(error, &self.server, what)
             })?;
             match status::read(self.redo_logs, self.family, &answers) {
@@ -494,6 +466,7 @@ impl Session {
         }
         let locks = self.own_locks().await.map_err(|error| refusal(error, &self.server, NO_LOCKS))?;
         let is_held = |kind: &str| locks.iter().any(|(object, lock)| object == kind && lock == "SHARED");
+        // MySQL before 8.0 has no such records, and it may be told to keep none.
         if locks.is_empty() || is_held("GLOBAL") && is_held("COMMIT") {
             Ok(())
         } else {
@@ -507,7 +480,7 @@ impl Session {
     ///
     /// If the session does not answer, or is not the one that took the lock.
     pub(crate) async fn release(mut self) -> Result<(), Failure> {
-        // At the same time, because writers wait for both; but without its lock, what FTWRL has to keep out is done.
+        // At the same time, because writers wait for both. What FTWRL keeps out would be done without it, and logged.
         let kept_out = match self.witness.clone() {
             Some(witness) if self.lock == Lock::BackupStage => {
                 let (alive, kept_out) = join(self.is_alive(), witness.is_kept_out(ANSWER)).await;
@@ -754,26 +727,4 @@ pub(crate) async fn set_back(
     let Some(mut left) = relaxed::left(run_directory, server) else { return Ok(()) };
     let mut conn = log_in(server, &settings.login(server)?, ANSWER, ANSWER).await?;
     left.restore(&mut conn).await.map_err(|error| error.of(server, "does not take back a setting"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_says_which_locks_there_are() {
-        for (version, family) in [
-            ("10.4.0-MariaDB", Family::OldMariadb),
-            ("10.4.1-MariaDB-log", Family::Mariadb),
-            ("10.11.14-MariaDB-0+deb12u2", Family::Mariadb),
-            ("11.8.3-MariaDB-0+deb13u1 from Debian", Family::Mariadb),
-            ("12.0.2-MariaDB", Family::Mariadb),
-            ("10.3.39-MariaDB", Family::OldMariadb),
-            ("5.7.44-log", Family::OldMysql),
-            ("8.0.43-0ubuntu0.24.04.1", Family::Mysql),
-            ("9.7.0", Family::Mysql),
-        ] {
-            assert_eq!(Family::of(version), family, "{version}");
-        }
-    }
 }

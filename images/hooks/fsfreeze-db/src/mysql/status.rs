@@ -4,7 +4,7 @@
 use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 
-use super::Family;
+use super::family::Family;
 use crate::position::Position;
 
 /// A statement, and what is said of a server that does not answer it.
@@ -72,10 +72,18 @@ struct RedoLog {
     flushed: u64,
 }
 
+/// How far a redo log is, bytes.
+pub(super) struct Flushed {
+    /// Where it was when it was to be flushed.
+    pub(super) needed: u64,
+    /// Up to where it was on disk then.
+    pub(super) reached: u64,
+}
+
 /// What the steps came to.
 pub(super) struct Status {
-    /// Where the redo log was before it was flushed, and up to where it was flushed then, if the server has one.
-    pub(super) flushed: Option<(u64, u64)>,
+    /// If the server has one.
+    pub(super) redo_log: Option<Flushed>,
     /// The position in the binary log, if there is one.
     pub(super) binary_log: Position,
 }
@@ -104,12 +112,12 @@ pub(super) fn read(
     answers: &[Vec<Row>],
 ) -> Result<Status, &'static str> {
     let rows = |at: usize| answers.get(at).map_or(&[][..], Vec::as_slice);
-    let redo_log = |at| redo_logs.read(rows(at));
-    let (flushed, after) = match redo_logs {
+    let position = |at| redo_logs.read(rows(at));
+    let (redo_log, after) = match redo_logs {
         RedoLogs::Absent => (None, 1),
         _ => {
-            let (before, after) = redo_log(0).zip(redo_log(2)).ok_or(NO_REDO_LOG)?;
-            (Some((before.current, after.flushed)), 3)
+            let (before, after) = position(0).zip(position(2)).ok_or(NO_REDO_LOG)?;
+            (Some(Flushed { needed: before.current, reached: after.flushed }), 3)
         }
     };
     if rows(after).is_empty() {
@@ -117,14 +125,14 @@ pub(super) fn read(
     }
     let text = |at, column| value::<String>(rows(at).first()?, column);
     let (file, place, gtid) = match family {
-        Family::Mysql => binary_log_in(&text(after, 0).unwrap_or_default()),
+        Family::Mysql => binary_log_in(&text(after, 0).ok_or(NO_BINARY_LOG)?),
         _ => (text(after + 1, 0), text(after + 1, 1), text(after, 0)),
     };
     let facts = [("binlog_file", file), ("binlog_pos", place), ("gtid", gtid)];
     let said = |value: &String| !value.is_empty();
     let binary_log =
         facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(said)?))).collect();
-    Ok(Status { flushed, binary_log })
+    Ok(Status { redo_log, binary_log })
 }
 
 /// A value that is there, and what it should be.
