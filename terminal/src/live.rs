@@ -164,8 +164,12 @@ pub fn between<T>(print: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
+    /// There is one terminal, also where tests share a process.
+    static TERMINAL: Mutex<()> = Mutex::new(());
+
     #[test]
     fn lines_go_when_the_last_of_them_ends() {
+        let _alone = TERMINAL.lock();
         let outer = Live::begin();
         drop(Live::begin());
         assert!(LINES.lock().unwrap().is_some());
@@ -175,6 +179,7 @@ mod tests {
 
     #[test]
     fn steps_are_counted() {
+        let _alone = TERMINAL.lock();
         let counted = Steps::counted("bench start", 12);
         assert_eq!(counted.next("by a boot"), "bench start: 1 of 12, by a boot");
         assert_eq!(counted.next("from memory"), "bench start: 2 of 12, from memory");
