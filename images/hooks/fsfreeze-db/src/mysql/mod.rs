@@ -26,7 +26,7 @@ use self::client::{ANSWER, Connection, ServerError, idle_for, log_in};
 use self::family::Family;
 use self::relaxed::Relaxed;
 pub(crate) use self::relaxed::is_any_left;
-use self::status::{Flushed, NO_REDO_LOG, NOT_FLUSHED, RedoLogs, Status};
+use self::status::{Flushed, NO_REDO_LOG, NOT_FLUSHED, RedoLogSource, Status};
 use crate::exit::{Exit, Failure, Refusal};
 use crate::position::Position;
 use crate::servers::Server;
@@ -120,7 +120,7 @@ pub(crate) struct Session {
     /// How long a request for the lock may take.
     wait: Duration,
     relaxed: Option<Relaxed>,
-    redo_logs: RedoLogs,
+    redo_log_source: RedoLogSource,
     /// It has a place in a replication.
     replicates: bool,
     locked_at: Instant,
@@ -194,7 +194,7 @@ impl Session {
             patience,
             wait: patience,
             relaxed,
-            redo_logs: redo_setting.map_or(RedoLogs::Absent, |_| RedoLogs::of(family)),
+            redo_log_source: redo_setting.map_or(RedoLogSource::Absent, |_| RedoLogSource::of(family)),
             replicates: false,
             locked_at: Instant::now(),
         })
@@ -229,7 +229,7 @@ impl Session {
         self.conn.patience = ANSWER;
         self.stop_writers(self.wait, NOT_GRANTED).await?;
         self.locked_at = Instant::now();
-        // At the same time, where another connection finds that out.
+        // Another connection, where there is one, finds out at the same time.
         let Some(witness) = self.witness.clone() else {
             let position = self.flush().await?;
             self.prove().await?;
@@ -438,15 +438,17 @@ impl Session {
     /// Flushes the redo log, and asks where the logs are; older servers say it only in prose.
     async fn flush_and_ask(&mut self) -> Result<Status, Refusal> {
         loop {
-            let steps = status::steps(self.redo_logs, self.family);
+            let steps = status::steps(self.redo_log_source, self.family);
             let statements: Vec<&str> = steps.iter().map(|(statement, _)| *statement).collect();
             let answers = self.conn.answers(&statements, self.conn.patience).await;
             let answers = answers.map_err(|(at, error)| {
                 let (_, what) = steps[at];
                 refusal(error, &self.server, what)
             })?;
-            match status::read(self.redo_logs, self.family, &answers) {
-                Err(NO_REDO_LOG) if self.redo_logs != RedoLogs::Prose => self.redo_logs = RedoLogs::Prose,
+            match status::read(self.redo_log_source, self.family, &answers) {
+                Err(NO_REDO_LOG) if self.redo_log_source != RedoLogSource::Prose => {
+                    self.redo_log_source = RedoLogSource::Prose;
+                }
                 Err(what) => return Err(Failure::refused(format!("{} {what}", self.server.name())).into()),
                 Ok(status) => return Ok(status),
             }
@@ -603,7 +605,7 @@ async fn introduced(conn: &mut Connection) -> Result<(u64, String, Option<u8>), 
     }
 }
 
-/// Another connection, which a lock has to keep out.
+/// Another connection, which a lock has to keep out; asked while the session that holds the lock is busy.
 struct Witness {
     conn: Mutex<Connection>,
     lock: Lock,

@@ -12,14 +12,14 @@ pub(super) type Step = (&'static str, &'static str);
 
 const FLUSH: Step = ("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", NOT_FLUSHED);
 
-/// What a server did, or does, that does not do its part.
+/// What is said of a server that fails at a step.
 pub(super) const NOT_FLUSHED: &str = "did not flush its redo log";
 pub(super) const NO_REDO_LOG: &str = "does not say how far its redo log is flushed";
 const NO_BINARY_LOG: &str = "does not say its binary log position";
 
 /// How a server says where its redo log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RedoLogs {
+pub(super) enum RedoLogSource {
     /// It has none: there is no InnoDB.
     Absent,
     /// Among its status variables. With WHERE instead of LIKE it would work out all of them.
@@ -30,7 +30,7 @@ pub(super) enum RedoLogs {
     Prose,
 }
 
-impl RedoLogs {
+impl RedoLogSource {
     /// Of a server that has InnoDB.
     pub(super) fn of(family: Family) -> Self {
         if family == Family::Mysql { Self::Records } else { Self::Variables }
@@ -89,8 +89,8 @@ pub(super) struct Status {
 }
 
 /// Flushes the redo log, and asks where it and the binary log are.
-pub(super) fn steps(redo_logs: RedoLogs, family: Family) -> Vec<Step> {
-    let redo_log = redo_logs.statement().map(|statement| (statement, NO_REDO_LOG));
+pub(super) fn steps(redo_log_source: RedoLogSource, family: Family) -> Vec<Step> {
+    let redo_log = redo_log_source.statement().map(|statement| (statement, NO_REDO_LOG));
     let binary_log: &[_] = match family {
         // Without any race.
         Family::Mysql => &["SELECT local FROM performance_schema.log_status"],
@@ -107,14 +107,14 @@ pub(super) fn steps(redo_logs: RedoLogs, family: Family) -> Vec<Step> {
 ///
 /// What a server does that answers, and does not tell.
 pub(super) fn read(
-    redo_logs: RedoLogs,
+    redo_log_source: RedoLogSource,
     family: Family,
     answers: &[Vec<Row>],
 ) -> Result<Status, &'static str> {
     let rows = |at: usize| answers.get(at).map_or(&[][..], Vec::as_slice);
-    let position = |at| redo_logs.read(rows(at));
-    let (redo_log, after) = match redo_logs {
-        RedoLogs::Absent => (None, 1),
+    let position = |at| redo_log_source.read(rows(at));
+    let (redo_log, after) = match redo_log_source {
+        RedoLogSource::Absent => (None, 1),
         _ => {
             let (before, after) = position(0).zip(position(2)).ok_or(NO_REDO_LOG)?;
             (Some(Flushed { needed: before.current, reached: after.flushed }), 3)
